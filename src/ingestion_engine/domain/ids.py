@@ -1,0 +1,76 @@
+"""Identity: pure, deterministic functions from content to ids, the same in both stores and on every engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any, NewType
+
+JobId = NewType("JobId", str)
+ObjectId = NewType("ObjectId", str)
+PointId = NewType("PointId", str)
+PartitionId = NewType("PartitionId", str)
+
+_ROOT = uuid.UUID("8f3b1f3e-54a5-5c5b-9d0c-6f1f2b9d7c11")
+"""Namespace of all ids of this product; any fixed UUID would do, changing it changes every id."""
+
+JOB_FIELDS = frozenset({"epoch", "job_id", "ingested_at"})
+"""Payload fields that say who wrote a point and when; they are not part of its content."""
+
+
+def make_object_id(bucket: str, key: str) -> ObjectId:
+    """Return the UUID of an object. Injective over (bucket, key): nested namespaces, no separator to collide on."""
+    return ObjectId(str(uuid.uuid5(uuid.uuid5(_ROOT, bucket), key)))
+
+
+def hash_text(text: str) -> str:
+    """Return the SHA-256 of a text's UTF-8 bytes, 64 hex digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def make_point_id(object_id: ObjectId, content_hash: str, occurrence: int) -> PointId:
+    """Return the UUID of a chunk's point.
+
+    Args:
+        object_id: The object the chunk belongs to.
+        content_hash: ``hash_text`` of the chunk's text.
+        occurrence: How many chunks with the same text come before this one in the object; from 0.
+    """
+    return PointId(str(uuid.uuid5(uuid.UUID(object_id), f"{content_hash}:{occurrence}")))
+
+
+def hash_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces), 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, Any], prefix: str) -> str:
+    """Return the collection's part of an embedding id, 16 hex digits: what turns a string into a vector."""
+    return hash_json({"digest": model_digest, "dimension": dimension, "options": dict(options), "prefix": prefix})[:16]
+
+
+def make_point_embedding_id(embedding_id: str, embedded_text: str) -> str:
+    """Return a point's ``embedding_id``: the collection's part and the hash of the exact string embedded.
+
+    Two points with the same value have the same vector, so a stored vector may be used again.
+    """
+    return f"{embedding_id}-{hash_text(embedded_text)[:16]}"
+
+
+def digest_point(point_id: str, payload: Mapping[str, Any]) -> int:
+    """Return a 128-bit hash of a point without its job fields; sums of them (mod 2**128) do not depend on order."""
+    content = {name: value for name, value in payload.items() if name not in JOB_FIELDS}
+    return int(hash_json([point_id, content])[:32], 16)
+
+
+def add_digests(left: int, right: int) -> int:
+    """Return the order-free sum of two digests, mod 2**128."""
+    return (left + right) % (1 << 128)
+
+
+def format_digest(digest: int) -> str:
+    """Return a digest as 32 hex digits."""
+    return f"{digest:032x}"

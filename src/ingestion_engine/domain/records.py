@@ -1,0 +1,286 @@
+"""The type chain: ObjectRef → Partition → RawObject → Document → Chunk → EmbeddedChunk → Point → PartitionReport."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId, hash_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """One object as a listing showed it. ``etag`` is opaque, without quotes; ``last_modified`` is RFC 3339 in UTC."""
+
+    bucket: str
+    key: str
+    etag: str
+    size_bytes: int
+    last_modified: str
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/key``, the key as it is (not percent-encoded)."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def is_directory_marker(self) -> bool:
+        """True for the empty objects that tools create to show a folder."""
+        return self.size_bytes == 0 and self.key.endswith("/")
+
+
+class Action(StrEnum):
+    """Why an object is in the plan."""
+
+    NEW = "new"
+    """Never seen in this collection: no point of it can exist."""
+    CHANGED = "changed"
+    RETRY = "retry"
+    DIRTY = "dirty"
+    """An unfinished job may have written some of its points."""
+    FULL = "full"
+    DELETE = "delete"
+    """In the object table but not in the listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedObject:
+    """An object to work on and the reason."""
+
+    ref: ObjectRef
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The slice of objects that one task handles, in key order."""
+
+    id: PartitionId
+    objects: tuple[PlannedObject, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The partition as JSON types, without its id (the id names where these bytes are)."""
+        return {
+            "objects": [
+                [o.ref.bucket, o.ref.key, o.ref.etag, o.ref.size_bytes, o.ref.last_modified, o.action.value]
+                for o in self.objects
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, partition_id: PartitionId, data: Mapping[str, Any]) -> Partition:
+        """The inverse of ``to_json``."""
+        objects = tuple(
+            PlannedObject(ObjectRef(bucket, key, etag, size, modified), Action(action))
+            for bucket, key, etag, size, modified, action in data["objects"]
+        )
+        return cls(partition_id, objects)
+
+    def content_hash(self) -> str:
+        """16 hex digits that depend on the objects alone, not on the plan they stand in."""
+        return hash_json(self.to_json())[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """An object's bytes as read. ``ref`` carries the etag, size and date of what was read, not of the listing."""
+
+    ref: ObjectRef
+    body: bytes
+    content_type: str | None
+    """As the object's own header declares it, often wrong; None when absent."""
+    metadata: Mapping[str, str]
+    """S3 user metadata, names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageSpan:
+    """Half-open range [start_char, end_char) of a document's text that stands on one page; pages count from 1."""
+
+    page: int
+    start_char: int
+    end_char: int
+
+
+class TextFormat(StrEnum):
+    """Which boundaries a document's text has."""
+
+    PLAIN = "plain"
+    MARKDOWN = "markdown"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed object. ``text`` is what every chunk's offsets refer to; it is never empty or blank."""
+
+    ref: ObjectRef
+    content_type: str
+    """Detected media type, by content first."""
+    text: str
+    text_format: TextFormat
+    title: str | None = None
+    pages: tuple[PageSpan, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """S3 user metadata of the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document: ``text == document.text[start_char:end_char]``, offsets in Python characters."""
+
+    point_id: PointId
+    index: int
+    text: str
+    start_char: int
+    end_char: int
+    content_hash: str
+    page: int | None = None
+    """Page on which the chunk starts, from 1; None when the format has no pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedChunk:
+    """A chunk with its vector, ``float32[dimension]``. ``reused`` vectors came from a store, not from the embedder."""
+
+    chunk: Chunk
+    vector: npt.NDArray[np.float32]
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What the stores hold: id, payload and vector (``float32[dimension]``). The same in every store."""
+
+    id: PointId
+    payload: Mapping[str, Any]
+    vector: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """A point as read back from a store. ``vector`` is None when it was not asked for or the store has none."""
+
+    id: PointId
+    payload: Mapping[str, Any]
+    vector: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One result of a search. ``score`` is the cosine similarity in [-1, 1], the same scale for every store."""
+
+    point_id: PointId
+    score: float
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the embedder says of a model."""
+
+    name: str
+    digest: str
+    dimension: int
+    context_length: int | None
+    """Longest input in the model's own tokens; None when the server does not tell."""
+
+
+class Outcome(StrEnum):
+    """What became of one planned object."""
+
+    DONE = "done"
+    FAILED = "failed"
+    DELETED = "deleted"
+    """Its points were removed because the object is gone."""
+    KEPT = "kept"
+    """Planned for deletion, but the object exists after all; nothing was touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectResult:
+    """What happened to one object; the source of its row in the object table."""
+
+    key: str
+    outcome: Outcome
+    etag: str
+    """Of the version that was read."""
+    size_bytes: int
+    last_modified: str
+    object_id: ObjectId
+    chunk_count: int = 0
+    points_digest: str = ""
+    error_code: str | None = None
+    reason: str | None = None
+    retryable: bool = False
+
+
+class ReportStatus(StrEnum):
+    """How a partition ended."""
+
+    DONE = "done"
+    RETRY = "retry"
+    """Something it needs is away, or its process died; the driver runs it again."""
+    FATAL = "fatal"
+    """The job must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """What happened to one partition. ``results`` is complete when status is DONE and empty otherwise."""
+
+    partition_id: PartitionId
+    status: ReportStatus
+    epoch: int
+    results: tuple[ObjectResult, ...] = ()
+    chunks: int = 0
+    chunks_embedded: int = 0
+    chunks_reused: int = 0
+    embed_calls: int = 0
+    bytes_read: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time spent per stage, summed over concurrent work."""
+    error: Mapping[str, Any] | None = None
+    """``IngestionError.record()`` of what stopped it, for RETRY and FATAL."""
+    process_died: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["results"] = [dataclasses.asdict(r) for r in self.results]
+        data["seconds"] = dict(self.seconds)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
+        """The inverse of ``to_json``."""
+        results = tuple(ObjectResult(**{**r, "outcome": Outcome(r["outcome"])}) for r in data["results"])
+        return cls(**{**data, "status": ReportStatus(data["status"]), "results": results})
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One object in the object table. See ``state.object_table`` for what each state means."""
+
+    key: str
+    etag: str
+    size_bytes: int
+    last_modified: str
+    object_id: str
+    state: str
+    """``present``, ``failed`` or ``removed`` (a tombstone inside runs, never shown to readers)."""
+    error_code: str | None
+    reason: str | None
+    retryable: bool
+    fingerprint: str
+    chunk_count: int
+    points_digest: str
+    epoch: int
+    job_id: str
+    updated_at: str

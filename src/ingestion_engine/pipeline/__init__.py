@@ -1,0 +1,1 @@
+"""The worker and its stages, one file each; the runner holds the only concurrency. What does not belong: vendor SDKs."""

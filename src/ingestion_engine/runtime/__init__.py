@@ -1,0 +1,1 @@
+"""Technique without domain: settings, retry, limits, telemetry. What does not belong: words of the product."""

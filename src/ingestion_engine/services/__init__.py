@@ -1,0 +1,1 @@
+"""Jobs, dispatch, reconciliation, search. What does not belong: HTTP, vendor SDKs of the data plane."""

@@ -1,0 +1,1 @@
+"""Everything durable in the state store: ledger, lease, object table. What does not belong: vendors, stages."""

@@ -1,0 +1,1 @@
+"""Thin typed clients of Ray Jobs and Kubernetes. What does not belong: decisions."""
