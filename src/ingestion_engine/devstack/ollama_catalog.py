@@ -17,12 +17,12 @@ _MINILM_ALIASES = ("22m", "l6-v2", "22m-l6-v2-fp16")
 _ARCHITECTURE = "bert"
 
 
-class InvalidName(Exception):
+class InvalidNameError(Exception):
     """The text is no model name at all."""
 
 
 class Catalog:
-    """Runners by model name. Names match in any case; the tag `latest` and the namespace `library` may be left out."""
+    """Runners by model name, in any case; the tag `latest` and the namespace `library` may be left out."""
 
     def __init__(self, runners: list[Runner]) -> None:
         """`runners` in the order in which they are listed."""
@@ -37,11 +37,11 @@ class Catalog:
         """Return the runner of a model; None if there is no such model.
 
         Raises:
-            InvalidName: the real server would not parse the name.
+            InvalidNameError: the real server would not parse the name.
         """
         name = name.strip()
         if not _NAME.fullmatch(name):
-            raise InvalidName(name)
+            raise InvalidNameError(name)
         canonical = name.lower().removeprefix(f"{_DEFAULT_NAMESPACE}/")
         return self._by_name.get(canonical if ":" in canonical else f"{canonical}:{_DEFAULT_TAG}")
 

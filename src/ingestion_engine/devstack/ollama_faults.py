@@ -1,7 +1,8 @@
 """Faults on demand and call counters, for drills. Both exist only with `--faults`; the real server has neither.
 
-`POST /_faults {"status": 503, "body": {...}, "count": N, "every": k, "delay_s": s}` arms one fault: every k-th `POST /api/embed` from now on waits
-`delay_s` and, if `status` is given, is answered with it, N times in all. `{}` disarms. `GET /_stats` returns the counters.
+`POST /_faults {"status": 503, "body": {...}, "count": N, "every": k, "delay_s": s}` arms one fault: every k-th `POST
+/api/embed` from now on waits `delay_s` and, if `status` is given, is answered with it, N times in all. `{}` disarms.
+`GET /_stats` returns the counters.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ingestion_engine.devstack.ollama_requests import BadRequest
+from ingestion_engine.devstack.ollama_requests import BadRequestError
 
 _FIELDS = {"status", "body", "count", "every", "delay_s"}
 
@@ -66,10 +67,10 @@ class FaultPlan:
         """Replace the armed fault; an empty object disarms. Returns the new one.
 
         Raises:
-            BadRequest: unknown field or impossible value.
+            BadRequestError: unknown field or impossible value.
         """
         if not isinstance(request, dict) or not request.keys() <= _FIELDS:
-            raise BadRequest(f"a fault is an object with the fields {sorted(_FIELDS)}")
+            raise BadRequestError(f"a fault is an object with the fields {sorted(_FIELDS)}")
         fault = Fault(**request) if request else None
         if fault is not None:
             _check(fault)
@@ -96,4 +97,4 @@ def _check(fault: Fault) -> None:
         and (isinstance(fault.delay_s, int | float) and not isinstance(fault.delay_s, bool) and fault.delay_s >= 0)
     )
     if not numbers_fit:
-        raise BadRequest("status is 200..599 or null, count >= 0 or null, every >= 1, delay_s >= 0")
+        raise BadRequestError("status is 200..599 or null, count >= 0 or null, every >= 1, delay_s >= 0")

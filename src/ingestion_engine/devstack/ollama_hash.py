@@ -1,7 +1,8 @@
 """Cheap models for tests: a vector is a function of the text's hash and of nothing else.
 
-Served only with `--test-models`. A token is four characters (the last may be shorter), there are no special tokens, and the context is 2,048
-tokens, so 8,192 characters. Vectors mean nothing: two texts are near each other only by chance.
+Served only with `--test-models`. A token is four characters (the last may be shorter), there are no special tokens,
+and the context is 2,048 tokens, so 8,192 characters. Vectors mean nothing: two texts are near each other only by
+chance.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-from ingestion_engine.devstack.ollama_model import NOT_A_NUMBER, RefusedText, TokenizedText, Vector
+from ingestion_engine.devstack.ollama_model import NOT_A_NUMBER, RefusedTextError, TokenizedText, Vector
 
 CHARS_PER_TOKEN = 4
 NAN_MARKER = "\x00NaN"
@@ -18,7 +19,7 @@ NAN_MARKER = "\x00NaN"
 
 
 class HashModel:
-    """`hash-N:latest`: N values from a generator seeded with the sha256 of the text. Stateless; no time worth naming."""
+    """`hash-N:latest`: N values from a generator seeded with the sha256 of the text. Stateless and fast."""
 
     trained_context = 2048
     default_num_ctx = 2048
@@ -45,14 +46,14 @@ class HashModel:
         return TokenizedText(text=text, token_count=-(-len(text) // CHARS_PER_TOKEN))
 
     def embed(self, tokens: TokenizedText, limit: int) -> Vector:
-        """Return float32[dimension] in [-1, 1), equal on every machine and version: PCG64's raw stream is guaranteed stable.
+        """Return float32[dimension] in [-1, 1), equal everywhere: numpy guarantees PCG64's raw stream.
 
         Raises:
-            RefusedText: the kept text contains the NaN marker.
+            RefusedTextError: the kept text contains the NaN marker.
         """
         kept = tokens.text[: limit * CHARS_PER_TOKEN]
         if NAN_MARKER in kept:
-            raise RefusedText(NOT_A_NUMBER)
+            raise RefusedTextError(NOT_A_NUMBER)
         seed = int.from_bytes(hashlib.sha256(kept.encode()).digest(), "big")
         raw = np.random.PCG64(seed).random_raw(self.dimension)
         values: Vector = (raw.astype(np.float64) / 2.0**63 - 1.0).astype(np.float32)

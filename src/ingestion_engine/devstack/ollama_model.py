@@ -1,7 +1,8 @@
 """What the Ollama stand-in asks of a model, and how texts are cut to its context window.
 
-A model turns a text into tokens (`tokenize`) and the first tokens into one vector (`embed`). The window repeats Ollama's two limits: the
-context (`num_ctx`, at most what the model was trained with) and the runner's physical batch (`num_batch`), which cuts silently.
+A model turns a text into tokens (`tokenize`) and the first tokens into one vector (`embed`). The window repeats
+Ollama's two limits: the context (`num_ctx`, at most what the model was trained with) and the runner's physical batch
+(`num_batch`), which cuts silently.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CONTEXT_EXCEEDED = "the input length exceeds the context length"
 NOT_A_NUMBER = "embedding contains NaN or Inf values"
 
 
-class RefusedText(Exception):
+class RefusedTextError(Exception):
     """The model cannot embed this text as asked; the whole request answers 400 with the message."""
 
 
@@ -82,7 +83,7 @@ class EmbeddingModel(Protocol):
         """Return float32[dimension] of the first `limit` tokens, not normalised.
 
         Raises:
-            RefusedText: the model gives no finite vector for it.
+            RefusedTextError: the model gives no finite vector for it.
         """
 
 
@@ -102,8 +103,8 @@ class TokenWindow:
     def of(cls, model: EmbeddingModel, num_ctx: int | None, num_batch: int | None) -> TokenWindow:
         """Apply Ollama's rules to the options of a request (None: not given).
 
-        Source: server/routes.go `EmbedHandler`, llm/llama_server.go `embeddingBatchSize`, v0.33; `num_ctx` of 0 lifts the context limit
-        to the trained one while the runner starts with 4 tokens, as there.
+        Source: server/routes.go `EmbedHandler`, llm/llama_server.go `embeddingBatchSize`, v0.33; `num_ctx` of 0 lifts
+        the context limit to the trained one while the runner starts with 4 tokens, as there.
         """
         asked = model.default_num_ctx or _DEFAULT_NUM_CTX if num_ctx is None else num_ctx
         context = min(asked, model.trained_context) if asked > 0 else model.trained_context
@@ -118,39 +119,39 @@ class TokenWindow:
         """Return how many tokens (without special ones) of a text of `token_count` are embedded.
 
         Raises:
-            RefusedText: too long and `truncate` is false, or nothing is left after the cut.
+            RefusedTextError: too long and `truncate` is false, or nothing is left after the cut.
         """
         added = self.special if token_count else 0
         limit = self.context - added
         if limit <= 0:
-            raise RefusedText("input after truncation exceeds maximum context length")
+            raise RefusedTextError("input after truncation exceeds maximum context length")
         if token_count > limit and not truncate:
-            raise RefusedText(CONTEXT_EXCEEDED)
+            raise RefusedTextError(CONTEXT_EXCEEDED)
         kept = min(token_count, limit)
         if kept + added <= self.runner:
             return kept
         if not truncate:
-            raise RefusedText(CONTEXT_EXCEEDED)
+            raise RefusedTextError(CONTEXT_EXCEEDED)
         return self._cut_again(kept, added)
 
     def admit_whole(self, token_count: int) -> int:
         """Return `token_count` if the runner takes it in one piece, as the legacy endpoint demands.
 
         Raises:
-            RefusedText: the text is longer than the runner's physical batch.
+            RefusedTextError: the text is longer than the runner's physical batch.
         """
         if token_count + self.special > self.runner:
-            raise RefusedText(CONTEXT_EXCEEDED)
+            raise RefusedTextError(CONTEXT_EXCEEDED)
         return token_count
 
     def _cut_again(self, kept: int, added: int) -> int:
         limit = min(self.context, self.num_batch) - added if self.num_batch > 0 else self.context - added
         if limit <= 0:
-            raise RefusedText("input after truncation exceeds maximum context length")
+            raise RefusedTextError("input after truncation exceeds maximum context length")
         if kept <= limit:
-            raise RefusedText("input exceeds maximum context length and cannot be truncated further")
+            raise RefusedTextError("input exceeds maximum context length and cannot be truncated further")
         if limit + added > self.runner:
-            raise RefusedText(CONTEXT_EXCEEDED)
+            raise RefusedTextError(CONTEXT_EXCEEDED)
         return limit
 
 
@@ -158,9 +159,9 @@ def normalize(vector: Vector) -> Vector:
     """Return the vector with length 1 in float32; a zero vector stays zero. Pure.
 
     Raises:
-        RefusedText: a value is NaN or infinite.
+        RefusedTextError: a value is NaN or infinite.
     """
     if not np.isfinite(vector).all():
-        raise RefusedText(NOT_A_NUMBER)
+        raise RefusedTextError(NOT_A_NUMBER)
     length = max(float(np.sqrt(np.dot(vector.astype(np.float64), vector.astype(np.float64)))), 1e-12)
     return (vector.astype(np.float64) / length).astype(np.float32)

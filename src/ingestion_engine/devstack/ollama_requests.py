@@ -1,7 +1,8 @@
 """Request bodies of Ollama's API, read as its Go server reads them.
 
-Unknown fields are ignored, names match in any case, null means "not given", bytes after the first JSON value are ignored, broken unicode becomes
-U+FFFD. The texts of type errors are Go's; those of syntax errors come close. Source: encoding/json and api/types.go, v0.33.
+Unknown fields are ignored, names match in any case, null means "not given", bytes after the first JSON value are
+ignored, broken unicode becomes U+FFFD. The texts of type errors are Go's; those of syntax errors come close. Source:
+encoding/json and api/types.go, v0.33.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _RUNNER_OPTIONS = {
     "draft_num_predict": int,
 }
 """Options of which a changed value makes Ollama reload the runner. All others have no effect on embeddings."""
-_GO_TYPES = {str: "string", bool: "bool", int: "int", dict: "map[string]interface {}"}
+_GO_TYPES: dict[type, str] = {str: "string", bool: "bool", int: "int", dict: "map[string]interface {}"}
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The body cannot be used; answered with `status` and the message."""
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -69,13 +70,13 @@ class Body:
         """Parse `raw`; `struct` is the name of the Go type, for its error texts.
 
         Raises:
-            BadRequest: empty body, no JSON, or no object.
+            BadRequestError: empty body, no JSON, or no object.
         """
         if not raw.strip():
-            raise BadRequest("missing request body")
+            raise BadRequestError("missing request body")
         value = _parse_json(raw.decode("utf-8", errors="replace"))
         if value is not None and not isinstance(value, dict):
-            raise BadRequest(f"json: cannot unmarshal {_kind(value)} into Go value of type api.{struct}")
+            raise BadRequestError(f"json: cannot unmarshal {_kind(value)} into Go value of type api.{struct}")
         self._struct = struct
         self._fields = {key.lower(): field for key, field in (value or {}).items()}
 
@@ -87,7 +88,7 @@ class Body:
         """Return a string field; empty if absent.
 
         Raises:
-            BadRequest: another type.
+            BadRequestError: another type.
         """
         value = self._typed(name, str)
         return value if isinstance(value, str) else ""
@@ -96,7 +97,7 @@ class Body:
         """Return a boolean field.
 
         Raises:
-            BadRequest: another type.
+            BadRequestError: another type.
         """
         value = self._typed(name, bool)
         return default if value is None else bool(value)
@@ -105,7 +106,7 @@ class Body:
         """Return an integer field; 0 if absent.
 
         Raises:
-            BadRequest: another type, or a fraction.
+            BadRequestError: another type, or a fraction.
         """
         value = self._typed(name, int)
         return value if isinstance(value, int) else 0
@@ -114,7 +115,7 @@ class Body:
         """Return an object field; empty if absent.
 
         Raises:
-            BadRequest: another type.
+            BadRequestError: another type.
         """
         value = self._typed(name, dict)
         return value if isinstance(value, dict) else {}
@@ -124,7 +125,7 @@ class Body:
         if value is None or type(value) is kind:
             return value
         shown = f"number {value}" if kind is int and isinstance(value, float) else _kind(value)
-        raise BadRequest(
+        raise BadRequestError(
             f"json: cannot unmarshal {shown} into Go struct field {self._struct}.{name} of type {_GO_TYPES[kind]}"
         )
 
@@ -133,7 +134,7 @@ def read_embed_call(raw: bytes) -> EmbedCall:
     """Read the body of `POST /api/embed`.
 
     Raises:
-        BadRequest: with the real server's text.
+        BadRequestError: with the real server's text.
     """
     body = Body(raw, "EmbedRequest")
     return EmbedCall(
@@ -150,7 +151,7 @@ def read_legacy_call(raw: bytes) -> EmbedCall:
     """Read the body of `POST /api/embeddings`: one `prompt`; an empty one only loads the model.
 
     Raises:
-        BadRequest: with the real server's text.
+        BadRequestError: with the real server's text.
     """
     body = Body(raw, "EmbeddingRequest")
     prompt = body.text("prompt")
@@ -168,7 +169,7 @@ def read_runner_options(options: Mapping[str, Any]) -> RunnerOptions:
     """Pick the options that matter to a runner; unknown ones are ignored, as there.
 
     Raises:
-        BadRequest: status 500, as the real server answers a value of the wrong type.
+        BadRequestError: status 500, as the real server answers a value of the wrong type.
     """
     found: dict[str, int | bool] = {}
     for name, kind in _RUNNER_OPTIONS.items():
@@ -176,9 +177,9 @@ def read_runner_options(options: Mapping[str, Any]) -> RunnerOptions:
         if value is None:
             continue
         if kind is bool and not isinstance(value, bool):
-            raise BadRequest(f'option "{name}" must be of type boolean', status=500)
+            raise BadRequestError(f'option "{name}" must be of type boolean', status=500)
         if kind is int and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise BadRequest(f'option "{name}" must be of type integer', status=500)
+            raise BadRequestError(f'option "{name}" must be of type integer', status=500)
         found[name] = kind(value)
     num_ctx, num_batch = found.pop("num_ctx", None), found.pop("num_batch", None)
     return RunnerOptions(num_ctx=num_ctx, num_batch=num_batch, others=tuple(found.items()))
@@ -190,15 +191,15 @@ def _parse_json(text: str) -> Any:
         value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, start)
     except json.JSONDecodeError as error:
         if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-            raise BadRequest("unexpected EOF") from error
-        raise BadRequest(f"invalid character {text[error.pos]!r} looking for beginning of value") from error
+            raise BadRequestError("unexpected EOF") from error
+        raise BadRequestError(f"invalid character {text[error.pos]!r} looking for beginning of value") from error
     except RecursionError as error:
-        raise BadRequest("exceeded max depth") from error
+        raise BadRequestError("exceeded max depth") from error
     return value
 
 
 def _refuse_constant(constant: str) -> None:
-    raise BadRequest(f"invalid character {constant.lstrip('-')[0]!r} looking for beginning of value")
+    raise BadRequestError(f"invalid character {constant.lstrip('-')[0]!r} looking for beginning of value")
 
 
 def _kind(value: object) -> str:
@@ -206,7 +207,9 @@ def _kind(value: object) -> str:
         return "bool"
     if isinstance(value, int | float):
         return "number"
-    return {str: "string", list: "array", dict: "object"}[type(value)]
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"
 
 
 def _read_input(value: Any) -> tuple[str, ...]:
@@ -216,7 +219,7 @@ def _read_input(value: Any) -> tuple[str, ...]:
         return (_repair_text(value),)
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         return tuple(_repair_text(text) for text in value)
-    raise BadRequest("invalid input type")
+    raise BadRequestError("invalid input type")
 
 
 def _repair_text(text: str) -> str:
@@ -228,8 +231,8 @@ def _read_keep_alive(value: Any) -> float:
     if value is None:
         return _DEFAULT_KEEP_ALIVE_S
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        kinds = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {}"}
-        raise BadRequest(f"Unsupported type: '{kinds[type(value)]}'")
+        kinds = {"bool": "bool", "list": "[]interface {}", "dict": "map[string]interface {}"}
+        raise BadRequestError(f"Unsupported type: '{kinds[type(value).__name__]}'")
     seconds = _parse_duration(value) if isinstance(value, str) else float(value)
     return _FOREVER_S if seconds < 0 else seconds
 
@@ -241,7 +244,7 @@ def _parse_duration(text: str) -> float:
     if digits == "0":
         return 0.0
     if re.fullmatch(r"\d+\.?\d*", digits):
-        raise BadRequest(f"time: missing unit in duration {quoted}")
+        raise BadRequestError(f"time: missing unit in duration {quoted}")
     if not digits or "".join(match.group() for match in _DURATION_PART.finditer(digits)) != digits:
-        raise BadRequest(f"time: invalid duration {quoted}")
+        raise BadRequestError(f"time: invalid duration {quoted}")
     return sign * sum(float(number) * _UNIT_S[unit] for number, unit in _DURATION_PART.findall(digits))

@@ -1,8 +1,8 @@
 """One loaded model with its queue: what Ollama calls a runner.
 
-Ollama runs an embedding model with parallel=1 behind an unbounded FIFO semaphore: overload shows as waiting, never as 503. So does this: one
-request at a time, in order of arrival, and a request whose client went away leaves the queue. Inside a request the texts are spread over
-threads, one text per inference, so a vector never depends on its batch.
+Ollama runs an embedding model with parallel=1 behind an unbounded FIFO semaphore: overload shows as waiting, never as
+503. So does this: one request at a time, in order of arrival, and a request whose client went away leaves the queue.
+Inside a request the texts are spread over threads, one text per inference, so a vector never depends on its batch.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ class Runner:
         """Embed all texts of the call, all or nothing; `admit` says how many tokens of a text are taken.
 
         Raises:
-            RefusedText: a text was refused; nothing is returned for the others.
-            BadRequest: an option has the wrong type.
+            RefusedTextError: a text was refused; nothing is returned for the others.
+            BadRequestError: an option has the wrong type.
 
-        Cost: waits for all calls before it, then about 38 ms per 125 tokens, text and core. Cancelling it frees its place.
+        Cost: waits for all calls before it, then about 38 ms per 125 tokens, text and core. Cancelling it frees its
+        place.
         """
         options = read_runner_options(call.options)
         window = TokenWindow.of(self.model, options.num_ctx, options.num_batch)
@@ -195,7 +196,7 @@ class _Work:
 
 
 async def _finish(work: asyncio.Future[Any], on_cancel: Callable[[], None] | None = None) -> Any:
-    """Wait for thread work to end, also when this task is cancelled: the turn is not given on while a thread still computes."""
+    """Wait for thread work to end, also when cancelled: no turn is given on while a thread still computes."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -1,11 +1,13 @@
 """A server that speaks Ollama's API over the real all-MiniLM-L6-v2 model: the embedded stand-in.
 
-Run: `python -m ingestion_engine.devstack.ollama_server --host 127.0.0.1 --port 11434`. It answers what the engine and Ollama's own clients call to
-embed: `GET|HEAD /`, `/api/version`, `/api/tags`, `/api/ps`, and `POST /api/show`, `/api/embed`, `/api/embeddings`, `/api/pull`. Status codes and error texts
-follow server/routes.go of v0.33. Everything else is 404, as an unknown path is there.
+Run: `python -m ingestion_engine.devstack.ollama_server --host 127.0.0.1 --port 11434`. It answers what the engine and
+Ollama's own clients call to embed: `GET|HEAD /`, `/api/version`, `/api/tags`, `/api/ps`, and `POST /api/show`,
+`/api/embed`, `/api/embeddings`, `/api/pull`. Status codes and error texts follow server/routes.go of v0.33.
+Everything else is 404, as an unknown path is there.
 
-Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one text too long is refused before any
-inference; Host headers are not checked; models cannot be created, copied or deleted; there is no chat or generation.
+Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one
+text too long is refused before any inference; Host headers are not checked; models cannot be created, copied or
+deleted; there is no chat or generation.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,37 +30,40 @@ from typing import Any
 import orjson
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ingestion_engine.devstack.minilm import MiniLm
-from ingestion_engine.devstack.ollama_catalog import Catalog, InvalidName
+from ingestion_engine.devstack.ollama_answers import (
+    CLIENT_GONE,
+    ERROR_HANDLERS,
+    Json,
+    answer_error,
+    answer_invalid_name,
+    answer_lines,
+    unless_gone,
+)
+from ingestion_engine.devstack.ollama_catalog import Catalog, InvalidNameError
 from ingestion_engine.devstack.ollama_faults import EmbedStats, FaultPlan
 from ingestion_engine.devstack.ollama_hash import HashModel
-from ingestion_engine.devstack.ollama_model import EmbeddingModel, RefusedText, TokenWindow, Vector, normalize
-from ingestion_engine.devstack.ollama_requests import BadRequest, Body, EmbedCall, read_embed_call, read_legacy_call
+from ingestion_engine.devstack.ollama_model import EmbeddingModel, RefusedTextError, TokenWindow, Vector, normalize
+from ingestion_engine.devstack.ollama_requests import (
+    BadRequestError,
+    Body,
+    EmbedCall,
+    read_embed_call,
+    read_legacy_call,
+)
 from ingestion_engine.devstack.ollama_runner import Embedded, Runner
 
 _VERSION = "0.33.0"
 """The version of the server whose behaviour this repeats."""
-_CLIENT_GONE = 499
 _TEST_DIMENSIONS = (384, 768)
 _STOP_S = 2
 """Seconds that open requests get at SIGTERM; a text takes less than 0.2 s."""
 _MAX_THREADS = 8
 """More cores than this are left to the rest of the stack."""
-
-
-class Json(Response):
-    """A JSON answer; float32 arrays keep every bit (shortest digits that read back to the same float32)."""
-
-    media_type = "application/json; charset=utf-8"
-
-    def render(self, content: Any) -> bytes:
-        """Serialise `content`, numpy arrays included."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class OllamaStandIn:
         """Find the model files; nothing is loaded yet.
 
         Raises:
-            MissingModelFiles: the weights or the tokenizer are not there.
+            MissingModelFilesError: the weights or the tokenizer are not there.
         """
         self._options = options
         self._models: list[EmbeddingModel] = [MiniLm(options.data_dir)]
@@ -106,13 +112,7 @@ class OllamaStandIn:
         ]
         if self._options.faults:
             routes += [Route("/_faults", self.arm_fault, methods=["POST"]), Route("/_stats", self.stats)]
-        handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-            HTTPException: _answer_unrouted,
-            BadRequest: _answer_bad_request,
-            ClientDisconnect: _answer_nobody,
-            Exception: _answer_failure,
-        }
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._run)
+        return Starlette(routes=routes, exception_handlers=ERROR_HANDLERS, lifespan=self._run)
 
     @contextlib.asynccontextmanager
     async def _run(self, _app: Starlette) -> AsyncIterator[None]:
@@ -145,31 +145,31 @@ class OllamaStandIn:
         body = Body(await request.body(), "ShowRequest")
         name = body.text("model") or body.text("name")
         if not name.strip():
-            return _error(400, "model is required")
+            return answer_error(400, "model is required")
         try:
             runner = self._catalog.find(name)
-        except InvalidName:
-            return _error(400, "invalid model name")
-        return Json(self._catalog.show(runner)) if runner else _error(404, f"model '{name}' not found")
+        except InvalidNameError:
+            return answer_error(400, "invalid model name")
+        return Json(self._catalog.show(runner)) if runner else answer_error(404, f"model '{name}' not found")
 
     async def pull(self, request: Request) -> Response:
         """`POST /api/pull`: succeeds for what is there; nothing can be downloaded."""
         body = Body(await request.body(), "PullRequest")
         try:
             runner = self._catalog.find(body.text("model") or body.text("name"))
-        except InvalidName:
-            return _error(400, "invalid model name")
+        except InvalidNameError:
+            return answer_error(400, "invalid model name")
         stream = body.flag("stream", default=True)
         if runner is None:
             missing = {"error": "pull model manifest: file does not exist"}
-            return _json_lines([{"status": "pulling manifest"}, missing]) if stream else Json(missing, 500)
+            return answer_lines([{"status": "pulling manifest"}, missing]) if stream else Json(missing, 500)
         if not stream:
             return Json({"status": "success"})
         digest = await asyncio.to_thread(runner.model.read_digest)
         size = runner.model.size_bytes
         layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
         steps = ("verifying sha256 digest", "writing manifest", "success")
-        return _json_lines([{"status": "pulling manifest"}, layer, *({"status": step} for step in steps)])
+        return answer_lines([{"status": "pulling manifest"}, layer, *({"status": step} for step in steps)])
 
     async def embed(self, request: Request) -> Response:
         """`POST /api/embed`: unit vectors for one or many texts, all or nothing."""
@@ -178,8 +178,8 @@ class OllamaStandIn:
         self._stats.max_in_flight = max(self._stats.max_in_flight, self._stats.in_flight)
         try:
             raw = await request.body()
-            response = await _unless_gone(request, self._embed(raw))
-            if response.status_code == _CLIENT_GONE:
+            response = await unless_gone(request, self._embed(raw))
+            if response.status_code == CLIENT_GONE:
                 self._stats.dropped_requests += 1
             return response
         finally:
@@ -195,10 +195,10 @@ class OllamaStandIn:
         call = read_embed_call(raw)
         try:
             runner = self._catalog.find(call.model)
-        except InvalidName:
-            return _invalid_name(call.model)
+        except InvalidNameError:
+            return answer_invalid_name(call.model)
         if runner is None:
-            return _error(404, f'model "{call.model}" not found, try pulling it first')
+            return answer_error(404, f'model "{call.model}" not found, try pulling it first')
 
         def admit(window: TokenWindow, token_count: int) -> int:
             return window.admit(token_count, truncate=call.truncate)
@@ -206,26 +206,26 @@ class OllamaStandIn:
         try:
             embedded = await runner.embed(call, admit)
             vectors = [_shape(vector, call.dimensions) for vector in embedded.vectors]
-        except RefusedText as error:
-            return _error(400, str(error))
+        except RefusedTextError as error:
+            return answer_error(400, str(error))
         return Json(_describe(call, embedded, vectors, time.perf_counter() - started))
 
     async def embed_legacy(self, request: Request) -> Response:
         """`POST /api/embeddings`: one vector, not normalised; errors are 500, as there."""
         call = read_legacy_call(await request.body())
-        return await _unless_gone(request, self._embed_legacy(call))
+        return await unless_gone(request, self._embed_legacy(call))
 
     async def _embed_legacy(self, call: EmbedCall) -> Response:
         try:
             runner = self._catalog.find(call.model)
-        except InvalidName:
-            return _error(400, "invalid model name" if call.model.strip() else "model is required")
+        except InvalidNameError:
+            return answer_error(400, "invalid model name" if call.model.strip() else "model is required")
         if runner is None:
-            return _error(404, f'model "{call.model}" not found, try pulling it first')
+            return answer_error(404, f'model "{call.model}" not found, try pulling it first')
         try:
             embedded = await runner.embed(call, TokenWindow.admit_whole)
-        except RefusedText as error:
-            return _error(500, str(error))
+        except RefusedTextError as error:
+            return answer_error(500, str(error))
         return Json({"embedding": embedded.vectors[0] if embedded.vectors else []})
 
     async def arm_fault(self, request: Request) -> Response:
@@ -233,7 +233,7 @@ class OllamaStandIn:
         try:
             wanted = orjson.loads(await request.body())
         except orjson.JSONDecodeError as error:
-            raise BadRequest(str(error)) from error
+            raise BadRequestError(str(error)) from error
         return Json({"armed": self._faults.arm(wanted)})
 
     async def stats(self, _request: Request) -> Response:
@@ -255,65 +255,11 @@ def _describe(call: EmbedCall, embedded: Embedded, vectors: list[Vector], total_
     return answer
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """Return the answer of `work`; cancel it when the client goes away first. The body must have been read."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        return _error(_CLIENT_GONE, "request canceled")
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _error(status: int, message: str) -> Json:
-    return Json({"error": message}, status)
-
-
-def _invalid_name(name: str) -> Json:
-    return _error(400, "invalid model name") if name.strip() else _error(404, f"model '{name}' not found")
-
-
-def _json_lines(events: list[dict[str, Any]]) -> StreamingResponse:
-    lines = (orjson.dumps(event) + b"\n" for event in events)
-    return StreamingResponse(lines, media_type="application/x-ndjson")
-
-
-async def _answer_unrouted(_request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    texts = {404: "404 page not found", 405: "405 method not allowed"}
-    return PlainTextResponse(texts.get(status, str(error)), status)
-
-
-async def _answer_bad_request(_request: Request, error: Exception) -> Response:
-    return _error(error.status if isinstance(error, BadRequest) else 400, str(error))
-
-
-async def _answer_nobody(_request: Request, _error_: Exception) -> Response:
-    return _error(_CLIENT_GONE, "request canceled")
-
-
-async def _answer_failure(_request: Request, error: Exception) -> Response:
-    return _error(500, f"{type(error).__name__}: {error}")
-
-
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ollama_server", description="Ollama's API over all-MiniLM-L6-v2.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=11434, help="0: any free port, printed on standard output")
-    parser.add_argument(
-        "--data-dir", type=Path, help="takes model.onnx and tokenizer.json from here, if both are there"
-    )
+    parser.add_argument("--data-dir", type=Path, help="takes model.onnx and tokenizer.json from here if present")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, _MAX_THREADS), help="texts at a time")
     parser.add_argument("--nice", type=int, default=5, help="lowers the priority, so that the machine stays usable")
     parser.add_argument("--faults", action="store_true", help="serves /_faults and /_stats")
@@ -325,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then return; exit code 0.
 
     Raises:
-        MissingModelFiles: the packages with the model are not installed.
+        MissingModelFilesError: the packages with the model are not installed.
     """
     arguments = _parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -343,7 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     os.nice(max(arguments.nice, 0))
     with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
         host, port = listener.getsockname()[:2]
-        print(f"Ollama stand-in on http://{host}:{port}", flush=True)
+        sys.stdout.write(f"Ollama stand-in on http://{host}:{port}\n")
+        sys.stdout.flush()
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_STOP_S)
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -1,0 +1,345 @@
+"""Ollama's API as the engine uses it: the embedded stand-in, or the real server named first in INGEST_OLLAMA__URLS."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+MODEL = "all-minilm"
+DEADLINE_S = 20
+TOO_LONG = "the input length exceeds the context length"
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    command = [sys.executable, "-m", "ingestion_engine.devstack.ollama_server", "--port", "0", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            with httpx.Client(base_url=url, timeout=DEADLINE_S) as client:
+                yield process, client
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def standin() -> Iterator[httpx.Client]:
+    with running("--faults", "--test-models") as (_, client):
+        yield client
+
+
+@pytest.fixture
+def drill(standin: httpx.Client) -> Iterator[httpx.Client]:
+    standin.post("/_faults", json={})
+    yield standin
+    standin.post("/_faults", json={})
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    urls = os.environ.get("INGEST_OLLAMA__URLS", "")
+    if not urls:
+        yield request.getfixturevalue("standin")
+        return
+    with httpx.Client(base_url=urls.split(",")[0].strip(), timeout=120) as client:
+        yield client
+
+
+def post(client: httpx.Client, texts: object, model: str = MODEL, **fields: object) -> httpx.Response:
+    return client.post("/api/embed", json={"model": model, "input": texts, **fields})
+
+
+def embed(client: httpx.Client, texts: object, model: str = MODEL, **fields: object) -> np.ndarray:
+    response = post(client, texts, model, **fields)
+    assert response.status_code == 200, response.text
+    return np.array(response.json()["embeddings"], dtype=np.float32)
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]
+
+
+def wait_until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not fact():
+        assert time.monotonic() < deadline, "the awaited fact did not come true"
+        time.sleep(0.01)
+
+
+class TestSurface:
+    """What clients ask before they embed."""
+
+    def test_root_says_that_it_runs(self, server: httpx.Client) -> None:
+        """GET / is plain text, HEAD / is enough for a health check."""
+        assert server.get("/").text == "Ollama is running"
+        assert server.head("/").status_code == 200
+        assert server.get("/api/version").json()["version"]
+
+    def test_tags_carry_the_digest(self, server: httpx.Client) -> None:
+        """The model is listed under its full name with 64 hex digits of digest."""
+        models = {model["name"]: model for model in server.get("/api/tags").json()["models"]}
+        entry = models[f"{MODEL}:latest"]
+        assert len(entry["digest"]) == 64
+        assert int(entry["digest"], 16)
+        assert entry["size"] > 0
+        assert entry["details"]["family"] == "bert"
+
+    def test_show_names_the_lengths(self, server: httpx.Client) -> None:
+        """Context and embedding length are under the architecture's name; num_ctx is a parameter."""
+        shown = server.post("/api/show", json={"model": MODEL}).json()
+        assert shown["model_info"]["bert.context_length"] == 512
+        assert shown["model_info"]["bert.embedding_length"] == 384
+        assert "embedding" in shown["capabilities"]
+        assert shown["parameters"].split() == ["num_ctx", "256"]
+
+    def test_show_refuses_what_is_not_there(self, server: httpx.Client) -> None:
+        """A missing model is 404, a missing name 400."""
+        assert error_of(server.post("/api/show", json={"model": "nope"})) == (404, "model 'nope' not found")
+        assert error_of(server.post("/api/show", json={})) == (400, "model is required")
+
+    def test_unknown_path_and_method(self, server: httpx.Client) -> None:
+        """Routes that do not exist are 404, other methods 405."""
+        assert server.get("/api/nope").status_code == 404
+        assert server.get("/api/embed").status_code == 405
+
+
+class TestVectors:
+    """What comes back for a text."""
+
+    def test_answer_has_all_fields(self, server: httpx.Client) -> None:
+        """Special tokens count: this question has six word pieces and two of them."""
+        answer = post(server, "why is the sky blue?").json()
+        assert answer["model"] == MODEL
+        assert answer["prompt_eval_count"] == 8
+        assert answer["total_duration"] >= answer["load_duration"] > 0
+        assert np.array(answer["embeddings"]).shape == (1, 384)
+
+    def test_vectors_have_length_one(self, server: httpx.Client) -> None:
+        """All vectors are normalised, in the order of the texts."""
+        vectors = embed(server, ["one", "two words", "three words here"])
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert np.array_equal(vectors[1], embed(server, "two words")[0])
+
+    def test_same_text_same_bits(self, server: httpx.Client) -> None:
+        """A vector depends on its text alone: not on batch mates, their lengths, position or concurrency."""
+        texts = ["short", "a sentence of middling length about storage", "long " * 120, "größer 漢字 🙂", ""]
+        alone = [embed(server, [text])[0] for text in texts]
+        assert np.array_equal(embed(server, texts), np.array(alone))
+        assert np.array_equal(embed(server, texts[::-1] * 2), np.array(alone[::-1] * 2))
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for vectors in pool.map(lambda _: embed(server, texts), range(4)):
+                assert np.array_equal(vectors, np.array(alone))
+
+    @pytest.mark.parametrize(
+        ("text", "paraphrase", "unrelated"),
+        [
+            ("The cat sleeps on the sofa", "A feline is dozing on the couch", "Quantum physics is hard"),
+            ("How do I reset my password?", "I forgot my login credentials", "The soup needs more salt"),
+            ("Shares fell sharply on Monday", "The stock market dropped", "She plays the violin"),
+        ],
+    )
+    def test_meaning(self, server: httpx.Client, text: str, paraphrase: str, unrelated: str) -> None:
+        """A paraphrase is clearly nearer than a sentence about something else."""
+        first, near, far = embed(server, [text, paraphrase, unrelated])
+        assert first @ near > first @ far + 0.2
+
+    def test_dimensions_cut_and_normalise_again(self, server: httpx.Client) -> None:
+        """`dimensions` keeps the first values and restores length one."""
+        whole, cut = embed(server, "a text")[0], embed(server, "a text", dimensions=64)[0]
+        assert cut.shape == (64,)
+        assert np.allclose(cut, whole[:64] / np.linalg.norm(whole[:64]), atol=1e-6)
+
+    def test_legacy_endpoint_does_not_normalise(self, server: httpx.Client) -> None:
+        """The old endpoint gives the same direction with the model's own length."""
+        answer = server.post("/api/embeddings", json={"model": MODEL, "prompt": "why is the sky blue?"}).json()
+        raw = np.array(answer["embedding"])
+        length = np.linalg.norm(raw)
+        assert length > 2
+        assert raw / length @ embed(server, "why is the sky blue?")[0] > 0.99999
+
+    def test_no_input_no_vectors(self, server: httpx.Client) -> None:
+        """No text and one empty text are different things."""
+        assert embed(server, []).size == 0
+        assert embed(server, "").size == 0
+        assert embed(server, None).size == 0
+        assert embed(server, [""]).shape == (1, 384)
+
+
+class TestContext:
+    """What happens to long texts."""
+
+    def test_limit_is_num_ctx_with_special_tokens(self, server: httpx.Client) -> None:
+        """Without truncation 254 word pieces pass and 255 are refused."""
+        assert embed(server, "sky " * 254, truncate=False).shape == (1, 384)
+        assert error_of(post(server, "sky " * 255, truncate=False)) == (400, TOO_LONG)
+
+    def test_one_long_text_refuses_all(self, server: httpx.Client) -> None:
+        """A call is all or nothing."""
+        assert error_of(post(server, ["fine", "sky " * 300], truncate=False)) == (400, TOO_LONG)
+
+    def test_truncation_is_the_default_and_real(self, server: httpx.Client) -> None:
+        """What is over the limit has no influence on the vector."""
+        cut = embed(server, ["sky " * 254 + "volcano " * 200, "sky " * 254])
+        assert cut[0] @ cut[1] > 0.9999
+
+    def test_options_lower_the_limit(self, server: httpx.Client) -> None:
+        """`num_ctx` 3 leaves one word piece; 1 leaves none."""
+        cut = embed(server, "why is the sky blue?", options={"num_ctx": 3})[0]
+        assert cut @ embed(server, "why")[0] > 0.999
+        status, message = error_of(post(server, "why is the sky blue?", options={"num_ctx": 1}))
+        assert status == 400
+        assert "maximum context length" in message
+
+
+class TestErrors:
+    """Every error is a JSON object with one text."""
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b"", "missing request body"),
+            (b"{", "unexpected EOF"),
+            (b'{"model":"all-minilm","input":[1]}', "invalid input type"),
+            (b'{"model":"all-minilm","input":{"a":1}}', "invalid input type"),
+            (b'{"model":7}', "json: cannot unmarshal number into Go struct field EmbedRequest.model of type string"),
+            (b'{"model":"all minilm","input":"x"}', "invalid model name"),
+        ],
+    )
+    def test_bad_bodies(self, server: httpx.Client, body: bytes, message: str) -> None:
+        """What cannot be read is 400 with the real server's text."""
+        assert error_of(server.post("/api/embed", content=body)) == (400, message)
+
+    def test_missing_model(self, server: httpx.Client) -> None:
+        """An unknown model is 404 and says what to do."""
+        expected = (404, 'model "nope:1b" not found, try pulling it first')
+        assert error_of(post(server, "x", "nope:1b")) == expected
+        assert error_of(post(server, "x", "")) == (404, "model '' not found")
+
+    def test_unknown_fields_and_odd_unicode_pass(self, server: httpx.Client) -> None:
+        """Unknown fields and options are ignored, names match in any case, lone surrogates are replaced."""
+        body = b'{"Model":"ALL-MINILM","input":"a\\ud800b","colour":"red","options":{"hue":1}} trailing'
+        answer = server.post("/api/embed", content=body)
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(np.array(answer.json()["embeddings"], np.float32), embed(server, "a\ufffdb"))
+
+
+class TestStandIn:
+    """What only the stand-in promises: life cycle, queue, test models, faults."""
+
+    def test_port_opens_before_the_model_loads_and_sigterm_ends_cleanly(self) -> None:
+        """The model is loaded by the first call; SIGTERM during work gives exit code 0."""
+        with running() as (process, client), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert client.get("/api/ps").json() == {"models": []}
+            assert client.post("/_faults", json={}).status_code == 404
+            assert client.get("/_stats").status_code == 404
+            assert post(client, "x", "hash-384").status_code == 404
+            embed(client, "x")
+            assert [model["name"] for model in client.get("/api/ps").json()["models"]] == [f"{MODEL}:latest"]
+            busy = pool.submit(post, client, ["sky " * 250] * 500)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_S) == 0
+            assert isinstance(busy.exception(DEADLINE_S), httpx.TransportError) or busy.result().status_code >= 500
+
+    def test_keep_alive_zero_unloads(self, standin: httpx.Client) -> None:
+        """The model leaves memory right after a call that says so, and comes back by itself."""
+        embed(standin, "x", keep_alive=0)
+        wait_until(lambda: standin.get("/api/ps").json()["models"] == [])
+        assert embed(standin, "x", keep_alive="2m").shape == (1, 384)
+        assert len(standin.get("/api/ps").json()["models"]) == 1
+        assert error_of(post(standin, "x", keep_alive="soon")) == (400, 'time: invalid duration "soon"')
+
+    def test_other_options_reload_the_runner(self, standin: httpx.Client) -> None:
+        """Changed runner options cost a load; a wrong type is 500, as there."""
+        embed(standin, "x")
+        before = standin.get("/_stats").json()["loads"]
+        embed(standin, "x")
+        embed(standin, "x", options={"temperature": 0.5})
+        assert standin.get("/_stats").json()["loads"] == before
+        embed(standin, "x", options={"num_ctx": 64})
+        assert standin.get("/_stats").json()["loads"] == before + 1
+        expected = (500, 'option "num_ctx" must be of type integer')
+        assert error_of(post(standin, "x", options={"num_ctx": "64"})) == expected
+
+    def test_waiting_request_of_a_gone_client_is_dropped(self, drill: httpx.Client) -> None:
+        """One call at a time; a client that leaves the queue costs no inference, and the next one is served."""
+        embed(drill, "x")
+        before = drill.get("/_stats").json()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            first = pool.submit(embed, drill, ["sky " * 250] * 12)
+            wait_until(lambda: drill.get("/_stats").json()["in_flight"] == 1)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["y"] * 5}, timeout=0.15)
+            last = pool.submit(embed, drill, "z")
+            assert last.result(DEADLINE_S).shape == (1, 384)
+            assert first.done()
+        after = drill.get("/_stats").json()
+        assert after["dropped_requests"] == before["dropped_requests"] + 1
+        assert after["texts_embedded"] == before["texts_embedded"] + 12 + 1
+        assert after["busy_seconds"] > before["busy_seconds"]
+
+    def test_running_request_of_a_gone_client_stops(self, drill: httpx.Client) -> None:
+        """The texts that are left are not embedded."""
+        embed(drill, "x")
+        before = drill.get("/_stats").json()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["sky " * 250] * 200}, timeout=0.3
+            )
+        wait_until(lambda: drill.get("/_stats").json()["in_flight"] == 0)
+        assert drill.get("/_stats").json()["texts_embedded"] < before["texts_embedded"] + 200
+
+    @pytest.mark.parametrize("dimension", [384, 768])
+    def test_hash_models(self, standin: httpx.Client, dimension: int) -> None:
+        """Vectors are unit, distinct per text, equal for equal texts, and cut at 2,048 tokens of 4 characters."""
+        texts = [f"text {number}" for number in range(200)]
+        vectors = embed(standin, texts, f"hash-{dimension}")
+        assert vectors.shape == (200, dimension)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+        assert len({vector.tobytes() for vector in vectors}) == 200
+        assert np.array_equal(vectors[7], embed(standin, texts[7], f"hash-{dimension}:latest")[0])
+        longest = "x" * 8192
+        assert np.array_equal(*embed(standin, [longest, longest + "y"], f"hash-{dimension}"))
+        assert error_of(post(standin, longest + "y", f"hash-{dimension}", truncate=False)) == (400, TOO_LONG)
+
+    def test_hash_model_refuses_its_marker(self, standin: httpx.Client) -> None:
+        """The marker stands for a text whose vector is not a number; the whole call fails."""
+        refused = post(standin, ["fine", "bad \x00NaN text"], "hash-384")
+        assert error_of(refused) == (400, "embedding contains NaN or Inf values")
+
+    def test_every_kth_call_fails_n_times(self, drill: httpx.Client) -> None:
+        """Faults hit embed calls only, each k-th, and end by themselves."""
+        before = drill.get("/_stats").json()
+        fault = {"status": 503, "body": {"error": "busy"}, "count": 2, "every": 3}
+        assert drill.post("/_faults", json=fault).status_code == 200
+        statuses = [post(drill, "x", "hash-384").status_code for _ in range(10)]
+        assert statuses == [200, 200, 503, 200, 200, 503, 200, 200, 200, 200]
+        after = drill.get("/_stats").json()
+        assert after["embed_requests"] == before["embed_requests"] + 10
+        assert after["texts_embedded"] == before["texts_embedded"] + 8
+        assert after["faulted_requests"] == before["faulted_requests"] + 2
+
+    @pytest.mark.parametrize("fault", [{"state": 503}, {"status": 99}, {"status": 503, "every": 0}, []])
+    def test_impossible_faults_are_refused(self, drill: httpx.Client, fault: object) -> None:
+        """A misspelt drill must not pass as a drill."""
+        assert drill.post("/_faults", json=fault).status_code == 400
+
+    def test_pull(self, standin: httpx.Client) -> None:
+        """Pulling what is there succeeds; nothing else can be had."""
+        lines = standin.post("/api/pull", json={"model": MODEL}).text.splitlines()
+        statuses: list[Any] = [json.loads(line)["status"] for line in lines]
+        assert (statuses[0], statuses[-1]) == ("pulling manifest", "success")
+        assert standin.post("/api/pull", json={"model": MODEL, "stream": False}).json() == {"status": "success"}
+        last = standin.post("/api/pull", json={"model": "nope"}).text.splitlines()[-1]
+        assert json.loads(last) == {"error": "pull model manifest: file does not exist"}
+        assert standin.post("/api/pull", json={"model": "nope", "stream": False}).status_code == 500
