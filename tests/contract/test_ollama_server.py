@@ -201,6 +201,13 @@ class TestContext:
         assert status == 400
         assert "maximum context length" in message
 
+    def test_physical_batch_cuts_silently(self, server: httpx.Client) -> None:
+        """A text within the context but over `num_batch` is cut without a word, unless `truncate` is false."""
+        options = {"num_batch": 16}
+        cut = embed(server, "sky " * 14 + "volcano " * 100, options=options)[0]
+        assert cut @ embed(server, "sky " * 14, options=options)[0] > 0.9999
+        assert error_of(post(server, "sky " * 15, truncate=False, options=options)) == (400, TOO_LONG)
+
 
 class TestErrors:
     """Every error is a JSON object with one text."""
@@ -237,19 +244,24 @@ class TestErrors:
 class TestStandIn:
     """What only the stand-in promises: life cycle, queue, test models, faults."""
 
-    def test_port_opens_before_the_model_loads_and_sigterm_ends_cleanly(self) -> None:
-        """The model is loaded by the first call; SIGTERM during work gives exit code 0."""
-        with running() as (process, client), concurrent.futures.ThreadPoolExecutor(1) as pool:
+    def test_port_opens_before_the_model_loads(self, standin: httpx.Client) -> None:
+        """The first call loads the model; another process gives the same bits; drills need their flags."""
+        with running("--threads", "1") as (_, client):
             assert client.get("/api/ps").json() == {"models": []}
             assert client.post("/_faults", json={}).status_code == 404
             assert client.get("/_stats").status_code == 404
             assert post(client, "x", "hash-384").status_code == 404
-            embed(client, "x")
+            assert np.array_equal(embed(client, "sky " * 50), embed(standin, "sky " * 50))
             assert [model["name"] for model in client.get("/api/ps").json()["models"]] == [f"{MODEL}:latest"]
+
+    def test_sigterm_ends_cleanly_in_the_middle_of_work(self) -> None:
+        """The call in flight is told, and the exit code is 0."""
+        with running("--faults") as (process, client), concurrent.futures.ThreadPoolExecutor(1) as pool:
             busy = pool.submit(post, client, ["sky " * 250] * 500)
+            wait_until(lambda: client.get("/_stats").json()["loads"] == 1)
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_S) == 0
-            assert isinstance(busy.exception(DEADLINE_S), httpx.TransportError) or busy.result().status_code >= 500
+            assert error_of(busy.result(DEADLINE_S)) == (503, "server is shutting down")
 
     def test_keep_alive_zero_unloads(self, standin: httpx.Client) -> None:
         """The model leaves memory right after a call that says so, and comes back by itself."""
@@ -280,12 +292,12 @@ class TestStandIn:
             wait_until(lambda: drill.get("/_stats").json()["in_flight"] == 1)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["y"] * 5}, timeout=0.15)
-            last = pool.submit(embed, drill, "z")
-            assert last.result(DEADLINE_S).shape == (1, 384)
-            assert first.done()
+            queued = post(drill, "z").json()["total_duration"]
+            assert first.result(DEADLINE_S).shape == (12, 384)
+        assert queued > 3 * post(drill, "z").json()["total_duration"]
         after = drill.get("/_stats").json()
         assert after["dropped_requests"] == before["dropped_requests"] + 1
-        assert after["texts_embedded"] == before["texts_embedded"] + 12 + 1
+        assert after["texts_embedded"] == before["texts_embedded"] + 12 + 1 + 1
         assert after["busy_seconds"] > before["busy_seconds"]
 
     def test_running_request_of_a_gone_client_stops(self, drill: httpx.Client) -> None:
@@ -328,6 +340,13 @@ class TestStandIn:
         assert after["embed_requests"] == before["embed_requests"] + 10
         assert after["texts_embedded"] == before["texts_embedded"] + 8
         assert after["faulted_requests"] == before["faulted_requests"] + 2
+
+    def test_a_fault_can_be_slowness_only(self, drill: httpx.Client) -> None:
+        """Without a status the delayed call gets its real answer."""
+        drill.post("/_faults", json={"delay_s": 0.2, "count": 1})
+        begun = time.monotonic()
+        assert embed(drill, "x", "hash-384").shape == (1, 384)
+        assert time.monotonic() - begun >= 0.2
 
     @pytest.mark.parametrize("fault", [{"state": 503}, {"status": 99}, {"status": 503, "every": 0}, []])
     def test_impossible_faults_are_refused(self, drill: httpx.Client, fault: object) -> None:

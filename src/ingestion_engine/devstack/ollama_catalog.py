@@ -12,8 +12,9 @@ _DEFAULT_NAMESPACE = "library"
 _DEFAULT_TAG = "latest"
 _NAME = re.compile(r"(?:\w[\w-]*/)?\w[\w.-]*(?::\w[\w.-]*)?", re.ASCII)
 """[namespace/]model[:tag]; a registry's host in front is accepted by the real server only."""
-_MINILM_ALIASES = ("22m", "l6-v2", "22m-l6-v2-fp16")
-"""Tags under which the published model is found as well."""
+_PUBLISHED = "all-minilm"
+_PUBLISHED_TAGS = ("22m", "l6-v2")
+"""Tags under which the model is found as well."""
 _ARCHITECTURE = "bert"
 
 
@@ -29,9 +30,8 @@ class Catalog:
         self.runners = runners
         self._modified_at = datetime.now(UTC).isoformat()
         self._by_name = {runner.model.name: runner for runner in runners}
-        for alias in _MINILM_ALIASES:
-            if "all-minilm:latest" in self._by_name:
-                self._by_name[f"all-minilm:{alias}"] = self._by_name["all-minilm:latest"]
+        if published := self._by_name.get(f"{_PUBLISHED}:{_DEFAULT_TAG}"):
+            self._by_name |= {f"{_PUBLISHED}:{tag}": published for tag in _PUBLISHED_TAGS}
 
     def find(self, name: str) -> Runner | None:
         """Return the runner of a model; None if there is no such model.

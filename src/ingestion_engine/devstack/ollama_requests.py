@@ -188,7 +188,7 @@ def read_runner_options(options: Mapping[str, Any]) -> RunnerOptions:
 def _parse_json(text: str) -> Any:
     start = len(text) - len(text.lstrip(" \t\r\n"))
     try:
-        value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, start)
+        value, _ = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_read_float).raw_decode(text, start)
     except json.JSONDecodeError as error:
         if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
             raise BadRequestError("unexpected EOF") from error
@@ -196,6 +196,13 @@ def _parse_json(text: str) -> Any:
     except RecursionError as error:
         raise BadRequestError("exceeded max depth") from error
     return value
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise BadRequestError(f"json: cannot unmarshal number {digits} into Go value of type float64")
+    return number
 
 
 def _refuse_constant(constant: str) -> None:

@@ -60,7 +60,7 @@ from ingestion_engine.devstack.ollama_runner import Embedded, Runner
 _VERSION = "0.33.0"
 """The version of the server whose behaviour this repeats."""
 _TEST_DIMENSIONS = (384, 768)
-_STOP_S = 2
+_STOP_S = 1
 """Seconds that open requests get at SIGTERM; a text takes less than 0.2 s."""
 _MAX_THREADS = 8
 """More cores than this are left to the rest of the stack."""
@@ -97,6 +97,8 @@ class OllamaStandIn:
         self._faults = FaultPlan()
         self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="embed")
         self._catalog = Catalog([])
+        self.stopping = asyncio.Event()
+        """Set when the server ends: calls in flight are answered 503 after the text they are at."""
 
     def make_app(self) -> Starlette:
         """Return the ASGI application."""
@@ -178,7 +180,7 @@ class OllamaStandIn:
         self._stats.max_in_flight = max(self._stats.max_in_flight, self._stats.in_flight)
         try:
             raw = await request.body()
-            response = await unless_gone(request, self._embed(raw))
+            response = await unless_gone(request, self.stopping, self._embed(raw))
             if response.status_code == CLIENT_GONE:
                 self._stats.dropped_requests += 1
             return response
@@ -213,7 +215,7 @@ class OllamaStandIn:
     async def embed_legacy(self, request: Request) -> Response:
         """`POST /api/embeddings`: one vector, not normalised; errors are 500, as there."""
         call = read_legacy_call(await request.body())
-        return await unless_gone(request, self._embed_legacy(call))
+        return await unless_gone(request, self.stopping, self._embed_legacy(call))
 
     async def _embed_legacy(self, call: EmbedCall) -> Response:
         try:
@@ -255,6 +257,16 @@ def _describe(call: EmbedCall, embedded: Embedded, vectors: list[Vector], total_
     return answer
 
 
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ollama_server", description="Ollama's API over all-MiniLM-L6-v2.")
     parser.add_argument("--host", default="127.0.0.1")
@@ -285,14 +297,16 @@ def main(argv: list[str] | None = None) -> None:
         faults=arguments.faults,
         test_models=arguments.test_models,
     )
-    app = OllamaStandIn(options).make_app()
+    stand_in = OllamaStandIn(options)
     os.nice(max(arguments.nice, 0))
     with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
         host, port = listener.getsockname()[:2]
         sys.stdout.write(f"Ollama stand-in on http://{host}:{port}\n")
         sys.stdout.flush()
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_STOP_S)
-        uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(
+            stand_in.make_app(), log_level="warning", access_log=False, timeout_graceful_shutdown=_STOP_S
+        )
+        _Server(config, stand_in.stopping).run(sockets=[listener])
 
 
 if __name__ == "__main__":
