@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any, NewType
+
+import orjson
 
 JobId = NewType("JobId", str)
 ObjectId = NewType("ObjectId", str)
@@ -42,9 +43,12 @@ def make_point_id(object_id: ObjectId, content_hash: str, occurrence: int) -> Po
 
 
 def hash_json(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces), 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8), 64 hex digits.
+
+    For strings, integers, lists and string-keyed objects the bytes equal those of
+    ``json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)``, so other languages can compute it.
+    """
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, Any], prefix: str) -> str:

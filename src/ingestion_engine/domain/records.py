@@ -52,10 +52,27 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedObject:
-    """An object to work on and the reason."""
+    """An object to work on and the reason.
+
+    ``prior_chunks`` and ``prior_digest`` are of the points that an earlier job left; when this version fails, the old points stay
+    and so do these in the object table.
+    """
 
     ref: ObjectRef
     action: Action
+    prior_chunks: int = 0
+    prior_digest: str = ""
+
+
+def _object_to_json(planned: PlannedObject) -> list[Any]:
+    ref = planned.ref
+    row = [ref.bucket, ref.key, ref.etag, ref.size_bytes, ref.last_modified, planned.action.value]
+    return [*row, planned.prior_chunks, planned.prior_digest] if planned.prior_chunks else row
+
+
+def _object_from_json(row: list[Any]) -> PlannedObject:
+    bucket, key, etag, size_bytes, last_modified, action, *prior = row
+    return PlannedObject(ObjectRef(bucket, key, etag, size_bytes, last_modified), Action(action), *prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +84,12 @@ class Partition:
 
     def to_json(self) -> dict[str, Any]:
         """The partition as JSON types, without its id (the id names where these bytes are)."""
-        return {
-            "objects": [
-                [o.ref.bucket, o.ref.key, o.ref.etag, o.ref.size_bytes, o.ref.last_modified, o.action.value]
-                for o in self.objects
-            ]
-        }
+        return {"objects": [_object_to_json(planned) for planned in self.objects]}
 
     @classmethod
     def from_json(cls, partition_id: PartitionId, data: Mapping[str, Any]) -> Partition:
         """The inverse of ``to_json``."""
-        objects = tuple(
-            PlannedObject(ObjectRef(bucket, key, etag, size, modified), Action(action))
-            for bucket, key, etag, size, modified, action in data["objects"]
-        )
-        return cls(partition_id, objects)
+        return cls(partition_id, tuple(_object_from_json(row) for row in data["objects"]))
 
     def content_hash(self) -> str:
         """16 hex digits that depend on the objects alone, not on the plan they stand in."""

@@ -198,6 +198,8 @@ class JobSpec(Strict):
     request: JobRequest
     model: str
     """The embedding model's name after defaults."""
+    parallelism: int = Field(ge=1)
+    """Partitions at once, as granted by the service; at most what the request asked for."""
     limits: FrozenLimits
     endpoints: dict[str, Any]
     """Non-secret settings that workers must share (``Settings.endpoints()``)."""

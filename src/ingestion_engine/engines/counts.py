@@ -1,0 +1,125 @@
+"""Counts: what a job has seen and done, the one source of progress and summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingestion_engine.domain.records import Action, Outcome, PartitionReport
+from ingestion_engine.engines.planning import Tally, is_deletion
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running totals of one job over its attempts. Objects are counted once, however often they were tried."""
+
+    tally: Tally = field(default_factory=Tally)
+    done: int = 0
+    failed: int = 0
+    gone: int = 0
+    kept: int = 0
+    deleted: int = 0
+    chunks: int = 0
+    chunks_embedded: int = 0
+    chunks_reused: int = 0
+    embed_calls: int = 0
+    bytes_read: int = 0
+    partitions_planned: int = 0
+    partitions_done: int = 0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_work(self, report: PartitionReport) -> None:
+        """Add what a report cost. Also for reports of earlier attempts."""
+        self.chunks += report.chunks
+        self.chunks_embedded += report.chunks_embedded
+        self.chunks_reused += report.chunks_reused
+        self.embed_calls += report.embed_calls
+        self.bytes_read += report.bytes_read
+        for step, seconds in report.seconds.items():
+            self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
+
+    def add_report(self, report: PartitionReport) -> None:
+        """Add a report of this attempt."""
+        self.add_work(report)
+        self.partitions_done += 1
+        for result in report.results:
+            if is_deletion(report.partition_id):
+                self.deleted += result.outcome is Outcome.DELETED
+                self.kept += result.outcome is Outcome.KEPT
+            elif result.outcome is Outcome.DONE:
+                self.done += 1
+            elif result.outcome is Outcome.FAILED:
+                self.failed += 1
+            else:
+                self.gone += 1
+
+    @property
+    def total_failed(self) -> int:
+        """Objects of this job that failed, in all its attempts."""
+        return self.failed + self.tally.already_failed
+
+    @property
+    def planned(self) -> int:
+        """Objects this job works on, in all its attempts; deletions not included."""
+        tally = self.tally
+        to_do = sum(count for action, count in tally.by_action.items() if action is not Action.DELETE)
+        return to_do + tally.already_done + tally.already_failed
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as stored and served. At the end ``done + failed + skipped == listed``."""
+        tally = self.tally
+        return {
+            "listed": tally.listed,
+            "planned": self.planned,
+            "done": self.done + tally.already_done,
+            "failed": self.total_failed,
+            "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
+            "unchanged": tally.unchanged,
+            "directory_markers": tally.directory_markers,
+            "failed_before": tally.failed_before,
+            "gone": self.gone,
+            "deleted": self.deleted,
+            "to_delete": tally.deletes,
+            "new": tally.by_action.get(Action.NEW, 0),
+            "changed": tally.by_action.get(Action.CHANGED, 0),
+            "retried": tally.by_action.get(Action.RETRY, 0) + tally.by_action.get(Action.DIRTY, 0),
+            "bytes_planned": tally.bytes_planned,
+            "bytes_read": self.bytes_read,
+            "chunks_estimated": tally.chunks_estimated,
+            "chunks": self.chunks,
+            "chunks_embedded": self.chunks_embedded,
+            "chunks_reused": self.chunks_reused,
+            "embed_calls": self.embed_calls,
+            "partitions_planned": self.partitions_planned,
+            "partitions_done": self.partitions_done,
+        }
+
+
+class RateMeter:
+    """Chunks and bytes per second since work began, and what is left at that rate."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Begin to measure; later calls change nothing."""
+        if self._started is None:
+            self._started = self._clock()
+
+    def measure(self, counts: Counts) -> tuple[dict[str, float], float | None]:
+        """Return the rates, and the seconds left (None while unknown: nothing finished yet, or planning goes on)."""
+        if self._started is None:
+            return {"chunks_per_s": 0.0, "bytes_per_s": 0.0}, None
+        elapsed = max(self._clock() - self._started, 1e-3)
+        rates = {
+            "chunks_per_s": round(counts.chunks / elapsed, 2),
+            "bytes_per_s": round(counts.bytes_read / elapsed, 1),
+        }
+        finished = counts.done + counts.failed + counts.gone
+        to_do = counts.planned - counts.tally.already_done - counts.tally.already_failed
+        if not finished:
+            return rates, None
+        return rates, round(max(0, to_do - finished) * elapsed / finished, 1)

@@ -1,0 +1,100 @@
+"""The driver's entry: a fixed command and a spec URI, the same on every engine.
+
+``python -m ingestion_engine.engines.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
+
+Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a crash, and the
+service starts the next attempt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import orjson
+
+from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.domain.ports import Engine
+from ingestion_engine.domain.spec import EngineName, JobSpec
+from ingestion_engine.engines.driver import Driver
+from ingestion_engine.engines.log_tail import LogTail
+from ingestion_engine.pipeline.parse import PARSER_VERSION
+from ingestion_engine.pipeline.worker import check_worker, process_partition
+from ingestion_engine.runtime.settings import load_settings
+from ingestion_engine.runtime.telemetry import TextFormatter, configure_logging, get_logger
+from ingestion_engine.state.ledger import Ledger
+
+log = get_logger(__name__)
+
+EXIT_SUPERSEDED = 3
+
+
+def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
+    """Run one attempt of a job in this process and return its summary; None when another attempt owns the job.
+
+    Raises:
+        IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
+    """
+    settings = load_settings()
+    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+    state = open_state_store(settings, state_url)
+    spec = Ledger(state, job_id).read_spec()
+    tail = LogTail()
+    tail.setFormatter(TextFormatter())
+    logging.getLogger().addHandler(tail)
+    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, "engine": spec.engine.value})
+    settings_of_job = settings.with_endpoints(spec.endpoints)
+    driver = Driver(
+        spec,
+        spec_uri,
+        attempt,
+        PARSER_VERSION,
+        state,
+        open_source(settings_of_job),
+        open_embedder(settings_of_job, spec.limits),
+        open_stores(settings_of_job, spec.request.stores),
+        _engine(spec, settings.ray.task_cpus),
+        log_text=tail.take,
+        check_environment=lambda: check_worker(spec, settings),
+    )
+    return driver.run()
+
+
+def run_partition(spec_uri: str, partition_id: str) -> None:
+    """Rerun one partition in this process and print its report as JSON."""
+    report = process_partition(spec_uri, partition_id)
+    sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _engine(spec: JobSpec, task_cpus: float) -> Engine:
+    if spec.engine is EngineName.RAY:
+        from ingestion_engine.engines.ray_engine import RayEngine
+
+        return RayEngine(spec.parallelism, task_cpus=task_cpus)
+    from ingestion_engine.engines.local import LocalEngine
+
+    return LocalEngine()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """An engine that stops the driver wants it gone now; the lease runs out and the next attempt recovers."""
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="ingestion_engine.engines.entry")
+    parser.add_argument("--spec", required=True, help="URI of the job's spec.json")
+    parser.add_argument("--attempt", required=True, type=int)
+    options = parser.parse_args(arguments)
+    configure_logging(load_settings().log_level, stream=sys.stdout)
+    signal.signal(signal.SIGTERM, _terminate)
+    return 0 if run_driver(options.spec, options.attempt) is not None else EXIT_SUPERSEDED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Log tail: the end of the driver's log, kept for the ledger, where it outlives cluster and pod."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+TAIL_CHARS = 256 * 1024
+"""What is kept of a driver's log."""
+
+
+class LogTail(logging.Handler):
+    """Keeps the last lines of the log in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque()
+        self._chars = 0
+        self._changed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one event."""
+        line = self.format(record)
+        self._lines.append(line)
+        self._chars += len(line) + 1
+        while self._chars > TAIL_CHARS and len(self._lines) > 1:
+            self._chars -= len(self._lines.popleft()) + 1
+        self._changed = True
+
+    def take(self) -> str | None:
+        """Return the tail when it changed since the last call, else None."""
+        self.acquire()
+        try:
+            if not self._changed:
+                return None
+            self._changed = False
+            return "\n".join(self._lines) + "\n"
+        finally:
+            self.release()

@@ -1,0 +1,135 @@
+"""Merge: what one attempt did becomes rows of the object table. Idempotent; also how a successor recovers a dead attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ingestion_engine.domain.ids import make_object_id
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, TableRow
+from ingestion_engine.engines.planning import INTERRUPTED
+from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
+from ingestion_engine.state.ledger import Ledger
+from ingestion_engine.state.object_table import ObjectTable
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """An attempt whose outcome is not yet in the object table."""
+
+    job_id: str
+    attempt: int
+    epoch: int
+    fingerprint: str
+    opened_at: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its segments and partitions start with."""
+        return f"a{self.attempt:02d}-"
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in ``collections/{c}/open/{job_id}``."""
+        return {
+            "attempt": self.attempt,
+            "epoch": self.epoch,
+            "fingerprint": self.fingerprint,
+            "opened_at": self.opened_at,
+        }
+
+
+def open_attempt(store: StateStore, collection: str, attempt: OpenAttempt) -> None:
+    """Note that an attempt is about to write points; before this is durable it must not."""
+    open_plan(store, collection, attempt.job_id, attempt.attempt, attempt.to_json())
+
+
+def find_open_attempts(store: StateStore, collection: str) -> list[OpenAttempt]:
+    """Return every attempt on the collection that was never merged."""
+    return [
+        OpenAttempt(job_id, data["attempt"], data["epoch"], data["fingerprint"], data["opened_at"])
+        for job_id, data in list_open_plans(store, collection)
+    ]
+
+
+def merge_attempt(store: StateStore, table: ObjectTable, attempt: OpenAttempt, *, complete: bool, now: str) -> None:
+    """Append an attempt's outcome to the object table, then forget that it was open.
+
+    Args:
+        store: The state store.
+        table: The collection's object table.
+        attempt: Whose outcome.
+        complete: True when every planned partition has reported. Otherwise all planned objects without a result become rows
+            ``failed``/``interrupted``: the next plan treats them as dirty.
+        now: RFC 3339.
+
+    Cost: reads the attempt's plan (unless complete) and reports once; memory bounded by the table's external sort.
+    """
+    ledger = Ledger(store, attempt.job_id)
+    table.append_unsorted(
+        _rows(ledger, attempt, complete=complete, now=now), epoch=attempt.epoch, job_id=attempt.job_id
+    )
+    close_plan(store, table.collection, attempt.job_id)
+    table.compact()
+
+
+def attempt_reports(ledger: Ledger, attempt: OpenAttempt) -> Iterator[PartitionReport]:
+    """Yield the durable reports of one attempt."""
+    return (report for report in ledger.iter_reports() if report.partition_id.startswith(attempt.prefix))
+
+
+def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> Iterator[TableRow]:
+    """Later rows of a key win, so the interrupted come first."""
+    if not complete:
+        yield from _interrupted_rows(ledger, attempt, now)
+    for report in attempt_reports(ledger, attempt):
+        for result in report.results:
+            if result.outcome is not Outcome.KEPT:
+                yield _result_row(result, attempt, now)
+
+
+def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterator[TableRow]:
+    for partition in ledger.iter_plan(attempt.attempt):
+        for planned in partition.objects:
+            ref = planned.ref
+            yield TableRow(
+                ref.key,
+                ref.etag,
+                ref.size_bytes,
+                ref.last_modified,
+                make_object_id(ref.bucket, ref.key),
+                "failed",
+                INTERRUPTED,
+                "The job ended before this object was finished; the next job completes it.",
+                retryable=True,
+                fingerprint=attempt.fingerprint,
+                chunk_count=planned.prior_chunks,
+                points_digest=planned.prior_digest,
+                epoch=attempt.epoch,
+                job_id=attempt.job_id,
+                updated_at=now,
+            )
+
+
+_STATES = {Outcome.DONE: "present", Outcome.FAILED: "failed", Outcome.DELETED: "removed"}
+
+
+def _result_row(result: ObjectResult, attempt: OpenAttempt, now: str) -> TableRow:
+    return TableRow(
+        result.key,
+        result.etag,
+        result.size_bytes,
+        result.last_modified,
+        result.object_id,
+        _STATES[result.outcome],
+        result.error_code,
+        result.reason,
+        retryable=result.retryable,
+        fingerprint=attempt.fingerprint,
+        chunk_count=result.chunk_count,
+        points_digest=result.points_digest,
+        epoch=attempt.epoch,
+        job_id=attempt.job_id,
+        updated_at=now,
+    )

@@ -1,0 +1,176 @@
+"""The plan thread: lists, diffs and packs while partitions are already being worked on."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
+from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.engines.counts import Counts
+from ingestion_engine.engines.listing import check_order, sort_listing
+from ingestion_engine.engines.planning import (
+    SMALL_JOB_OBJECTS,
+    DiffRules,
+    Packer,
+    diff_objects,
+    estimate_chunks,
+    segment_name,
+)
+from ingestion_engine.state.ledger import Ledger
+
+MASS_DELETE_OBJECTS = 100
+MASS_DELETE_FRACTION = 0.2
+"""A plan that deletes more than this share of more than so many objects needs ``allow_mass_delete``."""
+
+
+@dataclass(slots=True)
+class PlanThread:
+    """Writes the plan of one attempt, segment by segment, and hands out partition ids as they become durable.
+
+    ``error`` is set when planning ended early; what was handed out before is right and may run.
+    """
+
+    spec: JobSpec
+    attempt: int
+    ledger: Ledger
+    rules: DiffRules
+    list_objects: Callable[[], Iterable[ObjectRef]]
+    scan_table: Callable[[], Iterable[TableRow]]
+    sort_first: bool
+    counts: Counts
+    before_first_segment: Callable[[], None]
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Numbers of segments, shared by all plans of one attempt so that no name is used twice."""
+    error: Exception | None = None
+    complete: bool = False
+    delete_ids: list[PartitionId] = field(default_factory=list)
+    started: bool = False
+    """True once a partition may have been worked on."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    _ready: queue.Queue[PartitionId | None] = field(default_factory=queue.Queue)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to plan in the background."""
+        self._thread = threading.Thread(target=self._run, name="ingest-plan", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until planning has ended, early if ``stop`` is set."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def partition_ids(self) -> Iterator[PartitionId]:
+        """Yield ids as they become durable; ends with the plan, or soon after ``stop`` is set."""
+        while not self.stop.is_set():
+            try:
+                partition_id = self._ready.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if partition_id is None:
+                return
+            yield partition_id
+
+    def measure(self) -> None:
+        """Plan without writing anything: only count (mode ``plan``). Blocking.
+
+        Raises:
+            ListingOutOfOrderError, TransientError, FatalError.
+        """
+        for planned in self._diff():
+            self._count(planned)
+
+    def _run(self) -> None:
+        try:
+            self._write()
+            self.complete = True
+        except Exception as error:  # reported to the driver, which decides
+            self.error = error
+        finally:
+            self._ready.put(None)
+
+    def _diff(self) -> Iterator[PlannedObject]:
+        listing = self.list_objects()
+        ordered = sort_listing(listing) if self.sort_first else check_order(listing)
+        return diff_objects(ordered, self.scan_table(), self.rules, self.counts.tally)
+
+    def _count(self, planned: PlannedObject) -> None:
+        if planned.action is not Action.DELETE:
+            self.counts.tally.bytes_planned += planned.ref.size_bytes
+            self.counts.tally.chunks_estimated += estimate_chunks(planned.ref, self.spec.request.chunking)
+
+    def _write(self) -> None:
+        packer = Packer(self.spec.limits, self.spec.request.chunking)
+        deletions: list[PlannedObject] = []
+        work = self._split_off(self._diff(), deletions, packer)
+        head = list(itertools.islice(work, SMALL_JOB_OBJECTS))
+        if len(head) < SMALL_JOB_OBJECTS:
+            self._refuse_mass_delete()
+            packer = packer.shrunk_for(head, self.spec.parallelism)
+        segment: list[tuple[PlannedObject, ...]] = []
+        size = 0
+        for part in packer.pack(itertools.chain(head, work)):
+            segment.append(part)
+            size += len(part)
+            if size >= SMALL_JOB_OBJECTS:
+                self._hand_out(self._write_segment("", segment))
+                segment, size = [], 0
+        if segment:
+            self._hand_out(self._write_segment("", segment))
+        self._refuse_mass_delete()
+        self._write_deletions(deletions, packer)
+
+    def _split_off(
+        self, stream: Iterable[PlannedObject], deletions: list[PlannedObject], packer: Packer
+    ) -> Iterator[PlannedObject]:
+        """Yield what is to be embedded; keep deletions aside, on disk when they are many: they run after everything else."""
+        for planned in stream:
+            if self.stop.is_set():
+                return
+            self._count(planned)
+            if planned.action is not Action.DELETE:
+                yield planned
+                continue
+            deletions.append(planned)
+            if len(deletions) >= SMALL_JOB_OBJECTS:
+                self._write_deletions(deletions, packer)
+
+    def _write_deletions(self, deletions: list[PlannedObject], packer: Packer) -> None:
+        if deletions:
+            self.delete_ids += self._write_segment("d", list(packer.pack(deletions)))
+            deletions.clear()
+
+    def _write_segment(self, kind: str, parts: list[tuple[PlannedObject, ...]]) -> list[PartitionId]:
+        if not self.started:
+            self.before_first_segment()
+            self.started = True
+        name = segment_name(self.attempt, kind, next(self.numbers))
+        ids = self.ledger.write_plan_segment(name, parts)
+        self.counts.partitions_planned += len(ids)
+        return ids
+
+    def _hand_out(self, ids: Iterable[PartitionId]) -> None:
+        for partition_id in ids:
+            self._ready.put(partition_id)
+
+    def _refuse_mass_delete(self) -> None:
+        tally, request = self.counts.tally, self.spec.request
+        if request.allow_mass_delete or not tally.deletes:
+            return
+        everything = tally.listed == 0
+        many = tally.table_rows > MASS_DELETE_OBJECTS and tally.deletes > MASS_DELETE_FRACTION * tally.table_rows
+        if everything or many:
+            raise FatalError(
+                "mass_delete_refused",
+                f"This job would delete {tally.deletes} of {tally.table_rows} objects of collection"
+                f" {request.collection!r}" + (": the listing is empty." if everything else "."),
+                hint="If that is right, submit again with allow_mass_delete=true; otherwise check bucket, prefix and filters.",
+                deletes=tally.deletes,
+                objects=tally.table_rows,
+            )

@@ -1,0 +1,202 @@
+"""Planning: one ordered merge of listing and object table, then partitions packed by bytes, count and estimated chunks.
+
+Pure functions over streams; memory does not depend on the number of objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
+from ingestion_engine.domain.spec import Chunking, FrozenLimits
+
+INTERRUPTED = "interrupted"
+"""Error code of table rows whose partition never reported: some points of the object may have been written."""
+
+SMALL_JOB_OBJECTS = 10_000
+"""Objects held back until the plan's size is known, so that a small job is spread evenly; also the first plan segment."""
+
+PARTITIONS_PER_WORKER = 4
+"""A small job has at least so many partitions per parallel worker, so that the last ones end at about the same time."""
+
+_TEXT_SHARE = {
+    "pdf": 0.1, "docx": 0.2, "pptx": 0.03, "xlsx": 0.5, "epub": 0.6, "html": 0.5, "htm": 0.5, "eml": 0.7, "rtf": 0.4, "gz": 4.0, "xml": 0.8,
+}  # fmt: skip
+"""Characters of text per byte of file, by name (a guess; only packing and progress depend on it, never a result)."""
+
+
+def segment_name(attempt: int, kind: str, number: int) -> str:
+    """Name of a plan segment: ``a01-00003`` for work (kind ""), ``a01-d00003`` for deletions (kind "d")."""
+    return f"a{attempt:02d}-{kind}{number:05d}"
+
+
+def is_deletion(partition_id: PartitionId) -> bool:
+    """True for a partition of planned deletions. Pure."""
+    return partition_id.partition("-")[2].startswith("d")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What planning counted; feeds the job's counts and the plan's fixed denominators."""
+
+    listed: int = 0
+    unchanged: int = 0
+    directory_markers: int = 0
+    failed_before: int = 0
+    """Failed for good in an earlier job and unchanged since: not tried again."""
+    already_done: int = 0
+    """Done by an earlier attempt of this job."""
+    already_failed: int = 0
+    table_rows: int = 0
+    deletes: int = 0
+    by_action: dict[Action, int] = field(default_factory=dict)
+    bytes_planned: int = 0
+    chunks_estimated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRules:
+    """What of a job decides which objects are worked on."""
+
+    job_id: str
+    bucket: str
+    fingerprint: str
+    full: bool
+    delete_missing: bool
+    retry_failed: bool
+    selects: Callable[[str], bool]
+
+
+def diff_objects(
+    listing: Iterable[ObjectRef], table: Iterable[TableRow], rules: DiffRules, tally: Tally
+) -> Iterator[PlannedObject]:
+    """Yield what has to be done, in key order, and count the rest in ``tally``.
+
+    Args:
+        listing: Strictly increasing by UTF-8 bytes of the key, all keys of the job's prefix.
+        table: The same order; rows outside the job's filters are left alone.
+        rules: Of the job.
+        tally: Counts, updated as the stream is consumed.
+    """
+    refs = (ref for ref in listing if rules.selects(ref.key))
+    rows = (row for row in table if rules.selects(row.key))
+    ref, row = next(refs, None), next(rows, None)
+    while ref is not None or row is not None:
+        ref_key = None if ref is None else ref.key.encode("utf-8")
+        row_key = None if row is None else row.key.encode("utf-8")
+        take_ref = ref_key is not None and (row_key is None or ref_key <= row_key)
+        take_row = row_key is not None and (ref_key is None or row_key <= ref_key)
+        planned = _decide(ref if take_ref else None, row if take_row else None, rules, tally)
+        if planned is not None:
+            tally.by_action[planned.action] = tally.by_action.get(planned.action, 0) + 1
+            yield planned
+        if take_ref:
+            ref = next(refs, None)
+        if take_row:
+            row = next(rows, None)
+
+
+def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally: Tally) -> PlannedObject | None:
+    if row is not None:
+        tally.table_rows += 1
+    if ref is not None:
+        tally.listed += 1
+        if ref.is_directory_marker:
+            tally.directory_markers += 1
+            ref = None
+    if ref is None:
+        if row is None or not rules.delete_missing:
+            return None
+        tally.deletes += 1
+        gone = ObjectRef(rules.bucket, row.key, row.etag, row.size_bytes, row.last_modified)
+        return PlannedObject(gone, Action.DELETE, row.chunk_count, row.points_digest)
+    if row is None:
+        return PlannedObject(ref, Action.FULL if rules.full else Action.NEW)
+    action = _compare(ref, row, rules, tally)
+    return None if action is None else PlannedObject(ref, action, row.chunk_count, row.points_digest)
+
+
+def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, tally: Tally) -> Action | None:
+    """Why a known object has to be worked on, or None after counting why not."""
+    if row.state == "failed" and row.error_code == INTERRUPTED:
+        return Action.FULL if rules.full else Action.DIRTY
+    same = (
+        row.fingerprint == rules.fingerprint
+        and row.etag == ref.etag
+        and row.size_bytes == ref.size_bytes
+        and row.last_modified == ref.last_modified
+    )
+    mine = row.job_id == rules.job_id
+    if not same:
+        return Action.FULL if rules.full else Action.CHANGED
+    if row.state == "present":
+        if mine:
+            tally.already_done += 1
+        elif rules.full:
+            return Action.FULL
+        else:
+            tally.unchanged += 1
+        return None
+    if row.retryable or ((rules.full or rules.retry_failed) and not mine):
+        return Action.FULL if rules.full else Action.RETRY
+    if mine:
+        tally.already_failed += 1
+    else:
+        tally.failed_before += 1
+    return None
+
+
+def estimate_chunks(ref: ObjectRef, chunking: Chunking) -> int:
+    """Return a guess of an object's chunks from its name and size; at least 1. Pure."""
+    share = 1.0
+    for extension in ref.key.lower().rsplit("/", 1)[-1].split(".")[1:]:
+        share *= _TEXT_SHARE.get(extension, 1.0)
+    step = chunking.max_chars - chunking.overlap_chars
+    return max(1, math.ceil(ref.size_bytes * share / step))
+
+
+@dataclass(slots=True)
+class Packer:
+    """Cuts a stream of planned objects into partitions, in order: greedy, bounded by bytes, count and estimated chunks."""
+
+    limits: FrozenLimits
+    chunking: Chunking
+
+    def pack(self, objects: Iterable[PlannedObject]) -> Iterator[tuple[PlannedObject, ...]]:
+        """Yield partitions; together they are a disjoint cover of the stream, order kept. Every one has an object."""
+        part: list[PlannedObject] = []
+        size_bytes = chunks = 0
+        for planned in objects:
+            weight = 0 if planned.action is Action.DELETE else planned.ref.size_bytes
+            estimate = 1 if planned.action is Action.DELETE else estimate_chunks(planned.ref, self.chunking)
+            over = (
+                len(part) >= self.limits.partition_objects
+                or size_bytes + weight > self.limits.partition_bytes
+                or chunks + estimate > self.limits.partition_chunks
+            )
+            if part and over:
+                yield tuple(part)
+                part, size_bytes, chunks = [], 0, 0
+            part.append(planned)
+            size_bytes += weight
+            chunks += estimate
+        if part:
+            yield tuple(part)
+
+    def shrunk_for(self, objects: list[PlannedObject], parallelism: int) -> Packer:
+        """The packer for a job that is known whole: limits lowered so that every worker gets several partitions."""
+        pieces = PARTITIONS_PER_WORKER * parallelism
+        chunks = sum(estimate_chunks(planned.ref, self.chunking) for planned in objects)
+        limits = self.limits
+        return replace(
+            self,
+            limits=limits.model_copy(
+                update={
+                    "partition_objects": min(limits.partition_objects, max(1, len(objects) // pieces)),
+                    "partition_chunks": min(limits.partition_chunks, max(1, chunks // pieces)),
+                }
+            ),
+        )

@@ -1,0 +1,96 @@
+"""Preflight: what must be true before a job writes anything. Each failure is a FatalError with a code the API uses too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.ids import make_embedding_id
+from ingestion_engine.domain.ports import StateStore, VectorStore
+from ingestion_engine.domain.records import ModelInfo
+from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
+from ingestion_engine.state.collections import compare_contract, create_contract, find_name_collision, read_contract
+
+
+def utc_now() -> str:
+    """The time as RFC 3339 in UTC with whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
+    """Return the contract that this job's request amounts to. Pure but for the date."""
+    request = spec.request
+    options: dict[str, object] = {}
+    return CollectionContract(
+        collection=request.collection,
+        stores=tuple(sorted(request.stores)),
+        model=spec.model,
+        model_digest=model.digest,
+        dimension=model.dimension,
+        embedding_id=make_embedding_id(model.digest, model.dimension, options, request.embedding.prefix),
+        prefix=request.embedding.prefix,
+        query_prefix=request.embedding.query_prefix,
+        options=options,
+        chunking=request.chunking,
+        created_at=utc_now(),
+        created_by=spec.job_id,
+    )
+
+
+def check_contract(store: StateStore, wanted: CollectionContract) -> CollectionContract | None:
+    """Return the collection's contract when the job agrees with it, None when the collection is new. Writes nothing.
+
+    Raises:
+        FatalError: "contract_mismatch", "collection_name_taken".
+    """
+    existing = read_contract(store, wanted.collection)
+    if existing is not None:
+        compare_contract(existing, wanted)
+        return existing
+    other = find_name_collision(store, wanted.collection)
+    if other is not None:
+        raise FatalError(
+            "collection_name_taken",
+            f"The name {wanted.collection!r} differs only in case from {other!r}; Weaviate cannot tell them apart.",
+            hint=f"Use {other!r}, or another name.",
+        )
+    return None
+
+
+async def prepare_collection(
+    store: StateStore,
+    stores: Mapping[StoreName, VectorStore],
+    wanted: CollectionContract,
+    *,
+    mode: Mode,
+    has_objects: bool,
+) -> CollectionContract:
+    """Make the collection exist in every store as agreed, then make the contract durable. Idempotent.
+
+    All stores are checked before the first is written.
+
+    Raises:
+        FatalError: "contract_mismatch", "schema_mismatch"; "collection_missing" when a store lost a collection whose objects the
+            table believes to be there: a sync would leave them out for ever.
+    """
+    existing = check_contract(store, wanted)
+    agreed = existing or wanted
+    for name, vector_store in stores.items():
+        try:
+            await vector_store.check_collection(agreed)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+            if existing is not None and has_objects and mode is not Mode.FULL:
+                raise FatalError(
+                    "collection_missing",
+                    f"{name} has no collection {wanted.collection!r} any more, but the object table lists objects in it.",
+                    hint="Run the job once with mode=full to build it again.",
+                    store=str(name),
+                ) from error
+    for vector_store in stores.values():
+        await vector_store.ensure_collection(agreed)
+    created = create_contract(store, agreed)
+    compare_contract(created, wanted)
+    return created

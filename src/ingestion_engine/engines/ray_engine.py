@@ -1,0 +1,55 @@
+"""The Ray engine: a bounded window of remote tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.pipeline.worker import process_partition
+
+
+class RayEngine:
+    """Runs partitions as Ray tasks, at most ``window`` at once.
+
+    Tasks run with ``max_retries=0``: retries are the driver's, so that one partition never runs twice at the same time behind its back.
+    """
+
+    def __init__(self, window: int, *, task_cpus: float) -> None:
+        self._window = window
+        self._task_cpus = task_cpus
+
+    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+        """Yield one report per partition, as they end. A task without an answer becomes a RETRY with ``process_died``."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, configure_logging=False)
+        task = ray.remote(max_retries=0, num_cpus=self._task_cpus)(process_partition)
+        waiting = iter(partition_ids)
+        running: dict[Any, PartitionId] = {}
+        more = True
+        while more or running:
+            while more and len(running) < self._window:
+                partition_id = next(waiting, None)
+                if partition_id is None:
+                    more = False
+                else:
+                    running[task.remote(spec_uri, partition_id)] = partition_id
+            if running:
+                ended, _ = ray.wait(list(running), num_returns=1)
+                for reference in ended:
+                    yield _report(reference, running.pop(reference))
+
+
+def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
+    import ray
+
+    try:
+        report: PartitionReport = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        died = TransientError("worker_died", f"The worker process ended without an answer ({type(error).__name__}).")
+        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=died.record(), process_died=True)
+    return report

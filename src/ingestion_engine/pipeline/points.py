@@ -1,0 +1,61 @@
+"""Points: ``Document, Sequence[EmbeddedChunk] → Point``s, one per chunk, the same for every store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ingestion_engine.domain.ids import ObjectId, make_point_embedding_id
+from ingestion_engine.domain.records import Document, EmbeddedChunk, Point
+
+
+@dataclass(frozen=True, slots=True)
+class PointStamp:
+    """What all points of one job in one attempt share."""
+
+    job_id: str
+    epoch: int
+    ingested_at: str
+    """RFC 3339, whole seconds, ``Z``."""
+    embedding_id: str
+    """The collection's part."""
+    prefix: str
+    metadata: Mapping[str, str]
+    """From the request; an object's own metadata wins where names collide."""
+
+
+def build_points(
+    object_id: ObjectId, document: Document, embedded: Iterable[EmbeddedChunk], stamp: PointStamp
+) -> Iterator[Point]:
+    """Yield the points of one object, order kept. Pure. Absent values are omitted from payloads, never null."""
+    ref = document.ref
+    metadata = {**stamp.metadata, **document.metadata}
+    shared: dict[str, Any] = {
+        "object_id": object_id,
+        "bucket": ref.bucket,
+        "key": ref.key,
+        "uri": ref.uri,
+        "etag": ref.etag,
+        "content_type": document.content_type,
+        **({"title": document.title} if document.title else {}),
+        **({"metadata": metadata} if metadata else {}),
+        "epoch": stamp.epoch,
+        "job_id": stamp.job_id,
+        "ingested_at": stamp.ingested_at,
+    }
+    for item in embedded:
+        yield Point(item.chunk.point_id, {**shared, **_chunk_fields(item, stamp)}, item.vector)
+
+
+def _chunk_fields(item: EmbeddedChunk, stamp: PointStamp) -> dict[str, Any]:
+    chunk = item.chunk
+    return {
+        "text": chunk.text,
+        "content_hash": chunk.content_hash,
+        "chunk_index": chunk.index,
+        "start_char": chunk.start_char,
+        "end_char": chunk.end_char,
+        **({"page": chunk.page} if chunk.page is not None else {}),
+        "embedding_id": make_point_embedding_id(stamp.embedding_id, stamp.prefix + chunk.text),
+    }

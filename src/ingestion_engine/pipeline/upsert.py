@@ -1,0 +1,58 @@
+"""Upsert: ``Sequence[Point] →`` every store, then what the object no longer has is removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from ingestion_engine.domain.errors import PointsRefused
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import VectorStore
+from ingestion_engine.domain.records import Point
+from ingestion_engine.domain.spec import StoreName
+
+
+async def upsert_points(
+    stores: Mapping[StoreName, VectorStore], collection: str, points: Sequence[Point]
+) -> dict[PointId, str]:
+    """Write points to every store at once; return those that a store refused for good, with its words.
+
+    Idempotent. Every other point has been applied in every store when this returns.
+
+    Raises:
+        TransientError, FatalError: from any store; some stores may have applied the points, a rerun makes them equal.
+    """
+    refused: dict[PointId, str] = {}
+
+    async def write(store: VectorStore) -> None:
+        try:
+            await store.upsert(collection, points)
+        except PointsRefused as error:
+            for point_id, reason in error.context["refused"].items():
+                refused.setdefault(point_id, f"{store.name}: {reason}")
+
+    await _in_all(stores, write)
+    return refused
+
+
+async def delete_stale_points(
+    stores: Mapping[StoreName, VectorStore], collection: str, object_id: ObjectId, *, before_epoch: int
+) -> None:
+    """Remove an object's points of lower epochs from every store at once. Idempotent.
+
+    Raises:
+        TransientError, FatalError: from any store.
+    """
+
+    async def delete(store: VectorStore) -> None:
+        await store.delete_object_points(collection, object_id, before_epoch=before_epoch)
+
+    await _in_all(stores, delete)
+
+
+async def _in_all(stores: Mapping[StoreName, VectorStore], act: Callable[[VectorStore], Awaitable[None]]) -> None:
+    """Let every store finish, then raise the first error: no write is left running behind a report."""
+    outcomes = await asyncio.gather(*(act(store) for store in stores.values()), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

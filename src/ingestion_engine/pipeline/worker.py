@@ -1,0 +1,165 @@
+"""Worker: the one function an engine ships. Two strings in, one small frozen record out; it never raises."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import sys
+import threading
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from ingestion_engine import __version__
+from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.pipeline.runner import PartitionRun, Tools
+from ingestion_engine.runtime.settings import Settings, load_settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.state.collections import read_contract
+from ingestion_engine.state.lease import LeaseCheck, read_lease
+from ingestion_engine.state.ledger import Ledger
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+
+def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
+    """Bring every object of one partition into every store, and report.
+
+    DONE is returned only after the report is durable in the ledger, so a driver that dies loses nothing. RETRY means that something is
+    away; nothing counts against the objects. FATAL stops the job. Never raises. At least once: a second run changes nothing.
+
+    Cost: clients and one event loop are opened on the first call in a process and kept for its life.
+    """
+    pid = PartitionId(partition_id)
+    try:
+        return _loop().run(_process(spec_uri, pid))
+    except TransientError as error:
+        log.warning("partition put back", extra={"partition": partition_id, **error.log_fields()})
+        return PartitionReport(pid, ReportStatus.RETRY, 0, error=error.record())
+    except IngestionError as error:
+        log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
+        return PartitionReport(pid, ReportStatus.FATAL, 0, error=error.record())
+    except Exception as error:
+        # A defect of ours or a vendor's surprise: the seam lets no exception cross, the driver's rounds bound the retries.
+        log.exception("partition failed unexpectedly", extra={"partition": partition_id})
+        surprise = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
+        return PartitionReport(pid, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
+
+
+def check_worker(spec: JobSpec, settings: Settings) -> None:
+    """Return when this process may work on the job.
+
+    Raises:
+        FatalError: "worker_mismatch", naming what differs: the package, Python, or a setting of this environment.
+    """
+    differences: list[str] = []
+    if spec.package_version != __version__:
+        differences.append(f"package version: job {spec.package_version}, here {__version__}")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if spec.python_version != python:
+        differences.append(f"Python: job {spec.python_version}, here {python}")
+    for group_name, values in spec.endpoints.items():
+        group = getattr(settings, group_name)
+        for name, value in values.items():
+            here = getattr(group, name)
+            here = list(here) if isinstance(here, tuple) else here
+            if name in group.model_fields_set and here != value:
+                differences.append(f"INGEST_{group_name}__{name}".upper() + f": job {value}, here {here}")
+    if differences:
+        raise FatalError(
+            "worker_mismatch",
+            "This worker differs from the service that accepted the job: " + "; ".join(differences),
+            hint="Install the same package and Python on the cluster, and unset or equalise the settings named.",
+            differences=differences,
+        )
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, for the life of the process."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.tools: dict[tuple[str, str], asyncio.Task[Tools]] = {}
+        threading.Thread(target=self.loop.run_forever, name="ingest-worker", daemon=True).start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        return future.result()
+
+
+_shared: _LoopThread | None = None
+_shared_lock = threading.Lock()
+
+
+def _loop() -> _LoopThread:
+    global _shared  # noqa: PLW0603 - one loop per process is the point
+    with _shared_lock:
+        if _shared is None:
+            _shared = _LoopThread()
+        return _shared
+
+
+async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
+    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+    settings = load_settings()
+    store = open_state_store(settings, state_url)
+    ledger = Ledger(store, job_id)
+    tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0])
+    partition = await asyncio.to_thread(ledger.read_partition, partition_id)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    report = await PartitionRun(tools, partition, ingested_at=now).run()
+    await asyncio.to_thread(ledger.create_report, report)
+    return report
+
+
+async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str) -> Tools:
+    """The tools of this attempt, opened once per process; those of an earlier attempt or job are closed."""
+    held = _loop().tools
+    key = (spec_uri, attempt)
+    if key not in held:
+        for stale in [held.pop(other) for other in list(held)]:
+            if not stale.cancelled() and stale.exception() is None:
+                await _close(stale.result())
+        held[key] = asyncio.create_task(_open_tools(settings, ledger, attempt))
+    try:
+        return await held[key]
+    except BaseException:
+        held.pop(key, None)
+        raise
+
+
+async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools:
+    spec = await asyncio.to_thread(ledger.read_spec)
+    check_worker(spec, settings)
+    settings = settings.with_endpoints(spec.endpoints)
+    collection = spec.request.collection
+    lease = await asyncio.to_thread(read_lease, ledger.store, collection)
+    if lease is None or lease.job_id != spec.job_id or f"a{lease.attempt:02d}" != attempt:
+        raise LeaseLost("lease_lost", f"Collection {collection!r} belongs to another attempt now.", attempt=attempt)
+    contract = await asyncio.to_thread(read_contract, ledger.store, collection)
+    if contract is None:
+        raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
+    embedder = open_embedder(settings, spec.limits)
+    return Tools(
+        spec,
+        contract,
+        (await embedder.describe(contract.model)).context_length,
+        lease.epoch,
+        open_source(settings),
+        embedder,
+        open_stores(settings, contract.stores),
+        LeaseCheck(ledger.store, collection, spec.job_id, lease.epoch),
+    )
+
+
+async def _close(tools: Tools) -> None:
+    await tools.source.close()
+    await tools.embedder.close()
+    for store in tools.stores.values():
+        await store.close()
