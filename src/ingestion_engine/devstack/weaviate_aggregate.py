@@ -40,10 +40,8 @@ def aggregate(database: Database, request: Any) -> Any:
         raise UnsupportedError("aggregation over a search")
     if request.tenant:
         raise UnsupportedError("multi-tenancy")
-    try:
-        where = compile_where(request, collection, "aggregate: ")
-    except RequestRefusedError as error:
-        raise RequestRefusedError(f"parse params: extract filters: {error}") from None
+    searching = "aggregate: shard main: retrieve doc IDs from searcher: "
+    where = compile_where(request, collection, searching, "parse params: extract filters: ")
     names = [item.property for item in request.aggregations]
     group_by = request.group_by.property if request.HasField("group_by") else None
     props = [_property(collection, name) for name in (*names, *([group_by] if group_by else []))]
@@ -186,6 +184,3 @@ def _dates(asked: Any, values: list[Any], prop: Definition) -> Any:
             if getattr(asked, field):
                 setattr(out, field, value)
     return out
-
-
-

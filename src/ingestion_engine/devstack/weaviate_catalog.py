@@ -78,9 +78,7 @@ class Catalog:
                         raise SchemaError(f"{item} name {name} already exists")
                     if other.lower() == name.lower():
                         raise SchemaError(f'class already exists: found similar {item} "{other}"')
-            cursor = self._db.execute(
-                "INSERT INTO classes(name, body) VALUES (?, ?)", (name, orjson.dumps(definition))
-            )
+            cursor = self._db.execute("INSERT INTO classes(name, body) VALUES (?, ?)", (name, orjson.dumps(definition)))
             self.numbers[name] = int(cursor.lastrowid or 0)
             self.classes[name] = definition
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingestion_engine.devstack.weaviate_catalog import Catalog
+from ingestion_engine.devstack.weaviate_records import NewObject, WrongDimensionError
 from ingestion_engine.devstack.weaviate_schema import (
     DEFAULT_VECTOR,
     Definition,
@@ -27,7 +28,7 @@ from ingestion_engine.devstack.weaviate_schema import (
     upper_first,
     vector_spaces,
 )
-from ingestion_engine.devstack.weaviate_storage import Collection, NewObject, WrongDimensionError
+from ingestion_engine.devstack.weaviate_storage import Collection
 from ingestion_engine.devstack.weaviate_values import PropertyError, format_uuid, guess_type, normalise, parse_uuid
 
 _FILE = re.compile(r"class-(\d+)\.db(?:-wal|-shm)?")
@@ -220,7 +221,7 @@ class Database:
             what = "create collection" if definition is None else "update collection"
             try:
                 if definition is None:
-                    spaces = {DEFAULT_VECTOR: {"vectorizer": {"none": {}}}}
+                    spaces: Definition = {DEFAULT_VECTOR: {"vectorizer": {"none": {}}}}
                     given = {"class": name, "description": _made_now(), "properties": new, "vectorConfig": spaces}
                     return self.create_class(given)
                 if new:
@@ -237,7 +238,8 @@ def dimension_message(item: NewObject, failed: WrongDimensionError) -> str:
     place = f"{space} for target vector {uuid}" if space else f"for {uuid}"
     return (
         f"Validate vector index {place}: new node has a vector with length {failed.got}. "
-        f"Existing nodes have vectors with length {failed.expected}: vector dimensions do not match the index dimensions"
+        f"Existing nodes have vectors with length {failed.expected}: "
+        "vector dimensions do not match the index dimensions"
     )
 
 

@@ -11,61 +11,31 @@ means that every term of the operand occurs; stop words are dropped from operand
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from weaviate.proto.v1 import base_pb2
 
-from ingestion_engine.devstack.weaviate_schema import Definition, find_property, no_such_property
-from ingestion_engine.devstack.weaviate_values import (
-    NESTED,
-    STOPWORDS,
-    PropertyError,
-    parse_date,
-    parse_uuid,
-    tokenize,
-    tokenize_pattern,
+from ingestion_engine.devstack.weaviate_operands import (
+    COMPARE,
+    COMPARISONS,
+    FilterError,
+    FilterSearchError,
+    Leaf,
+    OnlyStopwordsError,
+    Operand,
+    column_value,
+    convert_number,
+    date_value,
+    go_name,
+    term_test,
 )
-
-Leaf = Callable[[dict[str, Any]], bool]
-"""Whether one object's properties match."""
+from ingestion_engine.devstack.weaviate_schema import Definition, find_property, no_such_property
+from ingestion_engine.devstack.weaviate_values import NESTED, STOPWORDS, tokenize, tokenize_pattern
 
 _PB = base_pb2.Filters
-_COMPARISONS: Final = {
-    _PB.OPERATOR_EQUAL: "=",
-    _PB.OPERATOR_NOT_EQUAL: "=",
-    _PB.OPERATOR_GREATER_THAN: ">",
-    _PB.OPERATOR_GREATER_THAN_EQUAL: ">=",
-    _PB.OPERATOR_LESS_THAN: "<",
-    _PB.OPERATOR_LESS_THAN_EQUAL: "<=",
-}
-_COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "=": lambda a, b: bool(a == b),
-    ">": lambda a, b: bool(a > b),
-    ">=": lambda a, b: bool(a >= b),
-    "<": lambda a, b: bool(a < b),
-    "<=": lambda a, b: bool(a <= b),
-}
 _CONTAINS: Final = (_PB.OPERATOR_CONTAINS_ANY, _PB.OPERATOR_CONTAINS_ALL, _PB.OPERATOR_CONTAINS_NONE)
-_GO_NAMES: Final = {bool: "bool", int: "int", float: "float64", str: "string"}
-_ONLY_STOPWORDS: Final = (
-    "invalid search term, only stopwords provided. "
-    "Stopwords can be configured in class.invertedIndexConfig.stopwords"
-)
 _LENGTH = re.compile(r"len\((\w+)\)")
-
-
-class FilterError(ValueError):
-    """The filter cannot be parsed for this class; Weaviate says so without a prefix."""
-
-
-class FilterSearchError(ValueError):
-    """The filter fails while it is searched; Weaviate prefixes the place."""
-
-
-class _OnlyStopwordsError(FilterSearchError):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +63,6 @@ class _Part:
     @property
     def wanted(self) -> frozenset[str]:
         return self.equal | self.ranged
-
-
-@dataclass(slots=True)
-class _Operand:
-    """One leaf of the filter, its operand converted to the property's type."""
-
-    name: str
-    kind: str
-    operator: int
-    values: list[Any]
-    prop: Definition = field(default_factory=dict)
 
 
 def compile_filter(filters: Any, definition: Definition, columns: dict[str, str]) -> Compiled:
@@ -151,7 +110,7 @@ class _Compiler:
         equal = frozenset[str]().union(*(part.equal for part in parts))
         return _Part("(" + " AND ".join(part.sql for part in parts) + ")", params, equal or _union(parts))
 
-    def _operand(self, node: Any) -> _Operand:
+    def _operand(self, node: Any) -> Operand:
         which = node.target.WhichOneof("target") if node.HasField("target") else None
         if which in ("single_target", "multi_target", "count") or (which is None and len(node.on) != 1):
             raise FilterError("filters on references are not supported by the embedded Weaviate")
@@ -164,11 +123,11 @@ class _Compiler:
         value = getattr(node, test)
         values = list(value.values) if test.endswith("_array") else [value]
         if name in ("_id", "id"):
-            return _Operand("_id", "uuid", node.operator, values)
+            return Operand("_id", "uuid", node.operator, values)
         if name in ("_creationTimeUnix", "_lastUpdateTimeUnix"):
-            return _Operand(name, "timestamp", node.operator, values)
+            return Operand(name, "timestamp", node.operator, values)
         if (length := _LENGTH.fullmatch(name)) is not None:
-            return _Operand(length[1], "length", node.operator, values, self._property(length[1]))
+            return Operand(length[1], "length", node.operator, values, self._property(length[1]))
         prop = self._property(name.split(".")[0].split("[")[0])
         kind = prop["dataType"][0]
         if kind in NESTED:
@@ -177,7 +136,7 @@ class _Compiler:
                 "set WEAVIATE_PREVIEW_NESTED_FILTERING=true to enable"
             )
         if node.operator == _PB.OPERATOR_IS_NULL:
-            return _Operand(name, "null", node.operator, values, prop)
+            return Operand(name, "null", node.operator, values, prop)
         if kind.startswith("uuid") and node.operator == _PB.OPERATOR_LIKE:
             raise FilterError('operator "Like" cannot be used on uuid/uuid[] props')
         if not (prop["indexFilterable"] or prop["indexSearchable"] or prop["indexRangeFilters"]):
@@ -186,7 +145,7 @@ class _Compiler:
                 f"'{name}' enabled? Set it to `true` or leave empty"
             )
         base = kind.removesuffix("[]")
-        return _Operand(name, kind, node.operator, [_numeric(base, value) for value in values], prop)
+        return Operand(name, kind, node.operator, [convert_number(base, value) for value in values], prop)
 
     def _property(self, name: str) -> Definition:
         prop = find_property(self._definition, name)
@@ -194,18 +153,18 @@ class _Compiler:
             raise FilterError(no_such_property(self._definition, name))
         return prop
 
-    def _leaf(self, operand: _Operand, node: Any) -> _Part:
+    def _leaf(self, operand: Operand, node: Any) -> _Part:
         if operand.kind in ("null", "length", "timestamp"):
             return self._state(operand)
         if operand.operator in _CONTAINS:
             return self._contains(operand, node)
-        if operand.operator not in _COMPARISONS and operand.operator != _PB.OPERATOR_LIKE:
+        if operand.operator not in COMPARISONS and operand.operator != _PB.OPERATOR_LIKE:
             raise FilterError(f"unknown filter operator {operand.operator}")
         if operand.kind in ("text", "text[]"):
             return self._text(operand)
         return self._scalar(operand)
 
-    def _state(self, operand: _Operand) -> _Part:
+    def _state(self, operand: Operand) -> _Part:
         if operand.kind == "null":
             if not self._inverted.get("indexNullState"):
                 raise FilterSearchError(
@@ -222,7 +181,7 @@ class _Compiler:
                     "Geo-coordinates, phone numbers and data blobs are not supported by property length."
                 )
             name, size = operand.name, operand.values[0]
-            test, negate = _COMPARE[_COMPARISONS[operand.operator]], operand.operator == _PB.OPERATOR_NOT_EQUAL
+            test, negate = COMPARE[COMPARISONS[operand.operator]], operand.operator == _PB.OPERATOR_NOT_EQUAL
             return self._python(lambda props: test(len(props.get(name) or ()), size) is not negate)
         if not self._inverted.get("indexTimestamps"):
             raise FilterSearchError(
@@ -230,24 +189,24 @@ class _Compiler:
                 f"Add `IndexTimestamps: true` to the InvertedIndexConfig in {self._definition['class']}"
             )
         column = "o.created" if operand.name == "_creationTimeUnix" else "o.updated"
-        return self._compare(column, operand.operator, _date_value(operand.values[0]) // 1_000_000, index=False)
+        return self._compare(column, operand.operator, date_value(operand.values[0]) // 1_000_000, index=False)
 
-    def _contains(self, operand: _Operand, node: Any) -> _Part:
+    def _contains(self, operand: Operand, node: Any) -> _Part:
         if not node.WhichOneof("test_value").endswith("_array"):
-            raise FilterSearchError(f"value type should be []{operand.kind} but is {_go_name(operand.values[0])}")
+            raise FilterSearchError(f"value type should be []{operand.kind} but is {go_name(operand.values[0])}")
         if operand.operator != _PB.OPERATOR_CONTAINS_ALL and operand.name in {"_id", *self._columns}:
             column = "o.id" if operand.name == "_id" else f"o.{self._columns[operand.name]}"
-            values = [_column_value(operand.kind, value) for value in operand.values]
+            values = [column_value(operand.kind, value) for value in operand.values]
             sql = f"{column} IN ({','.join('?' * len(values))})"
             if operand.operator == _PB.OPERATOR_CONTAINS_NONE:
                 return _Part(f"NOT coalesce({sql}, 0)", values)
             return _Part(sql, values, frozenset({column[2:]} - {"id"}))
         parts, failed = [], None
         for at, value in enumerate(operand.values):
-            single = _Operand(operand.name, operand.kind, _PB.OPERATOR_EQUAL, [value], operand.prop)
+            single = Operand(operand.name, operand.kind, _PB.OPERATOR_EQUAL, [value], operand.prop)
             try:
                 parts.append(self._leaf(single, node))
-            except _OnlyStopwordsError as error:
+            except OnlyStopwordsError as error:
                 if operand.operator != _PB.OPERATOR_CONTAINS_ANY:
                     raise FilterSearchError(f"nested query: nested clause at pos {at}: {error}") from None
                 failed = error
@@ -260,10 +219,10 @@ class _Compiler:
             return _Part(f"NOT coalesce({sql}, 0)", params)
         return _Part(sql, params, _union(parts))
 
-    def _text(self, operand: _Operand) -> _Part:
+    def _text(self, operand: Operand) -> _Part:
         text = operand.values[0]
         if not isinstance(text, str):
-            raise FilterSearchError(f"expected value to be string, got '{_go_name(text)}'")
+            raise FilterSearchError(f"expected value to be string, got '{go_name(text)}'")
         tokenization = operand.prop["tokenization"]
         like = operand.operator == _PB.OPERATOR_LIKE
         column = self._columns.get(operand.name)
@@ -275,31 +234,31 @@ class _Compiler:
         if tokenization == "word" and not like:
             terms = [term for term in terms if term not in STOPWORDS]
         if not terms:
-            raise _OnlyStopwordsError(_ONLY_STOPWORDS)
-        return self._python(_term_test(operand, tokenization, terms))
+            raise OnlyStopwordsError
+        return self._python(term_test(operand, tokenization, terms))
 
-    def _scalar(self, operand: _Operand) -> _Part:
+    def _scalar(self, operand: Operand) -> _Part:
         base = operand.kind.removesuffix("[]")
         if operand.operator == _PB.OPERATOR_LIKE:
             raise FilterSearchError(f"Like operator is not supported on data type {operand.kind}")
-        value = _column_value(base, operand.values[0])
+        value = column_value(base, operand.values[0])
         if operand.name == "_id":
             return self._compare("o.id", operand.operator, value, index=False)
         column = self._columns.get(operand.name)
         if column is not None:
             return self._compare(f"o.{column}", operand.operator, value)
-        test, negate = _COMPARE[_COMPARISONS[operand.operator]], operand.operator == _PB.OPERATOR_NOT_EQUAL
+        test, negate = COMPARE[COMPARISONS[operand.operator]], operand.operator == _PB.OPERATOR_NOT_EQUAL
         name = operand.name
 
         def matches(props: dict[str, Any]) -> bool:
             items = props.get(name)
             items = items if isinstance(items, list) else [] if items is None else [items]
-            return any(test(_column_value(base, item), value) for item in items) is not negate
+            return any(test(column_value(base, item), value) for item in items) is not negate
 
         return self._python(matches)
 
     def _compare(self, column: str, operator: int, value: Any, *, index: bool = True) -> _Part:
-        sql = f"{column} {_COMPARISONS[operator]} ?"
+        sql = f"{column} {COMPARISONS[operator]} ?"
         if operator == _PB.OPERATOR_NOT_EQUAL:
             return _Part(f"NOT coalesce({sql}, 0)", [value])
         wanted = frozenset({column[2:]}) if index else frozenset[str]()
@@ -315,84 +274,3 @@ class _Compiler:
 
 def _union(parts: list[_Part]) -> frozenset[str]:
     return frozenset[str]().union(*(part.wanted for part in parts))
-
-
-def _term_test(operand: _Operand, tokenization: str, terms: list[str]) -> Leaf:
-    name, operator = operand.name, operand.operator
-    if operator == _PB.OPERATOR_LIKE:
-        patterns = [_like_pattern(term) for term in terms]
-
-    def matches(props: dict[str, Any]) -> bool:
-        value = props.get(name)
-        texts = value if isinstance(value, list) else [] if value is None else [value]
-        tokens = {token for text in texts for token in tokenize(tokenization, text)}
-        if operator == _PB.OPERATOR_EQUAL:
-            return tokens.issuperset(terms)
-        if operator == _PB.OPERATOR_NOT_EQUAL:
-            return tokens.isdisjoint(terms)
-        if operator == _PB.OPERATOR_LIKE:
-            return all(any(pattern.fullmatch(token) for token in tokens) for pattern in patterns)
-        test = _COMPARE[_COMPARISONS[operator]]
-        return all(any(test(token.encode(), term.encode()) for token in tokens) for term in terms)
-
-    return matches
-
-
-def _like_pattern(term: str) -> re.Pattern[str]:
-    return re.compile(re.escape(term).replace(r"\?", ".").replace(r"\*", ".*"))
-
-
-def _go_name(value: object) -> str:
-    return _GO_NAMES.get(type(value), "[]" + type(value).__name__)
-
-
-def _numeric(kind: str, value: Any) -> Any:
-    """Weaviate's mercy for numbers sent as text or as the other kind of number."""
-    if kind not in ("int", "number") or isinstance(value, bool):
-        return value
-    what = "an integer" if kind == "int" else "a number"
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except ValueError:
-        cause = f'strconv.ParseFloat: parsing "{value}": invalid syntax'
-        kind_name = "int" if kind == "int" else "float"
-        raise FilterError(f"expected {what} value, but could not parse string '{value}' as {kind_name}: {cause}") from None
-    if kind == "number":
-        return float(number)
-    if isinstance(number, float) and not number.is_integer():
-        raise FilterError(f"filtering for integer, but received a floating point number {number:g}")
-    return int(number)
-
-
-def _date_value(value: Any) -> int:
-    if not isinstance(value, str):
-        raise FilterSearchError(f"expected value to be string or time.Time, got '{_go_name(value)}'")
-    try:
-        return parse_date(value)[1]
-    except PropertyError:
-        raise FilterSearchError(
-            f'trying parse time as RFC3339 string: parsing time "{value}" as "2006-01-02T15:04:05Z07:00": '
-            f'cannot parse "{value}" as "2006"'
-        ) from None
-
-
-def _column_value(kind: str, value: Any) -> Any:
-    """The operand as the column holds it."""
-    if kind == "uuid":
-        if not isinstance(value, str):
-            raise FilterSearchError(f"expected value to be string, got '{_go_name(value)}'")
-        try:
-            return parse_uuid(value)[1]
-        except PropertyError as error:
-            raise FilterSearchError(f"parse uuid filter value: {error}") from None
-    if kind == "date":
-        return _date_value(value)
-    if kind == "text":
-        if not isinstance(value, str):
-            raise FilterSearchError(f"expected value to be string, got '{_go_name(value)}'")
-        return value.strip()
-    expected: dict[str, tuple[type, ...]] = {"int": (int,), "number": (int, float), "boolean": (bool,)}
-    if kind in expected and (not isinstance(value, expected[kind]) or (kind != "boolean" and isinstance(value, bool))):
-        name = {"int": "int", "number": "float64", "boolean": "bool"}[kind]
-        raise FilterSearchError(f"expected value to be {name}, got {_go_name(value)}")
-    return value

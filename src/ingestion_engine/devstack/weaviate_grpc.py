@@ -33,7 +33,7 @@ _THREADS: Final = 8
 _Reply = TypeVar("_Reply")
 
 
-class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):  # type: ignore[misc]  # generated code without types
+class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):
     """`weaviate.v1.Weaviate` over a `Database`."""
 
     def __init__(self, database: Database, api_key: str | None) -> None:
@@ -41,11 +41,11 @@ class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):  # type: ignore[misc
         self._database = database
         self._api_key = api_key
 
-    def BatchObjects(self, request: Any, context: Any) -> Any:
+    def BatchObjects(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Insert or replace objects; refused ones are listed in the reply, never an error of the call."""
         return self._answer(context, lambda: self._batch_objects(request))
 
-    def Search(self, request: Any, context: Any) -> Any:
+    def Search(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """List, fetch or search objects."""
 
         def run() -> Any:
@@ -58,7 +58,7 @@ class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):  # type: ignore[misc
 
         return self._answer(context, run)
 
-    def Aggregate(self, request: Any, context: Any) -> Any:
+    def Aggregate(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Count and summarise objects."""
 
         def run() -> Any:
@@ -69,19 +69,19 @@ class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):  # type: ignore[misc
 
         return self._answer(context, run)
 
-    def BatchDelete(self, request: Any, context: Any) -> Any:
+    def BatchDelete(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Delete what matches a filter, at most 10,000 objects per call."""
         return self._answer(context, lambda: self._batch_delete(request))
 
-    def BatchReferences(self, request: Any, context: Any) -> Any:
+    def BatchReferences(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Refused."""
         return self._answer(context, lambda: _refuse("a cross-reference"))
 
-    def BatchStream(self, request_iterator: Any, context: Any) -> Any:
+    def BatchStream(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Refused; clients use it only from server version 1.36 on."""
         return self._answer(context, lambda: _refuse("the batch stream"))
 
-    def TenantsGet(self, request: Any, context: Any) -> Any:
+    def TenantsGet(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's name
         """Refused."""
         return self._answer(context, lambda: _refuse("multi-tenancy"))
 
@@ -130,10 +130,8 @@ class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):  # type: ignore[misc
             raise RequestRefusedError(f"batch delete params: could not find class {error} in schema") from None
         if not request.HasField("filters"):
             raise RequestRefusedError("batch delete params: no filters in batch delete request")
-        try:
-            where = compile_where(request, collection, "")
-        except RequestRefusedError as error:
-            raise RequestRefusedError(f"batch delete params: {error}") from None
+        searching = 'batch delete: cannot find objects: find matching doc ids in shard "main": docIds: '
+        where = compile_where(request, collection, searching, "batch delete params: ")
         with collection.lock:
             matches = collection.matches(where)
             ids = [key for _, key in matches[:MAXIMUM_RESULTS]]
@@ -151,7 +149,7 @@ def _refuse(feature: str) -> Any:
     raise UnsupportedError(feature)
 
 
-def _health(request: Any, context: Any) -> Any:
+def _health(_request: Any, _context: Any) -> Any:
     serving = health_weaviate_pb2.WeaviateHealthCheckResponse.SERVING
     return health_weaviate_pb2.WeaviateHealthCheckResponse(status=serving)
 
@@ -169,7 +167,8 @@ def start_grpc(database: Database, host: str, port: int, api_key: str | None) ->
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="weaviate-grpc"), options=options)
-    weaviate_pb2_grpc.add_WeaviateServicer_to_server(WeaviateServicer(database, api_key), server)
+    register: Callable[..., None] = weaviate_pb2_grpc.add_WeaviateServicer_to_server
+    register(WeaviateServicer(database, api_key), server)
     check = grpc.unary_unary_rpc_method_handler(
         _health,
         request_deserializer=health_weaviate_pb2.WeaviateHealthCheckRequest.FromString,

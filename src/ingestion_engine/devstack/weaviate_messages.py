@@ -9,6 +9,7 @@ from typing import Any, Final
 from weaviate.proto.v1 import base_pb2, batch_pb2, properties_pb2, search_get_pb2
 
 from ingestion_engine.devstack.weaviate_database import IncomingObject
+from ingestion_engine.devstack.weaviate_records import StoredObject
 from ingestion_engine.devstack.weaviate_schema import (
     Definition,
     find_property,
@@ -16,13 +17,15 @@ from ingestion_engine.devstack.weaviate_schema import (
     no_such_property,
     vector_spaces,
 )
-from ingestion_engine.devstack.weaviate_storage import StoredObject
 
 _Value = properties_pb2.Value
 
 
 class RequestRefusedError(ValueError):
-    """The request cannot be served; the text says what and why. gRPC status UNKNOWN, as every untyped Weaviate error."""
+    """The request cannot be served; the text says what and why.
+
+    gRPC status UNKNOWN, as every untyped error of Weaviate.
+    """
 
 
 class UnsupportedError(RequestRefusedError):
@@ -129,7 +132,9 @@ def select_properties(request: Any, definition: Definition) -> list[Definition]:
     for name in (*wanted.non_ref_properties, *(nested.prop_name for nested in wanted.object_properties)):
         prop = find_property(definition, lower_first(name))
         if prop is None:
-            place = f"extract properties request: get property by name {lower_first(name)} for class {definition['class']}"
+            place = (
+                f"extract properties request: get property by name {lower_first(name)} for class {definition['class']}"
+            )
             raise RequestRefusedError(f"{place}: {no_such_property(definition, lower_first(name))}")
         out.append(prop)
     return out

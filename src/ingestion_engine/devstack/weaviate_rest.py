@@ -28,6 +28,13 @@ VERSION: Final = "1.35.3"
 _NODE: Final = "node1"
 _OPEN: Final = frozenset({"/v1", "/v1/", "/v1/.well-known/live", "/v1/.well-known/ready"})
 """Paths that need no key."""
+_UNSUPPORTED: Final = (
+    *(f"/v1/{name}{{rest:path}}" for name in ("batch", "graphql", "backups", "classifications", "replication")),
+    *(f"/v1/{name}{{rest:path}}" for name in ("users", "authz", "tokenize", "cluster", "tasks")),
+    *(f"/v1/schema/{{name}}/{rest}" for rest in ("tenants{rest:path}", "shards/{shard}", "properties/{rest:path}")),
+    "/v1/objects/{name}/{uuid}/{rest:path}",
+)
+"""Paths of the real server answered with 501 and a text that says so."""
 _OIDC: Final = "/v1/.well-known/openid-configuration"
 
 
@@ -78,10 +85,7 @@ def make_app(database: Database, api_key: str | None) -> ASGIApp:
         Route("/v1/objects", objects.collection, methods=["GET", "POST"]),
         Route("/v1/objects/{name}/{uuid}", objects.item, methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"]),
     ]
-    for prefix in ("batch", "graphql", "backups", "classifications", "users", "authz", "replication", "tokenize"):
-        routes.append(Route(f"/v1/{prefix}{{rest:path}}", _unsupported, methods=["GET", "POST", "PUT", "DELETE"]))
-    for suffix in ("tenants{rest:path}", "shards/{shard}", "properties/{rest:path}", "vectors/{rest:path}"):
-        routes.append(Route(f"/v1/schema/{{name}}/{suffix}", _unsupported, methods=["GET", "POST", "PUT", "DELETE"]))
+    routes += [Route(path, _unsupported, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]) for path in _UNSUPPORTED]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     return app if api_key is None else _Authenticated(app, api_key)
 
@@ -257,5 +261,3 @@ def _schema_answer(run: Callable[[], Response]) -> Response:
         return Response(status_code=404)
     except UnknownClassError as error:
         return error_response(f'class "{error}": not found', 422)
-
-

@@ -19,8 +19,9 @@ from ingestion_engine.devstack.weaviate_database import (
     UnknownClassError,
     dimension_message,
 )
+from ingestion_engine.devstack.weaviate_records import NewObject, StoredObject
 from ingestion_engine.devstack.weaviate_schema import lower_first
-from ingestion_engine.devstack.weaviate_storage import Collection, NewObject, StoredObject
+from ingestion_engine.devstack.weaviate_storage import Collection
 from ingestion_engine.devstack.weaviate_values import PropertyError, parse_uuid
 
 _MAXIMUM_RESULTS: Final = 10_000
@@ -117,13 +118,16 @@ class ObjectRoutes:
         limit, offset = int(query.get("limit", _DEFAULT_LIMIT)), int(query.get("offset", 0))
         if limit + offset > _MAXIMUM_RESULTS:
             return _error("query maximum results exceeded", 422)
-        if not query.get("class") or query.get("sort"):
-            return _error("listing without a class or sorted is not supported by the embedded Weaviate; use gRPC", 501)
-        collection = self._collection(query["class"])
+        if query.get("sort"):
+            return _error("sorted lists over REST are not supported by the embedded Weaviate; use gRPC", 501)
         after = parse_uuid(query["after"])[1] if query.get("after") else None
         with_vectors = "vector" in query.get("include", "")
-        page = collection.page(None, limit, offset, after)
-        found = [_describe(item, collection, with_vectors=with_vectors) for item in page]
+        found: list[dict[str, Any]] = []
+        for name in [query["class"]] if query.get("class") else list(self._database.catalog.classes):
+            collection = self._collection(name)
+            page = collection.page(None, limit + offset - len(found), 0, after)
+            found += [_describe(item, collection, with_vectors=with_vectors) for item in page]
+        found = found[offset : offset + limit]
         return _json({"deprecations": [], "objects": found, "totalResults": len(found)})
 
     def _exists(self, name: str, key: bytes) -> Response:
@@ -133,8 +137,8 @@ class ObjectRoutes:
         try:
             self._database.collection(name).delete([key])
         except UnknownClassError as error:
-            text = f"could not delete object from vector repo: delete from non-existing index for {error}"
-            return _error(text, 500)
+            place = "could not delete object from vector repo"
+            return _error(f"{place}: delete from non-existing index for {error}", 500)  # noqa: S608  # not SQL
         return Response(status_code=204)
 
     def _insert(self, body: dict[str, Any]) -> Response:

@@ -146,7 +146,8 @@ def _vector_index(kind: str, given: Definition | None) -> Definition:
         raise SchemaError(f'unrecognized or unsupported vectorIndexType "{kind}"')
     config = _merge(_HNSW if kind == "hnsw" else _FLAT, given)
     if config["distance"] not in DISTANCES:
-        raise SchemaError(f"unrecognized or unsupported distance metric: {config['distance']}")
+        choices = ", ".join(f'"{name}"' for name in DISTANCES)
+        raise SchemaError(f'unrecognized distance metric "{config["distance"]}", choose one of [{choices}]')
     if config.get("multivector", {}).get("enabled"):
         raise SchemaError("multi-vectors are not supported by the embedded Weaviate")
     return config
@@ -192,13 +193,17 @@ def _with_indexes(prop: Definition, kind: str) -> Definition:
     for key, default in (("indexFilterable", True), ("indexSearchable", is_text), ("indexRangeFilters", False)):
         prop[key] = default if prop.get(key) is None else bool(prop[key])
     if prop["indexSearchable"] and not is_text:
-        raise SchemaError("`indexSearchable` is allowed only for text/text[] data types. For other data types set false")
+        raise SchemaError(
+            "`indexSearchable` is allowed only for text/text[] data types. For other data types set false"
+        )
     if tokenization:
         prop["tokenization"] = tokenization
     if kind in NESTED:
         prop["nestedProperties"] = [complete_property(field) for field in prop.get("nestedProperties") or ()]
         if not prop["nestedProperties"]:
-            raise SchemaError(f"property '{prop['name']}': At least one nested property is required for data type object/object[]")
+            raise SchemaError(
+                f"property '{prop['name']}': At least one nested property is required for data type object/object[]"
+            )
     prop.pop("moduleConfig", None)
     return {key: value for key, value in prop.items() if value is not None}
 
@@ -283,9 +288,13 @@ def update_class(current: Definition, given: Definition) -> Definition:
     Raises:
         SchemaError: it changes what cannot change: name, properties' types, vectorizer, index type, distance.
     """
-    updated = complete_class({**given, "class": given.get("class") or current["class"], **_mutable_vectors(current, given)})
+    updated = complete_class(
+        {**given, "class": given.get("class") or current["class"], **_mutable_vectors(current, given)}
+    )
     if updated["class"] != current["class"]:
-        raise SchemaError(f'class name is immutable: attempted change from "{current["class"]}" to "{updated["class"]}"')
+        raise SchemaError(
+            f'class name is immutable: attempted change from "{current["class"]}" to "{updated["class"]}"'
+        )
     before, after = vector_spaces(current), vector_spaces(updated)
     for vector, distance in before.items():
         if after.get(vector) != distance:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from ingestion_engine.devstack.weaviate_database import Database
-from ingestion_engine.devstack.weaviate_filters import Compiled, FilterError, FilterSearchError, compile_filter
+from ingestion_engine.devstack.weaviate_filters import Compiled, compile_filter
 from ingestion_engine.devstack.weaviate_messages import (
     RequestRefusedError,
     UnsupportedError,
@@ -16,8 +16,10 @@ from ingestion_engine.devstack.weaviate_messages import (
     select_properties,
     write_result,
 )
+from ingestion_engine.devstack.weaviate_operands import FilterError, FilterSearchError
+from ingestion_engine.devstack.weaviate_records import StoredObject, WrongDimensionError
 from ingestion_engine.devstack.weaviate_schema import Definition, find_property, no_such_property
-from ingestion_engine.devstack.weaviate_storage import Collection, StoredObject, WrongDimensionError
+from ingestion_engine.devstack.weaviate_storage import Collection
 from ingestion_engine.devstack.weaviate_values import PropertyError, parse_date, parse_uuid
 from ingestion_engine.devstack.weaviate_vectors import Floats
 
@@ -97,12 +99,13 @@ def _refuse_unsupported(request: Any) -> None:
 def _place(collection: Collection, *, near: bool) -> str:
     index = collection.definition["class"].lower()
     if near:
-        return f"{_NEAR}vector search: object vector search at index {index}: shard main: build inverted filter allow list: "
+        place = f"{_NEAR}vector search: object vector search at index {index}: shard main"
+        return f"{place}: build inverted filter allow list: "
     return f"{_LIST}object search at index {index}: local shard main search {index}_main: "
 
 
-def compile_where(request: Any, collection: Collection, place: str) -> Compiled | None:
-    """The request's filter, if it has one; `place` prefixes what fails only in the search.
+def compile_where(request: Any, collection: Collection, searching: str, parsing: str = "") -> Compiled | None:
+    """The request's filter, if it has one; the texts prefix what fails in searching and in parsing.
 
     Raises:
         RequestRefusedError: the filter does not fit the class.
@@ -112,9 +115,9 @@ def compile_where(request: Any, collection: Collection, place: str) -> Compiled 
     try:
         return compile_filter(request.filters, collection.definition, collection.columns)
     except FilterSearchError as error:
-        raise RequestRefusedError(f"{place}{error}") from None
+        raise RequestRefusedError(f"{searching}{error}") from None
     except FilterError as error:
-        raise RequestRefusedError(str(error)) from None
+        raise RequestRefusedError(f"{parsing}{error}") from None
 
 
 # -- order -------------------------------------------------------------------------------------------------------
@@ -124,7 +127,9 @@ def _check_sort(request: Any, definition: Definition) -> None:
     for at, sort in enumerate(request.sort_by):
         place = f"invalid 'sort' parameter: sort parameter at position {at}"
         if len(sort.path) != 1:
-            raise RequestRefusedError(f"{place}: sorting by reference not supported, path must have exactly one argument")
+            raise RequestRefusedError(
+                f"{place}: sorting by reference not supported, path must have exactly one argument"
+            )
         name = sort.path[0]
         if name in ("_id", "id", "_creationTimeUnix", "_lastUpdateTimeUnix"):
             continue
@@ -211,12 +216,12 @@ def _near(collection: Collection, request: Any, limit: int, where: Compiled | No
         within = (1.0 - wanted.certainty) * 2.0
     query = _query_vector(wanted, space) if by_vector else _vector_of(collection, wanted, space)
     try:
-        return collection.nearest(space, query, limit, request.offset, within, where)
+        return collection.nearest(space, query, limit, offset=request.offset, within=within, where=where)
     except WrongDimensionError as error:
         index = collection.definition["class"].lower()
         raise RequestRefusedError(
-            f"{_NEAR}vector search: object vector search at index {index}: shard main: vector search: knn search: distance "
-            f"between entrypoint and query node: {error.expected} vs {error.got}: vector lengths don't match"
+            f"{_NEAR}vector search: object vector search at index {index}: shard main: vector search: knn search: "
+            f"distance between entrypoint and query node: {error.expected} vs {error.got}: vector lengths don't match"
         ) from None
 
 

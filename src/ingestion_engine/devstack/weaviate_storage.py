@@ -15,19 +15,27 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from ingestion_engine.devstack.weaviate_filters import Compiled, Leaf
+from ingestion_engine.devstack.weaviate_filters import Compiled
+from ingestion_engine.devstack.weaviate_operands import Leaf
+from ingestion_engine.devstack.weaviate_records import NewObject, StoredObject, WrongDimensionError
 from ingestion_engine.devstack.weaviate_schema import Definition, vector_spaces
-from ingestion_engine.devstack.weaviate_values import format_uuid, parse_date, parse_uuid
+from ingestion_engine.devstack.weaviate_values import parse_date, parse_uuid
 from ingestion_engine.devstack.weaviate_vectors import Floats, VectorSpace, pack_vectors, unpack_vectors
 
-_SQL_TYPES: Final = {"uuid": "BLOB", "int": "INTEGER", "number": "REAL", "boolean": "INTEGER", "date": "INTEGER", "text": "TEXT"}
+_SQL_TYPES: Final = {
+    "uuid": "BLOB",
+    "int": "INTEGER",
+    "number": "REAL",
+    "boolean": "INTEGER",
+    "date": "INTEGER",
+    "text": "TEXT",
+}
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS objects(doc INTEGER PRIMARY KEY, id BLOB UNIQUE NOT NULL, created INTEGER, updated INTEGER);
 CREATE TABLE IF NOT EXISTS bodies(doc INTEGER PRIMARY KEY, props BLOB NOT NULL, vectors BLOB);
@@ -43,42 +51,6 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size=-65536",
     "PRAGMA temp_store=MEMORY",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NewObject:
-    """An object to write: validated properties, and vectors as little-endian float32 by space."""
-
-    id: bytes
-    props: dict[str, Any]
-    vectors: dict[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object as read; times in milliseconds since 1970."""
-
-    id: bytes
-    props: dict[str, Any]
-    vectors: dict[str, bytes]
-    created_ms: int
-    updated_ms: int
-    distance: float | None = None
-
-    @property
-    def uuid(self) -> str:
-        """The canonical text of the id."""
-        return format_uuid(self.id)
-
-
-class WrongDimensionError(ValueError):
-    """A vector has another length than those before it."""
-
-    def __init__(self, got: int, expected: int) -> None:
-        """Lengths in numbers of floats."""
-        super().__init__(got, expected)
-        self.got = got
-        self.expected = expected
 
 
 class Collection:
@@ -129,7 +101,7 @@ class Collection:
             ]
             names = ["doc", "id", "created", "updated", *(self.columns[name] for name, _ in self._writers)]
             slots = ",".join("?" * len(names))
-            self._insert = f"INSERT OR REPLACE INTO objects({','.join(names)}) VALUES ({slots})"
+            self._insert = f"INSERT OR REPLACE INTO objects({','.join(names)}) VALUES ({slots})"  # noqa: S608  # our names
 
     def _add_column(self, prop: Definition) -> None:
         name = f"p{len(self.columns)}"
@@ -264,9 +236,7 @@ class Collection:
             out.append(StoredObject(key, orjson.loads(props), unpack_vectors(vectors), created, updated, distance))
         return out
 
-    def pick(
-        self, where: Compiled | None, take: Callable[[int, int, dict[str, Any]], Any]
-    ) -> list[tuple[int, Any]]:
+    def pick(self, where: Compiled | None, take: Callable[[int, int, dict[str, Any]], Any]) -> list[tuple[int, Any]]:
         """(document number, `take(created, updated, properties)`) of all that match, by id. Streams the bodies."""
         head = "SELECT o.doc, o.created, o.updated, b.props FROM objects AS o JOIN bodies AS b ON b.doc = o.doc"
         with self.lock:
@@ -277,7 +247,7 @@ class Collection:
             return [(doc, take(created, updated, orjson.loads(props))) for doc, created, updated, props in rows]
 
     def nearest(
-        self, space: str, query: Floats, limit: int, offset: int, within: float | None, where: Compiled | None
+        self, space: str, query: Floats, limit: int, *, offset: int, within: float | None, where: Compiled | None
     ) -> list[StoredObject]:
         """Exact search by distance.
 

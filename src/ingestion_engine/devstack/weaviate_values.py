@@ -12,10 +12,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-STOPWORDS: Final = frozenset(
+_ENGLISH: Final = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
+    "this to was will with"
 )
+STOPWORDS: Final = frozenset(_ENGLISH.split(" "))
 """The English preset: left out of queries on word-tokenised text, never out of the index."""
 
 TOKENIZATIONS: Final = ("word", "lowercase", "whitespace", "field")
@@ -155,7 +156,9 @@ def normalise(prop: dict[str, Any], value: Any, class_name: str) -> Any:
     except PropertyError as error:
         label = kind if kind in NESTED else _TYPE_NAMES[kind.removesuffix("[]")]
         array = " array" if kind in ARRAYS else ""
-        raise PropertyError(f"invalid {label}{array} property '{prop['name']}' on class '{class_name}': {error}") from None
+        raise PropertyError(
+            f"invalid {label}{array} property '{prop['name']}' on class '{class_name}': {error}"
+        ) from None
 
 
 def _scalar(kind: str, value: Any) -> Any:
