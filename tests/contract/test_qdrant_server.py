@@ -7,13 +7,8 @@ INGEST_QDRANT__URL=http://127.0.0.1:6333 pytest tests/contract/test_qdrant_serve
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +21,12 @@ import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+import servers
+from servers import RunningServer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback
+
 DIMENSION = 8
-START_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,50 +35,37 @@ class Server:
 
     url: str
     api_key: str | None
-    process: subprocess.Popen[bytes] | None
-    data_dir: Path | None
+    running: RunningServer | None
+    """None for a server that was not started here."""
 
     def http(self) -> httpx.Client:
         headers = {"api-key": self.api_key} if self.api_key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
     def client(self) -> QdrantClient:
-        return QdrantClient(url=self.url, api_key=self.api_key, timeout=30)
+        return QdrantClient(url=self.url, api_key=self.api_key, timeout=30, check_compatibility=False)
 
 
-def start_server(data_dir: Path, api_key: str | None) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "ingestion_engine.devstack.qdrant_server", "--host", "127.0.0.1"]
-    environment = {**os.environ, "QDRANT_API_KEY": api_key or ""}
-    process = subprocess.Popen([*command, "--port", str(port), "--data-dir", str(data_dir)], env=environment)
-    server = Server(f"http://127.0.0.1:{port}", api_key, process, data_dir)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended before it answered"
-        try:
-            if httpx.get(f"{server.url}/readyz").status_code == 200:
-                return server
-        except httpx.TransportError:
-            time.sleep(0.02)
-    raise AssertionError("the server did not answer in time")
+def start_stand_in(data_dir: Path) -> Server:
+    running = servers.start_qdrant(data_dir)
+    return Server(running.url, running.secrets["QDRANT_API_KEY"], running)
 
 
-def stop_server(server: Server, number: signal.Signals = signal.SIGTERM) -> int:
-    assert server.process is not None
-    server.process.send_signal(number)
-    return server.process.wait(timeout=15)
+def end_stand_in(server: Server, number: signal.Signals) -> int:
+    assert server.running is not None
+    server.running.process.send_signal(number)
+    return server.running.process.wait(timeout=15)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if url := os.environ.get("INGEST_QDRANT__URL"):
-        yield Server(url, os.environ.get("INGEST_QDRANT__API_KEY"), None, None)
+        yield Server(url, os.environ.get("INGEST_QDRANT__API_KEY"), None)
         return
-    running = start_server(tmp_path_factory.mktemp("qdrant"), secrets.token_hex(16))
-    yield running
-    assert stop_server(running) == 0
+    started = start_stand_in(tmp_path_factory.mktemp("qdrant"))
+    assert started.running is not None
+    with servers.stopping(started.running):
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +92,7 @@ def name(http: httpx.Client) -> Iterator[str]:
 
 
 def embedded_only(server: Server) -> None:
-    if server.process is None:
+    if server.running is None:
         pytest.skip("about the stand-in, not about the real server")
 
 
@@ -135,7 +121,7 @@ def test_the_root_and_the_probes_need_no_key(server: Server) -> None:
     """`GET /` names the version; the probes answer plain text; none of them asks for the key."""
     root = httpx.get(f"{server.url}/").json()
     assert root["title"] == "qdrant - vector search engine"
-    assert root["version"].startswith("1.")
+    assert root["version"].startswith("1.19.")
     assert httpx.get(f"{server.url}/healthz").text == "healthz check passed"
     assert httpx.get(f"{server.url}/livez").text == "healthz check passed"
     assert httpx.get(f"{server.url}/readyz").text == "all shards are ready"
@@ -378,6 +364,7 @@ def test_malformed_bodies(http: httpx.Client, name: str) -> None:
         status, text = error_of(http.put(path, json={"points": [good, {**good, "id": point_id}]}))
         assert status == 400
         assert text.startswith("Format error in JSON body: ")
+        assert "is not a valid point ID, valid values are either an unsigned integer or a UUID" in text
     for body in ({"vector": "abc"}, {"vector": ["a"] * DIMENSION}, {"payload": [1]}):
         assert error_of(http.put(path, json={"points": [{**good, **body}]}))[0] == 400
     assert error_of(http.put(path, json={"points": [{**good, "vector": []}]}))[0] == 422
@@ -759,24 +746,20 @@ def check_kept(server: Server) -> None:
     client.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_everything_answered_survives_the_process(tmp_path: Path, number: signal.Signals) -> None:
-    """Ended by a signal it exits with 0; killed it does not; the next one finds all of it, twice over."""
-    first = start_server(tmp_path, None)
-    fill(first)
-    assert stop_server(first, number) == (-9 if number is signal.SIGKILL else 0)
-    for end in (signal.SIGKILL, signal.SIGTERM):
-        again = start_server(tmp_path, None)
-        check_kept(again)
-        stop_server(again, end)
+def test_everything_answered_survives_the_process(tmp_path: Path) -> None:
+    """Killed after the last answer, then ended by each signal (and exit code 0): the next one finds all of it."""
+    server = start_stand_in(tmp_path)
+    fill(server)
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0)):
+        assert end_stand_in(server, number) == code
+        server = start_stand_in(tmp_path)
+        check_kept(server)
+    assert end_stand_in(server, signal.SIGTERM) == 0
 
 
-def test_a_data_directory_has_one_process(server: Server) -> None:
-    """A second one on the same directory says so and exits with 1."""
-    embedded_only(server)
-    command = [sys.executable, "-m", "ingestion_engine.devstack.qdrant_server", "--port", "1"]
-    second = subprocess.run(
-        [*command, "--data-dir", str(server.data_dir)], capture_output=True, timeout=30, check=False
-    )
-    assert second.returncode == 1
-    assert b"in use by another process" in second.stderr
+def test_a_data_directory_has_one_process(tmp_path: Path) -> None:
+    """A second one on the same directory says so and does not start."""
+    first = start_stand_in(tmp_path)
+    with pytest.raises(AssertionError, match="in use by another process"):
+        start_stand_in(tmp_path)
+    assert end_stand_in(first, signal.SIGTERM) == 0

@@ -1,8 +1,9 @@
 """One collection of the Qdrant stand-in: a shard of the real engine, and a file with its settings.
 
 Durability: the engine appends every update to its write-ahead log (a mapped file) before it applies it, and replays the
-log when a shard is loaded [ran: SIGKILL right after an update lost nothing]. So what was answered survives the death of
-the process; against loss of power there is the flush, every few seconds and at the end, as in the real server.
+log when a shard is loaded [ran: SIGKILL under four writers, five times, lost nothing that was answered]. So what was
+answered survives the death of the process; against loss of power there is the flush, every few seconds and at the end,
+as in the real server.
 `collection.json` is replaced atomically and synced.
 
 Concurrency: the engine holds the interpreter's lock during every call [ran], so its calls never run in parallel; one

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 _MISSED_POINT = re.compile(r"No point with id (\S+)")
+_NO_UUID = re.compile(r"failed to parse (.*) as UUID: ")
 _BAD_INPUT_BEGINNINGS = (
     "Vector dimension error",
     "Not existing vector name error",
@@ -67,6 +68,13 @@ def bad_format(text: str) -> RequestRefusedError:
 def invalid(field: str, text: str, place: str = "JSON body") -> RequestRefusedError:
     """Return the 422 for a value out of its range."""
     return RequestRefusedError(422, f"Validation error in {place}: [{field}: {text}]")
+
+
+def bad_id(value: object) -> RequestRefusedError:
+    """Return the 400 for something that is no point id."""
+    return bad_format(
+        f"value {value} is not a valid point ID, valid values are either an unsigned integer or a UUID",
+    )
 
 
 def unsupported(what: str) -> RequestRefusedError:
@@ -131,7 +139,10 @@ def engine_errors() -> Iterator[None]:
     except RequestRefusedError:
         raise
     except (TypeError, ValueError, OverflowError) as error:
-        raise bad_format(str(error).splitlines()[0]) from error
+        text = str(error).splitlines()[0]
+        if no_uuid := _NO_UUID.match(text):
+            raise bad_id(no_uuid[1]) from error
+        raise bad_format(text) from error
     except Exception as error:
         if type(error) is not Exception:
             raise

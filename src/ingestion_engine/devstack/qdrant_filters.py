@@ -9,6 +9,7 @@ import qdrant_edge as edge
 
 from ingestion_engine.devstack.qdrant_errors import (
     bad_format,
+    bad_id,
     check_fields,
     count_or_none,
     engine_errors,
@@ -69,9 +70,7 @@ def check_id(value: Any) -> Any:
     """Return the id if its type and range are right; the engine itself checks that a text is a UUID."""
     if (type(value) is int and 0 <= value < 1 << 64) or type(value) is str:
         return value
-    raise bad_format(
-        f"value {value} is not a valid point ID, valid values are either an unsigned integer or a UUID",
-    )
+    raise bad_id(value)
 
 
 def _parse_conditions(value: Any, path: str) -> list[Any] | None:

@@ -33,7 +33,7 @@ _NO_QUERY: Final = "Expected some form of vector, id, or a type of query"
 
 
 def retrieve_points(shard: edge.EdgeShard, body: Any) -> list[dict[str, Any]]:
-    """Answer `{ids, with_payload?, with_vector?}`; ids that do not exist are left out."""
+    """Answer `{ids, with_payload?, with_vector?}`; ids that do not exist are left out, payloads unless asked for."""
     check_fields(body, ("ids", *_SELECTORS), "struct PointRequest", rejected=("shard_key",))
     ids = parse_ids(require(body, "ids"))
     with engine_errors():
@@ -116,7 +116,7 @@ def query_points(shard: edge.EdgeShard, body: Any, sizes: Sizes) -> dict[str, li
                 with_payload=with_payload,
             ),
         )
-    return {"points": [_show_scored(point, unscored=query is None) for point in found]}
+    return {"points": [_show_scored(point) for point in found]}
 
 
 def _parse_query(shard: edge.EdgeShard, value: Any, using: str, sizes: Sizes) -> tuple[Any, Any]:
@@ -209,10 +209,8 @@ def _show(record: Any) -> dict[str, Any]:
     return shown
 
 
-def _show_scored(point: Any, *, unscored: bool) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": point.id, "version": point.version}
-    shown["score"] = 0.0 if unscored else np.float32(point.score)
-    return shown | _show(point)
+def _show_scored(point: Any) -> dict[str, Any]:
+    return {"id": point.id, "version": point.version, "score": np.float32(point.score)} | _show(point)
 
 
 def _show_vector(vector: Any) -> Any:
