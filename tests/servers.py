@@ -110,7 +110,7 @@ def start_server(
     ready_path: str = "/",
     port: int | None = None,
 ) -> RunningServer:
-    """Start a server of `ingestion_engine.devstack` by module name (`qdrant_server`) on a free port; log in `data_dir`."""
+    """Start a server of `ingestion_engine.devstack` by module name on a free port; its log is in `data_dir`."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", f"ingestion_engine.devstack.{module}", "--host", "127.0.0.1", "--port", str(port)]

@@ -1,4 +1,6 @@
-"""Ports: what the product needs from the outside, one Protocol each. Adapters implement them, tests share one suite per port."""
+"""Ports: what the product needs from the outside, one Protocol each. Adapters implement them, tests share one suite
+per port.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Stored:
 class StateStore(Protocol):
     """Small durable values under slash-separated paths, with conditional writes. Blocking; safe to share by threads.
 
-    All methods raise ``TransientError`` while the store is away and ``FatalError`` ("state_access_denied") when it refuses us.
+    All methods raise ``TransientError`` while the store is away and ``FatalError`` ("state_access_denied") when it
+    refuses us.
     """
 
     url: str
@@ -86,9 +89,11 @@ class ObjectSource(Protocol):
         """
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
-        """Read one object whole: the listed version, or the newest when it has changed since (its own etag is returned).
+        """Read one object whole: the listed version, or the newest when it has changed since (its own etag is
+        returned).
 
-        Raises: ObjectGone ("object_gone"); ObjectError "object_too_large" (over max_bytes), "object_unreadable" (403 and
+        Raises: ObjectGone ("object_gone"); ObjectError "object_too_large" (over max_bytes), "object_unreadable" (403
+        and
         the like on this object alone); TransientError. Cost: one request, two when it changed.
         """
 
@@ -103,12 +108,15 @@ class Embedder(Protocol):
     """Turns text into vectors."""
 
     async def describe(self, model: str) -> ModelInfo:
-        """Return name, digest and size of a model. Raises FatalError "model_not_found" (hint: pull it); TransientError."""
+        """Return name, digest and size of a model. Raises FatalError "model_not_found" (hint: pull it);
+        TransientError.
+        """
 
     async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request, nothing is ever truncated.
 
-        Raises: TextRefused ("text_too_long", "embedding_nan", "embedding_refused": the whole request is refused for good because of some text in
+        Raises: TextRefused ("text_too_long", "embedding_nan", "embedding_refused": the whole request is refused for
+        good because of some text in
         it); FatalError "model_not_found"; TransientError for everything else, after the adapter's own quick retries.
         """
 
@@ -133,7 +141,8 @@ class VectorStore(Protocol):
     """One vector store. Points are the same in every store; how they are spelled is the adapter's business.
 
     Every method raises TransientError while the store is away (also "collection is yellow", rate limits, time-outs),
-    FatalError "store_access_denied", and, where a collection is named, FatalError "collection_missing" or "schema_mismatch".
+    FatalError "store_access_denied", and, where a collection is named, FatalError "collection_missing" or
+    "schema_mismatch".
     Writes are applied when the call returns, and time out at 30 s.
     """
 
@@ -143,7 +152,8 @@ class VectorStore(Protocol):
         """Return the server's version. One request."""
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
-        """Create the collection with its explicit schema, or check the one that is there, naming both values if it differs.
+        """Create the collection with its explicit schema, or check the one that is there, naming both values if it
+        differs.
 
         Idempotent. Raises FatalError "schema_mismatch".
         """
@@ -204,19 +214,25 @@ class EngineStatus:
 
 
 class JobEngine(Protocol):
-    """The control plane's view of an engine: start an attempt's driver, look at it, stop it. Idempotent by reference."""
+    """The control plane's view of an engine: start an attempt's driver, look at it, stop it. Idempotent by
+    reference.
+    """
 
     def reference(self, job_id: str, attempt: int) -> str:
         """The engine's own name for an attempt, derived, so that a repeated submit is recognised. Pure."""
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
-        """Start an attempt; return also when it had been started before. Raises TransientError; SubmissionError for good."""
+        """Start an attempt; return also when it had been started before. Raises TransientError; SubmissionError for
+        good.
+        """
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
         """Look at an attempt. Raises TransientError."""
 
     async def stop(self, job_id: str, attempt: int) -> None:
-        """Ask an attempt's driver to end; no error when it is gone. Asynchronous on the engine's side. Raises TransientError."""
+        """Ask an attempt's driver to end; no error when it is gone. Asynchronous on the engine's side. Raises
+        TransientError.
+        """
 
     async def logs(self, job_id: str, attempt: int) -> str | None:
         """The driver's log so far, or None when the engine no longer has it. Raises TransientError."""

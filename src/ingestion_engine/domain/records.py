@@ -54,7 +54,8 @@ class Action(StrEnum):
 class PlannedObject:
     """An object to work on and the reason.
 
-    ``prior_chunks`` and ``prior_digest`` are of the points that an earlier job left; when this version fails, the old points stay
+    ``prior_chunks`` and ``prior_digest`` are of the points that an earlier job left; when this version fails, the old
+    points stay
     and so do these in the object table.
     """
 

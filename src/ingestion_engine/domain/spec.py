@@ -74,7 +74,8 @@ class Embedding(Strict):
     model: str | None = Field(default=None, min_length=1, max_length=256)
     """Name of an Ollama model; None means the service's default (``INGEST_OLLAMA__MODEL``)."""
     prefix: str = Field(default="", max_length=1024)
-    """String put before every chunk when it is embedded (some models want ``search_document: ``); not stored as text."""
+    """String put before every chunk when it is embedded (some models want ``search_document: ``); not stored as
+    text."""
     query_prefix: str = Field(default="", max_length=1024)
     """String put before every query when this collection is searched."""
 
@@ -116,7 +117,8 @@ class JobRequest(Strict):
     stores: tuple[StoreName, ...] = Field(default=(StoreName.QDRANT, StoreName.WEAVIATE), min_length=1)
     """Stores to write. Belongs to the collection."""
     mode: Mode = Mode.SYNC
-    """``sync``: bring the stores to what the bucket holds; ``full``: embed everything again; ``plan``: only say what ``sync`` would do."""
+    """``sync``: bring the stores to what the bucket holds; ``full``: embed everything again; ``plan``: only say what
+    ``sync`` would do."""
     delete_missing: bool = True
     """Remove points of objects that are gone from the bucket, within prefix and filters."""
     allow_mass_delete: bool = False

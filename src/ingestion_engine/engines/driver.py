@@ -5,7 +5,8 @@ What it writes, in this order::
     lease (a new epoch) → open plan → plan segments → [workers: points, stale points go, reports] → deletions
     → rows of the object table → open plan removed → summary → lease released
 
-A crash between any two leaves what the next attempt completes: it merges the open plan's reports into the object table first and then
+A crash between any two leaves what the next attempt completes: it merges the open plan's reports into the object
+table first and then
 plans anew, so what was done is found done. See docs/decisions.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ import orjson
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.records import ObjectRef, ObjectResult, Outcome, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.engines.counts import Counts
@@ -48,7 +48,8 @@ log = get_logger(__name__)
 LONGEST_PAUSE_S = 60.0
 """Back-off between two tries during an outage grows up to this."""
 DEATHS_ALLOWED = 2
-"""A partition that ended its process so often is taken apart into single objects; an object that does it alone fails."""
+"""A partition that ended its process so often is taken apart into single objects; an object that does it alone
+fails."""
 
 
 @dataclass(slots=True)
@@ -174,7 +175,8 @@ class Driver:
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
                 self.writer.rewrite_attempt(dead, self.counts)
-            self._persist(lambda dead=dead: merge_attempt(self.state, self.table, dead, complete=False, now=utc_now()))  # type: ignore[misc]
+            self._persist(lambda dead=dead: merge_attempt(self.state, self.table, dead, complete=False,
+            now=utc_now()))  # type: ignore[misc]
 
     def _work(self, lease: HeldLease, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)

@@ -2,7 +2,8 @@
 
 ``python -m ingestion_engine.engines.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
 
-Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a crash, and the
+Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a
+crash, and the
 service starts the next attempt.
 """
 

@@ -54,7 +54,9 @@ class LedgerWriter:
         self._write_failures()
 
     def rewrite_attempt(self, dead: OpenAttempt, counts: Counts) -> None:
-        """Write the failures of a dead attempt of this job from its reports, and add its work to the counts. Idempotent."""
+        """Write the failures of a dead attempt of this job from its reports, and add its work to the counts.
+        Idempotent.
+        """
         prefix = f"a{dead.attempt:02d}"
         items: list[dict[str, Any]] = []
         number = 0

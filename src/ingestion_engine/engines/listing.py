@@ -16,7 +16,9 @@ SORT_RUN_OBJECTS = 100_000
 
 
 class ListingOutOfOrderError(Exception):
-    """The server lists in another order than by bytes; what was yielded so far is right, the rest must be sorted first."""
+    """The server lists in another order than by bytes; what was yielded so far is right, the rest must be sorted
+    first.
+    """
 
 
 def check_order(listing: Iterable[ObjectRef]) -> Iterator[ObjectRef]:
@@ -37,7 +39,8 @@ def check_order(listing: Iterable[ObjectRef]) -> Iterator[ObjectRef]:
 def sort_listing(listing: Iterable[ObjectRef], *, run_objects: int = SORT_RUN_OBJECTS) -> Iterator[ObjectRef]:
     """Yield the listing sorted by UTF-8 bytes, each key once (the last one listed wins).
 
-    Cost: the whole listing is read before the first object is yielded; memory for one run, temporary files for the others (about
+    Cost: the whole listing is read before the first object is yielded; memory for one run, temporary files for the
+    others (about
     150 bytes an object).
     """
     with tempfile.TemporaryDirectory(prefix="ingest-listing-") as folder:

@@ -13,6 +13,8 @@ class LocalEngine:
     """Runs one partition after another in this process."""
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, in order. A crash of the process ends everything: there is nobody to notice."""
+        """Yield one report per partition, in order. A crash of the process ends everything: there is nobody to
+        notice.
+        """
         for partition_id in partition_ids:
             yield process_partition(spec_uri, partition_id)

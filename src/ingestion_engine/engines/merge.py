@@ -1,4 +1,6 @@
-"""Merge: what one attempt did becomes rows of the object table. Idempotent; also how a successor recovers a dead attempt."""
+"""Merge: what one attempt did becomes rows of the object table. Idempotent; also how a successor recovers a dead
+attempt.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def merge_attempt(store: StateStore, table: ObjectTable, attempt: OpenAttempt, *
         store: The state store.
         table: The collection's object table.
         attempt: Whose outcome.
-        complete: True when every planned partition has reported. Otherwise all planned objects without a result become rows
+        complete: True when every planned partition has reported. Otherwise all planned objects without a result
+        become rows
             ``failed``/``interrupted``: the next plan treats them as dirty.
         now: RFC 3339.
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.spec import JobSpec
@@ -60,7 +60,7 @@ class Monitor:
         if lease is not None:
             self.epoch = lease.epoch
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

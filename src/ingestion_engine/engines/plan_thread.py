@@ -129,7 +129,9 @@ class PlanThread:
     def _split_off(
         self, stream: Iterable[PlannedObject], deletions: list[PlannedObject], packer: Packer
     ) -> Iterator[PlannedObject]:
-        """Yield what is to be embedded; keep deletions aside, on disk when they are many: they run after everything else."""
+        """Yield what is to be embedded; keep deletions aside, on disk when they are many: they run after everything
+        else.
+        """
         for planned in stream:
             if self.stop.is_set():
                 return
@@ -170,7 +172,7 @@ class PlanThread:
                 "mass_delete_refused",
                 f"This job would delete {tally.deletes} of {tally.table_rows} objects of collection"
                 f" {request.collection!r}" + (": the listing is empty." if everything else "."),
-                hint="If that is right, submit again with allow_mass_delete=true; otherwise check bucket, prefix and filters.",
+                hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
                 deletes=tally.deletes,
                 objects=tally.table_rows,
             )

@@ -17,14 +17,25 @@ INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
 
 SMALL_JOB_OBJECTS = 10_000
-"""Objects held back until the plan's size is known, so that a small job is spread evenly; also the first plan segment."""
+"""Objects held back until the plan's size is known, so that a small job is spread evenly; also the first plan
+segment."""
 
 PARTITIONS_PER_WORKER = 4
 """A small job has at least so many partitions per parallel worker, so that the last ones end at about the same time."""
 
 _TEXT_SHARE = {
-    "pdf": 0.1, "docx": 0.2, "pptx": 0.03, "xlsx": 0.5, "epub": 0.6, "html": 0.5, "htm": 0.5, "eml": 0.7, "rtf": 0.4, "gz": 4.0, "xml": 0.8,
-}  # fmt: skip
+    "pdf": 0.1,
+    "docx": 0.2,
+    "pptx": 0.03,
+    "xlsx": 0.5,
+    "epub": 0.6,
+    "html": 0.5,
+    "htm": 0.5,
+    "eml": 0.7,
+    "rtf": 0.4,
+    "gz": 4.0,
+    "xml": 0.8,
+}
 """Characters of text per byte of file, by name (a guess; only packing and progress depend on it, never a result)."""
 
 
@@ -160,7 +171,9 @@ def estimate_chunks(ref: ObjectRef, chunking: Chunking) -> int:
 
 @dataclass(slots=True)
 class Packer:
-    """Cuts a stream of planned objects into partitions, in order: greedy, bounded by bytes, count and estimated chunks."""
+    """Cuts a stream of planned objects into partitions, in order: greedy, bounded by bytes, count and estimated
+    chunks.
+    """
 
     limits: FrozenLimits
     chunking: Chunking

@@ -1,4 +1,6 @@
-"""Preflight: what must be true before a job writes anything. Each failure is a FatalError with a code the API uses too."""
+"""Preflight: what must be true before a job writes anything. Each failure is a FatalError with a code the API uses
+too.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ async def prepare_collection(
     All stores are checked before the first is written.
 
     Raises:
-        FatalError: "contract_mismatch", "schema_mismatch"; "collection_missing" when a store lost a collection whose objects the
+        FatalError: "contract_mismatch", "schema_mismatch"; "collection_missing" when a store lost a collection whose
+        objects the
             table believes to be there: a sync would leave them out for ever.
     """
     existing = check_contract(store, wanted)
@@ -85,7 +88,7 @@ async def prepare_collection(
             if existing is not None and has_objects and mode is not Mode.FULL:
                 raise FatalError(
                     "collection_missing",
-                    f"{name} has no collection {wanted.collection!r} any more, but the object table lists objects in it.",
+                    f"{name} lost collection {wanted.collection!r}, but the object table lists objects in it.",
                     hint="Run the job once with mode=full to build it again.",
                     store=str(name),
                 ) from error

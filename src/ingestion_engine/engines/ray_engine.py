@@ -14,7 +14,8 @@ from ingestion_engine.pipeline.worker import process_partition
 class RayEngine:
     """Runs partitions as Ray tasks, at most ``window`` at once.
 
-    Tasks run with ``max_retries=0``: retries are the driver's, so that one partition never runs twice at the same time behind its back.
+    Tasks run with ``max_retries=0``: retries are the driver's, so that one partition never runs twice at the same
+    time behind its back.
     """
 
     def __init__(self, window: int, *, task_cpus: float) -> None:
@@ -22,7 +23,9 @@ class RayEngine:
         self._task_cpus = task_cpus
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end. A task without an answer becomes a RETRY with ``process_died``."""
+        """Yield one report per partition, as they end. A task without an answer becomes a RETRY with
+        ``process_died``.
+        """
         import ray
 
         if not ray.is_initialized():

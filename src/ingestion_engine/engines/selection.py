@@ -11,7 +11,8 @@ from ingestion_engine.domain.spec import Source
 class Selection:
     """The filter of one job over keys.
 
-    Globs are matched against the key after the prefix, case-sensitively: ``*`` and ``?`` stay within one segment, ``**`` spans
+    Globs are matched against the key after the prefix, case-sensitively: ``*`` and ``?`` stay within one segment,
+    ``**`` spans
     segments (``**/a.md`` also matches ``a.md``), ``[abc]`` and ``[!abc]`` are character classes.
     """
 

@@ -32,7 +32,8 @@ class EmbedStage:
     """Vectors received."""
 
     async def embed_chunks(self, chunks: Sequence[Chunk]) -> list[list[EmbeddedChunk] | ObjectError]:
-        """Embed one batch; result[i] belongs to chunks[i]: one embedded chunk, several when it was too long, or why not.
+        """Embed one batch; result[i] belongs to chunks[i]: one embedded chunk, several when it was too long, or why
+        not.
 
         Deterministic for a deterministic embedder. Parts of a chunk that was cut have provisional ids.
 

@@ -19,7 +19,8 @@ READ_PAGE = 500
 """Points per look-up; 500 vectors of 1,536 dimensions are 3 MB, well under every server's answer limit."""
 
 EXACT_FIRST = (StoreName.WEAVIATE, StoreName.QDRANT)
-"""Weaviate gives back the very bytes it was sent; Qdrant normalises cosine vectors, so its copy is the second choice."""
+"""Weaviate gives back the very bytes it was sent; Qdrant normalises cosine vectors, so its copy is the second
+choice."""
 
 
 async def find_vectors(
@@ -37,7 +38,8 @@ async def find_vectors(
         collection: Name of the collection.
         chunks: Chunks with their final point ids.
         stamp: Of the job: a vector counts only when its point's ``embedding_id`` is the one this job would write.
-        same_job_only: In mode ``full`` only what this very job embedded before counts (an attempt that is being resumed).
+        same_job_only: In mode ``full`` only what this very job embedded before counts (an attempt that is being
+        resumed).
 
     Cost: one read per store and 500 chunks; the second store is asked only for what the first did not have.
     """

@@ -2,11 +2,14 @@
 
 ::
 
-    load (ahead, in order) ─► reuse ─► batches across objects ─► embed (in_flight at once) ─► flush to all stores ─► stale points go
+    load (ahead, in order) ─► reuse ─► batches across objects ─► embed (in_flight at once) ─► flush to all stores ─►
+    stale points go
                                                                                               one flush at a time
 
-Batches are packed in the order of objects and chunks, so the number of embed calls depends on the partition alone, not on timing.
-An object's points are written only when all its chunks are embedded: a version that fails leaves the old points as they were.
+Batches are packed in the order of objects and chunks, so the number of embed calls depends on the partition alone,
+not on timing.
+An object's points are written only when all its chunks are embedded: a version that fails leaves the old points as
+they were.
 """
 
 from __future__ import annotations
@@ -338,9 +341,7 @@ def _failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one error to report: what stops the job before what only delays it, anything unexpected before both."""
-    flat: list[BaseException] = []
-    for error in group.exceptions:
-        flat.append(_worst(error) if isinstance(error, BaseExceptionGroup) else error)
+    flat = [_worst(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
     unexpected = [error for error in flat if not isinstance(error, IngestionError)]
     fatal = [error for error in flat if isinstance(error, FatalError)]
     return (unexpected or fatal or flat)[0]

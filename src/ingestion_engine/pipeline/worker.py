@@ -31,8 +31,10 @@ log = get_logger(__name__)
 def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
     """Bring every object of one partition into every store, and report.
 
-    DONE is returned only after the report is durable in the ledger, so a driver that dies loses nothing. RETRY means that something is
-    away; nothing counts against the objects. FATAL stops the job. Never raises. At least once: a second run changes nothing.
+    DONE is returned only after the report is durable in the ledger, so a driver that dies loses nothing. RETRY means
+    that something is
+    away; nothing counts against the objects. FATAL stops the job. Never raises. At least once: a second run changes
+    nothing.
 
     Cost: clients and one event loop are opened on the first call in a process and kept for its life.
     """
@@ -46,7 +48,8 @@ def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
         return PartitionReport(pid, ReportStatus.FATAL, 0, error=error.record())
     except Exception as error:
-        # A defect of ours or a vendor's surprise: the seam lets no exception cross, the driver's rounds bound the retries.
+        # A defect of ours or a vendor's surprise: the seam lets no exception cross, the driver's rounds bound the
+        # retries.
         log.exception("partition failed unexpectedly", extra={"partition": partition_id})
         surprise = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
         return PartitionReport(pid, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)

@@ -1,7 +1,9 @@
 """Settings of the service, the driver and the workers: the only place that reads the environment.
 
-Every variable starts with ``INGEST_``; nested names are joined by ``__`` (``INGEST_S3__ENDPOINT_URL``). Secrets may also be files: with
-``INGEST_SECRETS_DIR=/run/secrets``, the file ``/run/secrets/INGEST_S3__SECRET_ACCESS_KEY`` holds that variable. The environment wins.
+Every variable starts with ``INGEST_``; nested names are joined by ``__`` (``INGEST_S3__ENDPOINT_URL``). Secrets may
+also be files: with
+``INGEST_SECRETS_DIR=/run/secrets``, the file ``/run/secrets/INGEST_S3__SECRET_ACCESS_KEY`` holds that variable. The
+environment wins.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class OllamaSettings(Group):
     """The pool of Ollama servers; all must serve the same digest of a model."""
 
     urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:11434",)
-    """Comma-separated base URLs. An embedding model runs one text at a time on a server, so more servers mean more throughput."""
+    """Comma-separated base URLs. An embedding model runs one text at a time on a server, so more servers mean more
+    throughput."""
     model: str = "all-minilm"
     """Model for collections whose request names none."""
 
@@ -53,7 +56,8 @@ class EmbedSettings(Group):
     """The cluster-wide limit on embedding, over all jobs and engines."""
 
     in_flight: int | None = Field(default=None, ge=1)
-    """Embedding requests at once, in all; None means four per Ollama server (one works, the others wait at its door)."""
+    """Embedding requests at once, in all; None means four per Ollama server (one works, the others wait at its
+    door)."""
     texts_per_second: float | None = Field(default=None, gt=0)
     """None means no limit."""
     batch_texts: int = Field(default=32, ge=1)
@@ -139,7 +143,8 @@ class LeaseSettings(Group):
     ttl_s: float = Field(default=30.0, gt=0)
     """A lease whose heartbeat stood still for so long is taken over."""
     grace_s: float = Field(default=35.0, ge=0)
-    """Then the successor waits so long before it writes: the stores' write time-out (30 s) and the workers' check interval."""
+    """Then the successor waits so long before it writes: the stores' write time-out (30 s) and the workers' check
+    interval."""
     outage_retry_s: float = Field(default=5.0, gt=0)
     """First pause after an outage; doubles up to a minute."""
 
