@@ -1,0 +1,212 @@
+"""The buckets to read: listings and exact errors by botocore, most bodies by obstore (faster, asynchronous)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import obstore
+from botocore import exceptions as boto
+from obstore.exceptions import BaseError as ObstoreError
+from obstore.store import S3Store
+
+from ingestion_engine.adapters.s3_client import CONNECT_TIMEOUT_S, Place, make_client, s3_errors, status_of
+from ingestion_engine.adapters.s3_listing import (
+    format_time,
+    is_plain,
+    list_pages,
+    read_entry,
+    read_etag,
+    read_metadata,
+)
+from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone
+from ingestion_engine.domain.records import ObjectRef, RawObject
+from ingestion_engine.runtime.settings import S3Settings, Settings
+
+BODY_TIMEOUT = timedelta(minutes=15)
+"""For one whole body: 256 MB at 300 kB/s."""
+CREDENTIALS_TTL = timedelta(minutes=10)
+"""botocore renews temporary credentials at least ten minutes before they end, so a copy is good for so long."""
+
+
+class S3Source:
+    """Objects in S3 or a compatible server. Read only; safe to share by threads and by one event loop."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        """Make no request yet."""
+        self._settings = settings
+        self._client = make_client(settings)
+        self._stores: dict[str, S3Store] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> S3Source:
+        """Return a source for ``settings.s3``."""
+        return cls(settings.s3)
+
+    def check_bucket(self, bucket: str) -> None:
+        """Return when the bucket exists and may be listed. Blocking, one request.
+
+        Raises:
+            FatalError: "bucket_not_found", "bucket_access_denied".
+            TransientError: S3 is away.
+        """
+        with s3_errors(Place(bucket)):
+            self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+
+    def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
+        """Yield every object under a prefix, in the server's own order, keys as they are. Blocking.
+
+        Raises:
+            FatalError, TransientError: as ``check_bucket``.
+
+        Cost: one request per 1,000 keys; one page in memory.
+        """
+        with s3_errors(Place(bucket)):
+            for page in list_pages(self._client, bucket, prefix):
+                for entry in page:
+                    yield read_entry(bucket, entry)
+
+    async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
+        """Read one object whole: the listed version, or the newest when it has changed since.
+
+        obstore tries first where it can address the key; whatever it says, the question is asked again with
+        botocore, whose errors carry S3's own codes.
+
+        Raises:
+            ObjectGone: "object_gone".
+            ObjectError: "object_too_large" before any body is read, "object_unreadable".
+            TransientError: S3 is away.
+            FatalError: "bucket_access_denied", "bucket_not_found".
+
+        Cost: one request; up to three when it changed.
+        """
+        _check_size(ref, max_bytes)
+        if is_plain(ref.key):
+            raw = await self._fetch_fast(ref, max_bytes)
+            if raw is not None:
+                return raw
+        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes)
+
+    async def _fetch_fast(self, ref: ObjectRef, max_bytes: int) -> RawObject | None:
+        options: Any = {"if_match": f'"{ref.etag}"'} if ref.etag else {}
+        try:
+            answer = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
+            meta = answer.meta
+            seen = ObjectRef(
+                ref.bucket, ref.key, read_etag(meta["e_tag"]), meta["size"], format_time(meta["last_modified"])
+            )
+            _check_size(seen, max_bytes)
+            body = bytes(await answer.bytes_async())
+        except (ObstoreError, OSError, ValueError):
+            return None
+        attributes = answer.attributes
+        # obstore spells S3's own attributes with capitals; user metadata arrives in lower case.
+        user = {name: value for name, value in attributes.items() if name == name.lower()}
+        return RawObject(seen, body, attributes.get("Content-Type"), read_metadata(user))
+
+    def _fetch_exact(self, ref: ObjectRef, max_bytes: int) -> RawObject:
+        condition = {"IfMatch": f'"{ref.etag}"'} if ref.etag else {}
+        with s3_errors(Place(ref.bucket, ref.key)):
+            try:
+                return self._get(ref, max_bytes, condition)
+            except boto.ClientError as error:
+                if status_of(error) == 403:
+                    self.check_bucket(ref.bucket)  # all of it, or this object alone?
+                if status_of(error) != 412:
+                    raise
+            return self._get(ref, max_bytes, {})
+
+    def _get(self, ref: ObjectRef, max_bytes: int, condition: dict[str, str]) -> RawObject:
+        answer = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
+        with answer["Body"] as stream:
+            seen = dataclasses.replace(
+                ref,
+                etag=read_etag(answer.get("ETag")),
+                size_bytes=int(answer["ContentLength"]),
+                last_modified=format_time(answer["LastModified"]),
+            )
+            _check_size(seen, max_bytes)
+            body = stream.read()
+        return RawObject(seen, body, answer.get("ContentType"), read_metadata(answer.get("Metadata", {})))
+
+    async def exists(self, bucket: str, key: str) -> bool:
+        """True when the object is there now. One request for one byte.
+
+        A HEAD would not tell a missing object from a missing bucket, and points are removed on the strength of this
+        answer.
+
+        Raises:
+            TransientError: S3 is away.
+            ObjectError: "object_unreadable".
+            FatalError: "bucket_access_denied", "bucket_not_found".
+        """
+        return await asyncio.to_thread(self._exists, bucket, key)
+
+    def _exists(self, bucket: str, key: str) -> bool:
+        try:
+            with s3_errors(Place(bucket, key)):
+                self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()
+        except ObjectGone:
+            return False
+        except ObjectError as error:
+            if error.context.get("status") == 416:  # nothing to give a byte of: an empty object
+                return True
+            raise
+        return True
+
+    async def close(self) -> None:
+        """Release connections."""
+        self._stores.clear()
+        await asyncio.to_thread(self._client.close)
+
+    def _store(self, bucket: str) -> S3Store:
+        with self._lock:
+            if bucket not in self._stores:
+                self._stores[bucket] = self._make_store(bucket)
+            return self._stores[bucket]
+
+    def _make_store(self, bucket: str) -> S3Store:
+        endpoint = self._settings.endpoint_url
+        config: dict[str, Any] = {"region": self._settings.region, "virtual_hosted_style_request": False}
+        if endpoint:
+            config["endpoint"] = endpoint
+        options: Any = {
+            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            "timeout": BODY_TIMEOUT,
+        }
+        retry: Any = {"max_retries": 0}  # botocore asks again and retries
+        return S3Store(
+            bucket, client_options=options, retry_config=retry, credential_provider=self._credentials, **config
+        )
+
+    def _credentials(self) -> Any:
+        # The client's own credentials, so that both libraries are the same identity.
+        credentials = self._client._request_signer._credentials  # noqa: SLF001
+        if credentials is None:
+            raise FatalError("bucket_access_denied", "there are no AWS credentials")
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_TTL,
+        }
+
+
+def _check_size(ref: ObjectRef, max_bytes: int) -> None:
+    if ref.size_bytes > max_bytes:
+        raise ObjectError(
+            "object_too_large",
+            f"{ref.uri} has {ref.size_bytes} bytes, more than {max_bytes}",
+            hint="Raise INGEST_WORKER__OBJECT_MAX_BYTES or exclude the object.",
+            bucket=ref.bucket,
+            key=ref.key,
+            size_bytes=ref.size_bytes,
+            max_bytes=max_bytes,
+        )

@@ -1,0 +1,334 @@
+"""One suite for every ObjectSource: a real S3 server and the reference on a directory."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import unicodedata
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from pydantic import SecretStr
+
+from ingestion_engine.adapters.local_files import LocalSource
+from ingestion_engine.adapters.s3 import S3Source
+from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.adapters.s3_listing import is_plain
+from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, TransientError
+from ingestion_engine.domain.ports import ObjectSource
+from ingestion_engine.domain.records import ObjectRef
+from ingestion_engine.runtime.settings import S3Settings
+
+LIMIT = 1_000_000
+NFC = unicodedata.normalize("NFC", "ü.txt")
+NFD = unicodedata.normalize("NFD", "ü.txt")
+KEYS = [
+    *["plain.txt", "a b.txt", "a+b", "a%b", "a%20b", "a%2Fb", "%", "%%41", NFC, NFD, "Case", "case", "end ", " lead"],
+    *[".hidden", "...", "x/.../y", "a/ /b", "\u00a0nb", "\u200b", "tab\tx", "new\nline", "\x01ctl", "\x7fdel"],
+    *["q?x=1&y", "hash#x", "semi;x", "quote'\"x", "curly{}|^`~", "*[x]", "<lt>", "a:b,c=d@e$f!", "日本/語", "emoji😀"],
+    "deep/" * 20 + "x",
+]
+"""Names that servers and clients like to change. (SeaweedFS itself folds `//` and `\\` into `/` and refuses `./`.)"""
+
+
+class World(Protocol):
+    """A source, and how a test puts objects where it reads."""
+
+    source: ObjectSource
+    bucket: str
+
+    def write(self, key: str, body: bytes, content_type: str | None = None, **metadata: str) -> None: ...
+    def remove(self, key: str) -> None: ...
+
+
+@dataclass
+class S3World:
+    source: ObjectSource
+    bucket: str
+    client: Any
+
+    def write(self, key: str, body: bytes, content_type: str | None = None, **metadata: str) -> None:
+        extra = {"ContentType": content_type} if content_type else {}
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, Metadata=metadata, **extra)
+
+    def remove(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
+
+
+@dataclass
+class LocalWorld:
+    source: LocalSource
+    bucket: str
+
+    def write(self, key: str, body: bytes, content_type: str | None = None, **metadata: str) -> None:
+        self.source.write(self.bucket, key, body, content_type=content_type, metadata=metadata)
+
+    def remove(self, key: str) -> None:
+        self.source.remove(self.bucket, key)
+
+
+@pytest.fixture(params=["s3", "local"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    if request.param == "local":
+        (tmp_path / "box").mkdir()
+        yield LocalWorld(LocalSource(tmp_path), "box")
+        return
+    settings = request.getfixturevalue("s3_settings")
+    source = S3Source(settings)
+    yield S3World(source, request.getfixturevalue("s3_bucket"), make_client(settings))
+    await source.close()
+
+
+def listed(world: World, prefix: str = "") -> dict[str, ObjectRef]:
+    refs = list(world.source.list_objects(world.bucket, prefix))
+    found = {ref.key: ref for ref in refs}
+    assert len(found) == len(refs), "a key was listed twice"
+    return found
+
+
+class TestListing:
+    """What a listing shows."""
+
+    def test_every_key_arrives_as_it_is(self, world: World) -> None:
+        """No character of a key is changed on its way through XML, URLs or file names."""
+        for key in KEYS:
+            world.write(key, key.encode())
+        found = listed(world)
+        assert sorted(found) == sorted(KEYS)
+        assert all(ref.size_bytes == len(key.encode()) for key, ref in found.items())
+
+    def test_entry_is_complete(self, world: World) -> None:
+        """The etag has no quotes, the time is RFC 3339 in whole seconds of UTC."""
+        world.write("a.txt", b"hello")
+        ref = listed(world)["a.txt"]
+        assert (ref.bucket, ref.size_bytes, ref.uri) == (world.bucket, 5, f"s3://{world.bucket}/a.txt")
+        assert ref.etag == "5d41402abc4b2a76b9719d911017c592"
+        assert len(ref.last_modified) == 20
+        assert ref.last_modified.endswith("Z")
+
+    def test_prefix_is_bytes_not_a_folder(self, world: World) -> None:
+        """`ab` is a prefix of `abc` and of `ab/c`; a prefix may be any string."""
+        for key in ("ab/c", "abc", "a", "b/ab", "a b%/c", "a b%/d/e"):
+            world.write(key, b"x")
+        assert sorted(listed(world, "ab")) == ["ab/c", "abc"]
+        assert sorted(listed(world, "a b%/")) == ["a b%/c", "a b%/d/e"]
+        assert listed(world, "zzz") == {}
+        assert len(listed(world)) == 6
+
+    def test_more_than_one_page(self, world: World) -> None:
+        """1,005 keys are two pages; none is lost between them."""
+        for number in range(1005):
+            world.write(f"many/{number:04d}", b"")
+        assert len(listed(world, "many/")) == 1005
+
+    def test_missing_bucket_is_fatal(self, world: World) -> None:
+        """Both the check and a listing name the bucket that is not there."""
+        world.source.check_bucket(world.bucket)
+        with pytest.raises(FatalError) as check:
+            world.source.check_bucket("no-such-bucket")
+        with pytest.raises(FatalError) as listing:
+            list(world.source.list_objects("no-such-bucket", ""))
+        assert {check.value.code, listing.value.code} == {"bucket_not_found"}
+        assert "no-such-bucket" in check.value.message
+
+
+class TestFetch:
+    """What reading an object gives."""
+
+    async def test_every_key_can_be_read(self, world: World) -> None:
+        """The body belongs to the key, whichever client had to be used."""
+        for key in KEYS:
+            world.write(key, key.encode())
+        for key, ref in listed(world).items():
+            raw = await world.source.fetch(ref, max_bytes=LIMIT)
+            assert (raw.body, raw.ref) == (key.encode(), ref)
+
+    async def test_headers_come_along(self, world: World) -> None:
+        """Content type and user metadata are the object's own, on both ways of reading."""
+        for key in ("plain", "odd\tkey"):
+            world.write(key, b"x", "text/x-strange", team="docs", content="none")
+            raw = await world.source.fetch(listed(world)[key], max_bytes=LIMIT)
+            assert raw.content_type == "text/x-strange"
+            assert raw.metadata == {"team": "docs", "content": "none"}
+
+    async def test_empty_object(self, world: World) -> None:
+        """Zero bytes are a body."""
+        world.write("empty", b"")
+        assert (await world.source.fetch(listed(world)["empty"], max_bytes=LIMIT)).body == b""
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_changed_object_is_read_whole_in_its_new_version(self, world: World, key: str) -> None:
+        """The record carries etag and size of what was read."""
+        world.write(key, b"old")
+        ref = listed(world)[key]
+        world.write(key, b"newer")
+        raw = await world.source.fetch(ref, max_bytes=LIMIT)
+        assert (raw.body, raw.ref.size_bytes) == (b"newer", 5)
+        assert raw.ref.etag == listed(world)[key].etag != ref.etag
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_removed_object_is_gone(self, world: World, key: str) -> None:
+        """The points of a gone object are removed, so the answer has a type of its own."""
+        world.write(key, b"x")
+        ref = listed(world)[key]
+        assert await world.source.exists(world.bucket, key)
+        world.remove(key)
+        with pytest.raises(ObjectGone):
+            await world.source.fetch(ref, max_bytes=LIMIT)
+        assert not await world.source.exists(world.bucket, key)
+
+    async def test_existence(self, world: World) -> None:
+        """An empty object exists; a prefix of a key does not; a missing bucket is no missing object."""
+        world.write("folder/empty", b"")
+        assert await world.source.exists(world.bucket, "folder/empty")
+        assert not await world.source.exists(world.bucket, "folder/emp")
+        with pytest.raises(FatalError):
+            await world.source.exists("no-such-bucket", "folder/empty")
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_size_limit(self, world: World, key: str) -> None:
+        """The limit itself is allowed; a version that grew after the listing is refused too."""
+        world.write(key, b"12345")
+        ref = listed(world)[key]
+        assert (await world.source.fetch(ref, max_bytes=5)).body == b"12345"
+        with pytest.raises(ObjectError) as listed_size:
+            await world.source.fetch(ref, max_bytes=4)
+        world.write(key, b"1234567")
+        with pytest.raises(ObjectError) as grown:
+            await world.source.fetch(ref, max_bytes=5)
+        assert {listed_size.value.code, grown.value.code} == {"object_too_large"}
+
+
+class TestS3Only:
+    """What needs a server that refuses, breaks or answers oddly."""
+
+    async def test_wrong_credentials_are_fatal(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """Who we are is not accepted: nothing about one object, so the job stops."""
+        wrong = s3_settings.model_copy(update={"secret_access_key": SecretStr("not" + s3_bucket)})
+        source = S3Source(wrong)
+        ref = ObjectRef(s3_bucket, "x", "", 1, "2026-01-01T00:00:00Z")
+        for call in (lambda: source.check_bucket(s3_bucket), lambda: list(source.list_objects(s3_bucket, ""))):
+            with pytest.raises(FatalError) as refused:
+                call()
+            assert refused.value.code == "bucket_access_denied"
+        with pytest.raises(FatalError) as refused:
+            await source.fetch(ref, max_bytes=LIMIT)
+        assert refused.value.code == "bucket_access_denied"
+        assert wrong.secret_access_key is not None
+        assert wrong.secret_access_key.get_secret_value() not in repr(refused.value.record())
+        await source.close()
+
+    async def test_absent_server_is_transient(self, s3_settings: S3Settings) -> None:
+        """Nobody listens: wait and try again."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        source = S3Source(s3_settings.model_copy(update={"endpoint_url": f"http://127.0.0.1:{port}"}))
+        with pytest.raises(TransientError):
+            source.check_bucket("docs")
+        with pytest.raises(TransientError):
+            await source.fetch(ObjectRef("docs", "x", "", 1, ""), max_bytes=LIMIT)
+        with pytest.raises(TransientError):
+            await source.exists("docs", "x")
+        await source.close()
+
+    async def test_metadata_beyond_ascii(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """Raw UTF-8 and RFC 2047 words become text; percent-encoding is somebody's own habit and stays."""
+        sent = {"raw": "grün", "words": "=?UTF-8?B?w6TDtg==?=", "percent": "%C3%A4", "broken": "=?UTF-8?B?w6?="}
+        for name, value in sent.items():
+            _put_raw(s3_settings, f"/{s3_bucket}/{name}", {f"x-amz-meta-{name}": value})
+        source = S3Source(s3_settings)
+        refs = {ref.key: ref for ref in source.list_objects(s3_bucket, "")}
+        got = {name: (await source.fetch(refs[name], max_bytes=LIMIT)).metadata for name in sent}
+        await source.close()
+        assert got["raw"] == {"raw": "grün"}
+        assert got["words"] == {"words": "äö"}
+        assert got["percent"] == {"percent": "%C3%A4"}
+        assert got["broken"].keys() == {"broken"}
+
+    async def test_one_forbidden_object_is_skipped(self) -> None:
+        """The bucket may be listed, the object may not be read: recorded, and the job goes on."""
+        with _serving({"/docs/secret": (403, _error("AccessDenied")), "/docs": (200, _EMPTY_LIST)}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(ObjectError) as refused:
+                await source.fetch(ObjectRef("docs", "secret", "e", 1, ""), max_bytes=LIMIT)
+            assert (refused.value.code, refused.value.context["key"]) == ("object_unreadable", "secret")
+            await source.close()
+
+    async def test_everything_forbidden_is_fatal(self) -> None:
+        """The same 403, but on the bucket too: permissions changed while the job ran."""
+        with _serving({"/docs": (403, _error("AccessDenied"))}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(FatalError) as refused:
+                await source.fetch(ObjectRef("docs", "any", "e", 1, ""), max_bytes=LIMIT)
+            assert refused.value.code == "bucket_access_denied"
+            await source.close()
+
+    async def test_archived_object_is_skipped(self) -> None:
+        """InvalidObjectState is about one object."""
+        with _serving({"/docs/cold": (403, _error("InvalidObjectState")), "/docs": (200, _EMPTY_LIST)}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(ObjectError) as refused:
+                await source.fetch(ObjectRef("docs", "cold", "e", 1, ""), max_bytes=LIMIT)
+            assert refused.value.code == "object_unreadable"
+            await source.close()
+
+
+@pytest.mark.parametrize("key", ["", "/", "/a", "a/", "a//b", "./a", "a/./b", "a/..", "..", "a\nb", "\x7f"])
+def test_keys_that_obstore_would_alter_are_not_plain(key: str) -> None:
+    """These go to botocore."""
+    assert not is_plain(key)
+
+
+def _put_raw(settings: S3Settings, path: str, headers: Mapping[str, str]) -> None:
+    """A signed PUT with header values that botocore would refuse to send."""
+    credentials = make_client(settings)._request_signer._credentials
+    request = AWSRequest("PUT", f"{settings.endpoint_url}{path}", data=b"x", headers=dict(headers))
+    S3SigV4Auth(credentials, "s3", settings.region).add_auth(request)
+    signed = {name: value.encode() if isinstance(value, str) else value for name, value in request.headers.items()}
+    answer = httpx.put(f"{settings.endpoint_url}{path}", content=b"x", headers=signed)
+    assert answer.status_code == 200, answer.text
+
+
+_EMPTY_LIST = (
+    b"<ListBucketResult><Name>docs</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+)
+
+
+def _error(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+
+
+@contextmanager
+def _serving(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[S3Settings]:
+    """A server with fixed answers by path prefix, for what SeaweedFS cannot be told to do."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            status, body = next(answer for prefix, answer in answers.items() if path.startswith(prefix))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Type", "application/xml")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield S3Settings(endpoint_url=url, access_key_id=SecretStr("any"), secret_access_key=SecretStr("thing"))
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,303 @@
+"""One suite for every StateStore: in a real S3 server, and in files."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from ingestion_engine.adapters import s3_state
+from ingestion_engine.adapters.local_files import LocalStateStore, file_to_path, path_to_file
+from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.adapters.s3_state import S3StateStore
+from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.runtime.retry import RetryPolicy
+from ingestion_engine.runtime.settings import S3Settings
+
+QUICK = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=2.0)
+
+
+@pytest.fixture(params=["s3", "s3 without a prefix", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
+    if request.param == "file":
+        return LocalStateStore(f"file://{tmp_path}/state%20dir")
+    prefix = "/some/state" if request.param == "s3" else ""
+    url = f"s3://{request.getfixturevalue('s3_bucket')}{prefix}"
+    return S3StateStore(request.getfixturevalue("s3_settings"), url)
+
+
+def value(store: StateStore, path: str) -> bytes | None:
+    stored = store.get(path)
+    return None if stored is None else stored.data
+
+
+class TestValues:
+    """Reading and writing without conditions."""
+
+    def test_put_get_delete(self, store: StateStore) -> None:
+        """A value is there from put to delete; the last put wins; deleting nothing is no error."""
+        assert store.get("jobs/a/spec.json") is None
+        store.put("jobs/a/spec.json", b"one")
+        store.put("jobs/a/spec.json", b"two")
+        assert value(store, "jobs/a/spec.json") == b"two"
+        store.delete("jobs/a/spec.json")
+        store.delete("jobs/a/spec.json")
+        assert store.get("jobs/a/spec.json") is None
+
+    def test_empty_and_binary_values(self, store: StateStore) -> None:
+        """Bytes come back as they were."""
+        for data in (b"", bytes(range(256)), b"\n"):
+            store.put("x", data)
+            assert value(store, "x") == data
+
+    def test_list_is_complete(self, store: StateStore) -> None:
+        """A prefix is any string; paths are relative to the store; 1,003 of them are more than one page."""
+        names = {f"jobs/j1/reports/{number:04d}" for number in range(1003)} | {
+            "jobs/j1",
+            "jobs/j10/x",
+            "alias/a b.json",
+        }
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: store.put(name, b"."), names))
+        assert sorted(store.list("")) == sorted(names)
+        assert sorted(store.list("jobs/j1")) == sorted(names - {"alias/a b.json"})
+        assert list(store.list("jobs/j10")) == ["jobs/j10/x"]
+        assert list(store.list("jobs/none/")) == []
+
+    def test_ranges(self, store: StateStore) -> None:
+        """Short at the end, empty behind it, an error for what is not there."""
+        store.put("runs/r.parquet", b"0123456789")
+        assert store.get_range("runs/r.parquet", 2, 3) == b"234"
+        assert store.get_range("runs/r.parquet", 8, 10) == b"89"
+        assert store.get_range("runs/r.parquet", 10, 5) == b""
+        assert store.get_range("runs/r.parquet", 3, 0) == b""
+        with pytest.raises(FatalError) as missing:
+            store.get_range("runs/none", 0, 1)
+        assert missing.value.code == "state_missing"
+
+    def test_files(self, store: StateStore, tmp_path: Path) -> None:
+        """A file goes up and comes down unchanged; a missing value leaves no file behind."""
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(os.urandom(3_000_000))
+        store.put("big", b"old")
+        store.upload("big", source)
+        store.download("big", target)
+        assert target.read_bytes() == source.read_bytes()
+        target.unlink()
+        with pytest.raises(FatalError) as missing:
+            store.download("none", target)
+        assert missing.value.code == "state_missing"
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["source"]
+
+
+class TestConditions:
+    """Writes that depend on what is there."""
+
+    def test_create_once(self, store: StateStore) -> None:
+        """The second create conflicts, also with equal bytes, and changes nothing."""
+        version = store.create("lease", b"one")
+        for data in (b"two", b"one"):
+            with pytest.raises(StateConflict):
+                store.create("lease", data)
+        stored = store.get("lease")
+        assert stored is not None
+        assert (stored.data, stored.version) == (b"one", version)
+
+    def test_replace_only_the_version_that_was_read(self, store: StateStore) -> None:
+        """Versions chain; a stale one conflicts and changes nothing; so does a value that is gone."""
+        first = store.create("lease", b"one")
+        second = store.replace("lease", b"two", first)
+        with pytest.raises(StateConflict):
+            store.replace("lease", b"three", first)
+        stored = store.get("lease")
+        assert stored is not None
+        assert (stored.data, stored.version) == (b"two", second)
+        store.put("lease", b"forced")
+        with pytest.raises(StateConflict):
+            store.replace("lease", b"three", second)
+        store.delete("lease")
+        with pytest.raises(StateConflict):
+            store.replace("lease", b"three", second)
+        assert store.get("lease") is None
+
+    def test_one_of_many_creators_wins(self, store: StateStore) -> None:
+        """Eight threads, one value: seven conflicts."""
+
+        def try_create(number: int) -> bytes | None:
+            data = b"%d" % number
+            try:
+                store.create("race", data)
+            except StateConflict:
+                return None
+            return data
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            winners = [data for data in pool.map(try_create, range(8)) if data is not None]
+        assert winners == [value(store, "race")]
+
+    def test_no_update_is_lost(self, store: StateStore) -> None:
+        """Four threads add ten each by read and replace: the sum is forty."""
+        store.create("counter", b"0")
+
+        def add_ten(_: int) -> None:
+            for _ in range(10):
+                while True:
+                    stored = store.get("counter")
+                    assert stored is not None
+                    try:
+                        store.replace("counter", b"%d" % (int(stored.data) + 1), stored.version)
+                        break
+                    except StateConflict:
+                        continue
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(add_ten, range(4)))
+        assert value(store, "counter") == b"40"
+
+
+class TestS3Only:
+    """Lost answers, refusals and large files."""
+
+    def test_own_write_is_recognised_when_its_answer_was_lost(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """The server applied the write and the connection broke: the retry's conflict is with ourselves."""
+        with _losing_answers(s3_settings) as (proxied, lose):
+            store = S3StateStore(proxied, f"s3://{s3_bucket}/p", retry=QUICK)
+            lose(1)
+            first = store.create("lease", b"mine")
+            lose(2)
+            second = store.replace("lease", b"mine again", first)
+            stored = store.get("lease")
+            assert stored is not None
+            assert (stored.data, stored.version) == (b"mine again", second)
+
+    def test_other_write_is_a_conflict_also_after_a_lost_answer(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """The bytes there are not ours."""
+        with _losing_answers(s3_settings) as (proxied, lose):
+            store = S3StateStore(proxied, f"s3://{s3_bucket}/p", retry=QUICK)
+            store.create("lease", b"theirs")
+            lose(1)
+            with pytest.raises(StateConflict):
+                store.create("lease", b"mine")
+            assert value(store, "lease") == b"theirs"
+
+    def test_absent_server_is_transient(self, s3_settings: S3Settings) -> None:
+        """Bounded by the policy's deadline."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        away = s3_settings.model_copy(update={"endpoint_url": f"http://127.0.0.1:{port}"})
+        store = S3StateStore(away, "s3://docs/p", retry=RetryPolicy(first_s=0.01, longest_s=0.01, deadline_s=0.05))
+        with pytest.raises(TransientError):
+            store.create("x", b"")
+
+    def test_refusal_and_missing_bucket_are_fatal(self, s3_settings: S3Settings) -> None:
+        """Each has its own code."""
+        wrong = s3_settings.model_copy(update={"secret_access_key": SecretStr("wrong")})
+        with pytest.raises(FatalError) as refused:
+            S3StateStore(wrong, "s3://docs/p").create("x", b"")
+        assert refused.value.code == "state_access_denied"
+        with pytest.raises(FatalError) as missing:
+            S3StateStore(s3_settings, "s3://no-such-bucket/p").get("x")
+        assert missing.value.code == "state_bucket_missing"
+
+    def test_large_files_go_up_in_parts(
+        self, s3_settings: S3Settings, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last part is short; the value equals the file."""
+        monkeypatch.setattr(s3_state, "PART_BYTES", 5 * 1024 * 1024)
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(os.urandom(12 * 1024 * 1024 + 7))
+        store = S3StateStore(s3_settings, f"s3://{s3_bucket}")
+        store.upload("big", source)
+        store.download("big", target)
+        assert target.read_bytes() == source.read_bytes()
+        etag = make_client(s3_settings).head_object(Bucket=s3_bucket, Key="big")["ETag"]
+        assert etag.strip('"').endswith("-3")
+
+    @pytest.mark.parametrize("url", ["s3:///prefix", "file:///x", "bucket/prefix"])
+    def test_odd_urls_are_refused(self, s3_settings: S3Settings, url: str) -> None:
+        """The message shows the right form."""
+        with pytest.raises(FatalError) as refused:
+            S3StateStore(s3_settings, url)
+        assert "s3://bucket/prefix" in refused.value.message
+
+
+class TestFileNames:
+    """How any path becomes a file name."""
+
+    @given(st.text(max_size=300))
+    def test_there_and_back(self, path: str) -> None:
+        """Injective, since it can be undone."""
+        assert file_to_path(path_to_file(path)) == path
+
+    @given(st.lists(st.text("./=%~aé\x00", max_size=12), max_size=6).map("/".join))
+    def test_names_are_safe(self, path: str) -> None:
+        """No name climbs out, is hidden, or is too long for a file system; a value is never a directory of another."""
+        file = path_to_file(path)
+        assert not file.is_absolute()
+        assert all(0 < len(part.encode()) <= 255 and not part.startswith(".") for part in file.parts)
+        assert all(not part.endswith("=") for part in file.parts[:-1])
+        assert file.name.endswith("=")
+
+    def test_odd_url_is_refused(self) -> None:
+        """A host or a relative path is a typing error."""
+        for url in ("file://state/dir", "file:state", "s3://bucket"):
+            with pytest.raises(FatalError):
+                LocalStateStore(url)
+
+
+@contextlib.contextmanager
+def _losing_answers(settings: S3Settings) -> Iterator[tuple[S3Settings, Callable[[int], None]]]:
+    """A proxy before the server that forwards everything, but drops the answers of as many PUTs as it is told to."""
+    assert settings.endpoint_url is not None
+    target = urlsplit(settings.endpoint_url)
+    to_lose = [0]
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection((str(target.hostname), int(target.port or 80))) as upstream:
+            is_put = [False]
+
+            def forward() -> None:
+                with contextlib.suppress(OSError):
+                    while data := client.recv(65536):
+                        if data[:4] in (b"PUT ", b"GET "):
+                            is_put[0] = data.startswith(b"PUT ")
+                        upstream.sendall(data)
+
+            threading.Thread(target=forward, daemon=True).start()
+            while answer := upstream.recv(65536):
+                if is_put[0] and to_lose[0] and not answer.startswith(b"HTTP/1.1 100"):
+                    to_lose[0] -= 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(answer)
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    def lose(count: int) -> None:
+        to_lose[0] = count
+
+    threading.Thread(target=accept, daemon=True).start()
+    port = listener.getsockname()[1]
+    try:
+        yield settings.model_copy(update={"endpoint_url": f"http://127.0.0.1:{port}"}), lose
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
