@@ -1,0 +1,43 @@
+"""Credentials of the embedded stack: made once per ``DATA_DIR``, kept in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Secrets of the embedded servers; none of them ever appears in a command line or a log."""
+
+    s3_access_key_id: str
+    s3_secret_access_key: str
+    qdrant_api_key: str
+    weaviate_api_key: str
+    ray_auth_token: str
+
+
+def load_or_make_credentials(path: Path) -> Credentials:
+    """The credentials in ``path``, which is created (mode 0600) when missing; values missing in it are added."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = {field.name: known.get(field.name) or secrets.token_urlsafe(24) for field in fields(Credentials)}
+    if not known.get("s3_access_key_id"):
+        made["s3_access_key_id"] = secrets.token_hex(10).upper()
+    credentials = Credentials(**made)
+    if made != known:
+        write_private(path, json.dumps(asdict(credentials), indent=2) + "\n")
+    return credentials
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step; nobody but its owner can ever read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
