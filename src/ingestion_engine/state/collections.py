@@ -1,0 +1,171 @@
+"""What the state store says of collections: contracts, names, and plans whose outcome is still open.
+
+::
+
+    collections/{c}/collection.json     the contract; written once, for the collection's whole life
+    collections/{c}/open/{job_id}.json  a plan whose outcome is not yet in the object table
+    alias/{name}.json                   another name for a collection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from ingestion_engine.domain.errors import FatalError, StateConflict
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.spec import CollectionContract
+from ingestion_engine.state.json_files import parse_json, read_json, write_json
+
+_ROOT = "collections/"
+_CONTRACT = "/collection.json"
+_ALIASES = "alias/"
+_JSON = ".json"
+
+_DERIVED_FROM = {"embedding_id": ("model_digest", "dimension", "options", "prefix")}
+"""A field that differs because one of others does would only repeat the news."""
+_NOT_COMPARED = frozenset({"format", "created_at", "created_by"})
+
+
+def _contract_path(collection: str) -> str:
+    return f"{_ROOT}{collection}{_CONTRACT}"
+
+
+def read_contract(store: StateStore, collection: str) -> CollectionContract | None:
+    """Return a collection's contract, or None when there is no such collection. One request.
+
+    Raises:
+        FatalError: "state_corrupt" when this version of the package cannot read it.
+    """
+    path = _contract_path(collection)
+    stored = store.get(path)
+    return None if stored is None else _parse_contract(path, stored.data)
+
+
+def _parse_contract(path: str, data: bytes) -> CollectionContract:
+    try:
+        return CollectionContract.model_validate(parse_json(path, data))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+        raise FatalError("state_corrupt", f"{path} in the state store cannot be read: {faults}", path=path) from error
+
+
+def create_contract(store: StateStore, contract: CollectionContract) -> CollectionContract:
+    """Write a contract unless the collection has one, and return the one that is there now; compare them.
+
+    Idempotent. Cost: one request; two when there was one.
+    """
+    path = _contract_path(contract.collection)
+    while True:
+        try:
+            store.create(path, orjson.dumps(contract.model_dump(mode="json")))
+            return contract
+        except StateConflict:
+            stored = store.get(path)
+            if stored is not None:
+                return _parse_contract(path, stored.data)
+
+
+def compare_contract(existing: CollectionContract, wanted: CollectionContract) -> None:
+    """Return when a job that wants one contract may write to a collection that has the other. Pure.
+
+    Who created it and when, and the order of stores, do not matter.
+
+    Raises:
+        FatalError: "contract_mismatch", naming each differing field with both values;
+            ``context["differences"]`` is ``{field: {"existing": ..., "wanted": ...}}``.
+    """
+    left, right = _flatten(existing), _flatten(wanted)
+    names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
+    names = [name for name in names if not set(_DERIVED_FROM.get(name, ())) & {n.split(".")[0] for n in names}]
+    if not names:
+        return
+    differences = {name: {"existing": left.get(name), "wanted": right.get(name)} for name in names}
+    said = "; ".join(f"{name} is {left.get(name)!r}, the job wants {right.get(name)!r}" for name in names)
+    raise FatalError(
+        "contract_mismatch",
+        f"collection {existing.collection} was made differently: {said}",
+        hint="Ask for what the collection has, or ingest into a new collection and put an alias before it.",
+        collection=existing.collection,
+        differences=differences,
+    )
+
+
+def _flatten(contract: CollectionContract) -> dict[str, Any]:
+    data = contract.model_dump(mode="json", exclude=set(_NOT_COMPARED))
+    data["stores"] = sorted(data["stores"])
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{part}": inner for part, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def list_contracts(store: StateStore) -> list[str]:
+    """Return the names of all collections, sorted. Cost: one listing of everything under ``collections/``."""
+    return sorted(_iter_contracts(store))
+
+
+def _iter_contracts(store: StateStore) -> Iterator[str]:
+    for path in store.list(_ROOT):
+        name = path.removeprefix(_ROOT).removesuffix(_CONTRACT)
+        if path == _contract_path(name) and "/" not in name:
+            yield name
+
+
+def _iter_aliases(store: StateStore) -> Iterator[str]:
+    for path in store.list(_ALIASES):
+        name = path.removeprefix(_ALIASES).removesuffix(_JSON)
+        if path == f"{_ALIASES}{name}{_JSON}" and "/" not in name:
+            yield name
+
+
+def find_name_collision(store: StateStore, name: str) -> str | None:
+    """Return a collection or alias whose name differs from this one in case only, or None.
+
+    Weaviate compares names of classes without case; the very same name is no collision. Cost: two listings.
+    """
+    folded = name.casefold()
+    others = [*_iter_contracts(store), *_iter_aliases(store)]
+    return min((other for other in others if other != name and other.casefold() == folded), default=None)
+
+
+def _open_path(collection: str, job_id: str) -> str:
+    return f"{_ROOT}{collection}/open/{job_id}{_JSON}"
+
+
+def open_plan(store: StateStore, collection: str, job_id: str, attempt: int, data: Mapping[str, Any]) -> None:
+    """Note that a job may write what its plan names from now on; replaces the note of its earlier attempt. One request.
+
+    Args:
+        store: The state store.
+        collection: What it writes to.
+        job_id: The job.
+        attempt: Its newest attempt; all its attempts' plan segments belong to the open plan.
+        data: JSON values that come back from ``list_open_plans``.
+    """
+    write_json(store, _open_path(collection, job_id), {**data, "format": 1, "job_id": job_id, "attempt": attempt})
+
+
+def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (job id, data with ``attempt``) of all plans not merged yet, oldest job first.
+
+    One listing, one request each.
+    """
+    prefix = f"{_ROOT}{collection}/open/"
+    found = []
+    for path in sorted(store.list(prefix)):
+        data = read_json(store, path)
+        if data is not None:
+            found.append((path.removeprefix(prefix).removesuffix(_JSON), data))
+    return found
+
+
+def close_plan(store: StateStore, collection: str, job_id: str) -> None:
+    """Note that a plan's outcome is in the object table. Idempotent. One request."""
+    store.delete(_open_path(collection, job_id))

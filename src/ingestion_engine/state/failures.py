@@ -1,0 +1,78 @@
+"""The list of failed objects of one job: JSON-lines segments, read page by page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
+from ingestion_engine.state.json_files import dump_lines, iter_lines, list_segments, parse_json
+
+_POSITION = re.compile(r"^(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>[0-9]+)$")
+
+
+class FailureList:
+    """Segments of failed objects under one folder.
+
+    Args:
+        store: The state store.
+        folder: Path that ends with a slash.
+    """
+
+    def __init__(self, store: StateStore, folder: str) -> None:
+        self._store = store
+        self._folder = folder
+
+    def write(self, segment: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Write a segment, whatever was there; nothing when there are no items. One request."""
+        if items:
+            self._store.put(self._path(segment), dump_lines(items))
+
+    def delete(self, segment_prefix: str) -> None:
+        """Remove all segments whose name starts with a prefix; one listing and a request each."""
+        for segment in list_segments(self._store, self._folder):
+            if segment.startswith(segment_prefix):
+                self._store.delete(self._path(segment))
+
+    def read(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Return one page, in the order of segments and lines, and the cursor of the next.
+
+        See ``Ledger.read_failures``.
+        """
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        items: list[dict[str, Any]] = []
+        first_segment, first_offset = ("", 0) if cursor is None else _parse_position(cursor)
+        try:
+            for segment, offset, line in self._iter(first_segment, first_offset):
+                if len(items) == limit:
+                    return items, encode_cursor(f"{segment}.{offset}")
+                items.append(parse_json(self._path(segment), line))
+        except ValueError as error:  # no line starts where the cursor says
+            raise bad_cursor(cursor) from error
+        return items, None
+
+    def _iter(self, first_segment: str, first_offset: int) -> Iterator[tuple[str, int, bytes]]:
+        for segment in list_segments(self._store, self._folder):
+            if segment < first_segment:
+                continue
+            start = first_offset if segment == first_segment else 0
+            try:
+                for offset, line in iter_lines(self._store, self._path(segment), start):
+                    yield segment, offset, line
+            except FatalError as error:
+                if error.code != "state_missing":  # removed since it was listed: its items are no failures any more
+                    raise
+
+    def _path(self, segment: str) -> str:
+        return f"{self._folder}{segment}.jsonl"
+
+
+def _parse_position(cursor: str) -> tuple[str, int]:
+    match = _POSITION.match(decode_cursor(cursor))
+    if match is None:
+        raise bad_cursor(cursor)
+    return match["segment"], int(match["offset"])

@@ -1,0 +1,319 @@
+"""The ledger: everything one job writes down, under ``jobs/{job_id}/`` in the state store.
+
+::
+
+    spec.json                                   frozen request and settings; written once
+    plan/{segment}.jsonl · plan.json            one line per partition · the fixed denominators for progress
+    reports/single/{partition_id}.{epoch}.json  one per partition and epoch, written once by the worker
+    reports/segments/{segment}.jsonl            many of them, folded by the driver
+    failures/{segment}.jsonl · progress.json · summary.json · abort · log/{attempt}.txt
+
+Segments are named by the driver (``a01-00003``: attempt, running number), sort by name, and are never rewritten with
+other content. All calls block; a ledger may be shared by threads. Every call may raise ``TransientError`` while the
+state store is away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from ingestion_engine.domain.errors import FatalError, LeaseLost, StateConflict
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.records import Partition, PartitionReport, PlannedObject
+from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.state.failures import FailureList
+from ingestion_engine.state.json_files import (
+    create_once,
+    iter_lines,
+    list_segments,
+    parse_json,
+    read_json,
+    write_json,
+)
+from ingestion_engine.state.reports import ReportLog
+
+LOG_MAX_BYTES = 256 * 1024
+"""A driver's log is kept from its end; enough for the last minutes of a talkative driver, cheap to rewrite."""
+
+_SPEC_URI = re.compile(r"^(?P<state_url>.+)/jobs/(?P<job_id>[^/]+)/spec\.json$")
+_SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
+_PARTITION_ID = re.compile(
+    r"^(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>\d+)\.(?P<length>[1-9]\d*)\.(?P<hash>[0-9a-f]{16})$"
+)
+
+
+class Ledger:
+    """What one job has written down.
+
+    Args:
+        store: The state store, rooted at ``INGEST_STATE_URL``.
+        job_id: The job.
+    """
+
+    def __init__(self, store: StateStore, job_id: str) -> None:
+        self._store = store
+        self.job_id = job_id
+        self._root = f"jobs/{job_id}/"
+        self._reports = ReportLog(store, f"{self._root}reports/")
+        self._failures = FailureList(store, f"{self._root}failures/")
+
+    # -- spec ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def spec_uri(self) -> str:
+        """Where the job's spec is: all that a driver or worker is told."""
+        return f"{self._store.url}/{self._root}spec.json"
+
+    @staticmethod
+    def parse_spec_uri(uri: str) -> tuple[str, str]:
+        """Return (URL of the state store, job id).
+
+        Pure; the inverse of ``spec_uri``. Raises FatalError ("spec_uri_invalid").
+        """
+        match = _SPEC_URI.match(uri)
+        if match is None:
+            raise FatalError(
+                "spec_uri_invalid",
+                f"{uri!r} is not the address of a job's spec",
+                hint="It looks like s3://bucket/prefix/jobs/job-.../spec.json.",
+                uri=uri,
+            )
+        return match["state_url"], match["job_id"]
+
+    def write_spec(self, spec: JobSpec) -> None:
+        """Write the spec for good. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""
+        create_once(self._store, f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json")))
+
+    def read_spec(self) -> JobSpec:
+        """Return the spec. One request.
+
+        Raises:
+            FatalError: "spec_missing"; "spec_invalid" when this version of the package cannot read it.
+        """
+        path = f"{self._root}spec.json"
+        data = read_json(self._store, path)
+        if data is None:
+            raise FatalError("spec_missing", f"job {self.job_id} has no spec in {self._store.url}", job_id=self.job_id)
+        try:
+            return JobSpec.model_validate(data)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+            raise FatalError(
+                "spec_invalid",
+                f"the spec of job {self.job_id} cannot be read: {faults}",
+                hint="The service and the cluster probably run different versions of the package.",
+                job_id=self.job_id,
+            ) from error
+
+    # -- plan ---------------------------------------------------------------------------------------------------------
+
+    def write_plan_segment(self, segment: str, partitions: Sequence[tuple[PlannedObject, ...]]) -> list[PartitionId]:
+        """Write a segment of the plan for good and return its partitions' ids, in order; nothing when there are none.
+
+        An id names the segment, the byte range of the partition's line and 16 hex digits of its content hash, so a
+        worker reads its partition by one ranged request. Idempotent. Cost: one request; memory: the segment.
+
+        Raises:
+            StateConflict: the segment is there with other content (an earlier driver used the same name).
+        """
+        _check_segment(segment)
+        ids: list[PartitionId] = []
+        lines: list[bytes] = []
+        offset = 0
+        for objects in partitions:
+            # The same bytes that Partition.content_hash hashes, so reading needs no second serialisation to verify.
+            line = orjson.dumps(Partition(PartitionId(""), objects).to_json(), option=orjson.OPT_SORT_KEYS)
+            ids.append(PartitionId(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}"))
+            lines.append(line + b"\n")
+            offset += len(line) + 1
+        if lines:
+            create_once(self._store, f"{self._root}plan/{segment}.jsonl", b"".join(lines))
+        return ids
+
+    def read_partition(self, partition_id: str) -> Partition:
+        """Return a partition, proven to be the one its id was made of. One ranged request.
+
+        Raises:
+            FatalError: "plan_corrupt": the id is malformed, or its bytes are missing or others.
+        """
+        match = _PARTITION_ID.match(partition_id)
+        if match is None:
+            raise FatalError(
+                "plan_corrupt", f"{partition_id!r} is not the id of a partition", partition_id=partition_id
+            )
+        path = f"{self._root}plan/{match['segment']}.jsonl"
+        try:
+            line = self._store.get_range(path, int(match["offset"]), int(match["length"]))
+        except FatalError as error:
+            if error.code != "state_missing":
+                raise
+            raise FatalError(
+                "plan_corrupt", f"{path} is missing from the state store", partition_id=partition_id
+            ) from error
+        if _hash_line(line) != match["hash"]:
+            raise FatalError(
+                "plan_corrupt", f"{path} does not hold partition {partition_id}", partition_id=partition_id
+            )
+        return Partition.from_json(PartitionId(partition_id), orjson.loads(line))
+
+    def iter_plan(self, attempt: int | None = None) -> Iterator[Partition]:
+        """Yield all partitions of the plan, or of one attempt's segments, in the order of segments and lines.
+
+        Memory: the names of the segments and one block. Cost: one listing, one request per MiB of plan. Content is not
+        verified.
+        """
+        folder = f"{self._root}plan/"
+        wanted = "" if attempt is None else f"a{attempt:02d}-"
+        for segment in list_segments(self._store, folder):
+            if not segment.startswith(wanted):
+                continue
+            for offset, line in iter_lines(self._store, f"{folder}{segment}.jsonl"):
+                partition_id = PartitionId(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}")
+                yield Partition.from_json(partition_id, orjson.loads(line))
+
+    def write_plan(self, summary: Mapping[str, Any]) -> None:
+        """Write ``plan.json``: the plan is complete, these are its totals."""
+        write_json(self._store, f"{self._root}plan.json", summary)
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """Return ``plan.json``, or None while the plan is not complete."""
+        return read_json(self._store, f"{self._root}plan.json")
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    def create_report(self, report: PartitionReport) -> None:
+        """Write a partition's report for this epoch. The first one stays, but DONE replaces what is not. Idempotent.
+
+        Cost: one request; one or two more when there is one already.
+        """
+        self._reports.create(report)
+
+    def fold_reports(self, segment: str, reports: Sequence[PartitionReport]) -> None:
+        """Write reports as one segment, then remove their single files.
+
+        Idempotent; after a crash, call it again or never.
+
+        Args:
+            segment: Name never used for other reports.
+            reports: In any number; nothing happens when there are none.
+
+        Raises:
+            StateConflict: the segment is there with other content; nothing is removed.
+
+        Cost: 1 + len(reports) requests; memory: the segment.
+        """
+        _check_segment(segment)
+        self._reports.fold(segment, reports)
+
+    def iter_reports(self) -> Iterator[PartitionReport]:
+        """Yield every report once, in no particular order: segments first, then single ones; safe while a driver folds.
+
+        Two reports of one partition and epoch are both yielded only when one is DONE and the other is not.
+        Memory: about 150 bytes per partition. Cost: two listings, one request per MiB of segments and per single
+        report.
+        """
+        return self._reports.iter()
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def write_failures(self, segment: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """Write a segment of failed objects, whatever was there; nothing when there are none. One request."""
+        _check_segment(segment)
+        self._failures.write(segment, items)
+
+    def delete_failures(self, attempt_prefix: str) -> None:
+        """Remove all segments of failures whose name starts with a prefix (``a01-``; empty means all)."""
+        self._failures.delete(attempt_prefix)
+
+    def read_failures(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Return one page of failed objects, in the order of segments and lines, and the cursor of the next page.
+
+        Args:
+            cursor: From the page before; None means the first page. It stays valid while segments are added or removed.
+            limit: Items at most, at least 1.
+
+        Returns:
+            The items, and None as the cursor when there are no more now.
+
+        Raises:
+            SubmissionError: "validation_error" for a cursor that this method did not make.
+
+        Memory: the page and one block. Cost: one listing and about one ranged read per segment touched.
+        """
+        return self._failures.read(cursor, limit)
+
+    # -- progress, end, abort, log ------------------------------------------------------------------------------------
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Write ``progress.json``; the driver does so once a second at most. One request."""
+        write_json(self._store, f"{self._root}progress.json", progress)
+
+    def read_progress(self) -> dict[str, Any] | None:
+        """Return ``progress.json``, or None when no driver has started. One request."""
+        return read_json(self._store, f"{self._root}progress.json")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``: this attempt has ended. A later attempt's or epoch's summary is never overwritten.
+
+        Raises:
+            LeaseLost: a later attempt (or epoch of this attempt) has ended already; its summary stays.
+
+        Cost: two requests.
+        """
+        path = f"{self._root}summary.json"
+        data = orjson.dumps(summary)
+        while True:
+            stored = self._store.get(path)
+            try:
+                if stored is None:
+                    self._store.create(path, data)
+                    return
+                if _age(parse_json(path, stored.data)) > _age(summary):
+                    raise LeaseLost(
+                        "lease_lost", f"a later attempt of job {self.job_id} has ended already", job_id=self.job_id
+                    )
+                self._store.replace(path, data, stored.version)
+                return
+            except StateConflict:
+                continue
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return ``summary.json``, or None while no attempt has ended. One request."""
+        return read_json(self._store, f"{self._root}summary.json")
+
+    def request_abort(self, reason: str) -> None:
+        """Ask driver and workers to stop. Cannot be taken back. One request."""
+        self._store.put(f"{self._root}abort", reason.encode())
+
+    def is_aborted(self) -> bool:
+        """True when somebody asked for the job to stop. One request."""
+        return self._store.get(f"{self._root}abort") is not None
+
+    def write_log(self, attempt: int, text: str) -> None:
+        """Write the end of an attempt's driver log (at most 256 KiB), whatever was there. One request."""
+        self._store.put(f"{self._root}log/{attempt}.txt", text.encode("utf-8", errors="replace")[-LOG_MAX_BYTES:])
+
+    def read_log(self, attempt: int) -> str | None:
+        """Return what ``write_log`` kept, or None. One request."""
+        stored = self._store.get(f"{self._root}log/{attempt}.txt")
+        return None if stored is None else stored.data.decode("utf-8", errors="ignore")
+
+
+def _check_segment(segment: str) -> None:
+    if not _SEGMENT.match(segment):
+        raise ValueError(f"a segment's name has letters, digits and hyphens only, not {segment!r}")
+
+
+def _hash_line(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def _age(summary: Mapping[str, Any]) -> tuple[int, int]:
+    return summary.get("attempt") or 0, summary.get("epoch") or 0

@@ -1,0 +1,92 @@
+"""The reports of one job's partitions: written once each by workers, folded into segments by the driver."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from ingestion_engine.domain.errors import StateConflict
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.state.json_files import create_once, dump_lines, iter_lines, list_segments, parse_json
+
+
+class ReportLog:
+    """Reports under one folder; ``Ledger`` documents what its methods promise.
+
+    Args:
+        store: The state store.
+        folder: Path that ends with a slash.
+    """
+
+    def __init__(self, store: StateStore, folder: str) -> None:
+        self._store = store
+        self._singles = f"{folder}single/"
+        self._segments = f"{folder}segments/"
+
+    def create(self, report: PartitionReport) -> None:
+        """Write a report unless there is one; DONE replaces what is not."""
+        path = self._single_path(report)
+        data = orjson.dumps(report.to_json())
+        while True:
+            try:
+                self._store.create(path, data)
+                return
+            except StateConflict:
+                stored = self._store.get(path)
+            if stored is None:
+                continue
+            if report.status != ReportStatus.DONE or parse_json(path, stored.data)["status"] == ReportStatus.DONE:
+                return
+            try:
+                self._store.replace(path, data, stored.version)
+                return
+            except StateConflict:
+                continue
+
+    def fold(self, segment: str, reports: Sequence[PartitionReport]) -> None:
+        """Write reports as one segment, then remove their single files."""
+        if reports:
+            create_once(self._store, self._segment_path(segment), dump_lines([r.to_json() for r in reports]))
+        for report in reports:
+            self._store.delete(self._single_path(report))
+
+    def iter(self) -> Iterator[PartitionReport]:
+        """Yield every report once."""
+        seen: set[bytes] = set()
+        read: set[str] = set()
+        vanished = False
+        paths = sorted(self._store.list(self._singles))
+        yield from self._iter_segments(read, seen)
+        for path in paths:
+            stored = self._store.get(path)
+            if stored is None:
+                vanished = True
+            else:
+                yield from _once(PartitionReport.from_json(parse_json(path, stored.data)), seen)
+        if vanished:
+            # Folded since we listed; its segment was written before the single one was removed.
+            yield from self._iter_segments(read, seen)
+
+    def _iter_segments(self, read: set[str], seen: set[bytes]) -> Iterator[PartitionReport]:
+        for segment in list_segments(self._store, self._segments):
+            if segment not in read:
+                read.add(segment)
+                for _, line in iter_lines(self._store, self._segment_path(segment)):
+                    yield from _once(PartitionReport.from_json(orjson.loads(line)), seen)
+
+    def _segment_path(self, segment: str) -> str:
+        return f"{self._segments}{segment}.jsonl"
+
+    def _single_path(self, report: PartitionReport) -> str:
+        return f"{self._singles}{report.partition_id}.{report.epoch}.json"
+
+
+def _once(report: PartitionReport, seen: set[bytes]) -> Iterator[PartitionReport]:
+    name = f"{report.partition_id}.{report.epoch}.{report.status == ReportStatus.DONE}"
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    if digest not in seen:
+        seen.add(digest)
+        yield report
