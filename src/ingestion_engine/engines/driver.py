@@ -131,7 +131,7 @@ class Driver:
                 self.attempt,
                 ttl_s=limits.lease_ttl_s,
                 grace_s=limits.lease_grace_s,
-                should_stop=self.monitor.should_stop,
+                should_stop=self._check_stop,
             )
         )
         try:
@@ -149,6 +149,10 @@ class Driver:
             lease.release()  # nothing of ours runs any more, so a successor need not wait
             raise
         lease.release()
+
+    def _check_stop(self) -> bool:
+        self.monitor.check()
+        return False
 
     def _check_request(self) -> CollectionContract:
         self.monitor.phase = "planning"
@@ -187,7 +191,7 @@ class Driver:
             try:
                 self._run_plan(plan)
                 complete = plan.error is None
-            except BaseException:
+            except FatalError:
                 self._merge(plan, opened, complete=False)
                 raise
             self._merge(plan, opened, complete=complete)
@@ -380,7 +384,7 @@ class Driver:
         self._pause_until = time.monotonic() + max(self._pause_s, retry_after_s or 0.0)
         self.monitor.pause(why)
 
-    def _wait_out(self, error: Exception) -> None:
+    def _wait_out(self, error: BaseException) -> None:
         context = error.context if isinstance(error, IngestionError) else {}
         self._back_off(str(error), context.get("retry_after_s"))
         while not self.monitor.should_stop() and (wait_s := self._pause_until - time.monotonic()) > 0:

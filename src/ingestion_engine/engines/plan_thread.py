@@ -47,8 +47,7 @@ class PlanThread:
     before_first_segment: Callable[[], None]
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers of segments, shared by all plans of one attempt so that no name is used twice."""
-    error: Exception | None = None
-    complete: bool = False
+    error: BaseException | None = None
     delete_ids: list[PartitionId] = field(default_factory=list)
     started: bool = False
     """True once a partition may have been worked on."""
@@ -89,8 +88,7 @@ class PlanThread:
     def _run(self) -> None:
         try:
             self._write()
-            self.complete = True
-        except Exception as error:  # reported to the driver, which decides
+        except BaseException as error:  # the driver raises it in its own thread
             self.error = error
         finally:
             self._ready.put(None)

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -39,20 +39,37 @@ def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
     Cost: clients and one event loop are opened on the first call in a process and kept for its life.
     """
     pid = PartitionId(partition_id)
+    return report_of(pid, lambda: _loop().run(_process(spec_uri, pid)))
+
+
+def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) -> PartitionReport:
+    """Return the report of a partition's work, whatever happens to it: the seam lets no exception cross."""
     try:
-        return _loop().run(_process(spec_uri, pid))
+        return work()
     except TransientError as error:
         log.warning("partition put back", extra={"partition": partition_id, **error.log_fields()})
-        return PartitionReport(pid, ReportStatus.RETRY, 0, error=error.record())
+        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=error.record())
     except IngestionError as error:
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
-        return PartitionReport(pid, ReportStatus.FATAL, 0, error=error.record())
+        return PartitionReport(partition_id, ReportStatus.FATAL, 0, error=error.record())
     except Exception as error:
-        # A defect of ours or a vendor's surprise: the seam lets no exception cross, the driver's rounds bound the
-        # retries.
+        # A defect of ours or a vendor's surprise counts as a death of the process: twice, and the objects are tried one by one.
         log.exception("partition failed unexpectedly", extra={"partition": partition_id})
         surprise = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
-        return PartitionReport(pid, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
+        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
+
+
+async def run_partition(ledger: Ledger, tools: Tools, partition_id: PartitionId) -> PartitionReport:
+    """Process one partition with open tools; the report is durable when this returns.
+
+    Raises:
+        TransientError, FatalError: as ``PartitionRun.run``.
+    """
+    partition = await asyncio.to_thread(ledger.read_partition, partition_id)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    report = await PartitionRun(tools, partition, ingested_at=now).run()
+    await asyncio.to_thread(ledger.create_report, report)
+    return report
 
 
 def check_worker(spec: JobSpec, settings: Settings) -> None:
@@ -114,11 +131,7 @@ async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
     store = open_state_store(settings, state_url)
     ledger = Ledger(store, job_id)
     tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0])
-    partition = await asyncio.to_thread(ledger.read_partition, partition_id)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    report = await PartitionRun(tools, partition, ingested_at=now).run()
-    await asyncio.to_thread(ledger.create_report, report)
-    return report
+    return await run_partition(ledger, tools, partition_id)
 
 
 async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str) -> Tools:
