@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 _MISSED_POINT = re.compile(r"No point with id (\S+)")
+_NO_PATH = re.compile(r"invalid JSON path (.*)")
 _NO_UUID = re.compile(r"failed to parse (.*) as UUID: ")
 _BAD_INPUT_BEGINNINGS = (
     "Vector dimension error",
@@ -55,6 +56,11 @@ def point_missing(point_id: object) -> PointMissingError:
     return PointMissingError(404, f"Not found: No point with id {point_id} found")
 
 
+def empty_update() -> RequestRefusedError:
+    """Return the 400 for an upsert or deletion of no points at all."""
+    return RequestRefusedError(400, "Bad request: Empty update request")
+
+
 def wrong_input(text: str) -> RequestRefusedError:
     """Return the 400 for a request that is well formed but does not fit the collection."""
     return RequestRefusedError(400, f"Wrong input: {text}")
@@ -72,8 +78,9 @@ def invalid(field: str, text: str, place: str = "JSON body") -> RequestRefusedEr
 
 def bad_id(value: object) -> RequestRefusedError:
     """Return the 400 for something that is no point id."""
+    shown = str(value).lower() if isinstance(value, bool) else value
     return bad_format(
-        f"value {value} is not a valid point ID, valid values are either an unsigned integer or a UUID",
+        f"value {shown} is not a valid point ID, valid values are either an unsigned integer or a UUID",
     )
 
 
@@ -118,13 +125,13 @@ def typed_or_none(body: Mapping[str, Any], field: str, kind: type[T], expected: 
     return value
 
 
-def count_or_none(body: Mapping[str, Any], field: str, least: int) -> int | None:
-    """Return an optional whole number of at least `least`: below zero is malformed, below `least` is invalid."""
+def count_or_none(body: Mapping[str, Any], field: str, least: int, path: str = "") -> int | None:
+    """Return an optional whole number: below zero is malformed, below `least` is invalid; `path` comes before its name."""
     value = typed_or_none(body, field, int, "usize")
     if value is not None and value < 0:
         raise bad_format(f"{field}: invalid value: integer `{value}`, expected usize")
     if value is not None and value < least:
-        raise invalid(field, f"value {value} invalid, must be {least} or larger")
+        raise invalid(path + field, f"value {value} invalid, must be {least} or larger")
     return value
 
 
@@ -142,6 +149,8 @@ def engine_errors() -> Iterator[None]:
         text = str(error).splitlines()[0]
         if no_uuid := _NO_UUID.match(text):
             raise bad_id(no_uuid[1]) from error
+        if no_path := _NO_PATH.fullmatch(text):
+            raise bad_format(f"Invalid json path: '{no_path[1]}'") from error
         raise bad_format(text) from error
     except Exception as error:
         if type(error) is not Exception:

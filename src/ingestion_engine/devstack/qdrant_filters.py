@@ -29,6 +29,7 @@ _TEXT_MATCHES: Final = {
     "phrase": edge.MatchPhrase,
     "prefix": edge.MatchPrefix,
 }
+_NO_MATCH: Final = "data did not match any variant of untagged enum MatchInterface"
 _NO_CONDITION: Final = (
     'Expected some form of condition, which can be a field condition (like {"key": ..., "match": ... }), or some '
     "other mentioned in the documentation: https://qdrant.tech/documentation/concepts/filtering/#filtering-conditions"
@@ -49,10 +50,10 @@ def parse_filter(value: Any, path: str = "filter") -> edge.Filter:
         return edge.Filter(**lists, min_should=min_should)
 
 
-def parse_optional_filter(body: dict[str, Any], field: str = "filter") -> edge.Filter | None:
-    """Return the filter in a field of a body, None if there is none."""
+def parse_optional_filter(body: dict[str, Any], field: str = "filter", path: str = "filter") -> edge.Filter | None:
+    """Return the filter in a field of a body, None if there is none; `path` names it in validation errors."""
     value = body.get(field)
-    return None if value is None else parse_filter(value, field)
+    return None if value is None else parse_filter(value, path)
 
 
 def parse_ids(values: Any) -> list[Any]:
@@ -138,16 +139,24 @@ def _parse_match(value: Any) -> Any:
     names = ("value", "any", "except", *_TEXT_MATCHES)
     body = check_fields(value, names, "struct Match")
     if len(body) != 1:
-        raise bad_format("data did not match any variant of untagged enum MatchInterface")
+        raise bad_format(_NO_MATCH)
     kind, content = next(iter(body.items()))
+    if not _fits_match(kind, content):
+        raise bad_format(_NO_MATCH)
     if kind == "value":
         # A Python bool would become the integer 1 or 0; numpy's is taken for what it is.
         return edge.MatchValue(cast("bool", np.bool_(content)) if type(content) is bool else content)
     if kind in _TEXT_MATCHES:
-        return _TEXT_MATCHES[kind](_text(content))
-    if type(content) is not list or any(type(item) is bool for item in content):
-        raise bad_format("data did not match any variant of untagged enum AnyVariants")
+        return _TEXT_MATCHES[kind](content)
     return edge.MatchAny(content) if kind == "any" else edge.MatchExcept(content)
+
+
+def _fits_match(kind: str, content: Any) -> bool:
+    if kind == "value":
+        return type(content) in (str, int, bool)
+    if kind in _TEXT_MATCHES:
+        return type(content) is str
+    return type(content) is list and {type(item) for item in content} in (set(), {str}, {int})
 
 
 def _parse_range(value: Any) -> Any:
@@ -156,8 +165,19 @@ def _parse_range(value: Any) -> Any:
     if kinds <= {int, float}:
         return edge.RangeFloat(**bounds)
     if kinds == {str}:
+        for bound in bounds.values():
+            _check_datetime(bound)
         return edge.RangeDateTime(**bounds)
     raise bad_format("data did not match any variant of untagged enum RangeInterface")
+
+
+def _check_datetime(text: str) -> None:
+    try:
+        edge.RangeDateTime(gte=text)
+    except ValueError as error:
+        raise bad_format(
+            f"'{text}' does not match accepted datetime format (RFC3339). Example: 2014-01-01T00:00:00Z",
+        ) from error
 
 
 def _text(value: Any) -> str:

@@ -172,9 +172,6 @@ async def _read_body(request: Request) -> bytes:
         else:
             text = f"JSON payload has exceeded limit ({BODY_LIMIT_BYTES} bytes)."
         raise RequestRefusedError(400, text)
-    content_type = request.headers.get("content-type")
-    if size and content_type is not None and not content_type.startswith("application/json"):
-        raise RequestRefusedError(400, "Content type error")
     return b"".join(chunks)
 
 
@@ -189,7 +186,9 @@ def _check_params(query: Mapping[str, str], allowed: frozenset[str]) -> None:
         if name == "timeout":
             if not (value.isascii() and value.isdecimal()):
                 raise _bad_param("invalid digit found in string")
-            if int(value) == 0:
+            if int(value) == 0 and allowed is READ_PARAMS:
+                raise _bad_param("invalid value: integer `0`, expected a nonzero u64")
+            if int(value) == 0 and allowed is META_PARAMS:
                 raise invalid("timeout", "value 0 invalid, must be 1 or larger", "query parameters")
 
 

@@ -58,13 +58,13 @@ def scroll_points(shard: edge.EdgeShard, body: Any) -> dict[str, Any]:
     offset, order_by = body.get("offset"), body.get("order_by")
     if offset is not None and order_by is not None:
         raise wrong_input(_OFFSET_WITH_ORDER)
-    limit = count_or_none(body, "limit", 1)
+    limit = count_or_none(body, "limit", 1, "scroll_request.")
     with_payload, with_vector = _parse_selectors(body, payload=True)
     with engine_errors():
         request = edge.ScrollRequest(
             offset=None if offset is None else check_id(offset),
             limit=_DEFAULT_LIMIT if limit is None else limit,
-            filter=parse_optional_filter(body),
+            filter=parse_optional_filter(body, path="scroll_request.filter"),
             with_payload=with_payload,
             with_vector=with_vector,
             order_by=None if order_by is None else _parse_order(order_by),
@@ -77,8 +77,9 @@ def count_points(shard: edge.EdgeShard, body: Any) -> dict[str, int]:
     """Answer `{filter?, exact?}`; the count is always exact."""
     check_fields(body, ("filter", "exact"), "struct CountRequest", rejected=("shard_key",))
     typed_or_none(body, "exact", bool, "a boolean")
+    chosen = parse_optional_filter(body, path="count_request.filter")
     with engine_errors():
-        return {"count": shard.count(edge.CountRequest(exact=True, filter=parse_optional_filter(body)))}
+        return {"count": shard.count(edge.CountRequest(exact=True, filter=chosen))}
 
 
 def query_points(shard: edge.EdgeShard, body: Any, sizes: Sizes) -> dict[str, list[dict[str, Any]]]:
@@ -93,12 +94,12 @@ def query_points(shard: edge.EdgeShard, body: Any, sizes: Sizes) -> dict[str, li
     fields = ("query", "using", "filter", "params", "score_threshold", "limit", "offset", *_SELECTORS)
     check_fields(body, fields, "struct QueryRequest", rejected=("shard_key", "prefetch", "lookup_from"))
     using = typed_or_none(body, "using", str, "a string") or UNNAMED
-    limit, offset = count_or_none(body, "limit", 1), count_or_none(body, "offset", 0)
+    limit, offset = count_or_none(body, "limit", 1, "internal."), count_or_none(body, "offset", 0)
     with_payload, with_vector = _parse_selectors(body, payload=False)
     threshold = body.get("score_threshold")
     if threshold is not None and type(threshold) not in (int, float):
         raise bad_format("score_threshold: invalid type: expected f32")
-    chosen = parse_optional_filter(body)
+    chosen = parse_optional_filter(body, path="internal.filter")
     with engine_errors():
         query, excluded = _parse_query(shard, body.get("query"), using, sizes)
         if excluded is not None:
@@ -134,6 +135,8 @@ def _parse_query(shard: edge.EdgeShard, value: Any, using: str, sizes: Sizes) ->
     if type(value) is list:
         if using not in sizes:
             raise wrong_input(f"Not existing vector name error: {using}")
+        if not value:
+            raise wrong_input(f"Vector dimension error: expected dim: {sizes[using]}, got 0")
         check_vector({using: value}, sizes)
         return edge.Query.Nearest(value, using or None), None
     if type(value) not in (int, str):

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = CollectionStore(options.data_dir)
     except DataDirInUseError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the text says it all
+        logging.getLogger(__name__).error("%s", error)
         return 1
     app = make_app(store, os.environ.get(_API_KEY_VARIABLE) or None)
     server = _Server(

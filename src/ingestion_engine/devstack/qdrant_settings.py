@@ -51,6 +51,7 @@ _OPTIMIZERS: Final = {
     "indexing_threshold": 10000,
     "flush_interval_sec": 5,
     "max_optimization_threads": None,
+    "prevent_unoptimized": None,
 }
 _WAL: Final = {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_closed": 1}
 _FACTORS: Final = ("replication_factor", "write_consistency_factor")
@@ -112,7 +113,7 @@ def parse_creation(body: Any) -> dict[str, Any]:
     config = {
         "params": params,
         "hnsw_config": _merge(_HNSW, body.get("hnsw_config"), ("memory", "payload_m", "inline_storage")),
-        "optimizer_config": _merge(_OPTIMIZERS, body.get("optimizers_config"), ("prevent_unoptimized",)),
+        "optimizer_config": _merge(_OPTIMIZERS, body.get("optimizers_config")),
         "wal_config": _merge(_WAL, body.get("wal_config")),
         "quantization_config": None,
     }
@@ -130,7 +131,7 @@ def apply_changes(config: dict[str, Any], body: Any) -> dict[str, Any]:
         "hnsw_config": _merge(
             config["hnsw_config"], body.get("hnsw_config"), ("memory", "payload_m", "inline_storage")
         ),
-        "optimizer_config": _merge(config["optimizer_config"], body.get("optimizers_config"), ("prevent_unoptimized",)),
+        "optimizer_config": _merge(config["optimizer_config"], body.get("optimizers_config")),
     }
     if body.get("metadata") is not None:
         changed["metadata"] = config.get("metadata", {}) | body["metadata"]
@@ -190,6 +191,9 @@ def make_index(field: str, schema: Any) -> edge.UpdateOperation:
             return edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, kind.capitalize()))
         check_fields(schema, ("type", *names), f"struct {kind.capitalize()}IndexParams", rejected=_INDEX_REJECTED)
         given = {name: value for name, value in schema.items() if name in names and value is not None}
+        if given.get("lookup") is False and given.get("range") is False:
+            text = "Validation error: the 'lookup' and 'range' capabilities can't be both disabled [{}]"
+            raise invalid("field_schema.lookup", text)
         if "tokenizer" in given:
             if given["tokenizer"] not in _TOKENIZERS:
                 raise bad_format("data did not match any variant of untagged enum PayloadFieldSchema")

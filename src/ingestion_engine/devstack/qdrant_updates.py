@@ -11,6 +11,7 @@ from ingestion_engine.devstack.qdrant_errors import (
     RequestRefusedError,
     bad_format,
     check_fields,
+    empty_update,
     engine_errors,
     invalid,
     require,
@@ -52,6 +53,8 @@ def parse_upsert(body: Any, sizes: Sizes) -> edge.UpdateOperation:
     if mode not in _MODES:
         raise bad_format(f"unknown variant `{mode}`, expected one of `upsert`, `insert_only`, `update_only`")
     points = _parse_batch(body["batch"], sizes) if kind == "batch" else _parse_points(body["points"], sizes)
+    if not points:
+        raise empty_update()
     return edge.UpdateOperation.upsert_points(points, parse_optional_filter(body, "update_filter"), _MODES[mode])
 
 
@@ -173,7 +176,7 @@ def _check_dense(vector: list[Any], name: str, sizes: Sizes) -> None:
     if len(vector) == size:
         return
     if not vector:
-        raise invalid("vector", "dense vector must not be empty")
+        raise invalid("points.vector.vector", "dense vector must not be empty")
     if type(vector[0]) is list:
         raise unsupported("a multivector")
     raise wrong_input(f"Vector dimension error: expected dim: {size}, got {len(vector)}")
@@ -217,7 +220,7 @@ def _parse_batch(body: Any, sizes: Sizes) -> list[edge.Point]:
 
 def _check_length(ids: int, others: int, what: str) -> None:
     if ids != others:
-        raise invalid("batch", f"number of ids and {what} must be equal ({ids} != {others})")
+        raise invalid("batch.batch", f"number of ids and {what} must be equal ({ids} != {others})")
 
 
 def _make_point(point_id: Any, vector: Any, payload: Any, sizes: Sizes) -> edge.Point:
@@ -237,7 +240,9 @@ def _parse_payload(body: Any) -> tuple[dict[str, Any], list[Any] | edge.Filter, 
 def _parse_ids_or_filter(body: dict[str, Any]) -> list[Any] | edge.Filter:
     """Ids win over the filter where both are given, as in the real server."""
     if body.get("points") is not None:
-        return parse_ids(body["points"])
+        if not (ids := parse_ids(body["points"])):
+            raise empty_update()
+        return ids
     if body.get("filter") is not None:
         return parse_filter(body["filter"])
     raise bad_format("Either list of point ids or filter must be provided")
