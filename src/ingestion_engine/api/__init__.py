@@ -1,1 +1,4 @@
-"""Routes, request and response models, problem+json; the composition root. What does not belong: engine or pipeline knowledge."""
+"""Routes, request and response models, problem+json; the composition root.
+
+What does not belong: engine or pipeline knowledge.
+"""

@@ -1,0 +1,65 @@
+"""The HTTP service: ``create_app(settings)``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import FastAPI
+
+from ingestion_engine import __version__
+from ingestion_engine.api import routes_data, routes_jobs, routes_ops
+from ingestion_engine.api.auth import KeyRing
+from ingestion_engine.api.context import Parts, open_parts, run_services
+from ingestion_engine.api.metrics import Metrics
+from ingestion_engine.api.middleware import RequestContext
+from ingestion_engine.api.problems import install_problem_handlers
+from ingestion_engine.runtime.settings import Settings
+
+THREADS = 32
+"""For blocking calls of the state store and S3; asyncio's own choice on two cores, six, would let a slow S3 hold up
+everything."""
+
+_DESCRIPTION = """Embeds every object under an S3 prefix into Qdrant and Weaviate.
+
+Every error is `application/problem+json` with a stable `code`. Where API keys are in force, send `Authorization:
+Bearer <key>`."""
+
+
+def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
+    """Return the service; it opens its connections and starts to dispatch when the server starts it.
+
+    Args:
+        settings: All settings.
+        parts: What to use in place of the systems that the settings name, for tests; closed with the application.
+
+    Raises:
+        SettingsError: the file of API keys cannot be used.
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
+        asyncio.get_running_loop().set_default_executor(threads)
+        opened = parts if parts is not None else open_parts(settings)
+        async with run_services(settings, opened, metrics) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Ingestion engine",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.keys = KeyRing(settings.api.keys_file)
+    install_problem_handlers(app)
+    for routes in (routes_jobs, routes_data, routes_ops):
+        app.include_router(routes.router)
+    app.add_middleware(RequestContext, metrics=metrics)
+    return app

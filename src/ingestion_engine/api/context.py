@@ -1,0 +1,141 @@
+"""The composition root: ports are opened here, and services are made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.api.metrics import Metrics
+from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collections import CollectionService
+from ingestion_engine.services.dispatch import Dispatcher
+from ingestion_engine.services.health import HealthService
+from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.jobs import JobService
+from ingestion_engine.services.ledgers import Ledgers
+from ingestion_engine.services.preflight import Preflight
+from ingestion_engine.services.ray_service import RayService
+from ingestion_engine.services.search import SearchService
+
+SEARCH_IN_FLIGHT = 2
+"""Embedding requests at once for searches, beside the jobs' limit: a query is one short text, and a person waits for
+it."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything outside the process that the services need."""
+
+    source: ObjectSource
+    embedder: Embedder
+    state: StateStore | None
+    """None when no state store is configured: then no job can run, and collections are not known."""
+    stores: Mapping[StoreName, VectorStore]
+    engines: Mapping[EngineName, JobEngine]
+    spark_manifest: Callable[[JobRequest], dict[str, Any]] | None = field(default=None)
+    """Builds the SparkApplication that a request would create; None until Spark is configured."""
+
+    async def close(self) -> None:
+        """Release all connections, whatever goes wrong with some."""
+        parts: list[ObjectSource | Embedder | VectorStore | JobEngine] = [
+            self.source,
+            self.embedder,
+            *self.stores.values(),
+            *self.engines.values(),
+        ]
+        for result in await asyncio.gather(*(part.close() for part in parts), return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.warning("connection not closed", extra={"error": str(result)})
+
+
+def open_parts(settings: Settings) -> Parts:
+    """Open what is configured, lazily: nothing is asked yet.
+
+    Raises:
+        FatalError: a setting makes no sense.
+    """
+    names = [name for name in StoreName if getattr(settings, name.value).url is not None]
+    engines: dict[EngineName, JobEngine] = {}
+    if settings.ray.address is not None:
+        engines[EngineName.RAY] = RayService.from_settings(settings)
+    return Parts(
+        source=open_source(settings),
+        embedder=open_embedder(settings, SEARCH_IN_FLIGHT),
+        state=None if settings.state_url is None else open_state_store(settings),
+        stores=open_stores(settings, names),
+        engines=engines,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes use."""
+
+    settings: Settings
+    parts: Parts
+    store: JobStore
+    preflight: Preflight
+    jobs: JobService
+    search: SearchService
+    collections: CollectionService
+    health: HealthService
+    metrics: Metrics
+    dispatcher: Dispatcher | None
+
+
+@contextlib.asynccontextmanager
+async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
+    """Make the services, with the dispatcher at work until the end of the context; then close everything."""
+    store = await JobStore.open(settings.sqlalchemy_url)
+    dispatching: asyncio.Task[None] | None = None
+    try:
+        ledgers = None if parts.state is None else Ledgers(parts.state)
+        dispatcher = None if ledgers is None else Dispatcher(settings, store, ledgers, parts.engines)
+        preflight = Preflight(
+            settings,
+            source=parts.source,
+            embedder=parts.embedder,
+            state=parts.state,
+            engines=parts.engines,
+            stores=parts.stores,
+        )
+        wake = dispatcher.wake if dispatcher is not None else lambda: None
+        if dispatcher is not None:
+            dispatching = asyncio.create_task(dispatcher.run())
+        yield Services(
+            settings=settings,
+            parts=parts,
+            store=store,
+            preflight=preflight,
+            jobs=JobService(store, preflight, ledgers, parts.engines, wake),
+            search=SearchService(parts.embedder, parts.stores, parts.state),
+            collections=CollectionService(parts.state, parts.stores),
+            health=HealthService(
+                settings, store, parts.source, parts.embedder, parts.state, parts.stores, parts.engines
+            ),
+            metrics=metrics,
+            dispatcher=dispatcher,
+        )
+    finally:
+        if dispatching is not None:
+            dispatching.cancel()
+            await asyncio.gather(dispatching, return_exceptions=True)
+        await parts.close()
+        await store.close()
+
+
+def get_services(request: Request) -> Services:
+    """Return the running application's services."""
+    services: Services = request.app.state.services
+    return services

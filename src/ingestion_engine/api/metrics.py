@@ -1,0 +1,58 @@
+"""What Prometheus reads. One registry per application, so that two in one process do not collide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ingestion_engine import __version__
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+"""Around the promise of 100 ms for a submission."""
+
+
+class Metrics:
+    """The service's metrics."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "ingest_http_requests_total",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "ingest_http_request_seconds",
+            "Time from a request to the end of its answer.",
+            ["method", "route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._jobs = Gauge("ingest_jobs", "Jobs in the table.", ["engine", "state"], registry=self._registry)
+        self._up = Gauge(
+            "ingest_dependency_up", "1 when a dependency answered the last check.", ["name"], registry=self._registry
+        )
+        Gauge("ingest_info", "The running version.", ["version"], registry=self._registry).labels(__version__).set(1)
+
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request. ``route`` is the pattern, so that ids make no new series."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def set_jobs(self, numbers: Mapping[tuple[str, str], int]) -> None:
+        """Replace the numbers of jobs by (engine, state)."""
+        self._jobs.clear()
+        for (engine, state), number in numbers.items():
+            self._jobs.labels(engine, state).set(number)
+
+    def set_dependency(self, name: str, up: bool) -> None:
+        """Note whether a dependency answered."""
+        self._up.labels(name).set(int(up))
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus's text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,173 @@
+"""Errors as RFC 9457 problem+json: every answer that is not what was asked for has this form, whatever went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+TITLES: Final = {
+    400: "Bad request",
+    401: "Not authenticated",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Request too large",
+    422: "Request cannot be processed",
+    500: "Internal error",
+    501: "Not configured",
+    503: "Temporarily unavailable",
+}
+
+_HTTP_CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+class ProblemError(BaseModel):
+    """One of several things wrong with a request."""
+
+    pointer: str
+    """JSON pointer into the body; for headers and query parameters ``/query/limit``."""
+    detail: str
+    code: str
+
+
+class Problem(BaseModel):
+    """An error, RFC 9457."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    type: str = Field(examples=["urn:ingestion-engine:problem:bucket_not_found"])
+    """``urn:ingestion-engine:problem:{code}``."""
+    title: str = Field(examples=["Request cannot be processed"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["bucket 'dosc' does not exist"])
+    """One sentence that names what is wrong."""
+    code: str = Field(examples=["bucket_not_found"])
+    """Stable identifier for programs."""
+    hint: str | None = None
+    """What to do about it."""
+    field: str | None = Field(default=None, examples=["source.bucket"])
+    """Dotted path of the request's field at fault."""
+    errors: list[ProblemError] | None = None
+    """All faults, when there are several or the request does not fit its schema."""
+
+
+def make_problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    hint: str | None = None,
+    field: str | None = None,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    **context: Any,
+) -> dict[str, Any]:
+    """Return a problem as a JSON object; what has no value is left out. Pure."""
+    problem = {
+        "type": f"urn:ingestion-engine:problem:{code}",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "hint": hint or None,
+        "field": field,
+        "errors": list(errors) if errors else None,
+    }
+    # A context value must not replace a member that the standard or this class defines.
+    problem = {**context, **problem}
+    return {name: value for name, value in problem.items() if value is not None}
+
+
+def problem_of_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a stored error (``IngestionError.record()``) as a problem without a status: it answers no request.
+    Pure.
+    """
+    if record is None:
+        return None
+    context = record.get("context") or {}
+    problem = make_problem(0, str(record["code"]), str(record["message"]), hint=record.get("hint"), **context)
+    del problem["status"]
+    return {**problem, "title": "Job failed"}
+
+
+def problem_of_error(error: IngestionError) -> dict[str, Any]:
+    """Return an error of ours as a problem. Pure."""
+    context = dict(error.context)
+    if isinstance(error, SubmissionError):
+        context.pop("status", None)
+        context.pop("field", None)
+        errors = context.pop("errors", None)
+        return make_problem(
+            error.status, error.code, error.message, hint=error.hint, field=error.field, errors=errors, **context
+        )
+    status = 503 if isinstance(error, TransientError | FatalError) else 500
+    return make_problem(status, error.code, error.message, hint=error.hint)
+
+
+def answer_problem(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """Return the HTTP answer of a problem."""
+    return Response(
+        orjson.dumps(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=dict(headers or {})
+    )
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make every error of an application a problem. What nobody expected is handled by ``RequestContext``."""
+
+    @app.exception_handler(IngestionError)
+    async def _ours(_request: Request, error: IngestionError) -> Response:
+        headers = {"WWW-Authenticate": "Bearer"} if error.context.get("status") == 401 else {}
+        return answer_problem(problem_of_error(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+        return answer_problem(describe_validation(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        hints = {404: "GET /openapi.json lists the routes", 405: f"allowed: {(error.headers or {}).get('Allow', '')}"}
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        problem = make_problem(error.status_code, code, detail, hint=hints.get(error.status_code))
+        return answer_problem(problem, error.headers)
+
+
+def describe_validation(faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all faults that a schema found as one problem that names the first field. Pure. Values are not
+    repeated.
+    """
+    errors = [_describe_fault(fault) for fault in faults]
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    field = first["pointer"].strip("/").replace("/", ".") or None
+    detail = f"{field}: {first['detail']}{more}" if field else f"{first['detail']}{more}"
+    hint = "GET /openapi.json describes every field; /docs shows it"
+    return make_problem(422, "validation_error", detail, hint=hint, field=field, errors=errors)
+
+
+def _describe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
+    location = [str(part) for part in fault["loc"]]
+    kind = fault["type"]
+    if kind == "json_invalid":
+        reason = (fault.get("ctx") or {}).get("error", "not JSON")
+        return {"pointer": "", "detail": f"the body is not JSON: {reason} at character {location[-1]}", "code": kind}
+    if location[:1] == ["body"]:
+        location = location[1:]
+    detail = fault["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        detail = "there is no such field"
+    elif kind == "missing":
+        detail = "required, but missing"
+    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in location)
+    return {"pointer": pointer, "detail": detail, "code": kind}

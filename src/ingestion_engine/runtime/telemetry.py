@@ -1,0 +1,91 @@
+"""Logging: one event per line, with fields, as text for people or as JSON for machines. Standard library only.
+
+Use ``get_logger(__name__).info("job admitted", extra={"job_id": id})``: the message says what happened and is
+constant; what varies is a
+field. Fields are never secrets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+from typing import Any, Final, TextIO
+
+ROOT: Final = "ingestion_engine"
+"""Name of the logger that all of the product's loggers descend from."""
+
+_RESERVED: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+"""Attributes that every record has; whatever else a record carries is a field of the event."""
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module; names outside the package are put below ``ingestion_engine``. Pure."""
+    return logging.getLogger(name if name.split(".", 1)[0] == ROOT else f"{ROOT}.{name}")
+
+
+def configure_logging(level: str = "INFO", *, json: bool = False, stream: TextIO | None = None) -> None:
+    """Send every event to one stream, in one format; calling it again replaces the format and the level.
+
+    Args:
+        level: Name of the lowest level shown, for the product's own loggers. Libraries show warnings and worse.
+        json: One JSON object per line; otherwise ``time LEVEL logger message field=value``.
+        stream: Where to write; None means standard error.
+
+    Raises:
+        ValueError: unknown level.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if json else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(ROOT).setLevel(level.upper())
+
+
+def event_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields given as ``extra``, in the order given. Pure."""
+    return {name: value for name, value in vars(record).items() if name not in _RESERVED}
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = dt.datetime.fromtimestamp(record.created, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per event: ``time``, ``level``, ``logger``, ``event``, the fields, and ``exception`` when there
+    is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one event on one line; values that are not JSON types appear as text."""
+        line: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **event_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.000Z INFO  services.dispatch job admitted job_id=… parallelism=4``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one event; a traceback, when there is one, follows on its own lines."""
+        fields = "".join(f" {name}={_render(value)}" for name, value in event_fields(record).items())
+        name = record.name.removeprefix(f"{ROOT}.")
+        line = f"{_timestamp(record)} {record.levelname:<7} {name} {record.getMessage()}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _render(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ' "\n\r=') else text

@@ -1,0 +1,93 @@
+"""Whether what the service needs is there, each by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.spec import EngineName, StoreName
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.job_store import JobStore
+
+TIME_LIMIT_S: Final = 3.0
+"""For one check; below the usual time-out of a probe."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One dependency's answer."""
+
+    ok: bool
+    required: bool
+    """Without it the service can take no jobs; without the others, jobs are taken and wait."""
+    latency_ms: float
+    version: str | None = None
+    error: str | None = None
+
+
+class HealthService:
+    """Asks all dependencies at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        source: ObjectSource,
+        embedder: Embedder,
+        state: StateStore | None,
+        stores: Mapping[StoreName, VectorStore],
+        engines: Mapping[EngineName, JobEngine],
+    ) -> None:
+        self._required: dict[str, Callable[[], Awaitable[Any]]] = {"database": store.ping}
+        self._others: dict[str, Callable[[], Awaitable[Any]]] = {}
+        if state is not None:
+            self._required["state"] = lambda: asyncio.to_thread(state.get, "health")
+        bucket = _state_bucket(settings.state_url)
+        if bucket is not None:
+            self._others["s3"] = lambda: asyncio.to_thread(source.check_bucket, bucket)
+        self._others["ollama"] = lambda: _describe(embedder, settings.ollama.model)
+        self._others |= {name.value: part.check for name, part in stores.items()}
+        self._others |= {name.value: part.check for name, part in engines.items()}
+
+    async def check(self) -> dict[str, Health]:
+        """Return every dependency's answer, by name. Cost: one request each, 3 s at most in all."""
+        checks = {**self._required, **self._others}
+        answers = await asyncio.gather(*(self._ask(name, check) for name, check in checks.items()))
+        return dict(zip(checks, answers, strict=True))
+
+    async def _ask(self, name: str, check: Callable[[], Awaitable[Any]]) -> Health:
+        began = time.monotonic()
+        required = name in self._required
+        error: str | None = None
+        version: str | None = None
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                answer = await check()
+            version = answer if isinstance(answer, str) else None
+        except TimeoutError:
+            error = f"no answer within {TIME_LIMIT_S:g} s"
+        except IngestionError as fault:
+            error = fault.message
+        except Exception as fault:
+            _log.exception("health check failed", extra={"dependency": name})
+            error = type(fault).__name__
+        latency_ms = round((time.monotonic() - began) * 1000, 1)
+        return Health(error is None, required, latency_ms, version, error)
+
+
+async def _describe(embedder: Embedder, model: str) -> str:
+    info = await embedder.describe(model)
+    return f"{info.name}@{info.digest[:12]}"
+
+
+def _state_bucket(state_url: str | None) -> str | None:
+    scheme, _, rest = (state_url or "").partition("://")
+    return rest.partition("/")[0] or None if scheme == "s3" else None

@@ -1,0 +1,162 @@
+"""The jobs table and its rows: what the control plane remembers of a job. SQLite and PostgreSQL alike.
+
+The ledger in the state store says what a job has done; this table says what the service was asked, has granted and
+has last seen.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from ingestion_engine.domain.spec import EngineName
+from ingestion_engine.domain.states import JobState
+
+Moment = dt.datetime
+"""A point in time; always with UTC as its zone."""
+
+
+class UtcMoment(TypeDecorator[Moment]):
+    """A moment stored in UTC and read back with its zone, also from SQLite, which keeps none."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Moment | None, dialect: Dialect) -> Moment | None:
+        """Turn any zone into UTC."""
+        return None if value is None else value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: Moment | None, dialect: Dialect) -> Moment | None:
+        """Give the moment its zone."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+metadata = sa.MetaData()
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("engine", sa.String(16), nullable=False),
+    sa.Column("collection", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(24), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("retry_of", sa.String(64)),
+    sa.Column("only_keys_path", sa.String(256)),
+    sa.Column("spec", sa.JSON(none_as_null=True)),
+    sa.Column("parallelism", sa.Integer),
+    sa.Column("idempotency_key", sa.String(256)),
+    sa.Column("body_hash", sa.String(64), nullable=False),
+    sa.Column("progress", sa.JSON(none_as_null=True)),
+    sa.Column("counts", sa.JSON(none_as_null=True)),
+    sa.Column("timings", sa.JSON(none_as_null=True)),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("note", sa.Text),
+    sa.Column("created_at", UtcMoment, nullable=False),
+    sa.Column("admitted_at", UtcMoment),
+    sa.Column("submitted_at", UtcMoment),
+    sa.Column("attempt_started_at", UtcMoment),
+    sa.Column("started_at", UtcMoment),
+    sa.Column("finished_at", UtcMoment),
+    sa.Column("next_look_at", UtcMoment),
+    sa.Column("cancel_requested_at", UtcMoment),
+    sa.Column("abort_written_at", UtcMoment),
+    sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
+    sa.Index("ix_jobs_created", "created_at", "id"),
+    sa.Index("ix_jobs_state", "state", "created_at"),
+    sa.Index("ix_jobs_collection", "collection", "created_at"),
+)
+
+dispatchers = sa.Table(
+    "dispatchers",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("expires_at", UtcMoment, nullable=False),
+)
+"""Who dispatches now, when several copies of the service share one database."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One row. Times are UTC; JSON columns hold JSON types only."""
+
+    id: str
+    engine: EngineName
+    collection: str
+    state: JobState
+    request: Mapping[str, Any]
+    body_hash: str
+    """Hash of engine and body, to recognise the same request under the same idempotency key."""
+    created_at: Moment
+    owner: str = ""
+    """Name of the API key that submitted it; empty without authentication."""
+    attempt: int = 0
+    """Which driver is at work, from 1; 0 before the first."""
+    retry_of: str | None = None
+    only_keys_path: str | None = None
+    spec: Mapping[str, Any] | None = None
+    """The frozen spec, from admission on."""
+    parallelism: int | None = None
+    """Granted share of the embedding limit, from admission on."""
+    idempotency_key: str | None = None
+    progress: Mapping[str, Any] | None = None
+    """The ledger's ``progress.json`` as last seen."""
+    counts: Mapping[str, int] | None = None
+    timings: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    """``IngestionError.record()`` of what failed the job."""
+    note: str | None = None
+    """Why the job waits, for people."""
+    admitted_at: Moment | None = None
+    """When the job got its share; it holds share and collection from here to its end."""
+    submitted_at: Moment | None = None
+    """When its engine first accepted it."""
+    attempt_started_at: Moment | None = None
+    """When its engine accepted the current attempt."""
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    next_look_at: Moment | None = None
+    """The dispatcher leaves the job alone until then."""
+    cancel_requested_at: Moment | None = None
+    abort_written_at: Moment | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The row as column values."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**row, "engine": self.engine.value, "state": self.state.value}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
+        """The inverse of ``values``."""
+        return cls(**{**row, "engine": EngineName(row["engine"]), "state": JobState(row["state"])})
+
+
+def parse_moment(text: str) -> Moment:
+    """Return the moment of an RFC 3339 text. Raises ValueError. Pure."""
+    moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return moment.astimezone(dt.UTC)
+
+
+def format_moment(moment: Moment | None) -> str | None:
+    """Return RFC 3339 with milliseconds and ``Z``; None stays None. Pure."""
+    if moment is None:
+        return None
+    return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc_now() -> Moment:
+    """The time now, in UTC."""
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,255 @@
+"""Jobs in SQL: every read and write of the jobs table. SQLAlchemy async; SQLite by default, PostgreSQL by URL.
+
+All state changes are conditional on the state the caller saw, so that a cancel and the dispatcher cannot overwrite
+each other.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ingestion_engine.domain.spec import EngineName
+from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.services.job_records import (
+    JobRecord,
+    Moment,
+    dispatchers,
+    jobs,
+    parse_moment,
+    utc_now,
+)
+from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""How long SQLite waits for another writer; the longest transaction here takes milliseconds."""
+
+_MIGRATION_LOCK: Final = 7_241_609_332
+"""Number of the PostgreSQL advisory lock under which copies of the service migrate one after another; arbitrary,
+fixed."""
+
+_ASYNC_DRIVERS: Final = {
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+}
+
+
+def with_async_driver(url: str) -> str:
+    """Return a database URL with an asynchronous driver where it names none. Pure."""
+    scheme, separator, rest = url.partition("://")
+    return f"{_ASYNC_DRIVERS.get(scheme, scheme)}{separator}{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list; None means any."""
+
+    engine: EngineName | None = None
+    states: tuple[JobState, ...] | None = None
+    collection: str | None = None
+    owner: str | None = None
+
+
+class IdempotencyTaken(Exception):
+    """The key was used before; ``first`` is the job it made."""
+
+    def __init__(self, first: JobRecord) -> None:
+        super().__init__(first.id)
+        self.first = first
+
+
+class JobStore:
+    """The jobs table. Safe to share by tasks of one event loop."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    async def open(cls, url: str) -> JobStore:
+        """Connect and bring the schema up to date; creates the directory of a SQLite file.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the database is away or refuses us.
+        """
+        url = with_async_driver(url)
+        parsed = sa.engine.make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database and parsed.database != ":memory:":
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_async_engine(url)
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        else:
+            engine = create_async_engine(url, pool_pre_ping=True)
+        async with engine.begin() as connection:
+            await connection.run_sync(_migrate)
+        return cls(engine)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._engine.dispose()
+
+    async def ping(self) -> None:
+        """Return when the database answers. One query."""
+        async with self._engine.connect() as connection:
+            await connection.execute(sa.select(1))
+
+    async def insert(self, record: JobRecord) -> None:
+        """Store a new job.
+
+        Raises:
+            IdempotencyTaken: its owner has used its idempotency key before; nothing was stored.
+        """
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(sa.insert(jobs).values(record.values()))
+        except IntegrityError:
+            first = await self.find_by_key(record.owner, record.idempotency_key)
+            if first is None:
+                raise
+            raise IdempotencyTaken(first) from None
+
+    async def find_by_key(self, owner: str, idempotency_key: str | None) -> JobRecord | None:
+        """Return the job an owner made under an idempotency key, or None."""
+        if idempotency_key is None:
+            return None
+        found = await self._select(
+            sa.select(jobs).where(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
+        )
+        return found[0] if found else None
+
+    async def get(self, job_id: str) -> JobRecord | None:
+        """Return a job, or None."""
+        found = await self._select(sa.select(jobs).where(jobs.c.id == job_id))
+        return found[0] if found else None
+
+    async def list_page(
+        self, where: JobFilter, *, limit: int, cursor: str | None
+    ) -> tuple[list[JobRecord], str | None]:
+        """Return up to ``limit`` jobs, newest first, and the cursor of the next page (None at the end).
+
+        Order: (created_at, id), so pages neither skip nor repeat jobs while new ones arrive.
+
+        Raises:
+            SubmissionError: the cursor is not one of ours.
+        """
+        query = sa.select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
+        if where.engine is not None:
+            query = query.where(jobs.c.engine == where.engine.value)
+        if where.states is not None:
+            query = query.where(jobs.c.state.in_([state.value for state in where.states]))
+        if where.collection is not None:
+            query = query.where(jobs.c.collection == where.collection)
+        if where.owner is not None:
+            query = query.where(jobs.c.owner == where.owner)
+        if cursor is not None:
+            moment, job_id = _parse_cursor(cursor)
+            older = sa.and_(jobs.c.created_at == moment, jobs.c.id < job_id)
+            query = query.where(sa.or_(jobs.c.created_at < moment, older))
+        found = await self._select(query)
+        if len(found) <= limit:
+            return found, None
+        last = found[limit - 1]
+        return found[:limit], encode_cursor(f"{last.created_at.isoformat()} {last.id}")
+
+    async def list_active(self) -> list[JobRecord]:
+        """Return every job that has not ended, oldest first: the order of admission."""
+        final = [state.value for state in FINAL_STATES]
+        return await self._select(
+            sa.select(jobs).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
+        )
+
+    async def update(
+        self, job_id: str, states: Collection[JobState], *, unadmitted: bool = False, **values: Any
+    ) -> bool:
+        """Set columns of a job if its state is still one of ``states``; return whether it was.
+
+        Args:
+            job_id: The job.
+            states: States in which the change is right.
+            unadmitted: Also require that the job has not been admitted.
+            values: Columns to set.
+        """
+        change = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_([state.value for state in states]))
+        if unadmitted:
+            change = change.where(jobs.c.admitted_at.is_(None))
+        if isinstance(values.get("state"), JobState):
+            values["state"] = values["state"].value
+        async with self._engine.begin() as connection:
+            result = await connection.execute(change.values(**values))
+        return result.rowcount > 0
+
+    async def count_by_state(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs are in each (engine, state)."""
+        query = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).group_by(jobs.c.engine, jobs.c.state)
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return {(engine, state): number for engine, state, number in rows}
+
+    async def hold_dispatch(self, holder: str, ttl_s: float) -> bool:
+        """Take or keep the right to dispatch for ``ttl_s`` seconds; False while another copy of the service has it."""
+        now = utc_now()
+        values = {"holder": holder, "expires_at": now + dt.timedelta(seconds=ttl_s)}
+        free = sa.or_(dispatchers.c.holder == holder, dispatchers.c.expires_at < now)
+        async with self._engine.begin() as connection:
+            taken = await connection.execute(
+                sa.update(dispatchers).where(dispatchers.c.name == "jobs", free).values(**values)
+            )
+        if taken.rowcount:
+            return True
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(sa.insert(dispatchers).values(name="jobs", **values))
+        except IntegrityError:
+            return False
+        return True
+
+    async def release_dispatch(self, holder: str) -> None:
+        """Give the right to dispatch back, so that a successor need not wait."""
+        async with self._engine.begin() as connection:
+            await connection.execute(sa.delete(dispatchers).where(dispatchers.c.holder == holder))
+
+    async def _select(self, query: sa.Select[Any]) -> list[JobRecord]:
+        async with self._engine.connect() as connection:
+            rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
+        return [JobRecord.from_row(row) for row in rows]
+
+
+def _parse_cursor(cursor: str) -> tuple[Moment, str]:
+    """Return the creation time and id of the last job of the page before. Pure. Raises SubmissionError."""
+    moment, _, job_id = decode_cursor(cursor).partition(" ")
+    try:
+        return parse_moment(moment), job_id
+    except ValueError:
+        raise bad_cursor(cursor) from None
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Let readers go on while one writes (WAL), and let writers wait for each other."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Run all missing migrations on an open connection, in its transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,287 @@
+"""Everything a client can ask about jobs: submit, look, list, follow, cancel, retry. Engines are ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.ids import hash_json
+from ingestion_engine.domain.ports import JobEngine
+from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.job_ids import JobIds
+from ingestion_engine.services.job_records import JobRecord, utc_now
+from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
+from ingestion_engine.services.ledgers import FailurePage, Ledgers
+from ingestion_engine.services.preflight import Preflight
+
+EVENT_POLL_S: Final = 0.5
+"""Pause between two looks at a followed job's row; the row itself changes at most once per second."""
+
+IDEMPOTENCY_KEY_MAX: Final = 256
+"""Characters; what the column holds."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job and whether this request made it (False: an earlier one with the same idempotency key did)."""
+
+    job: JobRecord
+    created: bool
+
+
+class JobService:
+    """Jobs, as a client sees them.
+
+    Args:
+        store: The jobs table.
+        preflight: Checks requests.
+        ledgers: What jobs have written; None when no state store is configured.
+        engines: Engines that are configured.
+        wake: Called after something changed that the dispatcher should look at now.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        preflight: Preflight,
+        ledgers: Ledgers | None,
+        engines: Mapping[EngineName, JobEngine],
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._preflight = preflight
+        self._ledgers = ledgers
+        self._engines = engines
+        self._wake = wake
+        self._ids = JobIds()
+
+    async def submit(
+        self, engine: EngineName, request: JobRequest, *, owner: str = "", idempotency_key: str | None = None
+    ) -> Submitted:
+        """Check a request and store it as a queued job; its engine hears of it later.
+
+        Raises:
+            SubmissionError: the request is refused; "idempotency_conflict" (409) when the key was used for another
+            body.
+        """
+        body_hash = hash_json([engine.value, request.model_dump(mode="json")])
+        first = await self._find_first(owner, idempotency_key, body_hash)
+        if first is not None:
+            return Submitted(first, created=False)
+        await self._preflight.check(engine, request)
+        job = JobRecord(
+            id=self._ids.make(),
+            engine=engine,
+            collection=request.collection,
+            state=JobState.QUEUED,
+            request=request.model_dump(mode="json"),
+            body_hash=body_hash,
+            created_at=utc_now(),
+            owner=owner,
+            idempotency_key=idempotency_key,
+        )
+        return await self._insert(job)
+
+    async def retry(self, job_id: str, *, owner: str = "", idempotency_key: str | None = None) -> Submitted:
+        """Make a new job for exactly the objects that failed in an ended one.
+
+        Raises:
+            SubmissionError: "job_not_found"; "job_not_final" or "nothing_to_retry" (409); as ``submit``;
+            "state_unavailable" (503).
+        """
+        old = await self.get(job_id)
+        body_hash = hash_json(["retry", job_id])
+        first = await self._find_first(owner, idempotency_key, body_hash)
+        if first is not None:
+            return Submitted(first, created=False)
+        if not old.state.is_final:
+            raise SubmissionError(
+                "job_not_final",
+                f"job {job_id} is still {old.state.value}",
+                hint="wait for its end, or cancel it",
+                status=409,
+            )
+        request = JobRequest.model_validate({**old.request, "retry_failed": True})
+        keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
+        if not keys:
+            raise SubmissionError("nothing_to_retry", f"job {job_id} has no failed objects", status=409)
+        await self._preflight.check(old.engine, request)
+        new_id = self._ids.make()
+        ledgers = self._require_ledgers()
+        with _state_needed():
+            path = await ledgers.write_only_keys(new_id, keys)
+        job = JobRecord(
+            id=new_id,
+            engine=old.engine,
+            collection=old.collection,
+            state=JobState.QUEUED,
+            request=request.model_dump(mode="json"),
+            body_hash=body_hash,
+            created_at=utc_now(),
+            owner=owner,
+            retry_of=job_id,
+            only_keys_path=path,
+            idempotency_key=idempotency_key,
+        )
+        return await self._insert(job)
+
+    async def get(self, job_id: str) -> JobRecord:
+        """Return a job. Raises SubmissionError "job_not_found" (404)."""
+        job = await self._store.get(job_id)
+        if job is None:
+            raise SubmissionError("job_not_found", f"there is no job {job_id}", hint="GET /jobs lists them", status=404)
+        return job
+
+    async def list_page(
+        self, where: JobFilter, *, limit: int, cursor: str | None
+    ) -> tuple[list[JobRecord], str | None]:
+        """Return up to ``limit`` jobs, newest first, and the next page's cursor."""
+        return await self._store.list_page(where, limit=limit, cursor=cursor)
+
+    async def read_failures(self, job_id: str, *, limit: int, cursor: str | None) -> FailurePage:
+        """Return up to ``limit`` failed objects of a job and the next cursor. Raises as ``get``;
+        "state_unavailable".
+        """
+        await self.get(job_id)
+        with _state_needed():
+            return await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
+
+    async def read_log(self, job_id: str, attempt: int | None = None) -> str:
+        """Return the end of a driver's log: from its engine while it has it, else what the driver left in the ledger.
+
+        Args:
+            job_id: The job.
+            attempt: Which driver's; None means the newest.
+
+        Raises:
+            SubmissionError: "job_not_found"; "log_not_found" (404) when nobody has one.
+        """
+        job = await self.get(job_id)
+        attempt = attempt or job.attempt
+        engine = self._engines.get(job.engine)
+        text = None
+        if engine is not None and 1 <= attempt <= job.attempt:
+            try:
+                text = await engine.logs(job_id, attempt)
+            except TransientError as error:
+                _log.warning("log not read from engine", extra={"job_id": job_id, **error.log_fields()})
+        if text is None and self._ledgers is not None and attempt >= 1:
+            with _state_needed():
+                text = await self._ledgers.read_log(job_id, attempt)
+        if text is None:
+            raise SubmissionError("log_not_found", f"attempt {attempt} of job {job_id} has left no log yet", status=404)
+        return text
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """End a job that waits, or ask a working one to end; a job that has ended stays as it is. Idempotent.
+
+        Raises:
+            SubmissionError: "job_not_found".
+        """
+        now = utc_now()
+        ended = await self._store.update(
+            job_id,
+            {JobState.QUEUED},
+            unadmitted=True,
+            state=JobState.CANCELED,
+            finished_at=now,
+            cancel_requested_at=now,
+            note=None,
+        )
+        if not ended:
+            asked = await self._store.update(
+                job_id,
+                {JobState.QUEUED, JobState.SUBMITTED, JobState.RUNNING},
+                state=JobState.CANCELING,
+                cancel_requested_at=now,
+                next_look_at=None,
+                note="waiting for the driver to end",
+            )
+            if asked:
+                _log.info("cancel requested", extra={"job_id": job_id})
+        self._wake()
+        return await self.get(job_id)
+
+    async def follow(self, job_id: str) -> AsyncIterator[JobRecord | None]:
+        """Yield a job now and after every change, until it has ended; None about every 15 s without one.
+
+        Cost: one small query every half second per follower.
+        """
+        last: JobRecord | None = None
+        quiet_s = 0.0
+        while True:
+            job = await self.get(job_id)
+            # When the dispatcher looks again is no news to a client.
+            job = replace(job, next_look_at=None)
+            if job != last:
+                yield job
+                last, quiet_s = job, 0.0
+            if job.state.is_final:
+                return
+            await asyncio.sleep(EVENT_POLL_S)
+            quiet_s += EVENT_POLL_S
+            if quiet_s >= 15:
+                yield None
+                quiet_s = 0.0
+
+    async def _find_first(self, owner: str, key: str | None, body_hash: str) -> JobRecord | None:
+        first = await self._store.find_by_key(owner, key)
+        if first is not None and first.body_hash != body_hash:
+            raise _conflict(first)
+        return first
+
+    async def _insert(self, job: JobRecord) -> Submitted:
+        try:
+            await self._store.insert(job)
+        except IdempotencyTaken as taken:
+            if taken.first.body_hash != job.body_hash:
+                raise _conflict(taken.first) from None
+            return Submitted(taken.first, created=False)
+        _log.info("job queued", extra={"job_id": job.id, "engine": job.engine.value, "collection": job.collection})
+        self._wake()
+        return Submitted(job, created=True)
+
+    async def _read_failed_keys(self, job_id: str) -> list[str]:
+        with _state_needed():
+            return await self._require_ledgers().read_failed_keys(job_id)
+
+    def _require_ledgers(self) -> Ledgers:
+        if self._ledgers is None:
+            raise SubmissionError(
+                "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
+            )
+        return self._ledgers
+
+
+@contextlib.contextmanager
+def _state_needed() -> Iterator[None]:
+    """Make a state store that is away an answer to the caller (503)."""
+    try:
+        yield
+    except SubmissionError:
+        raise
+    except IngestionError as error:
+        raise SubmissionError(
+            "state_unavailable",
+            f"the state store is away: {error.message}",
+            hint="try again; GET /readyz shows what is away",
+            status=503,
+        ) from error
+
+
+def _conflict(first: JobRecord) -> SubmissionError:
+    return SubmissionError(
+        "idempotency_conflict",
+        f"this Idempotency-Key was used for another request: job {first.id}",
+        hint="use a new key for a new request",
+        status=409,
+        job_id=first.id,
+    )

@@ -1,0 +1,64 @@
+"""What a job's traces mean: pure functions from ledger and engine to the next values of its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.job_records import JobRecord, Moment, parse_moment
+
+
+def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> dict[str, Any]:
+    """Return the final columns of a job that has left a summary. Pure.
+
+    A cancel that came too late does not turn a finished job into a canceled one: the summary decides.
+    """
+    error = summary.get("error")
+    state = JobState(summary["state"])
+    if state is JobState.FAILED and error is None:
+        error = FatalError("driver_failed", "the job failed without saying why", hint="read the job's log").record()
+    return {
+        "state": state,
+        "counts": dict(summary.get("counts") or {}),
+        "timings": dict(summary.get("timings") or {}),
+        "error": error,
+        "started_at": read_moment(summary.get("started_at")) or job.started_at or job.attempt_started_at,
+        "finished_at": read_moment(summary.get("finished_at")) or now,
+        "note": None,
+        "next_look_at": None,
+    }
+
+
+def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> dict[str, Any]:
+    """Return the columns that a new ``progress.json`` changes; nothing when it is the one known. Pure."""
+    if progress == job.progress or progress.get("attempt", job.attempt) < job.attempt:
+        return {}
+    values: dict[str, Any] = {"progress": dict(progress), "counts": dict(progress.get("counts") or {})}
+    if job.state in {JobState.QUEUED, JobState.SUBMITTED}:
+        values["state"] = JobState.RUNNING
+    if job.started_at is None:
+        values["started_at"] = now
+    if job.state is not JobState.CANCELING:
+        values["note"] = progress.get("note")
+    return values
+
+
+def end_without_result(job: JobRecord, code: str, message: str, now: Moment) -> dict[str, Any]:
+    """Return the final columns of a job that nobody but us can end. Pure."""
+    error = FatalError(code, message, hint="GET /jobs/{id}/logs shows what the driver said last", attempt=job.attempt)
+    return {"state": JobState.FAILED, "error": error.record(), "finished_at": now, "note": None, "next_look_at": None}
+
+
+def end_canceled(now: Moment) -> dict[str, Any]:
+    """Return the final columns of a canceled job whose driver left no summary. Pure."""
+    return {"state": JobState.CANCELED, "finished_at": now, "note": None, "next_look_at": None}
+
+
+def read_moment(text: Any) -> Moment | None:
+    """Return the moment of an RFC 3339 text; None for anything else, which a foreign version may have written. Pure."""
+    try:
+        return parse_moment(text)
+    except (TypeError, ValueError):
+        return None

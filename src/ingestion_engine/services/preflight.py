@@ -1,0 +1,259 @@
+"""What can be known about a request before it is a job, asked of the systems themselves in at most two seconds.
+
+A system that says no refuses the request; a system that is away refuses nothing, for the driver asks again before it
+writes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final, TypeVar
+
+from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
+from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore
+from ingestion_engine.domain.records import ModelInfo
+from ingestion_engine.domain.spec import CollectionContract, EngineName, JobRequest, StoreName
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.specs import name_model
+from ingestion_engine.state.collections import find_name_collision, read_contract
+
+TIME_LIMIT_S: Final = 2.0
+"""For all checks together: a submission is answered while its caller still waits."""
+
+KEEP_S: Final = 5.0
+"""How long a good answer, or the knowledge that a system is away, is used again: a burst of submissions costs one
+check."""
+
+_log = get_logger(__name__)
+_T = TypeVar("_T")
+
+_HINTS: Final = {
+    "bucket_not_found": "create the bucket, or correct source.bucket; the service looks at INGEST_S3__ENDPOINT_URL",
+    "bucket_access_denied": "let the service's S3 credentials list and read this bucket",
+    "model_not_found": "run `ollama pull` for the model on every server of INGEST_OLLAMA__URLS, or name another",
+}
+
+
+class Preflight:
+    """Checks requests. Shared by all requests of one event loop.
+
+    Args:
+        settings: The service's settings.
+        source: The buckets.
+        embedder: Knows the models.
+        state: Holds the contracts; None when no state store is configured.
+        engines: Engines that are configured.
+        stores: Stores that are configured.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: ObjectSource,
+        embedder: Embedder,
+        state: StateStore | None,
+        engines: Collection[EngineName],
+        stores: Collection[StoreName],
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._embedder = embedder
+        self._state = state
+        self._engines = frozenset(engines)
+        self._stores = frozenset(stores)
+        self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._away_until: dict[str, float] = {}
+
+    async def check(self, engine: EngineName, request: JobRequest) -> None:
+        """Return when nothing speaks against the job.
+
+        Raises:
+            SubmissionError: the first thing that does; ``context["errors"]`` lists all of them when there are several.
+
+        Cost: at most one listing, one model description and two reads of the state store, concurrently.
+        """
+        self.check_configured(engine, request.stores)
+        state = self._state
+        assert state is not None
+        model = name_model(self._settings, request)
+        bucket = request.source.bucket
+        checks = {
+            "s3": lambda: self._keep(("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket)),
+            "ollama": lambda: self._keep(("model", model), lambda: self._embedder.describe(model)),
+            "state": lambda: asyncio.to_thread(_look_up_contract, state, request.collection),
+        }
+        answers = await self._ask(checks)
+        faults = [_refusal(answer, request) for answer in answers.values() if isinstance(answer, FatalError)]
+        found = answers.get("state")
+        if isinstance(found, SubmissionError):
+            faults.append(found)
+        elif isinstance(found, CollectionContract):
+            described = answers.get("ollama")
+            digest = described.digest if isinstance(described, ModelInfo) else None
+            faults += compare_request(found, request, model=model, digest=digest)
+        if faults:
+            raise _combine(faults)
+
+    def check_configured(self, engine: EngineName, stores: Collection[StoreName]) -> None:
+        """Return when engine, state store and stores are configured here. No request.
+
+        Raises:
+            SubmissionError: "engine_not_configured" (501), "state_not_configured" (503), "store_not_configured" (422).
+        """
+        if engine not in self._engines:
+            variable = {EngineName.RAY: "INGEST_RAY__ADDRESS", EngineName.SPARK: "INGEST_SPARK__NAMESPACE"}.get(engine)
+            raise SubmissionError(
+                "engine_not_configured",
+                f"this service has no {engine.value} cluster",
+                hint=f"set {variable} on the service, or submit to another engine" if variable else "",
+                status=501,
+            )
+        if self._state is None:
+            raise SubmissionError(
+                "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
+            )
+        for store in stores:
+            if store not in self._stores:
+                raise SubmissionError(
+                    "store_not_configured",
+                    f"this service has no {store.value}",
+                    hint=f"set INGEST_{store.value.upper()}__URL on the service, or leave {store.value} out of stores",
+                    field="stores",
+                )
+
+    async def _ask(self, checks: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, Any]:
+        """Run checks at once; return each one's value or refusal. Those that are away or late are missing."""
+        now = time.monotonic()
+        tasks = {
+            name: asyncio.ensure_future(check())
+            for name, check in checks.items()
+            if self._away_until.get(name, 0.0) <= now
+        }
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=TIME_LIMIT_S)
+        answers: dict[str, Any] = {}
+        for name, task in tasks.items():
+            if not task.done():
+                task.cancel()
+                self._skip(name, "no answer in time")
+                continue
+            error = task.exception()
+            if error is None:
+                answers[name] = task.result()
+            elif isinstance(error, FatalError | SubmissionError):
+                answers[name] = error
+            elif isinstance(error, TransientError):
+                self._skip(name, error.message)
+            else:
+                raise error
+        return answers
+
+    def _skip(self, name: str, reason: str) -> None:
+        self._away_until[name] = time.monotonic() + KEEP_S
+        _log.warning("preflight check skipped", extra={"dependency": name, "reason": reason})
+
+    async def _keep(self, key: tuple[str, str], ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Return a kept answer or ask; refusals are not kept, so that mending the cause helps at once."""
+        now = time.monotonic()
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] > now:
+            answer: _T = kept[1]
+            return answer
+        answer = await ask()
+        self._kept = {name: entry for name, entry in self._kept.items() if entry[0] > now}
+        self._kept[key] = (now + KEEP_S, answer)
+        return answer
+
+
+def _look_up_contract(state: StateStore, collection: str) -> CollectionContract | None:
+    """Return a collection's contract, None for a new one. Blocking. Raises SubmissionError "collection_name_taken"."""
+    contract = read_contract(state, collection)
+    if contract is not None:
+        return contract
+    taken = find_name_collision(state, collection)
+    if taken is None:
+        return None
+    raise SubmissionError(
+        "collection_name_taken",
+        f"collection {collection!r} differs from the existing {taken!r} in upper and lower case only",
+        hint=f"use {taken!r}, or a name that differs by more",
+        status=409,
+        field="collection",
+        existing=taken,
+    )
+
+
+def compare_request(
+    contract: CollectionContract, request: JobRequest, *, model: str, digest: str | None
+) -> list[SubmissionError]:
+    """Return one refusal for each thing in which a request differs from its collection's contract. Pure.
+
+    Args:
+        contract: What the collection is.
+        request: What is asked.
+        model: The request's model after defaults.
+        digest: What that model is now; None when not known.
+    """
+    pairs: list[tuple[str, Any, Any]] = [
+        ("stores", sorted(contract.stores), sorted(request.stores)),
+        ("embedding.model", contract.model, model),
+        ("embedding.prefix", contract.prefix, request.embedding.prefix),
+        ("embedding.query_prefix", contract.query_prefix, request.embedding.query_prefix),
+        ("chunking.max_chars", contract.chunking.max_chars, request.chunking.max_chars),
+        ("chunking.overlap_chars", contract.chunking.overlap_chars, request.chunking.overlap_chars),
+    ]
+    faults = [_mismatch(contract, field, existing, wanted) for field, existing, wanted in pairs if existing != wanted]
+    if contract.model == model and digest is not None and contract.model_digest != digest:
+        message = (
+            f"collection {contract.collection!r} was made with {model!r} of digest {contract.model_digest}; "
+            f"the embedder now has {digest} under that name"
+        )
+        faults.append(_fault(message, "embedding.model", contract.model_digest, digest))
+    return faults
+
+
+def _mismatch(contract: CollectionContract, field: str, existing: Any, wanted: Any) -> SubmissionError:
+    existing, wanted = _plain(existing), _plain(wanted)
+    message = f"collection {contract.collection!r} was made with {field} {existing!r}, the request wants {wanted!r}"
+    return _fault(message, field, existing, wanted)
+
+
+def _fault(message: str, field: str, existing: Any, wanted: Any) -> SubmissionError:
+    hint = "ask for what the collection has, or use a new collection"
+    return SubmissionError(
+        "contract_mismatch", message, hint=hint, status=409, field=field, existing=existing, wanted=wanted
+    )
+
+
+def _plain(value: Any) -> Any:
+    return [str(item) for item in value] if isinstance(value, list) else value
+
+
+def _refusal(error: FatalError, request: JobRequest) -> SubmissionError:
+    """What a system said, as an answer to the caller that names the field."""
+    field = {
+        "bucket_not_found": "source.bucket",
+        "bucket_access_denied": "source.bucket",
+        "model_not_found": "embedding.model",
+    }.get(error.code)
+    status = 422 if field else 503
+    hint = _HINTS.get(error.code) or error.hint
+    return SubmissionError(error.code, error.message, hint=hint, status=status, field=field)
+
+
+def _combine(faults: list[SubmissionError]) -> SubmissionError:
+    first = faults[0]
+    if len(faults) == 1:
+        return first
+    errors = [
+        {"pointer": "/" + (fault.field or "").replace(".", "/"), "detail": fault.message, "code": fault.code}
+        for fault in faults
+    ]
+    context = {key: value for key, value in first.context.items() if key not in {"status", "field"}}
+    return SubmissionError(
+        first.code, first.message, hint=first.hint, status=first.status, field=first.field, errors=errors, **context
+    )

@@ -1,0 +1,116 @@
+"""Ray as a ``JobEngine``: an attempt is one submission to the Jobs API.
+
+Its command line is fixed but for the spec's URI and the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import Any, Final
+
+from ingestion_engine.domain.ports import EngineStatus
+from ingestion_engine.domain.states import EngineState
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.services.package_zip import build_package_zip
+from ingestion_engine.submission.ray_jobs import RayJob, RayJobsClient, RayJobStatus
+
+_STATES: Final = {RayJobStatus.PENDING: EngineState.PENDING, RayJobStatus.RUNNING: EngineState.RUNNING}
+
+_DETAILS: Final = {
+    "RUNTIME_ENV_SETUP_FAILURE": "Ray could not set up the runtime environment",
+    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": "Ray had no room to start the driver in time",
+    "JOB_SUPERVISOR_ACTOR_START_FAILURE": "Ray could not start the driver",
+    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE": "Ray has no node that may run the driver",
+    "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE": "Ray lost the driver",
+    "JOB_SUPERVISOR_ACTOR_DIED": "the node or process that held the driver died",
+    "JOB_ENTRYPOINT_COMMAND_START_ERROR": "Ray could not start the driver's command",
+    "JOB_ENTRYPOINT_COMMAND_ERROR": "the driver's command failed",
+}
+"""Ray's error types in our words; tracebacks in its messages are never relayed."""
+
+
+class RayService:
+    """Starts, looks at and stops drivers on one Ray cluster."""
+
+    def __init__(self, settings: Settings, client: RayJobsClient) -> None:
+        self._settings = settings
+        self._client = client
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> RayService:
+        """Connect lazily to ``settings.ray.address``, which must be set."""
+        assert settings.ray.address is not None
+        token = settings.ray.auth_token
+        return cls(settings, RayJobsClient(settings.ray.address, None if token is None else token.get_secret_value()))
+
+    def reference(self, job_id: str, attempt: int) -> str:
+        """The submission id of an attempt."""
+        return f"{job_id}-{attempt:02d}"
+
+    async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
+        """Start an attempt's driver; return also when it had been started before."""
+        metadata = {"job_id": job_id, "attempt": str(attempt), "parallelism": str(parallelism)}
+        await self._client.submit(
+            self.reference(job_id, attempt),
+            build_entrypoint(self._settings.ray.python, spec_uri, attempt),
+            runtime_env=await self._prepare_runtime_env(),
+            metadata=metadata,
+        )
+
+    async def status(self, job_id: str, attempt: int) -> EngineStatus:
+        """Look at an attempt. One request."""
+        job = await self._client.get_job(self.reference(job_id, attempt))
+        if job is None:
+            return EngineStatus(EngineState.ABSENT, "Ray does not know the attempt")
+        return EngineStatus(_STATES.get(job.status, EngineState.ENDED), _describe(job))
+
+    async def stop(self, job_id: str, attempt: int) -> None:
+        """Ask an attempt's driver to end."""
+        await self._client.stop(self.reference(job_id, attempt))
+
+    async def logs(self, job_id: str, attempt: int) -> str | None:
+        """The end of the driver's output, or None when Ray no longer has it."""
+        return await self._client.get_logs(self.reference(job_id, attempt))
+
+    async def check(self) -> str:
+        """Return Ray's version."""
+        return await self._client.get_version()
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._client.close()
+
+    async def _prepare_runtime_env(self) -> dict[str, Any]:
+        """Return the runtime environment; uploads the package first where it is shipped. Holds no secret."""
+        settings = self._settings
+        env_vars = {"INGEST_S3__REGION": settings.s3.region}
+        if settings.s3.endpoint_url is not None:
+            env_vars["INGEST_S3__ENDPOINT_URL"] = settings.s3.endpoint_url
+        runtime_env: dict[str, Any] = {"env_vars": env_vars}
+        if settings.ray.ship_package:
+            package = await asyncio.to_thread(build_package_zip)
+            if not await self._client.has_package(package.name):
+                await self._client.put_package(package.name, package.data)
+            runtime_env["py_modules"] = [package.uri]
+        if settings.ray.pip:
+            runtime_env["pip"] = list(settings.ray.pip)
+        return runtime_env
+
+
+def build_entrypoint(python: str, spec_uri: str, attempt: int) -> str:
+    """Return the shell command line of an attempt's driver. Pure.
+
+    Ray runs it with a shell, so every word is quoted; nothing of a request is in it.
+    """
+    words = [python, "-m", "ingestion_engine.engines.entry", "--spec", spec_uri, "--attempt", str(attempt)]
+    return shlex.join(words)
+
+
+def _describe(job: RayJob) -> str:
+    if not job.status.is_terminal:
+        return f"Ray says {job.status.value}"
+    if job.status is RayJobStatus.STOPPED:
+        return "the driver was stopped"
+    detail = _DETAILS.get(job.error_type or "", "the driver ended")
+    return detail if job.exit_code is None else f"{detail} (exit code {job.exit_code})"

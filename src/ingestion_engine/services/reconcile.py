@@ -1,0 +1,176 @@
+"""One look at one admitted job: the ledger decides first, the engine second."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ingestion_engine.domain.errors import IngestionError, TransientError
+from ingestion_engine.domain.ports import EngineStatus, JobEngine
+from ingestion_engine.domain.spec import EngineName
+from ingestion_engine.domain.states import FINAL_STATES, EngineState, JobState
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
+from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.ledgers import Ledgers
+from ingestion_engine.services.outcomes import end_canceled, end_without_result, read_outcome, read_progress
+
+ABSENT_GRACE_S: Final = 5.0
+"""How long an engine may not yet know an attempt that it has just accepted (a guess; Ray knew it at once)."""
+
+STOP_REPEAT_S: Final = 3.0
+"""Pause between two requests to stop; Ray kills three seconds after its SIGTERM."""
+
+RETRY_LONGEST_S: Final = 60.0
+"""Longest pause before an away system is asked again: an outage's end is noticed within a minute."""
+
+ACTIVE_STATES: Final = frozenset(JobState) - FINAL_STATES
+
+_log = get_logger(__name__)
+
+
+def back_off_s(failures: int) -> float:
+    """Return the pause after so many failures in a row: 1, 2, 4 … 60 seconds. Pure."""
+    return min(RETRY_LONGEST_S, 2.0 ** min(failures - 1, 10))
+
+
+class Reconciler:
+    """Looks at jobs. ``look`` is never run twice at once for the same job.
+
+    Args:
+        settings: Deadlines and attempts.
+        store: The jobs table.
+        ledgers: What jobs have written.
+        engines: Engines that are configured.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        ledgers: Ledgers,
+        engines: Mapping[EngineName, JobEngine],
+        now: Callable[[], Moment] = utc_now,
+    ) -> None:
+        self._settings = settings.dispatch
+        self._store = store
+        self._ledgers = ledgers
+        self._engines = engines
+        self._now = now
+        self._failures: dict[str, int] = {}
+
+    async def look(self, job: JobRecord) -> None:
+        """Bring a job's row up to what ledger and engine say. Systems that are away are noted, and asked again later.
+
+        Cost: two small reads of the state store; one engine request when nothing new was read.
+        """
+        try:
+            await self._look(job)
+        except IngestionError as error:
+            await self._postpone(job, error)
+        else:
+            self._failures.pop(job.id, None)
+
+    async def _look(self, job: JobRecord) -> None:
+        if job.state is JobState.CANCELING and job.abort_written_at is None:
+            await self._ledgers.request_abort(job.id, "canceled")
+            await self._store.update(job.id, {JobState.CANCELING}, abort_written_at=self._now())
+        if await self._finish_by_summary(job):
+            return
+        progress = await self._ledgers.read_progress(job.id)
+        values = {} if progress is None else read_progress(job, progress, self._now())
+        if values:
+            await self._store.update(job.id, {job.state}, **values)
+            if job.state is not JobState.CANCELING:
+                return
+        engine = self._engines.get(job.engine)
+        if engine is None:
+            raise TransientError("engine_not_configured", f"this service has no {job.engine.value} cluster any more")
+        await self._act(job, engine, await engine.status(job.id, job.attempt))
+
+    async def _act(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
+        now = self._now()
+        if status.state in {EngineState.ENDED, EngineState.ABSENT}:
+            await self._handle_gone(job, status)
+        elif job.state is JobState.CANCELING:
+            grace = dt.timedelta(seconds=self._settings.cancel_grace_s)
+            never_ran = status.state is EngineState.PENDING
+            if never_ran or now - (job.cancel_requested_at or now) >= grace:
+                await engine.stop(job.id, job.attempt)
+                await self._look_again(job, STOP_REPEAT_S, note="the engine was told to stop the driver")
+        elif status.state is EngineState.PENDING:
+            await self._handle_pending(job, engine)
+        elif job.state is JobState.SUBMITTED:
+            await self._store.update(
+                job.id, {job.state}, state=JobState.RUNNING, started_at=job.started_at or now, note=None
+            )
+        elif job.note is not None and self._failures.get(job.id):
+            await self._store.update(job.id, {job.state}, note=(job.progress or {}).get("note"))
+
+    async def _handle_pending(self, job: JobRecord, engine: JobEngine) -> None:
+        waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
+        if waited_s < self._settings.pending_timeout_s:
+            note = f"waits for {job.engine.value} to start its driver"
+            if job.note != note:
+                await self._store.update(job.id, {job.state}, note=note)
+            return
+        # The marker first: should the engine start the driver after all, it ends at once.
+        await self._ledgers.request_abort(job.id, "never started")
+        await engine.stop(job.id, job.attempt)
+        message = f"{job.engine.value} has not started the driver within {self._settings.pending_timeout_s:g} s"
+        await self._finish(job, end_without_result(job, "engine_never_started", message, self._now()))
+
+    async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:
+        now = self._now()
+        since = now - (job.attempt_started_at or job.admitted_at or now)
+        if status.state is EngineState.ABSENT and since.total_seconds() < ABSENT_GRACE_S:
+            return
+        # The driver may have written its summary after our read and before its end.
+        if await self._finish_by_summary(job):
+            return
+        if job.state is JobState.CANCELING:
+            await self._finish(job, end_canceled(now))
+        elif job.attempt >= self._settings.max_attempts:
+            message = f"{job.attempt} drivers in a row ended without a result; the last one: {status.detail}"
+            await self._finish(job, end_without_result(job, "driver_died", message, now))
+        else:
+            _log.warning("driver died", extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
+            pause = dt.timedelta(seconds=back_off_s(job.attempt))
+            note = f"attempt {job.attempt + 1} of {self._settings.max_attempts} follows: {status.detail}"
+            await self._store.update(
+                job.id,
+                {job.state},
+                attempt=job.attempt + 1,
+                attempt_started_at=None,
+                next_look_at=now + pause,
+                note=note,
+            )
+
+    async def _finish_by_summary(self, job: JobRecord) -> bool:
+        summary = await self._ledgers.read_summary(job.id)
+        if summary is None:
+            return False
+        await self._finish(job, read_outcome(job, summary, self._now()))
+        engine = self._engines.get(job.engine)
+        if engine is not None and summary.get("attempt", job.attempt) != job.attempt:
+            # An earlier driver, thought dead, has finished the job: its successor has nothing to do.
+            await engine.stop(job.id, job.attempt)
+        return True
+
+    async def _finish(self, job: JobRecord, values: Mapping[str, Any]) -> None:
+        if await self._store.update(job.id, ACTIVE_STATES, **values):
+            code = (values.get("error") or {}).get("code")
+            _log.info("job ended", extra={"job_id": job.id, "state": values["state"].value, "error_code": code})
+
+    async def _postpone(self, job: JobRecord, error: IngestionError) -> None:
+        failures = self._failures.get(job.id, 0) + 1
+        self._failures[job.id] = failures
+        _log.warning("job not looked at", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
+        await self._look_again(job, back_off_s(failures), note=f"{error.message}; looking again")
+
+    async def _look_again(self, job: JobRecord, pause_s: float, *, note: str) -> None:
+        moment = self._now() + dt.timedelta(seconds=pause_s)
+        await self._store.update(job.id, {job.state}, next_look_at=moment, note=note)
