@@ -126,7 +126,7 @@ def typed_or_none(body: Mapping[str, Any], field: str, kind: type[T], expected: 
 
 
 def count_or_none(body: Mapping[str, Any], field: str, least: int, path: str = "") -> int | None:
-    """Return an optional whole number: below zero is malformed, below `least` is invalid; `path` comes before its name."""
+    """Return an optional number: below zero is malformed, below `least` invalid; `path` goes before its name."""
     value = typed_or_none(body, field, int, "usize")
     if value is not None and value < 0:
         raise bad_format(f"{field}: invalid value: integer `{value}`, expected usize")
