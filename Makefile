@@ -1,0 +1,42 @@
+# Every target sets up what it needs first; each works as the first command in a fresh clone.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check bench nightly format lock clean
+export PYTHON
+
+help:    ## Say what there is.
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+
+setup:   ## Install the locked packages and this checkout into .venv.
+	@scripts/setup.sh
+
+demo: setup   ## Do the whole job once on the embedded stack, and end.
+	@.venv/bin/ingest demo
+
+up: setup   ## Run the embedded stack and the API until Ctrl-C.
+	@.venv/bin/ingest up
+
+test: setup   ## Run the tests.
+	@.venv/bin/pytest -m "not nightly"
+
+check: setup   ## Check format, lint, types and imports.
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup   ## Run the benchmarks; each writes its report under benchmarks/.
+	@found=; for script in benchmarks/bench_*.py; do [ -e "$$script" ] || continue; found=1; \
+	    .venv/bin/python "$$script" || exit 1; done; [ -n "$$found" ] || echo "no benchmarks yet"
+
+nightly: setup   ## Run the long drills.
+	@.venv/bin/pytest -m nightly
+
+format: setup   ## Format the code and mend what lint can mend.
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format .
+
+lock: setup   ## Write requirements.lock from pyproject.toml.
+	@scripts/lock.sh
+
+clean:   ## Remove what was built and installed; keeps the data in .ingest.
+	@rm -rf .venv .venv.log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

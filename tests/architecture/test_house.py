@@ -1,0 +1,83 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGE = _ROOT / "src" / "ingestion_engine"
+_SOURCES = sorted(path for path in _PACKAGE.rglob("*.py") if "migrations" not in path.parts)
+_VENDORS = {"ray", "pyspark", "botocore", "obstore", "weaviate_client", "qdrant_client", "kreuzberg", "sqlalchemy"}
+_VAGUE = {"utils", "util", "helpers", "base", "manager", "common", "misc"}
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(_PACKAGE)) for path in paths]
+
+
+@pytest.mark.parametrize("path", _SOURCES, ids=names(_SOURCES))
+def test_module_says_what_it_is(path: Path) -> None:
+    """Every module has a docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.parametrize("package", sorted(path for path in _PACKAGE.iterdir() if (path / "__init__.py").exists()))
+def test_package_says_what_does_not_belong(package: Path) -> None:
+    """A room's docstring also names what has no place in it."""
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert "does not belong" in docstring
+
+
+def test_no_vague_or_shadowing_module_names() -> None:
+    """No module is called utils or the like, and none has the name of a package it could shadow."""
+    stems = {path.stem for path in _SOURCES}
+    assert not stems & (_VAGUE | _VENDORS)
+
+
+def test_environment_is_read_in_settings_only() -> None:
+    """Nothing reads INGEST_* variables but the settings; the embedded stack passes its own environment on."""
+    readers = {
+        str(path.relative_to(_PACKAGE))
+        for path in _SOURCES
+        if "devstack" not in path.parts and re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
+    }
+    assert readers <= {"runtime/settings.py"}
+
+
+def test_lock_has_hashes_and_no_addresses() -> None:
+    """The lock pins every package exactly, with hashes, and says nothing about where to get it."""
+    text = (_ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\S)", text.strip())
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.match(r"[a-z0-9][a-z0-9._-]*==\S+", entry), entry[:80]
+        assert "--hash=sha256:" in entry, entry[:80]
+    assert "://" not in text
+    assert not re.search(r"^\s*-(i|-index-url|-extra-index-url|-find-links)\b", text, re.MULTILINE)
+
+
+def test_lock_covers_every_dependency() -> None:
+    """Every requirement in pyproject.toml, of any extra, is locked."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    wanted = {re.split(r"[\[<>=!~;\s]", line)[0].lower().replace("_", "-") for line in required} - {project["name"]}
+    locked = set(
+        re.findall(r"^([a-z0-9._-]+)==", (_ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert wanted <= locked
+
+
+def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
+    """No document links to a file that is not there."""
+    broken = []
+    for page in [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken
