@@ -28,7 +28,7 @@ from ingestion_engine.devstack.weaviate_schema import (
     upper_first,
     vector_spaces,
 )
-from ingestion_engine.devstack.weaviate_storage import Collection
+from ingestion_engine.devstack.weaviate_storage import ClosedError, Collection
 from ingestion_engine.devstack.weaviate_values import PropertyError, format_uuid, guess_type, normalise, parse_uuid
 
 _FILE = re.compile(r"class-(\d+)\.db(?:-wal|-shm)?")
@@ -171,7 +171,12 @@ class Database:
             else:
                 accepted.setdefault(name, []).append((at, prepared))
         for name, entries in accepted.items():
-            outcome = self.collection(name).put([prepared for _, prepared in entries])
+            try:
+                outcome = self.collection(name).put([prepared for _, prepared in entries])
+            except (UnknownClassError, ClosedError):  # dropped since it was looked up
+                for at, _ in entries:
+                    errors[at] = f"class '{name}' not present in schema"
+                continue
             for (at, prepared), failed in zip(entries, outcome, strict=True):
                 if failed is not None:
                     errors[at] = dimension_message(prepared, failed)

@@ -24,6 +24,7 @@ from ingestion_engine.devstack.weaviate_messages import (
     read_object,
 )
 from ingestion_engine.devstack.weaviate_search import MAXIMUM_RESULTS, compile_where, search
+from ingestion_engine.devstack.weaviate_storage import ClosedError
 
 MAX_MESSAGE_BYTES: Final = 104_858_000
 """What `/v1/meta` announces as grpcMaxMessageSize; the client sizes its requests by it."""
@@ -94,6 +95,8 @@ class WeaviateServicer(weaviate_pb2_grpc.WeaviateServicer):
             context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
         except RequestRefusedError as error:
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
+        except ClosedError:
+            context.abort(grpc.StatusCode.UNKNOWN, "the class was dropped while it was used")
         raise AssertionError("abort raises")
 
     def _is_allowed(self, context: Any) -> bool:

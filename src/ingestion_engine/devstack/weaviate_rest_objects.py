@@ -21,14 +21,14 @@ from ingestion_engine.devstack.weaviate_database import (
 )
 from ingestion_engine.devstack.weaviate_records import NewObject, StoredObject
 from ingestion_engine.devstack.weaviate_schema import lower_first
-from ingestion_engine.devstack.weaviate_storage import Collection
+from ingestion_engine.devstack.weaviate_storage import ClosedError, Collection
 from ingestion_engine.devstack.weaviate_values import PropertyError, parse_uuid
 
 _MAXIMUM_RESULTS: Final = 10_000
 _DEFAULT_LIMIT: Final = 10
 
 
-class _Refused(Exception):  # noqa: N818  # an answer on its way, not a failure of ours
+class _Refused(Exception):  # an answer on its way, not a failure of ours
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
         self.response = response
@@ -97,6 +97,8 @@ class ObjectRoutes:
                 return work()
             except _Refused as refused:
                 return refused.response
+            except (UnknownClassError, ClosedError):  # dropped since it was looked up
+                return Response(status_code=404)
 
         return await run_in_threadpool(guarded)
 

@@ -53,6 +53,10 @@ _PRAGMAS: Final = (
 )
 
 
+ClosedError = sqlite3.ProgrammingError
+"""What every method raises once the class was dropped under it."""
+
+
 class Collection:
     """One class's objects. Thread-safe."""
 
