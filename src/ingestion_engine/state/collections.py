@@ -153,19 +153,31 @@ def open_plan(store: StateStore, collection: str, job_id: str, attempt: int, dat
 
 
 def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return (job id, data with ``attempt``) of all plans not merged yet, oldest job first.
+    """Return (job id, data with ``attempt``) of all plans not merged yet, oldest epoch first.
 
     One listing, one request each.
     """
     prefix = f"{_ROOT}{collection}/open/"
     found = []
-    for path in sorted(store.list(prefix)):
+    for path in store.list(prefix):
         data = read_json(store, path)
         if data is not None:
             found.append((path.removeprefix(prefix).removesuffix(_JSON), data))
-    return found
+    return sorted(found, key=lambda entry: (entry[1].get("epoch") or 0, entry[0]))
 
 
-def close_plan(store: StateStore, collection: str, job_id: str) -> None:
-    """Note that a plan's outcome is in the object table. Idempotent. One request."""
-    store.delete(_open_path(collection, job_id))
+def close_plan(store: StateStore, collection: str, job_id: str, attempt: int | None = None) -> None:
+    """Note that a plan's outcome is in the object table. Idempotent. One request, two when an attempt is given.
+
+    Args:
+        store: The state store.
+        collection: What it wrote to.
+        job_id: The job.
+        attempt: Leave the note when it is of another attempt; None means whatever it is of.
+    """
+    path = _open_path(collection, job_id)
+    if attempt is not None:
+        data = read_json(store, path)
+        if data is None or data["attempt"] != attempt:
+            return
+    store.delete(path)

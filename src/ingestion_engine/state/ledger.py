@@ -58,7 +58,7 @@ class Ledger:
     """
 
     def __init__(self, store: StateStore, job_id: str) -> None:
-        self._store = store
+        self.store = store
         self.job_id = job_id
         self._root = f"jobs/{job_id}/"
         self._reports = ReportLog(store, f"{self._root}reports/")
@@ -69,7 +69,7 @@ class Ledger:
     @property
     def spec_uri(self) -> str:
         """Where the job's spec is: all that a driver or worker is told."""
-        return f"{self._store.url}/{self._root}spec.json"
+        return f"{self.store.url}/{self._root}spec.json"
 
     @staticmethod
     def parse_spec_uri(uri: str) -> tuple[str, str]:
@@ -89,7 +89,7 @@ class Ledger:
 
     def write_spec(self, spec: JobSpec) -> None:
         """Write the spec for good. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""
-        create_once(self._store, f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json")))
+        create_once(self.store, f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json")))
 
     def read_spec(self) -> JobSpec:
         """Return the spec. One request.
@@ -98,9 +98,9 @@ class Ledger:
             FatalError: "spec_missing"; "spec_invalid" when this version of the package cannot read it.
         """
         path = f"{self._root}spec.json"
-        data = read_json(self._store, path)
+        data = read_json(self.store, path)
         if data is None:
-            raise FatalError("spec_missing", f"job {self.job_id} has no spec in {self._store.url}", job_id=self.job_id)
+            raise FatalError("spec_missing", f"job {self.job_id} has no spec in {self.store.url}", job_id=self.job_id)
         try:
             return JobSpec.model_validate(data)
         except ValidationError as error:
@@ -134,7 +134,7 @@ class Ledger:
             lines.append(line + b"\n")
             offset += len(line) + 1
         if lines:
-            create_once(self._store, f"{self._root}plan/{segment}.jsonl", b"".join(lines))
+            create_once(self.store, f"{self._root}plan/{segment}.jsonl", b"".join(lines))
         return ids
 
     def read_partition(self, partition_id: str) -> Partition:
@@ -150,7 +150,7 @@ class Ledger:
             )
         path = f"{self._root}plan/{match['segment']}.jsonl"
         try:
-            line = self._store.get_range(path, int(match["offset"]), int(match["length"]))
+            line = self.store.get_range(path, int(match["offset"]), int(match["length"]))
         except FatalError as error:
             if error.code != "state_missing":
                 raise
@@ -171,20 +171,20 @@ class Ledger:
         """
         folder = f"{self._root}plan/"
         wanted = "" if attempt is None else f"a{attempt:02d}-"
-        for segment in list_segments(self._store, folder):
+        for segment in list_segments(self.store, folder):
             if not segment.startswith(wanted):
                 continue
-            for offset, line in iter_lines(self._store, f"{folder}{segment}.jsonl"):
+            for offset, line in iter_lines(self.store, f"{folder}{segment}.jsonl"):
                 partition_id = PartitionId(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}")
                 yield Partition.from_json(partition_id, orjson.loads(line))
 
     def write_plan(self, summary: Mapping[str, Any]) -> None:
         """Write ``plan.json``: the plan is complete, these are its totals."""
-        write_json(self._store, f"{self._root}plan.json", summary)
+        write_json(self.store, f"{self._root}plan.json", summary)
 
     def read_plan(self) -> dict[str, Any] | None:
         """Return ``plan.json``, or None while the plan is not complete."""
-        return read_json(self._store, f"{self._root}plan.json")
+        return read_json(self.store, f"{self._root}plan.json")
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
@@ -253,11 +253,11 @@ class Ledger:
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Write ``progress.json``; the driver does so once a second at most. One request."""
-        write_json(self._store, f"{self._root}progress.json", progress)
+        write_json(self.store, f"{self._root}progress.json", progress)
 
     def read_progress(self) -> dict[str, Any] | None:
         """Return ``progress.json``, or None when no driver has started. One request."""
-        return read_json(self._store, f"{self._root}progress.json")
+        return read_json(self.store, f"{self._root}progress.json")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: this attempt has ended. A later attempt's or epoch's summary is never overwritten.
@@ -270,39 +270,39 @@ class Ledger:
         path = f"{self._root}summary.json"
         data = orjson.dumps(summary)
         while True:
-            stored = self._store.get(path)
+            stored = self.store.get(path)
             try:
                 if stored is None:
-                    self._store.create(path, data)
+                    self.store.create(path, data)
                     return
                 if _age(parse_json(path, stored.data)) > _age(summary):
                     raise LeaseLost(
                         "lease_lost", f"a later attempt of job {self.job_id} has ended already", job_id=self.job_id
                     )
-                self._store.replace(path, data, stored.version)
+                self.store.replace(path, data, stored.version)
                 return
             except StateConflict:
                 continue
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return ``summary.json``, or None while no attempt has ended. One request."""
-        return read_json(self._store, f"{self._root}summary.json")
+        return read_json(self.store, f"{self._root}summary.json")
 
     def request_abort(self, reason: str) -> None:
         """Ask driver and workers to stop. Cannot be taken back. One request."""
-        self._store.put(f"{self._root}abort", reason.encode())
+        self.store.put(f"{self._root}abort", reason.encode())
 
     def is_aborted(self) -> bool:
         """True when somebody asked for the job to stop. One request."""
-        return self._store.get(f"{self._root}abort") is not None
+        return self.store.get(f"{self._root}abort") is not None
 
     def write_log(self, attempt: int, text: str) -> None:
         """Write the end of an attempt's driver log (at most 256 KiB), whatever was there. One request."""
-        self._store.put(f"{self._root}log/{attempt}.txt", text.encode("utf-8", errors="replace")[-LOG_MAX_BYTES:])
+        self.store.put(f"{self._root}log/{attempt}.txt", text.encode("utf-8", errors="replace")[-LOG_MAX_BYTES:])
 
     def read_log(self, attempt: int) -> str | None:
         """Return what ``write_log`` kept, or None. One request."""
-        stored = self._store.get(f"{self._root}log/{attempt}.txt")
+        stored = self.store.get(f"{self._root}log/{attempt}.txt")
         return None if stored is None else stored.data.decode("utf-8", errors="ignore")
 
 

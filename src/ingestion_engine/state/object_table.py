@@ -75,7 +75,7 @@ class ObjectTable:
 
     def __init__(self, store: StateStore, collection: str, *, now: Callable[[], datetime] = _utc_now) -> None:
         self._store = store
-        self._collection = collection
+        self.collection = collection
         self._root = f"collections/{collection}/"
         self._manifest_path = f"{self._root}objects/manifest.json"
         self._now = now
@@ -303,8 +303,8 @@ class ObjectTable:
         if manifest.epoch > epoch:
             raise LeaseLost(
                 "lease_lost",
-                f"epoch {manifest.epoch} has taken over the object table of {self._collection} from epoch {epoch}",
-                collection=self._collection,
+                f"epoch {manifest.epoch} has taken over the object table of {self.collection} from epoch {epoch}",
+                collection=self.collection,
                 epoch=epoch,
                 stored_epoch=manifest.epoch,
             )
