@@ -4,10 +4,11 @@
 
 It does what the official Python client v4 calls for schema, aliases, batch writes, reads, filters, vector search,
 counts and deletes, with the real server's answers in errors too (compared with 1.40.0-dev by the contract tests),
-and refuses the rest with a text that says so.
-Known differences: equal distances are ordered by age; in the very first batch of a class the real server stores an
-object whose vector has another length than its batch-mates' although it reports the error, the stand-in does not. Everything acknowledged survives the death of the process. The key, if
+and refuses the rest with a text that says so. Everything acknowledged survives the death of the process. The key, if
 any, comes from the environment variable WEAVIATE_API_KEY, so that it never shows in a process list.
+
+Known differences: equal distances are ordered by age; in the very first batch of a class the real server stores an
+object whose vector has another length than its batch-mates' although it reports the error, the stand-in does not.
 """
 
 from __future__ import annotations
