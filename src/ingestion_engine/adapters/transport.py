@@ -1,0 +1,40 @@
+"""What HTTP itself can do wrong, the same for every server that is spoken to by httpx."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+
+from ingestion_engine.domain.errors import FatalError, TransientError
+
+MISCONFIGURED: tuple[type[Exception], ...] = (
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+    httpx.CookieConflict,
+    httpx.TooManyRedirects,
+    httpx.LocalProtocolError,
+)
+"""Trying again gives the same. Everything else that httpx raises is a connection, a time-out or a broken answer."""
+
+
+@contextlib.contextmanager
+def transport_errors(service: str, url: str) -> Iterator[None]:
+    """Raise every httpx error as the product's; ``service`` is the word in codes and messages ("qdrant")."""
+    try:
+        yield
+    except MISCONFIGURED as error:
+        hint = f"Check INGEST_{service.upper()}__URL."
+        said = f"{service} at {url}: {type(error).__name__}: {error}"
+        raise FatalError(f"{service}_misconfigured", said, hint=hint, url=url) from error
+    except (httpx.RequestError, httpx.StreamError, httpx.HTTPStatusError) as error:
+        # Some of httpx's time-outs have no text of their own.
+        said = f"{service} at {url}: {type(error).__name__}: {error}".rstrip(": ")
+        raise TransientError(f"{service}_unavailable", said, url=url) from error
+
+
+def read_retry_after(response: httpx.Response) -> dict[str, float]:
+    """Return ``{"retry_after_s": n}`` when the server stated seconds, else nothing. Dates are ignored. Pure."""
+    header = response.headers.get("retry-after", "")
+    return {"retry_after_s": float(header)} if header.isascii() and header.isdigit() else {}

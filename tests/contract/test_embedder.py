@@ -1,0 +1,474 @@
+"""The suite of the Embedder port over Ollama's API: a stand-in, and small servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from ingestion_engine.adapters.ollama import OllamaEmbedder
+from ingestion_engine.adapters.ollama_answers import canonical_name, translate_answer
+from ingestion_engine.adapters.ollama_pool import EndpointPool
+from ingestion_engine.domain.errors import FatalError, TextRefused, TransientError
+from ingestion_engine.runtime.limiter import TokenBucket
+from ingestion_engine.runtime.retry import RetryPolicy, retry_async
+from servers import RunningServer
+
+MODEL = "hash-384"
+QUICK = RetryPolicy(first_s=0.02, longest_s=0.1, deadline_s=5.0)
+SHORT = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=0.15)
+
+
+@pytest.fixture
+async def embedder(ollama_server: RunningServer) -> AsyncIterator[OllamaEmbedder]:
+    arm(ollama_server)
+    embedder = OllamaEmbedder([ollama_server.url], in_flight=4, retry=QUICK, describe_retry=SHORT)
+    yield embedder
+    await embedder.close()
+    arm(ollama_server)
+
+
+def arm(server: RunningServer, **fault: Any) -> None:
+    httpx.post(f"{server.url}/_faults", json=fault).raise_for_status()
+
+
+def stats(server: RunningServer) -> dict[str, Any]:
+    return dict(httpx.get(f"{server.url}/_stats").json())
+
+
+def dead_url() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+class TestVectors:
+    """What comes back for texts."""
+
+    async def test_order_is_kept(self, embedder: OllamaEmbedder) -> None:
+        """Row i belongs to text i, whatever the batch."""
+        texts = [f"text {number}" for number in range(50)]
+        together = await embedder.embed(MODEL, texts)
+        assert (together.shape, together.dtype) == ((50, 384), np.float32)
+        for number in (0, 17, 49):
+            alone = await embedder.embed(MODEL, [texts[number]])
+            assert np.array_equal(alone[0], together[number])
+        assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+    async def test_no_texts_no_request(self, embedder: OllamaEmbedder) -> None:
+        """An empty batch costs nothing."""
+        assert (await embedder.embed(MODEL, [])).shape[0] == 0
+        assert embedder.calls == 0
+
+    async def test_the_real_model(self, embedder: OllamaEmbedder) -> None:
+        """Near texts are nearer than far ones."""
+        cat, kitten, tax = await embedder.embed("all-minilm", ["a cat sleeps", "a kitten naps", "tax law of 1987"])
+        assert cat @ kitten > cat @ tax + 0.2
+
+    async def test_calls_count_answers(self, embedder: OllamaEmbedder, ollama_server: RunningServer) -> None:
+        """One per batch with vectors; refusals and quick retries do not count."""
+        arm(ollama_server, status=503, body={"error": "server busy"}, count=2)
+        await embedder.embed(MODEL, ["a", "b"])
+        with pytest.raises(TextRefused):
+            await embedder.embed(MODEL, ["x" * 9000])
+        await embedder.embed(MODEL, ["c"])
+        assert embedder.calls == 2
+
+    async def test_requests_in_flight_are_bounded(self, ollama_server: RunningServer) -> None:
+        """Twenty callers, two requests at once."""
+        seen = {"now": 0, "most": 0}
+
+        async def slow(_: bytes) -> tuple[int, Any]:
+            seen["now"] += 1
+            seen["most"] = max(seen["most"], seen["now"])
+            await asyncio.sleep(0.01)
+            seen["now"] -= 1
+            return 200, {"embeddings": [[1.0, 0.0]]}
+
+        with serving({"/api/embed": lambda body: asyncio.run(slow(body))}) as url:
+            embedder = OllamaEmbedder([url], in_flight=2)
+            await asyncio.gather(*(embedder.embed("m", ["t"]) for _ in range(20)))
+            await embedder.close()
+        assert (seen["most"], embedder.calls) == (2, 20)
+
+    async def test_nothing_is_truncated_and_options_are_constant(self) -> None:
+        """Every request says truncate:false and carries the same options."""
+        bodies: list[dict[str, Any]] = []
+
+        def record(body: bytes) -> tuple[int, Any]:
+            bodies.append(orjson.loads(body))
+            return 200, {"embeddings": [[0.6, 0.8]] * len(bodies[-1]["input"])}
+
+        with serving({"/api/embed": record}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1)
+            await embedder.embed("m", ["one"])
+            await embedder.embed("m", ["two", "three"])
+            await embedder.close()
+        assert [body["truncate"] for body in bodies] == [False, False]
+        assert len({orjson.dumps(body.get("options")) for body in bodies}) == 1
+        assert [body["input"] for body in bodies] == [["one"], ["two", "three"]]
+
+
+class TestRefusals:
+    """What is never going to work."""
+
+    async def test_too_long(self, embedder: OllamaEmbedder) -> None:
+        """Over the context: a code of its own, since the chunk can be cut."""
+        with pytest.raises(TextRefused) as refused:
+            await embedder.embed(MODEL, ["fine", "x" * 9000])
+        assert refused.value.code == "text_too_long"
+
+    async def test_not_a_number(self, embedder: OllamaEmbedder) -> None:
+        """The server says so."""
+        with pytest.raises(TextRefused) as refused:
+            await embedder.embed(MODEL, ["fine", "bad \x00NaN text"])
+        assert refused.value.code == "embedding_nan"
+
+    async def test_unknown_model(self, embedder: OllamaEmbedder, ollama_server: RunningServer) -> None:
+        """Both calls are fatal, name the server and say what to run; no retries."""
+        before = stats(ollama_server)["embed_requests"]
+        with pytest.raises(FatalError) as embedding:
+            await embedder.embed("nope", ["x"])
+        with pytest.raises(FatalError) as describing:
+            await embedder.describe("nope")
+        assert {embedding.value.code, describing.value.code} == {"model_not_found"}
+        assert "ollama pull nope" in embedding.value.hint
+        assert stats(ollama_server)["embed_requests"] == before + 1
+
+    @pytest.mark.parametrize(
+        ("status", "text", "code"),
+        [
+            (400, "the input length exceeds the context length", "text_too_long"),
+            (400, "input after truncation exceeds maximum context length", "text_too_long"),
+            (400, "embedding contains NaN or Inf values", "embedding_nan"),
+            (500, "json: unsupported value: NaN", "embedding_nan"),
+            (400, "invalid input type", "embedding_refused"),
+            (400, "missing request body", "embedding_refused"),
+        ],
+    )
+    def test_permanent_texts(self, status: int, text: str, code: str) -> None:
+        """Exactly these texts of Ollama's source are for good."""
+        error = translate_answer(httpx.Response(status, json={"error": text}), "http://o", "m")
+        assert (type(error), error.code) == (TextRefused, code)
+
+    @pytest.mark.parametrize(
+        ("status", "text"),
+        [
+            (400, 'do embedding request: Post "http://127.0.0.1:1/embedding": EOF'),
+            (400, "error reading embed response: unexpected EOF"),
+            (400, "unexpected server status: llm server loading model"),
+            (400, "something nobody has seen"),
+            (404, "404 page not found"),
+            (408, "timeout"),
+            (429, "slow down"),
+            (499, "request canceled"),
+            (500, "model runner has unexpectedly stopped"),
+            (502, "<html>bad gateway</html>"),
+            (503, "server busy, please try again.  maximum pending requests exceeded"),
+        ],
+    )
+    def test_passing_texts(self, status: int, text: str) -> None:
+        """A dead runner answers 400 too: what is not known to be permanent may pass."""
+        assert type(translate_answer(httpx.Response(status, json={"error": text}), "http://o", "m")) is TransientError
+
+    def test_access_denied_is_fatal(self) -> None:
+        """A proxy before Ollama may ask who we are."""
+        for status in (401, 403):
+            error = translate_answer(httpx.Response(status, text="no"), "http://o", "m")
+            assert (type(error), error.code) == (FatalError, "embedder_access_denied")
+
+    def test_retry_after_is_kept(self) -> None:
+        """A proxy's wish, in seconds."""
+        answer = httpx.Response(503, text="busy", headers={"retry-after": "7"})
+        assert translate_answer(answer, "http://o", "m").context["retry_after_s"] == 7
+
+
+class TestOutages:
+    """What passes by itself."""
+
+    @pytest.mark.parametrize("status", [500, 503, 400])
+    async def test_failures_are_tried_again(
+        self, embedder: OllamaEmbedder, ollama_server: RunningServer, status: int
+    ) -> None:
+        """Three failures, then vectors, in one call."""
+        arm(ollama_server, status=status, body={"error": "unexpected server status"}, count=3)
+        before = stats(ollama_server)["embed_requests"]
+        assert (await embedder.embed(MODEL, ["x"])).shape == (1, 384)
+        assert stats(ollama_server)["embed_requests"] == before + 4
+
+    async def test_the_deadline_ends_the_retries(self, ollama_server: RunningServer) -> None:
+        """Then the error says what the server said."""
+        embedder = OllamaEmbedder([ollama_server.url], in_flight=1, retry=SHORT)
+        arm(ollama_server, status=503, body={"error": "server busy"})
+        with pytest.raises(TransientError, match="server busy"):
+            await embedder.embed(MODEL, ["x"])
+        await embedder.close()
+        arm(ollama_server)
+
+    async def test_nobody_listens(self) -> None:
+        """A refused connection is an outage for both calls."""
+        embedder = OllamaEmbedder([dead_url()], in_flight=1, retry=SHORT, describe_retry=SHORT)
+        with pytest.raises(TransientError):
+            await embedder.embed(MODEL, ["x"])
+        with pytest.raises(TransientError):
+            await embedder.describe(MODEL)
+        await embedder.close()
+
+    async def test_a_dead_server_of_the_pool_is_avoided(self, ollama_server: RunningServer) -> None:
+        """The other one serves; after one failure the dead one rests."""
+        dead = dead_url()
+        pool = EndpointPool([dead, ollama_server.url])
+        embedder = OllamaEmbedder([], in_flight=1, retry=QUICK, pool=pool)
+        for number in range(6):
+            await embedder.embed(MODEL, [str(number)])
+        assert [endpoint.failures for endpoint in pool.endpoints] == [1, 0]
+        assert embedder.calls == 6
+        await embedder.close()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [{"embeddings": [[1.0, 0.0], [1.0, 0.0]]}, {"embeddings": [[]]}, {"vectors": []}, {"embeddings": [["a"]]}, []],
+    )
+    async def test_nonsense_is_not_stored(self, answer: Any) -> None:
+        """One vector per text, all of the same length, or the server is not well."""
+        with serving({"/api/embed": lambda _: (200, answer)}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, retry=SHORT)
+            with pytest.raises(TransientError) as broken:
+                await embedder.embed("m", ["x"])
+            await embedder.close()
+        assert broken.value.code == "ollama_answer_invalid"
+
+    @pytest.mark.parametrize(
+        ("vector", "code"),
+        [([1e39, 0.0], "embedding_nan"), ([0.5, 0.5], "embedding_refused"), ([0, 0], "embedding_refused")],
+    )
+    async def test_vectors_are_finite_and_of_length_one(self, vector: list[float], code: str) -> None:
+        """A text with a bad vector is refused, so that halving finds it."""
+        with serving({"/api/embed": lambda _: (200, {"embeddings": [[1.0, 0.0], vector]})}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, retry=SHORT)
+            with pytest.raises(TextRefused) as refused:
+                await embedder.embed("m", ["x", "y"])
+            await embedder.close()
+        assert refused.value.code == code
+
+    async def test_another_dimension_is_another_model(self, ollama_server: RunningServer) -> None:
+        """Caught also when nobody asked for the digest again."""
+        answers = iter([[1.0, 0.0], [1.0, 0.0, 0.0]])
+        with serving({"/api/embed": lambda _: (200, {"embeddings": [next(answers)]})}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, retry=SHORT)
+            await embedder.embed("m", ["x"])
+            with pytest.raises(FatalError) as differs:
+                await embedder.embed("m", ["y"])
+            await embedder.close()
+        assert differs.value.code == "model_digest_differs"
+
+
+class TestDescribe:
+    """What is known about a model before work starts."""
+
+    async def test_sizes_and_digest(self, embedder: OllamaEmbedder) -> None:
+        """num_ctx of the parameters bounds the context; the tag `latest` may be left out."""
+        info = await embedder.describe("all-minilm")
+        assert (info.dimension, info.context_length, len(info.digest)) == (384, 256, 64)
+        assert (await embedder.describe("all-minilm:latest")).digest == info.digest
+        other = await embedder.describe("hash-768")
+        assert (other.dimension, other.digest) == (768, hashlib.sha256(b"hash-768:latest").hexdigest())
+
+    async def test_digests_must_agree(self, ollama_server: RunningServer) -> None:
+        """Two servers with another build of a model under one name: fatal, naming both."""
+        with serving(_catalog("hash-384:latest", "f" * 64, 384)) as url:
+            embedder = OllamaEmbedder([ollama_server.url, url], in_flight=1, describe_retry=SHORT)
+            with pytest.raises(FatalError) as differs:
+                await embedder.describe("hash-384")
+            await embedder.close()
+        assert differs.value.code == "model_digest_differs"
+        assert url in differs.value.message
+        assert ollama_server.url in differs.value.message
+
+    async def test_one_server_away_is_enough_left(self, ollama_server: RunningServer) -> None:
+        """Those that answer agree; the missing one is not waited for long."""
+        embedder = OllamaEmbedder([dead_url(), ollama_server.url], in_flight=1, describe_retry=SHORT)
+        assert (await embedder.describe(MODEL)).dimension == 384
+        await embedder.close()
+
+    async def test_a_server_without_the_model_is_fatal(self, ollama_server: RunningServer) -> None:
+        """Every request that lands there would fail."""
+        with serving(_catalog("other:latest", "f" * 64, 384)) as url:
+            embedder = OllamaEmbedder([ollama_server.url, url], in_flight=1, describe_retry=SHORT)
+            with pytest.raises(FatalError) as missing:
+                await embedder.describe("hash-384")
+            await embedder.close()
+        assert (missing.value.code, missing.value.context["url"]) == ("model_not_found", url)
+
+    async def test_a_chat_model_is_refused(self) -> None:
+        """It has no embedding capability."""
+        with serving(_catalog("chat:latest", "f" * 64, 384, capabilities=["completion"])) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
+            with pytest.raises(FatalError) as refused:
+                await embedder.describe("chat")
+            await embedder.close()
+        assert refused.value.code == "model_not_embedding"
+
+    @pytest.mark.parametrize(
+        "name", ["all-minilm", "All-MiniLM:latest", "library/all-minilm", " registry.ollama.ai/library/all-minilm "]
+    )
+    def test_spellings_of_one_name(self, name: str) -> None:
+        """Case, default tag, namespace and host do not matter."""
+        assert canonical_name(name) == "all-minilm:latest"
+
+    def test_names_that_differ(self) -> None:
+        """A host with a port is not a tag."""
+        assert canonical_name("host:5000/me/model") == "host:5000/me/model:latest"
+        assert canonical_name("model:22m") == "model:22m"
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class TestPool:
+    """Which server is next."""
+
+    def test_least_loaded_then_in_turns(self) -> None:
+        """Equal load is shared out evenly."""
+        pool = EndpointPool(["a", "b", "c"], clock=Clock())
+        assert sorted(pool.choose().url for _ in range(6)) == ["a", "a", "b", "b", "c", "c"]
+        pool.endpoints[0].in_flight = pool.endpoints[2].in_flight = 1
+        assert {pool.choose().url for _ in range(6)} == {"b"}
+
+    def test_cool_down_doubles_and_ends(self) -> None:
+        """1 s, 2 s, 4 s … at most 30 s; one success forgives everything."""
+        clock = Clock()
+        pool = EndpointPool(["a", "b"], clock=clock)
+        bad = pool.endpoints[0]
+        pauses = []
+        for _ in range(7):
+            pool.note_failure(bad)
+            pauses.append(bad.cool_until - clock.now)
+            assert {pool.choose().url for _ in range(4)} == {"b"}
+            clock.now = bad.cool_until
+            assert {pool.choose().url for _ in range(4)} == {"a", "b"}
+        assert pauses == [1, 2, 4, 8, 16, 30, 30]
+        pool.note_success(bad)
+        pool.note_failure(bad)
+        assert bad.cool_until - clock.now == 1
+
+    def test_all_cooling_down_takes_the_first_to_be_ready(self) -> None:
+        """Somebody must be asked."""
+        clock = Clock()
+        pool = EndpointPool(["a", "b"], clock=clock)
+        for endpoint, times in zip(pool.endpoints, (3, 1), strict=True):
+            for _ in range(times):
+                pool.note_failure(endpoint)
+        assert pool.choose().url == "b"
+
+
+class TestTechnique:
+    """Retries and rates, on a clock of their own."""
+
+    async def test_rate_is_kept(self) -> None:
+        """One second's worth at once, then ten texts per second."""
+        clock = Clock()
+        bucket = TokenBucket(10, clock=clock, sleep=clock.sleep)
+        times = []
+        for _ in range(7):
+            await bucket.take(5)
+            times.append(round(clock.now - 100, 6))
+        assert times == [0, 0, 0.5, 1, 1.5, 2, 2.5]
+        clock.now += 60
+        await bucket.take(40)
+        assert round(clock.now - 162.5, 6) == 3
+
+    async def test_retries_end_at_the_deadline(self) -> None:
+        """Pauses grow, are spread over half their step, and the last error comes through."""
+        clock = Clock()
+        tries: list[float] = []
+
+        async def fail() -> None:
+            tries.append(clock.now)
+            raise TransientError("x", f"try {len(tries)}")
+
+        policy = RetryPolicy(first_s=1, longest_s=4, deadline_s=20)
+        with pytest.raises(TransientError) as last:
+            await retry_async(fail, TransientError, policy, sleep=clock.sleep, clock=clock)
+        pauses = [after - before for before, after in itertools.pairwise(tries)]
+        assert last.value.message == f"try {len(tries)}"
+        assert clock.now <= 120
+        assert all(step / 2 <= pause <= step for pause, step in zip(pauses, [1, 2, 4, 4, 4, 4, 4, 4, 4], strict=False))
+        assert len(pauses) >= 5
+
+    async def test_other_errors_are_not_retried(self) -> None:
+        """Only what may pass is tried again."""
+        tries = []
+
+        async def fail() -> None:
+            tries.append(1)
+            raise FatalError("x", "no")
+
+        with pytest.raises(FatalError):
+            await retry_async(fail, TransientError, QUICK)
+        assert len(tries) == 1
+
+
+Answers = Mapping[str, Callable[[bytes], tuple[int, Any]]]
+
+
+def _catalog(name: str, digest: str, dimension: int, capabilities: list[str] | None = None) -> Answers:
+    def show(body: bytes) -> tuple[int, Any]:
+        if canonical_name(orjson.loads(body)["model"]) != name:
+            return 404, {"error": "model 'x' not found"}
+        info = {"general.architecture": "bert", "bert.embedding_length": dimension}
+        return 200, {"model_info": info, "capabilities": capabilities or ["embedding"]}
+
+    return {"/api/tags": lambda _: (200, {"models": [{"name": name, "digest": digest}]}), "/api/show": show}
+
+
+@contextmanager
+def serving(answers: Answers) -> Iterator[str]:
+    """A server with one function per path, for what the stand-in cannot be told to do."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, answer = answers[self.path](body)
+            content = orjson.dumps(answer)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST  # noqa: N815 - the library's own name
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
