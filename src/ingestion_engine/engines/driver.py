@@ -69,6 +69,7 @@ class Driver:
     check_environment: Callable[[], None] = lambda: None
     """Raises FatalError "worker_mismatch" when this process differs from the service that accepted the job."""
     sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
     ledger: Ledger = field(init=False)
     table: ObjectTable = field(init=False)
     counts: Counts = field(init=False)
@@ -132,12 +133,15 @@ class Driver:
                 ttl_s=limits.lease_ttl_s,
                 grace_s=limits.lease_grace_s,
                 should_stop=self._check_stop,
+                clock=self.clock,
+                sleep=self.sleep,
             )
         )
         try:
             with lease.keep_alive():
                 self.monitor.lease = lease
                 try:
+                    self._persist(lambda: self.table.fence(lease.epoch))
                     contract = self._prepare(wanted)
                     self._recover()
                     self._work(lease, contract)
@@ -179,8 +183,7 @@ class Driver:
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
                 self.writer.rewrite_attempt(dead, self.counts)
-            self._persist(lambda dead=dead: merge_attempt(self.state, self.table, dead, complete=False,
-            now=utc_now()))  # type: ignore[misc]
+            self._append_rows(dead, complete=False)
 
     def _work(self, lease: HeldLease, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
@@ -316,7 +319,7 @@ class Driver:
     def _feed(self, ids: Iterable[PartitionId]) -> Iterator[PartitionId]:
         """Hand out partitions while the job goes on; wait while an outage lasts."""
         for partition_id in ids:
-            while not self.monitor.should_stop() and (wait_s := self._pause_until - time.monotonic()) > 0:
+            while not self.monitor.should_stop() and (wait_s := self._pause_until - self.clock()) > 0:
                 self.sleep(min(wait_s, 0.5))
             if self.monitor.should_stop():
                 return
@@ -381,13 +384,13 @@ class Driver:
     def _back_off(self, why: str, retry_after_s: float | None) -> None:
         first = self.spec.limits.outage_retry_s
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 if self._pause_s else first)
-        self._pause_until = time.monotonic() + max(self._pause_s, retry_after_s or 0.0)
+        self._pause_until = self.clock() + max(self._pause_s, retry_after_s or 0.0)
         self.monitor.pause(why)
 
     def _wait_out(self, error: BaseException) -> None:
         context = error.context if isinstance(error, IngestionError) else {}
         self._back_off(str(error), context.get("retry_after_s"))
-        while not self.monitor.should_stop() and (wait_s := self._pause_until - time.monotonic()) > 0:
+        while not self.monitor.should_stop() and (wait_s := self._pause_until - self.clock()) > 0:
             self.sleep(min(wait_s, 0.5))
         self.monitor.check()
         self.monitor.resume()
@@ -414,8 +417,16 @@ class Driver:
             return
         with self.monitor.finishing():
             self.writer.flush()
-            self._persist(lambda: merge_attempt(self.state, self.table, opened, complete=complete, now=utc_now()))
+            self._append_rows(opened, complete=complete)
         plan.started = False
+
+    def _append_rows(self, attempt: OpenAttempt, *, complete: bool) -> None:
+        collection, epoch = self.spec.request.collection, self.monitor.epoch
+        self._persist(
+            lambda: merge_attempt(
+                self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now()
+            )
+        )
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
         failed, tally = self.counts.total_failed, self.counts.tally

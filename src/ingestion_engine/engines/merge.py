@@ -55,13 +55,16 @@ def find_open_attempts(store: StateStore, collection: str) -> list[OpenAttempt]:
     ]
 
 
-def merge_attempt(store: StateStore, table: ObjectTable, attempt: OpenAttempt, *, complete: bool, now: str) -> None:
+def merge_attempt(
+    store: StateStore, collection: str, attempt: OpenAttempt, *, writer_epoch: int, complete: bool, now: str
+) -> None:
     """Append an attempt's outcome to the object table, then forget that it was open.
 
     Args:
         store: The state store.
-        table: The collection's object table.
+        collection: Whose object table.
         attempt: Whose outcome.
+        writer_epoch: Epoch that the caller holds: its own attempt's, or a later one when it recovers a dead attempt.
         complete: True when every planned partition has reported. Otherwise all planned objects without a result
         become rows
             ``failed``/``interrupted``: the next plan treats them as dirty.
@@ -70,10 +73,10 @@ def merge_attempt(store: StateStore, table: ObjectTable, attempt: OpenAttempt, *
     Cost: reads the attempt's plan (unless complete) and reports once; memory bounded by the table's external sort.
     """
     ledger = Ledger(store, attempt.job_id)
-    table.append_unsorted(
-        _rows(ledger, attempt, complete=complete, now=now), epoch=attempt.epoch, job_id=attempt.job_id
-    )
-    close_plan(store, table.collection, attempt.job_id)
+    table = ObjectTable(store, collection)
+    rows = _rows(ledger, attempt, complete=complete, now=now)
+    table.append_unsorted(rows, epoch=writer_epoch, job_id=attempt.job_id)
+    close_plan(store, collection, attempt.job_id)
     table.compact()
 
 
