@@ -1,0 +1,236 @@
+"""What a file is: by its content first, by its name second, by the declared type last."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import zipfile
+from dataclasses import dataclass
+from enum import StrEnum
+
+import orjson
+
+
+class Kind(StrEnum):
+    """The formats that have a reader."""
+
+    TEXT = "text/plain"
+    MARKDOWN = "text/markdown"
+    HTML = "text/html"
+    CSV = "text/csv"
+    JSON = "application/json"
+    JSONL = "application/x-ndjson"
+    XML = "application/xml"
+    EMAIL = "message/rfc822"
+    RTF = "application/rtf"
+    PDF = "application/pdf"
+    DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+    PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+    XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+    EPUB = "application/epub+zip"
+
+
+MARKED = frozenset({Kind.PDF, Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB, Kind.RTF})
+"""Formats that always show by their first bytes what they are; a file of such a name without these bytes is not one."""
+
+ZIPPED = frozenset({Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB})
+"""Formats that are zip archives."""
+
+_SUFFIXES = {
+    ".txt": Kind.TEXT, ".text": Kind.TEXT, ".log": Kind.TEXT, ".rst": Kind.TEXT,
+    ".md": Kind.MARKDOWN, ".markdown": Kind.MARKDOWN, ".mdx": Kind.MARKDOWN, ".mkd": Kind.MARKDOWN,
+    ".html": Kind.HTML, ".htm": Kind.HTML, ".xhtml": Kind.HTML, ".xht": Kind.HTML,
+    ".csv": Kind.CSV, ".tsv": Kind.CSV, ".tab": Kind.CSV,
+    ".json": Kind.JSON, ".geojson": Kind.JSON, ".ipynb": Kind.JSON,
+    ".jsonl": Kind.JSONL, ".ndjson": Kind.JSONL,
+    ".xml": Kind.XML, ".rss": Kind.XML, ".atom": Kind.XML,
+    ".eml": Kind.EMAIL, ".mht": Kind.EMAIL, ".mhtml": Kind.EMAIL,
+    ".rtf": Kind.RTF, ".pdf": Kind.PDF, ".epub": Kind.EPUB,
+    ".docx": Kind.DOCX, ".docm": Kind.DOCX, ".dotx": Kind.DOCX, ".dotm": Kind.DOCX,
+    ".pptx": Kind.PPTX, ".pptm": Kind.PPTX, ".ppsx": Kind.PPTX, ".potx": Kind.PPTX,
+    ".xlsx": Kind.XLSX, ".xlsm": Kind.XLSX, ".xltx": Kind.XLSX,
+}  # fmt: skip
+
+_DECLARED = {kind.value: kind for kind in Kind if kind is not Kind.TEXT} | {
+    "application/xhtml+xml": Kind.HTML,
+    "text/x-markdown": Kind.MARKDOWN,
+    "text/tab-separated-values": Kind.CSV,
+    "application/csv": Kind.CSV,
+    "application/jsonl": Kind.JSONL,
+    "application/json-lines": Kind.JSONL,
+    "application/x-jsonlines": Kind.JSONL,
+    "text/xml": Kind.XML,
+    "text/rtf": Kind.RTF,
+}
+
+# What is known well enough to be named in a refusal: (offset, bytes, media type).
+_UNSUPPORTED = (
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF87a", "image/gif"),
+    (0, b"GIF89a", "image/gif"),
+    (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"), (8, b"WEBP", "image/webp"),
+    (0, b"8BPS", "image/vnd.adobe.photoshop"),
+    (0, b"\0\0\1\0", "image/x-icon"), (0, b"\0\0\0\x0cjP  ", "image/jp2"),
+    (4, b"ftypavif", "image/avif"), (4, b"ftypheic", "image/heic"), (4, b"ftypmif1", "image/heif"),
+    (4, b"ftypM4A", "audio/mp4"),
+    (4, b"ftypqt", "video/quicktime"), (4, b"ftyp", "video/mp4"), (8, b"AVI ", "video/x-msvideo"),
+    (8, b"WAVE", "audio/wav"),
+    (0, b"\x1aE\xdf\xa3", "video/x-matroska"), (0, b"FLV\1", "video/x-flv"), (0, b"\0\0\1\xba", "video/mpeg"),
+    (0, b"\0\0\1\xb3", "video/mpeg"),
+    (0, b"ID3", "audio/mpeg"), (0, b"OggS", "audio/ogg"), (0, b"fLaC", "audio/flac"), (0, b"MThd", "audio/midi"),
+    (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"), (0, b"Rar!\x1a\x07", "application/vnd.rar"),
+    (0, b"\xfd7zXZ\0", "application/x-xz"), (0, b"BZh", "application/x-bzip2"), (0, b"(\xb5/\xfd", "application/zstd"),
+    (0, b"\x04\x22M\x18", "application/x-lz4"), (257, b"ustar", "application/x-tar"),
+    (0, b"MSCF", "application/vnd.ms-cab-compressed"),
+    (0, b"\x7fELF", "application/x-executable"), (0, b"\xca\xfe\xba\xbe", "application/java-vm"),
+    (0, b"\0asm", "application/wasm"),
+    (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary"), (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
+    (0, b"PAR1", "application/vnd.apache.parquet"), (0, b"Obj\1", "application/vnd.apache.avro"),
+    (0, b"ORC", "application/vnd.apache.orc"),
+    (0, b"ARROW1", "application/vnd.apache.arrow.file"), (0, b"\x89HDF\r\n", "application/x-hdf5"),
+    (0, b"wOFF", "font/woff"), (0, b"wOF2", "font/woff2"), (0, b"OTTO", "font/otf"), (0, b"\0\1\0\0\0", "font/ttf"),
+)  # fmt: skip
+
+_BINARY_ONLY = frozenset(
+    {b"ID3", b"BZh", b"ORC", b"PAR1", b"OTTO", b"wOFF", b"MSCF", b"MThd", b"WEBP", b"WAVE", b"AVI ", b"OggS"}
+)
+"""Marks made of letters; a text may begin with them, so a byte that text never has must follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What a file is. Exactly one of the first two is set; both None means bytes of no known kind, perhaps text."""
+
+    kind: Kind | None = None
+    unsupported: str | None = None
+    """Media type of something known that has no reader."""
+
+
+def named_kind(key: str, declared: str | None) -> Kind | None:
+    """Return what the name says the file is, or else the declared type; None when both say nothing. Pure."""
+    suffix = posixpath.splitext(key.rstrip("/ ").lower())[1]
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    return _DECLARED.get((declared or "").split(";")[0].strip().lower())
+
+
+def detect_marked(body: bytes) -> Detected:
+    """Return what the file's first bytes prove it to be; an empty answer for everything that may be text. Pure."""
+    if b"%PDF-" in body[:1024]:  # readers accept rubbish before the header, and so do writers
+        return Detected(Kind.PDF)
+    if body.startswith(b"{\\rtf"):
+        return Detected(Kind.RTF)
+    if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
+        return _detect_zip(body)
+    if body.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return Detected(unsupported=_detect_compound(body))
+    if body.startswith(b"\x1f\x8b"):
+        return Detected(unsupported="application/gzip")
+    for offset, mark, media_type in _UNSUPPORTED:
+        if body.startswith(mark, offset) and (mark not in _BINARY_ONLY or _has_control(body[:64])):
+            return Detected(unsupported=media_type)
+    if body.startswith(b"BM") and int.from_bytes(body[2:6], "little") == len(body):
+        return Detected(unsupported="image/bmp")
+    if body.startswith(b"MZ") and _has_control(body[:64]):
+        return Detected(unsupported="application/vnd.microsoft.portable-executable")
+    return Detected()
+
+
+ENCRYPTED_OOXML = "application/encrypted-ooxml"
+"""Not a registered type: a compound file around an encrypted Office document."""
+
+
+def _has_control(head: bytes) -> bool:
+    return any(byte < 9 or 13 < byte < 27 for byte in head)
+
+
+def _detect_zip(body: bytes) -> Detected:
+    """An OOXML or EPUB file by its members' names: in the directory at the end and before each member."""
+    head, tail = body[:65536], body[-262144:]
+    if b"mimetypeapplication/epub+zip" in head[:120]:
+        return Detected(Kind.EPUB)
+    if b"[Content_Types].xml" in head or b"[Content_Types].xml" in tail or b"_rels/.rels" in head:
+        for part, kind in ((b"word/", Kind.DOCX), (b"ppt/", Kind.PPTX), (b"xl/", Kind.XLSX)):
+            if part in tail or part in head:
+                return Detected(kind)
+    found = re.search(rb"mimetype(application/vnd\.oasis\.opendocument\.[a-z]+)", head[:200])
+    return Detected(unsupported=found.group(1).decode() if found else "application/zip")
+
+
+def is_cut_zip(body: bytes) -> bool:
+    """Whether a zip archive lacks its directory, which stands at the end."""
+    return not zipfile.is_zipfile(io.BytesIO(body))
+
+
+def _detect_compound(body: bytes) -> str:
+    """Which of Microsoft's compound files it is, by the names in its directory (UTF-16)."""
+    for name, media_type in (
+        ("EncryptedPackage", ENCRYPTED_OOXML),
+        ("WordDocument", "application/msword"),
+        ("PowerPoint Document", "application/vnd.ms-powerpoint"),
+        ("Workbook", "application/vnd.ms-excel"),
+        ("__properties_version1.0", "application/vnd.ms-outlook"),
+    ):
+        if name.encode("utf-16-le") in body:
+            return media_type
+    return "application/x-ole-storage"
+
+
+_HTML_START = re.compile(
+    r"\s*(?:<!--.*?-->\s*)*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_XML_START = re.compile(r"\s*<\?xml\s", re.IGNORECASE)
+_MAIL_HEADER = re.compile(r"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+\r?\n")
+_MAIL_NAMES = re.compile(
+    r"^(from|to|date|subject|received|message-id|mime-version|return-path|delivered-to):", re.IGNORECASE | re.MULTILINE
+)
+
+
+def detect_text(text: str, named: Kind | None) -> Kind:
+    """Return which reader a text needs: by content where the content proves it, else by name, else plain text.
+
+    A marked format (``MARKED``) in the name counts for nothing here: its bytes would have shown it. Cost: JSON is
+    parsed once when a file without a telling name looks like it.
+    """
+    head = text[:4096]
+    if _HTML_START.match(head):
+        return Kind.HTML
+    if named is Kind.HTML and "<" in head:
+        return Kind.HTML
+    if _XML_START.match(head):
+        return Kind.XML
+    if named is Kind.XML and head.lstrip().startswith("<"):
+        return Kind.XML
+    if named is Kind.EMAIL and ":" in head:
+        return Kind.EMAIL
+    if named in (None, Kind.TEXT) or named in MARKED:
+        return _detect_unnamed(text, head)
+    if named in (Kind.JSON, Kind.JSONL):
+        return named if head.lstrip()[:1] in ("{", "[", '"') else Kind.TEXT
+    return named if named in (Kind.MARKDOWN, Kind.CSV) else Kind.TEXT
+
+
+def _detect_unnamed(text: str, head: str) -> Kind:
+    header = _MAIL_HEADER.match(head if len(text) <= len(head) else text[:65536])
+    if header and len({name.lower() for name in _MAIL_NAMES.findall(header.group())}) >= 3:
+        return Kind.EMAIL
+    start = head.lstrip()[:1]
+    if start in ("{", "["):
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return Kind.JSONL if start == "{" and _is_jsonl(text) else Kind.TEXT
+        return Kind.JSON
+    return Kind.TEXT
+
+
+def _is_jsonl(text: str) -> bool:
+    lines = text[:262144].split("\n")
+    if len(text) > 262144:
+        lines.pop()  # cut in the middle
+    lines = [line for line in lines if line.strip()]
+    try:
+        return len(lines) > 1 and all(isinstance(orjson.loads(line), dict) for line in lines)
+    except orjson.JSONDecodeError:
+        return False

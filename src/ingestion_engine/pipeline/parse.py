@@ -1,0 +1,345 @@
+"""RawObject → Document: find out what the bytes are, take their whole text out, or say exactly why there is none.
+
+The type goes by content first and by name second: a ``.pdf`` that really is a readable page of HTML is read as HTML.
+A name that contradicts content nobody can read is a ``type_mismatch``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ingestion_engine.domain.errors import IngestionError, ObjectError, TransientError
+from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat
+from ingestion_engine.domain.spec import FrozenLimits
+from ingestion_engine.pipeline import detect
+from ingestion_engine.pipeline.decode import NotTextError, decode_text
+from ingestion_engine.pipeline.detect import Kind
+from ingestion_engine.pipeline.parsed import ParsedText, clean_text, clean_title, join_pages
+from ingestion_engine.pipeline.unpack import gunzip
+
+PARSER_VERSION = "1"
+"""Part of every object's fingerprint: a new value makes the next ``sync`` parse everything again. Raise it when any
+format's text changes."""
+
+_AT_ONCE = 2
+"""Objects parsed at the same time in one process. Python code gains nothing by more, and memory is bounded by it."""
+
+_MAX_ABANDONED = 4
+"""Parses that may go on after their time-out; a process with more of them does not parse any further until one ends."""
+
+_MAX_NESTING = 2
+"""How deep attachments of attachments are read."""
+
+
+async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
+    """Return the object's whole text with title and pages. Runs in a thread; the event loop stays free. Deterministic.
+
+    Raises:
+        ObjectError: ``empty_document``, ``no_text``, ``binary_content``, ``unsupported_type``, ``type_mismatch``,
+        ``encrypted_document``,
+            ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout`` or ``parse_failed``.
+        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may do
+        better.
+
+    Cost: memory of the body, the text (up to four bytes per character) and one copy while it is cleaned.
+    """
+    async with _slots():
+        if _Parse.abandoned >= _MAX_ABANDONED:
+            raise TransientError(
+                "parser_stuck", f"{_Parse.abandoned} parses of this process did not end in time and still run."
+            )
+        parse = _Parse(raw, limits, asyncio.get_running_loop())
+        threading.Thread(target=parse.run, name="parse", daemon=True).start()
+        try:
+            async with asyncio.timeout(limits.parse_timeout_s):
+                return await asyncio.shield(parse.future)
+        except TimeoutError:
+            parse.abandon()
+            raise ObjectError(
+                "parse_timeout",
+                f"Parsing took longer than {limits.parse_timeout_s:g} s.",
+                hint="Raise INGEST_WORKER__PARSE_TIMEOUT_S if the object is worth it.",
+                timeout_s=limits.parse_timeout_s,
+            ) from None
+        except asyncio.CancelledError:
+            parse.abandon()
+            raise
+
+
+_SLOTS: dict[int, asyncio.Semaphore] = {}
+
+
+def _slots() -> asyncio.Semaphore:
+    """The running loop's semaphore. A worker has one loop for its whole life; tests have one each."""
+    loop = id(asyncio.get_running_loop())
+    if loop not in _SLOTS:
+        _SLOTS.clear()
+        _SLOTS[loop] = asyncio.Semaphore(_AT_ONCE)
+    return _SLOTS[loop]
+
+
+@dataclass(slots=True)
+class _Stop:
+    """Whether the parse was given up, and how to ask the library for an end."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    cancel: Callable[[], None] | None = None
+    abandoned: bool = False
+    ended: bool = False
+
+
+class _Parse:
+    """One parse in a daemon thread of its own: a pool's thread that hangs would keep the process from ending."""
+
+    abandoned = 0
+    _count_lock = threading.Lock()
+
+    def __init__(self, raw: RawObject, limits: FrozenLimits, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Document] = loop.create_future()
+        self._raw, self._limits, self._loop = raw, limits, loop
+        self._stop = _Stop()
+
+    def run(self) -> None:
+        """Parse and hand the outcome to the loop, whatever it is."""
+        outcome: Document | BaseException
+        try:
+            outcome = parse_bytes(self._raw, self._limits, on_start=self._on_start)
+        except BaseException as error:
+            outcome = error
+        with self._stop.lock:
+            self._stop.ended = True
+            if self._stop.abandoned:
+                with _Parse._count_lock:
+                    _Parse.abandoned -= 1
+                return
+        try:
+            self._loop.call_soon_threadsafe(self._settle, outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    def abandon(self) -> None:
+        """Wait no longer; the thread is counted until it ends."""
+        with self._stop.lock:
+            if self._stop.ended:
+                return
+            self._stop.abandoned = True
+            with _Parse._count_lock:
+                _Parse.abandoned += 1
+        if self._stop.cancel is not None:
+            self._stop.cancel()
+
+    def _on_start(self, cancel: Callable[[], None]) -> None:
+        self._stop.cancel = cancel
+
+    def _settle(self, outcome: Document | BaseException) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+def parse_bytes(
+    raw: RawObject, limits: FrozenLimits, *, on_start: Callable[[Callable[[], None]], None] = lambda _cancel: None
+) -> Document:
+    """Return the document of an object's bytes; blocking and without a time limit. Raises like ``parse_object``."""
+    source = _Source(raw.body, raw.ref.key, raw.content_type, limits, on_start)
+    try:
+        kind, parsed = _read(source)
+    except (IngestionError, MemoryError):
+        raise
+    except Exception as error:  # parsers meet bytes nobody foresaw; one object must not stop the others
+        raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
+    spans: tuple[PageSpan, ...] = ()
+    if parsed.pages is not None:
+        text, spans = join_pages(parsed.pages)
+    else:
+        text = clean_text(parsed.text)
+    if not text or text.isspace():
+        raise ObjectError(
+            "no_text",
+            f"It is {kind.value}, but holds no text.",
+            hint="Scanned pages need text recognition (OCR) first." if kind is Kind.PDF else "",
+            content_type=kind.value,
+        )
+    return Document(
+        ref=raw.ref,
+        content_type=kind.value,
+        text=text,
+        text_format=parsed.text_format,
+        title=clean_title(parsed.title) or None,
+        pages=spans,
+        metadata=raw.metadata,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Bytes to read and what is said about them."""
+
+    body: bytes
+    key: str
+    declared: str | None
+    limits: FrozenLimits
+    on_start: Callable[[Callable[[], None]], None]
+    nesting: int = 0
+
+    @property
+    def named(self) -> Kind | None:
+        return detect.named_kind(self.key, self.declared)
+
+
+def _read(source: _Source) -> tuple[Kind, ParsedText]:
+    _refuse_blank(source.body)
+    if source.body.startswith(b"\x1f\x8b"):
+        source = _unpack_gzip(source)
+    found = detect.detect_marked(source.body)
+    if found.unsupported is not None:
+        raise _refusal(source, found.unsupported)
+    if found.kind is not None:
+        return found.kind, _read_marked(source, found.kind)
+    return _read_text(source)
+
+
+def _refuse_blank(body: bytes) -> None:
+    if not body or body.isspace():
+        size = len(body)
+        raise ObjectError(
+            "empty_document", "It has no bytes." if not size else f"All its {size} bytes are white space."
+        )
+
+
+def _unpack_gzip(source: _Source) -> _Source:
+    body = gunzip(source.body, source.limits.decompressed_max_bytes)
+    _refuse_blank(body)
+    stem, suffix = posixpath.splitext(source.key)
+    declared = source.declared if "gzip" not in (source.declared or "") else None
+    return replace(source, body=body, key=stem if suffix.lower() in (".gz", ".gzip") else source.key, declared=declared)
+
+
+def _refusal(source: _Source, media_type: str) -> ObjectError:
+    """Why content of a known but unreadable type is not read."""
+    has_suffix = bool(posixpath.splitext(source.key)[1])  # ``photo.png`` declared as text/html is just a photo
+    named = detect.named_kind(source.key, None if has_suffix else source.declared)
+    if media_type == detect.ENCRYPTED_OOXML:
+        return ObjectError(
+            "encrypted_document", "The Office document is encrypted with a password.", kind="Office document"
+        )
+    if media_type == "application/zip" and named in detect.ZIPPED and detect.is_cut_zip(source.body):
+        return ObjectError("corrupt_document", f"It is named {named.value} and cut short.", kind=named.value)
+    if named is not None:
+        return ObjectError(
+            "type_mismatch",
+            f"Its name or declared type says {named.value}, but it holds {media_type}.",
+            named=named.value,
+            content_type=media_type,
+        )
+    return ObjectError("unsupported_type", f"{media_type} is not read.", content_type=media_type)
+
+
+def _read_marked(source: _Source, kind: Kind) -> ParsedText:
+    limit = source.limits.decompressed_max_bytes
+    if kind is Kind.PDF:
+        from ingestion_engine.pipeline.parse_native import read_pdf
+
+        return read_pdf(source.body, source.on_start)
+    if kind is Kind.XLSX:
+        from ingestion_engine.pipeline.parse_native import read_xlsx
+
+        return read_xlsx(source.body, limit, source.on_start)
+    if kind is Kind.RTF:
+        from ingestion_engine.pipeline.parse_rtf import read_rtf
+
+        return read_rtf(source.body)
+    if kind is Kind.EPUB:
+        from ingestion_engine.pipeline.parse_epub import read_epub
+
+        return read_epub(source.body, limit)
+    from ingestion_engine.pipeline.parse_office import read_docx, read_pptx
+
+    return read_docx(source.body, limit) if kind is Kind.DOCX else read_pptx(source.body, limit)
+
+
+def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
+    named = source.named
+    try:
+        text = decode_text(source.body, declared=_declared_encoding(source))
+    except NotTextError:
+        if named in detect.MARKED:
+            raise ObjectError(
+                "type_mismatch",
+                f"Its name or declared type says {named.value}, but its bytes are nothing known.",
+                named=named.value,
+            ) from None
+        raise ObjectError("binary_content", "Its bytes are neither text nor any known type.") from None
+    text = clean_text(text)
+    if not text or text.isspace():
+        raise ObjectError("empty_document", "It holds nothing but white space.")
+    kind = detect.detect_text(text, named)
+    return kind, _read_kind(source, kind, text)
+
+
+def _declared_encoding(source: _Source) -> str | None:
+    """What the header or the document itself says of its encoding."""
+    from ingestion_engine.pipeline.parse_html import find_charset
+    from ingestion_engine.pipeline.parse_xml import find_encoding
+
+    _, _, charset = (source.declared or "").lower().partition("charset=")
+    return find_encoding(source.body) or find_charset(source.body) or charset.split(";")[0].strip(" \"'") or None
+
+
+def _read_kind(source: _Source, kind: Kind, text: str) -> ParsedText:
+    if kind is Kind.MARKDOWN:
+        return ParsedText(text, TextFormat.MARKDOWN, title=_markdown_title(text))
+    if kind is Kind.HTML:
+        from ingestion_engine.pipeline.parse_html import read_html
+
+        return read_html(text)
+    if kind is Kind.CSV:
+        from ingestion_engine.pipeline.parse_tables import read_csv
+
+        return read_csv(text)
+    if kind in (Kind.JSON, Kind.JSONL):
+        from ingestion_engine.pipeline.parse_json import read_json, read_jsonl
+
+        return read_json(text) if kind is Kind.JSON else read_jsonl(text)
+    if kind is Kind.XML:
+        from ingestion_engine.pipeline.parse_xml import read_xml
+
+        return read_xml(text)
+    if kind is Kind.EMAIL:
+        from ingestion_engine.pipeline.parse_email import read_email
+
+        return read_email(source.body, lambda body, name, declared: _read_attachment(source, body, name, declared))
+    return ParsedText(text)
+
+
+def _read_attachment(source: _Source, body: bytes, name: str, declared: str) -> str:
+    if source.nesting >= _MAX_NESTING:
+        raise ObjectError("nested_too_deeply", "It is attached to an attachment of an attachment.")
+    inner = replace(source, body=body, key=name, declared=declared, nesting=source.nesting + 1)
+    _, parsed = _read(inner)
+    return join_pages(parsed.pages)[0] if parsed.pages is not None else parsed.text
+
+
+def _markdown_title(text: str) -> str | None:
+    """The title of the front matter, else the first heading."""
+    lines = text[:65536].split("\n")
+    in_front = lines[0].rstrip() == "---"
+    for number, line in enumerate(lines):
+        if in_front and number:
+            in_front = line.rstrip() not in ("---", "...")
+            if line.lower().startswith("title:"):
+                return line[len("title:") :].strip().strip("\"'") or None
+            continue
+        marks = len(line) - len(line.lstrip("#"))
+        if 1 <= marks <= 6 and line[marks : marks + 1] == " ":
+            return line[marks:].strip().rstrip("#").strip() or None
+        if number and line.strip() and set(line.strip()) == {"="} and lines[number - 1].strip():
+            return lines[number - 1].strip()
+    return None
