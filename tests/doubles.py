@@ -43,7 +43,7 @@ from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
 
 
-class Crash(BaseException):  # noqa: N818 - not an error of the product
+class Crash(BaseException):
     """The process ends here."""
 
 

@@ -4,10 +4,10 @@ per port.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
@@ -173,8 +173,8 @@ class VectorStore(Protocol):
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return those of the points that exist, in any order."""
 
-    def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> Any:
-        """Yield every point of a collection once (``AsyncIterator[StoredPoint]``), ordered by id."""
+    def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
+        """Yield every point of a collection once, ordered by id."""
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points; raises FatalError "collection_missing"."""

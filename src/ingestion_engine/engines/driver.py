@@ -423,9 +423,7 @@ class Driver:
     def _append_rows(self, attempt: OpenAttempt, *, complete: bool) -> None:
         collection, epoch = self.spec.request.collection, self.monitor.epoch
         self._persist(
-            lambda: merge_attempt(
-                self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now()
-            )
+            lambda: merge_attempt(self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now())
         )
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
@@ -438,7 +436,7 @@ class Driver:
             state = JobState.FAILED
         else:
             state = JobState.PARTIALLY_SUCCEEDED if failed or tally.failed_before else JobState.SUCCEEDED
-        summary = {
+        summary: dict[str, Any] = {
             "format": 1,
             "job_id": self.spec.job_id,
             "state": state.value,
@@ -452,7 +450,7 @@ class Driver:
         }
         with self.monitor.finishing():
             self._persist(lambda: self.ledger.write_summary(summary))
-        log.info("job ended", extra={"state": state.value, **summary["counts"]})
+        log.info("job ended", extra={"state": state.value, **self.counts.to_json()})
         return summary
 
     async def _close(self) -> None:

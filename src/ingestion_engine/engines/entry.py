@@ -56,7 +56,7 @@ def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
         PARSER_VERSION,
         state,
         open_source(settings_of_job),
-        open_embedder(settings_of_job, spec.limits),
+        open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
         open_stores(settings_of_job, spec.request.stores),
         _engine(spec, settings.ray.task_cpus),
         log_text=tail.take,

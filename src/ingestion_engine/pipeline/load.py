@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 from ingestion_engine.domain.errors import ObjectError
@@ -47,7 +47,7 @@ class LoadStage:
     seconds: MutableMapping[str, float]
     bytes_read: int = 0
 
-    async def load_objects(self, objects: Sequence[PlannedObject]) -> AsyncIterator[LoadedObject]:
+    async def load_objects(self, objects: Sequence[PlannedObject]) -> AsyncGenerator[LoadedObject, None]:
         """Yield every object, in order, loading some ahead, bounded in count and bytes.
 
         Failures of single objects are values, not exceptions.

@@ -53,7 +53,8 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
         return PartitionReport(partition_id, ReportStatus.FATAL, 0, error=error.record())
     except Exception as error:
-        # A defect of ours or a vendor's surprise counts as a death of the process: twice, and the objects are tried one by one.
+        # A defect of ours or a vendor's surprise counts as a death of the process: twice, and the objects are tried
+        # one by one.
         log.exception("partition failed unexpectedly", extra={"partition": partition_id})
         surprise = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
@@ -161,7 +162,7 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
         raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
-    embedder = open_embedder(settings, spec.limits)
+    embedder = open_embedder(settings, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second)
     return Tools(
         spec,
         contract,
