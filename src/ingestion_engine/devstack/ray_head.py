@@ -28,10 +28,11 @@ def plan_ray_head(home: Home) -> Plan:
     write_private(token_path, home.credentials.ray_auth_token)
     temp_dir = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=_TEMP_ROOT))
     (home.data_dir / _TEMP_NOTE).write_text(str(temp_dir), encoding="utf-8")
+    agent_port = home.ports.take("ray-agent", 52_365)
     ports = {
         "--port": home.ports.take("ray-gcs", 6379),
         "--dashboard-port": home.ports.take("ray", 8265),
-        "--dashboard-agent-listen-port": home.ports.take("ray-agent", 52_365),
+        "--dashboard-agent-listen-port": agent_port,
         "--ray-client-server-port": home.ports.take("ray-client", 10_001),
     }
     cpus = max(_MIN_CPUS, os.cpu_count() or 1)
@@ -52,8 +53,10 @@ def plan_ray_head(home: Home) -> Plan:
             f"--object-store-memory={_OBJECT_STORE_BYTES}",
             f"--temp-dir={temp_dir}",
         ),
+        # The dashboard answers seconds before the node's agent does, and only the agent starts jobs.
         is_ready=lambda: (
-            answers(f"{url}/api/version", headers=headers) and answers(f"{url}/api/jobs/", headers=headers)
+            answers(f"{url}/api/jobs/", headers=headers)
+            and answers(f"http://{LOOPBACK}:{agent_port}/api/local_raylet_healthz", headers=headers)
         ),
         variables={
             "INGEST_RAY__ADDRESS": url,

@@ -6,10 +6,17 @@ import shutil
 import sys
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors
+from ingestion_engine.devstack.credentials import Credentials
 from ingestion_engine.devstack.processes import LOOPBACK
-from ingestion_engine.devstack.service import Home, Plan, StackError, answers
+from ingestion_engine.devstack.service import PROBE_TIMEOUT_S, Home, Plan, StackError
+from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.runtime.settings import S3Settings
 
 STATE_BUCKET = "ingest-state"
+_PROBE_KEY = ".ready"
 _WELL_KNOWN = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888, "admin": 23646}
 
 
@@ -51,8 +58,7 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
             "AWS_ACCESS_KEY_ID": credentials.s3_access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
         },
-        # The buckets are made after the port opens: an unsigned look at one is 403 when it is there, 404 before.
-        is_ready=lambda: all(answers(f"{url}/{bucket}", method="HEAD", status=403) for bucket in wanted),
+        is_ready=lambda: _is_writable(url, credentials, wanted),
         variables={
             "INGEST_S3__ENDPOINT_URL": url,
             "INGEST_S3__ACCESS_KEY_ID": credentials.s3_access_key_id,
@@ -60,6 +66,24 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
             "INGEST_S3__REGION": "us-east-1",
         },
     )
+
+
+def _is_writable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
+    """True when every bucket takes and forgets an object: buckets are made, and volumes found, after the port opens."""
+    settings = S3Settings(
+        endpoint_url=url,
+        access_key_id=SecretStr(credentials.s3_access_key_id),
+        secret_access_key=SecretStr(credentials.s3_secret_access_key),
+    )
+    client = make_client(settings, attempts=1, read_timeout_s=PROBE_TIMEOUT_S)
+    for bucket in buckets:
+        try:
+            with s3_errors(Place(bucket, _PROBE_KEY)):
+                client.put_object(Bucket=bucket, Key=_PROBE_KEY, Body=b"")
+                client.delete_object(Bucket=bucket, Key=_PROBE_KEY)
+        except IngestionError:
+            return False
+    return True
 
 
 def _find_weed() -> Path:

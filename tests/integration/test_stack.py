@@ -1,0 +1,257 @@
+"""The embedded stack: starts what is missing, keeps data, ends without a trace, and says so when it cannot."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from pydantic import SecretStr
+
+from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.devstack.service import StackError
+from ingestion_engine.devstack.stack import SYSTEMS, Stack, configured_systems
+from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env
+from ingestion_engine.runtime.settings import Settings
+
+_SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def wait_for(fact: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Return when the fact holds; fail when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def stack(data_dir: Path, only: set[str], **settings: object) -> Stack:
+    return Stack(Settings(data_dir=data_dir, **settings), only=only, with_api=False)  # type: ignore[arg-type]
+
+
+def start_up(data_dir: Path, only: set[str]) -> subprocess.Popen[str]:
+    """`ingest up` in a process of its own, with these systems embedded and no API."""
+    code = (
+        "import functools, sys; from pathlib import Path; from ingestion_engine.devstack import up\n"
+        "from ingestion_engine.runtime.settings import Settings\n"
+        f"up.Stack = functools.partial(up.Stack, only={only!r}, with_api=False)\n"
+        "sys.exit(up.run_up(Settings(data_dir=Path(sys.argv[1]))))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(data_dir)],
+        env={**os.environ, "PYTHONPATH": str(_SRC), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """Read its output up to the line with these words."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError(f"ended without {words!r}:\n{''.join(lines)}")
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A directory for a stack; at the end no process mentions it."""
+    path = tmp_path / "home"
+    yield path
+    left = [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline"])
+        if str(path) in " ".join(process.info["cmdline"] or ()) and process.pid != os.getpid()
+    ]
+    assert not left
+
+
+def test_world_in_a_file(home: Path) -> None:
+    """A shell that sources stack.env has exactly the stack's settings, and only the owner can read them."""
+    with stack(home, {"s3", "qdrant"}) as running:
+        file = home / "stack.env"
+        assert file.stat().st_mode & 0o777 == 0o600
+        show = subprocess.run(
+            ["/bin/sh", "-c", f"set -a; . {file}; env"], env={}, capture_output=True, text=True, check=True
+        )
+        seen = dict(line.split("=", 1) for line in show.stdout.splitlines() if line.startswith("INGEST_"))
+        assert seen == running.env
+        assert seen["INGEST_STATE_URL"] == "s3://ingest-state"
+    assert not file.exists()
+
+
+def test_no_secret_in_a_command_line(home: Path) -> None:
+    """Credentials travel by environment; other users of the machine can read command lines."""
+    with stack(home, {"s3", "qdrant", "weaviate"}) as running:
+        secrets = [value for name, value in running.env.items() if name.endswith(("_KEY", "_KEY_ID", "TOKEN"))]
+        assert len(secrets) == 4
+        for process in psutil.Process().children(recursive=True):
+            assert not any(secret in part for part in process.cmdline() for secret in secrets)
+
+
+def test_data_and_addresses_survive_a_restart(home: Path) -> None:
+    """A second run in the same directory has the same ports and credentials, and finds objects and points again."""
+    with stack(home, {"s3", "qdrant"}) as running:
+        first = running.env
+        headers = {"api-key": first["INGEST_QDRANT__API_KEY"]}
+        collection = f"{running.services['qdrant'].url}/collections/kept"
+        vectors = {"vectors": {"size": 2, "distance": "Cosine"}}
+        assert httpx.put(collection, headers=headers, json=vectors).is_success
+        put_object(running.settings, "docs", "kept.txt", b"still here")
+    with stack(home, {"s3", "qdrant"}) as running:
+        assert running.env == first
+        assert httpx.get(collection, headers=headers).is_success
+        assert get_object(running.settings, "docs", "kept.txt") == b"still here"
+
+
+def put_object(settings: Settings, bucket: str, key: str, body: bytes) -> None:
+    make_client(settings.s3).put_object(Bucket=bucket, Key=key, Body=body)
+
+
+def get_object(settings: Settings, bucket: str, key: str) -> bytes:
+    return bytes(make_client(settings.s3).get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def test_directory_belongs_to_one_stack(home: Path) -> None:
+    """A second stack in the same directory is refused, naming the process that has it; the first goes on."""
+    with stack(home, {"qdrant"}) as running:
+        with pytest.raises(StackError, match=f"process {os.getpid()}.*stop it first"), stack(home, {"s3"}):
+            pass
+        running.check()
+        assert (home / "stack.env").exists()
+
+
+def test_dead_service_is_named_with_its_log(home: Path) -> None:
+    """When a server dies, the stack says which one and shows the end of its log."""
+    with stack(home, {"s3"}) as running:
+        weed = next(p for p in psutil.Process().children(recursive=True) if p.name() == "weed")
+        weed.kill()
+        with pytest.raises(StackError, match=r"S3 ended with exit code 137; the end of .*s3\.log:\n.*"):
+            wait_for(lambda: running.check() or False)
+
+
+def test_service_can_be_restarted_alone(home: Path) -> None:
+    """One server stops and starts again at its address while the others run; drills use this."""
+    with stack(home, {"s3", "qdrant"}) as running:
+        qdrant = running.services["qdrant"]
+        qdrant.stop()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(qdrant.url)
+        running.services["s3"].check()
+        qdrant.start()
+        qdrant.wait_until_ready()
+        assert httpx.get(f"{qdrant.url}/readyz").is_success
+
+
+def test_failed_start_leaves_nothing(home: Path) -> None:
+    """A server that cannot start ends the others too, and its last words are in the message."""
+    settings = Settings(data_dir=home)
+    flags = ("--no-such-flag",)
+    with (
+        pytest.raises(StackError, match=r"(?s)Ollama ended with exit code 2.*--no-such-flag"),
+        Stack(settings, only={"s3", "ollama"}, with_api=False, ollama_arguments=flags),
+    ):
+        pass
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_killed_supervisor_takes_everything_with_it(home: Path) -> None:
+    """After SIGKILL of the supervisor nothing of Ray or of the other servers is left, and the next run cleans up."""
+    supervisor = start_up(home, {"ray", "qdrant"})
+    read_until(supervisor, "Ctrl-C stops everything")
+    started = descendants(supervisor)
+    temp_dir = Path((home / "ray-temp-dir").read_text())
+    assert any("raylet" in process.name() for process in started)
+    assert temp_dir.is_dir()
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not any(process.is_running() and process.status() != "zombie" for process in started))
+    with stack(home, {"ray"}):
+        assert not temp_dir.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_in_order(home: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end `ingest up` with exit code 0 and no process left."""
+    supervisor = start_up(home, {"s3", "qdrant", "weaviate"})
+    output = read_until(supervisor, "Ctrl-C stops everything")
+    assert "a real S3 server" in output
+    assert output.count("stand-in") == 2
+    started = descendants(supervisor)
+    assert len(started) >= 6
+    supervisor.send_signal(number)
+    assert supervisor.wait(30) == 0
+    assert not any(process.is_running() for process in started)
+
+
+def test_signal_during_the_start_leaves_nothing(home: Path) -> None:
+    """SIGTERM before everything is up ends what was started already."""
+    supervisor = start_up(home, {"s3", "ollama", "qdrant", "weaviate", "ray"})
+    wait_for(lambda: len(descendants(supervisor)) >= 5)
+    started = descendants(supervisor)
+    supervisor.terminate()
+    assert supervisor.wait(40) == 0
+    assert not any(process.is_running() for process in started)
+
+
+def test_configured_systems_are_left_alone(home: Path) -> None:
+    """What INGEST_* names is used as it is; only the rest is embedded."""
+    mine = {"url": "http://127.0.0.1:1", "api_key": SecretStr("own")}
+    with stack(home, {"qdrant", "s3"}, qdrant=mine) as running:
+        assert set(running.services) == {"s3"}
+        assert running.env["INGEST_QDRANT__URL"] == "http://127.0.0.1:1"
+        assert running.env["INGEST_QDRANT__API_KEY"] == "own"
+
+
+def test_each_system_counts_as_configured_by_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing counts as configured by default, and each system by the variable that leads to it."""
+    for name in [name for name in os.environ if name.startswith("INGEST_")]:
+        monkeypatch.delenv(name)
+    assert configured_systems(Settings()) == set()
+    variables = ("S3__ENDPOINT_URL", "RAY__ADDRESS", "OLLAMA__URLS", "QDRANT__URL", "WEAVIATE__URL")
+    for system, variable in zip(SYSTEMS, variables, strict=True):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"INGEST_{variable}", "http://127.0.0.1:1")
+            assert configured_systems(Settings()) == {system}
+
+
+def test_own_s3_and_ray_need_a_place_for_the_state(home: Path) -> None:
+    """Workers of another cluster cannot read this machine's files, so the stack asks instead of guessing."""
+    own = {"s3": {"endpoint_url": "http://127.0.0.1:1"}, "ray": {"address": "http://127.0.0.1:1"}}
+    with (
+        pytest.raises(StackError, match="set INGEST_STATE_URL"),
+        Stack(Settings(data_dir=home, **own), only={"qdrant"}, with_api=True),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Settings written as variables and read back are the same settings."""
+    variables = {
+        "INGEST_S3__SECRET_ACCESS_KEY": "a'b \"c$d",
+        "INGEST_OLLAMA__URLS": "http://127.0.0.1:1,http://127.0.0.1:2",
+        "INGEST_API__PORT": "0",
+        "INGEST_RAY__SHIP_PACKAGE": "true",
+        "INGEST_DATA_DIR": str(tmp_path),
+    }
+    made = apply_variables(Settings(), variables)
+    env = settings_to_env(made)
+    assert variables.items() <= env.items()
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == made
