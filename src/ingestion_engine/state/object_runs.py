@@ -27,7 +27,7 @@ ROW_GROUP_ROWS = 16_384
 """Rows that a reader holds per run: about 1.5 MB as read and 5 MB decoded (benchmarks/object_table.md)."""
 BATCH_ROWS = 4_096
 """Rows turned from or into Python objects at a time: about 3 MB."""
-_TAIL_BYTES = 512 * 1024
+_TAIL_BYTES = 256 * 1024
 """First read of a run: its footer, and all of it when it is small."""
 
 REMOVED = "removed"
@@ -215,7 +215,7 @@ class _RangedFile(io.RawIOBase):
 def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRange) -> Iterator[Any]:
     """Yield the rows of a run that are in a range of keys, as one Arrow table per row group touched; lazy.
 
-    Memory: one row group. Cost: one ranged read for the footer (two when it is over half a MiB) and one per row group
+    Memory: one row group. Cost: one ranged read for the footer (two when that is over 256 KiB, at 3 million rows) and one per row group
     touched.
     """
     import pyarrow as pa

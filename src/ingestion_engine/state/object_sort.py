@@ -9,6 +9,7 @@ from typing import Any
 
 from ingestion_engine.domain.records import TableRow
 from ingestion_engine.state.object_runs import (
+    BATCH_ROWS,
     COLUMNS,
     FETCH,
     KeyRange,
@@ -20,12 +21,12 @@ from ingestion_engine.state.object_runs import (
     write_run,
 )
 
-SPILL_ROWS = 100_000
-"""Rows sorted in memory at a time, as Arrow: about 30 MB, twice while sorting."""
+SPILL_ROWS = 32_768
+"""Rows sorted in memory at a time, as Arrow: about 10 MB, twice while sorting."""
 FAN_IN = 16
 """So many spills of one level become one of the next: files read at once grow with the logarithm of rows."""
 _SPILL_GROUP_ROWS = 2_048
-"""Row groups of spills are small because one of each is in memory: 48 spills for 25 million rows hold 30 MB."""
+"""Row groups of spills are small because one of each is in memory: 48 spills for 8 million rows hold 30 MB."""
 
 
 def sort_rows(rows: Iterable[TableRow], folder: Path, *, spill_rows: int = SPILL_ROWS) -> Iterator[Any]:
@@ -37,7 +38,7 @@ def sort_rows(rows: Iterable[TableRow], folder: Path, *, spill_rows: int = SPILL
     spills = _Spills(folder)
     buffered: list[Any] = []
     count = 0
-    for table in iter_tables(rows):
+    for table in iter_tables(rows, min(BATCH_ROWS, spill_rows)):
         buffered.append(table)
         count += table.num_rows
         if count >= spill_rows:

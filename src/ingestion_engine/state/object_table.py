@@ -9,7 +9,8 @@ States of a row: ``present`` (its points are in the stores as ``points_digest`` 
 not be ingested; ``chunk_count`` and ``points_digest`` are of the older points that stayed, if any) and ``removed``: a
 tombstone that hides older rows until a compaction reaches the oldest run, never shown to readers.
 
-Other tools read the runs directly. In DuckDB (1.1 or newer; ``INSTALL httpfs`` for S3)::
+Other tools read the runs directly. In DuckDB (tried: 1.1 and 2.0; ``INSTALL httpfs`` for S3; a ``file://`` state store
+puts ``=`` behind every file's name)::
 
     SET VARIABLE root = 's3://bucket/prefix/collections/handbook/';
     SET VARIABLE runs = (
@@ -45,6 +46,7 @@ from ingestion_engine.state.object_manifest import Manifest, Retired, Run, read_
 from ingestion_engine.state.object_runs import (
     COLUMNS,
     REMOVED,
+    ROW_GROUP_ROWS,
     KeyRange,
     RunFile,
     iter_rows,
@@ -71,14 +73,23 @@ class ObjectTable:
         store: The state store.
         collection: The collection's name.
         now: Wall clock, for how long files have been out of use.
+        row_group_rows: Rows that a reader holds of each run written by this table.
     """
 
-    def __init__(self, store: StateStore, collection: str, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        collection: str,
+        *,
+        now: Callable[[], datetime] = _utc_now,
+        row_group_rows: int = ROW_GROUP_ROWS,
+    ) -> None:
         self._store = store
         self.collection = collection
         self._root = f"collections/{collection}/"
         self._manifest_path = f"{self._root}objects/manifest.json"
         self._now = now
+        self._row_group_rows = row_group_rows
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -199,7 +210,7 @@ class ObjectTable:
         Memory: one row group. Disk: the run. Cost: an upload and three requests.
         """
         with tempfile.TemporaryDirectory(prefix="ingest-run-") as folder:
-            return self._append(write_run(Path(folder) / "run.parquet", iter_tables(rows)), epoch, job_id)
+            return self._append(self._write(folder, iter_tables(rows)), epoch, job_id)
 
     def append_unsorted(self, rows: Iterable[TableRow], *, epoch: int, job_id: str) -> int:
         """Add rows in any order as the newest run; of rows with equal keys the last one counts. Else as ``append_run``.
@@ -207,11 +218,11 @@ class ObjectTable:
         Returns:
             How many different keys they have.
 
-        Memory: 100,000 rows as Arrow (about 60 MB). Disk: twice the rows.
+        Memory: 32,768 rows as Arrow and one small row group per spill; measured in benchmarks/object_table.md. Disk:
+        twice the rows.
         """
         with tempfile.TemporaryDirectory(prefix="ingest-run-") as folder:
-            tables = sort_rows(rows, Path(folder))
-            return self._append(write_run(Path(folder) / "run.parquet", tables), epoch, job_id)
+            return self._append(self._write(folder, sort_rows(rows, Path(folder))), epoch, job_id)
 
     def compact(self, *, max_runs: int = 8) -> int:
         """Merge the newest runs into one when there are more than ``max_runs``; return how many runs there are now.
@@ -229,7 +240,7 @@ class ObjectTable:
         merged = runs[start:]
         with tempfile.TemporaryDirectory(prefix="ingest-compact-") as folder:
             tables = merge_tables([self._read_run(run) for run in merged])
-            file = write_run(Path(folder) / "run.parquet", tables if start else _drop_tombstones(tables))
+            file = self._write(folder, tables if start else _drop_tombstones(tables))
             replacement = () if not file.rows else (self._upload(file, max(run.epoch for run in merged), "compact"),)
         since = _format_time(self._now())
 
@@ -271,6 +282,9 @@ class ObjectTable:
 
         self._update(note)
         return len(expired)
+
+    def _write(self, folder: str, tables: Iterable[Any]) -> RunFile:
+        return write_run(Path(folder) / "run.parquet", tables, self._row_group_rows)
 
     def _append(self, file: RunFile, epoch: int, job_id: str) -> int:
         if not file.rows:
@@ -324,9 +338,10 @@ def _has_seen(manifest: Manifest, path: str) -> bool:
 
 def _choose_start(runs: Sequence[Run], max_runs: int) -> int:
     """Return the first of the newest runs to merge: all but half of ``max_runs``, and older small ones."""
+    target = max(1, min(max_runs, max_runs // 2 + 1))
     start = len(runs)
     rows = 0
-    while start and (start + 1 > max(1, max_runs // 2) or runs[start - 1].rows <= 2 * rows):
+    while start and (start + 1 > target or runs[start - 1].rows <= 2 * rows):
         start -= 1
         rows += runs[start].rows
     return start
