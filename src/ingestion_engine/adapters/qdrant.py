@@ -1,0 +1,306 @@
+"""Qdrant over REST: one collection with one unnamed cosine vector; payloads as they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import orjson
+
+from ingestion_engine.adapters.qdrant_answers import read_result
+from ingestion_engine.adapters.transport import transport_errors
+from ingestion_engine.domain.errors import FatalError, PointsRefused
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+WRITE_TIMEOUT_S = 30
+"""The server gives up on a write after this; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+CONNECT_TIMEOUT_S = 5.0
+GRACE_S = 2.0
+"""The client waits so much longer than the server, to hear its verdict."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Half of the server's default limit on a body (``service.max_request_size_mb``, 32)."""
+BATCH_POINTS = 500
+"""A guess: some servers cap it in strict mode, none below this by default."""
+READ_POINTS = 500
+DISTANCE = "Cosine"
+INDEXES: Mapping[str, str] = {
+    "object_id": "keyword",
+    "epoch": "integer",
+    "bucket": "keyword",
+    "content_type": "keyword",
+}
+"""Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else."""
+
+
+class QdrantStore:
+    """Points in Qdrant. For one event loop."""
+
+    name = StoreName.QDRANT
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        batch_bytes: int = BATCH_BYTES,
+        batch_points: int = BATCH_POINTS,
+    ) -> None:
+        """Make no request yet."""
+        self._url = url.rstrip("/")
+        self._batch_bytes = batch_bytes
+        self._batch_points = batch_points
+        headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
+        timeout = httpx.Timeout(WRITE_TIMEOUT_S + GRACE_S, connect=CONNECT_TIMEOUT_S)
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> QdrantStore:
+        """Return the store of ``settings.qdrant``. Raises FatalError ("store_not_configured")."""
+        qdrant = settings.qdrant
+        if qdrant.url is None:
+            hint = "Set INGEST_QDRANT__URL."
+            raise FatalError("store_not_configured", "the store qdrant is not configured", hint=hint, store="qdrant")
+        return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._client.aclose()
+
+    async def check(self) -> str:
+        """Return the server's version; the key is checked too. Two requests."""
+        await self.list_collections()
+        with transport_errors("qdrant", self._url):
+            response = await self._client.get(f"{self._url}/")
+        return str(response.json()["version"])
+
+    async def ensure_collection(self, contract: CollectionContract) -> None:
+        """Create the collection with its indexes, or check the one that is there. Idempotent.
+
+        Raises:
+            FatalError: "schema_mismatch", naming both values; "store_access_denied".
+            TransientError: the store is away.
+
+        Cost: one request when all is well; two, and one per index, to create.
+        """
+        name = contract.collection
+        if not (await self._call("GET", f"/collections/{name}/exists", name))["exists"]:
+            body = {"vectors": {"size": contract.dimension, "distance": DISTANCE}}
+            try:
+                await self._call("PUT", f"/collections/{name}", name, body, write=True)
+            except FatalError as error:
+                if error.context.get("status") != httpx.codes.CONFLICT:  # somebody else created it just now
+                    raise
+        info = await self._describe(contract)
+        for field, kind in INDEXES.items():
+            if field not in info["payload_schema"]:
+                index = {"field_name": field, "field_schema": kind}
+                await self._call("PUT", f"/collections/{name}/index", name, index, write=True)
+
+    async def check_collection(self, contract: CollectionContract) -> None:
+        """Check that the collection is there as agreed. One cheap request.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch".
+        """
+        await self._describe(contract)
+
+    async def _describe(self, contract: CollectionContract) -> dict[str, Any]:
+        info: dict[str, Any] = await self._call("GET", f"/collections/{contract.collection}", contract.collection)
+        vectors = info["config"]["params"].get("vectors") or {}
+        expected = {"size": contract.dimension, "distance": DISTANCE}
+        for field, value in expected.items():
+            if vectors.get(field) != value:
+                raise _mismatch(contract, f"vector {field}", vectors.get(field), value)
+        for field, kind in INDEXES.items():
+            found = info["payload_schema"].get(field)
+            if found is not None and found["data_type"] != kind:
+                raise _mismatch(contract, f"index of {field}", found["data_type"], kind)
+        return info
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
+
+        A batch that Qdrant refuses is halved until the guilty points are alone.
+
+        Raises:
+            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Qdrant's words}.
+            FatalError: "collection_missing", "schema_mismatch" (another dimension), "store_access_denied".
+            TransientError: the store is away or did not apply a batch in time; some points may have been written.
+
+        Cost: one request per 500 points or 16 MB; memory of one request.
+        """
+        refused: dict[PointId, str] = {}
+        for batch in self._split(points, refused):
+            await self._upsert_or_halve(collection, batch, refused)
+        if refused:
+            some = next(iter(refused.values()))
+            said = f"qdrant refused {len(refused)} of {len(points)} points: {some}"
+            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="qdrant")
+
+    def _split(self, points: Sequence[Point], refused: dict[PointId, str]) -> Iterator[list[tuple[PointId, bytes]]]:
+        batch: list[tuple[PointId, bytes]] = []
+        size = 0
+        for point in points:
+            try:
+                encoded = _encode(point)
+            except orjson.JSONEncodeError as error:
+                refused[point.id] = f"cannot be written as JSON: {error}"
+                continue
+            if batch and (size + len(encoded) > self._batch_bytes or len(batch) >= self._batch_points):
+                yield batch
+                batch, size = [], 0
+            batch.append((point.id, encoded))
+            size += len(encoded)
+        if batch:
+            yield batch
+
+    async def _upsert_or_halve(
+        self, collection: str, batch: list[tuple[PointId, bytes]], refused: dict[PointId, str]
+    ) -> None:
+        body = b'{"points":[' + b",".join(encoded for _, encoded in batch) + b"]}"
+        try:
+            await self._call("PUT", f"/collections/{collection}/points", collection, body, write=True)
+        except PointsRefused as error:
+            if len(batch) == 1:
+                refused[batch[0][0]] = error.message
+                return
+            middle = len(batch) // 2
+            await self._upsert_or_halve(collection, batch[:middle], refused)
+            await self._upsert_or_halve(collection, batch[middle:], refused)
+
+    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
+        """Remove every point of an object whose epoch is lower. Idempotent. One request.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        must = [_equals("object_id", object_id), {"key": "epoch", "range": {"lt": before_epoch}}]
+        await self._call(
+            "POST", f"/collections/{collection}/points/delete", collection, {"filter": {"must": must}}, write=True
+        )
+
+    async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
+        """Return those of the points that exist, in any order. One request per 500 ids.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), READ_POINTS):
+            body = {"ids": list(ids[start : start + READ_POINTS]), "with_payload": True, "with_vector": with_vectors}
+            found += map(_read_point, await self._call("POST", f"/collections/{collection}/points", collection, body))
+        return found
+
+    async def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id. One request per page.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        body: dict[str, Any] = {"limit": page, "with_payload": True, "with_vector": with_vectors}
+        while True:
+            result = await self._call("POST", f"/collections/{collection}/points/scroll", collection, body)
+            for point in result["points"]:
+                yield _read_point(point)
+            body["offset"] = result.get("next_page_offset")
+            if body["offset"] is None:
+                return
+
+    async def count(self, collection: str) -> int:
+        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        result = await self._call("POST", f"/collections/{collection}/points/count", collection, {"exact": True})
+        return int(result["count"])
+
+    async def list_collections(self) -> list[str]:
+        """Return the names of all collections."""
+        result = await self._call("GET", "/collections", None)
+        return sorted(entry["name"] for entry in result["collections"])
+
+    async def drop_collection(self, collection: str) -> None:
+        """Remove a collection with its points; no error when absent."""
+        await self._call("DELETE", f"/collections/{collection}", collection, write=True)
+
+    async def search(
+        self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
+    ) -> list[SearchHit]:
+        """Return the nearest points, best first; ``score`` is the cosine similarity.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch" (another dimension).
+            TransientError: the store is away.
+        """
+        body: dict[str, Any] = {"query": np.ascontiguousarray(vector, np.float32), "limit": limit, "with_payload": True}
+        if must := _conditions(where):
+            body["filter"] = {"must": must}
+        result = await self._call("POST", f"/collections/{collection}/points/query", collection, body)
+        return [SearchHit(PointId(hit["id"]), float(hit["score"]), hit["payload"] or {}) for hit in result["points"]]
+
+    async def _call(
+        self, method: str, path: str, collection: str | None, body: Any = None, *, write: bool = False
+    ) -> Any:
+        params: dict[str, Any] = {}
+        if write:
+            params = {"timeout": WRITE_TIMEOUT_S}
+            if "/points" in path or path.endswith("/index"):
+                params["wait"] = "true"  # the default answers before anything is applied
+        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
+        with transport_errors("qdrant", self._url):
+            response = await self._client.request(method, self._url + path, params=params, content=content)
+        try:
+            return read_result(response, self._url, collection)
+        except PointsRefused as error:
+            if path.endswith("/points") and method == "PUT":
+                raise
+            raise FatalError("qdrant_refused", error.message, collection=collection, store="qdrant") from error
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _encode(point: Point) -> bytes:
+    vector = np.ascontiguousarray(point.vector, dtype=np.float32)
+    return orjson.dumps({"id": point.id, "vector": vector, "payload": dict(point.payload)}, option=_NUMPY)
+
+
+def _read_point(point: Mapping[str, Any]) -> StoredPoint:
+    vector = point.get("vector")
+    return StoredPoint(
+        PointId(str(point["id"])),
+        point.get("payload") or {},
+        None if vector is None or isinstance(vector, dict) else np.array(vector, dtype=np.float32),
+    )
+
+
+def _equals(field: str, value: str) -> dict[str, Any]:
+    return {"key": field, "match": {"value": value}}
+
+
+def _conditions(where: SearchFilter) -> list[dict[str, Any]]:
+    named = {"bucket": where.bucket, "content_type": where.content_type}
+    must = [_equals(field, value) for field, value in named.items() if value is not None]
+    # A quoted part of a path may hold any character, also dots.
+    return must + [_equals(f'metadata."{name}"', value) for name, value in (where.metadata or {}).items()]
+
+
+def _mismatch(contract: CollectionContract, what: str, found: Any, expected: Any) -> FatalError:
+    said = f"collection {contract.collection} in qdrant has {what} {found}, expected {expected}"
+    hint = "Use another collection name, or drop the collection."
+    return FatalError(
+        "schema_mismatch",
+        said,
+        hint=hint,
+        collection=contract.collection,
+        store="qdrant",
+        field=what,
+        found=found,
+        expected=expected,
+    )

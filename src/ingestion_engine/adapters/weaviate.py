@@ -1,0 +1,338 @@
+"""Weaviate: REST for schemas, gRPC for data, with the message stubs that its Python client ships.
+
+The client itself is not used: leaving its batches never raises for failed objects, and it knows no per-call deadline
+for them. Importing the stubs takes two seconds (measured): ``connect`` imports this module only when the store is
+configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import grpc.aio
+import httpx
+from weaviate.proto.v1 import (
+    aggregate_pb2,
+    batch_delete_pb2,
+    batch_pb2,
+    health_weaviate_pb2,
+    weaviate_pb2_grpc,
+)
+
+from ingestion_engine.adapters.transport import transport_errors
+from ingestion_engine.adapters.weaviate_answers import (
+    is_about_all,
+    is_trouble,
+    translate_answer,
+    translate_text,
+    weaviate_errors,
+)
+from ingestion_engine.adapters.weaviate_messages import (
+    filter_ids,
+    filter_stale,
+    filter_where,
+    make_near,
+    make_read,
+    read_result,
+    write_object,
+)
+from ingestion_engine.adapters.weaviate_schema import check_definition, make_class_name, make_definition
+from ingestion_engine.domain.errors import FatalError, PointsRefused, TransientError
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+TIMEOUT_S = 30.0
+"""For every call; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+CONNECT_TIMEOUT_S = 5.0
+BATCH_BYTES = 8 * 1024 * 1024
+"""Keeps one call well under the time-out; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
+BATCH_POINTS = 500
+"""As for Qdrant, so that both stores see the same batches."""
+READ_POINTS = 500
+DEFAULT_GRPC_PORT = 50051
+DEFAULT_MESSAGE_BYTES = 10 * 1024 * 1024
+"""Where ``/v1/meta`` states no limit (before 1.27)."""
+
+
+class WeaviateStore:
+    """Points in Weaviate. For one event loop."""
+
+    name = StoreName.WEAVIATE
+
+    def __init__(
+        self,
+        url: str,
+        grpc_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        batch_bytes: int = BATCH_BYTES,
+        batch_points: int = BATCH_POINTS,
+    ) -> None:
+        """Make no request yet. ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051."""
+        self._url = url.rstrip("/")
+        rest = urlsplit(self._url)
+        parts = urlsplit(grpc_url or f"{rest.scheme}://{rest.hostname}:{DEFAULT_GRPC_PORT}")
+        self._target = f"{parts.hostname}:{parts.port or DEFAULT_GRPC_PORT}"
+        self._is_secure = parts.scheme == "https"
+        self._batch_bytes = batch_bytes
+        self._batch_points = batch_points
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._rest = httpx.AsyncClient(headers=dict(self._metadata), timeout=timeout)
+        self._channel: Any = None
+        self._stub: Any = None
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WeaviateStore:
+        """Return the store of ``settings.weaviate``. Raises FatalError ("store_not_configured")."""
+        weaviate = settings.weaviate
+        if weaviate.url is None:
+            said = "the store weaviate is not configured"
+            raise FatalError("store_not_configured", said, hint="Set INGEST_WEAVIATE__URL.", store="weaviate")
+        api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
+        return cls(weaviate.url, weaviate.grpc_url, api_key)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._rest.aclose()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def check(self) -> str:
+        """Return the server's version; both its ports and the key are tried. Three requests."""
+        meta = await self._get("/v1/meta", None)
+        await self.list_collections()
+
+        await self._connect()
+        with weaviate_errors(self._target, None):
+            check = self._channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_weaviate_pb2.WeaviateHealthCheckRequest.SerializeToString,
+                response_deserializer=health_weaviate_pb2.WeaviateHealthCheckResponse.FromString,
+            )
+            await check(health_weaviate_pb2.WeaviateHealthCheckRequest(), timeout=CONNECT_TIMEOUT_S)
+        return str(meta["version"])
+
+    async def ensure_collection(self, contract: CollectionContract) -> None:
+        """Create the class with its explicit schema, or check the one that is there. Idempotent.
+
+        Raises:
+            FatalError: "schema_mismatch", naming both values; "store_access_denied".
+            TransientError: the store is away.
+
+        Cost: one request; three to create.
+        """
+        try:
+            await self.check_collection(contract)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+        else:
+            return
+        response = await self._request("POST", "/v1/schema", make_definition(contract))
+        if response.status_code not in (200, 422):  # 422: somebody else created it just now, or it is refused
+            raise translate_answer(response, self._url, None)
+        try:
+            await self.check_collection(contract)
+        except FatalError as error:
+            if error.code == "collection_missing":
+                raise translate_answer(response, self._url, None) from error
+            raise
+
+    async def check_collection(self, contract: CollectionContract) -> None:
+        """Check that the class is there as agreed: a write would re-create a dropped one with a guessed schema.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch".
+
+        Cost: one cheap request.
+        """
+        found = await self._get(f"/v1/schema/{make_class_name(contract.collection)}", contract.collection)
+        check_definition(found, contract)
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
+
+        Weaviate re-creates a dropped class by itself: call ``check_collection`` before, now and then.
+
+        Raises:
+            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Weaviate's words}.
+            FatalError: "schema_mismatch" (another dimension), "store_access_denied".
+            TransientError: the store is away or in trouble; some points may have been written.
+
+        Cost: one request per 500 points or 8 MB; memory of one request.
+        """
+        refused: dict[PointId, str] = {}
+        stub = await self._connect()
+        for ids, objects in self._split(collection, points, refused):
+            await self._write(stub, collection, ids, objects, refused)
+        if refused:
+            some = next(iter(refused.values()))
+            said = f"weaviate refused {len(refused)} of {len(points)} points: {some}"
+            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="weaviate")
+
+    async def _write(
+        self, stub: Any, collection: str, ids: list[PointId], objects: list[Any], refused: dict[PointId, str]
+    ) -> None:
+
+        request = batch_pb2.BatchObjectsRequest(objects=objects)
+        with weaviate_errors(self._target, collection):
+            reply = await stub.BatchObjects(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        for entry in reply.errors:
+            if is_about_all(entry.error) or is_trouble(entry.error):
+                said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
+                raise translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
+            refused[ids[entry.index]] = entry.error
+
+    def _split(
+        self, collection: str, points: Sequence[Point], refused: dict[PointId, str]
+    ) -> Iterator[tuple[list[PointId], list[Any]]]:
+        class_name = make_class_name(collection)
+        ids: list[PointId] = []
+        objects: list[Any] = []
+        size = 0
+        for point in points:
+            try:
+                encoded = write_object(point, class_name)
+            except (TypeError, ValueError) as error:
+                refused[point.id] = f"cannot be written as a message: {error}"
+                continue
+            length = encoded.ByteSize()
+            if objects and (size + length > self._batch_bytes or len(objects) >= self._batch_points):
+                yield ids, objects
+                ids, objects, size = [], [], 0
+            ids.append(point.id)
+            objects.append(encoded)
+            size += length
+        if objects:
+            yield ids, objects
+
+    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
+        """Remove every point of an object whose epoch is lower. Idempotent.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``, and FatalError "collection_missing".
+
+        Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
+        """
+        stub = await self._connect()
+        request = batch_delete_pb2.BatchDeleteRequest(
+            collection=make_class_name(collection), filters=filter_stale(object_id, before_epoch)
+        )
+        while True:
+            with weaviate_errors(self._target, collection):
+                reply = await stub.BatchDelete(request, timeout=TIMEOUT_S, metadata=self._metadata)
+            if reply.matches == 0:
+                return
+            if reply.successful == 0:
+                said = f"weaviate at {self._url} deleted none of {reply.matches} points of object {object_id}"
+                raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+
+    async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
+        """Return those of the points that exist, in any order. One request per 500 ids.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), READ_POINTS):
+            some = ids[start : start + READ_POINTS]
+            results = await self._search(
+                collection, with_vectors=with_vectors, limit=len(some), filters=filter_ids(some)
+            )
+            found += map(read_result, results)
+        return found
+
+    async def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id. One request per page, and one more.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        after = ""
+        while results := await self._search(collection, with_vectors=with_vectors, limit=page, after=after):
+            for result in results:
+                yield read_result(result)
+            after = results[-1].metadata.id
+
+    async def count(self, collection: str) -> int:
+        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        stub = await self._connect()
+        request = aggregate_pb2.AggregateRequest(collection=make_class_name(collection), objects_count=True)
+        with weaviate_errors(self._target, collection):
+            reply = await stub.Aggregate(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        return int(reply.single_result.objects_count)
+
+    async def list_collections(self) -> list[str]:
+        """Return the names of all classes, with their capital first letters."""
+        schema = await self._get("/v1/schema", None)
+        return sorted(entry["class"] for entry in schema.get("classes") or ())
+
+    async def drop_collection(self, collection: str) -> None:
+        """Remove a class with its points; no error when absent."""
+        response = await self._request("DELETE", f"/v1/schema/{make_class_name(collection)}")
+        if response.status_code not in (200, 404):
+            raise translate_answer(response, self._url, collection)
+
+    async def search(
+        self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
+    ) -> list[SearchHit]:
+        """Return the nearest points, best first; ``score`` is the cosine similarity, 1 - distance.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch" (another dimension).
+            TransientError: the store is away.
+        """
+        filters = filter_where(where)
+        fields = {"near_vector": make_near(vector)} | ({"filters": filters} if filters is not None else {})
+        hits = []
+        for result in await self._search(collection, with_vectors=False, limit=limit, **fields):
+            point = read_result(result)
+            hits.append(SearchHit(point.id, 1.0 - result.metadata.distance, point.payload))
+        return hits
+
+    async def _search(self, collection: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
+
+        stub = await self._connect()
+        request = make_read(make_class_name(collection), with_vectors=with_vectors, limit=limit, **fields)
+        with weaviate_errors(self._target, collection):
+            reply = await stub.Search(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        return reply.results
+
+    async def _connect(self) -> Any:
+        async with self._connecting:
+            if self._stub is None:
+                meta = await self._get("/v1/meta", None)
+                limit = int(meta.get("grpcMaxMessageSize") or DEFAULT_MESSAGE_BYTES)
+                self._batch_bytes = min(self._batch_bytes, limit // 2)
+                options = [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)]
+                if self._is_secure:
+                    credentials = grpc.ssl_channel_credentials()
+                    self._channel = grpc.aio.secure_channel(self._target, credentials, options=options)
+                else:
+                    self._channel = grpc.aio.insecure_channel(self._target, options=options)
+                make_stub: Callable[[Any], Any] = weaviate_pb2_grpc.WeaviateStub
+                self._stub = make_stub(self._channel)
+        return self._stub
+
+    async def _get(self, path: str, collection: str | None) -> dict[str, Any]:
+        response = await self._request("GET", path)
+        if response.status_code != httpx.codes.OK:
+            raise translate_answer(response, self._url, collection)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        with transport_errors("weaviate", self._url):
+            return await self._rest.request(method, self._url + path, json=body)

@@ -1,0 +1,132 @@
+"""Between our points and Weaviate's protocol messages. Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from weaviate.proto.v1 import base_pb2, base_search_pb2, batch_pb2, search_get_pb2
+
+from ingestion_engine.adapters.weaviate_schema import PROPERTIES
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import Point, StoredPoint
+
+_OPERATORS = base_pb2.Filters
+
+
+def write_object(point: Point, class_name: str) -> Any:
+    """Return a ``BatchObject``: integers as numbers, ``metadata`` as ``k=v`` texts, the vector as little-endian
+    float32.
+
+    Raises:
+        ValueError, TypeError: a value that protobuf cannot carry, such as a lone surrogate.
+    """
+    properties = batch_pb2.BatchObject.Properties()
+    for name, value in point.payload.items():
+        if name == "metadata":
+            pairs = [f"{escape(key)}={text}" for key, text in value.items()]
+            properties.text_array_properties.append(base_pb2.TextArrayProperties(prop_name=name, values=pairs))
+        elif isinstance(value, str):
+            properties.non_ref_properties.fields[name].string_value = value
+        else:
+            properties.non_ref_properties.fields[name].number_value = value
+    return batch_pb2.BatchObject(
+        collection=class_name,
+        uuid=point.id,
+        properties=properties,
+        vector_bytes=np.asarray(point.vector, dtype="<f4").tobytes(),
+    )
+
+
+def escape(key: str) -> str:
+    """Return a metadata key without ``=``, so that the first one ends it; only ``%`` and ``=`` change."""
+    return key.replace("%", "%25").replace("=", "%3D")
+
+
+def unescape(key: str) -> str:
+    """The inverse of ``escape``."""
+    return key.replace("%3D", "=").replace("%25", "%")
+
+
+def read_result(result: Any) -> StoredPoint:
+    """Return a ``SearchResult`` as a point; nulls are absent values."""
+    fields = result.properties.non_ref_props.fields
+    payload = {name: _read_value(name, fields[name]) for name in PROPERTIES if name in fields}
+    raw = result.metadata.vector_bytes
+    return StoredPoint(
+        PointId(result.metadata.id),
+        {name: value for name, value in payload.items() if value is not None},
+        np.frombuffer(raw, dtype="<f4").astype(np.float32) if raw else None,
+    )
+
+
+def _read_value(name: str, value: Any) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "list_value":
+        pairs = (text.partition("=") for text in value.list_value.text_values.values)
+        return {unescape(key): text for key, _, text in pairs} or None
+    if kind is None or kind == "null_value":
+        return None
+    if kind == "number_value":  # older servers have no integers on the wire
+        return int(value.number_value)
+    return getattr(value, kind)
+
+
+def make_read(class_name: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
+    """Return a ``SearchRequest`` for our properties, by name: what else a class may have stays out."""
+    return search_get_pb2.SearchRequest(
+        collection=class_name,
+        limit=limit,
+        properties=search_get_pb2.PropertiesRequest(non_ref_properties=list(PROPERTIES)),
+        metadata=search_get_pb2.MetadataRequest(uuid=True, vector=with_vectors, distance="near_vector" in fields),
+        uses_123_api=True,
+        uses_125_api=True,
+        uses_127_api=True,
+        **fields,
+    )
+
+
+def make_near(vector: Any) -> Any:
+    """Return a ``NearVector`` for the one vector of a class."""
+    packed = struct.pack(f"<{len(vector)}f", *vector)
+    return base_search_pb2.NearVector(vector_bytes=packed)
+
+
+def filter_ids(ids: Sequence[PointId]) -> Any:
+    """Return a filter for any of some ids."""
+    texts = base_pb2.TextArray(values=list(ids))
+    return _filter("_id", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=texts)
+
+
+def filter_stale(object_id: ObjectId, before_epoch: int) -> Any:
+    """Return a filter for an object's points of lower epochs."""
+    return _all_of(
+        [
+            _filter("object_id", _OPERATORS.OPERATOR_EQUAL, value_text=object_id),
+            _filter("epoch", _OPERATORS.OPERATOR_LESS_THAN, value_int=before_epoch),
+        ]
+    )
+
+
+def filter_where(where: SearchFilter) -> Any | None:
+    """Return a search's conditions as one filter; None when there are none."""
+    exact = {"bucket": where.bucket, "content_type": where.content_type}
+    parts = [
+        _filter(name, _OPERATORS.OPERATOR_EQUAL, value_text=value) for name, value in exact.items() if value is not None
+    ]
+    metadata: Mapping[str, str] = where.metadata or {}
+    for key, text in metadata.items():
+        pair = base_pb2.TextArray(values=[f"{escape(key)}={text}"])
+        parts.append(_filter("metadata", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=pair))
+    return _all_of(parts) if parts else None
+
+
+def _filter(name: str, operator: Any, **value: Any) -> Any:
+    return base_pb2.Filters(operator=operator, target=base_pb2.FilterTarget(property=name), **value)
+
+
+def _all_of(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else base_pb2.Filters(operator=_OPERATORS.OPERATOR_AND, filters=parts)

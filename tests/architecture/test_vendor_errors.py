@@ -1,0 +1,330 @@
+"""Every error that a vendor documents has a reaction of ours, and every error of ours survives a process boundary."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Iterator
+
+import grpc
+import httpx
+import pytest
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from ingestion_engine.adapters import qdrant_answers, s3_client, weaviate_answers
+from ingestion_engine.adapters.ollama_answers import translate_answer as translate_ollama
+from ingestion_engine.adapters.s3_client import Place, s3_errors, translate_response
+from ingestion_engine.adapters.transport import MISCONFIGURED, transport_errors
+from ingestion_engine.domain import errors
+from ingestion_engine.domain.errors import (
+    FatalError,
+    IngestionError,
+    ObjectError,
+    ObjectGone,
+    PointsRefused,
+    StateConflict,
+    SubmissionError,
+    TransientError,
+)
+
+OBJECT = Place("docs", "a.txt")
+BUCKET = Place("docs")
+STATE = Place("docs", "jobs/x", is_state=True)
+
+
+def every_subclass(root: type[BaseException]) -> Iterator[type[BaseException]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from every_subclass(kind)
+
+
+def make_bare(kind: type[BaseException]) -> BaseException:
+    """An instance without going through a constructor that wants details."""
+    error = kind.__new__(kind)
+    error.args = ("planted",)
+    return error
+
+
+class TestOurs:
+    """The error tree itself."""
+
+    @pytest.mark.parametrize(
+        "kind",
+        [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, IngestionError)],
+    )
+    def test_every_error_pickles(self, kind: type[IngestionError]) -> None:
+        """Type, code, message, hint and context arrive; an error that cannot be pickled kills a worker's report."""
+        error = kind("some_code", "a message", hint="do this", bucket="docs", refused={"id": "why"})
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is kind
+        assert (copy.code, copy.message, copy.hint) == ("some_code", "a message", "do this")
+        assert copy.context["refused"] == {"id": "why"}
+        assert copy.record() == error.record()
+        assert str(copy) == "a message"
+
+    def test_submission_errors_keep_status_and_field(self) -> None:
+        """They become the answer's status and pointer."""
+        copy = pickle.loads(pickle.dumps(SubmissionError("c", "m", status=409, field="source.bucket")))
+        assert (copy.status, copy.field) == (409, "source.bucket")
+
+    def test_every_error_has_exactly_one_reaction(self) -> None:
+        """No class stands in two branches; a conflict stands beside them: its caller decides."""
+        branches = (ObjectError, TransientError, FatalError, SubmissionError, StateConflict)
+        for kind in every_subclass(IngestionError):
+            assert sum(issubclass(kind, branch) for branch in branches) == 1, kind
+
+
+class TestS3:
+    """botocore's own errors, and S3's answers."""
+
+    @pytest.mark.parametrize("kind", [*every_subclass(boto.BotoCoreError), ResponseParserError])
+    def test_every_botocore_error_is_ours(self, kind: type[Exception]) -> None:
+        """Connections, time-outs and credential services pass; settings do not."""
+        with pytest.raises(IngestionError) as raised, s3_errors(BUCKET):
+            raise make_bare(kind)
+        assert type(raised.value) in (TransientError, FatalError)
+        assert raised.value.__cause__ is not None
+        assert isinstance(raised.value, TransientError) == issubclass(kind, s3_client.TRANSIENT_ERRORS)
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            boto.ConnectTimeoutError,
+            boto.ReadTimeoutError,
+            boto.EndpointConnectionError,
+            boto.ConnectionClosedError,
+            boto.ProxyConnectionError,
+            boto.SSLError,
+            boto.IncompleteReadError,
+            boto.ResponseStreamingError,
+        ],
+    )
+    def test_network_trouble_passes(self, kind: type[Exception]) -> None:
+        """Named one by one: a wrong entry in the adapter's list must show."""
+        with pytest.raises(TransientError), s3_errors(OBJECT):
+            raise make_bare(kind)
+
+    @pytest.mark.parametrize(
+        "kind", [boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.ParamValidationError]
+    )
+    def test_bad_settings_do_not_pass(self, kind: type[Exception]) -> None:
+        """Waiting does not mend them."""
+        with pytest.raises(FatalError), s3_errors(OBJECT):
+            raise make_bare(kind)
+
+    @pytest.mark.parametrize(
+        ("status", "code", "of_object", "of_bucket", "of_state"),
+        [
+            (500, "InternalError", TransientError, TransientError, TransientError),
+            (503, "SlowDown", TransientError, TransientError, TransientError),
+            (503, "", TransientError, TransientError, TransientError),
+            (429, "", TransientError, TransientError, TransientError),
+            (400, "RequestTimeout", TransientError, TransientError, TransientError),
+            (400, "ThrottlingException", TransientError, TransientError, TransientError),
+            (409, "OperationAborted", TransientError, TransientError, TransientError),
+            (404, "NoSuchBucket", FatalError, FatalError, FatalError),
+            (404, "NoSuchKey", ObjectGone, FatalError, StateConflict),
+            (404, "404", ObjectGone, FatalError, StateConflict),
+            (404, "NoSuchVersion", ObjectGone, FatalError, StateConflict),
+            (403, "AccessDenied", ObjectError, FatalError, FatalError),
+            (403, "InvalidObjectState", ObjectError, FatalError, FatalError),
+            (400, "KMS.DisabledException", ObjectError, FatalError, FatalError),
+            (416, "InvalidRange", ObjectError, FatalError, FatalError),
+            (403, "InvalidAccessKeyId", FatalError, FatalError, FatalError),
+            (403, "SignatureDoesNotMatch", FatalError, FatalError, FatalError),
+            (403, "RequestTimeTooSkewed", FatalError, FatalError, FatalError),
+            (400, "ExpiredToken", FatalError, FatalError, FatalError),
+            (400, "AuthorizationHeaderMalformed", FatalError, FatalError, FatalError),
+            (409, "ConditionalRequestConflict", ObjectError, FatalError, StateConflict),
+            (412, "PreconditionFailed", ObjectError, FatalError, StateConflict),
+        ],
+    )
+    def test_answers(
+        self,
+        status: int,
+        code: str,
+        of_object: type[IngestionError],
+        of_bucket: type[IngestionError],
+        of_state: type[IngestionError],
+    ) -> None:
+        """The same answer means different things about an object, a bucket and the state store."""
+        response = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        answer = boto.ClientError(response, "GetObject")
+        kinds = [type(translate_response(answer, place)) for place in (OBJECT, BUCKET, STATE)]
+        assert kinds == [of_object, of_bucket, of_state]
+
+
+class TestTransport:
+    """httpx, for all servers that are spoken to over HTTP."""
+
+    @pytest.mark.parametrize("kind", list(dict.fromkeys([*every_subclass(httpx.HTTPError), httpx.InvalidURL])))
+    def test_every_httpx_error_is_ours(self, kind: type[Exception]) -> None:
+        """Connections and time-outs pass, impossible URLs do not."""
+        with pytest.raises(IngestionError) as raised, transport_errors("qdrant", "http://q"):
+            raise make_bare(kind)
+        expected = FatalError if issubclass(kind, MISCONFIGURED) else TransientError
+        assert type(raised.value) is expected
+        assert "http://q" in raised.value.message
+
+    @pytest.mark.parametrize(
+        "kind",
+        [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.ReadError],
+    )
+    def test_network_trouble_passes(self, kind: type[Exception]) -> None:
+        """Named one by one."""
+        with pytest.raises(TransientError), transport_errors("qdrant", "http://q"):
+            raise make_bare(kind)
+
+
+class TestOllama:
+    """Statuses of Ollama's API that are not about a text."""
+
+    @pytest.mark.parametrize(
+        ("status", "text", "kind"),
+        [
+            (404, 'model "x" not found, try pulling it first', FatalError),
+            (404, "model 'x' not found", FatalError),
+            (404, "404 page not found", TransientError),
+            (400, "invalid model name", FatalError),
+            (401, "unauthorized", FatalError),
+            (403, "forbidden", FatalError),
+            (499, "request canceled", TransientError),
+            (500, "llama runner process has terminated", TransientError),
+            (503, "server busy, please try again.  maximum pending requests exceeded", TransientError),
+        ],
+    )
+    def test_answers(self, status: int, text: str, kind: type[IngestionError]) -> None:
+        """What is not known to be for good may pass; refused texts are in the embedder suite."""
+        assert type(translate_ollama(httpx.Response(status, json={"error": text}), "http://o", "x")) is kind
+
+
+class TestQdrant:
+    """Statuses and texts of Qdrant 1.19."""
+
+    @pytest.mark.parametrize(
+        ("status", "text", "kind", "code"),
+        [
+            (400, "Wrong input: Vector dimension error: expected dim: 4, got 8", FatalError, "schema_mismatch"),
+            (400, "Format error in JSON body: value x is not a valid point ID", PointsRefused, "points_refused"),
+            (413, "Payload too large", PointsRefused, "points_refused"),
+            (422, "Validation error in JSON body: [points[0].id: no]", PointsRefused, "points_refused"),
+            (401, "Invalid API key or JWT", FatalError, "store_access_denied"),
+            (403, "Forbidden: Global access is required", FatalError, "store_access_denied"),
+            (404, "Not found: Collection `c` doesn't exist!", FatalError, "collection_missing"),
+            (404, "page not found", FatalError, "qdrant_refused"),
+            (409, "Wrong input: Collection `c` already exists!", FatalError, "qdrant_refused"),
+            (408, "Timeout: 30 s", TransientError, "qdrant_unavailable"),
+            (429, "Rate limiting exceeded: write", TransientError, "qdrant_unavailable"),
+            (500, "Service internal error: x", TransientError, "qdrant_unavailable"),
+            (503, "Service unavailable: shard", TransientError, "qdrant_unavailable"),
+            (507, "Insufficient storage: disk full", TransientError, "qdrant_unavailable"),
+        ],
+    )
+    def test_answers(self, status: int, text: str, kind: type[IngestionError], code: str) -> None:
+        """One row per documented error."""
+        answer = httpx.Response(status, json={"status": {"error": text}, "time": 0.1})
+        error = qdrant_answers.translate_answer(answer, "http://q", "c")
+        assert (type(error), error.code) == (kind, code)
+        assert text in error.message or code == "collection_missing"
+
+    def test_the_servers_wish_is_kept(self) -> None:
+        """Retry-After of a rate limit."""
+        answer = httpx.Response(429, json={"status": {"error": "Rate limit"}}, headers={"retry-after": "12"})
+        assert qdrant_answers.translate_answer(answer, "http://q", "c").context["retry_after_s"] == 12
+
+    @pytest.mark.parametrize("status", ["wait_timeout", "acknowledged"])
+    def test_an_update_that_is_not_applied_is_transient(self, status: str) -> None:
+        """HTTP 200 alone does not mean that points are there."""
+        answer = httpx.Response(200, json={"result": {"operation_id": 1, "status": status}, "status": "ok"})
+        with pytest.raises(TransientError):
+            qdrant_answers.read_result(answer, "http://q", "c")
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"ok":1}'])
+    def test_a_foreign_answer_is_transient(self, body: bytes) -> None:
+        """A proxy's page with status 200."""
+        with pytest.raises(TransientError):
+            qdrant_answers.read_result(httpx.Response(200, content=body), "http://q", "c")
+
+
+class GrpcError(grpc.RpcError):
+    """A failed call as grpc raises it."""
+
+    def __init__(self, code: grpc.StatusCode, details: str | None) -> None:
+        super().__init__()
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str | None:
+        return self._details
+
+
+class TestWeaviate:
+    """gRPC codes, texts under UNKNOWN, REST statuses, errors inside a batch."""
+
+    @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+    def test_every_grpc_code_has_a_reaction(self, code: grpc.StatusCode) -> None:
+        """Only three codes say by themselves that waiting helps."""
+        with pytest.raises(IngestionError) as raised, weaviate_answers.weaviate_errors("host:1", "c"):
+            raise GrpcError(code, "planted")
+        passing = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+        assert type(raised.value) is (TransientError if code.name in passing else FatalError)
+        assert (raised.value.code == "store_access_denied") == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED"))
+
+    @pytest.mark.parametrize(
+        ("text", "kind", "code"),
+        [
+            ("could not find class Docs in schema", FatalError, "collection_missing"),
+            ("parse params: could not find class Docs in schema", FatalError, "collection_missing"),
+            ("no such prop with name 'epoch' found in class 'Docs'", FatalError, "schema_mismatch"),
+            ("knn search: 8 vs 16: vector lengths don't match", FatalError, "schema_mismatch"),
+            ("new node has a vector with length 8. Existing nodes have 16", FatalError, "schema_mismatch"),
+            ("extract auth: unauthorized: invalid api key", FatalError, "store_access_denied"),
+            ("rbac: authorization, forbidden action: user 'x'", FatalError, "store_access_denied"),
+            ("put objects: leader not found", TransientError, "weaviate_unavailable"),
+            ("store is read-only due to: disk usage too high", TransientError, "weaviate_unavailable"),
+            ("context deadline exceeded", TransientError, "weaviate_unavailable"),
+            ("query maximum results exceeded", FatalError, "weaviate_refused"),
+        ],
+    )
+    def test_texts_of_unknown(self, text: str, kind: type[IngestionError], code: str) -> None:
+        """Weaviate's untyped errors are told apart by their words."""
+        error = weaviate_answers.translate_call(GrpcError(grpc.StatusCode.UNKNOWN, text), "host:1", "docs")
+        assert (type(error), error.code) == (kind, code)
+
+    @pytest.mark.parametrize(
+        ("status", "kind", "code"),
+        [
+            (401, FatalError, "store_access_denied"),
+            (403, FatalError, "store_access_denied"),
+            (404, FatalError, "collection_missing"),
+            (422, FatalError, "weaviate_refused"),
+            (408, TransientError, "weaviate_unavailable"),
+            (429, TransientError, "weaviate_unavailable"),
+            (500, TransientError, "weaviate_unavailable"),
+            (503, TransientError, "weaviate_unavailable"),
+        ],
+    )
+    def test_rest_answers(self, status: int, kind: type[IngestionError], code: str) -> None:
+        """Schemas travel over REST."""
+        answer = httpx.Response(status, json={"error": [{"message": "planted"}]})
+        error = weaviate_answers.translate_answer(answer, "http://w", "docs")
+        assert (type(error), error.code) == (kind, code)
+
+    @pytest.mark.parametrize(
+        ("text", "of_point"),
+        [
+            ("invalid UUID length: 3", True),
+            ("invalid date property 'ingested_at' on class 'Docs': requires a string with a RFC3339", True),
+            ("invalid text property 'key' on class 'Docs': not a string, but float64", True),
+            ("store is read-only due to: disk usage too high", False),
+            ("new node has a vector with length 8. Existing nodes have vectors with length 16", False),
+            ("could not find class Docs in schema", False),
+        ],
+    )
+    def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:
+        """Only what speaks of one object is that object's fault."""
+        about_others = weaviate_answers.is_trouble(text) or weaviate_answers.is_about_all(text)
+        assert about_others is not of_point
