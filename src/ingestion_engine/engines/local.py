@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport
-from ingestion_engine.pipeline.worker import process_partition
+from ingestion_engine.pipeline.worker import close_worker, process_partition
 
 
 class LocalEngine:
@@ -16,5 +16,8 @@ class LocalEngine:
         """Yield one report per partition, in order. A crash of the process ends everything: there is nobody to
         notice.
         """
-        for partition_id in partition_ids:
-            yield process_partition(spec_uri, partition_id)
+        try:
+            for partition_id in partition_ids:
+                yield process_partition(spec_uri, partition_id)
+        finally:
+            close_worker()
