@@ -2,7 +2,7 @@
 
     python benchmarks/object_table.py [rows]
 
-Writes benchmarks/object_table.md. The state store is a temporary directory, so the times are of the code, not of a network.
+Writes benchmarks/object_table.md. The state store is a temporary directory: the times are of the code, not of a network.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow
+import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
@@ -107,7 +107,7 @@ def main(rows: int) -> None:
     REPORT.write_text(
         "# Object table\n\n"
         f"`python benchmarks/object_table.py {rows}` at commit {commit.strip()}; {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}, pyarrow {pyarrow.__version__}. State store: a local "
+        f"{platform.machine()}, Python {platform.python_version()}, pyarrow {pa.__version__}. State store: a local "
         "directory. Memory: peak above the process with everything imported.\n\n"
         "| step | rows | s | rows/s | MiB |\n|---|---:|---:|---:|---:|\n" + "\n".join(lines) + "\n",
         encoding="utf-8",
