@@ -31,8 +31,8 @@ _MIN_CHUNKS = 2
 _LINE_CHUNKS = 8
 """From this length on a section may also end between two lines, for texts without paragraphs (logs, tables)."""
 
-_HEADING_ODDS, _PARAGRAPH_ODDS, _LINE_ODDS = 2, 8, 16
-"""One in so many headings, paragraphs, lines starts a section; sections of prose are then about five chunks long."""
+_PARAGRAPH_ODDS, _LINE_ODDS = 8, 16
+"""One in so many paragraphs, lines starts a section; sections of prose are then about five chunks long."""
 
 _LINE = re.compile(r"[^\n]+\n*|\n+")
 _FENCE = re.compile(r" {0,3}(?:```|~~~)")
@@ -120,16 +120,27 @@ def _cut_pieces(document: Document, chunking: Chunking, context_length: int | No
     markdown = document.text_format is TextFormat.MARKDOWN
     for section_start, section_end in cut_sections(document.text, chunking.max_chars, markdown=markdown):
         section = document.text[section_start:section_end]
+        pieces: list[tuple[int, int]] = []
         covered = 0
         for start, text in splitter.chunk_indices(section):
             if section[covered:start].strip():  # never seen, but nothing would show if the splitter left text out
-                yield from _fill_gap(section, covered, start, section_start, chunking.max_chars)
+                pieces += _fill_gap(section, covered, start, section_start, chunking.max_chars)
             end = start + len(text)
             covered = max(covered, end)
             if text.strip():
-                yield from _fit(document.text, section_start + start, section_start + end, context_length)
+                pieces += _fit(document.text, section_start + start, section_start + end, context_length)
         if section[covered:].strip():
-            yield from _fill_gap(section, covered, len(section), section_start, chunking.max_chars)
+            pieces += _fill_gap(section, covered, len(section), section_start, chunking.max_chars)
+        yield from _drop_contained(pieces)
+
+
+def _drop_contained(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The ranges in order of their starts, without those inside another one: halving overlapping chunks makes such."""
+    covered = -1
+    for start, end in sorted(pieces, key=lambda piece: (piece[0], -piece[1])):
+        if end > covered:
+            covered = end
+            yield start, end
 
 
 def _make_splitter(text_format: TextFormat, chunking: Chunking) -> MarkdownSplitter | TextSplitter:
@@ -149,19 +160,21 @@ def _fill_gap(section: str, start: int, end: int, offset: int, max_chars: int) -
 def cut_sections(text: str, max_chars: int, *, markdown: bool) -> Iterator[tuple[int, int]]:
     """Yield half-open ranges that join to the whole text, each at most ``max(WINDOW_CHARS, 16 * max_chars)`` long.
 
-    A section ends before a heading, a paragraph or (in long runs of lines) a line whose hash says so; code blocks of
+    A section ends before a heading of Markdown once it is half a chunk long, and before a paragraph or (in long runs of
+    lines) a line whose hash says so; code blocks of
     Markdown stay whole unless they are longer than a window. Pure. Cost: about 1 s per 30 MB.
     """
     window = max(WINDOW_CHARS, 16 * max_chars)
-    shortest, from_lines = _MIN_CHUNKS * max_chars, _LINE_CHUNKS * max_chars
+    from_headings, shortest, from_lines = max_chars // 2, _MIN_CHUNKS * max_chars, _LINE_CHUNKS * max_chars
     start = 0
     in_fence = False
     after_blank = False
     for found in _LINE.finditer(text):
         at, end = found.span()
         length = at - start
+        heading = markdown and not in_fence and length >= from_headings and _HEADING.match(text, at, end)
         may_end = length >= shortest and not in_fence
-        if may_end and _starts_section(found.group(), markdown, after_blank, length >= from_lines):
+        if heading or (may_end and _starts_section(found.group(), after_blank, length >= from_lines)):
             yield start, at
             start = at
         if end - start > window:
@@ -179,10 +192,8 @@ def cut_sections(text: str, max_chars: int, *, markdown: bool) -> Iterator[tuple
         yield start, len(text)
 
 
-def _starts_section(line: str, markdown: bool, after_blank: bool, lines: bool) -> bool:
-    if markdown and _HEADING.match(line):
-        odds = _HEADING_ODDS
-    elif after_blank:
+def _starts_section(line: str, after_blank: bool, lines: bool) -> bool:
+    if after_blank:
         odds = _PARAGRAPH_ODDS
     elif lines:
         odds = _LINE_ODDS
@@ -228,6 +239,7 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 def _halve(text: str, start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Two ranges at the best boundary in the middle half of a range; None when one of them would be blank."""
+    start, end = _strip(text, start, end) or (start, start)
     middle = (start + end) // 2
     quarter = (end - start) // 4
     for pattern in _CUTS:
