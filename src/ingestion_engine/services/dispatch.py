@@ -88,8 +88,10 @@ class Dispatcher:
                         await self.step()
                 except Exception:
                     _log.exception("dispatcher's look failed")
+                # Not wait_for: Python 3.11's loses a cancellation that comes together with the wake-up.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._settings.dispatch.poll_s)
+                    async with asyncio.timeout(self._settings.dispatch.poll_s):
+                        await self._wake.wait()
         finally:
             tasks = [holding, *self._working.values()]
             for task in tasks:
@@ -139,7 +141,7 @@ class Dispatcher:
     def _want_parallelism(self, job: JobRecord) -> int:
         if job.spec is not None:
             # Frozen when it was first admitted; the limit may have shrunk since.
-            return min(int(job.spec["request"]["parallelism"]), self._settings.embed_in_flight)
+            return min(int(job.spec["parallelism"]), self._settings.embed_in_flight)
         return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
 
     async def _record(self, decision: Admission) -> None:
