@@ -1,0 +1,231 @@
+"""``ingest demo``: the whole job once on the embedded stack, checked at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors
+from ingestion_engine.devstack.demo_corpus import BROKEN, make_corpus
+from ingestion_engine.devstack.demo_texts import QUESTIONS
+from ingestion_engine.devstack.service import StackError
+from ingestion_engine.devstack.stack import Stack
+from ingestion_engine.devstack.up import StopAsked, announced_stack, render_table, stop_on_signals
+from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.runtime.settings import Settings
+
+BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"
+_POLL_S = 0.25
+_JOB_TIMEOUT_S = 600.0
+_SCORE_TOLERANCE = 1e-3
+"""Between the two stores' scores of one passage: Qdrant normalises its vectors, Weaviate computes a distance."""
+_PASSAGE_CHARS = 220
+
+
+class DemoError(Exception):
+    """Something is not as it must be; the message says what was expected and what was found."""
+
+
+def run_demo(data_dir: Path | None = None, *, console: Console | None = None) -> int:
+    """Do the whole job on a stack of its own; return the exit code: 0 when every check held.
+
+    Nothing that ``INGEST_*`` configures is touched.
+
+    Args:
+        data_dir: Where the stack keeps its data, also afterwards; None means a directory that is removed in the end.
+        console: Where to print; None means standard output.
+    """
+    console = console or Console()
+    began = time.monotonic()
+    try:
+        with stop_on_signals(), _home(data_dir) as home:
+            settings = Settings.model_construct(data_dir=home)
+            with announced_stack(settings, console) as stack:
+                console.print(render_table(stack))
+                _Demo(stack, console).run()
+    except StopAsked:
+        console.print("stopped")
+        return 130
+    except (DemoError, StackError, IngestionError, httpx.HTTPError) as error:
+        console.print(f"ingest demo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    console.print(
+        f"done: every check held, after {time.monotonic() - began:.0f} s",
+        style="green",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+@contextlib.contextmanager
+def _home(data_dir: Path | None) -> Iterator[Path]:
+    if data_dir is not None:
+        yield data_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="ingest-demo-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+class _Demo:
+    """The steps, over a running stack."""
+
+    def __init__(self, stack: Stack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self._api = httpx.Client(base_url=stack.services["api"].url, timeout=60.0, trust_env=False)
+
+    def run(self) -> None:
+        """Upload, submit, follow, submit again, compare, search.
+
+        Raises:
+            DemoError: a result is not what it must be.
+        """
+        corpus = make_corpus()
+        self._title(
+            "1", "upload", f"{len(corpus)} objects of {len(_endings(corpus))} kinds, {len(BROKEN)} of them broken"
+        )
+        self._upload(corpus)
+        self._title("2", "embed everything", "POST /ray/jobs")
+        first = self._run_job()
+        self._check_first(first, corpus)
+        self._title("3", "the same again", "nothing has changed, so nothing is embedded")
+        second = self._run_job()
+        self._check_second(second, first)
+        self._title("4", "both stores", "the same points in each")
+        self._compare_stores(corpus)
+        self._title("5", "search", "the best passage from each store")
+        for question, key in QUESTIONS:
+            self._search(question, key)
+
+    def _title(self, number: str, name: str, detail: str) -> None:
+        self._console.print(f"\n[bold]{number}. {name}[/bold]: {detail}", highlight=False, soft_wrap=True)
+
+    def _upload(self, corpus: Mapping[str, bytes]) -> None:
+        client = make_client(self._stack.settings.s3)
+        for key, body in corpus.items():
+            with s3_errors(Place(BUCKET, PREFIX + key)):
+                client.put_object(Bucket=BUCKET, Key=PREFIX + key, Body=body)
+        size = sum(len(body) for body in corpus.values())
+        self._console.print(f"   s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB", highlight=False, soft_wrap=True)
+
+    def _run_job(self) -> dict[str, Any]:
+        """Submit and follow a job to its end."""
+        body = {"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": COLLECTION}
+        began = time.monotonic()
+        accepted = self._request("POST", "/ray/jobs", json=body)
+        took_ms = (time.monotonic() - began) * 1000
+        path = str(accepted["links"]["self"])
+        self._console.print(f"   202 after {took_ms:.0f} ms: {accepted['job_id']}", highlight=False, soft_wrap=True)
+        job = self._follow(path)
+        if job["state"] not in {"succeeded", "partially_succeeded"}:
+            log = self._api.get(f"{path}/logs").text[-3000:]
+            raise DemoError(f"the job ended as {job['state']}: {job['error']}\n{log}")
+        return job
+
+    def _follow(self, path: str) -> dict[str, Any]:
+        deadline = time.monotonic() + _JOB_TIMEOUT_S
+        columns = (
+            *(TextColumn("   {task.fields[state]:<20}"), BarColumn(30), MofNCompleteColumn(), TextColumn("objects,")),
+            *(TextColumn("{task.fields[chunks]} chunks"), TimeElapsedColumn()),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task("job", total=None, state="queued", chunks=0)
+            while time.monotonic() < deadline:
+                job: dict[str, Any] = self._request("GET", path)
+                counts = job["counts"]
+                ended = counts.get("done", 0) + counts.get("failed", 0) + counts.get("skipped", 0)
+                listed = counts.get("listed") or None
+                phase = (job["progress"] or {}).get("phase", "")
+                state = job["state"] if job["state"] in FINAL_STATES or not phase else phase
+                progress.update(bar, completed=ended, total=listed, state=state, chunks=counts.get("chunks", 0))
+                if job["state"] in FINAL_STATES:
+                    return job
+                self._stack.check()
+                time.sleep(_POLL_S)
+        raise DemoError(f"the job did not end within {_JOB_TIMEOUT_S:.0f} s")
+
+    def _check_first(self, job: Mapping[str, Any], corpus: Mapping[str, bytes]) -> None:
+        counts = job["counts"]
+        _expect("objects listed", counts["listed"], len(corpus))
+        _expect("done + failed + skipped", counts["done"] + counts["failed"] + counts["skipped"], counts["listed"])
+        failures = self._request("GET", f"{job['links']['failures']}?limit=1000")["items"]
+        if counts["unchanged"] == 0:  # in a kept directory the broken ones failed the last time already
+            found = {item["key"].removeprefix(PREFIX): item["code"] for item in failures}
+            _expect("failures", found, BROKEN)
+        for item in failures:
+            self._console.print(
+                f"   recorded failure: {item['key']}  {item['code']}: {item['reason']}", highlight=False
+            )
+        self._console.print(f"   {_sum_up(job)}", highlight=False, soft_wrap=True)
+
+    def _check_second(self, job: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+        counts = job["counts"]
+        _expect("objects listed", counts["listed"], first["counts"]["listed"])
+        _expect("objects done", counts["done"], 0)
+        _expect("objects unchanged", counts["unchanged"], counts["listed"] - len(BROKEN))
+        _expect("objects known to be broken, not tried again", counts["failed"], len(BROKEN))
+        _expect("calls of the embedder", counts["embed_calls"], 0)
+        self._console.print(f"   {_sum_up(job)}", highlight=False, soft_wrap=True)
+
+    def _compare_stores(self, corpus: Mapping[str, bytes]) -> None:
+        detail = self._request("GET", f"/collections/{COLLECTION}")
+        points = {store: count["points"] for store, count in detail["stores"].items()}
+        table = Table()
+        for column in ("collection", *points, "chunks in the object table"):
+            table.add_column(column)
+        table.add_row(COLLECTION, *(str(count) for count in points.values()), str(detail["objects"]["chunks"]))
+        self._console.print(table)
+        _expect("points per store", points, dict.fromkeys(("qdrant", "weaviate"), detail["objects"]["chunks"]))
+        _expect("objects present", detail["objects"]["present"], len(corpus) - len(BROKEN))
+
+    def _search(self, question: str, key: str | None) -> None:
+        found = self._request("POST", "/search", json={"collection": COLLECTION, "query": question, "limit": 3})
+        _expect("stores that could not be searched", found["errors"], {})
+        best = {store: hits[0] for store, hits in found["results"].items()}
+        self._console.print(f"\n   [bold]{question}[/bold]", highlight=False, soft_wrap=True)
+        for store, hit in best.items():
+            passage = " ".join(hit["text"].split())[:_PASSAGE_CHARS]
+            self._console.print(
+                f"   {store:<9} {hit['score']:.4f}  {hit['key']}", markup=False, highlight=False, soft_wrap=True
+            )
+            self._console.print(f"             {passage} …", markup=False, highlight=False, style="dim", soft_wrap=True)
+            if key is not None:
+                _expect(f"best answer of {store}", hit["key"], PREFIX + key)
+        scores = [hit["score"] for hit in best.values()]
+        if max(scores) - min(scores) > _SCORE_TOLERANCE:
+            raise DemoError(f"the stores disagree about the best passage for {question!r}: scores {scores}")
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        response = self._api.request(method, path, **options)
+        if response.is_error:
+            raise DemoError(f"{method} {path} gave {response.status_code}: {response.text[:500]}")
+        return response.json()
+
+
+def _expect(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise DemoError(f"{what}: expected {wanted}, found {found}")
+
+
+def _endings(corpus: Mapping[str, bytes]) -> set[str]:
+    return {Path(key).suffix for key in corpus}
+
+
+def _sum_up(job: Mapping[str, Any]) -> str:
+    counts = job["counts"]
+    return (
+        f"{job['state']} after {job['duration_s'] or 0:.1f} s: {counts['listed']} listed, {counts['done']} done, "
+        f"{counts['failed']} failed, {counts['unchanged']} unchanged; {counts['chunks']} chunks, "
+        f"{counts['chunks_embedded']} embedded in {counts['embed_calls']} calls"
+    )
