@@ -2,7 +2,7 @@
 
     python benchmarks/object_table.py [rows]
 
-Writes benchmarks/object_table.md. The state store is a temporary directory: the times are of the code, not of a network.
+Writes benchmarks/object_table.md. The state store is a temporary directory: times are of the code, not of a network.
 """
 
 from __future__ import annotations

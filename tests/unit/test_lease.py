@@ -173,6 +173,7 @@ def test_lost_answers_do_not_lose_the_lease(store: FaultyStore, clock: Clock, wr
     """A write whose answer is lost, applied or not, neither drops our lease nor gives out an epoch twice."""
     store.fail_at, store.after, store.lost_answer = write, after, True
     held = take(store, clock, "job-a")
+    assert held.epoch == 1
     for _ in range(3):
         while held.renew_step() != TTL_S / 3:
             held.check()

@@ -215,8 +215,8 @@ class _RangedFile(io.RawIOBase):
 def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRange) -> Iterator[Any]:
     """Yield the rows of a run that are in a range of keys, as one Arrow table per row group touched; lazy.
 
-    Memory: one row group. Cost: one ranged read for the footer (two when that is over 256 KiB, at 3 million rows) and one per row group
-    touched.
+    Memory: one row group. Cost: one ranged read for the footer (two when that is over 256 KiB, at 3 million rows) and
+    one per row group touched.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
