@@ -9,27 +9,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors
+from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.devstack.demo_corpus import BROKEN, make_corpus
 from ingestion_engine.devstack.demo_texts import QUESTIONS
 from ingestion_engine.devstack.service import StackError
 from ingestion_engine.devstack.stack import Stack
 from ingestion_engine.devstack.up import StopAsked, announced_stack, render_table, stop_on_signals
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.runtime.settings import Settings
 
 BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"
-_POLL_S = 0.25
 _JOB_TIMEOUT_S = 600.0
 _SCORE_TOLERANCE = 1e-3
 """Between the two stores' scores of one passage: Qdrant normalises its vectors, Weaviate computes a distance."""
 _PASSAGE_CHARS = 220
+_POLL_S = 0.25
+_LOG_CHARS = 3000
 
 
 class DemoError(Exception):
@@ -56,7 +56,7 @@ def run_demo(data_dir: Path | None = None, *, console: Console | None = None) ->
     except StopAsked:
         console.print("stopped")
         return 130
-    except (DemoError, StackError, IngestionError, httpx.HTTPError) as error:
+    except (DemoError, StackError, IngestionError, ApiError, ApiUnreachable) as error:
         console.print(f"ingest demo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     console.print(
@@ -83,7 +83,7 @@ class _Demo:
     def __init__(self, stack: Stack, console: Console) -> None:
         self._stack = stack
         self._console = console
-        self._api = httpx.Client(base_url=stack.services["api"].url, timeout=60.0, trust_env=False)
+        self._api = IngestClient(stack.services["api"].url)
 
     def run(self) -> None:
         """Upload, submit, follow, submit again, compare, search.
@@ -117,39 +117,39 @@ class _Demo:
             with s3_errors(Place(BUCKET, PREFIX + key)):
                 client.put_object(Bucket=BUCKET, Key=PREFIX + key, Body=body)
         size = sum(len(body) for body in corpus.values())
-        self._console.print(f"   s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB", highlight=False, soft_wrap=True)
+        self._say(f"   s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB")
 
     def _run_job(self) -> dict[str, Any]:
         """Submit and follow a job to its end."""
-        body = {"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": COLLECTION}
         began = time.monotonic()
-        accepted = self._request("POST", "/ray/jobs", json=body)
+        job_id = self._api.submit({"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": COLLECTION})["job_id"]
         took_ms = (time.monotonic() - began) * 1000
-        path = str(accepted["links"]["self"])
-        self._console.print(f"   202 after {took_ms:.0f} ms: {accepted['job_id']}", highlight=False, soft_wrap=True)
-        job = self._follow(path)
+        self._say(f"   202 after {took_ms:.0f} ms: {job_id}")
+        job = self._follow(job_id)
         if job["state"] not in {"succeeded", "partially_succeeded"}:
-            log = self._api.get(f"{path}/logs").text[-3000:]
+            log = self._api.read_log(job_id)[-_LOG_CHARS:]
             raise DemoError(f"the job ended as {job['state']}: {job['error']}\n{log}")
         return job
 
-    def _follow(self, path: str) -> dict[str, Any]:
-        deadline = time.monotonic() + _JOB_TIMEOUT_S
+    def _follow(self, job_id: str) -> dict[str, Any]:
         columns = (
-            *(TextColumn("   {task.fields[state]:<20}"), BarColumn(30), MofNCompleteColumn(), TextColumn("objects,")),
+            *(TextColumn("   {task.fields[phase]:<19}"), BarColumn(30), MofNCompleteColumn(), TextColumn("objects,")),
             *(TextColumn("{task.fields[chunks]} chunks"), TimeElapsedColumn()),
         )
+        deadline = time.monotonic() + _JOB_TIMEOUT_S
         with Progress(*columns, console=self._console) as progress:
-            bar = progress.add_task("job", total=None, state="queued", chunks=0)
+            bar = progress.add_task("job", total=None, phase="queued", chunks=0)
+            # Looks instead of following the event stream: a stack that died must be noticed in silence too.
             while time.monotonic() < deadline:
-                job: dict[str, Any] = self._request("GET", path)
+                job = self._api.get_job(job_id)
                 counts = job["counts"]
-                ended = counts.get("done", 0) + counts.get("failed", 0) + counts.get("skipped", 0)
-                listed = counts.get("listed") or None
-                phase = (job["progress"] or {}).get("phase", "")
-                state = job["state"] if job["state"] in FINAL_STATES or not phase else phase
-                progress.update(bar, completed=ended, total=listed, state=state, chunks=counts.get("chunks", 0))
-                if job["state"] in FINAL_STATES:
+                ended = sum(counts.get(name, 0) for name in ("done", "failed", "skipped"))
+                phase = (job["progress"] or {}).get("phase", job["state"])
+                is_final = job["state"] in FINAL_STATES
+                chunks, total = counts.get("chunks", 0), counts.get("listed") or None
+                shown = job["state"] if is_final else phase
+                progress.update(bar, completed=ended, total=total, phase=shown, chunks=chunks)
+                if is_final:
                     return job
                 self._stack.check()
                 time.sleep(_POLL_S)
@@ -159,7 +159,7 @@ class _Demo:
         counts = job["counts"]
         _expect("objects listed", counts["listed"], len(corpus))
         _expect("done + failed + skipped", counts["done"] + counts["failed"] + counts["skipped"], counts["listed"])
-        failures = self._request("GET", f"{job['links']['failures']}?limit=1000")["items"]
+        failures = list(self._api.iter_failures(job["job_id"]))
         if counts["unchanged"] == 0:  # in a kept directory the broken ones failed the last time already
             found = {item["key"].removeprefix(PREFIX): item["code"] for item in failures}
             _expect("failures", found, BROKEN)
@@ -167,7 +167,7 @@ class _Demo:
             self._console.print(
                 f"   recorded failure: {item['key']}  {item['code']}: {item['reason']}", highlight=False
             )
-        self._console.print(f"   {_sum_up(job)}", highlight=False, soft_wrap=True)
+        self._say(f"   {_sum_up(job)}")
 
     def _check_second(self, job: Mapping[str, Any], first: Mapping[str, Any]) -> None:
         counts = job["counts"]
@@ -176,10 +176,10 @@ class _Demo:
         _expect("objects unchanged", counts["unchanged"], counts["listed"] - len(BROKEN))
         _expect("objects known to be broken, not tried again", counts["failed"], len(BROKEN))
         _expect("calls of the embedder", counts["embed_calls"], 0)
-        self._console.print(f"   {_sum_up(job)}", highlight=False, soft_wrap=True)
+        self._say(f"   {_sum_up(job)}")
 
     def _compare_stores(self, corpus: Mapping[str, bytes]) -> None:
-        detail = self._request("GET", f"/collections/{COLLECTION}")
+        detail = self._api.get_collection(COLLECTION)
         points = {store: count["points"] for store, count in detail["stores"].items()}
         table = Table()
         for column in ("collection", *points, "chunks in the object table"):
@@ -190,7 +190,7 @@ class _Demo:
         _expect("objects present", detail["objects"]["present"], len(corpus) - len(BROKEN))
 
     def _search(self, question: str, key: str | None) -> None:
-        found = self._request("POST", "/search", json={"collection": COLLECTION, "query": question, "limit": 3})
+        found = self._api.search(COLLECTION, question, limit=3)
         _expect("stores that could not be searched", found["errors"], {})
         best = {store: hits[0] for store, hits in found["results"].items()}
         self._console.print(f"\n   [bold]{question}[/bold]", highlight=False, soft_wrap=True)
@@ -206,11 +206,8 @@ class _Demo:
         if max(scores) - min(scores) > _SCORE_TOLERANCE:
             raise DemoError(f"the stores disagree about the best passage for {question!r}: scores {scores}")
 
-    def _request(self, method: str, path: str, **options: Any) -> Any:
-        response = self._api.request(method, path, **options)
-        if response.is_error:
-            raise DemoError(f"{method} {path} gave {response.status_code}: {response.text[:500]}")
-        return response.json()
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _expect(what: str, found: object, wanted: object) -> None:
