@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from faulty_state import Crash, FaultyStore
@@ -366,6 +367,17 @@ class TestCompaction:
         assert list(store.list(RUNS)) == [f"collections/docs/{run.path}"]
         assert read_manifest(store, MANIFEST).retired == ()
         assert list(table.scan()) == [row("a", 2)]
+
+    def test_clean_never_removes_a_run_in_use(self, store: StateStore, table: ObjectTable) -> None:
+        """Whatever a manifest calls retired, a file that it also names as a run stays."""
+        append(table, [row("a", 1)], 1)
+        stored = store.get(MANIFEST)
+        assert stored is not None
+        data = orjson.loads(stored.data)
+        data["retired"] = [{"path": data["runs"][0]["path"], "since": "2000-01-01T00:00:00+00:00", "merged": False}]
+        store.put(MANIFEST, orjson.dumps(data))
+        assert table.clean() == 0
+        assert list(table.scan()) == [row("a", 1)]
 
     def test_an_orphan_noted_by_clean_can_still_be_appended(self, store: StateStore, table: ObjectTable) -> None:
         """An append interrupted before the manifest is completed by its retry, whoever saw the file meanwhile."""
