@@ -239,6 +239,20 @@ class TestS3Only:
             await source.exists("docs", "x")
         await source.close()
 
+    async def test_plain_keys_need_no_thread(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """Obstore reads what it can address; botocore only lists, and reads the one odd key."""
+        source = S3Source(s3_settings)
+        calls: list[str] = []
+        client = make_client(s3_settings)
+        keys = ["plain", "a b/%41 ü.txt", "odd\tkey"]
+        for key in keys:
+            client.put_object(Bucket=s3_bucket, Key=key, Body=b"x")
+        source._client.meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
+        for ref in list(source.list_objects(s3_bucket, "")):
+            await source.fetch(ref, max_bytes=LIMIT)
+        await source.close()
+        assert sorted(calls) == ["GetObject", "ListObjectsV2"]
+
     async def test_metadata_beyond_ascii(self, s3_settings: S3Settings, s3_bucket: str) -> None:
         """Raw UTF-8 and RFC 2047 words become text; percent-encoding is somebody's own habit and stays."""
         sent = {"raw": "grün", "words": "=?UTF-8?B?w6TDtg==?=", "percent": "%C3%A4", "broken": "=?UTF-8?B?w6?="}

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from ingestion_engine.adapters import s3_state
+from ingestion_engine.adapters.connect import open_state_store
 from ingestion_engine.adapters.local_files import LocalStateStore, file_to_path, path_to_file
 from ingestion_engine.adapters.s3_client import make_client
 from ingestion_engine.adapters.s3_state import S3StateStore
 from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.retry import RetryPolicy
-from ingestion_engine.runtime.settings import S3Settings
+from ingestion_engine.runtime.settings import S3Settings, Settings
 
 QUICK = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=2.0)
 
@@ -230,6 +231,29 @@ class TestS3Only:
         with pytest.raises(FatalError) as refused:
             S3StateStore(s3_settings, url)
         assert "s3://bucket/prefix" in refused.value.message
+
+
+class TestConnect:
+    """Which store an address means."""
+
+    def test_by_scheme(self, s3_settings: S3Settings, tmp_path: Path) -> None:
+        """The settings' own address is the default."""
+        settings = Settings(s3=s3_settings, state_url=f"file://{tmp_path}/state")
+        assert isinstance(open_state_store(settings), LocalStateStore)
+        store = open_state_store(settings, "s3://docs/state/")
+        assert isinstance(store, S3StateStore)
+        assert store.url == "s3://docs/state"
+
+    @pytest.mark.parametrize(
+        ("url", "code"),
+        [(None, "store_not_configured"), ("http://x/y", "state_url_invalid"), ("dir", "state_url_invalid")],
+    )
+    def test_no_address(self, url: str | None, code: str) -> None:
+        """The hint names the setting."""
+        with pytest.raises(FatalError) as refused:
+            open_state_store(Settings(state_url=url))
+        assert refused.value.code == code
+        assert "INGEST_STATE_URL" in refused.value.hint
 
 
 class TestFileNames:

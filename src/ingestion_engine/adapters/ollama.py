@@ -18,7 +18,7 @@ from ingestion_engine.adapters.ollama_answers import (
     translate_answer,
 )
 from ingestion_engine.adapters.ollama_pool import Endpoint, EndpointPool
-from ingestion_engine.adapters.transport import transport_errors
+from ingestion_engine.adapters.transport import read_object, transport_errors
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -121,10 +121,10 @@ class OllamaEmbedder:
             tags = await self._ask(url, model, "GET", "/api/tags", None, DESCRIBE_TIMEOUT_S)
             show = orjson.dumps({"model": model})
             shown = await self._ask(url, model, "POST", "/api/show", show, DESCRIBE_TIMEOUT_S)
-            digest = find_digest(_read_object(tags, url), model)
+            digest = find_digest(read_object(tags, "ollama", url), model)
             if digest is None:
                 raise model_not_found(url, model, f"model {model!r} is not listed")
-            return read_model(_read_object(shown, url), model, digest, url)
+            return read_model(read_object(shown, "ollama", url), model, digest, url)
 
         return await retry_async(ask, TransientError, self._describe_retry)
 
@@ -164,7 +164,7 @@ class OllamaEmbedder:
         endpoint.in_flight += 1
         try:
             answer = await self._ask(endpoint.url, model, "POST", "/api/embed", body, timeout_s)
-            vectors = read_vectors(answer, count, endpoint.url, model)
+            vectors = read_vectors(answer.content, count, endpoint.url, model)
         except TransientError:
             self._pool.note_failure(endpoint)
             raise
@@ -180,13 +180,15 @@ class OllamaEmbedder:
             said = f"{model} gives {dimension} dimensions on {endpoint.url}, {expected} before"
             raise FatalError("model_digest_differs", said, hint=_SAME_MODEL, model=model, url=endpoint.url)
 
-    async def _ask(self, url: str, model: str, method: str, path: str, body: bytes | None, timeout_s: float) -> bytes:
+    async def _ask(
+        self, url: str, model: str, method: str, path: str, body: bytes | None, timeout_s: float
+    ) -> httpx.Response:
         with transport_errors("ollama", url):
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
             response = await self._client.request(method, url + path, content=body, timeout=timeout)
         if response.status_code != httpx.codes.OK:
             raise translate_answer(response, url, model)
-        return response.content
+        return response
 
 
 _SAME_MODEL = "All servers of INGEST_OLLAMA__URLS must have the same model: run `ollama pull` on each."
@@ -195,13 +197,3 @@ _SAME_MODEL = "All servers of INGEST_OLLAMA__URLS must have the same model: run 
 def _digest_differs(model: str, digests: dict[str, str]) -> FatalError:
     said = f"{model} is not the same everywhere: " + ", ".join(f"{url} has {digest}" for url, digest in digests.items())
     return FatalError("model_digest_differs", said, hint=_SAME_MODEL, model=model, digests=digests)
-
-
-def _read_object(body: bytes, url: str) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise TransientError("ollama_answer_invalid", f"Ollama at {url} did not answer with a JSON object", url=url)
-    return answer

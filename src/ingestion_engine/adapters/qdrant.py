@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from ingestion_engine.adapters.qdrant_answers import read_result
-from ingestion_engine.adapters.transport import transport_errors
+from ingestion_engine.adapters.transport import read_object, transport_errors
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
@@ -80,7 +80,7 @@ class QdrantStore:
         await self.list_collections()
         with transport_errors("qdrant", self._url):
             response = await self._client.get(f"{self._url}/")
-        return str(response.json()["version"])
+        return str(read_object(response, "qdrant", self._url).get("version", "unknown"))
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
         """Create the collection with its indexes, or check the one that is there. Idempotent.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
+import orjson
 
 from ingestion_engine.domain.errors import FatalError, TransientError
 
@@ -32,6 +34,21 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
         # Some of httpx's time-outs have no text of their own.
         said = f"{service} at {url}: {type(error).__name__}: {error}".rstrip(": ")
         raise TransientError(f"{service}_unavailable", said, url=url) from error
+
+
+def read_object(response: httpx.Response, service: str, url: str) -> dict[str, Any]:
+    """Return a good answer's JSON object.
+
+    Raises:
+        TransientError: anything else: a proxy's page, an answer cut short.
+    """
+    try:
+        answer = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise TransientError(f"{service}_answer_invalid", f"{service} at {url} did not answer with JSON", url=url)
+    return answer
 
 
 def read_retry_after(response: httpx.Response) -> dict[str, float]:

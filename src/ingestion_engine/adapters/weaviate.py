@@ -22,7 +22,7 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
-from ingestion_engine.adapters.transport import transport_errors
+from ingestion_engine.adapters.transport import read_object, transport_errors
 from ingestion_engine.adapters.weaviate_answers import (
     is_about_all,
     is_trouble,
@@ -330,8 +330,7 @@ class WeaviateStore:
         response = await self._request("GET", path)
         if response.status_code != httpx.codes.OK:
             raise translate_answer(response, self._url, collection)
-        answer: dict[str, Any] = response.json()
-        return answer
+        return read_object(response, "weaviate", self._url)
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         with transport_errors("weaviate", self._url):
