@@ -17,10 +17,10 @@ BIG_TEXT_BYTES = 2 * 2**20
 
 @pytest.fixture(scope="module")
 def corpus(platform: Platform) -> dict[str, tuple[str, str | None]]:
-    """A mixed bucket, 5 % broken; expected outcome and code by key."""
+    """A mixed bucket, one in ten broken; expected outcome and code by key."""
     expected: dict[str, tuple[str, str | None]] = {}
     s3 = platform.s3()
-    for item in generate_corpus(OBJECTS, big_text_bytes=BIG_TEXT_BYTES):
+    for item in generate_corpus(OBJECTS, broken=0.1, big_text_bytes=BIG_TEXT_BYTES, only_seaweedfs=True):
         extra = {"ContentType": item.content_type} if item.content_type else {}
         s3.put_object(Bucket="corpus", Key=item.key, Body=item.body, Metadata=item.metadata, **extra)
         expected[item.key] = (item.expected, item.expected_code)

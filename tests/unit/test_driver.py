@@ -276,9 +276,7 @@ def test_a_canceled_job_ends_and_the_next_completes_it(world: World) -> None:
         ({"embedding": {"model": "missing"}}, "model_not_found"),
     ],
 )
-def test_a_wrong_request_fails_before_anything_is_written(
-    world: World, request_: dict[str, object], code: str
-) -> None:
+def test_a_wrong_request_fails_before_anything_is_written(world: World, request_: dict[str, object], code: str) -> None:
     """The same codes as the API's, in the summary."""
     summary = world.run(**request_)
     assert (summary["state"], summary["error"]["code"]) == ("failed", code)

@@ -114,7 +114,11 @@ class Driver:
                 log.error("job stopped", extra=fatal.log_fields())
             finally:
                 self._async.run(self._close())
-            return self._finish(started_at, error)
+            try:
+                return self._finish(started_at, error)
+            except LeaseLost as lost:
+                log.warning("a later attempt has ended the job", extra=lost.log_fields())
+                return None
 
     def _attempt(self) -> None:
         request = self.spec.request

@@ -10,7 +10,7 @@ from typing import Any
 
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, TableRow
+from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, ReportStatus, TableRow
 from ingestion_engine.engines.planning import INTERRUPTED
 from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
 from ingestion_engine.state.ledger import Ledger
@@ -76,13 +76,18 @@ def merge_attempt(
     table = ObjectTable(store, collection)
     rows = _rows(ledger, attempt, complete=complete, now=now)
     table.append_unsorted(rows, epoch=writer_epoch, job_id=attempt.job_id)
-    close_plan(store, collection, attempt.job_id)
+    close_plan(store, collection, attempt.job_id, attempt=attempt.attempt)
     table.compact()
+    table.clean()
 
 
 def attempt_reports(ledger: Ledger, attempt: OpenAttempt) -> Iterator[PartitionReport]:
-    """Yield the durable reports of one attempt."""
-    return (report for report in ledger.iter_reports() if report.partition_id.startswith(attempt.prefix))
+    """Yield the durable reports of one attempt that completed their partition."""
+    return (
+        report
+        for report in ledger.iter_reports()
+        if report.status is ReportStatus.DONE and report.partition_id.startswith(attempt.prefix)
+    )
 
 
 def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> Iterator[TableRow]:
