@@ -1,0 +1,35 @@
+"""Run the service until it is asked to end."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import uvicorn
+
+from ingestion_engine.api.app import create_app
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+
+STOP_S: Final = 5
+"""Time that open answers have to end when the service stops; event streams would keep it up for ever."""
+
+_log = get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve on ``settings.api``'s host and port until SIGINT or SIGTERM; the address is logged.
+
+    Raises:
+        SettingsError: the file of API keys cannot be used.
+        OSError: the address cannot be listened on.
+    """
+    configure_logging(settings.log_level)
+    app = create_app(settings)
+    host, port = settings.api.host, settings.api.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_S)
+        uvicorn.Server(config).run(sockets=[listener])

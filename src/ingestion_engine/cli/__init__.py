@@ -1,0 +1,33 @@
+"""The ``ingest`` command: what a person or a script types. What does not belong: logic.
+
+Exit codes, for scripts:
+
+==== ==========================================================
+0    succeeded
+1    something unexpected
+2    the command line is wrong
+3    the job failed
+4    the job partially succeeded: some objects failed
+5    the service refused the request (the answer names the fault)
+6    the job was canceled
+7    the service cannot be reached
+==== ==========================================================
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ingestion_engine.cli import data, jobs, service
+from ingestion_engine.cli.output import run_app
+from ingestion_engine.cli.root import app
+
+__all__ = ["app", "main"]
+
+for commands in (jobs, data, service):
+    commands.register(app)
+
+
+def main() -> None:
+    """Run the command line of this process and end it with the command's exit code."""
+    sys.exit(run_app(app))

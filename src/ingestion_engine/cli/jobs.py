@@ -1,0 +1,245 @@
+"""Commands about jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ingestion_engine.cli.output import exit_code_of, open_client, out, write_json, write_pairs, write_table
+from ingestion_engine.cli.requests import merge_request, read_request, split_pairs, split_source
+from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
+from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
+from ingestion_engine.client import FINAL_STATES, IngestClient
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", show_default=False)]
+Watch = Annotated[
+    bool, typer.Option("--watch", "-w", help="Follow the job to its end; the exit code tells how it ended.")
+]
+Key = Annotated[str | None, typer.Option(help="The same request with the same key makes one job.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (submit, jobs, show, watch, failures, cancel, retry, logs):
+        app.command()(command)
+
+
+def submit(
+    source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where it goes.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of keys to leave out; repeatable.")] = None,
+    store: Annotated[list[str] | None, typer.Option(help="qdrant or weaviate; repeatable.")] = None,
+    mode: Annotated[str | None, typer.Option(help="sync, full or plan.")] = None,
+    delete_missing: Annotated[bool | None, typer.Option(help="Remove points of objects that are gone.")] = None,
+    allow_mass_delete: Annotated[bool | None, typer.Option(help="Allow a plan that deletes much.")] = None,
+    retry_failed: Annotated[bool | None, typer.Option(help="Try objects again that failed for good.")] = None,
+    model: Annotated[str | None, typer.Option(help="Ollama model.")] = None,
+    embed_prefix: Annotated[str | None, typer.Option(help="Put before every chunk when embedded.")] = None,
+    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    max_chars: Annotated[int | None, typer.Option(help="Longest chunk.")] = None,
+    overlap_chars: Annotated[int | None, typer.Option(help="Shared by neighbouring chunks.")] = None,
+    parallelism: Annotated[int | None, typer.Option("--parallelism", "-p", help="Partitions at once.")] = None,
+    failure_fraction: Annotated[float | None, typer.Option(help="Share of objects that may fail.")] = None,
+    failure_min: Annotated[int | None, typer.Option(help="Objects that may always fail.")] = None,
+    max_runtime: Annotated[int | None, typer.Option(help="Seconds.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="name=value on every point; repeatable.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Request as JSON, - for standard input; flags win over it.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="ray or spark.")] = "ray",
+    idempotency_key: Key = None,
+    follow: Watch = False,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> int:
+    """Submit a job: embed every object under a prefix.
+
+    ingest submit s3://docs/handbook/ -c handbook --watch
+    """
+    if engine not in {"ray", "spark"}:
+        raise typer.BadParameter("ray or spark", param_hint="--engine")
+    named_bucket, named_prefix = split_source(source)
+    request = merge_request(
+        read_request(file),
+        {
+            "source.bucket": bucket or named_bucket,
+            "source.prefix": prefix if prefix is not None else named_prefix,
+            "source.include": include,
+            "source.exclude": exclude,
+            "collection": collection,
+            "stores": store,
+            "mode": mode,
+            "delete_missing": delete_missing,
+            "allow_mass_delete": allow_mass_delete,
+            "retry_failed": retry_failed,
+            "embedding.model": model,
+            "embedding.prefix": embed_prefix,
+            "embedding.query_prefix": query_prefix,
+            "chunking.max_chars": max_chars,
+            "chunking.overlap_chars": overlap_chars,
+            "parallelism": parallelism,
+            "failure_budget.max_fraction": failure_fraction,
+            "failure_budget.min_objects": failure_min,
+            "max_runtime_s": max_runtime,
+            "metadata": split_pairs(metadata),
+        },
+    )
+    with open_client(url) as client:
+        accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
+        return _accepted(client, accepted, follow=follow, json=json)
+
+
+def _accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
+    job_id = str(accepted["job_id"])
+    if json:
+        write_json(accepted)
+    else:
+        out.print(Text(f"{job_id} {accepted['state']}"))
+    if not follow:
+        return 0
+    return int(exit_code_of(watch_job(client, job_id, json=json)["state"]))
+
+
+def jobs(
+    engine: Annotated[str | None, typer.Option(help="ray or spark.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List jobs, newest first."""
+    with open_client(url) as client:
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            page = client.list_jobs(
+                engine=engine,
+                states=state or (),
+                collection=collection,
+                limit=min(500, limit - len(found)),
+                cursor=cursor,
+            )
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+    if json:
+        for job in found:
+            write_json(job)
+        return
+    columns = ("JOB", "ENGINE", "COLLECTION", "MODE", "STATE", "CREATED", "PROGRESS")
+    write_table(
+        columns,
+        (
+            (
+                j["job_id"],
+                j["engine"],
+                j["collection"],
+                j["mode"],
+                j["state"],
+                j["created_at"],
+                ", ".join(describe_facts(j)),
+            )
+            for j in found
+        ),
+    )
+
+
+def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
+    """Show a job; the exit code tells how it ended."""
+    with open_client(url) as client:
+        found = client.get_job(job)
+    if json:
+        write_json(found)
+        return int(exit_code_of(found["state"]))
+    source = found["request"]["source"]
+    write_pairs(
+        {
+            "job": found["job_id"],
+            "engine": found["engine"],
+            "state": found["state"],
+            "note": found["note"],
+            "source": f"s3://{source['bucket']}/{source['prefix']}",
+            "collection": found["collection"],
+            "mode": found["mode"],
+            "attempt": found["attempt"],
+            "parallelism": found["parallelism"],
+            "created": found["created_at"],
+            "started": found["started_at"],
+            "finished": found["finished_at"],
+            "progress": ", ".join(describe_facts(found)),
+        }
+    )
+    if found["state"] in FINAL_STATES:
+        show_end(found)
+    return int(exit_code_of(found["state"]))
+
+
+def watch(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
+    """Follow a job to its end; the exit code tells how it ended."""
+    with open_client(url) as client:
+        return int(exit_code_of(watch_job(client, job, json=json)["state"]))
+
+
+def failures(
+    job: JobId,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the objects of a job that could not be ingested."""
+    with open_client(url) as client:
+        found = []
+        for item in client.iter_failures(job):
+            found.append(item)
+            if len(found) == limit:
+                break
+    if json:
+        for item in found:
+            write_json(item)
+        return
+    write_table(("CODE", "KEY", "REASON"), ((item["code"], item["key"], item.get("reason")) for item in found))
+
+
+def cancel(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Cancel a job; what it has written stays."""
+    with open_client(url) as client:
+        found = client.cancel(job)
+    if json:
+        write_json(found)
+    else:
+        out.print(Text(f"{found['job_id']} {found['state']}"))
+
+
+def retry(
+    job: JobId,
+    idempotency_key: Key = None,
+    follow: Watch = False,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> int:
+    """Make a new job for exactly the objects that failed in an ended one."""
+    with open_client(url) as client:
+        return _accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
+
+
+def logs(
+    job: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which driver; the newest when left out.")] = None,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print the end of the log of a job's driver."""
+    with open_client(url) as client:
+        text = client.read_log(job, attempt)
+    if json:
+        write_json({"job_id": job, "attempt": attempt, "log": text})
+    else:
+        out.print(Text(text.rstrip("\n")))

@@ -1,0 +1,127 @@
+"""Following a job: bars on a terminal, plain lines elsewhere, JSON lines on request."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ingestion_engine.cli.output import STATE_STYLES, err, out, write_json
+from ingestion_engine.client import FINAL_STATES, IngestClient
+
+
+def watch_job(client: IngestClient, job_id: str, *, json: bool) -> dict[str, Any]:
+    """Show a job until it has ended, and return it as it is then. Ctrl-C ends the watching, not the job."""
+    events = client.watch(job_id)
+    try:
+        if json:
+            return _watch_json(events)
+        job = _watch_bars(events) if out.is_terminal else _watch_lines(events)
+    except KeyboardInterrupt:
+        err.print(Text(f"\nstopped watching; the job goes on: ingest watch {job_id} · ingest cancel {job_id}"))
+        raise
+    show_end(job)
+    return job
+
+
+def _watch_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    job: dict[str, Any] = {}
+    for job in events:
+        write_json(job)
+    return job
+
+
+def _watch_lines(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    job: dict[str, Any] = {}
+    last = ""
+    for job in events:
+        line = describe(job)
+        if line != last:
+            out.print(Text(line))
+            last = line
+    return job
+
+
+def _watch_bars(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    job: dict[str, Any] = {}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(highlight=False)) as progress:
+        task = progress.add_task("waiting", total=None, facts="")
+        for job in events:
+            percent = (job["progress"] or {}).get("percent")
+            progress.update(
+                task,
+                description=describe_phase(job),
+                total=None if percent is None else 100,
+                completed=percent or 0,
+                facts=" · ".join(describe_facts(job)),
+            )
+    return job
+
+
+def describe(job: Mapping[str, Any]) -> str:
+    """Return one line about a job. Pure."""
+    percent = (job["progress"] or {}).get("percent")
+    share = [] if percent is None else [f"{percent:.0f} %"]
+    return "  ".join([describe_phase(job), *share, *describe_facts(job)])
+
+
+def describe_phase(job: Mapping[str, Any]) -> str:
+    """Return what a job is doing, in a word or with the reason why it waits. Pure."""
+    state = str(job["state"])
+    phase = (job["progress"] or {}).get("phase")
+    if state == "running" and phase:
+        state = str(phase)
+    note = job.get("note")
+    return f"{state} ({note})" if note and job["state"] not in FINAL_STATES else state
+
+
+def describe_facts(job: Mapping[str, Any]) -> list[str]:
+    """Return how far a job is: objects, chunks, speed, remaining time. Pure."""
+    counts, progress = job["counts"], job["progress"] or {}
+    facts = []
+    if "planned" in counts:
+        # Totals still grow while the plan does.
+        open_end = "" if progress.get("planning_complete", True) else "+"
+        ended = counts.get("done", 0) + counts.get("failed", 0)
+        facts.append(f"{ended}/{counts['planned']}{open_end} objects")
+    if counts.get("failed"):
+        facts.append(f"{counts['failed']} failed")
+    if counts.get("chunks"):
+        facts.append(f"{counts['chunks']} chunks")
+    if job["state"] not in FINAL_STATES:
+        rate = progress.get("rates", {}).get("chunks_per_s")
+        if rate:
+            facts.append(f"{rate:.1f} chunks/s")
+        if progress.get("eta_s") is not None:
+            facts.append(f"{dt.timedelta(seconds=round(progress['eta_s']))} left")
+    return facts
+
+
+def show_end(job: Mapping[str, Any]) -> None:
+    """Print how a job ended."""
+    state, counts = str(job["state"]), job["counts"]
+    duration = "" if job["duration_s"] is None else f" after {job['duration_s']:.1f} s"
+    out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), duration))
+    names = ("listed", "new", "changed", "unchanged", "done", "failed", "deleted", "chunks", "chunks_embedded")
+    told = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
+    if told:
+        out.print(Text("  " + " · ".join(told)))
+    if counts.get("failed"):
+        out.print(Text(f"  ingest failures {job['job_id']}"))
+    error = job.get("error")
+    if error:
+        err.print(Text.assemble(("error: ", "bold red"), str(error["detail"]), (f" [{error['code']}]", "dim")))
+        if error.get("hint"):
+            err.print(Text.assemble(("hint:  ", "bold"), str(error["hint"])))

@@ -1,0 +1,296 @@
+"""A typed, synchronous client of the HTTP API: ``IngestClient("http://127.0.0.1:8080")``.
+
+::
+
+    with IngestClient(url) as client:
+        job = client.submit({"source": {"bucket": "docs"}, "collection": "docs"})
+        for state in client.watch(job["job_id"]):
+            print(state["state"], state["counts"])
+
+Answers are JSON objects as ``GET /openapi.json`` describes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+FINAL_STATES: Final = frozenset({"succeeded", "partially_succeeded", "failed", "canceled"})
+
+REQUEST_TIMEOUT_S: Final = 30.0
+"""A search waits 20 s for a slow store; everything else takes milliseconds."""
+
+EVENT_TIMEOUT_S: Final = 45.0
+"""Three heartbeats of an event stream."""
+
+RECONNECT_S: Final = 1.0
+"""Pause before a broken event stream is opened again, or the job is polled."""
+
+
+class ApiError(Exception):
+    """The service refused a request; what its problem+json said.
+
+    Args:
+        status: HTTP status.
+        problem: The answer's body.
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
+        self.status = status
+        self.problem = dict(problem)
+        self.code = str(problem.get("code", "http_error"))
+        self.hint: str | None = problem.get("hint")
+        self.field: str | None = problem.get("field")
+        self.errors: list[dict[str, Any]] = list(problem.get("errors") or [])
+
+
+class ApiUnreachable(Exception):
+    """Nobody answers at the service's address."""
+
+
+class IngestClient:
+    """The service, by its routes. Not for use by several threads at once.
+
+    Args:
+        url: Base URL of the service.
+        api_key: Sent as a bearer token; None where no keys are in force.
+        transport: Replaces the network in tests.
+
+    Every method raises ``ApiError`` when the service refuses, and ``ApiUnreachable`` when it is not there.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
+            )
+        except httpx.InvalidURL as error:
+            raise ApiUnreachable(f"{url!r} is not a URL: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release connections."""
+        self._http.close()
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, request: Mapping[str, Any], *, engine: str = "ray", idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Submit a job; return ``job_id``, ``engine``, ``state`` and ``links``."""
+        return self._call("POST", f"/{engine}/jobs", json=dict(request), headers=_idempotency(idempotency_key))
+
+    def show_manifest(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the SparkApplication that a request would create."""
+        return self._call("POST", "/spark/manifest", json=dict(request))
+
+    def get_job(self, job_id: str) -> dict[str, Any]:
+        """Return a job."""
+        return self._call("GET", f"/jobs/{_segment(job_id)}")
+
+    def list_jobs(
+        self,
+        *,
+        engine: str | None = None,
+        states: Sequence[str] = (),
+        collection: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
+        """Return ``items``, newest first, and ``next_cursor``."""
+        params = {"engine": engine, "state": list(states), "collection": collection, "limit": limit, "cursor": cursor}
+        return self._call("GET", "/jobs", params=_given(params))
+
+    def list_failures(self, job_id: str, *, limit: int = 100, cursor: str | None = None) -> dict[str, Any]:
+        """Return a page of a job's failed objects: ``items`` and ``next_cursor``."""
+        params = _given({"limit": limit, "cursor": cursor})
+        return self._call("GET", f"/jobs/{_segment(job_id)}/failures", params=params)
+
+    def iter_failures(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """Yield all failed objects of a job. One request per 1,000."""
+        cursor: str | None = None
+        while True:
+            page = self.list_failures(job_id, limit=1000, cursor=cursor)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def read_log(self, job_id: str, attempt: int | None = None) -> str:
+        """Return the end of a driver's log."""
+        answer = self._send("GET", f"/jobs/{_segment(job_id)}/logs", params=_given({"attempt": attempt}))
+        return answer.text
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job; return it."""
+        return self._call("POST", f"/jobs/{_segment(job_id)}/cancel")
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Make a new job for the failed objects of an ended one; return what ``submit`` returns."""
+        return self._call("POST", f"/jobs/{_segment(job_id)}/retry", headers=_idempotency(idempotency_key))
+
+    def watch(self, job_id: str, *, patience_s: float = 60.0) -> Iterator[dict[str, Any]]:
+        """Yield a job now and after every change, until it has ended; the last one yielded is final.
+
+        Follows the event stream; when that breaks, looks and opens it again. Survives a restart of the service.
+
+        Args:
+            job_id: The job.
+            patience_s: How long the service may be away before this gives up with ``ApiUnreachable``.
+        """
+        away_since: float | None = None
+        while True:
+            try:
+                for job in self._stream(job_id):
+                    away_since = None
+                    yield job
+                    if job["state"] in FINAL_STATES:
+                        return
+            except ApiUnreachable:
+                away_since = time.monotonic() if away_since is None else away_since
+                if time.monotonic() - away_since > patience_s:
+                    raise
+            time.sleep(RECONNECT_S)
+
+    def wait(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return a job when it has ended.
+
+        Raises:
+            TimeoutError: it has not, within ``timeout_s`` (looked at whenever the job changes or the stream breaks).
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            job = self.get_job(job_id)
+            if job["state"] in FINAL_STATES:
+                return job
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is still {job['state']}")
+            time.sleep(0.5)
+
+    # -- collections, search, health ----------------------------------------------------------------------------------
+
+    def list_collections(self) -> list[dict[str, Any]]:
+        """Return all collections with their points per store."""
+        items: list[dict[str, Any]] = self._call("GET", "/collections")["items"]
+        return items
+
+    def get_collection(self, name: str) -> dict[str, Any]:
+        """Return a collection's contract, points per store and objects by state."""
+        return self._call("GET", f"/collections/{_segment(name)}")
+
+    def list_objects(
+        self,
+        name: str,
+        *,
+        prefix: str = "",
+        state: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
+        """Return a page of a collection's objects: ``items`` and ``next_cursor``."""
+        params = _given({"prefix": prefix or None, "state": state, "limit": limit, "cursor": cursor})
+        return self._call("GET", f"/collections/{_segment(name)}/objects", params=params)
+
+    def search(
+        self,
+        collection: str,
+        query: str,
+        *,
+        limit: int = 10,
+        stores: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the passages nearest to a query, per store."""
+        body: dict[str, Any] = {"collection": collection, "query": query, "limit": limit}
+        if stores:
+            body["stores"] = list(stores)
+        if where:
+            body["filter"] = dict(where)
+        return self._call("POST", "/search", json=body)
+
+    def check_ready(self) -> dict[str, Any]:
+        """Return each dependency's health, also when the service is not ready (``status`` says so)."""
+        answer = self._open("GET", "/readyz")
+        if answer.status_code not in {200, 503}:
+            raise _refused(answer)
+        return _read_object(answer)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _stream(self, job_id: str) -> Iterator[dict[str, Any]]:
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=EVENT_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", f"/jobs/{_segment(job_id)}/events", timeout=timeout) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _refused(answer)
+                for line in answer.iter_lines():
+                    if line.startswith("data:"):
+                        yield orjson.loads(line.removeprefix("data:"))
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        return _read_object(self._send(method, path, **options))
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self._open(method, path, **options)
+        if not answer.is_success:
+            raise _refused(answer)
+        return answer
+
+    def _open(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> ApiUnreachable:
+        return ApiUnreachable(f"the service at {self.url} cannot be reached: {error or type(error).__name__}")
+
+
+def _refused(answer: httpx.Response) -> ApiError:
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        # Something that is not our service, a proxy perhaps.
+        problem = {"detail": f"HTTP {answer.status_code} from {answer.url}, which is not an answer of the service"}
+    return ApiError(answer.status_code, problem)
+
+
+def _read_object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        data = answer.json()
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise ApiError(answer.status_code, {"detail": f"{answer.url} is not the service: its answer is not JSON"})
+    return data
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _idempotency(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def _segment(text: str) -> str:
+    """One segment of a path, whatever a person typed."""
+    return quote(text, safe="") or "%20"
