@@ -57,8 +57,8 @@ def seaweedfs_stores(key: str, size_bytes: int) -> bool:
     """Return whether SeaweedFS 4.48 stores and lists an object under exactly this key.
 
     Seen with botocore: a segment ``.`` or ``..`` is refused (400 InvalidRequest). Slashes in a row become one, a
-    leading one goes, and a backslash becomes a slash: so the key is listed, while a GET by the original key works, being
-    rewritten too. A key that ends with a slash is a directory and loses its content.
+    leading one goes, and a backslash becomes a slash: so the key is listed, while a GET by the original key works,
+    being rewritten too. A key that ends with a slash is a directory and loses its content.
     """
     if "//" in key or "\\" in key or key.startswith("/"):
         return False

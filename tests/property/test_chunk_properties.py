@@ -16,8 +16,9 @@ REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
 _PIECES = st.one_of(
     st.text(max_size=40),
     st.sampled_from((
-        "\n", "\n\n", " ", ". ", "# Heading\n", "```\n", "- item\n", "| a | b |\n", "\u200b", "\u00a0", "\u3000", "\u2028",
-        "\u0085", "👩‍👩‍👧‍👦", "🇩🇪", "e\u0301", "東京は日本の首都です。", "สวัสดี", "x" * 300, "word " * 60, "A sentence. " * 20,
+        "\n", "\n\n", " ", ". ", "# Heading\n", "```\n", "- item\n", "| a | b |\n", "\u200b", "\u00a0", "\u3000",
+        "\u2028", "\u0085", "👩‍👩‍👧‍👦", "🇩🇪", "e\u0301", "東京は日本の首都です。", "สวัสดี",
+        "x" * 300, "word " * 60, "A sentence. " * 20,
     )),
 )  # fmt: skip
 TEXTS = st.lists(_PIECES, min_size=1, max_size=40).map("".join).map(clean_text).filter(str.strip)

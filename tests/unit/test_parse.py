@@ -169,9 +169,38 @@ def test_json_keeps_digits_doubled_keys_and_paths() -> None:
     """Values are lines under the path of their keys, exactly as written."""
     body = b'{"title": "T", "n": 1.10, "d": {"x": [1, 2], "o": [{"k": "v"}, {"k": "w"}]}, "e": null, "n": true}'
     document = read("a.json", body)
-    assert document.text == "title: T\nn: 1.10\nd.x: 1, 2\nd.o.k: v\n\nd.o.k: w\n\ne: null\nn: true"
+    assert document.text == "title: T\nn: 1.10\nd.x: 1, 2\n\nd.o.k: v\n\nd.o.k: w\n\ne: null\nn: true"
     assert document.title == "T"
     assert read("noname", body).content_type == "application/json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": 1',
+        b'{"a" 1}',
+        b'{"a": 1,}',
+        b'[{"a": 1} {"a": 2}]',
+        b'[{"a": 1}] x',
+        b"{a: 1}",
+        b'[{"a": 1},',
+        b'["a", ]',
+        b'{"a": [{"b": }]}',
+    ],
+)
+def test_json_documents_are_read_to_their_end(body: bytes) -> None:
+    """Whatever is wrong at whatever place is found."""
+    assert fail("a.json", body).code == "corrupt_document"
+
+
+def test_json_of_every_shape() -> None:
+    """Lists in lists, scalars alone, mixed and empty lists."""
+    assert read("a.json", b'"only"').text == "only"
+    assert read("a.json", b'["x", 2, true]').text == "x\n2\ntrue"
+    assert read("a.json", b'[[{"a": 1}], [{"a": 2}, {}], []]').text == "a: 1\n\na: 2\n\n{}\n\n[]"
+    assert read("a.json", b'{"l": [], "o": {}, "m": [1, {"k": 2}], "n": [{"k": [3, 4]}]}').text == (
+        "l: []\no: {}\n\nm: 1\n\nm.k: 2\n\nn.k: 3, 4"
+    )
 
 
 def test_json_lines_are_blocks() -> None:
@@ -199,7 +228,8 @@ def test_html_keeps_what_a_reader_sees() -> None:
     """Navigation, tables, lists, code and image descriptions are text; scripts and styles are not."""
     body = (
         b"<html><title>T &amp; U</title><body><nav><a href='/x'>Nav</a></nav><script>var no;</script>"
-        b"<style>no{}</style><table><tr><td>1</td><td>2 &lt;3</td></tr></table><ul><li><p>one</p><li>two <b>bold</b>s</ul>"
+        b"<style>no{}</style><table>"
+        b"<tr><td>1</td><td>2 &lt;3</td></tr></table><ul><li><p>one</p><li>two <b>bold</b>s</ul>"
         b"<pre>code  x\n  y</pre><p>Line<br>break<img alt='Alt'></p><footer>Foot</footer>"
     )
     document = read("a.html", body)
@@ -223,8 +253,8 @@ def test_rtf_tables_code_pages_and_symbols() -> None:
     """Cells, code pages per font, Unicode escapes and fields come through; pictures and instructions do not."""
     body = (
         rb"{\rtf1\ansi\ansicpg1252{\fonttbl{\f0 A;}{\f1\fcharset204 B;}}{\info{\title My title}}"
-        rb"\f0 Caf\'e9 {\b bold}s\par\trowd\intbl A1\cell B1\cell\row\pard \u8364? \{x\} {\f1 \'cf\'f0\'e8}{\*\shppict{\pict 8950}}\u-10179?"
-        rb"\u-8704?{\field{\*\fldinst HYPERLINK x}{\fldrslt link}}\line L2\tab T}"
+        rb"\f0 Caf\'e9 {\b bold}s\par\trowd\intbl A1\cell B1\cell\row\pard \u8364? \{x\} {\f1 \'cf\'f0\'e8}"
+        rb"{\*\shppict{\pict 8950}}\u-10179?\u-8704?{\field{\*\fldinst HYPERLINK x}{\fldrslt link}}\line L2\tab T}"
     )
     document = read("a.rtf", body)
     assert document.text == "Café bolds\n\nA1 | B1\n€ {x} При😀link\nL2\tT"

@@ -65,8 +65,7 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
         document: The parsed object.
         chunking: Sizes in characters.
         context_length: The model's longest input in tokens. Chunks that probably exceed it (``estimate_tokens``) are
-        halved at
-            their best boundary until they do not; None leaves it to the embedder's refusal.
+            halved at their best boundary until they do not; None leaves it to the embedder's refusal.
 
     Cost: about 1 s per 20 MB; memory of one section's chunks.
     """
