@@ -15,16 +15,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
-from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.engines.counts import Counts
@@ -32,24 +30,18 @@ from ingestion_engine.engines.ledger_writer import LedgerWriter
 from ingestion_engine.engines.listing import ListingOutOfOrderError
 from ingestion_engine.engines.merge import OpenAttempt, find_open_attempts, merge_attempt, open_attempt
 from ingestion_engine.engines.monitor import Monitor
+from ingestion_engine.engines.patience import Patience
 from ingestion_engine.engines.plan_thread import PlanThread
-from ingestion_engine.engines.planning import DiffRules, Tally, is_deletion, segment_name
+from ingestion_engine.engines.planning import DiffRules, Tally
 from ingestion_engine.engines.preflight import check_contract, prepare_collection, utc_now, wanted_contract
+from ingestion_engine.engines.rounds import Rounds
 from ingestion_engine.engines.selection import Selection
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table import ObjectTable
 
-T = TypeVar("T")
-
 log = get_logger(__name__)
-
-LONGEST_PAUSE_S = 60.0
-"""Back-off between two tries during an outage grows up to this."""
-DEATHS_ALLOWED = 2
-"""A partition that ended its process so often is taken apart into single objects; an object that does it alone
-fails."""
 
 
 @dataclass(slots=True)
@@ -74,12 +66,11 @@ class Driver:
     table: ObjectTable = field(init=False)
     counts: Counts = field(init=False)
     monitor: Monitor = field(init=False)
+    patience: Patience = field(init=False)
     writer: LedgerWriter = field(init=False)
     _async: asyncio.Runner = field(init=False)
     _numbers: Iterator[int] = field(init=False)
-    _deaths: dict[PartitionId, int] = field(init=False)
-    _pause_s: float = field(init=False, default=0.0)
-    _pause_until: float = field(init=False, default=0.0)
+    _rounds: Rounds = field(init=False)
     _planned_all: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -87,10 +78,22 @@ class Driver:
         self.table = ObjectTable(self.state, self.spec.request.collection)
         self.counts = Counts()
         self.monitor = Monitor(self.spec, self.attempt, self.ledger, self.counts, self.log_text)
-        self.writer = LedgerWriter(self.ledger, self.attempt, self._persist)
+        self.patience = Patience(self.monitor, self.spec.limits.outage_retry_s, self.sleep, self.clock)
+        self.writer = LedgerWriter(self.ledger, self.attempt, self.patience.persist)
         self._async = asyncio.Runner()
         self._numbers = itertools.count(1)
-        self._deaths = {}
+        self._rounds = Rounds(
+            self.engine,
+            self.spec_uri,
+            self.attempt,
+            self.ledger,
+            self.monitor,
+            self.counts,
+            self.writer,
+            self.patience,
+            self._numbers,
+            self._check_budget,
+        )
 
     def run(self) -> dict[str, Any] | None:
         """Do the job and return its summary, durable in the ledger; None when another attempt owns the job now.
@@ -98,7 +101,7 @@ class Driver:
         Raises:
             BaseException: on defects and dead engines; no summary is written and the next attempt takes over.
         """
-        done_before = self._persist(self.ledger.read_summary)
+        done_before = self.patience.persist(self.ledger.read_summary)
         if done_before is not None:
             return done_before
         started_at = utc_now()
@@ -128,7 +131,7 @@ class Driver:
             return
         self.monitor.phase = "waiting"
         limits = self.spec.limits
-        lease = self._persist(
+        lease = self.patience.persist(
             lambda: acquire(
                 self.state,
                 request.collection,
@@ -145,7 +148,7 @@ class Driver:
             with lease.keep_alive():
                 self.monitor.lease = lease
                 try:
-                    self._persist(lambda: self.table.fence(lease.epoch))
+                    self.patience.persist(lambda: self.table.fence(lease.epoch))
                     contract = self._prepare(wanted)
                     self._recover()
                     self._work(lease, contract)
@@ -165,16 +168,16 @@ class Driver:
     def _check_request(self) -> CollectionContract:
         self.monitor.phase = "planning"
         self.check_environment()
-        self._persist(lambda: self.source.check_bucket(self.spec.request.source.bucket))
-        model = self._persist(lambda: self._async.run(self.embedder.describe(self.spec.model)))
+        self.patience.persist(lambda: self.source.check_bucket(self.spec.request.source.bucket))
+        model = self.patience.persist(lambda: self._async.run(self.embedder.describe(self.spec.model)))
         wanted = wanted_contract(self.spec, model)
-        self._persist(lambda: check_contract(self.state, wanted))
+        self.patience.persist(lambda: check_contract(self.state, wanted))
         return wanted
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
-        has_objects = self._persist(lambda: next(iter(self.table.scan()), None) is not None)
+        has_objects = self.patience.persist(lambda: next(iter(self.table.scan()), None) is not None)
         mode = self.spec.request.mode
-        return self._persist(
+        return self.patience.persist(
             lambda: self._async.run(
                 prepare_collection(self.state, self.stores, wanted, mode=mode, has_objects=has_objects)
             )
@@ -183,7 +186,7 @@ class Driver:
     def _recover(self) -> None:
         """Merge every attempt on this collection that ended without doing so, this job's own included."""
         self.monitor.phase = "planning"
-        for dead in self._persist(lambda: find_open_attempts(self.state, self.spec.request.collection)):
+        for dead in self.patience.persist(lambda: find_open_attempts(self.state, self.spec.request.collection)):
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
                 self.writer.rewrite_attempt(dead, self.counts)
@@ -208,7 +211,7 @@ class Driver:
                 log.info("the server lists in another order than by bytes; sorting its listing first")
                 sort_first = True
             else:
-                self._wait_out(plan.error)
+                self.patience.wait_out(plan.error)
             self._start_over()
 
     def _start_over(self) -> None:
@@ -250,7 +253,7 @@ class Driver:
         if self.spec.only_keys_path is None:
             return None
         path = self.spec.only_keys_path
-        stored = self._persist(lambda: self.state.get(path))
+        stored = self.patience.persist(lambda: self.state.get(path))
         if stored is None:
             raise FatalError("spec_missing", f"The list of keys {path!r} is not in the state store.")
         return frozenset(orjson.loads(stored.data))
@@ -259,10 +262,10 @@ class Driver:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
         plan = self._new_plan(fingerprint, None, sort_first=False)
         try:
-            self._persist(plan.measure)
+            self.patience.persist(plan.measure)
         except ListingOutOfOrderError:
             self._start_over()
-            self._persist(self._new_plan(fingerprint, None, sort_first=True).measure)
+            self.patience.persist(self._new_plan(fingerprint, None, sort_first=True).measure)
         self._planned_all = self.monitor.planning_complete = True
 
     def _run_plan(self, plan: PlanThread) -> None:
@@ -275,7 +278,7 @@ class Driver:
         self._planned_all = self.monitor.planning_complete = False
         plan.start()
         try:
-            self._run_rounds(plan.partition_ids())
+            self._rounds.run(plan.partition_ids())
         finally:
             plan.stop.set()
             plan.join()
@@ -288,129 +291,17 @@ class Driver:
         self._planned_all = self.monitor.planning_complete = True
         tally = self.counts.tally
         plan_json = {"format": 1, "attempt": self.attempt, "written_at": utc_now(), "counts": self.counts.to_json()}
-        self._persist(lambda: self.ledger.write_plan(plan_json))
+        self.patience.persist(lambda: self.ledger.write_plan(plan_json))
         log.info("planned", extra={"listed": tally.listed, "planned": self.counts.planned, "deletes": tally.deletes})
         self._check_budget()
         if plan.delete_ids:
             self.monitor.phase = "deleting"
-            self._run_rounds(iter(plan.delete_ids))
-
-    def _run_rounds(self, partition_ids: Iterator[PartitionId]) -> None:
-        """Run partitions until each has a report; those put back run again in the next round."""
-        ids: Iterable[PartitionId] = partition_ids
-        while True:
-            again: list[PartitionId] = []
-            reports = self.engine.run(self.spec_uri, self._feed(ids))
-            try:
-                for report in reports:
-                    again += self._take(report)
-            except FatalError as error:
-                self.monitor.stop(error)
-                self._drain(reports)
-                raise
-            self.monitor.check()
-            if not again:
-                return
-            ids = again
-
-    def _drain(self, reports: Iterator[PartitionReport]) -> None:
-        """Wait for what still runs; after this no worker of this attempt writes anything."""
-        for report in reports:
-            if report.status is ReportStatus.DONE:
-                self.counts.add_report(report)
-                self.writer.add_late(report)
-
-    def _feed(self, ids: Iterable[PartitionId]) -> Iterator[PartitionId]:
-        """Hand out partitions while the job goes on; wait while an outage lasts."""
-        for partition_id in ids:
-            while not self.monitor.should_stop() and (wait_s := self._pause_until - self.clock()) > 0:
-                self.sleep(min(wait_s, 0.5))
-            if self.monitor.should_stop():
-                return
-            self.monitor.resume()
-            yield partition_id
-
-    def _take(self, report: PartitionReport) -> list[PartitionId]:
-        """Account for one report; return the partitions to run (again) in its place."""
-        if report.status is ReportStatus.DONE:
-            self._pause_s = 0.0
-            self._deaths.pop(report.partition_id, None)
-            self.counts.add_report(report)
-            self.writer.add(report)
-            self._check_budget()
-            return []
-        error = report.error or {}
-        if report.status is ReportStatus.FATAL:
-            self.monitor.stop(_revive(error))
-            return []
-        if not report.process_died:
-            self._back_off(str(error.get("message", "")), (error.get("context") or {}).get("retry_after_s"))
-            return [report.partition_id]
-        deaths = self._deaths[report.partition_id] = self._deaths.get(report.partition_id, 0) + 1
-        log.warning("a partition ended without a report", extra={"partition": report.partition_id, "deaths": deaths})
-        if deaths < DEATHS_ALLOWED:
-            return [report.partition_id]
-        return self._take_apart(report)
-
-    def _take_apart(self, report: PartitionReport) -> list[PartitionId]:
-        """Rerun a deadly partition object by object; an object that is deadly alone has failed."""
-        partition = self._persist(lambda: self.ledger.read_partition(report.partition_id))
-        kind = "d" if is_deletion(report.partition_id) else ""
-        if len(partition.objects) > 1:
-            name = segment_name(self.attempt, kind, next(self._numbers))
-            ids = self._persist(lambda: self.ledger.write_plan_segment(name, [(o,) for o in partition.objects]))
-            self.counts.partitions_planned += len(ids) - 1
-            return ids
-        planned = partition.objects[0]
-        last_words = (report.error or {}).get("message", "")
-        failed = ObjectResult(
-            planned.ref.key,
-            Outcome.FAILED,
-            planned.ref.etag,
-            planned.ref.size_bytes,
-            planned.ref.last_modified,
-            make_object_id(planned.ref.bucket, planned.ref.key),
-            planned.prior_chunks,
-            planned.prior_digest,
-            error_code="kills_worker",
-            reason=f"Processing this object alone ended its worker {DEATHS_ALLOWED} times. Last: {last_words}",
-        )
-        epoch = self.monitor.lease.epoch if self.monitor.lease is not None else 0
-        verdict = PartitionReport(report.partition_id, ReportStatus.DONE, epoch, (failed,))
-        self._persist(lambda: self.ledger.create_report(verdict))
-        return self._take(verdict)
+            self._rounds.run(iter(plan.delete_ids))
 
     def _check_budget(self) -> None:
         failed, planned = self.counts.total_failed, self.counts.planned
         if self._planned_all and not self.spec.request.failure_budget.allows(failed, planned):
             self.monitor.stop(_over_budget(failed, planned))
-
-    def _back_off(self, why: str, retry_after_s: float | None) -> None:
-        first = self.spec.limits.outage_retry_s
-        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 if self._pause_s else first)
-        self._pause_until = self.clock() + max(self._pause_s, retry_after_s or 0.0)
-        self.monitor.pause(why)
-
-    def _wait_out(self, error: BaseException) -> None:
-        context = error.context if isinstance(error, IngestionError) else {}
-        self._back_off(str(error), context.get("retry_after_s"))
-        while not self.monitor.should_stop() and (wait_s := self._pause_until - self.clock()) > 0:
-            self.sleep(min(wait_s, 0.5))
-        self.monitor.check()
-        self.monitor.resume()
-
-    def _persist(self, act: Callable[[], T]) -> T:
-        """Do something that needs a dependency; wait while it is away, until the job is stopped or out of time."""
-        while True:
-            self.monitor.check()
-            try:
-                result = act()
-            except TransientError as error:
-                log.warning("waiting for a dependency", extra=error.log_fields())
-                self._wait_out(error)
-            else:
-                self._pause_s = 0.0
-                return result
 
     def _merge(self, plan: PlanThread, opened: OpenAttempt, *, complete: bool) -> None:
         """Make the outcome part of the object table, also of a job that failed or was canceled."""
@@ -426,7 +317,7 @@ class Driver:
 
     def _append_rows(self, attempt: OpenAttempt, *, complete: bool) -> None:
         collection, epoch = self.spec.request.collection, self.monitor.epoch
-        self._persist(
+        self.patience.persist(
             lambda: merge_attempt(self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now())
         )
 
@@ -453,7 +344,7 @@ class Driver:
             "error": None if error is None else error.record(),
         }
         with self.monitor.finishing():
-            self._persist(lambda: self.ledger.write_summary(summary))
+            self.patience.persist(lambda: self.ledger.write_summary(summary))
         log.info("job ended", extra={"state": state.value, **self.counts.to_json()})
         return summary
 
@@ -472,11 +363,3 @@ def _over_budget(failed: int, planned: int) -> FatalError:
         failed=failed,
         planned=planned,
     )
-
-
-def _revive(record: dict[str, Any] | Any) -> FatalError:
-    """The worker's error, of the class that the driver reacts to."""
-    kinds: dict[str, type[FatalError]] = {"lease_lost": LeaseLost, "job_aborted": JobAborted}
-    code = str(record.get("code", "unexpected_error"))
-    kind = kinds.get(code, FatalError)
-    return kind(code, str(record.get("message", "")), hint=str(record.get("hint", "")), **(record.get("context") or {}))

@@ -1,1 +1,4 @@
-"""The worker and its stages, one file each; the runner holds the only concurrency. What does not belong: vendor SDKs."""
+"""The worker and its stages, one file each; the runner holds the only concurrency.
+
+What does not belong: vendor SDKs.
+"""
