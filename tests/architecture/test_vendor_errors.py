@@ -169,7 +169,14 @@ class TestTransport:
 
     @pytest.mark.parametrize(
         "kind",
-        [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadTimeout, httpx.RemoteProtocolError, httpx.ReadError],
+        [
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.ReadTimeout,
+            httpx.RemoteProtocolError,
+            httpx.ReadError,
+            TimeoutError,
+        ],
     )
     def test_network_trouble_passes(self, kind: type[Exception]) -> None:
         """Named one by one."""

@@ -270,6 +270,20 @@ class TestPoints:
             assert await store.count(contract.collection) == 40
             await store.close()
 
+    async def test_a_page_larger_than_a_message(
+        self, request: pytest.FixtureRequest, contract: CollectionContract
+    ) -> None:
+        """110 points of 1 MB are read all the same, in smaller pages."""
+        for store in open_stores(make_settings(request), list(StoreName)).values():
+            await store.ensure_collection(contract)
+            for start in range(0, 110, 22):
+                points = [make_point("big", number, text="x" * 1_000_000) for number in range(start, start + 22)]
+                await store.upsert(contract.collection, points)
+            assert [len(point.payload["text"]) for point in await read_all(store, contract.collection)] == [
+                1_000_000
+            ] * 110
+            await store.close()
+
     async def test_guilty_points_are_found(self, store: VectorStore, contract: CollectionContract) -> None:
         """Two ids that are no UUIDs, and a text that is no Unicode: named; all others are written."""
         await store.ensure_collection(contract)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +255,9 @@ class QdrantStore:
                 params["wait"] = "true"  # the default answers before anything is applied
         content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
         with transport_errors("qdrant", self._url):
-            response = await self._client.request(method, self._url + path, params=params, content=content)
+            # httpx's time-outs are per read and per write; this one is for the whole call, also with a slow body.
+            async with asyncio.timeout(WRITE_TIMEOUT_S + GRACE_S):
+                response = await self._client.request(method, self._url + path, params=params, content=content)
         try:
             return read_result(response, self._url, collection)
         except PointsRefused as error:

@@ -30,8 +30,8 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
         hint = f"Check INGEST_{service.upper()}__URL."
         said = f"{service} at {url}: {type(error).__name__}: {error}"
         raise FatalError(f"{service}_misconfigured", said, hint=hint, url=url) from error
-    except (httpx.RequestError, httpx.StreamError, httpx.HTTPStatusError) as error:
-        # Some of httpx's time-outs have no text of their own.
+    except (httpx.RequestError, httpx.StreamError, httpx.HTTPStatusError, TimeoutError) as error:
+        # Some time-outs have no text of their own.
         said = f"{service} at {url}: {type(error).__name__}: {error}".rstrip(": ")
         raise TransientError(f"{service}_unavailable", said, url=url) from error
 

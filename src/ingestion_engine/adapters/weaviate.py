@@ -58,7 +58,8 @@ BATCH_BYTES = 8 * 1024 * 1024
 """Keeps one call well under the time-out; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
 BATCH_POINTS = 500
 """As for Qdrant, so that both stores see the same batches."""
-READ_POINTS = 500
+READ_POINTS = 100
+"""A chunk may have 100,000 characters, 400 kB in the worst case: so many fit into one message of the server."""
 DEFAULT_GRPC_PORT = 50051
 DEFAULT_MESSAGE_BYTES = 10 * 1024 * 1024
 """Where ``/v1/meta`` states no limit (before 1.27)."""
@@ -240,7 +241,7 @@ class WeaviateStore:
                 raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
-        """Return those of the points that exist, in any order. One request per 500 ids.
+        """Return those of the points that exist, in any order. One request per 100 ids.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
@@ -261,7 +262,16 @@ class WeaviateStore:
             FatalError, TransientError: as ``delete_object_points``.
         """
         after = ""
-        while results := await self._search(collection, with_vectors=with_vectors, limit=page, after=after):
+        while True:
+            try:
+                results = await self._search(collection, with_vectors=with_vectors, limit=page, after=after)
+            except TransientError as error:
+                if page == 1 or error.context.get("status") != grpc.StatusCode.RESOURCE_EXHAUSTED.name:
+                    raise
+                page //= 2  # the answer was larger than a message may be
+                continue
+            if not results:
+                return
             for result in results:
                 yield read_result(result)
             after = results[-1].metadata.id
