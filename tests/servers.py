@@ -125,16 +125,18 @@ def start_ollama(data_dir: Path, *, port: int | None = None) -> RunningServer:
     return start_server("ollama_server", ["--faults", "--test-models"], data_dir=data_dir, port=port)
 
 
-def start_qdrant(data_dir: Path, *, port: int | None = None) -> RunningServer:
+def start_qdrant(data_dir: Path, *, port: int | None = None, api_key: str | None = None) -> RunningServer:
     """The Qdrant stand-in; the key is `secrets["QDRANT_API_KEY"]`."""
-    env = {"QDRANT_API_KEY": secrets.token_urlsafe(16)}
+    env = {"QDRANT_API_KEY": api_key or secrets.token_urlsafe(16)}
     args = ["--data-dir", str(data_dir / "qdrant")]
     return start_server("qdrant_server", args, env, data_dir=data_dir, ready_path="/readyz", port=port)
 
 
-def start_weaviate(data_dir: Path, *, port: int | None = None, grpc_port: int | None = None) -> RunningServer:
+def start_weaviate(
+    data_dir: Path, *, port: int | None = None, grpc_port: int | None = None, api_key: str | None = None
+) -> RunningServer:
     """The Weaviate stand-in; the key is `secrets["WEAVIATE_API_KEY"]`, gRPC at `ports["grpc"]`."""
-    env = {"WEAVIATE_API_KEY": secrets.token_urlsafe(16)}
+    env = {"WEAVIATE_API_KEY": api_key or secrets.token_urlsafe(16)}
     grpc_port = grpc_port or free_port()
     args = ["--grpc-port", str(grpc_port), "--data-dir", str(data_dir / "weaviate")]
     ready = "/v1/.well-known/ready"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import servers
 from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.qdrant import QdrantStore
 from ingestion_engine.adapters.weaviate import WeaviateStore
@@ -20,6 +23,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id, make_
 from ingestion_engine.domain.ports import SearchFilter, VectorStore
 from ingestion_engine.domain.records import Point, StoredPoint
 from ingestion_engine.domain.spec import Chunking, CollectionContract, StoreName
+from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.settings import QdrantSettings, Settings, WeaviateSettings, load_settings
 
 DIMENSION = 16
@@ -415,6 +419,33 @@ class TestOutages:
                 await store.ensure_collection(contract)
             await store.close()
         await half_away.close()
+
+    @pytest.mark.parametrize("name", list(StoreName))
+    async def test_a_server_that_comes_back(self, name: StoreName, tmp_path: Path) -> None:
+        """Killed and started again on the same data: the same adapter works again, and nothing was lost."""
+        start = servers.start_qdrant if name is StoreName.QDRANT else servers.start_weaviate
+        with servers.stopping(start(tmp_path)) as first:
+            (key,) = first.secrets.values()
+            ports = {"port": int(first.url.rsplit(":", 1)[1])} | {
+                f"{kind}_port": at for kind, at in first.ports.items()
+            }
+            store: VectorStore = QdrantStore(first.url, key)
+            if name is StoreName.WEAVIATE:
+                store = WeaviateStore(first.url, f"http://127.0.0.1:{ports['grpc_port']}", key)
+            contract = make_contract("survivor")
+            await store.ensure_collection(contract)
+            await store.upsert("survivor", [make_point("a", 0)])
+            first.kill()
+            for _ in range(3):
+                with pytest.raises(TransientError):
+                    await store.upsert("survivor", [make_point("a", 1)])
+            with servers.stopping(start(tmp_path, api_key=key, **ports)):
+                patient = RetryPolicy(first_s=0.1, longest_s=1.0, deadline_s=20.0)
+                write = functools.partial(store.upsert, "survivor", [make_point("a", 1)])
+                await retry_async(write, TransientError, patient)
+                await store.check_collection(contract)
+                assert await store.count("survivor") == 2
+                await store.close()
 
     async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
         """The key is never in the error."""

@@ -60,6 +60,8 @@ BATCH_POINTS = 500
 """As for Qdrant, so that both stores see the same batches."""
 READ_POINTS = 100
 """A chunk may have 100,000 characters, 400 kB in the worst case: so many fit into one message of the server."""
+MAX_RECONNECT_MS = 5_000
+"""gRPC's own default, two minutes, would keep failing calls long after a server is back."""
 DEFAULT_GRPC_PORT = 50051
 DEFAULT_MESSAGE_BYTES = 10 * 1024 * 1024
 """Where ``/v1/meta`` states no limit (before 1.27)."""
@@ -326,7 +328,12 @@ class WeaviateStore:
                 meta = await self._get("/v1/meta", None)
                 limit = int(meta.get("grpcMaxMessageSize") or DEFAULT_MESSAGE_BYTES)
                 self._batch_bytes = min(self._batch_bytes, limit // 2)
-                options = [("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)]
+                options = [
+                    ("grpc.max_send_message_length", limit),
+                    ("grpc.max_receive_message_length", limit),
+                    ("grpc.initial_reconnect_backoff_ms", 200),
+                    ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+                ]
                 if self._is_secure:
                     credentials = grpc.ssl_channel_credentials()
                     self._channel = grpc.aio.secure_channel(self._target, credentials, options=options)
