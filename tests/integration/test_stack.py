@@ -255,3 +255,26 @@ def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_p
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert Settings() == made
+
+
+def test_everything_from_the_command_line(home: Path) -> None:
+    """`ingest up` prints where each system is; the API sees all of them as healthy, and SIGTERM ends everything."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INGEST_")}
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "ingestion_engine.cli", "up"],
+        env={**env, "PYTHONPATH": str(_SRC), "COLUMNS": "200", "INGEST_DATA_DIR": str(home), "INGEST_API__PORT": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output = read_until(supervisor, "Ctrl-C stops everything")
+    lines = (home / "stack.env").read_text().splitlines()
+    url = next(line.partition("=")[2] for line in lines if line.startswith("INGEST_API_URL="))
+    assert url in output
+    ready = httpx.get(f"{url}/readyz", timeout=30).json()
+    assert ready["status"] == "ready", ready
+    assert {"qdrant", "weaviate", "ray", "ollama"} <= set(ready["dependencies"])
+    started = descendants(supervisor)
+    supervisor.terminate()
+    assert supervisor.wait(60) == 0
+    assert not any(process.is_running() for process in started)

@@ -28,7 +28,7 @@ def plan_api(home: Home, settings: Settings) -> Plan:
         title="API",
         url=url,
         what="this product",
-        command=(sys.executable, "-m", "ingestion_engine.devstack.api_server"),
+        command=(sys.executable, "-m", "ingestion_engine.cli", "serve"),
         is_ready=lambda: answers(f"{url}/livez"),
         variables={"INGEST_API__HOST": settings.api.host, "INGEST_API__PORT": str(port)},
         sees_settings=True,

@@ -164,9 +164,7 @@ class _Demo:
             found = {item["key"].removeprefix(PREFIX): item["code"] for item in failures}
             _expect("failures", found, BROKEN)
         for item in failures:
-            self._console.print(
-                f"   recorded failure: {item['key']}  {item['code']}: {item['reason']}", highlight=False
-            )
+            self._say(f"   recorded failure: {item['key']}  {item['code']}: {item['reason']}")
         self._say(f"   {_sum_up(job)}")
 
     def _check_second(self, job: Mapping[str, Any], first: Mapping[str, Any]) -> None:
@@ -174,7 +172,7 @@ class _Demo:
         _expect("objects listed", counts["listed"], first["counts"]["listed"])
         _expect("objects done", counts["done"], 0)
         _expect("objects unchanged", counts["unchanged"], counts["listed"] - len(BROKEN))
-        _expect("objects known to be broken, not tried again", counts["failed"], len(BROKEN))
+        _expect("objects known to be broken, not tried again", counts["failed_before"], len(BROKEN))
         _expect("calls of the embedder", counts["embed_calls"], 0)
         self._say(f"   {_sum_up(job)}")
 
@@ -223,6 +221,7 @@ def _sum_up(job: Mapping[str, Any]) -> str:
     counts = job["counts"]
     return (
         f"{job['state']} after {job['duration_s'] or 0:.1f} s: {counts['listed']} listed, {counts['done']} done, "
-        f"{counts['failed']} failed, {counts['unchanged']} unchanged; {counts['chunks']} chunks, "
+        f"{counts['failed']} failed, {counts['unchanged']} unchanged, {counts['failed_before']} failed before; "
+        f"{counts['chunks']} chunks, "
         f"{counts['chunks_embedded']} embedded in {counts['embed_calls']} calls"
     )

@@ -137,6 +137,8 @@ class Stack:
         variables.update(self._place_state(plans))
         self.settings = apply_variables(self.settings, variables)
         self.env = settings_to_env(self.settings)
+        if self._with_api:
+            self.env["INGEST_API_URL"] = plans[-1].url  # what the command line's client reads
         write_private(ports_path, json.dumps({**remembered, **home.ports.by_name}, indent=2) + "\n")
         for plan in plans:
             self.services[plan.name] = Service(plan, home, self.env)
