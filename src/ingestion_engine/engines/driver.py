@@ -71,7 +71,6 @@ class Driver:
     _async: asyncio.Runner = field(init=False)
     _numbers: Iterator[int] = field(init=False)
     _rounds: Rounds = field(init=False)
-    _planned_all: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.state, self.spec.job_id)
@@ -266,7 +265,6 @@ class Driver:
         except ListingOutOfOrderError:
             self._start_over()
             self.patience.persist(self._new_plan(fingerprint, None, sort_first=True).measure)
-        self._planned_all = self.monitor.planning_complete = True
 
     def _run_plan(self, plan: PlanThread) -> None:
         """Run a plan to its end; returns with ``plan.error`` set when planning has to start over.
@@ -275,7 +273,6 @@ class Driver:
             FatalError: nothing is running any more when it is raised.
         """
         self.monitor.phase = "running"
-        self._planned_all = self.monitor.planning_complete = False
         plan.start()
         try:
             self._rounds.run(plan.partition_ids())
@@ -288,7 +285,6 @@ class Driver:
             if not isinstance(plan.error, ListingOutOfOrderError | TransientError):
                 raise plan.error
             return
-        self._planned_all = self.monitor.planning_complete = True
         tally = self.counts.tally
         plan_json = {"format": 1, "attempt": self.attempt, "written_at": utc_now(), "counts": self.counts.to_json()}
         self.patience.persist(lambda: self.ledger.write_plan(plan_json))
@@ -300,7 +296,7 @@ class Driver:
 
     def _check_budget(self) -> None:
         failed, planned = self.counts.total_failed, self.counts.planned
-        if self._planned_all and not self.spec.request.failure_budget.allows(failed, planned):
+        if self.counts.tally.complete and not self.spec.request.failure_budget.allows(failed, planned):
             self.monitor.stop(_over_budget(failed, planned))
 
     def _merge(self, plan: PlanThread, opened: OpenAttempt, *, complete: bool) -> None:

@@ -45,7 +45,6 @@ class Monitor:
         self._thread = threading.Thread(target=self._run, name="ingest-monitor", daemon=True)
         self._lease: HeldLease | None = None
         self.phase = "planning"
-        self.planning_complete = False
         self.stopped: FatalError | None = None
         self.epoch = 0
 
@@ -146,9 +145,9 @@ class Monitor:
             "attempt": self._attempt,
             "phase": "paused" if self._paused else self.phase,
             "updated_at": utc_now(),
-            "planning_complete": self.planning_complete,
+            "planning_complete": self._counts.tally.complete,
             "counts": self._counts.to_json(),
             "rates": rates,
-            "eta_s": eta_s if self.planning_complete else None,
+            "eta_s": eta_s if self._counts.tally.complete else None,
             "note": self._note,
         }

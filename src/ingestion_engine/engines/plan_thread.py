@@ -84,10 +84,12 @@ class PlanThread:
         """
         for planned in self._diff():
             self._count(planned)
+        self.counts.tally.complete = True
 
     def _run(self) -> None:
         try:
             self._write()
+            self.counts.tally.complete = True
         except BaseException as error:  # the driver raises it in its own thread
             self.error = error
         finally:

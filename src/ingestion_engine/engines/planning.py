@@ -66,6 +66,8 @@ class Tally:
     by_action: dict[Action, int] = field(default_factory=dict)
     bytes_planned: int = 0
     chunks_estimated: int = 0
+    complete: bool = False
+    """True when the whole listing has been seen: from then on the numbers are fixed."""
 
 
 @dataclass(frozen=True, slots=True)
