@@ -206,3 +206,13 @@ def test_large_texts_stream() -> None:
     stream = chunk_document(make_document(text), Chunking())
     assert next(stream).start_char == 0
     assert sum(1 for _ in stream) > 3000
+
+
+def test_a_heading_does_not_stand_alone() -> None:
+    """It goes with the text below it when both fit into a chunk."""
+    steps = "\n".join(f"- Step {i} of the method, with a word or two about it." for i in range(18))
+    text = f"# Book\n\n{'Words. ' * 150}\n\n## Method\n\n{steps}\n\n{'More. ' * 100}"
+    document = make_document(text, TextFormat.MARKDOWN)
+    chunks = [chunk.text for chunk in chunk_document(document, Chunking())]
+    assert not [chunk for chunk in chunks if chunk.strip() == "## Method"]
+    assert any(chunk.startswith("## Method\n\n- Step 0") for chunk in chunks)

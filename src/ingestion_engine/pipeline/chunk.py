@@ -37,6 +37,7 @@ _PARAGRAPH_ODDS, _LINE_ODDS = 8, 16
 _LINE = re.compile(r"[^\n]+\n*|\n+")
 _FENCE = re.compile(r" {0,3}(?:```|~~~)")
 _HEADING = re.compile(r" {0,3}#{1,6} ")
+_HEADINGS = re.compile(r"(?:\s* {0,3}#{1,6} [^\n]*)+\s*")
 
 _CUTS = tuple(
     re.compile(pattern)
@@ -127,10 +128,24 @@ def _cut_pieces(document: Document, chunking: Chunking, context_length: int | No
             end = start + len(text)
             covered = max(covered, end)
             if text.strip():
-                pieces += _fit(document.text, section_start + start, section_start + end, context_length)
+                pieces.append((section_start + start, section_start + end))
         if section[covered:].strip():
             pieces += _fill_gap(section, covered, len(section), section_start, chunking.max_chars)
-        yield from _drop_contained(pieces)
+        if markdown:
+            pieces = _join_headings(document.text, pieces, chunking.max_chars)
+        fitting = [part for start, end in pieces for part in _fit(document.text, start, end, context_length)]
+        yield from _drop_contained(fitting)
+
+
+def _join_headings(text: str, pieces: list[tuple[int, int]], max_chars: int) -> list[tuple[int, int]]:
+    """The ranges, a range of headings alone joined to the one behind it when both fit: a heading says nothing alone."""
+    joined: list[tuple[int, int]] = []
+    for start, end in pieces:
+        if joined and end - joined[-1][0] <= max_chars and _HEADINGS.fullmatch(text, *joined[-1]):
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _drop_contained(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
