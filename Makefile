@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; each works as the first command in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench nightly format lock clean
+.PHONY: help setup demo up test check bench nightly format docs lock clean
 export PYTHON
 
 help:    ## Say what there is.
@@ -34,6 +34,9 @@ nightly: setup   ## Run the long drills.
 format: setup   ## Format the code and mend what lint can mend.
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
+
+docs: setup   ## Write the table of settings in docs/operations.md.
+	@.venv/bin/python scripts/settings_table.py
 
 lock: setup   ## Write requirements.lock from pyproject.toml.
 	@scripts/lock.sh

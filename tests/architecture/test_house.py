@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -40,13 +41,15 @@ def test_no_vague_or_shadowing_module_names() -> None:
 
 
 def test_environment_is_read_in_settings_only() -> None:
-    """Nothing reads INGEST_* variables but the settings; the embedded stack passes its own environment on."""
+    """Only the settings read the environment; the client has one variable of its own, its key, and the embedded stack
+    hands its environment on.
+    """
     readers = {
         str(path.relative_to(_PACKAGE))
         for path in _SOURCES
         if "devstack" not in path.parts and re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     }
-    assert readers <= {"runtime/settings.py"}
+    assert readers <= {"runtime/settings.py", "cli/output.py"}
 
 
 def test_lock_has_hashes_and_no_addresses() -> None:
@@ -81,3 +84,10 @@ def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")
     assert not broken
+
+
+def test_settings_are_documented() -> None:
+    """The table of settings is what `make docs` writes."""
+    script = runpy.run_path(str(_ROOT / "scripts" / "settings_table.py"))
+    text = (_ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert script["render_page"](text) == text, "run `make docs`"
