@@ -19,6 +19,7 @@ from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.ledger import Ledger
 
 BODY: dict[str, Any] = {"source": {"bucket": "docs"}, "collection": "notes"}
@@ -176,8 +177,7 @@ class World:
         self.engine = LedgerEngine(self.state)
 
     def settings(self, **overrides: Any) -> Settings:
-        # The dispatcher's own rounds are a day apart: tests make the rounds themselves.
-        dispatch = {"poll_s": 86_400, "cancel_grace_s": 0, **overrides.pop("dispatch", {})}
+        dispatch = {"poll_s": 0.2, "cancel_grace_s": 0, **overrides.pop("dispatch", {})}
         return Settings(
             state_url=self.state.url, data_dir=self.folder, embed={"in_flight": 8}, dispatch=dispatch, **overrides
         )
@@ -194,9 +194,19 @@ class World:
 
     @contextlib.asynccontextmanager
     async def serve(
-        self, parts: Parts | None = None, headers: dict[str, str] | None = None, **overrides: Any
+        self,
+        parts: Parts | None = None,
+        headers: dict[str, str] | None = None,
+        background: bool = False,
+        **overrides: Any,
     ) -> AsyncIterator[Plane]:
-        app = create_app(self.settings(**overrides), parts or self.parts())
+        settings = self.settings(**overrides)
+        if not background:
+            # Tests make the dispatcher's rounds themselves, so its own task must think that another copy dispatches.
+            store = await JobStore.open(settings.sqlalchemy_url)
+            await store.hold_dispatch("test", 86_400)
+            await store.close()
+        app = create_app(settings, parts or self.parts())
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

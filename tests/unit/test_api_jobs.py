@@ -219,9 +219,7 @@ async def test_the_same_idempotency_key_returns_the_first_job(world: World) -> N
     """Also when sent at the same moment; another body under the key is refused."""
     async with world.serve() as plane:
         headers = {"Idempotency-Key": "k-1"}
-        answers = await asyncio.gather(
-            *(plane.client.post("/ray/jobs", json=BODY, headers=headers) for _ in range(5))
-        )
+        answers = await asyncio.gather(*(plane.client.post("/ray/jobs", json=BODY, headers=headers) for _ in range(5)))
         assert {answer.status_code for answer in answers} == {202}
         assert len({answer.json()["job_id"] for answer in answers}) == 1
         assert len((await plane.client.get("/jobs")).json()["items"]) == 1

@@ -66,7 +66,7 @@ class RequestContext:
             if status:
                 raise
             detail = "something unexpected happened; the service's log has it under this request id"
-            problem = make_problem(500, "internal_error", detail, request_id=request_id)
+            problem = make_problem(500, "internal_error", detail, context={"request_id": request_id})
             await answer_problem(problem)(scope, receive, send_marked)
         finally:
             self._record(scope, request_id, status, time.monotonic() - began)

@@ -71,7 +71,7 @@ def make_problem(
     hint: str | None = None,
     field: str | None = None,
     errors: Sequence[Mapping[str, Any]] | None = None,
-    **context: Any,
+    context: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return a problem as a JSON object; what has no value is left out. Pure."""
     problem = {
@@ -85,7 +85,7 @@ def make_problem(
         "errors": list(errors) if errors else None,
     }
     # A context value must not replace a member that the standard or this class defines.
-    problem = {**context, **problem}
+    problem = {**(context or {}), **problem}
     return {name: value for name, value in problem.items() if value is not None}
 
 
@@ -95,8 +95,8 @@ def problem_of_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None
     """
     if record is None:
         return None
-    context = record.get("context") or {}
-    problem = make_problem(0, str(record["code"]), str(record["message"]), hint=record.get("hint"), **context)
+    context = {name: value for name, value in (record.get("context") or {}).items() if name != "status"}
+    problem = make_problem(0, str(record["code"]), str(record["message"]), hint=record.get("hint"), context=context)
     del problem["status"]
     return {**problem, "title": "Job failed"}
 
@@ -109,7 +109,13 @@ def problem_of_error(error: IngestionError) -> dict[str, Any]:
         context.pop("field", None)
         errors = context.pop("errors", None)
         return make_problem(
-            error.status, error.code, error.message, hint=error.hint, field=error.field, errors=errors, **context
+            error.status,
+            error.code,
+            error.message,
+            hint=error.hint,
+            field=error.field,
+            errors=errors,
+            context=context,
         )
     status = 503 if isinstance(error, TransientError | FatalError) else 500
     return make_problem(status, error.code, error.message, hint=error.hint)

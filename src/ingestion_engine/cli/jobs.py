@@ -242,4 +242,4 @@ def logs(
     if json:
         write_json({"job_id": job, "attempt": attempt, "log": text})
     else:
-        out.print(Text(text.rstrip("\n")))
+        typer.echo(text.rstrip("\n"))

@@ -130,7 +130,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table on a terminal, tab-separated lines with a header elsewhere."""
     if not out.is_terminal:
         for row in (columns, *rows):
-            out.print(Text("\t".join(_plain(cell) for cell in row)))
+            typer.echo("\t".join(_plain(cell) for cell in row))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
