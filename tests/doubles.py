@@ -37,6 +37,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.pipeline.runner import Tools
+from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker import report_of, run_partition
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
@@ -304,4 +305,5 @@ class InProcessEngine:
         if lease is None or contract is None:
             raise TransientError("not_ready", "no lease or contract")
         check = LeaseCheck(self.state, collection, spec.job_id, lease.epoch, max_age_s=0)
-        return Tools(spec, contract, None, lease.epoch, self.source, self.embedder, self.stores, check)
+        schema = SchemaWatch(self.stores, contract)
+        return Tools(spec, contract, None, lease.epoch, self.source, self.embedder, self.stores, check, schema)

@@ -1,6 +1,8 @@
-"""Planning over any bucket: the merge equals a dictionary comparison, partitions are a disjoint cover, listings come sorted."""
+"""Planning over any bucket: the merge equals a comparison of dictionaries, partitions cover, listings come sorted."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from hypothesis import given
@@ -35,8 +37,8 @@ def test_the_merge_equals_a_comparison_of_dictionaries(bucket: dict[str, str], t
     rules = DiffRules("j1", "docs", "f", full=False, delete_missing=True, retry_failed=False, selects=lambda _: True)
     tally = Tally()
     planned = list(diff_objects(refs_of(bucket), rows_of(table), rules, tally))
-    expected = {key: Action.NEW for key in bucket.keys() - table.keys()}
-    expected |= {key: Action.DELETE for key in table.keys() - bucket.keys()}
+    expected = dict.fromkeys(bucket.keys() - table.keys(), Action.NEW)
+    expected |= dict.fromkeys(table.keys() - bucket.keys(), Action.DELETE)
     expected |= {key: Action.CHANGED for key in bucket.keys() & table.keys() if bucket[key] != table[key]}
     assert {p.ref.key: p.action for p in planned} == expected
     order = [p.ref.key.encode() for p in planned]
@@ -91,14 +93,13 @@ def test_disorder_is_noticed_before_anything_wrong_is_yielded(listed: list[str])
     refs = [ObjectRef("docs", key, "e", 1, "t") for key in listed]
     seen: list[bytes] = []
     encoded = [key.encode() for key in listed]
-    strictly_increasing = all(a < b for a, b in zip(encoded, encoded[1:], strict=False))
+    strictly_increasing = all(a < b for a, b in itertools.pairwise(encoded))
     if strictly_increasing:
         seen = [r.key.encode() for r in check_order(refs)]
         assert seen == encoded
     else:
         with pytest.raises(ListingOutOfOrderError):
-            for r in check_order(refs):
-                seen.append(r.key.encode())
+            seen.extend(r.key.encode() for r in check_order(refs))
         assert seen == sorted(set(seen))
 
 

@@ -312,6 +312,21 @@ def test_a_lost_collection_is_noticed(world: World) -> None:
     assert len(world.texts("doc-12.txt")) >= 12
 
 
+def test_a_collection_dropped_under_a_running_job_stops_it(world: World) -> None:
+    """Rather than letting a store invent another schema for the rest."""
+    engine = world.engine
+    ledger = world.submit(parallelism=1)
+
+    def drop(_partition_id: PartitionId) -> None:
+        if len(engine.ran) == 2:
+            world.weaviate.collections.clear()
+
+    engine.before = drop
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "collection_missing")
+
+
 def crash_at(world: World, step: int) -> None:
     """Arm the world to end the process at its n-th durable step."""
     seen = [0]

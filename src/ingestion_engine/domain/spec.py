@@ -175,7 +175,7 @@ class FrozenLimits(Strict):
     embed_batch_texts: int = 32
     embed_batch_chars: int = 32_000
     object_max_bytes: int = 256 * 1024 * 1024
-    decompressed_max_bytes: int = 512 * 1024 * 1024
+    decompressed_max_bytes: int = 256 * 1024 * 1024
     parse_timeout_s: float = 120.0
     partition_bytes: int = 32 * 1024 * 1024
     partition_objects: int = 200

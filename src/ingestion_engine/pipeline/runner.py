@@ -42,7 +42,7 @@ from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.load import LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp, build_points
 from ingestion_engine.pipeline.reuse import find_vectors
-from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
+from ingestion_engine.pipeline.upsert import SchemaWatch, delete_stale_points, upsert_points
 from ingestion_engine.state.lease import LeaseCheck
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Tools:
     embedder: Embedder
     stores: Mapping[StoreName, VectorStore]
     lease: LeaseCheck
+    schema: SchemaWatch
 
 
 @dataclass(slots=True)
@@ -255,6 +256,7 @@ class PartitionRun:
 
     async def _flush(self, points: list[Point], settling: list[_Settling]) -> None:
         await asyncio.to_thread(self._tools.lease.check)
+        await self._tools.schema.check()
         collection = self._tools.spec.request.collection
         refused = await self._timed("upsert", upsert_points(self._tools.stores, collection, points))
         for point_id, reason in refused.items():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ingestion_engine.domain.errors import PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import Point
-from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+
+SCHEMA_AGE_S = 5.0
+"""For so long a look at the schema is believed; it costs a request per store, a tenth of a batch of points."""
 
 
 async def upsert_points(
@@ -48,6 +52,49 @@ async def delete_stale_points(
         await store.delete_object_points(collection, object_id, before_epoch=before_epoch)
 
     await _in_all(stores, delete)
+
+
+class SchemaWatch:
+    """Looks, every few seconds while points are written, whether every store still has the collection as agreed.
+
+    Weaviate's auto-schema would silently create a dropped class again, with other types. Share one per process.
+
+    Args:
+        stores: The stores that are written.
+        contract: What was agreed.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[StoreName, VectorStore],
+        contract: CollectionContract,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stores = stores
+        self._contract = contract
+        self._clock = clock
+        self._checked_at: float | None = None
+
+    async def check(self) -> None:
+        """Return when all was well at most ``SCHEMA_AGE_S`` ago.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch".
+            TransientError: a store is away.
+
+        Cost: one request per store when the last look is too old.
+        """
+        now = self._clock()
+        if self._checked_at is not None and now - self._checked_at < SCHEMA_AGE_S:
+            return
+
+        async def look(store: VectorStore) -> None:
+            await store.check_collection(self._contract)
+
+        await _in_all(self._stores, look)
+        self._checked_at = now
 
 
 async def _in_all(stores: Mapping[StoreName, VectorStore], act: Callable[[VectorStore], Awaitable[None]]) -> None:

@@ -18,6 +18,7 @@ from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.pipeline.runner import PartitionRun, Tools
+from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.runtime.settings import Settings, load_settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.collections import read_contract
@@ -171,6 +172,7 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
         raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
+    stores = open_stores(settings, contract.stores)
     embedder = open_embedder(settings, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second)
     return Tools(
         spec,
@@ -179,8 +181,9 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
         lease.epoch,
         open_source(settings),
         embedder,
-        open_stores(settings, contract.stores),
+        stores,
         LeaseCheck(ledger.store, collection, spec.job_id, lease.epoch),
+        SchemaWatch(stores, contract),
     )
 
 

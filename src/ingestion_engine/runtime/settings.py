@@ -109,8 +109,46 @@ class SparkSettings(Group):
     """Spark on Kubernetes."""
 
     namespace: str | None = None
-    """Namespace for SparkApplications; None means that Spark is not configured."""
+    """Namespace for SparkApplications, one that the Spark operator watches; None means that Spark is not configured."""
     image: str | None = None
+    """Image of driver and executors: Spark, Python, this package, and ``main_file``. None refuses every job."""
+    spark_version: str = "4.3.0"
+    """Version of Spark in the image; the operator only compares it with 3.0.0. Default: the version tested with."""
+    main_file: str = "local:///opt/ingest/spark_main.py"
+    """The driver's main file, as Spark names it; ``local://`` means a path inside the image."""
+    service_account: str | None = None
+    """Service account of driver and executors; the driver's must be allowed to create pods. None means the
+    namespace's default."""
+    secret_name: str | None = None
+    """Secret whose keys are ``INGEST_*`` variables; driver and executors get all of them. None means that the image or
+    the service account gives them what they need."""
+    driver_cores: int = Field(default=1, ge=1)
+    driver_memory: str = "1g"
+    """Heap of the driver's JVM, in Java's units (``512m``, ``2g``); Spark's own minimum is 470 MiB."""
+    driver_memory_overhead: str = "1g"
+    """Memory of the driver beside its heap: the Python process that lists and plans lives there (a guess)."""
+    executor_cores: int = Field(default=2, ge=1)
+    """Partitions at once in one executor, at most; a job is spread evenly over as few executors as possible."""
+    executor_memory: str = "1g"
+    """Heap of an executor's JVM, which only starts Python processes and passes reports on."""
+    executor_memory_overhead: str = "4g"
+    """Memory of an executor beside its heap: one Python process per core, each holding a partition's objects (a guess:
+    2 GiB per process, four times ``WORKER__DECOMPRESSED_MAX_BYTES``)."""
+    ttl_s: int = Field(default=86_400, ge=1)
+    """Seconds for which Kubernetes keeps an ended attempt, with its driver's pod and log."""
+    submission_retries: int = Field(default=3, ge=0)
+    """How often the operator repeats a failed ``spark-submit``; reruns of drivers are the service's part."""
+    submission_retry_s: int = Field(default=10, ge=1)
+    """Pause before the first of them; the n-th waits n times as long."""
+    pod_template: Path | None = None
+    """YAML or JSON file: a pod template for driver and executors (``spec`` with ``nodeSelector``, ``tolerations``,
+    ``volumes``, ...), or one for each under ``driver`` and ``executor``. See docs/spark-manifest.md."""
+    kubeconfig: Path | None = None
+    """None means the service's own account when it runs in a pod, else ``KUBECONFIG`` or ``~/.kube/config``."""
+    context: str | None = None
+    """Context of the kubeconfig; None means its current one."""
+    never_started_s: float = Field(default=60.0, ge=0)
+    """After so long without any state the Spark operator is reported as absent (a healthy one needs a second)."""
 
 
 class ApiSettings(Group):
@@ -128,7 +166,7 @@ class WorkerSettings(Group):
 
     object_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Larger objects are recorded as failed ("object_too_large")."""
-    decompressed_max_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    decompressed_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Bound on what a compressed object may unpack to ("decompressed_too_large")."""
     parse_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds one object may take to parse ("parse_timeout")."""
