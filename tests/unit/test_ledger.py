@@ -177,6 +177,16 @@ class TestPlan:
 class TestReports:
     """Every report survives, once."""
 
+    def test_a_partitions_done_report_is_found(self, ledger: Ledger) -> None:
+        """Only DONE counts, the latest epoch wins, and no other partition's name is taken for it."""
+        assert ledger.find_done_report(PartitionId("a01-1.0.5.aa")) is None
+        ledger.create_report(report("a01-1.0.5.aa", 3, ReportStatus.RETRY))
+        assert ledger.find_done_report(PartitionId("a01-1.0.5.aa")) is None
+        for epoch in (1, 2):
+            ledger.create_report(report("a01-1.0.5.aa", epoch))
+        ledger.create_report(report("a01-1.0.5.aab", 9))
+        assert ledger.find_done_report(PartitionId("a01-1.0.5.aa")) == report("a01-1.0.5.aa", 2)
+
     def test_the_first_report_of_an_epoch_stays(self, ledger: Ledger) -> None:
         """A second worker with the same partition and epoch changes nothing; another epoch is another report."""
         ledger.create_report(report("a01-0.0.9.ab", chunks=1))

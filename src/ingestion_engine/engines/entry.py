@@ -43,7 +43,8 @@ def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
     settings = load_settings()
     state_url, job_id = Ledger.parse_spec_uri(spec_uri)
     state = open_state_store(settings, state_url)
-    spec = Ledger(state, job_id).read_spec()
+    ledger = Ledger(state, job_id)
+    spec = ledger.read_spec()
     tail = LogTail()
     tail.setFormatter(TextFormatter())
     logging.getLogger().addHandler(tail)
@@ -58,7 +59,7 @@ def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
         open_source(settings_of_job),
         open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
         open_stores(settings_of_job, spec.request.stores),
-        _engine(spec, settings.ray.task_cpus),
+        _engine(spec, ledger, settings.ray.task_cpus),
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
     )
@@ -71,11 +72,15 @@ def run_partition(spec_uri: str, partition_id: str) -> None:
     sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _engine(spec: JobSpec, task_cpus: float) -> Engine:
+def _engine(spec: JobSpec, ledger: Ledger, task_cpus: float) -> Engine:
     if spec.engine is EngineName.RAY:
         from ingestion_engine.engines.ray_engine import RayEngine
 
         return RayEngine(spec.parallelism, task_cpus=task_cpus)
+    if spec.engine is EngineName.SPARK:
+        from ingestion_engine.engines.spark_engine import SparkEngine
+
+        return SparkEngine(spec.parallelism, find_report=ledger.find_done_report, is_aborted=ledger.is_aborted)
     from ingestion_engine.engines.local import LocalEngine
 
     return LocalEngine()

@@ -132,8 +132,8 @@ class SparkSettings(Group):
     executor_memory: str = "1g"
     """Heap of an executor's JVM, which only starts Python processes and passes reports on."""
     executor_memory_overhead: str = "4g"
-    """Memory of an executor beside its heap: one Python process per core, each holding a partition's objects (a guess:
-    2 GiB per process, four times ``WORKER__DECOMPRESSED_MAX_BYTES``)."""
+    """Memory of an executor beside its heap: one Python process per core, each holding objects whole while it
+    parses them (a guess: 2 GiB per process)."""
     ttl_s: int = Field(default=86_400, ge=1)
     """Seconds for which Kubernetes keeps an ended attempt, with its driver's pod and log."""
     submission_retries: int = Field(default=3, ge=0)

@@ -195,6 +195,13 @@ class Ledger:
         """
         self._reports.create(report)
 
+    def find_done_report(self, partition_id: PartitionId) -> PartitionReport | None:
+        """Return a partition's DONE report that is not folded yet, of its latest epoch; None when there is none.
+
+        Cost: one listing of one prefix, one request per report found.
+        """
+        return self._reports.find_done(partition_id)
+
     def fold_reports(self, segment: str, reports: Sequence[PartitionReport]) -> None:
         """Write reports as one segment, then remove their single files.
 

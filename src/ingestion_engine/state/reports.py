@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from ingestion_engine.domain.errors import StateConflict
+from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.state.json_files import create_once, dump_lines, iter_lines, list_segments, parse_json
@@ -45,6 +46,16 @@ class ReportLog:
                 return
             except StateConflict:
                 continue
+
+    def find_done(self, partition_id: PartitionId) -> PartitionReport | None:
+        """Return a partition's single DONE report of its latest epoch."""
+        found: list[PartitionReport] = []
+        for path in self._store.list(f"{self._singles}{partition_id}."):
+            stored = self._store.get(path)
+            if stored is not None:
+                found.append(PartitionReport.from_json(parse_json(path, stored.data)))
+        done = [report for report in found if report.status is ReportStatus.DONE]
+        return max(done, key=lambda report: report.epoch, default=None)
 
     def fold(self, segment: str, reports: Sequence[PartitionReport]) -> None:
         """Write reports as one segment, then remove their single files."""

@@ -1,0 +1,35 @@
+"""Pod templates for Spark's driver and executors, from the file that ``INGEST_SPARK__POD_TEMPLATE`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ingestion_engine.domain.errors import FatalError
+
+PodTemplates = Mapping[str, Any]
+"""One pod template for both roles (``spec``, ``metadata``), or one for each under ``driver`` and ``executor``."""
+
+
+def read_pod_templates(path: Path | None) -> PodTemplates | None:
+    """Return what a file of pod templates holds; None when none is named.
+
+    Raises:
+        FatalError: "engine_misconfigured": it cannot be read as YAML or JSON, or holds no mapping.
+    """
+    if path is None:
+        return None
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FatalError(
+            "engine_misconfigured",
+            f"the pod template {str(path)!r} cannot be read ({type(error).__name__})",
+            hint="INGEST_SPARK__POD_TEMPLATE names a YAML or JSON file",
+        ) from error
+    if not isinstance(data, dict):
+        raise FatalError("engine_misconfigured", f"the pod template {str(path)!r} is no mapping")
+    return data

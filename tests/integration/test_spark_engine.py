@@ -1,0 +1,218 @@
+"""The Spark engine on a real local Spark: it answers as the local engine does, and loses only what really died."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyspark import SparkConf, SparkContext
+
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.engines.spark_engine import JAVA_HINT, SparkEndedError, SparkEngine
+
+SPEC = "file:///nowhere/jobs/job-x/spec.json"
+SLOTS = 2
+
+
+@pytest.fixture(scope="session")
+def context() -> Iterator[SparkContext]:
+    """One local Spark with two slots; without Java the tests fail and say what to install."""
+    assert shutil.which("java"), JAVA_HINT
+    conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
+    conf.set("spark.speculation", "false").set("spark.task.maxFailures", "1")
+    made = SparkContext.getOrCreate(conf)
+    yield made
+    made.stop()
+
+
+def ids(count: int) -> list[PartitionId]:
+    return [PartitionId(f"a01-{number:05d}") for number in range(count)]
+
+
+def make_process(act: Callable[[str], None] = lambda _: None) -> Callable[[str, str], PartitionReport]:
+    """A worker's function made here, so that Spark carries it by value. ``act`` runs first."""
+    from ingestion_engine.domain import ids as domain_ids
+    from ingestion_engine.domain import records
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        act(partition_id)
+        pid = domain_ids.PartitionId(partition_id)
+        result = records.ObjectResult(partition_id, records.Outcome.DONE, "e", 3, "2026-01-01T00:00:00Z", "oid")
+        return records.PartitionReport(
+            pid, records.ReportStatus.DONE, 7, (result,), chunks=len(spec_uri), embed_calls=1
+        )
+
+    return process
+
+
+def run(engine: SparkEngine, partition_ids: Iterator[PartitionId] | list[PartitionId]) -> dict[str, PartitionReport]:
+    reports = list(engine.run(SPEC, partition_ids))
+    found = {report.partition_id: report for report in reports}
+    assert len(found) == len(reports)
+    return dict(found)
+
+
+def test_reports_are_those_of_a_plain_loop(context: SparkContext) -> None:
+    """Every field of every report arrives as the process made it, once per partition."""
+    process = make_process()
+    assert run(SparkEngine(SLOTS, process), ids(7)) == {pid: process(SPEC, pid) for pid in ids(7)}
+
+
+def test_a_wide_window_shares_jobs(context: SparkContext) -> None:
+    """More partitions at once than threads are put into common Spark jobs, the last one partly filled."""
+    process = make_process()
+    engine = SparkEngine(600, process)
+    assert (engine._slices, engine._jobs) == (3, 200)
+    assert run(engine, ids(7)) == {pid: process(SPEC, pid) for pid in ids(7)}
+
+
+def test_nothing_to_do_gives_no_report(context: SparkContext) -> None:
+    """An empty plan ends at once."""
+    assert run(SparkEngine(SLOTS, make_process()), []) == {}
+
+
+def test_a_killed_process_costs_its_own_partition_only(context: SparkContext) -> None:
+    """A worker that dies gives one RETRY with ``process_died``; its neighbours, also at the same time, succeed."""
+
+    def die(partition_id: str) -> None:
+        import os
+        import time
+
+        if partition_id.endswith("2"):
+            os._exit(1)
+        time.sleep(0.2)
+
+    reports = run(SparkEngine(SLOTS, make_process(die)), ids(6))
+    dead = reports.pop("a01-00002")
+    assert (dead.status, dead.process_died) == (ReportStatus.RETRY, True)
+    assert dead.error is not None
+    assert dead.error["code"] == "worker_died"
+    assert {report.status for report in reports.values()} == {ReportStatus.DONE}
+    assert len(reports) == 5
+
+
+def test_a_failing_task_runs_once(context: SparkContext, tmp_path: Path) -> None:
+    """Spark does not repeat a task behind the driver's back."""
+    log = str(tmp_path / "runs")
+
+    def die(partition_id: str) -> None:
+        import os
+
+        with open(log, "a", encoding="utf-8") as file:  # noqa: PTH123 - runs in Spark's worker
+            file.write(f"{partition_id}\n")
+        os._exit(1)
+
+    run(SparkEngine(1, make_process(die)), ids(1))
+    assert (tmp_path / "runs").read_text() == "a01-00000\n"
+
+
+def test_a_durable_report_outlives_its_process(context: SparkContext) -> None:
+    """A process that died after its report was durable has done its partition."""
+
+    def die(partition_id: str) -> None:
+        import os
+
+        os._exit(1)
+
+    durable = make_process()(SPEC, "a01-00000")
+    engine = SparkEngine(SLOTS, make_process(die), find_report={durable.partition_id: durable}.get)
+    reports = run(engine, ids(2))
+    assert reports["a01-00000"] == durable
+    assert reports["a01-00001"].process_died
+
+
+def test_an_executor_that_cannot_run_the_package_stops_the_job(context: SparkContext) -> None:
+    """An exception out of Python itself is the environment's fault, never the objects'."""
+
+    def fail(partition_id: str) -> None:
+        raise ModuleNotFoundError("No module named 'ingestion_engine'")
+
+    report = run(SparkEngine(SLOTS, make_process(fail)), ids(1))["a01-00000"]
+    assert report.status is ReportStatus.FATAL
+    assert report.error is not None
+    assert report.error["code"] == "worker_mismatch"
+    assert "No module named 'ingestion_engine'" in report.error["message"]
+    assert report.error["message"].endswith("'ingestion_engine'")
+
+
+def test_the_window_slides(context: SparkContext) -> None:
+    """Ids are pulled only as there is room, and a slow partition holds up nobody but itself."""
+
+    def wait(partition_id: str) -> None:
+        import time
+
+        time.sleep(4.0 if partition_id.endswith("00000") else 0.1)
+
+    pulled: list[str] = []
+
+    def feed() -> Iterator[PartitionId]:
+        for pid in ids(6):
+            pulled.append(pid)
+            yield pid
+
+    order: list[str] = []
+    for report in SparkEngine(SLOTS, make_process(wait)).run(SPEC, feed()):
+        order.append(report.partition_id)
+        assert len(pulled) <= len(order) + SLOTS - 1
+    assert order[-1] == "a01-00000"
+    assert sorted(order) == ids(6)
+
+
+def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(context: SparkContext, tmp_path: Path) -> None:
+    """With more Spark jobs than slots, an abort ends the waiting ones at once; running ones report by themselves."""
+    log = tmp_path / "runs"
+    log.touch()
+    path = str(log)
+
+    def wait(partition_id: str) -> None:
+        import time
+
+        with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 - runs in Spark's worker
+            file.write(f"{partition_id}\n")
+        time.sleep(5)
+
+    engine = SparkEngine(6, make_process(wait), is_aborted=lambda: len(log.read_text().split()) >= SLOTS)
+    started = time.monotonic()
+    reports = run(engine, ids(6))
+    begun = set(log.read_text().split())
+    assert len(begun) == SLOTS
+    assert {pid for pid, report in reports.items() if report.status is ReportStatus.DONE} == begun
+    assert {report.status for pid, report in reports.items() if pid not in begun} == {ReportStatus.RETRY}
+    assert len(reports) == 6
+    assert time.monotonic() - started < 12
+
+
+def test_a_closed_run_leaves_nothing_behind(context: SparkContext) -> None:
+    """A driver that crashes in the middle cancels its Spark jobs on the way out."""
+
+    def wait(partition_id: str) -> None:
+        import time
+
+        time.sleep(0.05 if partition_id.endswith("00000") else 60)
+
+    reports = SparkEngine(SLOTS, make_process(wait)).run(SPEC, iter(ids(4)))
+    assert next(reports).partition_id == "a01-00000"
+    reports.close()
+    deadline = time.monotonic() + 20
+    while context.statusTracker().getActiveJobsIds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_spark_that_is_gone_ends_the_attempt(context: SparkContext) -> None:
+    """No partition is blamed for the loss of Spark itself. Runs last: it stops the shared context."""
+
+    def wait(partition_id: str) -> None:
+        import time
+
+        time.sleep(0.1 if partition_id.endswith("00000") else 30)
+
+    reports = SparkEngine(SLOTS, make_process(wait)).run(SPEC, iter(ids(2)))
+    next(reports)
+    context.stop()
+    with pytest.raises(SparkEndedError):
+        next(reports)
