@@ -121,7 +121,7 @@ def show_end(job: Mapping[str, Any]) -> None:
     if counts.get("failed"):
         out.print(Text(f"  ingest failures {job['job_id']}"))
     error = job.get("error")
-    if error:
+    if error and state == "failed":
         err.print(Text.assemble(("error: ", "bold red"), str(error["detail"]), (f" [{error['code']}]", "dim")))
         if error.get("hint"):
             err.print(Text.assemble(("hint:  ", "bold"), str(error["hint"])))

@@ -45,8 +45,8 @@ def configure_logging(level: str = "INFO", *, json: bool = False, stream: TextIO
 
 
 def event_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the fields given as ``extra``, in the order given. Pure."""
-    return {name: value for name, value in vars(record).items() if name not in _RESERVED}
+    """Return the fields given as ``extra``, in the order given; without private ones, which Ray adds. Pure."""
+    return {name: value for name, value in vars(record).items() if name not in _RESERVED and name[:1] != "_"}
 
 
 def _timestamp(record: logging.LogRecord) -> str:
