@@ -106,6 +106,15 @@ async def test_a_body_that_is_not_json_says_where(world: World) -> None:
         assert "not JSON" in answer.json()["detail"]
 
 
+async def test_a_body_declared_as_a_form_is_told_so(world: World) -> None:
+    """What curl sends when nobody says otherwise."""
+    async with world.serve() as plane:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        answer = await plane.client.post("/ray/jobs", content=orjson.dumps(BODY), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (415, "not_json")
+        assert answer.json()["hint"] == "send content-type: application/json"
+
+
 async def test_an_unknown_bucket_is_refused(world: World) -> None:
     """The system's no is the caller's answer, naming the field and what to do."""
     async with world.serve() as plane:

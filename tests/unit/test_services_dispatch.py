@@ -224,6 +224,16 @@ async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None
         assert world.engine.submits == [f"{job_id}-01"]
 
 
+async def test_many_jobs_that_find_one_outage_count_as_one(world: World) -> None:
+    """The back-off grows with rounds, not with jobs."""
+    async with world.serve() as plane:
+        world.engine.away = unreachable()
+        jobs = [await plane.submit(collection=f"c{number}", parallelism=1) for number in range(5)]
+        await plane.look(3)
+        for job_id in jobs:
+            assert "attempt 1 to submit failed" in (await plane.job(job_id))["note"]
+
+
 async def test_an_uncertain_submission_keeps_its_share(world: World) -> None:
     """The driver may be running: no other job gets its part of the limit."""
     async with world.serve() as plane:

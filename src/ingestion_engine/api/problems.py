@@ -24,6 +24,7 @@ TITLES: Final = {
     405: "Method not allowed",
     409: "Conflict",
     413: "Request too large",
+    415: "Unsupported media type",
     422: "Request cannot be processed",
     500: "Internal error",
     501: "Not configured",
@@ -137,7 +138,12 @@ def install_problem_handlers(app: FastAPI) -> None:
         return answer_problem(problem_of_error(error), headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+        if media_type and "json" not in media_type:
+            # What curl -d sends by itself; the body then is not even looked at.
+            detail = f"the body is declared as {media_type}"
+            return answer_problem(make_problem(415, "not_json", detail, hint="send content-type: application/json"))
         return answer_problem(describe_validation(error.errors()))
 
     @app.exception_handler(HTTPException)

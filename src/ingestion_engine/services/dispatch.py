@@ -219,10 +219,13 @@ class Dispatcher:
 
     async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
         """Leave an engine alone for a while; a job that it cannot have started gives its share back."""
+        now = self._now()
         last = self._outages.get(job.engine)
         failures = 1 if last is None else last.failures + 1
-        pause_s = back_off_s(failures)
-        until = self._now() + dt.timedelta(seconds=pause_s)
+        until = now + dt.timedelta(seconds=back_off_s(failures))
+        if last is not None and last.until > now:
+            # Another job's submission, made at the same time, has found the same outage.
+            failures, until = last.failures, last.until
         moment = until.strftime("%H:%M:%SZ")
         hint = f" ({error.hint})" if error.hint else ""
         message = f"{error.message}{hint}; attempt {failures} to submit failed, the next follows at {moment}"
