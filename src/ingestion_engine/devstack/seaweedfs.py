@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
             "AWS_ACCESS_KEY_ID": credentials.s3_access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
         },
-        is_ready=lambda: _is_writable(url, credentials, wanted),
+        is_ready=lambda: _is_usable(url, credentials, wanted),
         variables={
             "INGEST_S3__ENDPOINT_URL": url,
             "INGEST_S3__ACCESS_KEY_ID": credentials.s3_access_key_id,
@@ -68,21 +69,29 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
     )
 
 
-def _is_writable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
-    """True when every bucket takes and forgets an object: buckets are made, and volumes found, after the port opens."""
+def _is_usable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
+    """True when every bucket is there, what an earlier run stored can be read, and new objects can be written.
+
+    The port opens before the buckets are made and, at a restart, before the master has heard which volumes there are:
+    for a moment old objects are listed but cannot be read.
+    """
     settings = S3Settings(
         endpoint_url=url,
         access_key_id=SecretStr(credentials.s3_access_key_id),
         secret_access_key=SecretStr(credentials.s3_secret_access_key),
     )
     client = make_client(settings, attempts=1, read_timeout_s=PROBE_TIMEOUT_S)
-    for bucket in buckets:
-        try:
-            with s3_errors(Place(bucket, _PROBE_KEY)):
-                client.put_object(Bucket=bucket, Key=_PROBE_KEY, Body=b"")
-                client.delete_object(Bucket=bucket, Key=_PROBE_KEY)
-        except IngestionError:
-            return False
+    probe = {"Bucket": STATE_BUCKET, "Key": _PROBE_KEY}
+    try:
+        for bucket in buckets:
+            with s3_errors(Place(bucket)):
+                client.head_bucket(Bucket=bucket)
+        with s3_errors(Place(STATE_BUCKET, _PROBE_KEY)), contextlib.suppress(client.exceptions.NoSuchKey):
+            client.get_object(**probe)["Body"].read()
+        with s3_errors(Place(STATE_BUCKET, _PROBE_KEY)):
+            client.put_object(**probe, Body=b"An empty object would need no volume.")
+    except IngestionError:
+        return False
     return True
 
 
