@@ -1,4 +1,4 @@
-"""Keys that S3 takes but SeaweedFS cannot hold (``//``, ``./``, a leading or trailing slash), against moto's S3 server."""
+"""Keys that S3 takes but SeaweedFS cannot hold (`//`, `./`, slashes at either end), against the S3 server of moto."""
 
 from __future__ import annotations
 
