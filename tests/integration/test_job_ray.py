@@ -6,6 +6,7 @@ import time
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from corpus import generate_corpus
@@ -175,6 +176,29 @@ def test_a_canceled_job_ends_canceled(platform: Platform) -> None:
     assert platform.wait(job_id)["state"] == "canceled"
     assert platform.run(**request)["state"] == "succeeded"
     assert len(platform.both("canceled")) == 60
+
+
+def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform) -> None:
+    """SIGKILL in mid-job: the next attempt goes on from the reports; nothing is lost, done partitions are not repeated."""
+    platform.upload("docs", [(f"kill/{i:02}.txt", f"Text {i} of the kill drill.".encode()) for i in range(48)])
+    platform.fault({"delay_s": 0.7})
+    before = platform.embed_requests()
+    job_id = platform.submit(source={"bucket": "docs", "prefix": "kill/"}, collection="killed", parallelism=2)
+    while (platform.http.get(f"/jobs/{job_id}").json()["counts"] or {}).get("partitions_done", 0) < 2:
+        time.sleep(0.1)
+    (driver,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"/{job_id}/" in " ".join(process.info["cmdline"] or []) and "--spec" in process.info["cmdline"]
+    ]
+    driver.kill()
+    platform.fault({})
+    job = platform.wait(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert job["counts"]["done"] == job["counts"]["listed"] == len(platform.both("killed")) == 48
+    in_flight_at_the_kill = 2
+    partitions = job["counts"]["partitions_done"]
+    assert platform.embed_requests() - before <= 8 + in_flight_at_the_kill + partitions
 
 
 def test_secrets_stay_out_of_what_ray_shows(platform: Platform, ray_job: dict[str, object]) -> None:
