@@ -51,7 +51,7 @@ def plan_ray_head(home: Home) -> Plan:
             *(f"{flag}={port}" for flag, port in ports.items()),
             f"--num-cpus={cpus}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}",
-            f"--temp-dir={temp_dir}",
+            f"--temp-dir={temp_dir / 'r'}",  # Ray opens its directory to everybody; the one around it stays private
         ),
         # The dashboard answers seconds before the node's agent does, and only the agent starts jobs.
         is_ready=lambda: (
