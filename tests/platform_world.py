@@ -96,6 +96,14 @@ class Platform:
         assert summary is not None
         return summary
 
+    def wait_for_summary(self, ledger: Ledger, timeout_s: float = 120) -> dict[str, Any]:
+        """Poll a ledger until its job has ended."""
+        deadline = time.monotonic() + timeout_s
+        while (summary := ledger.read_summary()) is None:
+            assert time.monotonic() < deadline, "the job did not end"
+            time.sleep(0.5)
+        return summary
+
     def ledger(self, job_id: str) -> Ledger:
         """The job's ledger."""
         return Ledger(open_state_store(self.settings), job_id)

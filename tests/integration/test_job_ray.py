@@ -10,6 +10,9 @@ import psutil
 import pytest
 
 from corpus import generate_corpus
+from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.services.ray_service import RayService
+from ingestion_engine.services.specs import make_spec
 from platform_world import Platform, without_job_fields
 
 OBJECTS = 200
@@ -179,7 +182,7 @@ def test_a_canceled_job_ends_canceled(platform: Platform) -> None:
 
 
 def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform) -> None:
-    """SIGKILL in mid-job: the next attempt goes on from the reports; nothing is lost, done partitions are not repeated."""
+    """SIGKILL in mid-job: the next attempt goes on from the reports; nothing is lost, what is done stays done."""
     platform.upload("docs", [(f"kill/{i:02}.txt", f"Text {i} of the kill drill.".encode()) for i in range(48)])
     platform.fault({"delay_s": 0.7})
     before = platform.embed_requests()
@@ -199,6 +202,23 @@ def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform) -> N
     in_flight_at_the_kill = 2
     partitions = job["counts"]["partitions_done"]
     assert platform.embed_requests() - before <= 8 + in_flight_at_the_kill + partitions
+
+
+async def test_a_job_may_bring_the_package_along(platform: Platform) -> None:
+    """For clusters where it is not installed: driver and workers run what the service shipped."""
+    platform.upload("docs", [("ship/a.txt", b"Shipped to the cluster.")])
+    ledger = platform.ledger("job-shipped")
+    request = {"source": {"bucket": "docs", "prefix": "ship/"}, "collection": "shipped"}
+    asked = JobRequest.model_validate({**request, "embedding": {"model": "hash-384"}})
+    ledger.write_spec(make_spec(platform.settings, asked, EngineName.RAY, "job-shipped", parallelism=1))
+    ship = platform.settings.ray.model_copy(update={"ship_package": True})
+    service = RayService.from_settings(platform.settings.model_copy(update={"ray": ship}))
+    await service.submit("job-shipped", 1, ledger.spec_uri, 1)
+    await service.close()
+    summary = platform.wait_for_summary(ledger)
+    assert summary["state"] == "succeeded"
+    assert "py_modules_files" in (ledger.read_log(1) or "")
+    assert len(platform.both("shipped")) == 1
 
 
 def test_secrets_stay_out_of_what_ray_shows(platform: Platform, ray_job: dict[str, object]) -> None:

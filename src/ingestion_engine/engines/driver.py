@@ -325,8 +325,11 @@ class Driver:
             state = JobState.CANCELED
         elif error is not None:
             state = JobState.FAILED
+        elif self.spec.request.mode is not Mode.PLAN and (failed or tally.failed_before):
+            # Also when the failures are old: not everything that the bucket holds can be found.
+            state = JobState.PARTIALLY_SUCCEEDED
         else:
-            state = JobState.PARTIALLY_SUCCEEDED if failed or tally.failed_before else JobState.SUCCEEDED
+            state = JobState.SUCCEEDED
         summary: dict[str, Any] = {
             "format": 1,
             "job_id": self.spec.job_id,

@@ -13,6 +13,7 @@ import argparse
 import logging
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -48,7 +49,8 @@ def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
     tail = LogTail()
     tail.setFormatter(TextFormatter())
     logging.getLogger().addHandler(tail)
-    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, "engine": spec.engine.value})
+    where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
+    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
     settings_of_job = settings.with_endpoints(spec.endpoints)
     driver = Driver(
         spec,
