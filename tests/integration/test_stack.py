@@ -21,6 +21,7 @@ from ingestion_engine.devstack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env
 from ingestion_engine.runtime.settings import Settings
 
+_supervisors: list[subprocess.Popen[str]] = []
 _SRC = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -44,13 +45,20 @@ def start_up(data_dir: Path, only: set[str]) -> subprocess.Popen[str]:
         f"up.Stack = functools.partial(up.Stack, only={only!r}, with_api=False)\n"
         "sys.exit(up.run_up(Settings(data_dir=Path(sys.argv[1]))))"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(data_dir)],
-        env={**os.environ, "PYTHONPATH": str(_SRC), "COLUMNS": "200"},
+    return start_supervisor(["-c", code, str(data_dir)], dict(os.environ))
+
+
+def start_supervisor(arguments: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    """A Python process with a supervisor in it; killed at the end of the test when it still runs."""
+    supervisor = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**env, "PYTHONPATH": str(_SRC), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _supervisors.append(supervisor)
+    return supervisor
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
@@ -64,6 +72,10 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"ended without {words!r}:\n{''.join(lines)}")
 
 
+def others() -> Iterator[psutil.Process]:
+    return (process for process in psutil.process_iter(["cmdline"]) if process.pid != os.getpid())
+
+
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -73,11 +85,12 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """A directory for a stack; at the end no process mentions it."""
     path = tmp_path / "home"
     yield path
-    left = [
-        process.info["cmdline"]
-        for process in psutil.process_iter(["cmdline"])
-        if str(path) in " ".join(process.info["cmdline"] or ()) and process.pid != os.getpid()
-    ]
+    while _supervisors:  # a failed test must not leave its own behind
+        supervisor = _supervisors.pop()
+        supervisor.kill()
+        supervisor.wait()
+        wait_for(lambda: not any(str(path) in " ".join(p.info["cmdline"] or ()) for p in others()))
+    left = [process.info["cmdline"] for process in others() if str(path) in " ".join(process.info["cmdline"] or ())]
     assert not left
 
 
@@ -260,13 +273,8 @@ def test_settings_survive_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_everything_from_the_command_line(home: Path) -> None:
     """`ingest up` prints where each system is; the API sees all of them as healthy, and SIGTERM ends everything."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("INGEST_")}
-    supervisor = subprocess.Popen(
-        [sys.executable, "-m", "ingestion_engine.cli", "up"],
-        env={**env, "PYTHONPATH": str(_SRC), "COLUMNS": "200", "INGEST_DATA_DIR": str(home), "INGEST_API__PORT": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    env |= {"INGEST_DATA_DIR": str(home), "INGEST_API__PORT": "0"}
+    supervisor = start_supervisor(["-m", "ingestion_engine.cli", "up"], env)
     output = read_until(supervisor, "Ctrl-C stops everything")
     lines = (home / "stack.env").read_text().splitlines()
     url = next(line.partition("=")[2] for line in lines if line.startswith("INGEST_API_URL="))
