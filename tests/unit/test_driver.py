@@ -223,6 +223,42 @@ def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:
     assert world.run()["counts"]["unchanged"] == 3
 
 
+def test_a_disordered_listing_of_many_known_objects_plans_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that the listing jumped over look gone until it is sorted; none of that may reach the plan or the table."""
+    monkeypatch.setattr("ingestion_engine.engines.plan_thread.SMALL_JOB_OBJECTS", 1)
+    world.run()
+    before, gets = world.table(), world.bucket.gets
+    world.bucket.shuffle = True
+    ledger = world.submit()
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert summary["counts"]["unchanged"] == summary["counts"]["listed"] == 3
+    assert (world.table(), world.bucket.gets) == (before, gets)
+    assert list(ledger.iter_plan()) == []
+
+
+def test_more_deletions_than_are_held_at_once_all_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletions wait on disk, and come back whole and in order."""
+    monkeypatch.setattr("ingestion_engine.engines.plan_thread.SMALL_JOB_OBJECTS", 2)
+    for number in range(5):
+        world.bucket.put(f"extra-{number}.txt", f"Text number {number}.")
+    world.run()
+    for number in range(5):
+        del world.bucket.objects[f"extra-{number}.txt"]
+    ledger = world.submit()
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert summary["counts"]["deleted"] == 5
+    assert [[o.ref.key for o in p.objects] for p in ledger.iter_plan()] == [
+        ["extra-0.txt", "extra-1.txt"],
+        ["extra-2.txt", "extra-3.txt"],
+        ["extra-4.txt"],
+    ]
+    assert sorted(world.table()) == [f"doc-{n:02}.txt" for n in (1, 3, 12)]
+
+
 def test_a_deadly_object_fails_alone(world: World) -> None:
     """A partition that ends its process twice is taken apart; the object that does it alone is recorded."""
     engine = world.engine

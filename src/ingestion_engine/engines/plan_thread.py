@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import queue
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import IO
+
+import orjson
 
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
+from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.engines.counts import Counts
 from ingestion_engine.engines.listing import check_order, sort_listing
@@ -27,6 +31,34 @@ from ingestion_engine.state.ledger import Ledger
 MASS_DELETE_OBJECTS = 100
 MASS_DELETE_FRACTION = 0.2
 """A plan that deletes more than this share of more than so many objects needs ``allow_mass_delete``."""
+
+
+@dataclass(slots=True)
+class _Deletions:
+    """Planned deletions in key order, on disk when they are many.
+
+    They become part of the plan only when the whole listing has been seen. In a listing that turns out to be out of
+    order, every key that was jumped over looks gone, and a plan that never ran makes its objects dirty.
+    """
+
+    file: IO[bytes]
+    _held: list[PlannedObject] = field(default_factory=list)
+
+    def add(self, planned: PlannedObject) -> None:
+        """Keep one."""
+        self._held.append(planned)
+        if len(self._held) >= SMALL_JOB_OBJECTS:
+            batch = Partition(PartitionId(""), tuple(self._held))
+            self.file.write(orjson.dumps(batch.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+            self._held = []
+
+    def batches(self) -> Iterator[Sequence[PlannedObject]]:
+        """Yield all of them, at most ``SMALL_JOB_OBJECTS`` at once. Call once, after the last ``add``."""
+        self.file.seek(0)
+        for line in self.file:
+            yield Partition.from_json(PartitionId(""), orjson.loads(line)).objects
+        if self._held:
+            yield self._held
 
 
 @dataclass(slots=True)
@@ -107,8 +139,15 @@ class PlanThread:
 
     def _write(self) -> None:
         packer = Packer(self.spec.limits, self.spec.request.chunking)
-        deletions: list[PlannedObject] = []
-        work = self._split_off(self._diff(), deletions, packer)
+        with tempfile.TemporaryFile(prefix="ingest-deletions-") as file:
+            deletions = _Deletions(file)
+            self._write_work(deletions, packer)
+            self._refuse_mass_delete()
+            for batch in deletions.batches():
+                self.delete_ids += self._write_segment("d", list(packer.pack(batch)))
+
+    def _write_work(self, deletions: _Deletions, packer: Packer) -> None:
+        work = self._split_off(self._diff(), deletions)
         head = list(itertools.islice(work, SMALL_JOB_OBJECTS))
         if len(head) < SMALL_JOB_OBJECTS:
             self._refuse_mass_delete()
@@ -123,15 +162,9 @@ class PlanThread:
                 segment, size = [], 0
         if segment:
             self._hand_out(self._write_segment("", segment))
-        self._refuse_mass_delete()
-        self._write_deletions(deletions, packer)
 
-    def _split_off(
-        self, stream: Iterable[PlannedObject], deletions: list[PlannedObject], packer: Packer
-    ) -> Iterator[PlannedObject]:
-        """Yield what is to be embedded; keep deletions aside, on disk when they are many: they run after everything
-        else.
-        """
+    def _split_off(self, stream: Iterable[PlannedObject], deletions: _Deletions) -> Iterator[PlannedObject]:
+        """Yield what is to be embedded; keep deletions aside: they run after everything else."""
         for planned in stream:
             if self.stop.is_set():
                 return
@@ -139,14 +172,7 @@ class PlanThread:
             if planned.action is not Action.DELETE:
                 yield planned
                 continue
-            deletions.append(planned)
-            if len(deletions) >= SMALL_JOB_OBJECTS:
-                self._write_deletions(deletions, packer)
-
-    def _write_deletions(self, deletions: list[PlannedObject], packer: Packer) -> None:
-        if deletions:
-            self.delete_ids += self._write_segment("d", list(packer.pack(deletions)))
-            deletions.clear()
+            deletions.add(planned)
 
     def _write_segment(self, kind: str, parts: list[tuple[PlannedObject, ...]]) -> list[PartitionId]:
         if not self.started:
