@@ -7,6 +7,7 @@ directory may set them.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -20,12 +21,23 @@ _NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
 _KEY: Final = re.compile(r"^[-._a-zA-Z0-9]+$")
 
 
-def write_kubeconfig(path: Path, url: str, token: str, namespace: str) -> None:
-    """Write a kubeconfig (mode 0600) that kubectl and the official clients read; JSON, which is YAML too."""
+def write_kubeconfig(path: Path, url: str, token: str, namespace: str, authority: bytes | None = None) -> None:
+    """Write a kubeconfig (mode 0600) that kubectl and the official clients read; JSON, which is YAML too.
+
+    Args:
+        path: replaced in one step.
+        url: of the API server; kubectl sends the token to `https` only.
+        token: the bearer token.
+        namespace: what commands without one mean.
+        authority: the PEM certificates to trust; None: those of the system.
+    """
+    cluster = {"server": url}
+    if authority is not None:
+        cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "ingest", "cluster": {"server": url}}],
+        "clusters": [{"name": "ingest", "cluster": cluster}],
         "users": [{"name": "ingest", "user": {"token": token}}],
         "contexts": [{"name": "ingest", "context": {"cluster": "ingest", "user": "ingest", "namespace": namespace}}],
         "current-context": "ingest",

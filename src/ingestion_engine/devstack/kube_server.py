@@ -4,9 +4,11 @@
 
 It serves what the official Python client and kubectl use: version, discovery, sparkapplications (create, get, list,
 watch, update, patch, delete, status), pods (get, list, watch, delete, log), events, namespaces; errors are `Status`
-objects. Each application runs as `spark-submit` in local mode and walks through the operator's states. The bearer token
-comes from the environment; a request without the right one is 401 (anonymous access is off, but for /livez, /readyz,
-/healthz and /version).
+objects. Each application runs as `spark-submit` in local mode and walks through the operator's states.
+
+HTTPS only, as kubectl sends tokens over nothing else: `DATA_DIR/kubeconfig` (mode 0600, rewritten at every start) holds
+address, token and authority, `DATA_DIR/tls/ca.crt` the authority alone. The bearer token comes from the environment; a
+request without the right one is 401 (anonymous access is off, but for /livez, /readyz, /healthz and /version).
 
 Everything acknowledged survives the death of the process. Drivers do not: they end with the server, and the next one
 finds their pods gone and reports that as the operator does.
@@ -40,6 +42,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ingestion_engine.devstack import kube_errors as errors
+from ingestion_engine.devstack.kube_config import write_kubeconfig
 from ingestion_engine.devstack.kube_controllers import Controllers
 from ingestion_engine.devstack.kube_discovery import discover
 from ingestion_engine.devstack.kube_faults import CallFault, FaultPlan
@@ -59,6 +62,7 @@ from ingestion_engine.devstack.kube_schema import application_schema
 from ingestion_engine.devstack.kube_states import rfc3339
 from ingestion_engine.devstack.kube_store import ObjectStore
 from ingestion_engine.devstack.kube_submit import Machine
+from ingestion_engine.devstack.kube_tls import ensure_certificate
 
 TOKEN_VARIABLE: Final = "KUBE_TOKEN"  # noqa: S105 - a name, not a token
 
@@ -231,13 +235,24 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its own clean stop
     application_schema()  # now rather than in the first request
-    cluster = make_cluster(machine, arguments.namespace or ["default"])
+    namespaces = arguments.namespace or ["default"]
+    cluster = make_cluster(machine, namespaces)
+    certificate = ensure_certificate(machine.data_dir, arguments.host)
     with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
         host, port = listener.getsockname()[:2]
-        sys.stdout.write(f"Kubernetes stand-in on http://{host}:{port}\n")
+        url = f"https://{host}:{port}"
+        write_kubeconfig(machine.data_dir / "kubeconfig", url, token, namespaces[0], certificate.authority.read_bytes())
+        sys.stdout.write(f"Kubernetes stand-in on {url}\n")
         sys.stdout.flush()
         app = make_app(cluster, machine, token, with_faults=arguments.faults)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            ssl_certfile=certificate.certificate,
+            ssl_keyfile=certificate.key,
+        )
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 
