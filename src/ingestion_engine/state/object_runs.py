@@ -24,7 +24,7 @@ FETCH = Callable[[int, int], bytes]
 """Returns ``length`` bytes from ``start`` of a run: (start, length)."""
 
 ROW_GROUP_ROWS = 16_384
-"""Rows that a reader holds per run: about 1.5 MB as read and 5 MB decoded (benchmarks/object_table.md)."""
+"""Rows that a reader holds per run: about 1.5 MB as read and 5 MB decoded (benchmarks/reports/object_table.md)."""
 BATCH_ROWS = 4_096
 """Rows turned from or into Python objects at a time: about 3 MB."""
 _TAIL_BYTES = 256 * 1024

@@ -218,8 +218,8 @@ class ObjectTable:
         Returns:
             How many different keys they have.
 
-        Memory: 32,768 rows as Arrow and one small row group per spill; measured in benchmarks/object_table.md. Disk:
-        twice the rows.
+        Memory: 32,768 rows as Arrow and one small row group per spill; measured in
+        benchmarks/reports/object_table.md. Disk: twice the rows.
         """
         with tempfile.TemporaryDirectory(prefix="ingest-run-") as folder:
             return self._append(self._write(folder, sort_rows(rows, Path(folder))), epoch, job_id)

@@ -1,15 +1,17 @@
 """Measure the object table: rows per second and peak memory of each operation, each in a process of its own.
 
-    python benchmarks/object_table.py [rows]
+    python benchmarks/bench_object_table.py [--runs 3] [--rows 1000000]
 
-Writes benchmarks/object_table.md. The state store is a temporary directory: times are of the code, not of a network.
+The state store is a temporary directory: times are of the code, not of a network.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import os
-import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,15 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet
+import pyarrow.parquet  # noqa: F401 - loaded before memory is measured
+from report import Report
 
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.records import TableRow
 from ingestion_engine.state.object_table import ObjectTable
-
-REPORT = Path(__file__).with_suffix(".md")
 
 
 def make_row(number: int, epoch: int = 1) -> TableRow:
@@ -69,8 +69,8 @@ def make_steps(table: ObjectTable, rows: int) -> dict[str, Callable[[], int]]:
     }
 
 
-def measure(folder: str, rows: int, step: str) -> str:
-    """Run one step in this process and return its line of the report."""
+def measure(folder: Path, rows: int, step: str) -> dict[str, float]:
+    """Run one step in this process; return rows, seconds and peak memory above the start."""
     page_mib = os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def resident_mib() -> float:
@@ -92,30 +92,60 @@ def measure(folder: str, rows: int, step: str) -> str:
     seconds = time.perf_counter() - started
     stop.set()
     watcher.join()
-    return f"| {step} | {handled:,} | {seconds:.1f} | {handled / seconds:,.0f} | {peak - before:.0f} |"
+    return {"rows": handled, "seconds": seconds, "memory_mib": peak - before}
 
 
-def main(rows: int) -> None:
-    lines = []
-    with tempfile.TemporaryDirectory() as folder:
-        steps = list(make_steps(ObjectTable(LocalStateStore(f"file://{folder}"), "docs"), rows))
-        for step in steps:
-            command = [sys.executable, __file__, str(rows), folder, step]
-            lines.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-            print(lines[-1])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
-    REPORT.write_text(
-        "# Object table\n\n"
-        f"`python benchmarks/object_table.py {rows}` at commit {commit.strip()}; {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}, pyarrow {pa.__version__}. State store: a local "
-        "directory. Memory: peak above the process with everything imported.\n\n"
-        "| step | rows | s | rows/s | MiB |\n|---|---:|---:|---:|---:|\n" + "\n".join(lines) + "\n",
-        encoding="utf-8",
+def run_steps(rows: int) -> dict[str, dict[str, float]]:
+    """Run all steps over one table, each in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder:
+        found = {}
+        for step in make_steps(ObjectTable(LocalStateStore(f"file://{folder}"), "docs"), rows):
+            command = [sys.executable, __file__, "--rows", str(rows), "--child", folder, "--step", step]
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[step] = json.loads(out)
+            print(f"{step}: {found[step]}", file=sys.stderr)
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        print(json.dumps(measure(options.child, options.rows, options.step)))
+        return
+    report = Report(
+        "object_table",
+        "Object table",
+        f"python benchmarks/bench_object_table.py --runs {options.runs} --rows {options.rows}",
+        "Every operation of the object table, each in a process of its own over the table that the one before left. "
+        "Memory is the peak above the process with everything imported. Making the rows is part of what appends cost.",
+        ["ingestion-engine", "pyarrow"],
+        {"runs": options.runs, "rows": options.rows, "state store": "a directory"},
     )
+    runs = [run_steps(options.rows) for _ in range(options.runs)]
+    results = {
+        step: {name: statistics.median(run[step][name] for run in runs) for name in runs[0][step]} for step in runs[0]
+    }
+    report.add_table(
+        ("step", "rows", "s", "rows/s", "MiB"),
+        [
+            (
+                step,
+                f"{r['rows']:,}",
+                f"{r['seconds']:.1f}",
+                f"{r['rows'] / r['seconds']:,.0f}",
+                f"{r['memory_mib']:.0f}",
+            )
+            for step, r in results.items()
+        ],
+    )
+    report.data = {"results": results}
+    report.write()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        print(measure(sys.argv[2], int(sys.argv[1]), sys.argv[3]))
-    else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main()

@@ -1,0 +1,77 @@
+"""Objects to ingest, written here; the same call gives the same bytes. Texts and PDFs come from the tests' corpus."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from corpus_pdf import build_pdf
+from corpus_text import write_big_text, write_paragraphs, write_sentence
+
+MB = 1_000_000
+
+PDF_PAGES = (1,) * 80 + (3,) * 60 + (12,) * 32 + (60,) * 20 + (700,) * 4 + (1400,) * 4
+"""Pages of 200 PDFs; a page of text has about 3.3 kB, so the largest have 4.6 MB."""
+
+
+def make_text(size_bytes: int) -> bytes:
+    """Plain text of paragraphs."""
+    return write_big_text(size_bytes, seed=1)
+
+
+def make_csv(size_bytes: int) -> bytes:
+    """A table of four columns."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["id", "name", "amount", "remark"])
+    rng = random.Random(2)
+    number = 0
+    while out.tell() < size_bytes:
+        number += 1
+        writer.writerow([number, f"name {number % 977}", rng.randrange(10**6) / 100, write_sentence(rng, number)])
+    return out.getvalue().encode()
+
+
+def make_jsonl(size_bytes: int) -> bytes:
+    """One record of five fields per line."""
+    rng = random.Random(3)
+    lines: list[str] = []
+    size = 0
+    while size < size_bytes:
+        number = len(lines)
+        record = {"id": number, "tags": ["a", f"t{number % 31}"], "amount": rng.random(), "at": {"page": number % 7}}
+        lines.append(json.dumps({**record, "note": write_sentence(rng, number)}) + "\n")
+        size += len(lines[-1])
+    return "".join(lines).encode()
+
+
+def make_html(size_bytes: int) -> bytes:
+    """A page with a heading, some marks and a list now and then among its paragraphs."""
+    rng = random.Random(4)
+    parts = ["<!doctype html><html><head><title>Register</title><style>p {margin: 1em}</style></head><body>"]
+    size = 0
+    number = 0
+    while size < size_bytes:
+        number += 1
+        paragraphs = "".join(f"<p>{html.escape(p)} <b>See {number}.</b></p>\n" for p in write_paragraphs(rng, 1500))
+        parts.append(f"<h2 id='s{number}'>Section {number}</h2>\n{paragraphs}<ul><li>one</li><li>two</li></ul>\n")
+        size += len(parts[-1])
+    return "".join([*parts, "</body></html>"]).encode()
+
+
+def make_pdfs() -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of 200 PDFs, small and large ones mixed."""
+    rng = random.Random(5)
+    pages = list(PDF_PAGES)
+    rng.shuffle(pages)
+    for number, count in enumerate(pages):
+        content = [write_paragraphs(rng, 3000) for _ in range(count)]
+        yield f"{number:03d}.pdf", build_pdf(f"Register {number}", content)

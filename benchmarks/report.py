@@ -1,0 +1,145 @@
+"""Reports: what a benchmark found, as Markdown for people and JSON for programs, under ``benchmarks/reports``.
+
+Every report says on what machine, at what commit, with which versions and settings. Host names and paths stay out.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+REPORTS = Path(__file__).parent / "reports"
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A promise with a number; it is kept when ``measured`` is at most ``limit``."""
+
+    name: str
+    limit: float
+    measured: float
+    unit: str
+
+    @property
+    def kept(self) -> bool:
+        return self.measured <= self.limit
+
+
+def describe_machine() -> dict[str, Any]:
+    """Cores, memory, processor, and how busy it is."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu_name(),
+        "memory_gib": round(memory / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return names[0].strip() if names else platform.machine()
+
+
+def describe_commit() -> str:
+    """The commit checked out, and whether the product's code differs from it."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "../src", ".", ":!reports")
+        return git("rev-parse", "--short", "HEAD") + (" with changes that are not committed" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def describe_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Python's version and those of some distributions."""
+    return {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+@dataclass(slots=True)
+class Report:
+    """One benchmark's report.
+
+    Args:
+        case: File name of the report, without suffix.
+        title: Its heading.
+        command: How to get it again.
+        about: What was measured and how, in a few sentences.
+        packages: Distributions whose versions matter.
+        settings: What was chosen for this run.
+    """
+
+    case: str
+    title: str
+    command: str
+    about: str
+    packages: Sequence[str]
+    settings: Mapping[str, Any]
+    targets: list[Target] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=describe_machine)
+    """Taken when the report is made: the load is that of the time before the benchmark."""
+
+    def add_table(self, heads: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = "") -> None:
+        """Add a Markdown table; the first column is text, the others are numbers."""
+        lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+        lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+        self.tables.append("\n".join([*([note, ""] if note else []), *lines]))
+
+    def write(self) -> None:
+        """Write both files and print the Markdown."""
+        commit, versions = describe_commit(), describe_versions(self.packages)
+        load_after = round(os.getloadavg()[0], 1)
+        facts = {
+            "case": self.case,
+            "finished_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "command": self.command,
+            "machine": {**self.machine, "load_after": load_after},
+            "commit": commit,
+            "versions": versions,
+            "settings": dict(self.settings),
+            "targets": [
+                {"name": t.name, "limit": t.limit, "measured": round(t.measured, 3), "unit": t.unit, "kept": t.kept}
+                for t in self.targets
+            ],
+            **self.data,
+        }
+        machine = self.machine
+        targets = "\n".join(
+            f"- {t.name}: {t.measured:,.1f} {t.unit} of at most {t.limit:,.0f} {t.unit}: "
+            f"{'kept' if t.kept else '**missed**'}"
+            for t in self.targets
+        )
+        text = (
+            f"# {self.title}\n\n{self.about}\n\n`{self.command}` at commit {commit}, {facts['finished_at']}. "
+            f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB; load {machine['load_before']} "
+            f"before, {load_after} after. "
+            + ", ".join(f"{name} {version}" for name, version in versions.items())
+            + ". Settings: "
+            + ", ".join(f"{name} {value}" for name, value in self.settings.items())
+            + ".\n\n"
+            + (f"{targets}\n\n" if targets else "")
+            + "\n\n".join(self.tables)
+            + "\n"
+        )
+        REPORTS.mkdir(exist_ok=True)
+        (REPORTS / f"{self.case}.md").write_text(text, encoding="utf-8")
+        (REPORTS / f"{self.case}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        print(text)

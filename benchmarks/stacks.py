@@ -1,0 +1,38 @@
+"""An embedded stack for one benchmark, in a directory of its own that goes away with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ingestion_engine.devstack.stack import Stack
+from ingestion_engine.runtime.settings import PREFIX, Settings
+
+MODEL = "hash-384"
+"""A test model of the Ollama stand-in: vectors at once, so that what is measured is not the model."""
+
+
+@contextlib.contextmanager
+def open_stack(systems: Collection[str], *, with_api: bool, **settings: Any) -> Iterator[Stack]:
+    """Run these systems on loopback while the context lasts.
+
+    Raises:
+        SystemExit: a system is configured in the environment; a benchmark must not write to anybody's own servers.
+    """
+    for name in os.environ:
+        if name.startswith(PREFIX):
+            raise SystemExit(f"unset {name}: benchmarks start a stack of their own")
+    with (
+        tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder,
+        Stack(
+            Settings(data_dir=Path(folder), **settings),
+            only=systems,
+            with_api=with_api,
+            ollama_arguments=("--test-models",),
+        ) as stack,
+    ):
+        yield stack
