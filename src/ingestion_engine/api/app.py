@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from ingestion_engine import __version__
 from ingestion_engine.api import routes_data, routes_jobs, routes_ops
@@ -49,7 +50,8 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(
+    # The documentation page without its usual content delivery network: clusters often have no way out.
+    app = FastAPIOffline(
         title="Ingestion engine",
         version=__version__,
         description=_DESCRIPTION,

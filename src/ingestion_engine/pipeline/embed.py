@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.errors import ObjectError, TextRefused
 from ingestion_engine.domain.ports import Embedder
 from ingestion_engine.domain.records import Chunk, EmbeddedChunk
-from ingestion_engine.pipeline.chunk import split_refused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +24,9 @@ class EmbedStage:
 
     embedder: Embedder
     model: str
-    prefix: str = ""
+    prefix: str
+    split: Callable[[Chunk], tuple[Chunk, Chunk] | None]
+    """Halves a chunk that is too long for the model; None when it cannot be."""
     calls: int = 0
     """Requests answered for good, with vectors or with a refusal; the adapter's own quick retries do not count."""
     texts: int = 0
@@ -48,7 +49,7 @@ class EmbedStage:
         for chunk, vector in zip(chunks, vectors, strict=True):
             if not isinstance(vector, TextRefused):
                 results.append([EmbeddedChunk(chunk, vector)])
-            elif vector.code == TEXT_TOO_LONG and (parts := split_refused(chunk)) is not None:
+            elif vector.code == TEXT_TOO_LONG and (parts := self.split(chunk)) is not None:
                 results.append(_join(await self.embed_chunks(parts)))
             else:
                 results.append(vector)

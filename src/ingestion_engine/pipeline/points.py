@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingestion_engine.domain.ids import ObjectId, make_point_embedding_id
-from ingestion_engine.domain.records import Document, EmbeddedChunk, Point
+from ingestion_engine.domain.records import Chunk, Document, EmbeddedChunk, Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class PointStamp:
     prefix: str
     metadata: Mapping[str, str]
     """From the request; an object's own metadata wins where names collide."""
+
+    def embedding_id_of(self, chunk: Chunk) -> str:
+        """Return the ``embedding_id`` of a chunk's point. Pure."""
+        return make_point_embedding_id(self.embedding_id, self.prefix + chunk.text)
 
 
 def build_points(
@@ -57,5 +61,5 @@ def _chunk_fields(item: EmbeddedChunk, stamp: PointStamp) -> dict[str, Any]:
         "start_char": chunk.start_char,
         "end_char": chunk.end_char,
         **({"page": chunk.page} if chunk.page is not None else {}),
-        "embedding_id": make_point_embedding_id(stamp.embedding_id, stamp.prefix + chunk.text),
+        "embedding_id": stamp.embedding_id_of(chunk),
     }

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ingestion_engine.domain.ids import PointId, make_point_embedding_id
+from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.ports import VectorStore
-from ingestion_engine.domain.records import Chunk
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.pipeline.points import PointStamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,34 +24,29 @@ choice."""
 async def find_vectors(
     stores: Mapping[StoreName, VectorStore],
     collection: str,
-    chunks: Sequence[Chunk],
-    stamp: PointStamp,
+    wanted: Mapping[PointId, str],
     *,
-    same_job_only: bool,
+    job_id: str | None = None,
 ) -> dict[PointId, npt.NDArray[np.float32]]:
-    """Return the stored vectors (``float32[dimension]``) that embedding these chunks again would give.
+    """Return the stored vectors (``float32[dimension]``) that embedding the same texts again would give.
 
     Args:
-        stores: Where to look; the first of ``EXACT_FIRST`` that has a chunk's vector serves it.
+        stores: Where to look; the first of ``EXACT_FIRST`` that has a point's vector serves it.
         collection: Name of the collection.
-        chunks: Chunks with their final point ids.
-        stamp: Of the job: a vector counts only when its point's ``embedding_id`` is the one this job would write.
-        same_job_only: In mode ``full`` only what this very job embedded before counts (an attempt that is being
-        resumed).
+        wanted: The ``embedding_id`` that each point would be written with; a stored vector counts only under the same.
+        job_id: When given, only points of this job count (mode ``full``: an attempt that is being resumed).
 
-    Cost: one read per store and 500 chunks; the second store is asked only for what the first did not have.
+    Cost: one read per store and 500 points; the second store is asked only for what the first did not have.
     """
-    wanted = {c.point_id: make_point_embedding_id(stamp.embedding_id, stamp.prefix + c.text) for c in chunks}
     found: dict[PointId, npt.NDArray[np.float32]] = {}
     for name in EXACT_FIRST:
         if name not in stores:
             continue
         missing = [point_id for point_id in wanted if point_id not in found]
         for start in range(0, len(missing), READ_PAGE):
-            for point in await stores[name].read_points(
-                collection, missing[start : start + READ_PAGE], with_vectors=True
-            ):
-                ours = not same_job_only or point.payload.get("job_id") == stamp.job_id
+            page = missing[start : start + READ_PAGE]
+            for point in await stores[name].read_points(collection, page, with_vectors=True):
+                ours = job_id is None or point.payload.get("job_id") == job_id
                 if ours and point.vector is not None and point.payload.get("embedding_id") == wanted[point.id]:
                     found[point.id] = point.vector
     return found

@@ -37,7 +37,7 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
-from ingestion_engine.pipeline.chunk import number_chunks
+from ingestion_engine.pipeline.chunk import number_chunks, split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.load import LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp, build_points
@@ -114,7 +114,7 @@ class PartitionRun:
         self._partition = partition
         self._seconds: dict[str, float] = {}
         self._results: dict[int, ObjectResult] = {}
-        self._embed = EmbedStage(tools.embedder, contract.model, contract.prefix)
+        self._embed = EmbedStage(tools.embedder, contract.model, contract.prefix, split_refused)
         self._load = LoadStage(tools.source, spec.limits, contract.chunking, tools.context_length, self._seconds)
         self._stamp = PointStamp(
             spec.job_id, tools.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
@@ -179,16 +179,11 @@ class PartitionRun:
             return None
         kept: dict[PointId, npt.NDArray[np.float32]] = {}
         if planned.action is not Action.NEW:
-            kept = await self._timed(
-                "reuse",
-                find_vectors(
-                    self._tools.stores,
-                    self._tools.spec.request.collection,
-                    loaded.chunks,
-                    self._stamp,
-                    same_job_only=self._tools.spec.request.mode is Mode.FULL,
-                ),
-            )
+            wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in loaded.chunks}
+            full = self._tools.spec.request.mode is Mode.FULL
+            collection = self._tools.spec.request.collection
+            look_up = find_vectors(self._tools.stores, collection, wanted, job_id=self._stamp.job_id if full else None)
+            kept = await self._timed("reuse", look_up)
         slots: list[list[EmbeddedChunk] | ObjectError | None] = [
             [EmbeddedChunk(c, kept[c.point_id], reused=True)] if c.point_id in kept else None for c in loaded.chunks
         ]
