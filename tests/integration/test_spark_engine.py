@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,6 +187,19 @@ def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(context: Spark
     assert {report.status for pid, report in reports.items() if pid not in begun} == {ReportStatus.RETRY}
     assert len(reports) == 6
     assert time.monotonic() - started < 12
+
+
+def test_without_java_the_message_says_what_to_install() -> None:
+    """Not a stack trace of Spark's launcher, but the package's name."""
+    code = (
+        "from ingestion_engine.domain.errors import FatalError\n"
+        "from ingestion_engine.engines.spark_engine import open_context\n"
+        "try:\n    open_context()\nexcept FatalError as error:\n    print(error.code, '|', error.hint)\n"
+    )
+    env = {**os.environ, "JAVA_HOME": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == f"java_missing | {JAVA_HINT}"
+    assert "openjdk-17-jre-headless" in done.stdout
 
 
 def test_a_closed_run_leaves_nothing_behind(context: SparkContext) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from urllib3.exceptions import HTTPError
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.domain.spec import EngineName, JobRequest
@@ -23,6 +24,7 @@ from ingestion_engine.runtime.settings import Settings, SparkSettings
 from ingestion_engine.services.spark_service import EXAMPLE_JOB_ID, SparkService
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.submission import kubernetes_api
+from ingestion_engine.submission.kubernetes_answers import kubernetes_errors
 from ingestion_engine.submission.kubernetes_api import LOG_TAIL_BYTES, KubernetesApi
 
 JOB = "job-01jd0000000000000000000000"
@@ -341,6 +343,23 @@ class TestAway:
             await service.check()
         assert raised.value.code == "engine_not_configured"
         await service.close()
+
+
+def every_subclass(root: type[BaseException]) -> Iterator[type[BaseException]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from every_subclass(kind)
+
+
+@pytest.mark.parametrize("kind", sorted({HTTPError, *every_subclass(HTTPError)}, key=lambda kind: kind.__name__))
+def test_every_error_below_the_client_has_a_reaction(kind: type[BaseException]) -> None:
+    """Whatever urllib3 raises is an outage of the cluster, and is said in our words."""
+    error = kind.__new__(kind)
+    error.args = ("planted",)
+    with pytest.raises(TransientError) as raised, kubernetes_errors():
+        raise error
+    assert raised.value.code == "engine_unreachable"
+    assert "planted" not in raised.value.message
 
 
 class TestStatus:
