@@ -223,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         OSError: the port is taken, or the data directory is in use or cannot be written.
     """
     arguments = _parse_arguments(argv)
+    os.umask(0o077)  # manifests and logs are the user's own
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
