@@ -50,7 +50,8 @@ install_by_uv() {
     [[ ${INGEST_SETUP:-uv} == uv ]] || return 1
     awk '/^uv==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock >.venv/uv.lock
     .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r .venv/uv.lock &&
-        .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes -r requirements.lock
+        .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes --compile-bytecode \
+            -r requirements.lock
 }
 say "installing the locked packages (about 1 GB on disk)"
 if ! install_by_uv; then
