@@ -203,6 +203,7 @@ def slow_jobs(cluster: Cluster, mains: Path) -> None:
     cluster.create(manifest("real", mains / "real.py", driver=driver, arguments=["a", "b c"]), WATCHED)
     cluster.create(manifest("failing", mains / "failing.py"), WATCHED)
     cluster.create(manifest("sleeping", mains / "sleeping.py"), WATCHED)
+    cluster.create(manifest("podless", mains / "sleeping.py"), WATCHED)
 
 
 class TestAccess:
@@ -314,6 +315,13 @@ class TestCreate:
         template = {"spec": {"containers": [], "anything": True}}
         kept = cluster.create(manifest("templated", driver={"template": template}), field_validation="Strict")
         assert kept["spec"]["driver"]["template"] == template
+
+    def test_null_is_the_same_as_absent(self, cluster: Cluster) -> None:
+        body = manifest("nulls", arguments=None, driver={"cores": None, "env": None})
+        body["metadata"]["annotations"] = None
+        made = cluster.create(body)
+        assert "arguments" not in made["spec"]
+        assert made["spec"]["driver"] == {"cores": 1, "memory": "1g"}
 
     def test_a_dry_run_is_checked_and_not_stored(self, cluster: Cluster) -> None:
         assert cluster.create(manifest("dry"), dry_run="All")["metadata"]["uid"]
@@ -510,6 +518,14 @@ class TestDrivers:
         assert status["terminationTime"]
         assert "about to fail" in cluster.log("failing", container=states.DRIVER_CONTAINER)
         assert refusal(lambda: cluster.log("failing", container="sidecar"))[0] == 400
+
+    def test_an_application_whose_driver_pod_is_deleted_fails(self, cluster: Cluster) -> None:
+        pids = sleeping_pids(cluster, "podless")
+        cluster.core.delete_namespaced_pod("podless-driver", WATCHED, grace_period_seconds=0)
+        cluster.states_of("podless", states.FAILED)
+        state = cluster.get("podless", WATCHED)["status"]["applicationState"]
+        assert state == {"state": "FAILED", "errorMessage": "driver pod not found"}
+        assert not any(lives(pid) for pid in pids)
 
     def test_foreground_deletion_ends_every_process_before_the_object_goes(self, cluster: Cluster) -> None:
         pids = sleeping_pids(cluster, "sleeping")

@@ -57,6 +57,11 @@ DENIED_CONF: Final[dict[str, str]] = {
 """Keys of `sparkConf` that the operator refuses (internal/webhook/sparkconf_validator.go), with its reasons."""
 
 
+def is_subdomain(name: str) -> bool:
+    """Whether a text can be the name of a pod."""
+    return len(name) <= 253 and _SUBDOMAIN.fullmatch(name) is not None
+
+
 def check_metadata(metadata: dict[str, Any]) -> Iterator[Cause]:
     """Yield what no API server takes as name or labels."""
     name = metadata["name"]
@@ -76,6 +81,16 @@ def check_metadata(metadata: dict[str, Any]) -> Iterator[Cause]:
             yield Cause("metadata.labels", "FieldValueInvalid", message)
         elif value and not _LABEL.fullmatch(value):
             yield Cause("metadata.labels", "FieldValueInvalid", f'Invalid value: "{value}": {_LABEL_RULE}')
+
+
+def drop_nulls(value: Any) -> None:
+    """Remove every null field, in place: in the typed objects that pass the webhook, null is the same as absent."""
+    if isinstance(value, dict):
+        for name in [name for name, item in value.items() if item is None]:
+            del value[name]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        drop_nulls(item)
 
 
 def set_defaults(spec: dict[str, Any]) -> None:

@@ -58,9 +58,11 @@ class Kubelet:
         self._machine = machine
         self._faults = faults
         self._runs: dict[str, _Run] = {}
+        self._stopping = False
 
     def forget_lost(self) -> None:
-        """At the start: remove the pods whose processes ended with the server before."""
+        """At the start: remove the pods whose processes ended with the server before, and what those left behind."""
+        shutil.rmtree(self._machine.data_dir / "work", ignore_errors=True)
         for pod in list(self._store.select("pods", None)):
             if pod["status"]["phase"] == "Running":
                 self._store.remove(_key(pod))
@@ -89,6 +91,7 @@ class Kubelet:
 
     async def stop(self, patience_s: float) -> None:
         """End every driver: SIGTERM, after `patience_s` SIGKILL. Pods stay as they are."""
+        self._stopping = True
         for run in self._runs.values():
             _ask_to_stop(run, patience_s)
         await asyncio.gather(*(run.task for run in self._runs.values()), return_exceptions=True)
@@ -114,7 +117,7 @@ class Kubelet:
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
             self._runs.pop(uid, None)
         now = self._store.get(key)
-        if now is None or now["metadata"]["uid"] != uid:
+        if self._stopping or now is None or now["metadata"]["uid"] != uid:
             return
         if now["metadata"].get("deletionTimestamp"):
             self._store.remove(key)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ingestion_engine.devstack import kube_errors as errors
-from ingestion_engine.devstack.kube_admission import check_metadata, review, set_defaults
+from ingestion_engine.devstack.kube_admission import check_metadata, drop_nulls, review, set_defaults
 from ingestion_engine.devstack.kube_http import NAMESPACES, Target, answer, is_dry_run, is_true, read_json, read_number
 from ingestion_engine.devstack.kube_operator import FOREGROUND, mark_deleted
 from ingestion_engine.devstack.kube_patches import json_patch, merge_patch
@@ -177,7 +177,9 @@ class ResourceApi:
         return answer(after, warnings=warnings)
 
     async def _delete(self, request: Request, target: Target) -> Response:
-        options = await read_json(request, ("application/json",)) or {}
+        options = await read_json(request) or {}
+        if not isinstance(options, dict):
+            raise errors.bad_request("the body of a deletion is a DeleteOptions object")
         value, resource = self._known(target), target.resource
         _check_preconditions(options.get("preconditions") or {}, value, target)
         dry = is_dry_run([*request.query_params.getlist("dryRun"), *(options.get("dryRun") or [])])
@@ -286,11 +288,13 @@ def _check_object(body: Any, target: Target) -> None:
 
 
 def _drop_unknown(body: Object, request: Request, target: Target) -> list[str]:
-    """Prune the fields that the schema does not know; return the warnings about them.
+    """Remove nulls and the fields that the schema does not know; return the warnings about the latter.
 
     Raises:
         ApiError: 400 when the request asks for strictness and something was unknown.
     """
+    for part in ("metadata", "spec"):
+        drop_nulls(body.get(part))
     mode = request.query_params.get("fieldValidation") or "Warn"
     unknown = [f'unknown field "{path}"' for path in prune(body, application_schema())]
     if unknown and mode == "Strict":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from ingestion_engine.devstack.kube_admission import is_subdomain
 from ingestion_engine.devstack.kube_errors import Resource
 from ingestion_engine.devstack.kube_java import SparkMissingError, find_java, find_spark
 from ingestion_engine.devstack.kube_states import DRIVER_CONTAINER, driver_pod_name, rfc3339
@@ -109,7 +110,9 @@ def build_driver_pod(app: Object, machine: Machine) -> Object:
         "spark-role": "driver",
         "spark-version": spec["sparkVersion"],
     }
-    notes = sorted(_not_applied(spec))
+    name, notes = driver_pod_name(app), sorted(_not_applied(spec))
+    if not is_subdomain(name):
+        raise SubmissionRefusedError(f'Pod "{name}" is invalid: metadata.name: Invalid value: "{name}"')
     container = {
         "name": DRIVER_CONTAINER,
         "image": driver.get("image") or spec.get("image") or "stand-in",
@@ -121,7 +124,7 @@ def build_driver_pod(app: Object, machine: Machine) -> Object:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": driver_pod_name(app),
+            "name": name,
             "namespace": metadata["namespace"],
             "uid": str(uuid.uuid4()),
             "creationTimestamp": rfc3339(datetime.now(UTC)),
@@ -180,7 +183,8 @@ def build_command(app: Object, machine: Machine) -> list[str]:
     for option, name in (("--py-files", "pyFiles"), ("--files", "files"), ("--jars", "jars")):
         if deps.get(name):
             options += [option, ",".join(str(machine.real_path(uri)) for uri in deps[name])]
-    java_options = f"{_JAVA_OPTIONS} {spec['driver'].get('javaOptions') or ''}".strip()
+    own_options = [spec["driver"].get("javaOptions"), conf.pop("spark.driver.extraJavaOptions", None)]
+    java_options = " ".join(filter(None, [_JAVA_OPTIONS, *own_options]))
     wanted = {
         **{key: value for key, value in conf.items() if not key.startswith("spark.kubernetes.")},
         **{f"spark.hadoop.{key}": value for key, value in (spec.get("hadoopConf") or {}).items()},
