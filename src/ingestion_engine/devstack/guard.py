@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         child.terminate()
         _wait_until_gone(child, arguments.grace)
     _end_descendants(grace_s=0.0 if child.poll() is None else 2.0)
+    _reap_adopted(child.pid)
     code = child.wait()
     return code if code >= 0 else 128 - code
 
