@@ -16,12 +16,12 @@ import kubernetes
 import psutil
 import pytest
 from kubernetes.client.exceptions import ApiException
-from tests.servers import RunningServer, free_port, start_command
 
 from ingestion_engine.devstack import kube_states as states
 from ingestion_engine.devstack.kube_config import write_secret
 from ingestion_engine.devstack.kube_java import SparkMissingError, find_java
 from ingestion_engine.devstack.kube_submit import Machine, SubmissionRefusedError, build_driver_pod
+from servers import RunningServer, free_port, start_command
 
 GROUP, VERSION, PLURAL = "sparkoperator.k8s.io", "v1beta2", "sparkapplications"
 WATCHED, UNWATCHED = "spark", "default"
