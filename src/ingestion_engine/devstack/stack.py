@@ -24,6 +24,9 @@ from ingestion_engine.runtime.settings import Settings
 START_TIMEOUT_S = 180.0
 """Ray takes 10 to 30 s on two idle cores; a busy machine takes several times that."""
 
+START_TRIES = 2
+"""Between looking for a free port and using it another program may be faster; twice in a row it is not."""
+
 SYSTEMS = ("s3", "ray", "ollama", "qdrant", "weaviate")
 """What can be embedded besides the API. Spark will be one more."""
 
@@ -91,7 +94,7 @@ class Stack:
     def __enter__(self) -> Self:
         self._lock = _lock_directory(self.data_dir)
         try:
-            self._start()
+            self._start_on_free_ports()
         except BaseException:
             self.stop()
             raise
@@ -116,6 +119,13 @@ class Stack:
 
         First those that use others (the API, then Ray with its jobs), then the rest at once.
         """
+        self._stop_services()
+        if self._lock:
+            (self.data_dir / "stack.env").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def _stop_services(self) -> None:
         for name in ("api", "ray"):
             if name in self.services:
                 self.services[name].stop()
@@ -123,10 +133,22 @@ class Stack:
             service.ask_to_stop()
         for service in self.services.values():
             service.stop()
-        if self._lock:
-            (self.data_dir / "stack.env").unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+
+    def _start_on_free_ports(self) -> None:
+        """Start; when a server ends at once, start all again on other ports, for another program may have taken one."""
+        configured = self.settings
+        for _ in range(START_TRIES - 1):
+            try:
+                self._start()
+            except StackError:
+                if all(service.exit_code is None for service in self.services.values()):
+                    raise
+                self._stop_services()
+                self.services.clear()
+                self.settings = configured
+            else:
+                return
+        self._start()
 
     def _start(self) -> None:
         ports_path = self.data_dir / "ports.json"
