@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +16,14 @@ import httpx
 import psutil
 import pytest
 from pydantic import SecretStr
+from rich.console import Console
 
 from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.devstack import kube_java
 from ingestion_engine.devstack.service import StackError
 from ingestion_engine.devstack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env
+from ingestion_engine.devstack.up import render_table
 from ingestion_engine.runtime.settings import Settings
 
 _supervisors: list[subprocess.Popen[str]] = []
@@ -110,11 +115,37 @@ def test_world_in_a_file(home: Path) -> None:
 
 def test_no_secret_in_a_command_line(home: Path) -> None:
     """Credentials travel by environment; other users of the machine can read command lines."""
-    with stack(home, {"s3", "qdrant", "weaviate"}) as running:
+    with stack(home, {"s3", "qdrant", "weaviate", "spark"}) as running:
         secrets = [value for name, value in running.env.items() if name.endswith(("_KEY", "_KEY_ID", "TOKEN"))]
         assert len(secrets) == 4
+        secrets.append(json.loads((home / "credentials.json").read_text())["kube_token"])
         for process in psutil.Process().children(recursive=True):
             assert not any(secret in part for part in process.cmdline() for secret in secrets)
+
+
+def test_drivers_on_spark_get_the_stacks_credentials(home: Path) -> None:
+    """By the secret that manifests refer to; it and the kubeconfig can be read by their owner only."""
+    with stack(home, {"spark"}, qdrant={"url": "http://127.0.0.1:1", "api_key": SecretStr("own")}) as running:
+        spark = running.settings.spark
+        assert spark.kubeconfig is not None
+        assert spark.kubeconfig.stat().st_mode & 0o777 == 0o600
+        folder = home / "kube" / "secrets" / str(spark.secret_name)
+        held = {path.name: path.read_text() for path in folder.iterdir() if path.name.startswith("INGEST_")}
+        assert held == {"INGEST_QDRANT__API_KEY": "own"}
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+
+
+def test_without_java_everything_but_spark_starts(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The table names the package to install, and the service knows of no Spark."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(kube_java, "_SYSTEM_HOMES", tmp_path)
+    with stack(home, {"s3", "spark"}) as running:
+        assert set(running.services) == {"s3"}
+        assert running.settings.spark.namespace is None
+        console = Console(file=io.StringIO(), width=200)
+        console.print(render_table(running))
+        assert "openjdk-17-jre-headless" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_data_and_addresses_survive_a_restart(home: Path) -> None:
@@ -236,7 +267,7 @@ def test_each_system_counts_as_configured_by_its_own_variable(monkeypatch: pytes
     for name in [name for name in os.environ if name.startswith("INGEST_")]:
         monkeypatch.delenv(name)
     assert configured_systems(Settings()) == set()
-    variables = ("S3__ENDPOINT_URL", "RAY__ADDRESS", "OLLAMA__URLS", "QDRANT__URL", "WEAVIATE__URL")
+    variables = ("S3__ENDPOINT_URL", "RAY__ADDRESS", "SPARK__NAMESPACE", "OLLAMA__URLS", "QDRANT__URL", "WEAVIATE__URL")
     for system, variable in zip(SYSTEMS, variables, strict=True):
         with monkeypatch.context() as patch:
             patch.setenv(f"INGEST_{variable}", "http://127.0.0.1:1")
@@ -281,7 +312,7 @@ def test_everything_from_the_command_line(home: Path) -> None:
     assert url in output
     ready = httpx.get(f"{url}/readyz", timeout=30).json()
     assert ready["status"] == "ready", ready
-    assert {"qdrant", "weaviate", "ray", "ollama"} <= set(ready["dependencies"])
+    assert {"qdrant", "weaviate", "ray", "spark", "ollama"} <= set(ready["dependencies"])
     started = descendants(supervisor)
     supervisor.terminate()
     assert supervisor.wait(60) == 0

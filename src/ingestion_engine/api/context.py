@@ -25,6 +25,7 @@ from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.services.search import SearchService
+from ingestion_engine.services.spark_service import SparkService
 
 SEARCH_IN_FLIGHT = 2
 """Embedding requests at once for searches, beside the jobs' limit: a query is one short text, and a person waits for
@@ -69,12 +70,16 @@ def open_parts(settings: Settings) -> Parts:
     engines: dict[EngineName, JobEngine] = {}
     if settings.ray.address is not None:
         engines[EngineName.RAY] = RayService.from_settings(settings)
+    spark = None if settings.spark.namespace is None else SparkService.from_settings(settings)
+    if spark is not None:
+        engines[EngineName.SPARK] = spark
     return Parts(
         source=open_source(settings),
         embedder=open_embedder(settings, SEARCH_IN_FLIGHT),
         state=None if settings.state_url is None else open_state_store(settings),
         stores=open_stores(settings, names),
         engines=engines,
+        spark_manifest=None if spark is None else spark.show_manifest,
     )
 
 

@@ -18,6 +18,7 @@ class Credentials:
     qdrant_api_key: str
     weaviate_api_key: str
     ray_auth_token: str
+    kube_token: str
 
 
 def load_or_make_credentials(path: Path) -> Credentials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class Plan:
     """Variables of the server itself."""
     sees_settings: bool = False
     """True for servers that run the product's code: they get every ``INGEST_*`` variable of the stack."""
+    prepare: Callable[[Mapping[str, str]], None] = lambda _variables: None
+    """Called with every ``INGEST_*`` variable of the stack before the server starts."""
     grace_s: float = 10.0
     cleanup: Callable[[], None] = lambda: None
     """Called after the server is gone."""
@@ -61,6 +64,7 @@ class Service:
     def __init__(self, plan: Plan, home: Home, stack_env: Mapping[str, str]) -> None:
         self.plan = plan
         self._home = home
+        self._stack_env = stack_env
         self._env = child_env({**(stack_env if plan.sees_settings else {}), **plan.env})
         self._process: ManagedProcess | None = None
         self._started = 0.0
@@ -83,6 +87,7 @@ class Service:
 
     def start(self) -> None:
         """Start the process; ``wait_until_ready`` tells when it answers."""
+        self.plan.prepare(self._stack_env)
         log_path = self._home.log_path(self.name)
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         self._started = time.monotonic()
@@ -140,10 +145,18 @@ class Service:
         return f"; the end of {path}:\n{tail}" if tail else f"; its log {path} is empty"
 
 
-def answers(url: str, *, status: int = 200, headers: Mapping[str, str] | None = None, method: str = "GET") -> bool:
-    """True when the server gives this status now; False for another one.
+def answers(
+    url: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    trusting: ssl.SSLContext | bool = True,
+) -> bool:
+    """True when the server gives this status now; False for another one. ``trusting`` names its authority.
 
     Raises:
         httpx.HTTPError: it is not there.
     """
-    return httpx.request(method, url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False).status_code == status
+    answer = httpx.request(method, url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
+    return answer.status_code == status

@@ -13,10 +13,12 @@ from typing import IO, Self
 
 from ingestion_engine.devstack.api_service import plan_api
 from ingestion_engine.devstack.credentials import load_or_make_credentials, write_private
+from ingestion_engine.devstack.kube_java import SparkMissingError
 from ingestion_engine.devstack.processes import Ports
 from ingestion_engine.devstack.ray_head import plan_ray_head
 from ingestion_engine.devstack.seaweedfs import STATE_BUCKET, plan_seaweedfs
 from ingestion_engine.devstack.service import Home, Plan, Service, StackError
+from ingestion_engine.devstack.spark_operator import plan_kube
 from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env, write_stack_env
 from ingestion_engine.devstack.stand_ins import plan_ollama, plan_qdrant, plan_weaviate
 from ingestion_engine.runtime.settings import Settings
@@ -27,8 +29,8 @@ START_TIMEOUT_S = 180.0
 START_TRIES = 2
 """Between looking for a free port and using it another program may be faster; twice in a row it is not."""
 
-SYSTEMS = ("s3", "ray", "ollama", "qdrant", "weaviate")
-"""What can be embedded besides the API. Spark will be one more."""
+SYSTEMS = ("s3", "ray", "spark", "ollama", "qdrant", "weaviate")
+"""What can be embedded besides the API."""
 
 
 def configured_systems(settings: Settings) -> set[str]:
@@ -36,6 +38,7 @@ def configured_systems(settings: Settings) -> set[str]:
     configured = {
         "s3": bool(settings.s3.model_fields_set),
         "ray": settings.ray.address is not None,
+        "spark": settings.spark.namespace is not None,
         "ollama": "urls" in settings.ollama.model_fields_set,
         "qdrant": settings.qdrant.url is not None,
         "weaviate": settings.weaviate.url is not None,
@@ -52,12 +55,14 @@ class Stack:
         with_api: Start the product's own service too.
         buckets: Buckets that the embedded S3 server has.
         ollama_arguments: Further flags of the Ollama stand-in, for tests.
+        spark_arguments: Further flags of the Kubernetes stand-in, for tests.
         on_ready: Called with a service and its start-up time in seconds when it answers.
 
     Attributes (inside the context):
         settings: The configured settings plus those that lead to the embedded servers.
         env: The same as ``INGEST_*`` variables, secrets in clear text.
         services: The running services by name.
+        missing: Why a system is not there although it is not configured, by name; Spark without Java.
 
     Raises (on entry):
         StackError: another stack runs in the directory, or a service did not come up. Nothing is left running then.
@@ -71,6 +76,7 @@ class Stack:
         with_api: bool = True,
         buckets: tuple[str, ...] = ("docs",),
         ollama_arguments: tuple[str, ...] = (),
+        spark_arguments: tuple[str, ...] = (),
         on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None,
     ) -> None:
         unknown = set(only or ()) - set(SYSTEMS)
@@ -79,10 +85,12 @@ class Stack:
         self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
         self.env: dict[str, str] = {}
         self.services: dict[str, Service] = {}
+        self.missing: dict[str, str] = {}
         self._only = only
         self._with_api = with_api
         self._buckets = buckets
         self._ollama_arguments = ollama_arguments
+        self._spark_arguments = spark_arguments
         self._on_ready = on_ready
         self._lock: IO[str] | None = None
 
@@ -117,7 +125,7 @@ class Stack:
     def stop(self) -> None:
         """End every service and everything they started; data stays. Idempotent.
 
-        First those that use others (the API, then Ray with its jobs), then the rest at once.
+        First those that use others (the API, then Ray and Spark with their jobs), then the rest at once.
         """
         self._stop_services()
         if self._lock:
@@ -126,7 +134,7 @@ class Stack:
             self._lock = None
 
     def _stop_services(self) -> None:
-        for name in ("api", "ray"):
+        for name in ("api", "ray", "spark"):
             if name in self.services:
                 self.services[name].stop()
         for service in self.services.values():
@@ -173,11 +181,18 @@ class Stack:
         makers: dict[str, Callable[[], Plan]] = {
             "s3": lambda: plan_seaweedfs(home, self._buckets),
             "ray": lambda: plan_ray_head(home),
+            "spark": lambda: plan_kube(home, self._spark_arguments),
             "ollama": lambda: plan_ollama(home, self._ollama_arguments),
             "qdrant": lambda: plan_qdrant(home),
             "weaviate": lambda: plan_weaviate(home),
         }
-        plans = [make() for name, make in makers.items() if name in embedded]
+        plans = []
+        for name, make in makers.items():
+            if name in embedded:
+                try:
+                    plans.append(make())
+                except SparkMissingError as error:
+                    self.missing[name] = str(error)
         if self._with_api:
             plans.append(plan_api(home, self.settings))
         return plans
@@ -186,13 +201,13 @@ class Stack:
         """Where the product keeps its state when nobody configured it."""
         if self.settings.state_url is not None:
             return {}
-        names = {plan.name for plan in plans}
-        if "s3" in names:
+        if any(plan.name == "s3" for plan in plans):
             return {"INGEST_STATE_URL": f"s3://{STATE_BUCKET}"}
-        if "ray" in names or not self._with_api:
+        own = [name.capitalize() for name in ("ray", "spark") if name in configured_systems(self.settings)]
+        if not own or not self._with_api:
             return {"INGEST_STATE_URL": f"file://{self.data_dir / 'state'}"}
         raise StackError(
-            "S3 and Ray are your own, so their workers need a shared place for the product's state; "
+            f"S3 and {' and '.join(own)} are your own, so their workers need a shared place for the product's state; "
             "set INGEST_STATE_URL, for example to s3://your-bucket/ingest-state"
         )
 

@@ -91,6 +91,7 @@ def render_table(stack: Stack) -> Table:
     own = {
         "s3": settings.s3.endpoint_url or "AWS",
         "ray": settings.ray.address or "",
+        "spark": f"namespace {settings.spark.namespace}",
         "ollama": ", ".join(settings.ollama.urls),
         "qdrant": settings.qdrant.url or "",
         "weaviate": settings.weaviate.url or "",
@@ -99,6 +100,8 @@ def render_table(stack: Stack) -> Table:
         service = stack.services.get(name)
         if service:
             table.add_row(service.plan.title, service.url, service.plan.what)
+        elif name in stack.missing:
+            table.add_row(name.capitalize(), "not started", stack.missing[name])
         else:
             table.add_row(name.capitalize(), own[name], "yours, as configured")
     if "api" in stack.services:
