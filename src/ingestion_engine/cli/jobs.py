@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.text import Text
 
 from ingestion_engine.cli.output import exit_code_of, open_client, out, write_json, write_pairs, write_table
-from ingestion_engine.cli.requests import merge_request, read_request, split_pairs, split_source
+from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
 from ingestion_engine.client import FINAL_STATES, IngestClient
@@ -23,35 +23,13 @@ Key = Annotated[str | None, typer.Option(help="The same request with the same ke
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (submit, jobs, show, watch, failures, cancel, retry, logs):
+    for command in (submit, spark_manifest, jobs, show, watch, failures, cancel, retry, logs):
         app.command()(command)
 
 
+@takes_request
 def submit(
-    source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where it goes.")] = None,
-    bucket: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Glob of keys to leave out; repeatable.")] = None,
-    store: Annotated[list[str] | None, typer.Option(help="qdrant or weaviate; repeatable.")] = None,
-    mode: Annotated[str | None, typer.Option(help="sync, full or plan.")] = None,
-    delete_missing: Annotated[bool | None, typer.Option(help="Remove points of objects that are gone.")] = None,
-    allow_mass_delete: Annotated[bool | None, typer.Option(help="Allow a plan that deletes much.")] = None,
-    retry_failed: Annotated[bool | None, typer.Option(help="Try objects again that failed for good.")] = None,
-    model: Annotated[str | None, typer.Option(help="Ollama model.")] = None,
-    embed_prefix: Annotated[str | None, typer.Option(help="Put before every chunk when embedded.")] = None,
-    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
-    max_chars: Annotated[int | None, typer.Option(help="Longest chunk.")] = None,
-    overlap_chars: Annotated[int | None, typer.Option(help="Shared by neighbouring chunks.")] = None,
-    parallelism: Annotated[int | None, typer.Option("--parallelism", "-p", help="Partitions at once.")] = None,
-    failure_fraction: Annotated[float | None, typer.Option(help="Share of objects that may fail.")] = None,
-    failure_min: Annotated[int | None, typer.Option(help="Objects that may always fail.")] = None,
-    max_runtime: Annotated[int | None, typer.Option(help="Seconds.")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(help="name=value on every point; repeatable.")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Request as JSON, - for standard input; flags win over it.")
-    ] = None,
+    request: dict[str, Any],
     engine: Annotated[str, typer.Option(help="ray or spark.")] = "ray",
     idempotency_key: Key = None,
     follow: Watch = False,
@@ -64,35 +42,24 @@ def submit(
     """
     if engine not in {"ray", "spark"}:
         raise typer.BadParameter("ray or spark", param_hint="--engine")
-    named_bucket, named_prefix = split_source(source)
-    request = merge_request(
-        read_request(file),
-        {
-            "source.bucket": bucket or named_bucket,
-            "source.prefix": prefix if prefix is not None else named_prefix,
-            "source.include": include,
-            "source.exclude": exclude,
-            "collection": collection,
-            "stores": store,
-            "mode": mode,
-            "delete_missing": delete_missing,
-            "allow_mass_delete": allow_mass_delete,
-            "retry_failed": retry_failed,
-            "embedding.model": model,
-            "embedding.prefix": embed_prefix,
-            "embedding.query_prefix": query_prefix,
-            "chunking.max_chars": max_chars,
-            "chunking.overlap_chars": overlap_chars,
-            "parallelism": parallelism,
-            "failure_budget.max_fraction": failure_fraction,
-            "failure_budget.min_objects": failure_min,
-            "max_runtime_s": max_runtime,
-            "metadata": split_pairs(metadata),
-        },
-    )
     with open_client(url) as client:
         accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
         return _accepted(client, accepted, follow=follow, json=json)
+
+
+@takes_request
+def spark_manifest(request: dict[str, Any], json: Json = False, url: Url = DEFAULT_URL) -> int:
+    """Print the SparkApplication that a submission to Spark would create; creates nothing.
+
+    ingest spark-manifest s3://docs/handbook/ -c handbook | kubectl apply --dry-run=server -f -
+    """
+    with open_client(url) as client:
+        manifest = client.show_manifest(request)
+    if json:
+        write_json(manifest)
+    else:
+        typer.echo(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    return 0
 
 
 def _accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:

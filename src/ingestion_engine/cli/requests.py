@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -67,3 +68,77 @@ def split_pairs(pairs: Sequence[str] | None) -> dict[str, str] | None:
         if "=" not in pair.lstrip("="):
             raise typer.BadParameter(f"{pair!r} is not name=value", param_hint="--metadata")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def gather_request(
+    source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where it goes.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Glob of keys to leave out; repeatable.")] = None,
+    store: Annotated[list[str] | None, typer.Option(help="qdrant or weaviate; repeatable.")] = None,
+    mode: Annotated[str | None, typer.Option(help="sync, full or plan.")] = None,
+    delete_missing: Annotated[bool | None, typer.Option(help="Remove points of objects that are gone.")] = None,
+    allow_mass_delete: Annotated[bool | None, typer.Option(help="Allow a plan that deletes much.")] = None,
+    retry_failed: Annotated[bool | None, typer.Option(help="Try objects again that failed for good.")] = None,
+    model: Annotated[str | None, typer.Option(help="Ollama model.")] = None,
+    embed_prefix: Annotated[str | None, typer.Option(help="Put before every chunk when embedded.")] = None,
+    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
+    max_chars: Annotated[int | None, typer.Option(help="Longest chunk.")] = None,
+    overlap_chars: Annotated[int | None, typer.Option(help="Shared by neighbouring chunks.")] = None,
+    parallelism: Annotated[int | None, typer.Option("--parallelism", "-p", help="Partitions at once.")] = None,
+    failure_fraction: Annotated[float | None, typer.Option(help="Share of objects that may fail.")] = None,
+    failure_min: Annotated[int | None, typer.Option(help="Objects that may always fail.")] = None,
+    max_runtime: Annotated[int | None, typer.Option(help="Seconds.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="name=value on every point; repeatable.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Request as JSON, - for standard input; flags win over it.")
+    ] = None,
+) -> dict[str, Any]:
+    """Return the request that the flags and the file describe. Raises typer.BadParameter."""
+    named_bucket, named_prefix = split_source(source)
+    return merge_request(
+        read_request(file),
+        {
+            "source.bucket": bucket or named_bucket,
+            "source.prefix": prefix if prefix is not None else named_prefix,
+            "source.include": include,
+            "source.exclude": exclude,
+            "collection": collection,
+            "stores": store,
+            "mode": mode,
+            "delete_missing": delete_missing,
+            "allow_mass_delete": allow_mass_delete,
+            "retry_failed": retry_failed,
+            "embedding.model": model,
+            "embedding.prefix": embed_prefix,
+            "embedding.query_prefix": query_prefix,
+            "chunking.max_chars": max_chars,
+            "chunking.overlap_chars": overlap_chars,
+            "parallelism": parallelism,
+            "failure_budget.max_fraction": failure_fraction,
+            "failure_budget.min_objects": failure_min,
+            "max_runtime_s": max_runtime,
+            "metadata": split_pairs(metadata),
+        },
+    )
+
+
+def takes_request(command: Callable[..., int]) -> Callable[..., int]:
+    """Return a command with every flag of a request; the given one gets the request as its first argument.
+
+    One list of flags serves all commands that take a request.
+    """
+    flags = inspect.signature(gather_request, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    def run(**given: Any) -> int:
+        request = gather_request(**{name: given.pop(name) for name in flags})
+        return command(request, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*flags.values(), *own)]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    return run
