@@ -45,9 +45,9 @@ def weaviate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The whole embedded stack, with the API, real SeaweedFS and real Ray.
+    """The whole embedded stack, with the API, real SeaweedFS, real Ray and, where Java is, real Spark.
 
-    The embedder has cheap test models and fails on request.
+    The embedder has cheap test models; it and Kubernetes fail on request.
     """
     for name in [name for name in os.environ if name.startswith("INGEST_")]:
         pytest.fail(f"unset {name}: these tests start a stack of their own")
@@ -58,7 +58,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         api={"port": 0},
     )
     with (
-        Stack(settings, ollama_arguments=("--faults", "--test-models"), buckets=("docs", "corpus")) as stack,
+        Stack(
+            settings,
+            ollama_arguments=("--faults", "--test-models"),
+            spark_arguments=("--faults",),
+            buckets=("docs", "corpus"),
+        ) as stack,
         httpx.Client(base_url=stack.services["api"].url, timeout=30) as http,
     ):
-        yield Platform(stack.settings, stack.env, http)
+        yield Platform(stack.settings, stack.env, http, stack.services)

@@ -4,12 +4,15 @@ compare.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from botocore.config import Config
 from weaviate.classes.init import AdditionalConfig, Auth, Timeout
 
 from ingestion_engine.adapters.connect import open_state_store
+from ingestion_engine.devstack.service import Service
 from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.engines.merge import OpenAttempt, attempt_reports
 from ingestion_engine.runtime.settings import Settings
@@ -43,6 +47,7 @@ class Platform:
     settings: Settings
     env: Mapping[str, str]
     http: httpx.Client
+    services: Mapping[str, Service]
 
     def s3(self) -> Any:
         """The official client of the stack's S3."""
@@ -80,9 +85,18 @@ class Platform:
             time.sleep(0.2)
         raise AssertionError(f"{job_id} did not end: {job}\n{self.http.get(f'/jobs/{job_id}/logs').text}")
 
-    def run(self, **request: Any) -> dict[str, Any]:
-        """Submit on Ray and wait."""
-        return self.wait(self.submit(**request))
+    def run(self, engine: str = "ray", **request: Any) -> dict[str, Any]:
+        """Submit and wait."""
+        return self.wait(self.submit(engine, **request))
+
+    def wait_until(self, job_id: str, fact: Callable[[dict[str, Any]], bool], timeout_s: float = 60) -> dict[str, Any]:
+        """Poll a job until the fact holds; fail when it does not in time."""
+        deadline = time.monotonic() + timeout_s
+        while not fact(job := self.http.get(f"/jobs/{job_id}").json()):
+            assert time.monotonic() < deadline, job
+            assert job["state"] not in FINAL, job
+            time.sleep(0.1)
+        return job
 
     def run_local(self, job_id: str, **request: Any) -> dict[str, Any]:
         """Run a job on the local engine in a process of its own, as ``ingest worker run`` does; return its summary."""
@@ -213,6 +227,32 @@ class Platform:
         """Arm a fault of the embedder; {} disarms it."""
         answer = httpx.post(f"{self.settings.ollama.urls[0]}/_faults", content=json.dumps(fault))
         assert answer.status_code == 200, answer.text
+
+    @contextlib.contextmanager
+    def kubernetes(self) -> Iterator[httpx.Client]:
+        """The Kubernetes API, by the stack's own kubeconfig."""
+        assert self.settings.spark.kubeconfig is not None
+        config = json.loads(self.settings.spark.kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        with httpx.Client(
+            base_url=cluster["server"],
+            headers={"Authorization": f"Bearer {user['token']}"},
+            verify=ssl.create_default_context(cadata=authority),
+        ) as client:
+            yield client
+
+    def fault_kubernetes(self, fault: Mapping[str, Any]) -> None:
+        """Arm a fault of the Kubernetes API; {} disarms it."""
+        with self.kubernetes() as client:
+            answer = client.post("/_faults", json=fault)
+        assert answer.status_code == 200, answer.text
+
+    def applications(self) -> dict[str, dict[str, Any]]:
+        """Every SparkApplication by name."""
+        path = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{self.settings.spark.namespace}/sparkapplications"
+        with self.kubernetes() as client:
+            return {item["metadata"]["name"]: item for item in client.get(path).json()["items"]}
 
 
 def without_job_fields(points: Points) -> dict[str, tuple[dict[str, Any], list[float]]]:

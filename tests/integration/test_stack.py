@@ -45,9 +45,9 @@ def stack(data_dir: Path, only: set[str], **settings: object) -> Stack:
 def start_up(data_dir: Path, only: set[str]) -> subprocess.Popen[str]:
     """`ingest up` in a process of its own, with these systems embedded and no API."""
     code = (
-        "import functools, sys; from pathlib import Path; from ingestion_engine.devstack import up\n"
+        "import sys; from pathlib import Path; from ingestion_engine.devstack import up\n"
         "from ingestion_engine.runtime.settings import Settings\n"
-        f"up.Stack = functools.partial(up.Stack, only={only!r}, with_api=False)\n"
+        f"made = up.Stack; up.Stack = lambda *a, **k: made(*a, **{{**k, 'only': {only!r}, 'with_api': False}})\n"
         "sys.exit(up.run_up(Settings(data_dir=Path(sys.argv[1]))))"
     )
     return start_supervisor(["-c", code, str(data_dir)], dict(os.environ))

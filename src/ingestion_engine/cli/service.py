@@ -55,11 +55,14 @@ def demo(
     data_dir: Annotated[
         Path | None, typer.Option(help="Keep the stack's data here; a temporary directory when left out.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="ray, spark, or both: the same by each, then compared.")] = "ray",
 ) -> int:
     """Do the whole job on an embedded stack, show it, and end."""
-    from ingestion_engine.devstack.demo import run_demo
+    from ingestion_engine.devstack.demo import ENGINES, run_demo
 
-    return run_demo(data_dir)
+    if engine not in ENGINES:
+        raise typer.BadParameter("ray, spark or both", param_hint="--engine")
+    return run_demo(data_dir, engine=engine)
 
 
 def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:

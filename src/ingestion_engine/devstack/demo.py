@@ -1,8 +1,9 @@
-"""``ingest demo``: the whole job once on the embedded stack, checked at every step."""
+"""``ingest demo``: the whole job once on the embedded stack, by one engine or by two, checked at every step."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,15 +16,18 @@ from rich.table import Table
 
 from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors
 from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.devstack.demo_compare import compare_collections
 from ingestion_engine.devstack.demo_corpus import BROKEN, make_corpus
 from ingestion_engine.devstack.demo_texts import QUESTIONS
 from ingestion_engine.devstack.service import StackError
-from ingestion_engine.devstack.stack import Stack
+from ingestion_engine.devstack.stack import SYSTEMS, Stack
 from ingestion_engine.devstack.up import StopAsked, announced_stack, render_table, stop_on_signals
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.settings import Settings
 
 BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"
+ENGINES = {"ray": ("ray",), "spark": ("spark",), "both": ("ray", "spark")}
+"""What ``--engine`` may say, and who works then."""
 _JOB_TIMEOUT_S = 600.0
 _SCORE_TOLERANCE = 1e-3
 """Between the two stores' scores of one passage: Qdrant normalises its vectors, Weaviate computes a distance."""
@@ -36,13 +40,14 @@ class DemoError(Exception):
     """Something is not as it must be; the message says what was expected and what was found."""
 
 
-def run_demo(data_dir: Path | None = None, *, console: Console | None = None) -> int:
+def run_demo(data_dir: Path | None = None, *, engine: str = "ray", console: Console | None = None) -> int:
     """Do the whole job on a stack of its own; return the exit code: 0 when every check held.
 
     Nothing that ``INGEST_*`` configures is touched.
 
     Args:
         data_dir: Where the stack keeps its data, also afterwards; None means a directory that is removed in the end.
+        engine: One of ``ENGINES``.
         console: Where to print; None means standard output.
     """
     console = console or Console()
@@ -50,9 +55,13 @@ def run_demo(data_dir: Path | None = None, *, console: Console | None = None) ->
     try:
         with stop_on_signals(), _home(data_dir) as home:
             settings = Settings.model_construct(data_dir=home)
-            with announced_stack(settings, console) as stack:
+            engines = ENGINES[engine]
+            only = [name for name in SYSTEMS if name not in {"ray", "spark"} or name in engines]
+            with announced_stack(settings, console, only=only) as stack:
                 console.print(render_table(stack))
-                _Demo(stack, console).run()
+                if stack.missing:
+                    raise DemoError("; ".join(f"{name}: {why}" for name, why in stack.missing.items()))
+                _Demo(stack, console, engines).run()
     except StopAsked:
         console.print("stopped")
         return 130
@@ -78,10 +87,12 @@ def _home(data_dir: Path | None) -> Iterator[Path]:
 
 
 class _Demo:
-    """The steps, over a running stack."""
+    """The steps, over a running stack. Each engine has a collection of its own."""
 
-    def __init__(self, stack: Stack, console: Console) -> None:
+    def __init__(self, stack: Stack, console: Console, engines: tuple[str, ...]) -> None:
         self._stack = stack
+        self._numbers = itertools.count(1)
+        self._collections = {name: COLLECTION if name == engines[0] else f"{COLLECTION}_{name}" for name in engines}
         self._console = console
         self._api = IngestClient(stack.services["api"].url)
 
@@ -92,23 +103,28 @@ class _Demo:
             DemoError: a result is not what it must be.
         """
         corpus = make_corpus()
-        self._title(
-            "1", "upload", f"{len(corpus)} objects of {len(_endings(corpus))} kinds, {len(BROKEN)} of them broken"
-        )
+        self._title("upload", f"{len(corpus)} objects of {len(_endings(corpus))} kinds, {len(BROKEN)} of them broken")
         self._upload(corpus)
-        self._title("2", "embed everything", "POST /ray/jobs")
-        first = self._run_job()
-        self._check_first(first, corpus)
-        self._title("3", "the same again", "nothing has changed, so nothing is embedded")
-        second = self._run_job()
-        self._check_second(second, first)
-        self._title("4", "both stores", "the same points in each")
+        first: dict[str, dict[str, Any]] = {}
+        for engine, collection in self._collections.items():
+            self._title("embed everything", f"POST /{engine}/jobs, collection {collection}")
+            first[engine] = self._run_job(engine, collection)
+            self._check_first(first[engine], corpus)
+        # The last engine over the first one's collection: a collection does not belong to an engine.
+        before, after = next(iter(first)), list(first)[-1]
+        self._title("the same again", f"POST /{after}/jobs; nothing has changed, so nothing is embedded")
+        self._check_second(self._run_job(after, self._collections[before]), first[before])
+        self._title("both stores", "the same points in each")
         self._compare_stores(corpus)
-        self._title("5", "search", "the best passage from each store")
+        if len(first) > 1:
+            self._title("both engines", "the same ids, payloads (but for the job's own fields) and vectors")
+            self._compare_engines(first)
+        self._title("search", "the best passage from each store")
         for question, key in QUESTIONS:
             self._search(question, key)
 
-    def _title(self, number: str, name: str, detail: str) -> None:
+    def _title(self, name: str, detail: str) -> None:
+        number = next(self._numbers)
         self._console.print(f"\n[bold]{number}. {name}[/bold]: {detail}", highlight=False, soft_wrap=True)
 
     def _upload(self, corpus: Mapping[str, bytes]) -> None:
@@ -119,10 +135,11 @@ class _Demo:
         size = sum(len(body) for body in corpus.values())
         self._say(f"   s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB")
 
-    def _run_job(self) -> dict[str, Any]:
+    def _run_job(self, engine: str, collection: str) -> dict[str, Any]:
         """Submit and follow a job to its end."""
         began = time.monotonic()
-        job_id = self._api.submit({"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": COLLECTION})["job_id"]
+        request = {"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": collection}
+        job_id = self._api.submit(request, engine=engine)["job_id"]
         took_ms = (time.monotonic() - began) * 1000
         self._say(f"   202 after {took_ms:.0f} ms: {job_id}")
         job = self._follow(job_id)
@@ -177,15 +194,35 @@ class _Demo:
         self._say(f"   {_sum_up(job)}")
 
     def _compare_stores(self, corpus: Mapping[str, bytes]) -> None:
-        detail = self._api.get_collection(COLLECTION)
-        points = {store: count["points"] for store, count in detail["stores"].items()}
         table = Table()
-        for column in ("collection", *points, "chunks in the object table"):
+        for column in ("collection", "qdrant", "weaviate", "chunks in the object table"):
             table.add_column(column)
-        table.add_row(COLLECTION, *(str(count) for count in points.values()), str(detail["objects"]["chunks"]))
+        details = {name: self._api.get_collection(name) for name in self._collections.values()}
+        for name, detail in details.items():
+            points = {store: count["points"] for store, count in detail["stores"].items()}
+            chunks = detail["objects"]["chunks"]
+            table.add_row(name, str(points["qdrant"]), str(points["weaviate"]), str(chunks))
+            _expect(f"points of {name} per store", points, dict.fromkeys(("qdrant", "weaviate"), chunks))
+            _expect(f"objects present in {name}", detail["objects"]["present"], len(corpus) - len(BROKEN))
         self._console.print(table)
-        _expect("points per store", points, dict.fromkeys(("qdrant", "weaviate"), detail["objects"]["chunks"]))
-        _expect("objects present", detail["objects"]["present"], len(corpus) - len(BROKEN))
+
+    def _compare_engines(self, first: Mapping[str, Mapping[str, Any]]) -> None:
+        left, right = self._collections.values()
+        table = Table()
+        columns = ("store", left, right, "identical ids", "identical payloads", "identical vectors")
+        for column in columns:
+            table.add_column(column)
+        found = compare_collections(self._stack.settings, left, right)
+        for one in found:
+            numbers = (*one.points, one.same_ids, one.same_payloads, one.same_vectors)
+            table.add_row(one.store, *(str(number) for number in numbers))
+        self._console.print(table)
+        for one in found:
+            if not one.identical:
+                raise DemoError(f"the engines left different points in {one.store}: {one}")
+        one, other = (job["counts"] for job in first.values())
+        if one["unchanged"] == other["unchanged"] == 0:  # in a kept directory neither run embeds anything
+            _expect(f"calls of the embedder on {list(first)[1]}", other["embed_calls"], one["embed_calls"])
 
     def _search(self, question: str, key: str | None) -> None:
         found = self._api.search(COLLECTION, question, limit=3)

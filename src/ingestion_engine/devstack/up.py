@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import FrameType
 
 from rich.console import Console
@@ -45,13 +45,13 @@ def run_up(settings: Settings) -> int:
 
 
 @contextlib.contextmanager
-def announced_stack(settings: Settings, console: Console) -> Iterator[Stack]:
+def announced_stack(settings: Settings, console: Console, *, only: Collection[str] | None = None) -> Iterator[Stack]:
     """A stack that prints a line for each service as it becomes ready, and one when it begins to stop."""
 
     def announce(service: Service, seconds: float) -> None:
         console.print(f"  {service.plan.title} ready after {seconds:.1f} s", highlight=False)
 
-    stack = Stack(settings, on_ready=announce)
+    stack = Stack(settings, only=only, on_ready=announce)
     console.print(f"starting the embedded stack in {stack.data_dir}", soft_wrap=True, highlight=False)
     with contextlib.ExitStack() as exits:
         exits.enter_context(stack)
