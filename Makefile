@@ -9,13 +9,14 @@ help:    ## Say what there is.
 setup:   ## Install the locked packages and this checkout into .venv.
 	@scripts/setup.sh
 
-demo: setup   ## Do the whole job once on the embedded stack, and end.
-	@.venv/bin/ingest demo
+demo: setup   ## Do the whole job once on the embedded stack, and end; ENGINE=ray, spark or both.
+	@.venv/bin/ingest demo $(if $(ENGINE),--engine $(ENGINE))
 
 up: setup   ## Run the embedded stack and the API until Ctrl-C.
 	@.venv/bin/ingest up
 
 test: setup   ## Run the tests.
+	@scripts/java.sh --required
 	@.venv/bin/pytest -m "not nightly"
 
 check: setup   ## Check format, lint, types and imports.

@@ -60,4 +60,5 @@ if ! install_by_uv; then
 fi
 .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 echo "$wanted" >"$stamp"
+scripts/java.sh
 say "done"
