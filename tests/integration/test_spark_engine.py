@@ -73,6 +73,19 @@ def test_a_wide_window_shares_jobs(context: SparkContext) -> None:
     assert run(engine, ids(7)) == {pid: process(SPEC, pid) for pid in ids(7)}
 
 
+def test_python_processes_are_used_again(context: SparkContext) -> None:
+    """Clients that a process opened for one partition serve the next: no more processes than slots."""
+    from ingestion_engine.domain import records
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        import os
+
+        return records.PartitionReport(PartitionId(partition_id), records.ReportStatus.DONE, 1, chunks=os.getpid())
+
+    reports = run(SparkEngine(SLOTS, process), ids(12))
+    assert len({report.chunks for report in reports.values()}) <= SLOTS
+
+
 def test_nothing_to_do_gives_no_report(context: SparkContext) -> None:
     """An empty plan ends at once."""
     assert run(SparkEngine(SLOTS, make_process()), []) == {}
