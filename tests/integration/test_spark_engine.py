@@ -27,9 +27,12 @@ def context() -> Iterator[SparkContext]:
     assert shutil.which("java"), JAVA_HINT
     conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
     conf.set("spark.speculation", "false").set("spark.task.maxFailures", "1")
-    made = SparkContext.getOrCreate(conf)
-    yield made
-    made.stop()
+    conf.set("spark.driver.bindAddress", "127.0.0.1")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
+        made = SparkContext.getOrCreate(conf)
+        yield made
+        made.stop()
 
 
 def ids(count: int) -> list[PartitionId]:
