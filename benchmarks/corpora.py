@@ -19,7 +19,7 @@ from corpus_text import write_big_text, write_paragraphs, write_sentence
 MB = 1_000_000
 
 PDF_PAGES = (1,) * 80 + (3,) * 60 + (12,) * 32 + (60,) * 20 + (700,) * 4 + (1400,) * 4
-"""Pages of 200 PDFs; a page of text has about 3.3 kB, so the largest have 4.6 MB."""
+"""Pages of 200 PDFs; a page of text has about 3.9 kB, so the largest have 5.4 MB."""
 
 
 def make_text(size_bytes: int) -> bytes:

@@ -1,7 +1,6 @@
 """The Kubernetes API for SparkApplications, by the official client: what the embedded operator answers and does."""
 
 import json
-import os
 import secrets
 import ssl
 import sys
@@ -231,10 +230,10 @@ class TestAccess:
         answer = cluster.http.delete(f"/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}")
         assert (answer.status_code, answer.json()["reason"]) == (405, "MethodNotAllowed")
 
-    def test_without_a_token_the_server_does_not_start(self, tmp_path: Path) -> None:
+    def test_without_a_token_the_server_does_not_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from ingestion_engine.devstack.kube_server import main
 
-        os.environ.pop("KUBE_TOKEN", None)
+        monkeypatch.delenv("KUBE_TOKEN", raising=False)
         assert main(["--data-dir", str(tmp_path / "none"), "--port", "0"]) == 2
 
 
@@ -556,5 +555,15 @@ class TestRestart:
             stale = cluster.find(watch=True, resource_version="2", _preload_content=False).data
             event = json.loads(stale)
             assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+        finally:
+            cluster.close()
+
+    def test_a_stopped_server_ends_watches_and_leaves_with_code_0(self, tmp_path: Path) -> None:
+        cluster = Cluster(tmp_path / "data", free_port())
+        try:
+            with cluster.http.stream("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}?watch=true") as watch:
+                assert cluster.server.stop() == 0
+                assert watch.read() == b""
+            assert "Traceback" not in cluster.server.log.read_text()
         finally:
             cluster.close()

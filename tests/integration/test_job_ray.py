@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import httpx
 import numpy as np
 import psutil
 import pytest
 
-from corpus import generate_corpus
+from corpus import CorpusObject, generate_corpus
 from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.services.specs import make_spec
@@ -19,16 +20,22 @@ OBJECTS = 200
 BIG_TEXT_BYTES = 2 * 2**20
 
 
+def upload(platform: Platform, bucket: str, objects: Iterable[CorpusObject]) -> dict[str, tuple[str, str | None]]:
+    """Put a corpus into a bucket; return the expected outcome and code by key."""
+    expected: dict[str, tuple[str, str | None]] = {}
+    s3 = platform.s3()
+    for item in objects:
+        extra = {"ContentType": item.content_type} if item.content_type else {}
+        s3.put_object(Bucket=bucket, Key=item.key, Body=item.body, Metadata=item.metadata, **extra)
+        expected[item.key] = (item.expected, item.expected_code)
+    return expected
+
+
 @pytest.fixture(scope="module")
 def corpus(platform: Platform) -> dict[str, tuple[str, str | None]]:
     """A mixed bucket, one in ten broken; expected outcome and code by key."""
-    expected: dict[str, tuple[str, str | None]] = {}
-    s3 = platform.s3()
-    for item in generate_corpus(OBJECTS, broken=0.1, big_text_bytes=BIG_TEXT_BYTES, only_seaweedfs=True):
-        extra = {"ContentType": item.content_type} if item.content_type else {}
-        s3.put_object(Bucket="corpus", Key=item.key, Body=item.body, Metadata=item.metadata, **extra)
-        expected[item.key] = (item.expected, item.expected_code)
-    return expected
+    objects = generate_corpus(OBJECTS, broken=0.1, big_text_bytes=BIG_TEXT_BYTES, only_seaweedfs=True)
+    return upload(platform, "corpus", objects)
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +240,23 @@ def test_secrets_stay_out_of_what_ray_shows(platform: Platform, ray_job: dict[st
         if any(word in name for word in ("SECRET", "KEY", "TOKEN")):
             assert value not in shown, name
             assert value not in stored, name
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_a_thousand_objects_with_one_of_30_mb(platform: Platform) -> None:
+    """The whole acceptance: Ray and the local engine, every object accounted for, every point in both stores."""
+    platform.s3().create_bucket(Bucket="thousand")
+    expected = upload(platform, "thousand", generate_corpus(1000, only_seaweedfs=True))
+    request = {"source": {"bucket": "thousand"}, "metadata": {"team": "docs"}}
+    job = platform.wait(platform.submit(**request, collection="thousand_ray"), timeout_s=900)
+    assert job["state"] == "partially_succeeded", job
+    counts = job["counts"]
+    assert counts["listed"] == len(expected) == counts["done"] + counts["failed"] + counts["skipped"]
+    assert platform.failures(job["job_id"]) == {key: code for key, (o, code) in expected.items() if o == "failed"}
+    summary = platform.run_local("job-local-thousand", **request, collection="thousand_local")
+    assert summary["counts"] == counts
+    assert platform.reports("job-local-thousand") == platform.reports(job["job_id"])
+    points = platform.both("thousand_ray")
+    assert len(points) == counts["chunks"]
+    assert without_job_fields(points) == without_job_fields(platform.both("thousand_local"))

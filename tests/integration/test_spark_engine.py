@@ -27,9 +27,12 @@ def context() -> Iterator[SparkContext]:
     assert shutil.which("java"), JAVA_HINT
     conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
     conf.set("spark.speculation", "false").set("spark.task.maxFailures", "1")
-    made = SparkContext.getOrCreate(conf)
-    yield made
-    made.stop()
+    conf.set("spark.driver.bindAddress", "127.0.0.1")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
+        made = SparkContext.getOrCreate(conf)
+        yield made
+        made.stop()
 
 
 def ids(count: int) -> list[PartitionId]:
@@ -71,6 +74,19 @@ def test_a_wide_window_shares_jobs(context: SparkContext) -> None:
     engine = SparkEngine(600, process)
     assert (engine._slices, engine._jobs) == (3, 200)
     assert run(engine, ids(7)) == {pid: process(SPEC, pid) for pid in ids(7)}
+
+
+def test_python_processes_are_used_again(context: SparkContext) -> None:
+    """Clients that a process opened for one partition serve the next: no more processes than slots."""
+    from ingestion_engine.domain import records
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        import os
+
+        return records.PartitionReport(PartitionId(partition_id), records.ReportStatus.DONE, 1, chunks=os.getpid())
+
+    reports = run(SparkEngine(SLOTS, process), ids(12))
+    assert len({report.chunks for report in reports.values()}) <= SLOTS
 
 
 def test_nothing_to_do_gives_no_report(context: SparkContext) -> None:

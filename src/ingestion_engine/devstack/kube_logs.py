@@ -70,7 +70,7 @@ class LogApi:
                 left = None if left is None else left - len(block)
                 start += len(block)
                 yield block
-            if ended or left == 0:
+            if ended or left == 0 or self._store.ending:
                 return
             await asyncio.sleep(_LOOK_S)
 

@@ -71,7 +71,7 @@ _log = logging.getLogger(__name__)
 _HEALTH: Final = ("/livez", "/readyz", "/healthz")
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _DRAIN_S: Final = 1
-"""How long requests may take after a signal; only watches and followed logs take longer, and they may be cut."""
+"""How long requests may take after a signal; watches and followed logs are ended at once."""
 _DRIVERS_END_S: Final = 3.0
 """Between SIGTERM and SIGKILL for drivers when the server ends; below the patience of the stack's supervisor."""
 
@@ -200,6 +200,19 @@ def make_app(cluster: Cluster, machine: Machine, token: str, *, with_faults: boo
     return Starlette(routes=[Route("/{path:path}", api.__call__, methods=_METHODS)], lifespan=lifespan)
 
 
+class _Server(uvicorn.Server):
+    """Ends open watches before it waits for requests to end."""
+
+    def __init__(self, config: uvicorn.Config, store: ObjectStore) -> None:
+        super().__init__(config)
+        self._store = store
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop as uvicorn does, without cutting streams in the middle."""
+        self._store.end_streams()
+        await super().shutdown(sockets)
+
+
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kube_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -223,12 +236,12 @@ def main(argv: list[str] | None = None) -> int:
         OSError: the port is taken, or the data directory is in use or cannot be written.
     """
     arguments = _parse_arguments(argv)
-    os.umask(0o077)  # manifests and logs are the user's own
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
         sys.stderr.write(f"{TOKEN_VARIABLE} is not set: who may talk to this server may run programs\n")
         return 2
+    os.umask(0o077)  # manifests and logs are the user's own
     files = {path: Path(real) for path, _, real in (entry.partition("=") for entry in arguments.file)}
     machine = Machine(
         arguments.data_dir.resolve(), files, arguments.java_home, arguments.max_cores, arguments.max_memory_mb
@@ -254,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
             ssl_certfile=certificate.certificate,
             ssl_keyfile=certificate.key,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, cluster.store).run(sockets=[listener])
     return 0
 
 

@@ -86,6 +86,13 @@ class ObjectStore:
         self._changes: deque[Change] = deque()
         self._listeners: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
+        self.ending = False
+        """True once the server ends: watches and followed logs stop at the next look."""
+
+    def end_streams(self) -> None:
+        """Wake everybody who waits for a change, for the last time."""
+        self.ending = True
+        self._changed.set()
 
     def close(self) -> None:
         """Give the data directory back."""

@@ -76,7 +76,7 @@ async def _stream(
             if event is not None:
                 yield encode(*event)
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or store.ending:
             return
         if bookmarks and time.monotonic() >= next_bookmark:
             next_bookmark = time.monotonic() + _BOOKMARK_S

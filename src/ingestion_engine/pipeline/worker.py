@@ -174,10 +174,18 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
         raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
     stores = open_stores(settings, contract.stores)
     embedder = open_embedder(settings, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second)
+    model = await embedder.describe(contract.model)
+    if model.digest != contract.model_digest:
+        raise FatalError(
+            "contract_mismatch",
+            f"Collection {collection!r} was made with model {contract.model} of digest {contract.model_digest};"
+            f" the embedder serves {model.digest} under that name now.",
+            hint="Serve the former model again, or ingest into a new collection.",
+        )
     return Tools(
         spec,
         contract,
-        (await embedder.describe(contract.model)).context_length,
+        model.context_length,
         lease.epoch,
         open_source(settings),
         embedder,

@@ -102,7 +102,7 @@ class Reconciler:
                 await engine.stop(job.id, job.attempt)
                 await self._look_again(job, STOP_REPEAT_S, note="the engine was told to stop the driver")
         elif status.state is EngineState.PENDING:
-            await self._handle_pending(job, engine)
+            await self._handle_pending(job, engine, status)
         elif job.state is JobState.SUBMITTED:
             await self._store.update(
                 job.id, {job.state}, state=JobState.RUNNING, started_at=job.started_at or now, note=None
@@ -110,10 +110,10 @@ class Reconciler:
         elif job.note is not None and self._failures.get(job.id):
             await self._store.update(job.id, {job.state}, note=(job.progress or {}).get("note"))
 
-    async def _handle_pending(self, job: JobRecord, engine: JobEngine) -> None:
+    async def _handle_pending(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
         waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
         if waited_s < self._settings.pending_timeout_s:
-            note = f"waits for {job.engine.value} to start its driver"
+            note = f"waits for {job.engine.value} to start its driver" + (f": {status.detail}" if status.detail else "")
             if job.note != note:
                 await self._store.update(job.id, {job.state}, note=note)
             return
@@ -121,6 +121,7 @@ class Reconciler:
         await self._ledgers.request_abort(job.id, "never started")
         await engine.stop(job.id, job.attempt)
         message = f"{job.engine.value} has not started the driver within {self._settings.pending_timeout_s:g} s"
+        message += f": {status.detail}" if status.detail else ""
         await self._finish(job, end_without_result(job, "engine_never_started", message, self._now()))
 
     async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:

@@ -1,0 +1,87 @@
+"""The worker's seam: what it refuses to work on, and that no exception crosses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
+from ingestion_engine.pipeline.worker import check_worker, process_partition, report_of
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.services.specs import make_spec
+
+PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
+
+
+def spec_for(settings: Settings) -> JobSpec:
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "notes"})
+    return make_spec(settings, request, EngineName.LOCAL, "job-worker", parallelism=1)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(state_url="file:///nowhere", qdrant={"url": "http://qdrant:6333"}, ollama={"urls": "http://a:1"})
+
+
+def test_a_worker_like_its_service_may_work(settings: Settings) -> None:
+    """Also one whose environment names no endpoints: the spec brings them."""
+    check_worker(spec_for(settings), settings)
+    check_worker(spec_for(settings), Settings())
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"package_version": "0.0.0"}, "package version"),
+        ({"python_version": "3.1"}, "Python"),
+    ],
+)
+def test_another_package_or_python_is_refused(settings: Settings, change: dict[str, str], names: str) -> None:
+    """Two versions must not write one collection."""
+    with pytest.raises(FatalError, match=names) as refused:
+        check_worker(spec_for(settings).model_copy(update=change), settings)
+    assert refused.value.code == "worker_mismatch"
+
+
+def test_a_setting_that_contradicts_the_job_is_refused_by_name(settings: Settings) -> None:
+    """A worker pointed at another Qdrant would split the collection over two servers."""
+    elsewhere = settings.model_copy(update={"qdrant": Settings(qdrant={"url": "http://other:6333"}).qdrant})
+    with pytest.raises(FatalError, match="INGEST_QDRANT__URL: job http://qdrant:6333, here http://other:6333"):
+        check_worker(spec_for(settings), elsewhere)
+
+
+def raising(error: Exception) -> Callable[[], PartitionReport]:
+    def work() -> PartitionReport:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "died"),
+    [
+        (TransientError("store_unavailable", "away"), ReportStatus.RETRY, False),
+        (FatalError("model_not_found", "no such model"), ReportStatus.FATAL, False),
+        (LeaseLost("lease_lost", "another attempt"), ReportStatus.FATAL, False),
+        (RuntimeError("a defect"), ReportStatus.RETRY, True),
+    ],
+)
+def test_every_exception_becomes_a_report(error: Exception, status: ReportStatus, died: bool) -> None:
+    """Wait, stop, or treat as a death; nothing is raised, and the reason travels along."""
+    report = report_of(PARTITION, raising(error))
+    assert (report.status, report.process_died, report.results) == (status, died, ())
+    assert report.error is not None
+    assert report.error["code"] == (error.code if isinstance(error, IngestionError) else "unexpected_error")
+
+
+def test_a_job_that_is_not_there_stops_the_partition(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The spec URI leads nowhere: a report, not an exception."""
+    state = tmp_path_factory.mktemp("state")
+    report = process_partition(f"file://{state}/jobs/job-none/spec.json", PARTITION)
+    assert report.status is ReportStatus.FATAL
+    assert report.error is not None
+    assert report.error["code"] == "spec_missing"
