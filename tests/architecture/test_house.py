@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -91,3 +93,19 @@ def test_settings_are_documented() -> None:
     script = runpy.run_path(str(_ROOT / "scripts" / "settings_table.py"))
     text = (_ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert script["render_page"](text) == text, "run `make docs`"
+
+
+def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
+    """Importing the service loads nothing that only some deployments have."""
+    code = "import sys, ingestion_engine.api.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    heavy = {"ray", "pyspark", "kubernetes", "kubeflow_spark_api", "weaviate", "kreuzberg", "pyarrow", "botocore"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_the_worker_starts_without_heavy_imports() -> None:
+    """Parsers and clients are loaded when they are first used, not with the entry."""
+    code = "import sys, ingestion_engine.engines.entry; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
+    assert heavy.isdisjoint(loaded)

@@ -25,7 +25,6 @@ from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.services.search import SearchService
-from ingestion_engine.services.spark_service import SparkService
 
 SEARCH_IN_FLIGHT = 2
 """Embedding requests at once for searches, beside the jobs' limit: a query is one short text, and a person waits for
@@ -70,9 +69,11 @@ def open_parts(settings: Settings) -> Parts:
     engines: dict[EngineName, JobEngine] = {}
     if settings.ray.address is not None:
         engines[EngineName.RAY] = RayService.from_settings(settings)
-    spark = None if settings.spark.namespace is None else SparkService.from_settings(settings)
-    if spark is not None:
-        engines[EngineName.SPARK] = spark
+    spark = None
+    if settings.spark.namespace is not None:
+        from ingestion_engine.services.spark_service import SparkService  # needs the extra `kubernetes`
+
+        engines[EngineName.SPARK] = spark = SparkService.from_settings(settings)
     return Parts(
         source=open_source(settings),
         embedder=open_embedder(settings, SEARCH_IN_FLIGHT),
