@@ -1,0 +1,20 @@
+"""The demonstration, as a newcomer runs it; it checks itself at every step and exits 0 only when all of them hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["ray", "spark", "both"])
+def test_the_demonstration_holds(engine: str, tmp_path: Path) -> None:
+    """Upload, embed, embed nothing again, compare the stores, search; on each engine, and on both against each other."""
+    command = [sys.executable, "-m", "ingestion_engine.cli", "demo", "--engine", engine]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every check held" in done.stdout + done.stderr
