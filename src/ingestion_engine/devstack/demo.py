@@ -61,7 +61,8 @@ def run_demo(data_dir: Path | None = None, *, engine: str = "ray", console: Cons
                 console.print(render_table(stack))
                 if stack.missing:
                     raise DemoError("; ".join(f"{name}: {why}" for name, why in stack.missing.items()))
-                _Demo(stack, console, engines).run()
+                with IngestClient(stack.services["api"].url) as api:
+                    _Demo(stack, api, console, engines).run()
     except StopAsked:
         console.print("stopped")
         return 130
@@ -89,12 +90,12 @@ def _home(data_dir: Path | None) -> Iterator[Path]:
 class _Demo:
     """The steps, over a running stack. Each engine has a collection of its own."""
 
-    def __init__(self, stack: Stack, console: Console, engines: tuple[str, ...]) -> None:
+    def __init__(self, stack: Stack, api: IngestClient, console: Console, engines: tuple[str, ...]) -> None:
         self._stack = stack
+        self._api = api
         self._numbers = itertools.count(1)
         self._collections = {name: COLLECTION if name == engines[0] else f"{COLLECTION}_{name}" for name in engines}
         self._console = console
-        self._api = IngestClient(stack.services["api"].url)
 
     def run(self) -> None:
         """Upload, submit, follow, submit again, compare, search.
@@ -128,10 +129,10 @@ class _Demo:
         self._console.print(f"\n[bold]{number}. {name}[/bold]: {detail}", highlight=False, soft_wrap=True)
 
     def _upload(self, corpus: Mapping[str, bytes]) -> None:
-        client = make_client(self._stack.settings.s3)
-        for key, body in corpus.items():
-            with s3_errors(Place(BUCKET, PREFIX + key)):
-                client.put_object(Bucket=BUCKET, Key=PREFIX + key, Body=body)
+        with contextlib.closing(make_client(self._stack.settings.s3)) as client:
+            for key, body in corpus.items():
+                with s3_errors(Place(BUCKET, PREFIX + key)):
+                    client.put_object(Bucket=BUCKET, Key=PREFIX + key, Body=body)
         size = sum(len(body) for body in corpus.values())
         self._say(f"   s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB")
 
