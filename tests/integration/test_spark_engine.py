@@ -192,7 +192,7 @@ def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(context: Spark
 
         with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 - runs in Spark's worker
             file.write(f"{partition_id}\n")
-        time.sleep(5)
+        time.sleep(12)
 
     engine = SparkEngine(6, make_process(wait), is_aborted=lambda: len(log.read_text().split()) >= SLOTS)
     started = time.monotonic()
@@ -202,7 +202,7 @@ def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(context: Spark
     assert {pid for pid, report in reports.items() if report.status is ReportStatus.DONE} == begun
     assert {report.status for pid, report in reports.items() if pid not in begun} == {ReportStatus.RETRY}
     assert len(reports) == 6
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 23  # not a second round of 12 s
 
 
 def test_without_java_the_message_says_what_to_install() -> None:

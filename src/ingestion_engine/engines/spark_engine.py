@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import queue
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ JOBS_AT_ONCE: Final = 256
 
 LOOK_S: Final = 1.0
 """The abort marker is looked at when nothing has ended for so long."""
+
+SETTLE_S: Final = 3.0
+"""Spark says some time after the fact that a task has begun; an abort waits so long to be sure (a guess)."""
 
 JAVA_HINT: Final = "install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre-headless) or set JAVA_HOME"
 
@@ -117,8 +121,12 @@ class SparkEngine:
             try:
                 return run.ended.get(timeout=LOOK_S)
             except queue.Empty:
-                if self._ask_aborted():
-                    run.cancel([group for group in running.values() if not run.has_begun(group)])
+                if not self._ask_aborted():
+                    continue
+            if run.aborted_at is None:
+                run.aborted_at = time.monotonic()
+            elif time.monotonic() - run.aborted_at >= SETTLE_S:
+                run.cancel([group for group in running.values() if not run.has_begun(group)])
 
     def _ask_aborted(self) -> bool:
         try:
@@ -158,6 +166,8 @@ class _Run:
         self._name = f"ingest-{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         self.ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
+        self.aborted_at: float | None = None
+        """Monotonic seconds when the abort was first seen."""
 
     def start(self, batch: Batch) -> str:
         """Start a Spark job in a thread; return the name of its job group."""
