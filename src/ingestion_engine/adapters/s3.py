@@ -187,7 +187,7 @@ class S3Source:
 
     def _credentials(self) -> Any:
         # The client's own credentials, so that both libraries are the same identity.
-        credentials = self._client._request_signer._credentials  # noqa: SLF001
+        credentials = self._client._request_signer._credentials  # noqa: SLF001 - botocore shows them nowhere else
         if credentials is None:
             raise FatalError("bucket_access_denied", "there are no AWS credentials")
         frozen = credentials.get_frozen_credentials()

@@ -61,7 +61,7 @@ class RequestContext:
 
         try:
             await self._app(scope, receive_bounded, send_marked)
-        except Exception:
+        except Exception:  # the top of the service: the client gets a problem, the log the reason
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if status:
                 raise

@@ -101,7 +101,7 @@ def make_endpoint(
             result = await asyncio.to_thread(handler, call)
         except RequestRefusedError as refusal:
             return answer_error(refusal.status, refusal.text, time.perf_counter() - started)
-        except Exception:
+        except Exception:  # the top of a service: the client gets an answer, the log the reason
             _log.exception("request failed", extra={"method": request.method, "path": request.url.path})
             return answer_error(500, "Service internal error: see the log", time.perf_counter() - started)
         return _Json({"result": result, "status": "ok", "time": time.perf_counter() - started})

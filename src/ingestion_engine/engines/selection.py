@@ -44,19 +44,19 @@ _TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 def translate_glob(glob: str) -> str:
     """Return the regular expression of a glob, to be used with ``fullmatch``."""
     parts: list[str] = []
-    for token in _TOKEN.findall(glob):
-        if token == "**/":  # noqa: S105 - a glob, not a password
+    for piece in _TOKEN.findall(glob):
+        if piece == "**/":
             parts.append("(?:.*/)?")
-        elif token == "**":  # noqa: S105
+        elif piece == "**":
             parts.append(".*")
-        elif token == "*":  # noqa: S105
+        elif piece == "*":
             parts.append("[^/]*")
-        elif token == "?":  # noqa: S105
+        elif piece == "?":
             parts.append("[^/]")
-        elif len(token) > 2 and token[0] == "[" and token[-1] == "]":
-            negated = token[1] == "!"
-            body = token[2 if negated else 1 : -1].replace("\\", "\\\\").replace("^", "\\^").replace("[", "\\[")
+        elif len(piece) > 2 and piece[0] == "[" and piece[-1] == "]":
+            negated = piece[1] == "!"
+            body = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("^", "\\^").replace("[", "\\[")
             parts.append(f"(?!/)[{'^' if negated else ''}{body}]")
         else:
-            parts.append(re.escape(token))
+            parts.append(re.escape(piece))
     return "".join(parts)
