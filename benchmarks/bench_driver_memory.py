@@ -125,6 +125,7 @@ class ReportingEngine:
                     make_object_id(ref.bucket, ref.key),
                     chunk_count=5,
                     points_digest=ref.etag,
+                    vectors_digest=ref.etag,
                 )
                 for ref in refs
             )

@@ -36,7 +36,8 @@ def make_row(number: int, epoch: int = 1) -> TableRow:
     date = "2026-01-01T00:00:00Z"
     return TableRow(
         key, digest, number % 99_991, date, object_id, "present", None, None, retryable=False, fingerprint="f" * 16,
-        chunk_count=number % 40, points_digest=digest[::-1], epoch=epoch, job_id=f"job-{epoch:026d}", updated_at=date,
+        chunk_count=number % 40, points_digest=digest[::-1], vectors_digest=digest,
+        epoch=epoch, job_id=f"job-{epoch:026d}", updated_at=date,
     )  # fmt: skip
 
 

@@ -248,9 +248,29 @@ class MemoryStore:
         held = self._points(collection)
         return [StoredPoint(i, held[i].payload, held[i].vector if with_vectors else None) for i in ids if i in held]
 
-    async def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
-        for point in list(self._points(collection).values()):
-            yield StoredPoint(point.id, point.payload, point.vector if with_vectors else None)
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        found = [p for p in self._points(collection).values() if p.payload.get("object_id") in set(object_ids)]
+        if first_chunk or end_chunk is not None:
+            indexes = range(first_chunk, end_chunk if end_chunk is not None else 10**9)
+            found = [p for p in found if p.payload.get("chunk_index") in indexes]
+        assert len(found) < 10_000
+        return [StoredPoint(p.id, p.payload, p.vector) for p in found]
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        held = self._points(collection)
+        self.writes += 1
+        self.before_write("delete")
+        for point_id in ids:
+            held.pop(point_id, None)
+
+    async def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        for point in sorted(self._points(collection).values(), key=lambda p: p.id):
+            if start is None or point.id >= start:
+                yield StoredPoint(point.id, point.payload, point.vector if with_vectors else None)
 
     async def count(self, collection: str) -> int:
         return len(self._points(collection))

@@ -24,7 +24,8 @@ def store(s3_settings: S3Settings, s3_bucket: str) -> StateStore:
 
 def row(key: str, epoch: int, state: str = "present") -> TableRow:
     date = "2026-01-01T00:00:00Z"
-    return TableRow(key, "e", 1, date, f"o{key}", state, None, None, False, "f", epoch, "", epoch, f"job-{epoch}", date)
+    job = f"job-{epoch}"
+    return TableRow(key, "e", 1, date, f"o{key}", state, None, None, False, "f", epoch, "", "", epoch, job, date)
 
 
 def test_drivers_take_turns(store: StateStore) -> None:

@@ -316,6 +316,60 @@ class TestPoints:
         assert searched.value.code == "schema_mismatch"
 
 
+class TestObjects:
+    """What comparisons need: all points of some objects, a part of the ids, removal by id."""
+
+    async def test_points_of_some_objects(self, store: VectorStore, contract: CollectionContract) -> None:
+        """All points that name one of them, with vectors; a range of chunks; nothing for strangers."""
+        await store.ensure_collection(contract)
+        points = [make_point(key, n) for key in ("a.txt", "b.txt", "c.txt") for n in range(4)]
+        await store.upsert(contract.collection, points)
+        ids = [make_object_id("docs", key) for key in ("a.txt", "c.txt", "never.txt")]
+        found = await store.read_object_points(contract.collection, ids)
+        assert {p.id for p in found} == {p.id for p in points if p.payload["key"] != "b.txt"}
+        assert all(p.vector is not None for p in found)
+        some = await store.read_object_points(contract.collection, ids[:1], first_chunk=1, end_chunk=3)
+        assert sorted(p.payload["chunk_index"] for p in some) == [1, 2]
+        rest = await store.read_object_points(contract.collection, ids[:1], first_chunk=3)
+        assert [p.payload["chunk_index"] for p in rest] == [3]
+        assert await store.read_object_points(contract.collection, ids[2:]) == []
+
+    async def test_more_than_one_page_of_an_object(self, store: VectorStore, contract: CollectionContract) -> None:
+        """1,203 points come once each."""
+        await store.ensure_collection(contract)
+        points = [make_point("long.txt", n) for n in range(1203)]
+        await store.upsert(contract.collection, points)
+        found = await store.read_object_points(contract.collection, [make_object_id("docs", "long.txt")])
+        assert sorted(p.id for p in found) == sorted(p.id for p in points)
+
+    async def test_delete_by_id(self, store: VectorStore, contract: CollectionContract) -> None:
+        """Exactly these; ids that are not there change nothing."""
+        await store.ensure_collection(contract)
+        points = [make_point("a.txt", n) for n in range(5)]
+        await store.upsert(contract.collection, points)
+        gone = [points[1].id, points[3].id, PointId(str(uuid.uuid4()))]
+        await store.delete_points(contract.collection, gone)
+        await store.delete_points(contract.collection, gone)
+        left = {p.id for p in await read_all(store, contract.collection)}
+        assert left == {points[n].id for n in (0, 2, 4)}
+
+    async def test_scroll_from_an_id_on(self, store: VectorStore, contract: CollectionContract) -> None:
+        """The id itself is the first, whether there is a point of it or not; ranges of ids cover the collection."""
+        await store.ensure_collection(contract)
+        points = [make_point("a.txt", n) for n in range(40)]
+        await store.upsert(contract.collection, points)
+        ids = sorted(p.id for p in points)
+
+        async def read_from(start: str) -> list[str]:
+            scroll = store.scroll(contract.collection, with_vectors=False, page=7, start=PointId(start))
+            return [p.id async for p in scroll]
+
+        assert await read_from(ids[13]) == ids[13:]
+        assert await read_from("00000000-0000-0000-0000-000000000000") == ids
+        middle = "80000000-0000-0000-0000-000000000000"
+        assert await read_from(middle) == [point_id for point_id in ids if point_id >= middle]
+
+
 class TestDelete:
     """Removing what an object no longer has."""
 

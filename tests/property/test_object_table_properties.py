@@ -29,7 +29,7 @@ STEPS = st.lists(
 
 def make_row(key: str, state: str, epoch: int, number: int) -> TableRow:
     return TableRow(
-        key, f"e{epoch}", epoch, "", f"o{key}", state, None, None, False, "f", number, "", epoch, f"job-{epoch}", ""
+        key, f"e{epoch}", epoch, "", f"o{key}", state, None, None, False, "f", number, "", "", epoch, f"job-{epoch}", ""
     )
 
 

@@ -25,7 +25,7 @@ def refs_of(bucket: dict[str, str]) -> list[ObjectRef]:
 
 def rows_of(table: dict[str, str]) -> list[TableRow]:
     rows = [
-        TableRow(key, etag, 5, "t", "o", "present", None, None, False, "f", 1, "d", 1, "j0", "now")
+        TableRow(key, etag, 5, "t", "o", "present", None, None, False, "f", 1, "d", "v", 1, "j0", "now")
         for key, etag in table.items()
     ]
     return sorted(rows, key=lambda r: r.key.encode())

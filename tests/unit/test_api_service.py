@@ -128,7 +128,7 @@ async def test_collections_show_contract_counts_and_objects(world: World) -> Non
     """A store that cannot be counted shows why; objects are paged in key order."""
     make_collection(world)
     rows = [
-        TableRow(f"k{n}", "e", 1, "2026-01-01T00:00:00Z", "o", state, None, None, False, "f", 1, "", 1, "j", "t")
+        TableRow(f"k{n}", "e", 1, "2026-01-01T00:00:00Z", "o", state, None, None, False, "f", 1, "", "", 1, "j", "t")
         for n, state in enumerate(["present", "failed", "present"])
     ]
     ObjectTable(world.state, "notes").append_run(rows, epoch=1, job_id="job-x")

@@ -39,6 +39,7 @@ def row(key: str, version: int = 1, state: str = "present", **changes: object) -
         fingerprint="f" * 16,
         chunk_count=version,
         points_digest="0" * 32,
+        vectors_digest="0" * 32,
         epoch=version,
         job_id=f"job-{version}",
         updated_at="2026-01-01T00:00:00Z",

@@ -21,7 +21,7 @@ def ref(key: str, etag: str = "e1", size: int = 10) -> ObjectRef:
 
 def row(key: str, **changes: object) -> TableRow:
     known = TableRow(
-        key, "e1", 10, "2026-01-01T00:00:00Z", "o", "present", None, None, False, "f1", 3, "d", 1, "job-other", "now"
+        key, "e1", 10, "2026-01-01T00:00:00Z", "o", "present", None, None, False, "f1", 3, "d", "v", 1, "job-0", "now"
     )
     return replace(known, **changes)
 

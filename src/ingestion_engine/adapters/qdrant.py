@@ -38,6 +38,7 @@ INDEXES: Mapping[str, str] = {
     "epoch": "integer",
     "bucket": "keyword",
     "content_type": "keyword",
+    "chunk_index": "integer",
 }
 """Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else."""
 
@@ -201,13 +202,45 @@ class QdrantStore:
             found += map(_read_point, await self._call("POST", f"/collections/{collection}/points", collection, body))
         return found
 
-    async def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
-        """Yield every point once, ordered by id. One request per page.
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+
+        Cost: one request per 500 points, at least one.
+        """
+        must: list[dict[str, Any]] = [{"key": "object_id", "match": {"any": list(object_ids)}}]
+        if first_chunk or end_chunk is not None:
+            bounds = {"gte": first_chunk} | ({} if end_chunk is None else {"lt": end_chunk})
+            must.append({"key": "chunk_index", "range": bounds})
+        return [point async for point in self._scroll(collection, {"filter": {"must": must}, "with_vector": True})]
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
-        body: dict[str, Any] = {"limit": page, "with_payload": True, "with_vector": with_vectors}
+        for start in range(0, len(ids), READ_POINTS):
+            body = {"points": [_plain_id(point_id) for point_id in ids[start : start + READ_POINTS]]}
+            await self._call("POST", f"/collections/{collection}/points/delete", collection, body, write=True)
+
+    def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id (numbers before UUIDs), from ``start`` on. One request per page.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        first = {} if start is None else {"offset": start}
+        return self._scroll(collection, {"limit": page, "with_vector": with_vectors, **first})
+
+    async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncIterator[StoredPoint]:
+        body: dict[str, Any] = {"limit": READ_POINTS, "with_payload": True, **request}
         while True:
             result = await self._call("POST", f"/collections/{collection}/points/scroll", collection, body)
             for point in result["points"]:
@@ -281,6 +314,11 @@ def _read_point(point: Mapping[str, Any]) -> StoredPoint:
         point.get("payload") or {},
         None if vector is None or isinstance(vector, dict) else np.array(vector, dtype=np.float32),
     )
+
+
+def _plain_id(point_id: PointId) -> PointId | int:
+    """Foreign points may have numbers for ids; a UUID always has letters or hyphens."""
+    return int(point_id) if point_id.isdigit() else point_id
 
 
 def _equals(field: str, value: str) -> dict[str, Any]:

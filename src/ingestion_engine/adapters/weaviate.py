@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import grpc.aio
 import httpx
@@ -32,6 +33,7 @@ from ingestion_engine.adapters.weaviate_answers import (
 )
 from ingestion_engine.adapters.weaviate_messages import (
     filter_ids,
+    filter_objects,
     filter_stale,
     filter_where,
     make_near,
@@ -60,6 +62,8 @@ BATCH_POINTS = 500
 """As for Qdrant, so that both stores see the same batches."""
 READ_POINTS = 100
 """A chunk may have 100,000 characters, 400 kB in the worst case: so many fit into one message of the server."""
+PAGE_POINTS = 500
+"""Points of one page of a longer read; halved where they do not fit into a message."""
 MAX_RECONNECT_MS = 5_000
 """gRPC's own default, two minutes, would keep failing calls long after a server is back."""
 DEFAULT_GRPC_PORT = 50051
@@ -229,17 +233,18 @@ class WeaviateStore:
 
         Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
         """
+        await self._delete(collection, filter_stale(object_id, before_epoch), f"object {object_id}")
+
+    async def _delete(self, collection: str, filters: Any, what: str) -> None:
         stub = await self._connect()
-        request = batch_delete_pb2.BatchDeleteRequest(
-            collection=make_class_name(collection), filters=filter_stale(object_id, before_epoch)
-        )
+        request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
         while True:
             with weaviate_errors(self._target, collection):
                 reply = await stub.BatchDelete(request, timeout=TIMEOUT_S, metadata=self._metadata)
             if reply.matches == 0:
                 return
             if reply.successful == 0:
-                said = f"weaviate at {self._url} deleted none of {reply.matches} points of object {object_id}"
+                said = f"weaviate at {self._url} deleted none of {reply.matches} points of {what}"
                 raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
@@ -257,26 +262,64 @@ class WeaviateStore:
             found += map(read_result, results)
         return found
 
-    async def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
-        """Yield every point once, ordered by id. One request per page, and one more.
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+
+        Cost: one request per 500 points, and one more; the server refuses to go beyond 10,000 points.
+        """
+        filters = filter_objects(object_ids, first_chunk, end_chunk)
+        found: list[StoredPoint] = []
+        page = PAGE_POINTS
+        while True:
+            results, page = await self._read_page(
+                collection, page, with_vectors=True, offset=len(found), filters=filters
+            )
+            if not results:
+                return found
+            found += map(read_result, results)
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
         """
-        after = ""
+        for start in range(0, len(ids), PAGE_POINTS):
+            await self._delete(collection, filter_ids(ids[start : start + PAGE_POINTS]), f"{len(ids)} points")
+
+    async def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id, from ``start`` on. One request per page, and one more.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        # The server's cursor names the last id before the page; UUIDs are whole numbers of 128 bits.
+        number = 0 if start is None else UUID(start).int
+        after = "" if number == 0 else str(UUID(int=number - 1))
         while True:
-            try:
-                results = await self._search(collection, with_vectors=with_vectors, limit=page, after=after)
-            except TransientError as error:
-                if page == 1 or error.context.get("status") != grpc.StatusCode.RESOURCE_EXHAUSTED.name:
-                    raise
-                page //= 2  # the answer was larger than a message may be
-                continue
+            results, page = await self._read_page(collection, page, with_vectors=with_vectors, after=after)
             if not results:
                 return
             for result in results:
                 yield read_result(result)
             after = results[-1].metadata.id
+
+    async def _read_page(self, collection: str, limit: int, **fields: Any) -> tuple[Any, int]:
+        """Read up to ``limit`` objects, fewer where the answer would be larger than a message may be; and how many."""
+        while True:
+            try:
+                return await self._search(collection, limit=limit, **fields), limit
+            except TransientError as error:
+                if limit == 1 or error.context.get("status") != grpc.StatusCode.RESOURCE_EXHAUSTED.name:
+                    raise
+                limit //= 2
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""

@@ -111,6 +111,17 @@ def filter_stale(object_id: ObjectId, before_epoch: int) -> Any:
     )
 
 
+def filter_objects(object_ids: Sequence[ObjectId], first_chunk: int, end_chunk: int | None) -> Any:
+    """Return a filter for the points of some objects, with a chunk_index in [first_chunk, end_chunk) if bounded."""
+    texts = base_pb2.TextArray(values=list(object_ids))
+    parts = [_filter("object_id", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=texts)]
+    if first_chunk:
+        parts.append(_filter("chunk_index", _OPERATORS.OPERATOR_GREATER_THAN_EQUAL, value_int=first_chunk))
+    if end_chunk is not None:
+        parts.append(_filter("chunk_index", _OPERATORS.OPERATOR_LESS_THAN, value_int=end_chunk))
+    return _all_of(parts)
+
+
 def filter_where(where: SearchFilter) -> Any | None:
     """Return a search's conditions as one filter; None when there are none."""
     exact = {"bucket": where.bucket, "content_type": where.content_type}

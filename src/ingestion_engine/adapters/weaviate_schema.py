@@ -38,13 +38,14 @@ PROPERTIES: Mapping[str, Mapping[str, Any]] = {
     "job_id": _STORED,
     "title": _WORDS,
     "text": _WORDS,
-    "chunk_index": _NUMBER,
+    "chunk_index": {**_NUMBER, "indexFilterable": True, "indexRangeFilters": True},
     "start_char": _NUMBER,
     "end_char": _NUMBER,
     "page": _NUMBER,
     "ingested_at": {"dataType": ["date"], "indexFilterable": True, "indexSearchable": False},
 }
-"""The payload's fields by name. ``epoch`` has a range index: every write of an object is followed by a filter on it."""
+"""The payload's fields by name. ``epoch`` has a range index: every write of an object is followed by a filter on it;
+``chunk_index`` too: an object of more than 10,000 points can only be read in ranges of it."""
 
 _DIMENSION = re.compile(r"\b(\d+) dimensions\b")
 

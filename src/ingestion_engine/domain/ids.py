@@ -70,6 +70,15 @@ def digest_point(point_id: str, payload: Mapping[str, Any]) -> int:
     return int(hash_json([point_id, content])[:32], 16)
 
 
+def digest_vector(point_id: str, vector: bytes) -> int:
+    """Return a 128-bit hash of a point's vector, given as little-endian float32; sums do not depend on order.
+
+    Both stores give back the bytes they were sent (Qdrant only as long as the vector's length is 1), so the sum in the
+    object table tells which of two stores that differ holds the right ones.
+    """
+    return int.from_bytes(hashlib.blake2b(vector, digest_size=16, key=point_id.encode()).digest(), "big")
+
+
 def add_digests(left: int, right: int) -> int:
     """Return the order-free sum of two digests, mod 2**128."""
     return (left + right) % (1 << 128)

@@ -173,8 +173,30 @@ class VectorStore(Protocol):
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return those of the points that exist, in any order."""
 
-    def scroll(self, collection: str, *, with_vectors: bool, page: int = 500) -> AsyncIterator[StoredPoint]:
-        """Yield every point of a collection once, ordered by id."""
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        """Return the points that name one of some objects, with vectors, in any order.
+
+        Args:
+            collection: Name of the collection.
+            object_ids: The objects.
+            first_chunk: Only points whose ``chunk_index`` is at least this; with 0 and no end, all points whatever
+                they say of their index.
+            end_chunk: Only points whose ``chunk_index`` is lower; None means no bound. The caller keeps what is asked
+                for below 10,000 points, where Weaviate stops.
+        """
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; those that are not there are no error. Idempotent."""
+
+    def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        """Yield every point of a collection once, ordered by id; from a UUID on when ``start`` is given.
+
+        Foreign ids that are no UUIDs (Qdrant also takes numbers) come before all UUIDs.
+        """
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points; raises FatalError "collection_missing"."""

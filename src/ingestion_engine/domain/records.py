@@ -47,28 +47,36 @@ class Action(StrEnum):
     """An unfinished job may have written some of its points."""
     FULL = "full"
     DELETE = "delete"
-    """In the object table but not in the listing."""
+    """In the object table but not in the listing; confirmed by a look at the bucket."""
+    PURGE = "purge"
+    """Somebody asked for its removal, whatever the bucket holds."""
+    VERIFY = "verify"
+    """Its points are to be compared with the object table and between the stores."""
+    REPAIR = "repair"
+    """As VERIFY, and what differs is to be mended."""
+    STRAY = "stray"
+    """Not an object: ``ref.key`` is ``first..last``, a range of point ids to be searched for points of no object."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedObject:
     """An object to work on and the reason.
 
-    ``prior_chunks`` and ``prior_digest`` are of the points that an earlier job left; when this version fails, the old
-    points stay
-    and so do these in the object table.
+    ``prior_chunks`` and the digests are of the points that an earlier job left; when this version fails, the old
+    points stay and so do these in the object table.
     """
 
     ref: ObjectRef
     action: Action
     prior_chunks: int = 0
     prior_digest: str = ""
+    prior_vectors: str = ""
 
 
 def _object_to_json(planned: PlannedObject) -> list[Any]:
     ref = planned.ref
     row = [ref.bucket, ref.key, ref.etag, ref.size_bytes, ref.last_modified, planned.action.value]
-    return [*row, planned.prior_chunks, planned.prior_digest] if planned.prior_chunks else row
+    return [*row, planned.prior_chunks, planned.prior_digest, planned.prior_vectors] if planned.prior_chunks else row
 
 
 def _object_from_json(row: list[Any]) -> PlannedObject:
@@ -225,9 +233,12 @@ class ObjectResult:
     object_id: ObjectId
     chunk_count: int = 0
     points_digest: str = ""
+    vectors_digest: str = ""
     error_code: str | None = None
     reason: str | None = None
     retryable: bool = False
+    differences: Mapping[str, Mapping[str, int]] | None = None
+    """What a comparison found, ``{store: {kind: points}}``; None when nothing was compared or nothing differs."""
 
 
 class ReportStatus(StrEnum):
@@ -253,6 +264,8 @@ class PartitionReport:
     chunks_reused: int = 0
     embed_calls: int = 0
     bytes_read: int = 0
+    points_seen: Mapping[str, int] = field(default_factory=dict)
+    """Points that a comparison found in each store."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time spent per stage, summed over concurrent work."""
     error: Mapping[str, Any] | None = None
@@ -264,6 +277,7 @@ class PartitionReport:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["results"] = [dataclasses.asdict(r) for r in self.results]
         data["seconds"] = dict(self.seconds)
+        data["points_seen"] = dict(self.points_seen)
         return data
 
     @classmethod
@@ -290,6 +304,7 @@ class TableRow:
     fingerprint: str
     chunk_count: int
     points_digest: str
+    vectors_digest: str
     epoch: int
     job_id: str
     updated_at: str

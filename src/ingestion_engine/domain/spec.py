@@ -41,6 +41,15 @@ class Mode(StrEnum):
     SYNC = "sync"
     FULL = "full"
     PLAN = "plan"
+    VERIFY = "verify"
+    REPAIR = "repair"
+    DELETE = "delete"
+    """Remove objects from the collection; asked for by ``DELETE /collections/{name}/objects``."""
+
+    @property
+    def is_ingest(self) -> bool:
+        """True for the modes that read the bucket and embed."""
+        return self in (Mode.SYNC, Mode.FULL)
 
 
 class Strict(BaseModel):
@@ -118,7 +127,8 @@ class JobRequest(Strict):
     """Stores to write. Belongs to the collection."""
     mode: Mode = Mode.SYNC
     """``sync``: bring the stores to what the bucket holds; ``full``: embed everything again; ``plan``: only say what
-    ``sync`` would do."""
+    ``sync`` would do; ``verify``: compare both stores with the object table and with each other, change nothing;
+    ``repair``: verify, then mend what differs."""
     delete_missing: bool = True
     """Remove points of objects that are gone from the bucket, within prefix and filters."""
     allow_mass_delete: bool = False
@@ -147,6 +157,8 @@ class CollectionContract(Strict):
 
     format: Literal[1] = 1
     collection: str
+    bucket: str | None = None
+    """The one bucket whose objects are in it; None in contracts of older versions, which did not say."""
     stores: tuple[StoreName, ...]
     model: str
     model_digest: str

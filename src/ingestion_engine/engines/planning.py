@@ -125,11 +125,13 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally
             return None
         tally.deletes += 1
         gone = ObjectRef(rules.bucket, row.key, row.etag, row.size_bytes, row.last_modified)
-        return PlannedObject(gone, Action.DELETE, row.chunk_count, row.points_digest)
+        return PlannedObject(gone, Action.DELETE, row.chunk_count, row.points_digest, row.vectors_digest)
     if row is None:
         return PlannedObject(ref, Action.FULL if rules.full else Action.NEW)
     action = _compare(ref, row, rules, tally)
-    return None if action is None else PlannedObject(ref, action, row.chunk_count, row.points_digest)
+    if action is None:
+        return None
+    return PlannedObject(ref, action, row.chunk_count, row.points_digest, row.vectors_digest)
 
 
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, tally: Tally) -> Action | None:

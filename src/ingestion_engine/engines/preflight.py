@@ -26,6 +26,7 @@ def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
     options: dict[str, object] = {}
     return CollectionContract(
         collection=request.collection,
+        bucket=request.source.bucket,
         stores=tuple(sorted(request.stores)),
         model=spec.model,
         model_digest=model.digest,

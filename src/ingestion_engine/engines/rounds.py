@@ -146,6 +146,7 @@ class Rounds:
             make_object_id(planned.ref.bucket, planned.ref.key),
             planned.prior_chunks,
             planned.prior_digest,
+            planned.prior_vectors,
             error_code="kills_worker",
             reason=f"Processing this object alone ended its worker {DEATHS_ALLOWED} times. Last: {last_words}",
         )

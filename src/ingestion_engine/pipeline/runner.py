@@ -22,7 +22,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, ObjectError, ObjectGone
-from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, format_digest, make_object_id
+from ingestion_engine.domain.ids import (
+    ObjectId,
+    PointId,
+    add_digests,
+    digest_point,
+    digest_vector,
+    format_digest,
+    make_object_id,
+)
 from ingestion_engine.domain.ports import Embedder, ObjectSource, VectorStore
 from ingestion_engine.domain.records import (
     Action,
@@ -102,6 +110,7 @@ class _Settling:
     work: _ObjectWork
     point_ids: set[PointId] = field(default_factory=set)
     digest: int = 0
+    vectors: int = 0
     refused: str | None = None
 
 
@@ -239,6 +248,7 @@ class PartitionRun:
                 for point in build_points(work.object_id, document, embedded, self._stamp):
                     entry.point_ids.add(point.id)
                     entry.digest = add_digests(entry.digest, digest_point(point.id, point.payload))
+                    entry.vectors = add_digests(entry.vectors, digest_vector(point.id, point.vector.tobytes()))
                     points.append(point)
                     if len(points) >= FLUSH_POINTS:
                         await self._flush(points, settling)
@@ -273,8 +283,9 @@ class PartitionRun:
                 continue
             if planned.action is not Action.NEW:
                 await self._remove_points(planned, object_id)
+            digests = format_digest(entry.digest), format_digest(entry.vectors)
             self._results[entry.work.position] = _result(
-                planned, loaded, object_id, Outcome.DONE, len(entry.point_ids), format_digest(entry.digest)
+                planned, loaded, object_id, Outcome.DONE, len(entry.point_ids), *digests
             )
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
@@ -313,10 +324,21 @@ def _result(
     object_id: ObjectId,
     outcome: Outcome,
     chunk_count: int = 0,
-    digest: str = "",
+    points_digest: str = "",
+    vectors_digest: str = "",
 ) -> ObjectResult:
     ref = loaded.read or planned.ref
-    return ObjectResult(ref.key, outcome, ref.etag, ref.size_bytes, ref.last_modified, object_id, chunk_count, digest)
+    return ObjectResult(
+        ref.key,
+        outcome,
+        ref.etag,
+        ref.size_bytes,
+        ref.last_modified,
+        object_id,
+        chunk_count,
+        points_digest,
+        vectors_digest,
+    )
 
 
 def _failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, error: ObjectError) -> ObjectResult:
@@ -331,6 +353,7 @@ def _failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, 
         object_id,
         planned.prior_chunks,
         planned.prior_digest,
+        planned.prior_vectors,
         error_code=error.code,
         reason=error.message,
     )

@@ -199,6 +199,7 @@ def compare_request(
         digest: What that model is now; None when not known.
     """
     pairs: list[tuple[str, Any, Any]] = [
+        ("source.bucket", contract.bucket or request.source.bucket, request.source.bucket),
         ("stores", sorted(contract.stores), sorted(request.stores)),
         ("embedding.model", contract.model, model),
         ("embedding.prefix", contract.prefix, request.embedding.prefix),

@@ -79,6 +79,8 @@ def compare_contract(existing: CollectionContract, wanted: CollectionContract) -
             ``context["differences"]`` is ``{field: {"existing": ..., "wanted": ...}}``.
     """
     left, right = _flatten(existing), _flatten(wanted)
+    if existing.bucket is None:
+        left["bucket"] = right["bucket"]
     names = [name for name in {**left, **right} if left.get(name) != right.get(name)]
     names = [name for name in names if not set(_DERIVED_FROM.get(name, ())) & {n.split(".")[0] for n in names}]
     if not names:

@@ -225,7 +225,8 @@ def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRan
     file.fill(max(0, size_bytes - _TAIL_BYTES), size_bytes)
     parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False)
     metadata = parquet.metadata
-    positions = [parquet.schema_arrow.get_field_index(name) for name in columns]
+    there = [name for name in columns if parquet.schema_arrow.get_field_index(name) >= 0]
+    positions = [parquet.schema_arrow.get_field_index(name) for name in there]
     key_position = parquet.schema_arrow.get_field_index("key")
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
@@ -234,9 +235,21 @@ def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRan
             continue
         spans = [_span(group.column(position)) for position in positions]
         file.fill(min(start for start, _ in spans), max(stop for _, stop in spans))
-        table = keys.cut(parquet.read_row_group(index, columns=list(columns), use_threads=False))
+        table = keys.cut(parquet.read_row_group(index, columns=there, use_threads=False))
         if table.num_rows:
-            yield table
+            yield table if len(there) == len(columns) else _add_missing(table, columns)
+
+
+def _add_missing(table: Any, columns: Sequence[str]) -> Any:
+    """Return a table of an older version's run with the columns that it did not know yet, empty."""
+    import pyarrow as pa
+
+    schema = make_schema()
+    arrays = {
+        name: table[name] if name in table.column_names else pa.array([_empty(name)] * table.num_rows, field.type)
+        for name, field in ((name, schema.field(name)) for name in columns)
+    }
+    return pa.table(arrays, schema=pa.schema([schema.field(name) for name in columns]))
 
 
 def _span(chunk: Any) -> tuple[int, int]:
