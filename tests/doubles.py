@@ -42,6 +42,7 @@ from ingestion_engine.pipeline.worker import report_of, run_partition
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
+from ingestion_engine.state.object_table import ObjectTable
 
 
 class Crash(BaseException):
@@ -326,4 +327,5 @@ class InProcessEngine:
             raise TransientError("not_ready", "no lease or contract")
         check = LeaseCheck(self.state, collection, spec.job_id, lease.epoch, max_age_s=0)
         schema = SchemaWatch(self.stores, contract)
-        return Tools(spec, contract, None, lease.epoch, self.source, self.embedder, self.stores, check, schema)
+        table = ObjectTable(self.state, collection)
+        return Tools(spec, contract, None, lease.epoch, self.source, self.embedder, self.stores, check, schema, table)

@@ -59,6 +59,16 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The job that made an object's points, for a job that only mends them: what it would write, is written again."""
+
+    job_id: str
+    fingerprint: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of that job's request."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedObject:
     """An object to work on and the reason.
 
@@ -71,17 +81,24 @@ class PlannedObject:
     prior_chunks: int = 0
     prior_digest: str = ""
     prior_vectors: str = ""
+    origin: Origin | None = None
+    """Under which job's terms it is to be ingested; None means those of the job that planned it."""
 
 
 def _object_to_json(planned: PlannedObject) -> list[Any]:
-    ref = planned.ref
+    ref, origin = planned.ref, planned.origin
     row = [ref.bucket, ref.key, ref.etag, ref.size_bytes, ref.last_modified, planned.action.value]
-    return [*row, planned.prior_chunks, planned.prior_digest, planned.prior_vectors] if planned.prior_chunks else row
+    if origin is None and not planned.prior_chunks:
+        return row
+    row += [planned.prior_chunks, planned.prior_digest, planned.prior_vectors]
+    return row if origin is None else [*row, origin.job_id, origin.fingerprint, dict(origin.metadata)]
 
 
 def _object_from_json(row: list[Any]) -> PlannedObject:
-    bucket, key, etag, size_bytes, last_modified, action, *prior = row
-    return PlannedObject(ObjectRef(bucket, key, etag, size_bytes, last_modified), Action(action), *prior)
+    bucket, key, etag, size_bytes, last_modified, action, *rest = row
+    chunks, digest, vectors, *origin = rest or (0, "", "")
+    ref = ObjectRef(bucket, key, etag, size_bytes, last_modified)
+    return PlannedObject(ref, Action(action), chunks, digest, vectors, Origin(*origin) if origin else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +235,14 @@ class Outcome(StrEnum):
     """Its points were removed because the object is gone."""
     KEPT = "kept"
     """Planned for deletion, but the object exists after all; nothing was touched."""
+    SAME = "same"
+    """Compared, and every store holds its points as the object table says."""
+    DIFFERENT = "different"
+    """Compared, and some store does not; ``differences`` says in what."""
+    REPAIRED = "repaired"
+    """As DIFFERENT, and mended from what the stores still had."""
+    UNDECIDED = "undecided"
+    """As DIFFERENT, and what the stores have does not tell what is right: it has to be ingested again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +264,15 @@ class ObjectResult:
     retryable: bool = False
     differences: Mapping[str, Mapping[str, int]] | None = None
     """What a comparison found, ``{store: {kind: points}}``; None when nothing was compared or nothing differs."""
+    origin: Origin | None = None
+    """As planned."""
+
+
+def _result_from_json(data: Mapping[str, Any]) -> ObjectResult:
+    origin = data.get("origin")
+    return ObjectResult(
+        **{**data, "outcome": Outcome(data["outcome"]), "origin": None if origin is None else Origin(**origin)}
+    )
 
 
 class ReportStatus(StrEnum):
@@ -283,7 +317,7 @@ class PartitionReport:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
         """The inverse of ``to_json``."""
-        results = tuple(ObjectResult(**{**r, "outcome": Outcome(r["outcome"])}) for r in data["results"])
+        results = tuple(_result_from_json(result) for result in data["results"])
         return cls(**{**data, "status": ReportStatus(data["status"]), "results": results})
 
 

@@ -46,10 +46,11 @@ class Mode(StrEnum):
     DELETE = "delete"
     """Remove objects from the collection; asked for by ``DELETE /collections/{name}/objects``."""
 
-    @property
-    def is_ingest(self) -> bool:
-        """True for the modes that read the bucket and embed."""
-        return self in (Mode.SYNC, Mode.FULL)
+
+EMBED_NOTHING = frozenset({Mode.VERIFY, Mode.DELETE})
+"""Modes that work also while the embedder is away or the model is gone."""
+ON_WHAT_IS_THERE = frozenset({Mode.VERIFY, Mode.REPAIR, Mode.DELETE})
+"""Modes that go by the collection's contract and object table, not by the bucket's listing."""
 
 
 class Strict(BaseModel):
@@ -144,6 +145,12 @@ class JobRequest(Strict):
     """Seconds after which an attempt of the job is stopped and the job fails."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
     """Put on every point, beside the object's own S3 metadata; the object's own wins where names collide."""
+
+    @model_validator(mode="after")
+    def _metadata_is_new(self) -> JobRequest:
+        if self.metadata and self.mode in ON_WHAT_IS_THERE:
+            raise ValueError(f"metadata is given when objects are ingested, not with mode {self.mode.value!r}")
+        return self
 
     @model_validator(mode="after")
     def _stores_differ(self) -> JobRequest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingestion_engine.domain.records import Action, Outcome, PartitionReport
-from ingestion_engine.engines.planning import Tally, is_deletion
+from ingestion_engine.engines.planning import REMOVALS, Tally, is_deletion, is_stray_search
 
 
 @dataclass(slots=True)
@@ -21,6 +21,12 @@ class Counts:
     gone: int = 0
     kept: int = 0
     deleted: int = 0
+    same: int = 0
+    different: int = 0
+    repaired: int = 0
+    foreign_points: int = 0
+    points_seen: dict[str, int] = field(default_factory=dict)
+    """Points that comparisons found, by store."""
     chunks: int = 0
     chunks_embedded: int = 0
     chunks_reused: int = 0
@@ -29,6 +35,13 @@ class Counts:
     partitions_planned: int = 0
     partitions_done: int = 0
     stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    def start_over(self) -> None:
+        """Forget what was planned and compared; what was ingested so far is counted from the object table."""
+        self.tally = Tally()
+        self.done = self.failed = self.gone = 0
+        self.same = self.different = self.repaired = self.foreign_points = 0
+        self.points_seen = {}
 
     def add_work(self, report: PartitionReport) -> None:
         """Add what a report cost. Also for reports of earlier attempts."""
@@ -44,16 +57,25 @@ class Counts:
         """Add a report of this attempt."""
         self.add_work(report)
         self.partitions_done += 1
+        for store, points in report.points_seen.items():
+            self.points_seen[store] = self.points_seen.get(store, 0) + points
         for result in report.results:
-            if is_deletion(report.partition_id):
+            if is_stray_search(report.partition_id):
+                kinds = (result.differences or {}).values()
+                self.foreign_points += sum(points for by_kind in kinds for points in by_kind.values())
+            elif is_deletion(report.partition_id):
                 self.deleted += result.outcome is Outcome.DELETED
                 self.kept += result.outcome is Outcome.KEPT
-            elif result.outcome is Outcome.DONE:
-                self.done += 1
-            elif result.outcome is Outcome.FAILED:
-                self.failed += 1
             else:
-                self.gone += 1
+                self._add_outcome(result.outcome)
+
+    def _add_outcome(self, outcome: Outcome) -> None:
+        self.done += outcome is Outcome.DONE
+        self.failed += outcome is Outcome.FAILED
+        self.gone += outcome is Outcome.DELETED
+        self.same += outcome is Outcome.SAME
+        self.different += outcome is Outcome.DIFFERENT
+        self.repaired += outcome is Outcome.REPAIRED
 
     @property
     def total_failed(self) -> int:
@@ -64,16 +86,16 @@ class Counts:
     def planned(self) -> int:
         """Objects this job works on, in all its attempts; deletions not included."""
         tally = self.tally
-        to_do = sum(count for action, count in tally.by_action.items() if action is not Action.DELETE)
+        to_do = sum(count for action, count in tally.by_action.items() if action not in REMOVALS)
         return to_do + tally.already_done + tally.already_failed
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as stored and served. At the end ``done + failed + skipped == listed``."""
+        """The counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
         tally = self.tally
         return {
             "listed": tally.listed,
             "planned": self.planned,
-            "done": self.done + tally.already_done,
+            "done": self.done + tally.already_done + self.same + self.repaired,
             "failed": self.total_failed,
             "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
             "unchanged": tally.unchanged,
@@ -82,6 +104,10 @@ class Counts:
             "gone": self.gone,
             "deleted": self.deleted,
             "to_delete": tally.deletes,
+            "verified": self.same + self.different + self.repaired,
+            "different": self.different,
+            "repaired": self.repaired,
+            "foreign_points": self.foreign_points,
             "new": tally.by_action.get(Action.NEW, 0),
             "changed": tally.by_action.get(Action.CHANGED, 0),
             "retried": tally.by_action.get(Action.RETRY, 0) + tally.by_action.get(Action.DIRTY, 0),
@@ -118,7 +144,7 @@ class RateMeter:
             "chunks_per_s": round(counts.chunks / elapsed, 2),
             "bytes_per_s": round(counts.bytes_read / elapsed, 1),
         }
-        finished = counts.done + counts.failed + counts.gone
+        finished = counts.done + counts.failed + counts.gone + counts.same + counts.different + counts.repaired
         to_do = counts.planned - counts.tally.already_done - counts.tally.already_failed
         if not finished:
             return rates, None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,23 +23,41 @@ import orjson
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
+from ingestion_engine.domain.records import Action, PlannedObject
+from ingestion_engine.domain.spec import ON_WHAT_IS_THERE, CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.engines.counts import Counts
 from ingestion_engine.engines.ledger_writer import LedgerWriter
-from ingestion_engine.engines.listing import ListingOutOfOrderError
-from ingestion_engine.engines.merge import OpenAttempt, find_open_attempts, merge_attempt, open_attempt
+from ingestion_engine.engines.listing import ListingOutOfOrderError, check_order, sort_listing
+from ingestion_engine.engines.merge import (
+    OpenAttempt,
+    attempt_reports,
+    find_open_attempts,
+    merge_attempt,
+    open_attempt,
+)
 from ingestion_engine.engines.monitor import Monitor
+from ingestion_engine.engines.parity import ParityPlan, count_points, differences_found
 from ingestion_engine.engines.patience import Patience
 from ingestion_engine.engines.plan_thread import PlanThread
-from ingestion_engine.engines.planning import DiffRules, Tally
-from ingestion_engine.engines.preflight import check_contract, prepare_collection, utc_now, wanted_contract
+from ingestion_engine.engines.planning import DiffRules, diff_objects
+from ingestion_engine.engines.preflight import (
+    check_contract,
+    ensure_collections,
+    prepare_collection,
+    require_contract,
+    utc_now,
+    wanted_contract,
+)
 from ingestion_engine.engines.rounds import Rounds
 from ingestion_engine.engines.selection import Selection
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table import ObjectTable
+
+FindObjects = Callable[[], Iterator[PlannedObject]]
 
 log = get_logger(__name__)
 
@@ -81,17 +99,20 @@ class Driver:
         self.writer = LedgerWriter(self.ledger, self.attempt, self.patience.persist)
         self._async = asyncio.Runner()
         self._numbers = itertools.count(1)
-        self._rounds = Rounds(
+        self._rounds = self._make_rounds(self.counts, self._check_budget)
+
+    def _make_rounds(self, counts: Counts, on_done: Callable[[], None]) -> Rounds:
+        return Rounds(
             self.engine,
             self.spec_uri,
             self.attempt,
             self.ledger,
             self.monitor,
-            self.counts,
+            counts,
             self.writer,
             self.patience,
             self._numbers,
-            self._check_budget,
+            on_done,
         )
 
     def run(self) -> dict[str, Any] | None:
@@ -167,6 +188,8 @@ class Driver:
     def _check_request(self) -> CollectionContract:
         self.monitor.phase = "planning"
         self.check_environment()
+        if self.spec.request.mode in ON_WHAT_IS_THERE:
+            return self.patience.persist(lambda: require_contract(self.state, self.spec.request))
         self.patience.persist(lambda: self.source.check_bucket(self.spec.request.source.bucket))
         model = self.patience.persist(lambda: self._async.run(self.embedder.describe(self.spec.model)))
         wanted = wanted_contract(self.spec, model)
@@ -174,8 +197,13 @@ class Driver:
         return wanted
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
-        has_objects = self.patience.persist(lambda: next(iter(self.table.scan()), None) is not None)
         mode = self.spec.request.mode
+        if mode in (Mode.VERIFY, Mode.DELETE):
+            return wanted
+        if mode is Mode.REPAIR:
+            self.patience.persist(lambda: self._async.run(ensure_collections(self.stores, wanted)))
+            return wanted
+        has_objects = self.patience.persist(lambda: next(iter(self.table.scan()), None) is not None)
         return self.patience.persist(
             lambda: self._async.run(
                 prepare_collection(self.state, self.stores, wanted, mode=mode, has_objects=has_objects)
@@ -194,31 +222,111 @@ class Driver:
     def _work(self, lease: HeldLease, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
         opened = OpenAttempt(self.spec.job_id, self.attempt, lease.epoch, fingerprint, utc_now())
+        mode = self.spec.request.mode
         sort_first = False
         while True:
-            plan = self._new_plan(fingerprint, opened, sort_first=sort_first)
-            try:
-                self._run_plan(plan)
-                complete = plan.error is None
-            except FatalError:
-                self._merge(plan, opened, complete=False)
-                raise
-            self._merge(plan, opened, complete=complete)
-            if plan.error is None:
+            if mode in (Mode.VERIFY, Mode.REPAIR):
+                error = self._compare(opened, contract)
+            elif mode is Mode.DELETE:
+                error = self._run_open(opened, self._parity_plan(contract, self.counts).find_removals)
+            else:
+                error = self._run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
+            if error is None:
                 return
-            if isinstance(plan.error, ListingOutOfOrderError):
+            if isinstance(error, ListingOutOfOrderError):
                 log.info("the server lists in another order than by bytes; sorting its listing first")
                 sort_first = True
             else:
-                self.patience.wait_out(plan.error)
+                self.patience.wait_out(error)
             self._start_over()
 
     def _start_over(self) -> None:
         """Forget the plan but not the work: objects done so far are rows of this job now and are counted from there."""
-        self.counts.tally = Tally()
-        self.counts.done = self.counts.failed = self.counts.gone = 0
+        self.counts.start_over()
 
-    def _new_plan(self, fingerprint: str, opened: OpenAttempt | None, *, sort_first: bool) -> PlanThread:
+    def _run_open(self, opened: OpenAttempt, find: FindObjects) -> BaseException | None:
+        """Run a plan that writes points, and merge its outcome; return why planning has to start over, if it has."""
+        plan = self._plan_thread(find, self.counts, opened)
+        try:
+            self._run_plan(plan, self._rounds)
+        except FatalError:
+            self._merge(plan, opened, complete=False)
+            raise
+        self._merge(plan, opened, complete=plan.error is None)
+        return plan.error
+
+    def _compare(self, opened: OpenAttempt, contract: CollectionContract) -> BaseException | None:
+        """Verify or repair; return why it has to start over, if it has."""
+        request = self.spec.request
+        self.patience.persist(lambda: self.ledger.delete_failures(""))
+        action = Action.REPAIR if request.mode is Mode.REPAIR else Action.VERIFY
+        plan = self._parity_plan(contract, self.counts)
+        error = self._run_comparison(plan, action, self._rounds)
+        if error is None and action is Action.REPAIR:
+            self.writer.flush()
+            results = (r for report in attempt_reports(self.ledger, opened) for r in report.results)
+            error = self._run_open(opened, lambda: plan.find_undecided(results))
+        elif error is None and plan.is_whole:
+            found = self.counts.different + self.counts.foreign_points
+            self.patience.persist(
+                lambda: write_verified(self.state, request.collection, self.spec.job_id, utc_now(), found)
+            )
+        return error
+
+    def _run_comparison(self, plan: ParityPlan, action: Action, rounds: Rounds) -> BaseException | None:
+        """Compare every object, then look for points of none where the stores hold more points than the objects."""
+        compared = self._plan_thread(lambda: plan.find_rows(action), plan.counts)
+        self._run_plan(compared, rounds)
+        if compared.error is not None:
+            return compared.error
+        collection = self.spec.request.collection
+        held = self.patience.persist(lambda: self._async.run(count_points(self.stores, collection)))
+        if plan.is_whole and all(plan.counts.points_seen.get(name, 0) == points for name, points in held.items()):
+            return None
+        searched = self._plan_thread(lambda: plan.find_ranges(max(held.values())), plan.counts, kind="s")
+        self._run_plan(searched, rounds)
+        return searched.error
+
+    def prove_parity(self, contract: CollectionContract) -> None:
+        """Return when every store holds exactly what the object table says. For a caller that holds the lease.
+
+        Raises:
+            FatalError: "stores_differ", naming what the comparison found; each object is among the job's failures.
+        """
+        counts = Counts()
+        rounds = self._make_rounds(counts, lambda: None)
+        while (error := self._run_comparison(self._parity_plan(contract, counts), Action.VERIFY, rounds)) is not None:
+            self.patience.wait_out(error)
+            counts.start_over()
+        found = differences_found(counts)
+        if found is not None:
+            raise FatalError("stores_differ", found.message, hint=found.hint, **found.context)
+
+    def _parity_plan(self, contract: CollectionContract, counts: Counts) -> ParityPlan:
+        request, only = self.spec.request, self._only_keys()
+        source = request.source
+        asked = request.mode in ON_WHAT_IS_THERE  # proving parity is about the whole collection, whatever was ingested
+        return ParityPlan(
+            self.table,
+            contract,
+            source.bucket,
+            source.prefix if asked else "",
+            Selection(source, only).matches if asked else lambda _key: True,
+            not asked or not (source.prefix or source.include or source.exclude or only),
+            counts,
+            self._read_metadata,
+            self.parser_version,
+        )
+
+    def _read_metadata(self, job_id: str) -> Mapping[str, str]:
+        try:
+            return self.patience.persist(Ledger(self.state, job_id).read_spec).request.metadata
+        except FatalError as error:
+            log.warning("metadata of a former job not known", extra={"former_job": job_id, **error.log_fields()})
+            return {}
+
+    def _find_changes(self, fingerprint: str, *, sort_first: bool) -> FindObjects:
+        """What a sync has to do: the listing beside the object table."""
         request = self.spec.request
         only = self._only_keys()
         rules = DiffRules(
@@ -231,22 +339,21 @@ class Driver:
             selects=Selection(request.source, only).matches,
         )
 
-        def before_first_segment() -> None:
-            assert opened is not None
-            open_attempt(self.state, request.collection, opened)
+        def find() -> Iterator[PlannedObject]:
+            listing = self.source.list_objects(request.source.bucket, request.source.prefix)
+            ordered = sort_listing(listing) if sort_first else check_order(listing)
+            return diff_objects(ordered, self.table.scan(request.source.prefix), rules, self.counts.tally)
 
-        return PlanThread(
-            self.spec,
-            self.attempt,
-            self.ledger,
-            rules,
-            lambda: self.source.list_objects(request.source.bucket, request.source.prefix),
-            lambda: self.table.scan(request.source.prefix),
-            sort_first,
-            self.counts,
-            before_first_segment,
-            self._numbers,
-        )
+        return find
+
+    def _plan_thread(
+        self, find: FindObjects, counts: Counts, opened: OpenAttempt | None = None, *, kind: str = ""
+    ) -> PlanThread:
+        def before_first_segment() -> None:
+            if opened is not None:
+                open_attempt(self.state, self.spec.request.collection, opened)
+
+        return PlanThread(self.spec, self.attempt, self.ledger, find, counts, before_first_segment, self._numbers, kind)
 
     def _only_keys(self) -> frozenset[str] | None:
         if self.spec.only_keys_path is None:
@@ -259,14 +366,15 @@ class Driver:
 
     def _plan_only(self, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
-        plan = self._new_plan(fingerprint, None, sort_first=False)
         try:
-            self.patience.persist(plan.measure)
+            find = self._find_changes(fingerprint, sort_first=False)
+            self.patience.persist(self._plan_thread(find, self.counts).measure)
         except ListingOutOfOrderError:
             self._start_over()
-            self.patience.persist(self._new_plan(fingerprint, None, sort_first=True).measure)
+            find = self._find_changes(fingerprint, sort_first=True)
+            self.patience.persist(self._plan_thread(find, self.counts).measure)
 
-    def _run_plan(self, plan: PlanThread) -> None:
+    def _run_plan(self, plan: PlanThread, rounds: Rounds) -> None:
         """Run a plan to its end; returns with ``plan.error`` set when planning has to start over.
 
         Raises:
@@ -275,7 +383,7 @@ class Driver:
         self.monitor.phase = "running"
         plan.start()
         try:
-            self._rounds.run(plan.partition_ids())
+            rounds.run(plan.partition_ids())
         finally:
             plan.stop.set()
             plan.join()
@@ -292,7 +400,7 @@ class Driver:
         self._check_budget()
         if plan.delete_ids:
             self.monitor.phase = "deleting"
-            self._rounds.run(iter(plan.delete_ids))
+            rounds.run(iter(plan.delete_ids))
 
     def _check_budget(self) -> None:
         failed, planned = self.counts.total_failed, self.counts.planned
@@ -321,6 +429,8 @@ class Driver:
         failed, tally = self.counts.total_failed, self.counts.tally
         if error is None and not self.spec.request.failure_budget.allows(failed, self.counts.planned):
             error = _over_budget(failed, self.counts.planned)
+        if error is None and self.spec.request.mode is Mode.VERIFY:
+            error = differences_found(self.counts)
         if isinstance(error, JobAborted):
             state = JobState.CANCELED
         elif error is not None:
@@ -343,6 +453,7 @@ class Driver:
             "error": None if error is None else error.record(),
         }
         with self.monitor.finishing():
+            self.writer.flush()
             self.patience.persist(lambda: self.ledger.write_summary(summary))
         log.info("job ended", extra={"state": state.value, **self.counts.to_json()})
         return summary

@@ -100,7 +100,8 @@ def failure_items(report: PartitionReport, attempt: int) -> list[dict[str, Any]]
             "etag": result.etag,
             "size_bytes": result.size_bytes,
             "attempt": attempt,
+            **({"differences": result.differences} if result.differences else {}),
         }
         for result in report.results
-        if result.outcome is Outcome.FAILED
+        if result.outcome in (Outcome.FAILED, Outcome.DIFFERENT)
     ]

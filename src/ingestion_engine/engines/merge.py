@@ -10,7 +10,15 @@ from typing import Any
 
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, ReportStatus, TableRow
+from ingestion_engine.domain.records import (
+    Action,
+    ObjectResult,
+    Origin,
+    Outcome,
+    PartitionReport,
+    ReportStatus,
+    TableRow,
+)
 from ingestion_engine.engines.planning import INTERRUPTED
 from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
 from ingestion_engine.state.ledger import Ledger
@@ -96,14 +104,17 @@ def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> 
         yield from _interrupted_rows(ledger, attempt, now)
     for report in attempt_reports(ledger, attempt):
         for result in report.results:
-            if result.outcome is not Outcome.KEPT:
+            if result.outcome in _STATES:
                 yield _result_row(result, attempt, now)
 
 
 def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterator[TableRow]:
     for partition in ledger.iter_plan(attempt.attempt):
         for planned in partition.objects:
+            if planned.action in COMPARED:
+                continue
             ref = planned.ref
+            origin = planned.origin or Origin(attempt.job_id, attempt.fingerprint)
             yield TableRow(
                 ref.key,
                 ref.etag,
@@ -114,20 +125,24 @@ def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterato
                 INTERRUPTED,
                 "The job ended before this object was finished; the next job completes it.",
                 retryable=True,
-                fingerprint=attempt.fingerprint,
+                fingerprint=origin.fingerprint,
                 chunk_count=planned.prior_chunks,
                 points_digest=planned.prior_digest,
                 vectors_digest=planned.prior_vectors,
                 epoch=attempt.epoch,
-                job_id=attempt.job_id,
+                job_id=origin.job_id,
                 updated_at=now,
             )
 
+
+COMPARED = frozenset({Action.VERIFY, Action.REPAIR, Action.STRAY})
+"""What an attempt only compares, or mends without changing what the table says of it: never a row."""
 
 _STATES = {Outcome.DONE: "present", Outcome.FAILED: "failed", Outcome.DELETED: "removed"}
 
 
 def _result_row(result: ObjectResult, attempt: OpenAttempt, now: str) -> TableRow:
+    origin = result.origin or Origin(attempt.job_id, attempt.fingerprint)
     return TableRow(
         result.key,
         result.etag,
@@ -138,11 +153,11 @@ def _result_row(result: ObjectResult, attempt: OpenAttempt, now: str) -> TableRo
         result.error_code,
         result.reason,
         retryable=result.retryable,
-        fingerprint=attempt.fingerprint,
+        fingerprint=origin.fingerprint,
         chunk_count=result.chunk_count,
         points_digest=result.points_digest,
         vectors_digest=result.vectors_digest,
         epoch=attempt.epoch,
-        job_id=attempt.job_id,
+        job_id=origin.job_id,
         updated_at=now,
     )

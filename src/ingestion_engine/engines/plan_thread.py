@@ -1,4 +1,4 @@
-"""The plan thread: lists, diffs and packs while partitions are already being worked on."""
+"""The plan thread: finds and packs objects while partitions are already being worked on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ import orjson
 
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
-from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.domain.records import Partition, PlannedObject
+from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.engines.counts import Counts
-from ingestion_engine.engines.listing import check_order, sort_listing
-from ingestion_engine.engines.planning import (
-    SMALL_JOB_OBJECTS,
-    DiffRules,
-    Packer,
-    diff_objects,
-    estimate_chunks,
-    segment_name,
-)
+from ingestion_engine.engines.planning import REMOVALS, SMALL_JOB_OBJECTS, Packer, segment_name, weigh
 from ingestion_engine.state.ledger import Ledger
 
 MASS_DELETE_OBJECTS = 100
@@ -71,14 +63,14 @@ class PlanThread:
     spec: JobSpec
     attempt: int
     ledger: Ledger
-    rules: DiffRules
-    list_objects: Callable[[], Iterable[ObjectRef]]
-    scan_table: Callable[[], Iterable[TableRow]]
-    sort_first: bool
+    find_objects: Callable[[], Iterator[PlannedObject]]
+    """What is to be planned, in key order; counts what it leaves out."""
     counts: Counts
     before_first_segment: Callable[[], None]
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     """Numbers of segments, shared by all plans of one attempt so that no name is used twice."""
+    kind: str = ""
+    """Of the segments, but for those of deletions."""
     error: BaseException | None = None
     delete_ids: list[PartitionId] = field(default_factory=list)
     started: bool = False
@@ -114,7 +106,7 @@ class PlanThread:
         Raises:
             ListingOutOfOrderError, TransientError, FatalError.
         """
-        for planned in self._diff():
+        for planned in self.find_objects():
             self._count(planned)
         self.counts.tally.complete = True
 
@@ -127,15 +119,11 @@ class PlanThread:
         finally:
             self._ready.put(None)
 
-    def _diff(self) -> Iterator[PlannedObject]:
-        listing = self.list_objects()
-        ordered = sort_listing(listing) if self.sort_first else check_order(listing)
-        return diff_objects(ordered, self.scan_table(), self.rules, self.counts.tally)
-
     def _count(self, planned: PlannedObject) -> None:
-        if planned.action is not Action.DELETE:
-            self.counts.tally.bytes_planned += planned.ref.size_bytes
-            self.counts.tally.chunks_estimated += estimate_chunks(planned.ref, self.spec.request.chunking)
+        if planned.action not in REMOVALS:
+            size_bytes, chunks = weigh(planned, self.spec.request.chunking)
+            self.counts.tally.bytes_planned += size_bytes
+            self.counts.tally.chunks_estimated += chunks
 
     def _write(self) -> None:
         packer = Packer(self.spec.limits, self.spec.request.chunking)
@@ -147,7 +135,7 @@ class PlanThread:
                 self.delete_ids += self._write_segment("d", list(packer.pack(batch)))
 
     def _write_work(self, deletions: _Deletions, packer: Packer) -> None:
-        work = self._split_off(self._diff(), deletions)
+        work = self._split_off(self.find_objects(), deletions)
         head = list(itertools.islice(work, SMALL_JOB_OBJECTS))
         if len(head) < SMALL_JOB_OBJECTS:
             self._refuse_mass_delete()
@@ -158,10 +146,10 @@ class PlanThread:
             segment.append(part)
             size += len(part)
             if size >= SMALL_JOB_OBJECTS:
-                self._hand_out(self._write_segment("", segment))
+                self._hand_out(self._write_segment(self.kind, segment))
                 segment, size = [], 0
         if segment:
-            self._hand_out(self._write_segment("", segment))
+            self._hand_out(self._write_segment(self.kind, segment))
 
     def _split_off(self, stream: Iterable[PlannedObject], deletions: _Deletions) -> Iterator[PlannedObject]:
         """Yield what is to be embedded; keep deletions aside: they run after everything else."""
@@ -169,7 +157,7 @@ class PlanThread:
             if self.stop.is_set():
                 return
             self._count(planned)
-            if planned.action is not Action.DELETE:
+            if planned.action not in REMOVALS:
                 yield planned
                 continue
             deletions.add(planned)
@@ -189,7 +177,7 @@ class PlanThread:
 
     def _refuse_mass_delete(self) -> None:
         tally, request = self.counts.tally, self.spec.request
-        if request.allow_mass_delete or not tally.deletes:
+        if request.allow_mass_delete or request.mode is Mode.DELETE or not tally.deletes:
             return
         everything = tally.listed == 0
         many = tally.table_rows > MASS_DELETE_OBJECTS and tally.deletes > MASS_DELETE_FRACTION * tally.table_rows

@@ -40,13 +40,26 @@ _TEXT_SHARE = {
 
 
 def segment_name(attempt: int, kind: str, number: int) -> str:
-    """Name of a plan segment: ``a01-00003`` for work (kind ""), ``a01-d00003`` for deletions (kind "d")."""
+    """Name of a plan segment: ``a01-00003`` for work (kind ""), ``a01-d00003`` for deletions, ``a01-s00003`` for
+    searches for stray points.
+    """
     return f"a{attempt:02d}-{kind}{number:05d}"
 
 
 def is_deletion(partition_id: PartitionId) -> bool:
     """True for a partition of planned deletions. Pure."""
-    return partition_id.partition("-")[2].startswith("d")
+    return kind_of(partition_id) == "d"
+
+
+def is_stray_search(partition_id: PartitionId) -> bool:
+    """True for a partition of ranges of point ids. Pure."""
+    return kind_of(partition_id) == "s"
+
+
+def kind_of(partition_id: PartitionId) -> str:
+    """Return the kind of a partition's segment: "", "d" or "s". Pure."""
+    letter = partition_id.partition("-")[2][:1]
+    return letter if letter in {"d", "s"} else ""
 
 
 @dataclass(slots=True)
@@ -173,6 +186,20 @@ def estimate_chunks(ref: ObjectRef, chunking: Chunking) -> int:
     return max(1, math.ceil(ref.size_bytes * share / step))
 
 
+REMOVALS = frozenset({Action.DELETE, Action.PURGE})
+"""What only removes points: neither read nor embedded, and done after everything else."""
+_COMPARISONS = frozenset({Action.VERIFY, Action.REPAIR})
+
+
+def weigh(planned: PlannedObject, chunking: Chunking) -> tuple[int, int]:
+    """Return the bytes to read from the bucket and the chunks to expect. Pure."""
+    if planned.action in REMOVALS:
+        return 0, 1
+    if planned.action in _COMPARISONS:
+        return 0, max(1, planned.prior_chunks)
+    return planned.ref.size_bytes, estimate_chunks(planned.ref, chunking)
+
+
 @dataclass(slots=True)
 class Packer:
     """Cuts a stream of planned objects into partitions, in order: greedy, bounded by bytes, count and estimated
@@ -187,8 +214,7 @@ class Packer:
         part: list[PlannedObject] = []
         size_bytes = chunks = 0
         for planned in objects:
-            weight = 0 if planned.action is Action.DELETE else planned.ref.size_bytes
-            estimate = 1 if planned.action is Action.DELETE else estimate_chunks(planned.ref, self.chunking)
+            weight, estimate = weigh(planned, self.chunking)
             over = (
                 len(part) >= self.limits.partition_objects
                 or size_bytes + weight > self.limits.partition_bytes
@@ -206,7 +232,7 @@ class Packer:
     def shrunk_for(self, objects: list[PlannedObject], parallelism: int) -> Packer:
         """The packer for a job that is known whole: limits lowered so that every worker gets several partitions."""
         pieces = PARTITIONS_PER_WORKER * parallelism
-        chunks = sum(estimate_chunks(planned.ref, self.chunking) for planned in objects)
+        chunks = sum(weigh(planned, self.chunking)[1] for planned in objects)
         limits = self.limits
         return replace(
             self,

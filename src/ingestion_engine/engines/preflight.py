@@ -11,7 +11,7 @@ from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import make_embedding_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import ModelInfo
-from ingestion_engine.domain.spec import CollectionContract, JobSpec, Mode, StoreName
+from ingestion_engine.domain.spec import CollectionContract, JobRequest, JobSpec, Mode, StoreName
 from ingestion_engine.state.collections import compare_contract, create_contract, find_name_collision, read_contract
 
 
@@ -61,6 +61,29 @@ def check_contract(store: StateStore, wanted: CollectionContract) -> CollectionC
     return None
 
 
+def require_contract(store: StateStore, request: JobRequest) -> CollectionContract:
+    """Return the contract of a collection that must exist; the rest of the request need not repeat it.
+
+    Raises:
+        FatalError: "collection_not_found"; "contract_mismatch" when it is about another bucket.
+    """
+    contract = read_contract(store, request.collection)
+    if contract is None:
+        raise FatalError("collection_not_found", f"There is no collection {request.collection!r}.")
+    if contract.bucket not in {None, request.source.bucket}:
+        raise FatalError(
+            "contract_mismatch",
+            f"Collection {request.collection!r} is of bucket {contract.bucket!r}, not {request.source.bucket!r}.",
+        )
+    return contract
+
+
+async def ensure_collections(stores: Mapping[StoreName, VectorStore], contract: CollectionContract) -> None:
+    """Make the collection exist in every store as agreed. Idempotent. Raises FatalError ("schema_mismatch")."""
+    for store in stores.values():
+        await store.ensure_collection(contract)
+
+
 async def prepare_collection(
     store: StateStore,
     stores: Mapping[StoreName, VectorStore],
@@ -93,8 +116,7 @@ async def prepare_collection(
                     hint="Run the job once with mode=full to build it again.",
                     store=str(name),
                 ) from error
-    for vector_store in stores.values():
-        await vector_store.ensure_collection(agreed)
+    await ensure_collections(stores, agreed)
     created = create_contract(store, agreed)
     compare_contract(created, wanted)
     return created

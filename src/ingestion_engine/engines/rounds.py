@@ -13,7 +13,7 @@ from ingestion_engine.engines.counts import Counts
 from ingestion_engine.engines.ledger_writer import LedgerWriter
 from ingestion_engine.engines.monitor import Monitor
 from ingestion_engine.engines.patience import Patience
-from ingestion_engine.engines.planning import is_deletion, segment_name
+from ingestion_engine.engines.planning import kind_of, segment_name
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.ledger import Ledger
 
@@ -127,7 +127,7 @@ class Rounds:
     def _take_apart(self, report: PartitionReport) -> list[PartitionId]:
         """Rerun a deadly partition object by object; an object that is deadly alone has failed."""
         partition = self._patience.persist(lambda: self._ledger.read_partition(report.partition_id))
-        kind = "d" if is_deletion(report.partition_id) else ""
+        kind = kind_of(report.partition_id)
         if len(partition.objects) > 1:
             name = segment_name(self._attempt, kind, next(self._numbers))
             ids = self._patience.persist(

@@ -79,7 +79,7 @@ class LoadStage:
             await asyncio.gather(*leftover, return_exceptions=True)
 
     async def _load(self, planned: PlannedObject) -> LoadedObject:
-        if planned.action is Action.DELETE:
+        if planned.action in (Action.DELETE, Action.PURGE):
             return LoadedObject(planned)
         read: ObjectRef | None = None
         try:
@@ -90,6 +90,8 @@ class LoadStage:
             started = self._lap("fetch", started)
             document = await parse_object(raw, limits=self.limits)
             del raw
+            if planned.origin is not None:
+                document = replace(document, metadata={**planned.origin.metadata, **document.metadata})
             started = self._lap("parse", started)
             chunks = await asyncio.to_thread(self._chunk, document)
             self._lap("chunk", started)

@@ -27,6 +27,7 @@ async def find_vectors(
     wanted: Mapping[PointId, str],
     *,
     job_id: str | None = None,
+    must_agree: bool = False,
 ) -> dict[PointId, npt.NDArray[np.float32]]:
     """Return the stored vectors (``float32[dimension]``) that embedding the same texts again would give.
 
@@ -35,18 +36,35 @@ async def find_vectors(
         collection: Name of the collection.
         wanted: The ``embedding_id`` that each point would be written with; a stored vector counts only under the same.
         job_id: When given, only points of this job count (mode ``full``: an attempt that is being resumed).
+        must_agree: True when a store may hold wrong vectors (mode ``repair``): every store is asked, and a point on
+            whose vector two stores differ counts as not found.
 
-    Cost: one read per store and 500 points; the second store is asked only for what the first did not have.
+    Cost: one read per store and 500 points; the second store is asked only for what the first did not have, unless
+    they must agree.
     """
     found: dict[PointId, npt.NDArray[np.float32]] = {}
+    disputed: set[PointId] = set()
     for name in EXACT_FIRST:
         if name not in stores:
             continue
-        missing = [point_id for point_id in wanted if point_id not in found]
+        missing = [point_id for point_id in wanted if must_agree or point_id not in found]
         for start in range(0, len(missing), READ_PAGE):
             page = missing[start : start + READ_PAGE]
             for point in await stores[name].read_points(collection, page, with_vectors=True):
                 ours = job_id is None or point.payload.get("job_id") == job_id
-                if ours and point.vector is not None and point.payload.get("embedding_id") == wanted[point.id]:
-                    found[point.id] = point.vector
-    return found
+                if not ours or point.vector is None or point.payload.get("embedding_id") != wanted[point.id]:
+                    continue
+                if are_close(found.setdefault(point.id, point.vector), point.vector):
+                    continue
+                disputed.add(point.id)
+    return {point_id: vector for point_id, vector in found.items() if point_id not in disputed}
+
+
+VECTOR_TOLERANCE = 1e-5
+"""Largest difference in one component of two copies of a vector: Qdrant stores cosine vectors at length 1, in its own
+arithmetic."""
+
+
+def are_close(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> bool:
+    """True when two vectors are copies of one. Pure."""
+    return left is right or (left.shape == right.shape and bool(abs(left - right).max(initial=0) <= VECTOR_TOLERANCE))

@@ -49,9 +49,11 @@ from ingestion_engine.pipeline.chunk import number_chunks, split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.load import LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp, build_points
+from ingestion_engine.pipeline.read import remove_other_points
 from ingestion_engine.pipeline.reuse import find_vectors
 from ingestion_engine.pipeline.upsert import SchemaWatch, delete_stale_points, upsert_points
 from ingestion_engine.state.lease import LeaseCheck
+from ingestion_engine.state.object_table import ObjectTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +80,7 @@ class Tools:
     stores: Mapping[StoreName, VectorStore]
     lease: LeaseCheck
     schema: SchemaWatch
+    table: ObjectTable
 
 
 @dataclass(slots=True)
@@ -176,7 +179,7 @@ class PartitionRun:
         """Settle what needs no embedding; look up the vectors that are there already for the rest."""
         planned = loaded.planned
         object_id = make_object_id(planned.ref.bucket, planned.ref.key)
-        if planned.action is Action.DELETE:
+        if planned.action in (Action.DELETE, Action.PURGE):
             self._results[position] = await self._delete(planned, object_id)
             return None
         if isinstance(loaded.error, ObjectGone):
@@ -189,9 +192,15 @@ class PartitionRun:
         kept: dict[PointId, npt.NDArray[np.float32]] = {}
         if planned.action is not Action.NEW:
             wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in loaded.chunks}
-            full = self._tools.spec.request.mode is Mode.FULL
-            collection = self._tools.spec.request.collection
-            look_up = find_vectors(self._tools.stores, collection, wanted, job_id=self._stamp.job_id if full else None)
+            mode, collection = self._tools.spec.request.mode, self._tools.spec.request.collection
+            full = Mode.FULL is mode or planned.action is Action.FULL
+            look_up = find_vectors(
+                self._tools.stores,
+                collection,
+                wanted,
+                job_id=self._stamp.job_id if full else None,
+                must_agree=mode is Mode.REPAIR,
+            )
             kept = await self._timed("reuse", look_up)
         slots: list[list[EmbeddedChunk] | ObjectError | None] = [
             [EmbeddedChunk(c, kept[c.point_id], reused=True)] if c.point_id in kept else None for c in loaded.chunks
@@ -283,13 +292,16 @@ class PartitionRun:
                 continue
             if planned.action is not Action.NEW:
                 await self._remove_points(planned, object_id)
+            if self._tools.spec.request.mode is Mode.REPAIR:
+                # Points that others put there may carry any epoch.
+                await remove_other_points(self._tools.stores, self._tools.contract, object_id, entry.point_ids)
             digests = format_digest(entry.digest), format_digest(entry.vectors)
             self._results[entry.work.position] = _result(
                 planned, loaded, object_id, Outcome.DONE, len(entry.point_ids), *digests
             )
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
-        if await self._tools.source.exists(planned.ref.bucket, planned.ref.key):
+        if planned.action is Action.DELETE and await self._tools.source.exists(planned.ref.bucket, planned.ref.key):
             return _result(planned, LoadedObject(planned), object_id, Outcome.KEPT)
         await self._remove_points(planned, object_id)
         return _result(planned, LoadedObject(planned), object_id, Outcome.DELETED)
@@ -338,6 +350,7 @@ def _result(
         chunk_count,
         points_digest,
         vectors_digest,
+        origin=planned.origin,
     )
 
 
@@ -356,6 +369,7 @@ def _failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, 
         planned.prior_vectors,
         error_code=error.code,
         reason=error.message,
+        origin=planned.origin,
     )
 
 

@@ -14,9 +14,10 @@ from ingestion_engine import __version__
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import PartitionReport, ReportStatus
-from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.domain.ports import Embedder, StateStore
+from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
+from ingestion_engine.domain.spec import EMBED_NOTHING, CollectionContract, JobSpec
+from ingestion_engine.pipeline.parity import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun, Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.runtime.settings import Settings, load_settings
@@ -24,6 +25,7 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
+from ingestion_engine.state.object_table import ObjectTable
 
 T = TypeVar("T")
 
@@ -70,7 +72,8 @@ async def run_partition(ledger: Ledger, tools: Tools, partition_id: PartitionId)
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    report = await PartitionRun(tools, partition, ingested_at=now).run()
+    compares = partition.objects[0].action in (Action.VERIFY, Action.REPAIR, Action.STRAY)
+    report = await (ParityRun if compares else PartitionRun)(tools, partition, ingested_at=now).run()
     await asyncio.to_thread(ledger.create_report, report)
     return report
 
@@ -174,25 +177,32 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
         raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
     stores = open_stores(settings, contract.stores)
     embedder = open_embedder(settings, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second)
-    model = await embedder.describe(contract.model)
-    if model.digest != contract.model_digest:
-        raise FatalError(
-            "contract_mismatch",
-            f"Collection {collection!r} was made with model {contract.model} of digest {contract.model_digest};"
-            f" the embedder serves {model.digest} under that name now.",
-            hint="Serve the former model again, or ingest into a new collection.",
-        )
+    context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
     return Tools(
         spec,
         contract,
-        model.context_length,
+        context_length,
         lease.epoch,
         open_source(settings),
         embedder,
         stores,
         LeaseCheck(ledger.store, collection, spec.job_id, lease.epoch),
         SchemaWatch(stores, contract),
+        ObjectTable(ledger.store, collection),
     )
+
+
+async def _check_model(embedder: Embedder, contract: CollectionContract) -> int | None:
+    """Return the model's context length; its digest must be the one that made the collection's vectors."""
+    model = await embedder.describe(contract.model)
+    if model.digest != contract.model_digest:
+        raise FatalError(
+            "contract_mismatch",
+            f"Collection {contract.collection!r} was made with model {contract.model} of digest"
+            f" {contract.model_digest}; the embedder serves {model.digest} under that name now.",
+            hint="Serve the former model again, or ingest into a new collection.",
+        )
+    return model.context_length
 
 
 async def _close_all(held: dict[tuple[str, str], asyncio.Task[Tools]]) -> None:

@@ -4,6 +4,7 @@
 
     collections/{c}/collection.json     the contract; written once, for the collection's whole life
     collections/{c}/open/{job_id}.json  a plan whose outcome is not yet in the object table
+    collections/{c}/verified.json       when it was last verified, and with what outcome
     alias/{name}.json                   another name for a collection
 """
 
@@ -135,6 +136,17 @@ def find_name_collision(store: StateStore, name: str) -> str | None:
     folded = name.casefold()
     others = [*_iter_contracts(store), *_iter_aliases(store)]
     return min((other for other in others if other != name and other.casefold() == folded), default=None)
+
+
+def write_verified(store: StateStore, collection: str, job_id: str, at: str, differences: int) -> None:
+    """Note when the whole collection was last verified, and how many differences were found. One request."""
+    data = {"format": 1, "job_id": job_id, "at": at, "differences": differences}
+    write_json(store, f"{_ROOT}{collection}/verified.json", data)
+
+
+def read_verified(store: StateStore, collection: str) -> dict[str, Any] | None:
+    """Return what ``write_verified`` noted last, or None. One request."""
+    return read_json(store, f"{_ROOT}{collection}/verified.json")
 
 
 def _open_path(collection: str, job_id: str) -> str:

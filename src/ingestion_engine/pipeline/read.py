@@ -1,0 +1,92 @@
+"""Read: what every store holds of some objects, in bounded pieces, also where a store has lost the collection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import VectorStore
+from ingestion_engine.domain.records import StoredPoint
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+
+WINDOW_CHUNKS = 1_000
+"""Chunks of one object read at once: with 1,536 dimensions and chunks of 2 kB about 8 MB per store, and far below the
+10,000 points at which Weaviate stops."""
+
+Copies = dict[StoreName, StoredPoint]
+"""The copies of one point, by store."""
+
+
+async def read_copies(
+    stores: Mapping[StoreName, VectorStore], collection: str, object_ids: Sequence[ObjectId], chunks: int
+) -> AsyncIterator[dict[PointId, Copies]]:
+    """Yield the points that name some objects, side by side, in pieces.
+
+    A point that one store holds and another does not show is looked for by its id as well: its payload there may name
+    another object.
+
+    Args:
+        stores: Where to read; one without the collection holds nothing.
+        collection: Name of the collection.
+        object_ids: The objects; one alone when ``chunks`` is over ``WINDOW_CHUNKS``.
+        chunks: How many points are expected of them together.
+
+    Cost: one request per store and 500 points, and one per store for ids that it did not show.
+    """
+    ends = [*range(WINDOW_CHUNKS, chunks, WINDOW_CHUNKS), None]
+    first = 0
+    for end in ends:
+        names = list(stores)
+        found = await asyncio.gather(
+            *(_read_objects(stores[name], collection, object_ids, first, end) for name in names)
+        )
+        copies: dict[PointId, Copies] = {}
+        for name, points in zip(names, found, strict=True):
+            for point in points:
+                copies.setdefault(point.id, {})[name] = point
+        for name in names:
+            hidden = [point_id for point_id, held in copies.items() if name not in held]
+            for point in await _read_ids(stores[name], collection, hidden):
+                copies[point.id][name] = point
+        yield copies
+        first = end or 0
+
+
+async def remove_other_points(
+    stores: Mapping[StoreName, VectorStore],
+    contract: CollectionContract,
+    object_id: ObjectId,
+    keep: Collection[PointId],
+) -> None:
+    """Remove every point that names an object and is not one of those, whatever epoch it carries. Idempotent."""
+    async for copies in read_copies(stores, contract.collection, [object_id], len(keep)):
+        others = [point_id for point_id in copies if point_id not in keep]
+        if others:
+            await asyncio.gather(*(store.delete_points(contract.collection, others) for store in stores.values()))
+
+
+async def _read_objects(
+    store: VectorStore, collection: str, object_ids: Sequence[ObjectId], first: int, end: int | None
+) -> list[StoredPoint]:
+    try:
+        return await store.read_object_points(collection, object_ids, first_chunk=first, end_chunk=end)
+    except FatalError as error:
+        return _nothing(error)
+
+
+async def _read_ids(store: VectorStore, collection: str, ids: Sequence[PointId]) -> list[StoredPoint]:
+    if not ids:
+        return []
+    try:
+        return await store.read_points(collection, ids, with_vectors=True)
+    except FatalError as error:
+        return _nothing(error)
+
+
+def _nothing(error: FatalError) -> list[StoredPoint]:
+    """A store that lost the collection holds none of its points; every other refusal stops the job."""
+    if error.code != "collection_missing":
+        raise error
+    return []
