@@ -35,6 +35,7 @@ from ingestion_engine.state.ledger import Ledger
 
 FINAL = {"succeeded", "partially_succeeded", "failed", "canceled"}
 JOB_FIELDS = {"epoch", "job_id", "ingested_at"}
+APPLICATIONS = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{}/sparkapplications"
 
 Points = dict[str, tuple[dict[str, Any], npt.NDArray[np.float32]]]
 """Payload and vector by point id."""
@@ -100,15 +101,19 @@ class Platform:
 
     def run_local(self, job_id: str, **request: Any) -> dict[str, Any]:
         """Run a job on the local engine in a process of its own, as ``ingest worker run`` does; return its summary."""
-        asked = JobRequest.model_validate({"embedding": {"model": "hash-384"}, **request})
-        spec = make_spec(self.settings, asked, EngineName.LOCAL, job_id, parallelism=asked.parallelism)
-        ledger = self.ledger(job_id)
-        ledger.write_spec(spec)
+        ledger = self.write_spec("local", job_id, **request)
         command = [sys.executable, "-m", "ingestion_engine.engines.entry", "--spec", ledger.spec_uri, "--attempt", "1"]
         subprocess.run(command, check=True, env={**os.environ, **self.env}, stdout=subprocess.DEVNULL)
         summary = ledger.read_summary()
         assert summary is not None
         return summary
+
+    def write_spec(self, engine: str, job_id: str, **request: Any) -> Ledger:
+        """Write the spec of a job that the service does not know; return its ledger."""
+        asked = JobRequest.model_validate({"embedding": {"model": "hash-384"}, **request})
+        ledger = self.ledger(job_id)
+        ledger.write_spec(make_spec(self.settings, asked, EngineName(engine), job_id, parallelism=asked.parallelism))
+        return ledger
 
     def wait_for_summary(self, ledger: Ledger, timeout_s: float = 120) -> dict[str, Any]:
         """Poll a ledger until its job has ended."""
@@ -250,7 +255,7 @@ class Platform:
 
     def applications(self) -> dict[str, dict[str, Any]]:
         """Every SparkApplication by name."""
-        path = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{self.settings.spark.namespace}/sparkapplications"
+        path = APPLICATIONS.format(self.settings.spark.namespace)
         with self.kubernetes() as client:
             return {item["metadata"]["name"]: item for item in client.get(path).json()["items"]}
 

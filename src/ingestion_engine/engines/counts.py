@@ -34,6 +34,8 @@ class Counts:
     bytes_read: int = 0
     partitions_planned: int = 0
     partitions_done: int = 0
+    partitions_repeated: int = 0
+    """How often a partition was put back or lost its process, and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def start_over(self) -> None:
@@ -120,6 +122,7 @@ class Counts:
             "embed_calls": self.embed_calls,
             "partitions_planned": self.partitions_planned,
             "partitions_done": self.partitions_done,
+            "partitions_repeated": self.partitions_repeated,
         }
 
 

@@ -25,7 +25,7 @@ from ingestion_engine.domain.spec import EngineName, JobSpec
 from ingestion_engine.engines.driver import Driver
 from ingestion_engine.engines.log_tail import LogTail
 from ingestion_engine.pipeline.parse import PARSER_VERSION
-from ingestion_engine.pipeline.worker import check_worker, process_partition
+from ingestion_engine.pipeline.worker import Process, check_worker, process_partition
 from ingestion_engine.runtime.settings import load_settings
 from ingestion_engine.runtime.telemetry import TextFormatter, configure_logging, get_logger
 from ingestion_engine.state.ledger import Ledger
@@ -35,8 +35,10 @@ log = get_logger(__name__)
 EXIT_SUPERSEDED = 3
 
 
-def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
+def run_driver(spec_uri: str, attempt: int, process: Process = process_partition) -> dict[str, Any] | None:
     """Run one attempt of a job in this process and return its summary; None when another attempt owns the job.
+
+    ``process`` is what the engine ships to its workers.
 
     Raises:
         IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
@@ -61,7 +63,7 @@ def run_driver(spec_uri: str, attempt: int) -> dict[str, Any] | None:
         open_source(settings_of_job),
         open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
         open_stores(settings_of_job, spec.request.stores),
-        _engine(spec, ledger, settings.ray.task_cpus),
+        _engine(spec, ledger, settings.ray.task_cpus, process),
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
     )
@@ -74,18 +76,19 @@ def run_partition(spec_uri: str, partition_id: str) -> None:
     sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _engine(spec: JobSpec, ledger: Ledger, task_cpus: float) -> Engine:
+def _engine(spec: JobSpec, ledger: Ledger, task_cpus: float, process: Process) -> Engine:
     if spec.engine is EngineName.RAY:
         from ingestion_engine.engines.ray_engine import RayEngine
 
-        return RayEngine(spec.parallelism, task_cpus=task_cpus)
+        return RayEngine(spec.parallelism, process, task_cpus=task_cpus)
     if spec.engine is EngineName.SPARK:
         from ingestion_engine.engines.spark_engine import SparkEngine
 
-        return SparkEngine(spec.parallelism, find_report=ledger.find_done_report, is_aborted=ledger.is_aborted)
+        find_report = ledger.find_done_report
+        return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
     from ingestion_engine.engines.local import LocalEngine
 
-    return LocalEngine()
+    return LocalEngine(process)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

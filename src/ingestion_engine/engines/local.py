@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport
-from ingestion_engine.pipeline.worker import close_worker, process_partition
+from ingestion_engine.pipeline.worker import Process, close_worker, process_partition
 
 
 class LocalEngine:
     """Runs one partition after another in this process."""
+
+    def __init__(self, process: Process = process_partition) -> None:
+        self._process = process
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
         """Yield one report per partition, in order. A crash of the process ends everything: there is nobody to
@@ -18,6 +21,6 @@ class LocalEngine:
         """
         try:
             for partition_id in partition_ids:
-                yield process_partition(spec_uri, partition_id)
+                yield self._process(spec_uri, partition_id)
         finally:
             close_worker()

@@ -8,7 +8,7 @@ from typing import Any
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
-from ingestion_engine.pipeline.worker import process_partition
+from ingestion_engine.pipeline.worker import Process, process_partition
 
 
 class RayEngine:
@@ -18,8 +18,9 @@ class RayEngine:
     time behind its back.
     """
 
-    def __init__(self, window: int, *, task_cpus: float) -> None:
+    def __init__(self, window: int, process: Process = process_partition, *, task_cpus: float) -> None:
         self._window = window
+        self._process = process
         self._task_cpus = task_cpus
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
@@ -30,7 +31,7 @@ class RayEngine:
 
         if not ray.is_initialized():
             ray.init(log_to_driver=False, configure_logging=False)
-        task = ray.remote(max_retries=0, num_cpus=self._task_cpus)(process_partition)
+        task = ray.remote(max_retries=0, num_cpus=self._task_cpus)(self._process)
         waiting = iter(partition_ids)
         running: dict[Any, PartitionId] = {}
         more = True

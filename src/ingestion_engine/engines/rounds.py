@@ -115,6 +115,7 @@ class Rounds:
         if report.status is ReportStatus.FATAL:
             self._monitor.stop(_revive(error))
             return []
+        self._counts.partitions_repeated += 1
         if not report.process_died:
             self._patience.back_off(str(error.get("message", "")), (error.get("context") or {}).get("retry_after_s"))
             return [report.partition_id]

@@ -30,7 +30,7 @@ import orjson
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
-from ingestion_engine.pipeline.worker import process_partition
+from ingestion_engine.pipeline.worker import Process, process_partition
 from ingestion_engine.runtime.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ JAVA_HINT: Final = "install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre
 
 PYTHON_EXCEPTION: Final = "org.apache.spark.api.python.PythonException"
 
-Process = Callable[[str, str], PartitionReport]
 Batch = tuple[PartitionId, ...]
 
 log = get_logger(__name__)

@@ -29,6 +29,9 @@ from ingestion_engine.state.object_table import ObjectTable
 
 T = TypeVar("T")
 
+Process = Callable[[str, str], PartitionReport]
+"""What an engine ships: spec URI and partition id in, report out, never an exception."""
+
 log = get_logger(__name__)
 
 

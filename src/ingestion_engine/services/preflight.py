@@ -105,11 +105,15 @@ class Preflight:
             SubmissionError: "engine_not_configured" (501), "state_not_configured" (503), "store_not_configured" (422).
         """
         if engine not in self._engines:
-            variable = {EngineName.RAY: "INGEST_RAY__ADDRESS", EngineName.SPARK: "INGEST_SPARK__NAMESPACE"}.get(engine)
+            ways = {
+                EngineName.RAY: "set INGEST_RAY__ADDRESS on the service",
+                EngineName.SPARK: "set INGEST_SPARK__NAMESPACE on the service; the embedded stack brings Spark with it, "
+                "but for Java 17 (Debian package openjdk-17-jre-headless)",
+            }
             raise SubmissionError(
                 "engine_not_configured",
                 f"this service has no {engine.value} cluster",
-                hint=f"set {variable} on the service, or submit to another engine" if variable else "",
+                hint=f"{ways[engine]}; or submit to another engine" if engine in ways else "",
                 status=501,
             )
         if self._state is None:

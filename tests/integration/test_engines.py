@@ -1,0 +1,110 @@
+"""One conformance suite over every engine: the same job leaves the same, also when every partition fails once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpus import generate_corpus
+from own_main import start_main
+from platform_world import Platform, without_job_fields
+
+ENGINES = ("local", "ray", "spark")
+OBJECTS = 50
+PARALLELISM = 2
+
+pytestmark = [
+    pytest.mark.parametrize("engine", ENGINES),
+    pytest.mark.parametrize("failing", [False, True], ids=["clean", "failing"]),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job that has ended."""
+
+    job_id: str
+    collection: str
+    counts: dict[str, Any]
+    requests: int
+    """What the embedder itself saw."""
+    faults: list[str]
+    """What happened to the workers, one entry per partition that failed."""
+
+
+Runs = Callable[[str, bool], Run]
+
+
+@pytest.fixture(scope="module")
+def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The same mixed bucket ingested by an engine, once for all tests that ask for it."""
+    s3 = platform.s3()
+    for item in generate_corpus(OBJECTS, broken=0.2, big_text_bytes=2**17, only_seaweedfs=True):
+        extra = {"ContentType": item.content_type} if item.content_type else {}
+        s3.put_object(Bucket="docs", Key=f"same/{item.key}", Body=item.body, Metadata=item.metadata, **extra)
+    done: dict[tuple[str, bool], Run] = {}
+
+    def run(engine: str, failing: bool) -> Run:
+        if (engine, failing) not in done:
+            done[engine, failing] = _run(platform, engine, tmp_path_factory.mktemp("faults") if failing else None)
+        return done[engine, failing]
+
+    return run
+
+
+def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
+    collection = f"same_{engine}_{'clean' if markers is None else 'failing'}"
+    request = {"source": {"bucket": "docs", "prefix": "same/"}, "collection": collection, "parallelism": PARALLELISM}
+    before = platform.embed_requests()
+    job_id = f"job-{collection.replace('_', '-')}"
+    if markers is not None:
+        ledger = platform.write_spec(engine, job_id, **request)
+        start_main(platform, ledger, 1, "--fault", "fail", "--markers", str(markers))
+        ended = platform.wait_for_summary(ledger, timeout_s=200)
+    elif engine == "local":
+        ended = platform.run_local(job_id, **request)
+    else:
+        ended = platform.run(engine, **request)
+        job_id = ended["job_id"]
+    assert ended["state"] == "partially_succeeded", ended
+    faults = [] if markers is None else [path.read_text() for path in markers.iterdir()]
+    return Run(job_id, collection, ended["counts"], platform.embed_requests() - before, faults)
+
+
+def test_counts_are_the_same(runs: Runs, engine: str, failing: bool) -> None:
+    """Every count of the job; the one of repeated partitions says that each has failed once."""
+    found, oracle = runs(engine, failing), runs("local", False)
+    partitions = oracle.counts["partitions_done"]
+    assert partitions >= 4 * PARALLELISM
+    assert oracle.counts["failed"] > 0
+    assert found.counts == {**oracle.counts, "partitions_repeated": partitions if failing else 0}
+    assert len(found.faults) == found.counts["partitions_repeated"]
+    assert set(found.faults) == ({"put back", "died"} if failing else set())
+
+
+def test_embed_calls_are_the_same(runs: Runs, engine: str, failing: bool) -> None:
+    """The embedder saw what the counts say; and as much again, no more, when every partition ran twice."""
+    found = runs(engine, failing)
+    assert found.requests == found.counts["embed_calls"] * (2 if failing else 1)
+
+
+def test_points_are_the_same(platform: Platform, runs: Runs, engine: str, failing: bool) -> None:
+    """Ids, payloads but for the job's own fields, and vectors, in both stores."""
+    found, oracle = runs(engine, failing), runs("local", False)
+    points = platform.both(found.collection)
+    assert len(points) == found.counts["chunks"] > 0
+    assert without_job_fields(points) == without_job_fields(platform.both(oracle.collection))
+
+
+def test_reports_and_failures_are_the_same(platform: Platform, runs: Runs, engine: str, failing: bool) -> None:
+    """Every object has the same outcome, code and reason, and is reported once."""
+    found, oracle = runs(engine, failing), runs("local", False)
+    reports = platform.reports(found.job_id)
+    assert len({report["key"] for report in reports}) == len(reports) == found.counts["planned"]
+    assert reports == platform.reports(oracle.job_id)
+    failures = {item["key"]: item["code"] for item in platform.ledger(found.job_id).read_failures(None, 1000)[0]}
+    assert failures == {report["key"]: report["code"] for report in reports if report["code"]} != {}
