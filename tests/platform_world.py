@@ -20,6 +20,7 @@ import botocore.session
 import httpx
 import numpy as np
 import numpy.typing as npt
+import psutil
 import qdrant_client
 import weaviate
 from botocore.config import Config
@@ -35,6 +36,7 @@ from ingestion_engine.state.ledger import Ledger
 
 FINAL = {"succeeded", "partially_succeeded", "failed", "canceled"}
 JOB_FIELDS = {"epoch", "job_id", "ingested_at"}
+GUARD = "ingestion_engine.devstack.guard"
 APPLICATIONS = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/{}/sparkapplications"
 
 Points = dict[str, tuple[dict[str, Any], npt.NDArray[np.float32]]]
@@ -258,6 +260,15 @@ class Platform:
         path = APPLICATIONS.format(self.settings.spark.namespace)
         with self.kubernetes() as client:
             return {item["metadata"]["name"]: item for item in client.get(path).json()["items"]}
+
+    def find_drivers(self, job_id: str) -> list[psutil.Process]:
+        """The processes of a job's drivers, parents first, without the shells and guards around them."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if any(f"/{job_id}/" in part for part in command) and GUARD not in command and command[1:2] != ["-c"]:
+                found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
 
 
 def without_job_fields(points: Points) -> dict[str, tuple[dict[str, Any], list[float]]]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from corpus import CorpusObject, generate_corpus
-from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.services.ray_service import RayService
-from ingestion_engine.services.specs import make_spec
 from platform_world import Platform, without_job_fields
 
 OBJECTS = 200
@@ -88,17 +84,6 @@ def test_a_second_run_costs_nothing(platform: Platform, ray_job: dict[str, objec
     assert (counts["embed_calls"], counts["bytes_read"], counts["planned"]) == (0, 0, 0)
 
 
-def test_the_local_engine_leaves_the_same(platform: Platform, ray_job: dict[str, object]) -> None:
-    """Identical points, reports and numbers of embed calls."""
-    request = {"source": {"bucket": "corpus"}, "collection": "mixed_local", "metadata": {"team": "docs"}}
-    summary = platform.run_local("job-local-oracle", **request)
-    counts = ray_job["counts"]
-    assert isinstance(counts, dict)
-    assert {**summary["counts"]} == counts
-    assert platform.reports("job-local-oracle") == platform.reports(str(ray_job["job_id"]))
-    assert without_job_fields(platform.both("mixed_local")) == without_job_fields(platform.both("mixed_ray"))
-
-
 def test_official_clients_list_count_and_search(platform: Platform, ray_job: dict[str, object]) -> None:
     """A newcomer's first steps with the clients they know."""
     counts = ray_job["counts"]
@@ -122,46 +107,6 @@ def test_official_clients_list_count_and_search(platform: Platform, ray_job: dic
     assert results["qdrant"][0]["score"] == pytest.approx(results["weaviate"][0]["score"], abs=1e-4)
 
 
-def test_post_answers_at_once(platform: Platform) -> None:
-    """202 does not wait for Ray: the job is stored, then dispatched."""
-    body = {"source": {"bucket": "docs", "prefix": "none/"}, "collection": "quick", "mode": "plan"}
-    started = time.monotonic()
-    answer = platform.http.post("/ray/jobs", json={**body, "embedding": {"model": "hash-384"}})
-    assert answer.status_code == 202
-    assert time.monotonic() - started < 2
-    job_id = answer.json()["job_id"]
-    assert answer.headers["location"] == f"/jobs/{job_id}"
-    assert platform.wait(job_id)["state"] == "succeeded"
-
-
-@pytest.mark.parametrize(
-    ("change", "status", "code", "names"),
-    [
-        ({"colection": "x"}, 422, "validation_error", "colection"),
-        ({"source": {}}, 422, "validation_error", "bucket"),
-        ({"collection": ""}, 422, "validation_error", "collection"),
-        ({"parallelism": -1}, 422, "validation_error", "parallelism"),
-        ({"source": {"bucket": "no-such-bucket", "prefix": "a/"}}, 422, "bucket_not_found", "no-such-bucket"),
-        ({"embedding": {"model": "no-such-model"}}, 422, "model_not_found", "no-such-model"),
-        ({"embedding": {"model": "hash-768"}}, 409, "contract_mismatch", "hash-768"),
-        ({"chunking": {"max_chars": 500}}, 409, "contract_mismatch", "500"),
-        ({"collection": "Mixed_ray"}, 409, "collection_name_taken", "mixed_ray"),
-    ],
-)
-def test_bad_requests_name_the_fault(
-    platform: Platform, ray_job: dict[str, object], change: dict[str, object], status: int, code: str, names: str
-) -> None:
-    """Each gets a problem+json that names the thing and says what to do."""
-    body = {"source": {"bucket": "corpus"}, "collection": "mixed_ray", "embedding": {"model": "hash-384"}}
-    answer = platform.http.post("/ray/jobs", json={**body, **change})
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
-    assert (answer.status_code, problem["code"]) == (status, code), problem
-    assert names in answer.text
-    assert problem["detail"]
-    assert problem.get("hint") or problem.get("errors")
-
-
 def test_an_outage_of_the_embedder_is_waited_out(platform: Platform) -> None:
     """503s and dead runners never count as failures of objects."""
     platform.upload("docs", [(f"outage/{i}.txt", f"Text number {i} of the outage.".encode()) for i in range(20)])
@@ -173,51 +118,11 @@ def test_an_outage_of_the_embedder_is_waited_out(platform: Platform) -> None:
     assert len(platform.both("outage")) == 20
 
 
-def test_a_canceled_job_ends_canceled(platform: Platform) -> None:
-    """And what it did not finish is completed by the next job."""
-    platform.upload("docs", [(f"cancel/{i}.txt", f"Text {i} to cancel.".encode()) for i in range(60)])
-    platform.fault({"delay_s": 1.0})
-    request = {"source": {"bucket": "docs", "prefix": "cancel/"}, "collection": "canceled", "parallelism": 1}
-    job_id = platform.submit(**request)
-    while platform.http.get(f"/jobs/{job_id}").json()["state"] != "running":
-        time.sleep(0.1)
-    assert platform.http.post(f"/jobs/{job_id}/cancel").status_code == 202
-    platform.fault({})
-    assert platform.wait(job_id)["state"] == "canceled"
-    assert platform.run(**request)["state"] == "succeeded"
-    assert len(platform.both("canceled")) == 60
-
-
-def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform) -> None:
-    """SIGKILL in mid-job: the next attempt goes on from the reports; nothing is lost, what is done stays done."""
-    platform.upload("docs", [(f"kill/{i:02}.txt", f"Text {i} of the kill drill.".encode()) for i in range(48)])
-    platform.fault({"delay_s": 0.7})
-    before = platform.embed_requests()
-    job_id = platform.submit(source={"bucket": "docs", "prefix": "kill/"}, collection="killed", parallelism=2)
-    while (platform.http.get(f"/jobs/{job_id}").json()["counts"] or {}).get("partitions_done", 0) < 2:
-        time.sleep(0.1)
-    (driver,) = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if f"/{job_id}/" in " ".join(process.info["cmdline"] or []) and "--spec" in process.info["cmdline"]
-    ]
-    driver.kill()
-    platform.fault({})
-    job = platform.wait(job_id)
-    assert (job["state"], job["attempt"]) == ("succeeded", 2)
-    assert job["counts"]["done"] == job["counts"]["listed"] == len(platform.both("killed")) == 48
-    in_flight_at_the_kill = 2
-    partitions = job["counts"]["partitions_done"]
-    assert platform.embed_requests() - before <= 8 + in_flight_at_the_kill + partitions
-
-
 async def test_a_job_may_bring_the_package_along(platform: Platform) -> None:
     """For clusters where it is not installed: driver and workers run what the service shipped."""
     platform.upload("docs", [("ship/a.txt", b"Shipped to the cluster.")])
-    ledger = platform.ledger("job-shipped")
-    request = {"source": {"bucket": "docs", "prefix": "ship/"}, "collection": "shipped"}
-    asked = JobRequest.model_validate({**request, "embedding": {"model": "hash-384"}})
-    ledger.write_spec(make_spec(platform.settings, asked, EngineName.RAY, "job-shipped", parallelism=1))
+    request = {"source": {"bucket": "docs", "prefix": "ship/"}, "collection": "shipped", "parallelism": 1}
+    ledger = platform.write_spec("ray", "job-shipped", **request)
     ship = platform.settings.ray.model_copy(update={"ship_package": True})
     service = RayService.from_settings(platform.settings.model_copy(update={"ray": ship}))
     await service.submit("job-shipped", 1, ledger.spec_uri, 1)

@@ -1,4 +1,4 @@
-"""The main job on Spark, end to end: the embedded operator runs real Spark, and the answers are Ray's."""
+"""What is Spark's own: the zombie drill, Kubernetes away, the manifest, the log after the pod."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import psutil
 import pytest
 
-from corpus import generate_corpus
 from ingestion_engine.devstack.kube_java import find_java
-from platform_world import Platform, without_job_fields
-
-OBJECTS = 50
-ENGINES = ("ray", "spark")
-Jobs = dict[str, tuple[dict[str, Any], int]]
+from ingestion_engine.domain.ids import PartitionId
+from own_main import start_main
+from platform_world import APPLICATIONS, Platform, without_job_fields
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,94 +26,24 @@ def _java() -> None:
     find_java()  # its message says what to install
 
 
-@pytest.fixture(scope="module")
-def jobs(platform: Platform) -> Jobs:
-    """The same mixed bucket ingested by each engine: the job, and the requests that the embedder saw."""
-    s3 = platform.s3()
-    for item in generate_corpus(OBJECTS, broken=0.2, big_text_bytes=2**17, only_seaweedfs=True):
-        extra = {"ContentType": item.content_type} if item.content_type else {}
-        s3.put_object(Bucket="docs", Key=f"two/{item.key}", Body=item.body, Metadata=item.metadata, **extra)
-    done: Jobs = {}
-    for engine in ENGINES:
-        before = platform.embed_requests()
-        job = platform.run(engine, source={"bucket": "docs", "prefix": "two/"}, collection=f"by_{engine}")
-        assert job["state"] == "partially_succeeded", job
-        done[engine] = (job, platform.embed_requests() - before)
-    return done
+def wait_for(fact: Callable[[], bool], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
 
 
-def test_counts_and_embed_calls_are_the_same(jobs: Jobs) -> None:
-    """Every count of the job, and the embedder itself saw as many requests."""
-    (ray, ray_requests), (spark, spark_requests) = jobs["ray"], jobs["spark"]
-    assert spark["counts"] == ray["counts"]
-    assert spark["counts"]["failed"] > 0
-    assert spark_requests == ray_requests == spark["counts"]["embed_calls"]
-
-
-def test_points_are_the_same(platform: Platform, jobs: Jobs) -> None:
-    """Ids, payloads but for the job's own fields, and vectors, in both stores."""
-    points = {engine: without_job_fields(platform.both(f"by_{engine}")) for engine in ENGINES}
-    assert len(points["spark"]) == jobs["spark"][0]["counts"]["chunks"]
-    assert points["spark"] == points["ray"]
-
-
-def test_reports_and_failures_are_the_same(platform: Platform, jobs: Jobs) -> None:
-    """Every object has the same outcome, code and reason."""
-    ids = [str(jobs[engine][0]["job_id"]) for engine in ENGINES]
-    assert platform.reports(ids[1]) == platform.reports(ids[0])
-    assert platform.failures(ids[1]) == platform.failures(ids[0]) != {}
-
-
-def test_the_log_outlives_the_pod(platform: Platform, jobs: Jobs) -> None:
+def test_the_log_outlives_the_pod(platform: Platform) -> None:
     """Once Kubernetes has forgotten the attempt, the ledger's tail answers."""
-    job_id = str(jobs["spark"][0]["job_id"])
-    name = f"{job_id}-01"
-    assert "job ended" in platform.http.get(f"/jobs/{job_id}/logs").text
-    namespace = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{platform.settings.spark.namespace}"
+    job_id = str(platform.run("spark", source={"bucket": "docs", "prefix": "none/"}, collection="logged")["job_id"])
+    assert "SparkContext" in platform.http.get(f"/jobs/{job_id}/logs").text  # the pod's, with Spark's own lines
     with platform.kubernetes() as client:
-        assert client.delete(f"{namespace}/sparkapplications/{name}").status_code == 200
-    assert name not in platform.applications()
-    assert "job ended" in platform.http.get(f"/jobs/{job_id}/logs").text
-
-
-def test_refusals_are_the_same(platform: Platform, jobs: Jobs) -> None:
-    """Bad requests get the same problem from both routes."""
-    body = {"source": {"bucket": "docs"}, "collection": "by_ray", "embedding": {"model": "hash-384"}}
-    for change in (
-        {"colection": "x"},
-        {"source": {"bucket": "no-such-bucket"}},
-        {"embedding": {"model": "no-such-model"}},
-        {"embedding": {"model": "hash-768"}},
-        {"parallelism": 0},
-    ):
-        ray, spark = (platform.http.post(f"/{engine}/jobs", json={**body, **change}) for engine in ENGINES)
-        assert ray.status_code == spark.status_code >= 400
-        assert _without_instance(spark.json()) == _without_instance(ray.json())
-
-
-def _without_instance(problem: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in problem.items() if name != "instance"}
-
-
-def test_acceptance_is_the_same(platform: Platform) -> None:
-    """202 at once, the same members, one job per idempotency key; a cancellation at once ends it before it starts."""
-    accepted = {}
-    for engine in ENGINES:
-        body = {"source": {"bucket": "docs", "prefix": "none/"}, "collection": f"accepted_{engine}"}
-        request = {"json": {**body, "embedding": {"model": "hash-384"}}, "headers": {"Idempotency-Key": engine}}
-        started = time.monotonic()
-        first = platform.http.post(f"/{engine}/jobs", **request)
-        assert time.monotonic() - started < 2
-        again = platform.http.post(f"/{engine}/jobs", **request)
-        assert (first.status_code, again.status_code) == (202, 202)
-        job_id = first.json()["job_id"]
-        assert again.json()["job_id"] == job_id
-        assert first.headers["location"] == f"/jobs/{job_id}"
-        assert platform.http.post(f"/jobs/{job_id}/cancel").status_code == 202
-        job = platform.wait(job_id)
-        assert (job["state"], job["engine"]) == ("canceled", engine)
-        accepted[engine] = (first.json().keys(), job.keys())
-    assert accepted["spark"] == accepted["ray"]
+        path = f"{APPLICATIONS.format(platform.settings.spark.namespace)}/{job_id}-01"
+        assert client.delete(path).status_code == 200
+    assert f"{job_id}-01" not in platform.applications()
+    text = platform.http.get(f"/jobs/{job_id}/logs").text
+    assert "job ended" in text
+    assert "SparkContext" not in text
 
 
 def test_the_manifest_is_what_the_api_server_takes(platform: Platform) -> None:
@@ -121,7 +51,7 @@ def test_the_manifest_is_what_the_api_server_takes(platform: Platform) -> None:
     command = [sys.executable, "-m", "ingestion_engine.cli", "spark-manifest", "s3://docs/none/", "-c", "shown"]
     shown = subprocess.run(command, env={**os.environ, **platform.env}, capture_output=True, check=True).stdout
     manifest = orjson.loads(shown)
-    path = f"/apis/sparkoperator.k8s.io/v1beta2/namespaces/{manifest['metadata']['namespace']}/sparkapplications"
+    path = APPLICATIONS.format(manifest["metadata"]["namespace"])
     with platform.kubernetes() as client:
         answer = client.post(path, params={"dryRun": "All", "fieldValidation": "Strict"}, json=manifest)
     assert answer.status_code == 201, answer.text
@@ -130,75 +60,149 @@ def test_the_manifest_is_what_the_api_server_takes(platform: Platform) -> None:
             assert value.encode() not in shown, name
 
 
-def test_a_running_job_is_canceled(platform: Platform) -> None:
-    """It ends as canceled, its application is gone or ended, and nothing of it runs any more."""
-    platform.upload("docs", [(f"stop/{i}.txt", f"Text {i} to cancel.".encode()) for i in range(60)])
-    platform.fault({"delay_s": 1.0})
-    request = {"source": {"bucket": "docs", "prefix": "stop/"}, "collection": "stopped", "parallelism": 1}
-    job_id = platform.submit("spark", **request)
-    platform.wait_until(job_id, lambda job: (job["progress"] or {}).get("phase") == "running")
-    assert platform.http.post(f"/jobs/{job_id}/cancel").status_code == 202
-    platform.fault({})
-    assert platform.wait(job_id)["state"] == "canceled"
-    deadline = time.monotonic() + 30
-    while _find_processes(job_id):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) -> None:
+    """The driver is killed with SIGKILL, two of its executors live on.
 
-
-def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform) -> None:
-    """SIGKILL in mid-job: a new name and a new epoch go on from the reports; what is done stays done."""
-    platform.upload("docs", [(f"shot/{i:02}.txt", f"Text {i} of the drill.".encode()) for i in range(48)])
-    platform.fault({"delay_s": 0.7})
+    One wakes up while the successor works, looks at the lease and stops. One had looked already and writes when the
+    successor has ended: the same points under its old epoch. Nothing is lost, nothing is doubled, and what the next
+    job finds changed or gone leaves nothing behind.
+    """
+    platform.upload("docs", [(f"undead/{i:02}.txt", f"Text {i} of the drill.".encode()) for i in range(48)])
+    request = {"source": {"bucket": "docs", "prefix": "undead/"}, "collection": "undead", "parallelism": 2}
+    ledger = platform.write_spec("spark", "job-undead", **request)
+    arguments = ("--fault", "stall", "--markers", str(tmp_path))
     before = platform.embed_requests()
-    job_id = platform.submit("spark", source={"bucket": "docs", "prefix": "shot/"}, collection="shot", parallelism=2)
-    seen = platform.wait_until(job_id, lambda job: job["counts"].get("partitions_done", 0) >= 2)
-    (driver,) = [process for process in _find_processes(job_id) if process.name() == "java"]
-    driver.kill()
-    platform.fault({})
-    job = platform.wait(job_id)
-    assert (job["state"], job["attempt"]) == ("succeeded", 2), (job, seen)
-    points = platform.both("shot")
-    assert job["counts"]["done"] == job["counts"]["listed"] == len(points) == 48
-    assert len({payload["epoch"] for payload, _ in points.values()}) == 2
-    states = {name: app["status"]["applicationState"]["state"] for name, app in platform.applications().items()}
-    assert states[f"{job_id}-01"] == "FAILED"
-    assert f"{job_id}-02" in states
+    start_main(platform, ledger, 1, *arguments)
+    wait_for(lambda: len(list(tmp_path.glob("*.stalled"))) == 2)
+    stalled = {path.read_text(): path.stem for path in tmp_path.glob("*.stalled")}
+    with driver_shot(platform, "job-undead"):
+        start_main(platform, ledger, 2, *arguments)
+        wait_for(lambda: (ledger.read_progress() or {}).get("attempt") == 2 and read_epoch(platform) == 2)
+        assert release(tmp_path, stalled["look"]) == "fatal lease_lost"
+        summary = platform.wait_for_summary(ledger)
+        points = platform.both("undead")
+        late = keys_of(platform, "job-undead", stalled["write"])
+        assert {p["epoch"] for p, _ in points.values() if p["key"] in late} == {2}
+        assert release(tmp_path, stalled["write"]) == "done None"
+    counts = summary["counts"]
+    assert (summary["state"], summary["attempt"]) == ("succeeded", 2)
+    assert counts["done"] == counts["listed"] == len(points) == 48
     in_flight_at_the_kill = 2
-    partitions = job["counts"]["partitions_done"]
-    assert platform.embed_requests() - before <= 8 + in_flight_at_the_kill + partitions
+    assert counts["embed_calls"] < platform.embed_requests() - before <= counts["embed_calls"] + in_flight_at_the_kill
+    after = platform.both("undead")
+    assert without_job_fields(after) == without_job_fields(points)
+    assert {p["epoch"] for p, _ in after.values() if p["key"] in late} == {1}
+    changed, gone = sorted(late)[:2]
+    platform.upload("docs", [(changed, b"Another text.")])
+    platform.s3().delete_object(Bucket="docs", Key=gone)
+    job = platform.run("ray", **request)
+    found = {payload["key"]: payload["text"] for payload, _ in platform.both("undead").values()}
+    assert {name: job["counts"][name] for name in ("changed", "deleted", "unchanged", "embed_calls")} == {
+        "changed": 1,
+        "deleted": 1,
+        "unchanged": 46,
+        "embed_calls": 1,
+    }
+    assert found == {p["key"]: p["text"] for p, _ in points.values() if p["key"] != gone} | {changed: "Another text."}
+    assert len(platform.both("undead")) == 47
 
 
-def test_a_job_waits_for_kubernetes(platform: Platform) -> None:
-    """Connection refused, then 403, then well: queued with the reason in sight, and it runs when all is back."""
-    platform.upload("docs", [("away/a.txt", b"Kubernetes was away.")])
-    server = platform.services["spark"]
-    server.stop()
-    job_id = platform.submit("spark", source={"bucket": "docs", "prefix": "away/"}, collection="away")
-    job = platform.wait_until(job_id, lambda job: bool(job["note"]))
-    assert job["state"] == "queued"
-    refused = job["note"]
-    assert "submit failed" in refused
-    started = time.monotonic()
-    assert platform.http.get("/livez").status_code == platform.http.get("/jobs").status_code == 200
-    assert time.monotonic() - started < 2
-    assert not platform.http.get("/readyz").json()["dependencies"]["spark"]["ok"]
-    server.start()
-    server.wait_until_ready()
-    platform.fault_kubernetes({"calls": {"status": 403, "count": None, "path": "sparkapplications"}})
-    job = platform.wait_until(job_id, lambda job: "forbidden" in str(job["note"]).lower(), timeout_s=90)
-    assert job["state"] == "queued"
+def release(markers: Path, partition_id: str) -> str:
+    """Let a stalled worker go on; return how its partition ended."""
+    (markers / f"{partition_id}.go").touch()
+    ended = markers / f"{partition_id}.ended"
+    wait_for(lambda: ended.exists() and bool(ended.read_text()))
+    return ended.read_text()
+
+
+def read_epoch(platform: Platform) -> int:
+    """The lease's epoch."""
+    lease = platform.ledger("job-undead").store.get("collections/undead/lease.json")
+    assert lease is not None
+    return int(orjson.loads(lease.data)["epoch"])
+
+
+def keys_of(platform: Platform, job_id: str, partition_id: str) -> set[str]:
+    """The objects of a partition."""
+    return {planned.ref.key for planned in platform.ledger(job_id).read_partition(PartitionId(partition_id)).objects}
+
+
+@contextmanager
+def driver_shot(platform: Platform, job_id: str) -> Iterator[None]:
+    """Kill a driver, JVM and Python, with SIGKILL and keep its Python executors alive; at the end they are gone.
+
+    On another machine they would live on by themselves; here the process that forks them and the operator's guard
+    would take them along, so both are killed as well.
+    """
+    drivers = platform.find_drivers(job_id)
+    (daemon,) = [p for p in drivers[0].children() if "pyspark.daemon" in p.cmdline()]
+    executors = daemon.children()
+    assert len(executors) == 2
+    guard = drivers[0].parent()
+    assert guard is not None
+    try:
+        for process in (daemon, guard, *drivers):
+            process.kill()
+        _, alive = psutil.wait_procs([guard, *drivers], timeout=20)
+        assert not alive
+        assert all(executor.is_running() and executor.status() != psutil.STATUS_ZOMBIE for executor in executors)
+        yield
+        wait_for(lambda: not any(executor.is_running() for executor in executors))
+    finally:
+        for process in executors:
+            if process.is_running():
+                process.kill()
+
+
+AWAY: Mapping[str, tuple[dict[str, Any] | None, str]] = {
+    "refused": (None, "cannot be reached"),
+    "unauthorized": ({"status": 401}, "does not accept our credentials"),
+    "forbidden": ({"status": 403}, "forbidden"),
+    "busy": ({"status": 429}, "slow down"),
+    "failing": ({"status": 500}, "HTTP 500"),
+    "hanging": ({"delay_s": 20, "method": "POST"}, "does not answer in time"),
+}
+
+
+@pytest.fixture
+def held_pods(platform: Platform) -> Iterator[None]:
+    """No driver starts, which would take its time."""
+    platform.fault_kubernetes({"hold": ["pods"]})
+    yield
     platform.fault_kubernetes({})
+
+
+@pytest.mark.parametrize("away", AWAY)
+@pytest.mark.usefixtures("held_pods")
+def test_a_job_waits_for_kubernetes(platform: Platform, away: str) -> None:
+    """Queued with the reason in sight while the API answers all else at once; submitted when Kubernetes is back."""
+    fault, reason = AWAY[away]
+    server = platform.services["spark"]
+    if fault is None:
+        server.stop()
+    else:
+        platform.fault_kubernetes({"calls": {"count": None, **fault}})
+    job_id = platform.submit("spark", source={"bucket": "docs", "prefix": "none/"}, collection=f"away_{away}")
+    started = time.monotonic()
+    for path in ("/livez", "/jobs", f"/jobs/{job_id}"):
+        assert platform.http.get(path).status_code == 200
+    assert time.monotonic() - started < 2
+    job = platform.wait_until(job_id, lambda job: reason in (job["note"] or ""))
+    assert job["state"] == "queued"
+    assert "attempt 1 to submit failed, the next follows" in job["note"]
+    sees_all = fault is None or "method" not in fault
+    assert platform.http.get("/readyz").json()["dependencies"]["spark"]["ok"] is not sees_all
+    if fault is None:
+        server.start()
+        server.wait_until_ready()
+    else:
+        platform.fault_kubernetes({"calls": None})
+    platform.wait_until(job_id, lambda job: job["state"] == "submitted")
+    assert [name for name in platform.applications() if name.startswith(job_id)] == [f"{job_id}-01"]
+    if fault is not None:
+        platform.http.post(f"/jobs/{job_id}/cancel")
+        assert platform.wait(job_id)["state"] == "canceled"
+        return
+    # The first of them goes on to its end.
     job = platform.wait(job_id)
     assert (job["state"], job["attempt"], job["note"]) == ("succeeded", 1, None)
-    assert len(platform.both("away")) == 1
-
-
-def _find_processes(job_id: str) -> list[psutil.Process]:
-    """The processes of a job's drivers, but for the guards around them."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if any(f"/{job_id}/" in part for part in command) and "ingestion_engine.devstack.guard" not in command:
-            found.append(process)
-    return found

@@ -107,8 +107,8 @@ class Preflight:
         if engine not in self._engines:
             ways = {
                 EngineName.RAY: "set INGEST_RAY__ADDRESS on the service",
-                EngineName.SPARK: "set INGEST_SPARK__NAMESPACE on the service; the embedded stack brings Spark with it, "
-                "but for Java 17 (Debian package openjdk-17-jre-headless)",
+                EngineName.SPARK: "set INGEST_SPARK__NAMESPACE on the service; the embedded stack brings Spark, but "
+                "not Java 17 (Debian package openjdk-17-jre-headless)",
             }
             raise SubmissionError(
                 "engine_not_configured",
