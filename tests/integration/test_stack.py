@@ -20,12 +20,15 @@ from rich.console import Console
 
 from ingestion_engine.adapters.s3_client import make_client
 from ingestion_engine.devstack import kube_java
+from ingestion_engine.devstack.demo import run_demo
 from ingestion_engine.devstack.service import StackError
 from ingestion_engine.devstack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env
 from ingestion_engine.devstack.up import render_table
 from ingestion_engine.runtime.settings import Settings
+from platform_world import Platform
 
+PACKAGE = "openjdk-17-jre-headless"
 _supervisors: list[subprocess.Popen[str]] = []
 _SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -135,17 +138,49 @@ def test_drivers_on_spark_get_the_stacks_credentials(home: Path) -> None:
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
 
 
-def test_without_java_everything_but_spark_starts(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The table names the package to install, and the service knows of no Spark."""
+@pytest.fixture
+def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without Java."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setattr(kube_java, "_SYSTEM_HOMES", tmp_path)
-    with stack(home, {"s3", "spark"}) as running:
-        assert set(running.services) == {"s3"}
-        assert running.settings.spark.namespace is None
+
+
+@pytest.mark.usefixtures("no_java")
+def test_without_java_everything_but_spark_works(home: Path) -> None:
+    """The table and the answer to a job on Spark name the package to install; a job without Spark does its work."""
+    settings = Settings(data_dir=home, api={"port": 0})  # type: ignore[arg-type]
+    systems = set(SYSTEMS) - {"ray"}
+    with (
+        Stack(settings, only=systems, ollama_arguments=("--faults", "--test-models")) as running,
+        httpx.Client(base_url=running.services["api"].url, timeout=30) as http,
+    ):
+        assert set(running.services) == systems - {"spark"} | {"api"}
         console = Console(file=io.StringIO(), width=200)
         console.print(render_table(running))
-        assert "openjdk-17-jre-headless" in console.file.getvalue()  # type: ignore[attr-defined]
+        assert PACKAGE in console.file.getvalue()  # type: ignore[attr-defined]
+        ready = http.get("/readyz").json()
+        assert ready["status"] == "ready"
+        assert "spark" not in ready["dependencies"]
+        refused = http.post("/spark/jobs", json={"source": {"bucket": "docs"}, "collection": "none"})
+        assert (refused.status_code, refused.json()["code"]) == (501, "engine_not_configured")
+        assert PACKAGE in refused.json()["hint"]
+        platform = Platform(running.settings, running.env, http, running.services)
+        platform.upload("docs", [("a.txt", b"Works without Java.")])
+        summary = platform.run_local("job-local", source={"bucket": "docs"}, collection="works")
+        assert summary["state"] == "succeeded"
+        assert len(platform.both("works")) == 1
+
+
+@pytest.mark.usefixtures("no_java")
+@pytest.mark.parametrize("engine", ["spark", "both"])
+def test_without_java_a_demonstration_of_spark_says_so_at_once(home: Path, engine: str) -> None:
+    """Nothing is started first; the message names the package to install."""
+    console = Console(file=io.StringIO(), width=200)
+    assert run_demo(home, engine=engine, console=console) == 1
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert PACKAGE in said
+    assert "starting" not in said
 
 
 def test_data_and_addresses_survive_a_restart(home: Path) -> None:

@@ -19,6 +19,7 @@ from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, Inge
 from ingestion_engine.devstack.demo_compare import compare_collections
 from ingestion_engine.devstack.demo_corpus import BROKEN, make_corpus
 from ingestion_engine.devstack.demo_texts import QUESTIONS
+from ingestion_engine.devstack.kube_java import SparkMissingError, find_java
 from ingestion_engine.devstack.service import StackError
 from ingestion_engine.devstack.stack import SYSTEMS, Stack
 from ingestion_engine.devstack.up import StopAsked, announced_stack, render_table, stop_on_signals
@@ -56,6 +57,8 @@ def run_demo(data_dir: Path | None = None, *, engine: str = "ray", console: Cons
         with stop_on_signals(), _home(data_dir) as home:
             settings = Settings.model_construct(data_dir=home)
             engines = ENGINES[engine]
+            if "spark" in engines:
+                find_java()  # better now than after the start of everything else
             only = [name for name in SYSTEMS if name not in {"ray", "spark"} or name in engines]
             with announced_stack(settings, console, only=only) as stack:
                 console.print(render_table(stack))
@@ -66,7 +69,7 @@ def run_demo(data_dir: Path | None = None, *, engine: str = "ray", console: Cons
     except StopAsked:
         console.print("stopped")
         return 130
-    except (DemoError, StackError, IngestionError, ApiError, ApiUnreachable) as error:
+    except (DemoError, SparkMissingError, StackError, IngestionError, ApiError, ApiUnreachable) as error:
         console.print(f"ingest demo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     console.print(
