@@ -224,6 +224,20 @@ async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None
         assert world.engine.submits == [f"{job_id}-01"]
 
 
+@pytest.mark.parametrize(("asked_s", "pause_s"), [(30.0, 30), (86_400.0, 60)])
+async def test_an_engine_that_says_when_is_asked_then(world: World, asked_s: float, pause_s: float) -> None:
+    """The pause is what a busy engine asks for where our own is shorter, a minute at most."""
+    async with world.serve() as plane:
+        world.engine.away = TransientError("engine_busy", "slow down", retry_after_s=asked_s)
+        job_id = await plane.submit()
+        await plane.look()
+        job = await plane.job(job_id)
+        created = dt.datetime.fromisoformat(job["created_at"])
+        told = dt.time.fromisoformat(job["note"].rpartition(" at ")[2])
+        waits_s = (dt.datetime.combine(created, told) - created).total_seconds() % 86_400
+        assert pause_s - 1 <= waits_s < pause_s + 20
+
+
 async def test_many_jobs_that_find_one_outage_count_as_one(world: World) -> None:
     """The back-off grows with rounds, not with jobs."""
     async with world.serve() as plane:

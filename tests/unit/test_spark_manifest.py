@@ -22,6 +22,7 @@ from ingestion_engine.submission.pod_templates import read_pod_templates
 from ingestion_engine.submission.spark_manifest import build_manifest, check_manifest, name_application, spread
 
 GOLDEN = Path(__file__).parent / "golden"
+DOC = Path(__file__).parents[2] / "docs" / "spark-manifest.md"
 JOB = "job-01jd0000000000000000000000"
 URI = f"s3://state/ingest/jobs/{JOB}/spec.json"
 
@@ -92,6 +93,24 @@ def test_manifest_is_the_golden_one(name: str) -> None:
     if os.environ.get("INGEST_WRITE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_every_field_is_written_down_with_its_reader() -> None:
+    """The tables of docs/spark-manifest.md name the fields that manifests have, all of them and no other."""
+    written: set[str] = set()
+    for row in DOC.read_text(encoding="utf-8").splitlines():
+        role = ""
+        for name in re.findall(r"`([a-zA-Z]*\.[a-zA-Z.]+)`", row.split("|")[1]) if row.startswith("| `") else ():
+            written.add(role + name if name.startswith(".") else name)
+            role = role if name.startswith(".") else name.partition(".")[0]
+    made: set[str] = set()
+    for case in CASES.values():
+        spec = dict(case["spec"])
+        parts = {"metadata": case["metadata"], "driver": spec.pop("driver"), "executor": spec.pop("executor")}
+        for part, fields in {**parts, "spec": spec}.items():
+            made |= {f"{part}.{field}" for field in fields}
+        made |= spec["sparkConf"].keys()
+    assert written == made
 
 
 @pytest.mark.parametrize("name", CASES)

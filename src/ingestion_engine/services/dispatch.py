@@ -25,7 +25,7 @@ from ingestion_engine.services.admission import Admission, admit_jobs
 from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
-from ingestion_engine.services.reconcile import ACTIVE_STATES, Reconciler, back_off_s
+from ingestion_engine.services.reconcile import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
 from ingestion_engine.services.specs import grant_parallelism, make_spec
 
 HOLD_S: Final = 6.0
@@ -222,7 +222,8 @@ class Dispatcher:
         now = self._now()
         last = self._outages.get(job.engine)
         failures = 1 if last is None else last.failures + 1
-        until = now + dt.timedelta(seconds=back_off_s(failures))
+        asked_s = min(RETRY_LONGEST_S, error.context.get("retry_after_s") or 0.0)
+        until = now + dt.timedelta(seconds=max(back_off_s(failures), asked_s))
         if last is not None and last.until > now:
             # Another job's submission, made at the same time, has found the same outage.
             failures, until = last.failures, last.until
