@@ -92,7 +92,7 @@ class Platform:
         """Submit and wait."""
         return self.wait(self.submit(engine, **request))
 
-    def wait_until(self, job_id: str, fact: Callable[[dict[str, Any]], bool], timeout_s: float = 60) -> dict[str, Any]:
+    def wait_until(self, job_id: str, fact: Callable[[dict[str, Any]], bool], timeout_s: float = 180) -> dict[str, Any]:
         """Poll a job until the fact holds; fail when it does not in time."""
         deadline = time.monotonic() + timeout_s
         while not fact(job := self.http.get(f"/jobs/{job_id}").json()):

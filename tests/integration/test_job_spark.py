@@ -26,7 +26,7 @@ def _java() -> None:
     find_java()  # its message says what to install
 
 
-def wait_for(fact: Callable[[], bool], timeout_s: float = 90) -> None:
+def wait_for(fact: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not fact():
         assert time.monotonic() < deadline, "waited in vain"
