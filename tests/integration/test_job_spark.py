@@ -17,8 +17,12 @@ import pytest
 
 from ingestion_engine.devstack.kube_java import find_java
 from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.state.held_lease import read_lease
+from ingestion_engine.state.ledger import Ledger
 from own_main import start_main
 from platform_world import APPLICATIONS, Platform, without_job_fields
+
+UNDEAD: dict[str, Any] = {"source": {"bucket": "docs", "prefix": "undead/"}, "collection": "undead", "parallelism": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,50 +65,54 @@ def test_the_manifest_is_what_the_api_server_takes(platform: Platform) -> None:
 
 
 def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) -> None:
-    """The driver is killed with SIGKILL, two of its executors live on.
+    """The driver is killed with SIGKILL, two of its executors live on; nothing is lost, nothing is doubled.
 
-    One wakes up while the successor works, looks at the lease and stops. One had looked already and writes when the
-    successor has ended: the same points under its old epoch. Nothing is lost, nothing is doubled, and what the next
-    job finds changed or gone leaves nothing behind.
+    One wakes up while the successor works, looks at the lease and stops. One had looked already, and writes when the
+    successor has ended: the same points, under its old epoch, and one of a text that has changed meanwhile.
     """
-    platform.upload("docs", [(f"undead/{i:02}.txt", f"Text {i} of the drill.".encode()) for i in range(48)])
-    request = {"source": {"bucket": "docs", "prefix": "undead/"}, "collection": "undead", "parallelism": 2}
-    ledger = platform.write_spec("spark", "job-undead", **request)
+    write_texts(platform, {f"{number:02}": f"Text {number} of the drill." for number in range(48)})
+    ledger = platform.write_spec("spark", "job-undead", **UNDEAD)
     arguments = ("--fault", "stall", "--markers", str(tmp_path))
     before = platform.embed_requests()
     start_main(platform, ledger, 1, *arguments)
     wait_for(lambda: len(list(tmp_path.glob("*.stalled"))) == 2)
     stalled = {path.read_text(): path.stem for path in tmp_path.glob("*.stalled")}
+    late = ledger.read_partition(PartitionId(stalled["write"])).objects
+    rewritten, changed, gone = sorted(planned.ref.key for planned in late)[:3]
     with driver_shot(platform, "job-undead"):
+        write_texts(platform, {rewritten: "Written between the two drivers."})
         start_main(platform, ledger, 2, *arguments)
-        wait_for(lambda: (ledger.read_progress() or {}).get("attempt") == 2 and read_epoch(platform) == 2)
+        wait_for(lambda: read_epoch(ledger) == 2 and (ledger.read_progress() or {}).get("attempt") == 2)
         assert release(tmp_path, stalled["look"]) == "fatal lease_lost"
         summary = platform.wait_for_summary(ledger)
-        points = platform.both("undead")
-        late = keys_of(platform, "job-undead", stalled["write"])
-        assert {p["epoch"] for p, _ in points.values() if p["key"] in late} == {2}
+        points = without_job_fields(platform.both("undead"))
         assert release(tmp_path, stalled["write"]) == "done None"
     counts = summary["counts"]
     assert (summary["state"], summary["attempt"]) == ("succeeded", 2)
     assert counts["done"] == counts["listed"] == len(points) == 48
     in_flight_at_the_kill = 2
     assert counts["embed_calls"] < platform.embed_requests() - before <= counts["embed_calls"] + in_flight_at_the_kill
-    after = platform.both("undead")
-    assert without_job_fields(after) == without_job_fields(points)
-    assert {p["epoch"] for p, _ in after.values() if p["key"] in late} == {1}
-    changed, gone = sorted(late)[:2]
-    platform.upload("docs", [(changed, b"Another text.")])
+
+    written = platform.both("undead")
+    assert {p["epoch"] for p, _ in written.values() if p["key"] in {changed, gone}} == {1}
+    written = without_job_fields(written)
+    assert {point_id: written[point_id] for point_id in points} == points
+    assert [written[point_id][0]["key"] for point_id in written.keys() - points.keys()] == [rewritten]
+    write_texts(platform, {changed: "Another text."})
     platform.s3().delete_object(Bucket="docs", Key=gone)
-    job = platform.run("ray", **request)
-    found = {payload["key"]: payload["text"] for payload, _ in platform.both("undead").values()}
-    assert {name: job["counts"][name] for name in ("changed", "deleted", "unchanged", "embed_calls")} == {
-        "changed": 1,
-        "deleted": 1,
-        "unchanged": 46,
-        "embed_calls": 1,
-    }
-    assert found == {p["key"]: p["text"] for p, _ in points.values() if p["key"] != gone} | {changed: "Another text."}
-    assert len(platform.both("undead")) == 47
+    synced = platform.run("ray", **UNDEAD)["counts"]
+    assert (synced["changed"], synced["deleted"], synced["unchanged"], synced["embed_calls"]) == (1, 1, 46, 1)
+    repaired = platform.run("ray", **UNDEAD, mode="repair")["counts"]
+    assert (repaired["repaired"], repaired["embed_calls"]) == (1, 0)
+    expected = {p["key"]: p["text"] for p, _ in points.values() if p["key"] != gone} | {changed: "Another text."}
+    found = [(payload["key"], payload["text"]) for payload, _ in platform.both("undead").values()]
+    assert sorted(found) == sorted(expected.items())
+
+
+def write_texts(platform: Platform, texts: Mapping[str, str]) -> None:
+    """Put texts under the drill's prefix."""
+    prefix = UNDEAD["source"]["prefix"]
+    platform.upload("docs", [(prefix + key.removeprefix(prefix), text.encode()) for key, text in texts.items()])
 
 
 def release(markers: Path, partition_id: str) -> str:
@@ -115,16 +123,11 @@ def release(markers: Path, partition_id: str) -> str:
     return ended.read_text()
 
 
-def read_epoch(platform: Platform) -> int:
-    """The lease's epoch."""
-    lease = platform.ledger("job-undead").store.get("collections/undead/lease.json")
+def read_epoch(ledger: Ledger) -> int:
+    """The epoch of the drill's lease."""
+    lease = read_lease(ledger.store, "undead")
     assert lease is not None
-    return int(orjson.loads(lease.data)["epoch"])
-
-
-def keys_of(platform: Platform, job_id: str, partition_id: str) -> set[str]:
-    """The objects of a partition."""
-    return {planned.ref.key for planned in platform.ledger(job_id).read_partition(PartitionId(partition_id)).objects}
+    return lease.epoch
 
 
 @contextmanager
