@@ -75,8 +75,8 @@ def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) ->
     arguments = ("--fault", "stall", "--markers", str(tmp_path))
     before = platform.embed_requests()
     start_main(platform, ledger, 1, *arguments)
-    wait_for(lambda: len(list(tmp_path.glob("*.stalled"))) == 2)
-    stalled = {path.read_text(): path.stem for path in tmp_path.glob("*.stalled")}
+    wait_for(lambda: find_stalled(tmp_path).keys() == {"look", "write"})
+    stalled = find_stalled(tmp_path)
     late = ledger.read_partition(PartitionId(stalled["write"])).objects
     rewritten, changed, gone = sorted(planned.ref.key for planned in late)[:3]
     with driver_shot(platform, "job-undead"):
@@ -115,6 +115,11 @@ def write_texts(platform: Platform, texts: Mapping[str, str]) -> None:
     platform.upload("docs", [(prefix + key.removeprefix(prefix), text.encode()) for key, text in texts.items()])
 
 
+def find_stalled(markers: Path) -> dict[str, str]:
+    """The partitions whose workers stand still, by where."""
+    return {path.read_text(): path.stem for path in markers.glob("*.stalled")}
+
+
 def release(markers: Path, partition_id: str) -> str:
     """Let a stalled worker go on; return how its partition ended."""
     (markers / f"{partition_id}.go").touch()
@@ -138,7 +143,8 @@ def driver_shot(platform: Platform, job_id: str) -> Iterator[None]:
     would take them along, so both are killed as well.
     """
     drivers = platform.find_drivers(job_id)
-    (daemon,) = [p for p in drivers[0].children() if "pyspark.daemon" in p.cmdline()]
+    living = [child for child in drivers[0].children() if child.status() != psutil.STATUS_ZOMBIE]
+    (daemon,) = [child for child in living if "pyspark.daemon" in child.cmdline()]
     executors = daemon.children()
     assert len(executors) == 2
     guard = drivers[0].parent()
