@@ -106,6 +106,10 @@ def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) ->
     found = [(payload["key"], payload["text"]) for payload, _ in platform.both("undead").values()]
     stale = next(payload for point_id, (payload, _) in written.items() if point_id not in points)
     assert sorted(found) == sorted([*expected.items(), (rewritten, stale["text"])])
+    repaired = platform.run("ray", **UNDEAD, mode="repair")
+    assert (repaired["state"], repaired["counts"]["repaired"]) == ("succeeded", 1)
+    found = [(payload["key"], payload["text"]) for payload, _ in platform.both("undead").values()]
+    assert sorted(found) == sorted(expected.items())
 
 
 def write_texts(platform: Platform, texts: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingestion_engine.domain.records import Action, Outcome, PartitionReport
+from ingestion_engine.domain.records import Action, ObjectResult, Outcome, PartitionReport
 from ingestion_engine.engines.planning import REMOVALS, Tally, is_deletion, is_stray_search
 
 
@@ -69,15 +69,17 @@ class Counts:
                 self.deleted += result.outcome is Outcome.DELETED
                 self.kept += result.outcome is Outcome.KEPT
             else:
-                self._add_outcome(result.outcome)
+                self._add_result(result)
 
-    def _add_outcome(self, outcome: Outcome) -> None:
-        self.done += outcome is Outcome.DONE
+    def _add_result(self, result: ObjectResult) -> None:
+        outcome = result.outcome
+        mended = outcome is Outcome.DONE and result.origin is not None
+        self.done += outcome is Outcome.DONE and not mended
         self.failed += outcome is Outcome.FAILED
         self.gone += outcome is Outcome.DELETED
         self.same += outcome is Outcome.SAME
         self.different += outcome is Outcome.DIFFERENT
-        self.repaired += outcome is Outcome.REPAIRED
+        self.repaired += outcome is Outcome.REPAIRED or mended
 
     @property
     def total_failed(self) -> int:
