@@ -231,8 +231,8 @@ class World:
             )
 
 
-def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
-    """Make a collection with three points in both stores."""
+def make_contract(name: str = "notes", **fields: Any) -> CollectionContract:
+    """The contract that a default request agrees with, but for the fields given."""
     values: dict[str, Any] = {
         "collection": name,
         "stores": (StoreName.QDRANT, StoreName.WEAVIATE),
@@ -241,13 +241,18 @@ def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
         "dimension": 8,
         "embedding_id": "0" * 16,
         "prefix": "",
-        "query_prefix": "find: ",
+        "query_prefix": "",
         "options": {},
         "chunking": Chunking(),
         "created_at": "2026-01-01T00:00:00Z",
         "created_by": "job-x",
     }
-    create_contract(world.state, CollectionContract.model_validate({**values, **fields}))
+    return CollectionContract.model_validate({**values, **fields})
+
+
+def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
+    """Make a collection with three points in both stores."""
+    create_contract(world.state, make_contract(name, **{"query_prefix": "find: ", **fields}))
     for store in (world.qdrant, world.weaviate):
         store.collections[name] = {}
         for number, text in enumerate(["find: cats", "dogs", "birds"]):
