@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import orjson
 from fastapi import FastAPI
 
-from doubles import HashEmbedder, MemoryBucket, MemoryState, MemoryStore
+from doubles import HashEmbedder, MemoryBucket, MemoryState, MemoryStore, hash_vector
 from ingestion_engine.api.app import create_app
 from ingestion_engine.api.context import Parts, Services
 from ingestion_engine.domain.errors import IngestionError, TransientError
+from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.ports import EngineStatus
-from ingestion_engine.domain.spec import EngineName, StoreName
+from ingestion_engine.domain.records import Point
+from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
 
 BODY: dict[str, Any] = {"source": {"bucket": "docs"}, "collection": "notes"}
@@ -223,3 +229,47 @@ class World:
                 self.qdrant,
                 self.weaviate,
             )
+
+
+def make_contract(name: str = "notes", **fields: Any) -> CollectionContract:
+    """The contract that a default request agrees with, but for the fields given."""
+    values: dict[str, Any] = {
+        "collection": name,
+        "stores": (StoreName.QDRANT, StoreName.WEAVIATE),
+        "model": "all-minilm",
+        "model_digest": "sha256:hash",
+        "dimension": 8,
+        "embedding_id": "0" * 16,
+        "prefix": "",
+        "query_prefix": "",
+        "options": {},
+        "chunking": Chunking(),
+        "created_at": "2026-01-01T00:00:00Z",
+        "created_by": "job-x",
+    }
+    return CollectionContract.model_validate({**values, **fields})
+
+
+def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
+    """Make a collection with three points in both stores."""
+    create_contract(world.state, make_contract(name, **{"query_prefix": "find: ", **fields}))
+    for store in (world.qdrant, world.weaviate):
+        store.collections[name] = {}
+        for number, text in enumerate(["find: cats", "dogs", "birds"]):
+            payload = {"key": f"{number}.txt", "text": text, "chunk_index": 0, "epoch": 1, "metadata": {}}
+            point = Point(PointId(str(number)), payload, hash_vector(text, 8).astype(np.float32))
+            store.collections[name][point.id] = point
+
+
+def write_keys(folder: Path, *entries: dict[str, Any]) -> Path:
+    """Write a file of API keys, each its own name."""
+    path = folder / "keys.json"
+    path.write_bytes(
+        orjson.dumps([{**entry, "key_sha256": hashlib.sha256(entry["name"].encode()).hexdigest()} for entry in entries])
+    )
+    return path
+
+
+def bearer(name: str) -> dict[str, str]:
+    """The tests' keys are their own names."""
+    return {"Authorization": f"Bearer {name}"}

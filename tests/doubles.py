@@ -285,7 +285,8 @@ class MemoryStore:
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
     ) -> list[SearchHit]:
-        hits = [SearchHit(p.id, float(p.vector @ vector), p.payload) for p in self._points(collection).values()]
+        points = (p for p in self._points(collection).values() if where.matches(p.payload))
+        hits = [SearchHit(p.id, float(p.vector @ vector), p.payload) for p in points]
         return sorted(hits, key=lambda hit: -hit.score)[:limit]
 
     async def close(self) -> None: ...

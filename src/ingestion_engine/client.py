@@ -188,7 +188,7 @@ class IngestClient:
         return items
 
     def get_collection(self, name: str) -> dict[str, Any]:
-        """Return a collection's contract, points per store and objects by state."""
+        """Return a collection's contract, points per store, objects by state, last job and last comparison."""
         return self._call("GET", f"/collections/{_segment(name)}")
 
     def list_objects(
@@ -203,6 +203,23 @@ class IngestClient:
         """Return a page of a collection's objects: ``items`` and ``next_cursor``."""
         params = _given({"prefix": prefix or None, "state": state, "limit": limit, "cursor": cursor})
         return self._call("GET", f"/collections/{_segment(name)}/objects", params=params)
+
+    def delete_objects(
+        self,
+        name: str,
+        *,
+        prefix: str,
+        everything: bool = False,
+        engine: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Remove a collection's objects under a prefix by a job; return what ``submit`` returns.
+
+        An empty prefix is refused unless ``everything`` is set.
+        """
+        params = _given({"prefix": prefix, "all": "true" if everything else None, "engine": engine})
+        path = f"/collections/{_segment(name)}/objects"
+        return self._call("DELETE", path, params=params, headers=_idempotency(idempotency_key))
 
     def search(
         self,

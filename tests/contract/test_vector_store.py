@@ -15,13 +15,14 @@ import pytest
 
 import servers
 from ingestion_engine.adapters.connect import open_stores
+from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant import QdrantStore
 from ingestion_engine.adapters.weaviate import WeaviateStore
 from ingestion_engine.adapters.weaviate_messages import escape, unescape
 from ingestion_engine.domain.errors import FatalError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id, make_point_id
 from ingestion_engine.domain.ports import SearchFilter, VectorStore
-from ingestion_engine.domain.records import Point, StoredPoint
+from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import Chunking, CollectionContract, StoreName
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.settings import QdrantSettings, Settings, WeaviateSettings, load_settings
@@ -444,6 +445,57 @@ class TestSearch:
         assert await found(metadata={"a.b": "x"}) == {2}
         assert await found(metadata={"team": "docs", "a=b": "nothing"}) == set()
         assert await found(bucket="other", content_type="text/html", metadata={"team": "Docs"}) == {2}
+
+    async def test_key_prefixes(self, store: VectorStore, contract: CollectionContract) -> None:
+        """A prefix is compared byte for byte: wildcards, white space, case and line feeds mean themselves."""
+        await store.ensure_collection(contract)
+        keys = [
+            *("2024/a.md", "2024/b*.md", "2024/b?.md", "2024/bc.md", "2024x", "2024", "24/2024/a.md", "A/x", "a/x"),
+            *("a b", "a  b", "a", "a ", " a", "a\tb", "a\n", "a\nb", "a\nb\nc", "[a]/x", "a/[x]", "%61/x", "a\\b"),
+            *("größe/日本", "größe/日", "gro\u0308ße", "😀/1", "\x1cb", "*", "?", "**", " "),
+        ]
+        points = [make_point(key, number) for number, key in enumerate(keys)]
+        await store.upsert(contract.collection, points)
+        prefixes = {key[:length] for key in keys for length in (1, 2, 5, len(key))} | {
+            "",
+            "x",
+            "2024/*",
+            "a*",
+            "日",
+            "\t",
+        }
+        for prefix in sorted(prefixes):
+            where = SearchFilter(key_prefix=prefix)
+            hits = await store.search(contract.collection, make_vector(5), limit=len(keys), where=where)
+            assert sorted(hit.payload["key"] for hit in hits) == sorted(key for key in keys if key.startswith(prefix))
+
+    async def test_what_a_store_cannot_tell_apart(self, store: VectorStore, contract: CollectionContract) -> None:
+        """The few exact hits among many near misses are found, best first; the limit holds; other conditions too."""
+        await store.ensure_collection(contract)
+        near = [make_point("ab/x", number, metadata={"k": "v"}) for number in range(300)]
+        right = [make_point("a*/x", number, metadata={"k": "v ", 'q"\\': "1"}) for number in range(300, 310)]
+        await store.upsert(contract.collection, near + right)
+        query = make_vector(7)
+        expected = [point.id for point in sorted(right, key=lambda point: -float(point.vector @ query))]
+        for conditions in ({"key_prefix": "a*/"}, {"metadata": {"k": "v "}}, {"metadata": {'q"\\': "1"}}):
+            where = SearchFilter(bucket="docs", **conditions)
+            for limit in (4, 10, 50):
+                hits = await store.search(contract.collection, query, limit=limit, where=where)
+                assert [hit.point_id for hit in hits] == expected[:limit]
+
+
+async def test_a_filter_that_lets_too_much_through_is_given_up() -> None:
+    """After 10,000 near misses the search says so instead of answering with less than there may be."""
+    asked: list[int] = []
+
+    async def ask(count: int) -> list[SearchHit]:
+        asked.append(count)
+        return [SearchHit(PointId(str(number)), 1.0, {"key": "b"}) for number in range(count)]
+
+    with pytest.raises(FatalError) as broad:
+        await search_exactly(ask, SearchFilter(key_prefix="a"), 10, "weaviate")
+    assert broad.value.code == "filter_too_broad"
+    assert asked == [10, 80, 640, 5120, 10_000]
 
 
 class TestOutages:

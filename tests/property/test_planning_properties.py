@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
-from ingestion_engine.domain.spec import Chunking, FrozenLimits
+from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
 from ingestion_engine.engines.listing import ListingOutOfOrderError, check_order, sort_listing
 from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects
+from ingestion_engine.engines.selection import MOST_PREFIXES, Selection
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 versions = st.dictionaries(keys, st.sampled_from(["e1", "e2"]), max_size=30)
@@ -44,6 +45,34 @@ def test_the_merge_equals_a_comparison_of_dictionaries(bucket: dict[str, str], t
     order = [p.ref.key.encode() for p in planned]
     assert order == sorted(order)
     assert tally.unchanged == len(bucket) - sum(a in {Action.NEW, Action.CHANGED} for a in expected.values())
+
+
+glob_pieces = st.sampled_from(
+    ["*", "**", "**/", "?", "[ab]", "[!a]", "[b-a]", "[", "]", "[]", "[!]", "/", "a", "b", "ä"]
+)
+globs = st.lists(glob_pieces | keys, max_size=5).map("".join)
+paths = st.text(st.sampled_from("ab/ä*[]?😀\uffff\n"), min_size=1, max_size=6)
+many_globs = st.lists(globs, max_size=4) | st.lists(
+    keys, min_size=MOST_PREFIXES, max_size=MOST_PREFIXES + 20, unique=True
+)
+
+
+@given(st.sets(paths, max_size=30), st.text("ab/", max_size=2), many_globs, st.lists(globs, max_size=2))
+def test_listing_only_the_literal_prefixes_of_globs_misses_nothing(
+    bucket: set[str], prefix: str, include: list[str], exclude: list[str]
+) -> None:
+    """The short listings, one after another and filtered, are the whole listing filtered: same keys, same order."""
+    include = [*include, *sorted(bucket)[:1]]
+    selection = Selection(Source(bucket="docs", prefix=prefix, include=tuple(include), exclude=tuple(exclude)))
+
+    def list_keys(start: str) -> list[str]:
+        return sorted((key for key in bucket if key.startswith(start)), key=str.encode)
+
+    pushed_down = [key for start in selection.prefixes for key in list_keys(start)]
+    assert [key for key in pushed_down if selection.matches(key)] == list(filter(selection.matches, list_keys("")))
+    assert pushed_down == sorted(set(pushed_down), key=str.encode)
+    assert all(start.startswith(prefix) for start in selection.prefixes)
+    assert len(selection.prefixes) <= MOST_PREFIXES
 
 
 objects = st.lists(

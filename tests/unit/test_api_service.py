@@ -3,55 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 
-from control import BODY, World, unreachable
-from doubles import hash_vector
+from control import BODY, World, bearer, make_collection, unreachable, write_keys
 from ingestion_engine.api.app import create_app
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
 from ingestion_engine.domain.errors import TransientError
-from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.ports import SearchFilter
-from ingestion_engine.domain.records import Point, TableRow
-from ingestion_engine.domain.spec import Chunking, CollectionContract, StoreName
+from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
-from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.object_table import ObjectTable
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
-    values: dict[str, Any] = {
-        "collection": name,
-        "stores": (StoreName.QDRANT, StoreName.WEAVIATE),
-        "model": "all-minilm",
-        "model_digest": "sha256:hash",
-        "dimension": 8,
-        "embedding_id": "0" * 16,
-        "prefix": "",
-        "query_prefix": "find: ",
-        "options": {},
-        "chunking": Chunking(),
-        "created_at": "2026-01-01T00:00:00Z",
-        "created_by": "job-x",
-    }
-    create_contract(world.state, CollectionContract.model_validate({**values, **fields}))
-    for store in (world.qdrant, world.weaviate):
-        store.collections[name] = {}
-        for number, text in enumerate(["find: cats", "dogs", "birds"]):
-            payload = {"key": f"{number}.txt", "text": text, "chunk_index": 0, "epoch": 1, "metadata": {}}
-            point = Point(PointId(str(number)), payload, hash_vector(text, 8).astype(np.float32))
-            store.collections[name][point.id] = point
 
 
 async def test_a_search_asks_every_store(world: World) -> None:
@@ -226,19 +197,6 @@ async def test_the_page_escapes_and_needs_nothing_from_elsewhere(world: World) -
         answer = await plane.client.get("/")
         assert job_id in answer.text
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-
-
-def write_keys(folder: Path, *entries: dict[str, Any]) -> Path:
-    path = folder / "keys.json"
-    path.write_bytes(
-        orjson.dumps([{**entry, "key_sha256": hashlib.sha256(entry["name"].encode()).hexdigest()} for entry in entries])
-    )
-    return path
-
-
-def bearer(name: str) -> dict[str, str]:
-    """The tests' keys are their own names."""
-    return {"Authorization": f"Bearer {name}"}
 
 
 async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path: Path) -> None:

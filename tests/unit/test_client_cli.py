@@ -12,25 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 import uvicorn
 
-from control import BODY, World
-from doubles import hash_vector
+from control import BODY, World, make_collection
 from ingestion_engine.api.app import create_app
 from ingestion_engine.cli import app as command
 from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.cli.requests import merge_request
 from ingestion_engine.cli.watch import describe_facts
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
-from ingestion_engine.domain.ids import PointId
-from ingestion_engine.domain.records import Point
-from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
+from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.services.job_records import JobRecord, utc_now
-from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
 
 KEY = "a-key-of-this-test"
@@ -82,31 +77,6 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 
 def run(*arguments: str) -> int:
     return run_app(command, arguments)
-
-
-def fill(world: World) -> None:
-    """A collection with three passages in both stores."""
-    contract = CollectionContract(
-        collection="notes",
-        stores=(StoreName.QDRANT, StoreName.WEAVIATE),
-        model="all-minilm",
-        model_digest="sha256:hash",
-        dimension=8,
-        embedding_id="0" * 16,
-        prefix="",
-        query_prefix="find: ",
-        options={},
-        chunking=Chunking(),
-        created_at="2026-01-01T00:00:00Z",
-        created_by="job-x",
-    )
-    create_contract(world.state, contract)
-    for store in (world.qdrant, world.weaviate):
-        store.collections["notes"] = {}
-        for number, text in enumerate(["find: cats", "dogs", "birds"]):
-            payload = {"key": f"{number}.txt", "text": text, "chunk_index": 0, "epoch": 1, "metadata": {}}
-            point = Point(PointId(str(number)), payload, hash_vector(text, 8).astype(np.float32))
-            store.collections["notes"][point.id] = point
 
 
 @pytest.mark.parametrize(
@@ -237,7 +207,7 @@ def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.Capture
 
 def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """Best first; the query is embedded with the collection's query prefix."""
-    fill(service.world)
+    make_collection(service.world)
     assert run("search", "notes", "cats", "-n", "2", "--json") == 0
     found = orjson.loads(capsys.readouterr().out)
     for store in ("qdrant", "weaviate"):
@@ -250,6 +220,72 @@ def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixtur
     assert run("collections", "notes") == 0
     assert "8 dimensions" in capsys.readouterr().out
     assert run("collections", "none") == ExitCode.REFUSED
+
+
+def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--key-prefix``."""
+    make_collection(service.world)
+    assert run("search", "notes", "cats", "--key-prefix", "1", "--json") == 0
+    found = orjson.loads(capsys.readouterr().out)
+    assert {name: [hit["key"] for hit in hits] for name, hits in found["results"].items()} == {
+        "qdrant": ["1.txt"],
+        "weaviate": ["1.txt"],
+    }
+
+
+@pytest.mark.parametrize("mode", ["verify", "repair"])
+def test_what_is_there_is_compared_and_mended(service: Running, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    """Nothing but the collection is named; differences are exit code 1, for whoever looks at the job."""
+    make_collection(service.world, bucket="docs", chunking=Chunking(max_chars=300, overlap_chars=10))
+    assert run(mode, "notes", "--prefix", "a/", "--watch", "--json") == 0
+    done = orjson.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (done["mode"], done["request"]["source"]["prefix"]) == (mode, "a/")
+    error = {
+        "kind": "fatal",
+        "code": "differences_found",
+        "message": "1 of 2 objects differ",
+        "hint": "",
+        "context": {},
+    }
+    service.outcome = {"state": "failed", "error": error, "counts": {"listed": 2, "verified": 2, "different": 1}}
+    assert run(mode, "notes", "--watch") == 1
+    told = capsys.readouterr()
+    job_id = told.out.split()[0]
+    assert "different 1" in told.out
+    assert f"ingest failures {job_id}" in told.out
+    assert "differences_found" in told.err
+    assert run("show", job_id) == run("watch", job_id) == 1
+    assert run("collections", "notes") == 0
+    assert f"{job_id} ({mode}, failed" in capsys.readouterr().out
+    assert run(mode, "none") == ExitCode.REFUSED
+
+
+def test_objects_are_removed_after_a_question(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--yes`` answers it; "no" removes nothing; an empty prefix needs ``--all``."""
+    make_collection(service.world, bucket="docs")
+    for answer, made in ((b"n\n", False), (b"y\n", True)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(answer)))
+        code = run("delete-objects", "notes", "--prefix", "2023/", "--json")
+        told = capsys.readouterr()
+        assert "'2023/'" in told.err
+        assert (code == 0) is made
+        assert bool(told.out.strip()) is made
+    assert run("delete-objects", "notes", "--prefix", "", "--yes") == ExitCode.REFUSED
+    assert run("delete-objects", "notes", "--prefix", "", "--yes", "--all", "--watch") == 0
+    with IngestClient(service.url, KEY) as client:
+        jobs = client.list_jobs()["items"]
+    assert [(job["mode"], job["request"]["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
+
+
+def test_a_collection_that_does_not_know_its_bucket_says_what_to_do(
+    service: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a matter of the command line: another command names the bucket."""
+    make_collection(service.world)
+    assert run("verify", "notes") == ExitCode.USAGE
+    assert "ingest submit" in capsys.readouterr().err
 
 
 def test_a_request_can_come_from_standard_input(

@@ -100,10 +100,20 @@ def test_delete_missing_false_keeps_everything() -> None:
 
 def test_rows_outside_the_filters_are_left_alone() -> None:
     """A narrowed job neither counts nor deletes what it does not select."""
-    rules = replace(RULES, selects=lambda key: key.endswith(".md"))
-    actions, tally = plan([ref("a.md"), ref("b.pdf")], [row("c.pdf")], rules)
-    assert actions == {"a.md": Action.NEW}
-    assert tally.listed == 1
+    selection = Selection(Source(bucket="docs", include=("*.md",)))
+    rules = replace(RULES, selects=selection.matches, leaves_out=selection.leaves_out)
+    actions, tally = plan([ref("a.md"), ref("b.pdf")], [row("c.pdf"), row("d.pdf"), row("e.md")], rules)
+    assert actions == {"a.md": Action.NEW, "e.md": Action.DELETE}
+    assert (tally.listed, tally.table_rows, tally.outside_filters) == (1, 1, 2)
+
+
+def test_a_retry_does_not_report_what_it_is_not_about() -> None:
+    """Its list of keys is no filter: the other objects are nobody's news."""
+    selection = Selection(Source(bucket="docs", exclude=("x*",)), ["a"])
+    rules = replace(RULES, selects=selection.matches, leaves_out=selection.leaves_out)
+    actions, tally = plan([ref("a", "e2")], [row("a"), row("b"), row("x")], rules)
+    assert actions == {"a": Action.CHANGED}
+    assert tally.outside_filters == 1
 
 
 def test_prior_points_travel_with_the_plan() -> None:
@@ -133,6 +143,24 @@ def test_selection(include: tuple[str, ...], exclude: tuple[str, ...], key: str,
     """Globs are matched against the key after the prefix."""
     source = Source(bucket="docs", prefix="p/", include=include, exclude=exclude)
     assert Selection(source).matches(key) is matches
+
+
+@pytest.mark.parametrize(
+    ("include", "prefixes"),
+    [
+        ((), ["p/"]),
+        (("2024/**/*.md",), ["p/2024/"]),
+        (("2024/**", "2023/**", "2024/q1/*"), ["p/2023/", "p/2024/"]),
+        (("2024/**", "**/*.md"), ["p/"]),
+        (("a[bc]*", "a[", "README.md"), ["p/README.md", "p/a"]),
+        (("[!]x?", "ä/*", "z/*"), ["p/[!]x", "p/z/", "p/ä/"]),
+        (("x" * 2000 + "*",), ["p/" + "x" * 1022]),
+        (tuple(f"2024/{day:03}/*" for day in range(101)), ["p/2024/"]),
+    ],
+)
+def test_what_is_listed(include: tuple[str, ...], prefixes: list[str]) -> None:
+    """The literal beginnings of globs, in the order of bytes, without those that others cover."""
+    assert Selection(Source(bucket="docs", prefix="p/", include=include)).prefixes == prefixes
 
 
 def test_selection_by_keys() -> None:

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import orjson
 
+from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant_answers import read_result
 from ingestion_engine.adapters.transport import read_object, transport_errors
 from ingestion_engine.domain.errors import FatalError, PointsRefused
@@ -33,14 +34,16 @@ BATCH_POINTS = 500
 """A guess: some servers cap it in strict mode, none below this by default."""
 READ_POINTS = 500
 DISTANCE = "Cosine"
-INDEXES: Mapping[str, str] = {
+INDEXES: Mapping[str, str | Mapping[str, Any]] = {
     "object_id": "keyword",
     "epoch": "integer",
     "bucket": "keyword",
     "content_type": "keyword",
     "chunk_index": "integer",
+    "key": {"type": "keyword", "prefix": True},
 }
-"""Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else."""
+"""Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else. Matching
+keys by prefix is new in Qdrant 1.19, byte-wise and case-sensitive (its openapi.json, ``MatchPrefix``)."""
 
 
 class QdrantStore:
@@ -102,9 +105,9 @@ class QdrantStore:
                 if error.context.get("status") != httpx.codes.CONFLICT:  # somebody else created it just now
                     raise
         info = await self._describe(contract)
-        for field, kind in INDEXES.items():
+        for field, schema in INDEXES.items():
             if field not in info["payload_schema"]:
-                index = {"field_name": field, "field_schema": kind}
+                index = {"field_name": field, "field_schema": schema}
                 await self._call("PUT", f"/collections/{name}/index", name, index, write=True)
 
     async def check_collection(self, contract: CollectionContract) -> None:
@@ -122,7 +125,8 @@ class QdrantStore:
         for field, value in expected.items():
             if vectors.get(field) != value:
                 raise _mismatch(contract, f"vector {field}", vectors.get(field), value)
-        for field, kind in INDEXES.items():
+        for field, schema in INDEXES.items():
+            kind = schema if isinstance(schema, str) else schema["type"]
             found = info["payload_schema"].get(field)
             if found is not None and found["data_type"] != kind:
                 raise _mismatch(contract, f"index of {field}", found["data_type"], kind)
@@ -269,14 +273,21 @@ class QdrantStore:
         """Return the nearest points, best first; ``score`` is the cosine similarity.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch" (another dimension).
+            FatalError: "collection_missing", "schema_mismatch" (another dimension); "filter_too_broad".
             TransientError: the store is away.
+
+        Cost: one request; up to five where a metadata name has a quote or a backslash, for which Qdrant has no path.
         """
-        body: dict[str, Any] = {"query": np.ascontiguousarray(vector, np.float32), "limit": limit, "with_payload": True}
+        body: dict[str, Any] = {"query": np.ascontiguousarray(vector, np.float32), "with_payload": True}
         if must := _conditions(where):
             body["filter"] = {"must": must}
-        result = await self._call("POST", f"/collections/{collection}/points/query", collection, body)
-        return [SearchHit(PointId(hit["id"]), float(hit["score"]), hit["payload"] or {}) for hit in result["points"]]
+
+        async def ask(count: int) -> list[SearchHit]:
+            request = {**body, "limit": count}
+            result = await self._call("POST", f"/collections/{collection}/points/query", collection, request)
+            return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
+
+        return await search_exactly(ask, where, limit, self.name.value)
 
     async def _call(
         self, method: str, path: str, collection: str | None, body: Any = None, *, write: bool = False
@@ -328,8 +339,11 @@ def _equals(field: str, value: str) -> dict[str, Any]:
 def _conditions(where: SearchFilter) -> list[dict[str, Any]]:
     named = {"bucket": where.bucket, "content_type": where.content_type}
     must = [_equals(field, value) for field, value in named.items() if value is not None]
-    # A quoted part of a path may hold any character, also dots.
-    return must + [_equals(f'metadata."{name}"', value) for name, value in (where.metadata or {}).items()]
+    if where.key_prefix:
+        must.append({"key": "key", "match": {"prefix": where.key_prefix}})
+    # A quoted part of a path may hold any character, also dots, but neither a quote nor a backslash.
+    entries = (where.metadata or {}).items()
+    return must + [_equals(f'metadata."{name}"', value) for name, value in entries if not set(name) & set('"\\')]
 
 
 def _mismatch(contract: CollectionContract, what: str, found: Any, expected: Any) -> FatalError:

@@ -15,6 +15,11 @@ from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import Point, StoredPoint
 
 _OPERATORS = base_pb2.Filters
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What Weaviate trims (Go's ``unicode.IsSpace``); Python's own ``strip`` takes more."""
+LINE_FEEDS = 2
+"""Line feeds in a key, after a prefix, with which a search by that prefix still finds it. A key with one is rare, one
+with more a curiosity; every further one costs each such search another pass over the index."""
 
 
 def write_object(point: Point, class_name: str) -> Any:
@@ -123,7 +128,10 @@ def filter_objects(object_ids: Sequence[ObjectId], first_chunk: int, end_chunk: 
 
 
 def filter_where(where: SearchFilter) -> Any | None:
-    """Return a search's conditions as one filter; None when there are none."""
+    """Return a search's conditions as one filter; None when there are none. It may let through too much.
+
+    Weaviate trims white space at both ends of what it compares.
+    """
     exact = {"bucket": where.bucket, "content_type": where.content_type}
     parts = [
         _filter(name, _OPERATORS.OPERATOR_EQUAL, value_text=value) for name, value in exact.items() if value is not None
@@ -132,7 +140,24 @@ def filter_where(where: SearchFilter) -> Any | None:
     for key, text in metadata.items():
         pair = base_pb2.TextArray(values=[f"{escape(key)}={text}"])
         parts.append(_filter("metadata", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=pair))
+    if (core := (where.key_prefix or "").strip(_WHITE_SPACE)) != "":
+        parts.append(_filter_key_prefix(core))
     return _all_of(parts) if parts else None
+
+
+def _filter_key_prefix(prefix: str) -> Any:
+    """Return a filter for keys that start so, and a few more.
+
+    Weaviate makes a regular expression of the operand of ``Like``: ``?`` stands for any character, ``*`` for any
+    number of them, neither can be quoted, and neither stands for a line feed (adapters/repos/db/inverted/
+    like_regexp.go). So a wildcard in the prefix becomes "any character", and keys with up to
+    ``LINE_FEEDS`` line feeds after the prefix get a pattern each. Cost: reads the index from the first key with the
+    prefix to the last, once per pattern; the whole index when the prefix begins with a wildcard.
+    """
+    literal = prefix.replace("*", "?")
+    patterns = [literal + "*\n" * feeds + "*" for feeds in range(LINE_FEEDS + 1)]
+    parts = [_filter("key", _OPERATORS.OPERATOR_LIKE, value_text=pattern) for pattern in patterns]
+    return base_pb2.Filters(operator=_OPERATORS.OPERATOR_OR, filters=parts)
 
 
 def _filter(name: str, operator: Any, **value: Any) -> Any:

@@ -61,6 +61,11 @@ class Principal:
         """True when there is something that the key may not use."""
         return "*" not in self.buckets or "*" not in self.collections
 
+    @property
+    def sees_jobs_of(self) -> str | None:
+        """Whose jobs are to be shown; None means everybody's."""
+        return self.name if self.is_restricted else None
+
     def may_use_collection(self, collection: str) -> bool:
         """True when the key covers a collection."""
         return any(fnmatch.fnmatchcase(collection, glob) for glob in self.collections)

@@ -31,12 +31,24 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
         "summary": "Only say what a sync would do",
         "value": {"source": {"bucket": "docs", "prefix": "handbook/"}, "collection": "handbook", "mode": "plan"},
     },
+    "verify": {
+        "summary": "Compare both stores with each other and with what was written; needs an existing collection",
+        "value": {"source": {"bucket": "docs"}, "collection": "handbook", "mode": "verify"},
+    },
 }
 
 SEARCH_EXAMPLES: Final[dict[str, Any]] = {
     "smallest": {
         "summary": "The ten nearest passages of every store",
         "value": {"collection": "handbook", "query": "how do I reset my password?"},
+    },
+    "below": {
+        "summary": "Only passages of objects under a prefix",
+        "value": {
+            "collection": "handbook",
+            "query": "how do I reset my password?",
+            "filter": {"key_prefix": "handbook/it/"},
+        },
     },
     "filtered": {
         "summary": "PDF files of one team, from one store",

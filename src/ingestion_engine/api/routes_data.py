@@ -5,28 +5,35 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field, StringConstraints
 
 from ingestion_engine.api.auth import Asking
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
-from ingestion_engine.api.routes_jobs import PageQuery, Using
-from ingestion_engine.api.views import PROBLEMS, Hit, SearchView, View
+from ingestion_engine.api.routes_jobs import IdempotencyKey, PageQuery, Using, answer_accepted
+from ingestion_engine.api.views import PROBLEMS, Hit, JobAccepted, SearchView, View
+from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
-from ingestion_engine.domain.spec import COLLECTION_PATTERN, CollectionContract, StoreName, Strict
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, CollectionContract, EngineName, StoreName, Strict
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.job_records import JobRecord, format_moment
+from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.search import SearchQuery
+from ingestion_engine.services.terms import request_removal
 
 router = APIRouter(responses=PROBLEMS)
 
 
 class Filter(Strict):
-    """Conditions that all must hold."""
+    """Conditions that all must hold; texts are compared byte for byte, the same in every store."""
 
     bucket: str | None = None
     content_type: str | None = None
     """Detected media type, exactly."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
-    """Entries that a passage's metadata must have."""
+    """Entries that a passage's metadata must have: the object's S3 user metadata and the metadata of its job."""
+    key_prefix: str | None = Field(default=None, max_length=1024)
+    """What the object's key starts with."""
 
 
 class SearchRequest(Strict):
@@ -50,6 +57,24 @@ class StoreCount(View):
     """Why the number is not known."""
 
 
+class LastJob(View):
+    """The newest job on a collection that the caller may see."""
+
+    job_id: str
+    state: JobState
+    mode: str
+    finished_at: str | None
+
+
+class LastVerified(View):
+    """The last comparison of the whole collection in all stores."""
+
+    job_id: str
+    at: str
+    differences: int
+    """What was found then: objects that differ, and points that belong to no object."""
+
+
 class CollectionView(View):
     """A collection."""
 
@@ -57,7 +82,12 @@ class CollectionView(View):
     contract: CollectionContract
     stores: dict[StoreName, StoreCount]
     objects: dict[str, int] | None
-    """Objects by state (``present``, ``failed``); None when the table cannot be read."""
+    """Objects by state (``present``, ``failed``) and their ``chunks``; None when the table cannot be read, and in
+    lists."""
+    last_job: LastJob | None = None
+    """None when there is none, and in lists."""
+    verified: LastVerified | None = None
+    """None when there was none, and in lists."""
 
 
 class CollectionList(View):
@@ -79,6 +109,18 @@ class ObjectQuery(PageQuery):
     prefix: str = ""
     """Only keys that start so."""
     state: str | None = Field(default=None, pattern="^(present|failed)$")
+    """``present`` (its newest version is in the stores) or ``failed`` (it is not; an older one may be)."""
+
+
+class RemovalQuery(Strict):
+    """Which objects to remove from a collection."""
+
+    prefix: str = Field(max_length=1024)
+    """Only objects whose keys start so; required, and empty only together with ``all``."""
+    all: bool = False
+    """Allow an empty prefix: every object."""
+    engine: EngineName | None = None
+    """Where the job runs; None means the first that this service has."""
 
 
 @router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
@@ -87,7 +129,8 @@ async def search(
 ) -> SearchView:
     """Return the passages nearest to a query, from every store of the collection side by side."""
     asking.check_collection(body.collection)
-    where = SearchFilter(body.filter.bucket, body.filter.content_type, body.filter.metadata or None)
+    wanted = body.filter
+    where = SearchFilter(wanted.bucket, wanted.content_type, wanted.metadata or None, wanted.key_prefix)
     query = SearchQuery(body.collection, body.query, body.limit, body.stores, where)
     found = await services.search.search(query)
     results = {name: [Hit.model_validate(hit) for hit in hits] for name, hits in found.results.items()}
@@ -106,9 +149,18 @@ async def list_collections(asking: Asking, services: Using) -> CollectionList:
 
 @router.get("/collections/{name}", operation_id="get_collection", summary="Look at a collection", tags=["collections"])
 async def get_collection(name: str, asking: Asking, services: Using) -> CollectionView:
-    """Return a collection's contract, its points per store and its objects by state."""
+    """Return a collection's contract, points per store, objects by state, last job and last comparison."""
     asking.check_collection(name)
-    return CollectionView.model_validate(dataclasses.asdict(await services.collections.describe(name)))
+    detail = await services.collections.describe(name)
+    mine = JobFilter(collection=name, owner=asking.sees_jobs_of)
+    newest, _ = await services.jobs.list_page(mine, limit=1, cursor=None)
+    shown = {**dataclasses.asdict(detail), "last_job": _show_last(newest[0]) if newest else None}
+    return CollectionView.model_validate(shown)
+
+
+def _show_last(job: JobRecord) -> LastJob:
+    finished_at = format_moment(job.finished_at)
+    return LastJob(job_id=job.id, state=job.state, mode=str(job.request["mode"]), finished_at=finished_at)
 
 
 @router.get(
@@ -126,3 +178,38 @@ async def list_objects(
         name, prefix=query.prefix, state=query.state, limit=query.limit, cursor=query.cursor
     )
     return ObjectPage(items=page.items, next_cursor=page.next_cursor)
+
+
+@router.delete(
+    "/collections/{name}/objects",
+    status_code=202,
+    operation_id="delete_objects",
+    summary="Remove objects from a collection",
+    tags=["collections"],
+)
+async def delete_objects(
+    name: str,
+    query: Annotated[RemovalQuery, Query()],
+    response: Response,
+    asking: Asking,
+    services: Using,
+    key: IdempotencyKey = None,
+) -> JobAccepted:
+    """Store a job that removes all points of the objects under a prefix from every store.
+
+    The bucket is not touched: objects that are still in it come back with the next sync that covers them.
+    """
+    asking.check_collection(name)
+    if not query.prefix and not query.all:
+        raise SubmissionError(
+            "validation_error",
+            "an empty prefix means every object of the collection",
+            hint="name a prefix, or add all=true",
+            field="prefix",
+        )
+    request = request_removal(await services.collections.require(name), query.prefix)
+    asking.check_request(request)
+    engine = query.engine or next(iter(services.parts.engines), EngineName.RAY)
+    return answer_accepted(
+        await services.jobs.submit(engine, request, owner=asking.name, idempotency_key=key), response
+    )

@@ -29,6 +29,7 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX, Submitted
+from ingestion_engine.services.terms import check_submittable
 
 router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 
@@ -76,26 +77,29 @@ class LogQuery(Strict):
 async def submit_ray_job(
     request: RequestBody, response: Response, asking: Asking, services: Using, key: IdempotencyKey = None
 ) -> JobAccepted:
-    """Store a job that embeds every object under a prefix, and answer at once; Ray hears of it next."""
+    """Store a job on the objects under a prefix, and answer at once; Ray hears of it next."""
     asking.check_request(request)
+    check_submittable(request)
     done = await services.jobs.submit(EngineName.RAY, request, owner=asking.name, idempotency_key=key)
-    return _accept(done, response)
+    return answer_accepted(done, response)
 
 
 @router.post("/spark/jobs", status_code=202, operation_id="submit_spark_job", summary="Submit a job to Spark")
 async def submit_spark_job(
     request: RequestBody, response: Response, asking: Asking, services: Using, key: IdempotencyKey = None
 ) -> JobAccepted:
-    """Store a job that embeds every object under a prefix, and answer at once; Kubernetes hears of it next."""
+    """Store a job on the objects under a prefix, and answer at once; Kubernetes hears of it next."""
     asking.check_request(request)
+    check_submittable(request)
     done = await services.jobs.submit(EngineName.SPARK, request, owner=asking.name, idempotency_key=key)
-    return _accept(done, response)
+    return answer_accepted(done, response)
 
 
 @router.post("/spark/manifest", operation_id="show_spark_manifest", summary="Show the SparkApplication of a request")
 async def show_spark_manifest(request: RequestBody, asking: Asking, services: Using) -> dict[str, Any]:
     """Return the manifest that ``POST /spark/jobs`` would create; creates nothing."""
     asking.check_request(request)
+    check_submittable(request)
     services.preflight.check_configured(EngineName.SPARK, request.stores)
     build = services.parts.spark_manifest
     if build is None:
@@ -110,7 +114,7 @@ async def list_jobs(query: Annotated[JobListQuery, Query()], asking: Asking, ser
         engine=query.engine,
         states=query.state or None,
         collection=query.collection,
-        owner=asking.name if asking.is_restricted else None,
+        owner=asking.sees_jobs_of,
     )
     found, following = await services.jobs.list_page(where, limit=query.limit, cursor=query.cursor)
     return JobPage(items=[show_job(job) for job in found], next_cursor=following)
@@ -126,7 +130,7 @@ async def get_job(job_id: str, asking: Asking, services: Using) -> JobView:
 async def list_failures(
     job_id: str, query: Annotated[PageQuery, Query()], asking: Asking, services: Using
 ) -> FailurePageView:
-    """Return the objects that could not be ingested, each with a code and a reason."""
+    """Return the objects that could not be ingested or that differ, each with a code and a reason."""
     asking.check_job(await services.jobs.get(job_id))
     page = await services.jobs.read_failures(job_id, limit=query.limit, cursor=query.cursor)
     return FailurePageView(items=[Failure.model_validate(item) for item in page.items], next_cursor=page.next_cursor)
@@ -155,7 +159,7 @@ async def retry_job(
     """Store a new job for exactly the objects that failed in an ended one."""
     old = asking.check_job(await services.jobs.get(job_id))
     asking.check_request(JobRequest.model_validate(old.request))
-    return _accept(await services.jobs.retry(job_id, owner=asking.name, idempotency_key=key), response)
+    return answer_accepted(await services.jobs.retry(job_id, owner=asking.name, idempotency_key=key), response)
 
 
 @router.get(
@@ -195,7 +199,8 @@ def _dump(job: JobRecord) -> bytes:
     return orjson.dumps(show_job(job).model_dump(mode="json"))
 
 
-def _accept(done: Submitted, response: Response) -> JobAccepted:
+def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
+    """Return the body of a 202 and set its headers."""
     response.headers["Location"] = f"/jobs/{done.job.id}"
     if not done.created:
         response.headers["Idempotency-Replayed"] = "true"

@@ -95,7 +95,7 @@ class JobPage(View):
 
 
 class Failure(View):
-    """An object that could not be ingested."""
+    """An object that could not be ingested, or that a comparison of the stores found to differ."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -103,6 +103,8 @@ class Failure(View):
     code: str
     reason: str | None = None
     retryable: bool = False
+    differences: dict[StoreName, dict[str, int]] = Field(default_factory=dict)
+    """Points by store and kind of difference, when the stores were compared."""
 
 
 class FailurePageView(View):

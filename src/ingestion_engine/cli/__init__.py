@@ -4,7 +4,7 @@ Exit codes, for scripts:
 
 ==== ==========================================================
 0    succeeded
-1    something unexpected
+1    something unexpected, or a comparison found differences
 2    the command line is wrong
 3    the job failed
 4    the job partially succeeded: some objects failed

@@ -8,7 +8,7 @@ import orjson
 import typer
 from rich.text import Text
 
-from ingestion_engine.cli.output import exit_code_of, open_client, out, write_json, write_pairs, write_table
+from ingestion_engine.cli.output import exit_code_of_job, open_client, out, write_json, write_pairs, write_table
 from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
@@ -44,7 +44,7 @@ def submit(
         raise typer.BadParameter("ray or spark", param_hint="--engine")
     with open_client(url) as client:
         accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
-        return _accepted(client, accepted, follow=follow, json=json)
+        return tell_accepted(client, accepted, follow=follow, json=json)
 
 
 @takes_request
@@ -62,7 +62,8 @@ def spark_manifest(request: dict[str, Any], json: Json = False, url: Url = DEFAU
     return 0
 
 
-def _accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
+def tell_accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
+    """Print a job that was accepted, follow it if wanted, and return the exit code."""
     job_id = str(accepted["job_id"])
     if json:
         write_json(accepted)
@@ -70,7 +71,7 @@ def _accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, j
         out.print(Text(f"{job_id} {accepted['state']}"))
     if not follow:
         return 0
-    return int(exit_code_of(watch_job(client, job_id, json=json)["state"]))
+    return int(exit_code_of_job(watch_job(client, job_id, json=json)))
 
 
 def jobs(
@@ -125,7 +126,7 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
         found = client.get_job(job)
     if json:
         write_json(found)
-        return int(exit_code_of(found["state"]))
+        return int(exit_code_of_job(found))
     source = found["request"]["source"]
     write_pairs(
         {
@@ -146,13 +147,13 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
     )
     if found["state"] in FINAL_STATES:
         show_end(found)
-    return int(exit_code_of(found["state"]))
+    return int(exit_code_of_job(found))
 
 
 def watch(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
     """Follow a job to its end; the exit code tells how it ended."""
     with open_client(url) as client:
-        return int(exit_code_of(watch_job(client, job, json=json)["state"]))
+        return int(exit_code_of_job(watch_job(client, job, json=json)))
 
 
 def failures(
@@ -161,7 +162,7 @@ def failures(
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the objects of a job that could not be ingested."""
+    """List the objects of a job that could not be ingested, or that it found to differ between the stores."""
     with open_client(url) as client:
         found = []
         for item in client.iter_failures(job):
@@ -194,7 +195,7 @@ def retry(
 ) -> int:
     """Make a new job for exactly the objects that failed in an ended one."""
     with open_client(url) as client:
-        return _accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
+        return tell_accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
 
 
 def logs(

@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
 
     SUCCEEDED = 0
     UNEXPECTED = 1
+    DIFFERENT = 1  # as diff and cmp do; a defect of ours is as much a reason to look
     USAGE = 2
     FAILED = 3
     PARTIALLY_SUCCEEDED = 4
@@ -54,6 +55,13 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def exit_code_of(state: str) -> ExitCode:
     """Return the exit code of a job's state; one that has not ended is no failure. Pure."""
     return _OF_STATE.get(state, ExitCode.SUCCEEDED)
+
+
+def exit_code_of_job(job: Mapping[str, Any]) -> ExitCode:
+    """Return the exit code of a job; a comparison that found differences is no failure like others. Pure."""
+    if (job.get("error") or {}).get("code") == "differences_found":
+        return ExitCode.DIFFERENT
+    return exit_code_of(str(job["state"]))
 
 
 def open_client(url: str) -> IngestClient:

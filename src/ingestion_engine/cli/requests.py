@@ -78,7 +78,7 @@ def gather_request(
     include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Glob of keys to leave out; repeatable.")] = None,
     store: Annotated[list[str] | None, typer.Option(help="qdrant or weaviate; repeatable.")] = None,
-    mode: Annotated[str | None, typer.Option(help="sync, full or plan.")] = None,
+    mode: Annotated[str | None, typer.Option(help="sync, full, plan, verify or repair.")] = None,
     delete_missing: Annotated[bool | None, typer.Option(help="Remove points of objects that are gone.")] = None,
     allow_mass_delete: Annotated[bool | None, typer.Option(help="Allow a plan that deletes much.")] = None,
     retry_failed: Annotated[bool | None, typer.Option(help="Try objects again that failed for good.")] = None,

@@ -12,8 +12,8 @@ DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _HELP: Final = (
     "Embed every object under an S3 prefix into Qdrant and Weaviate.\n\n"
-    "Exit codes: 0 succeeded · 1 unexpected · 2 wrong command line · 3 job failed · 4 job partially succeeded · "
-    "5 refused by the service · 6 job canceled · 7 service unreachable.\n\n"
+    "Exit codes: 0 succeeded · 1 unexpected, or stores differ · 2 wrong command line · 3 job failed · "
+    "4 job partially succeeded · 5 refused by the service · 6 job canceled · 7 service unreachable.\n\n"
     "The service is INGEST_API_URL (or --url); its key, if it wants one, is INGEST_API_KEY."
 )
 

@@ -114,11 +114,14 @@ def show_end(job: Mapping[str, Any]) -> None:
     state, counts = str(job["state"]), job["counts"]
     duration = "" if job["duration_s"] is None else f" after {job['duration_s']:.1f} s"
     out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), duration))
-    names = ("listed", "new", "changed", "unchanged", "done", "failed", "deleted", "chunks", "chunks_embedded")
+    names = (
+        *("listed", "new", "changed", "unchanged", "outside_filters", "done", "failed", "deleted"),
+        *("verified", "different", "repaired", "foreign_points", "chunks", "chunks_embedded"),
+    )
     told = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if told:
         out.print(Text("  " + " · ".join(told)))
-    if counts.get("failed"):
+    if any(counts.get(name) for name in ("failed", "different", "foreign_points")):
         out.print(Text(f"  ingest failures {job['job_id']}"))
     error = job.get("error")
     if error and state == "failed":

@@ -57,7 +57,7 @@ _WAL: Final = {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_close
 _FACTORS: Final = ("replication_factor", "write_consistency_factor")
 _VECTOR: Final = ("size", "distance", "hnsw_config", "on_disk", "memory", "datatype")
 _INDEX_PARAMS: Final = {
-    "keyword": (edge.KeywordIndexParams, ("is_tenant", "on_disk", "enable_hnsw")),
+    "keyword": (edge.KeywordIndexParams, ("is_tenant", "on_disk", "enable_hnsw", "prefix")),
     "integer": (edge.IntegerIndexParams, ("lookup", "range", "is_principal", "on_disk", "enable_hnsw")),
     "float": (edge.FloatIndexParams, ("is_principal", "on_disk", "enable_hnsw")),
     "geo": (edge.GeoIndexParams, ("on_disk", "enable_hnsw")),
@@ -189,7 +189,12 @@ def make_index(field: str, schema: Any) -> edge.UpdateOperation:
     with engine_errors():
         if type(schema) is not dict:
             return edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, kind.capitalize()))
-        check_fields(schema, ("type", *names), f"struct {kind.capitalize()}IndexParams", rejected=_INDEX_REJECTED)
+        check_fields(
+            schema,
+            ("type", *names),
+            f"struct {kind.capitalize()}IndexParams",
+            rejected=set(_INDEX_REJECTED).difference(names),
+        )
         given = {name: value for name, value in schema.items() if name in names and value is not None}
         if given.get("lookup") is False and given.get("range") is False:
             text = "Validation error: the 'lookup' and 'range' capabilities can't be both disabled [{}]"

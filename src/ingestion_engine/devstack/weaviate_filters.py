@@ -228,7 +228,7 @@ class _Compiler:
         column = self._columns.get(operand.name)
         if column is not None:
             if like:
-                return _Part(f"o.{column} GLOB ?", [text.strip().replace("[", "[[]")], frozenset(), frozenset({column}))
+                return _Part(f"wv_like(?, o.{column})", [text.strip()], frozenset(), frozenset({column}))
             return self._compare(f"o.{column}", operand.operator, text.strip())
         terms = tokenize_pattern(tokenization, text) if like else tokenize(tokenization, text)
         if tokenization == "word" and not like:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def term_test(operand: Operand, tokenization: str, terms: list[str]) -> Leaf:
     """The test of one tokenised property against the operand's terms; all terms must hold."""
     name, operator = operand.name, operand.operator
     if operator == _PB.OPERATOR_LIKE:
-        patterns = [_like_pattern(term) for term in terms]
+        patterns = [like_pattern(term) for term in terms]
 
     def matches(props: dict[str, Any]) -> bool:
         value = props.get(name)
@@ -85,7 +86,14 @@ def term_test(operand: Operand, tokenization: str, terms: list[str]) -> Leaf:
     return matches
 
 
-def _like_pattern(term: str) -> re.Pattern[str]:
+def match_like(term: str, text: str | None) -> bool:
+    """True when a whole text is like a term; an absent text is like none. Wildcards stop at line feeds, as Go's do."""
+    return text is not None and like_pattern(term).fullmatch(text) is not None
+
+
+@functools.lru_cache(maxsize=256)
+def like_pattern(term: str) -> re.Pattern[str]:
+    """The regular expression that Weaviate makes of an operand of Like, to be used with ``fullmatch``."""
     return re.compile(re.escape(term).replace(r"\?", ".").replace(r"\*", ".*"))
 
 

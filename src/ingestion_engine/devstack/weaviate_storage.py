@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from ingestion_engine.devstack.weaviate_filters import Compiled
-from ingestion_engine.devstack.weaviate_operands import Leaf
+from ingestion_engine.devstack.weaviate_operands import Leaf, match_like
 from ingestion_engine.devstack.weaviate_records import NewObject, StoredObject, WrongDimensionError
 from ingestion_engine.devstack.weaviate_schema import Definition, vector_spaces
 from ingestion_engine.devstack.weaviate_values import parse_date, parse_uuid
@@ -71,6 +71,7 @@ class Collection:
         self._db.executescript(_TABLES)
         self._leaves: tuple[Leaf, ...] = ()
         self._db.create_function("wv_match", 2, self._match)
+        self._db.create_function("wv_like", 2, match_like, deterministic=True)
         self.columns: dict[str, str] = dict(self._db.execute("SELECT prop, name FROM columns"))
         self.dimensions: dict[str, int] = dict(self._db.execute("SELECT space, size FROM dimensions"))
         self._indexed = {row[1].removeprefix("by_") for row in self._db.execute("PRAGMA index_list(objects)")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
@@ -130,11 +130,24 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Conditions that all must hold; None means no condition."""
+    """Conditions that all must hold; None means no condition. Compared byte for byte, white space and case included."""
 
     bucket: str | None = None
     content_type: str | None = None
     metadata: Mapping[str, str] | None = None
+    """Entries that the payload's metadata must have."""
+    key_prefix: str | None = None
+    """What the key starts with."""
+
+    def matches(self, payload: Mapping[str, Any]) -> bool:
+        """True when a payload fulfils every condition: what they mean in every store. Pure."""
+        exact = {"bucket": self.bucket, "content_type": self.content_type}
+        held = payload.get("metadata") or {}
+        return (
+            all(payload.get(name) == value for name, value in exact.items() if value is not None)
+            and all(held.get(name) == value for name, value in (self.metadata or {}).items())
+            and str(payload.get("key", "")).startswith(self.key_prefix or "")
+        )
 
 
 class VectorStore(Protocol):
@@ -210,7 +223,11 @@ class VectorStore(Protocol):
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
     ) -> list[SearchHit]:
-        """Return the nearest points, best first."""
+        """Return the nearest points that fulfil the conditions exactly, best first.
+
+        Raises FatalError "filter_too_broad" when the store cannot express the conditions and would have to look at
+        more than 10,000 points.
+        """
 
     async def close(self) -> None:
         """Release connections."""

@@ -105,6 +105,7 @@ class Counts:
             "unchanged": tally.unchanged,
             "directory_markers": tally.directory_markers,
             "failed_before": tally.failed_before,
+            "outside_filters": tally.outside_filters,
             "gone": self.gone,
             "deleted": self.deleted,
             "to_delete": tally.deletes,

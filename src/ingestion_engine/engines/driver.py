@@ -329,6 +329,7 @@ class Driver:
         """What a sync has to do: the listing beside the object table."""
         request = self.spec.request
         only = self._only_keys()
+        selection = Selection(request.source, only)
         rules = DiffRules(
             self.spec.job_id,
             request.source.bucket,
@@ -336,11 +337,13 @@ class Driver:
             full=request.mode is Mode.FULL,
             delete_missing=request.delete_missing and only is None,
             retry_failed=request.retry_failed,
-            selects=Selection(request.source, only).matches,
+            selects=selection.matches,
+            leaves_out=selection.leaves_out,
         )
 
         def find() -> Iterator[PlannedObject]:
-            listing = self.source.list_objects(request.source.bucket, request.source.prefix)
+            parts = (self.source.list_objects(request.source.bucket, prefix) for prefix in selection.prefixes)
+            listing = itertools.chain.from_iterable(parts)
             ordered = sort_listing(listing) if sort_first else check_order(listing)
             return diff_objects(ordered, self.table.scan(request.source.prefix), rules, self.counts.tally)
 

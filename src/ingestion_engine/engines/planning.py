@@ -75,6 +75,8 @@ class Tally:
     """Done by an earlier attempt of this job."""
     already_failed: int = 0
     table_rows: int = 0
+    outside_filters: int = 0
+    """Rows under the job's prefix that its globs leave out: they and their points stay as they are."""
     deletes: int = 0
     by_action: dict[Action, int] = field(default_factory=dict)
     bytes_planned: int = 0
@@ -94,6 +96,8 @@ class DiffRules:
     delete_missing: bool
     retry_failed: bool
     selects: Callable[[str], bool]
+    leaves_out: Callable[[str], bool] = lambda _key: False
+    """True for keys outside the job's filters; where ``selects`` is false for another reason, they are not reported."""
 
 
 def diff_objects(
@@ -103,12 +107,12 @@ def diff_objects(
 
     Args:
         listing: Strictly increasing by UTF-8 bytes of the key, all keys of the job's prefix.
-        table: The same order; rows outside the job's filters are left alone.
+        table: The same order; rows outside the job's filters are counted and left alone.
         rules: Of the job.
         tally: Counts, updated as the stream is consumed.
     """
     refs = (ref for ref in listing if rules.selects(ref.key))
-    rows = (row for row in table if rules.selects(row.key))
+    rows = _select_rows(table, rules, tally)
     ref, row = next(refs, None), next(rows, None)
     while ref is not None or row is not None:
         ref_key = None if ref is None else ref.key.encode("utf-8")
@@ -123,6 +127,14 @@ def diff_objects(
             ref = next(refs, None)
         if take_row:
             row = next(rows, None)
+
+
+def _select_rows(table: Iterable[TableRow], rules: DiffRules, tally: Tally) -> Iterator[TableRow]:
+    for row in table:
+        if rules.selects(row.key):
+            yield row
+        else:
+            tally.outside_filters += rules.leaves_out(row.key)
 
 
 def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally: Tally) -> PlannedObject | None:

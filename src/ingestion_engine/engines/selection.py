@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 from ingestion_engine.domain.spec import Source
+
+MOST_PREFIXES = 100
+"""Prefixes listed one by one; each costs a request at least, so more are listed as one (a guess)."""
+KEY_BYTES = 1024
+"""S3's longest key, and so the longest prefix it takes."""
 
 
 class Selection:
@@ -21,15 +27,21 @@ class Selection:
         self._include = _compile(source.include)
         self._exclude = _compile(source.exclude)
         self._only = None if only_keys is None else frozenset(only_keys)
+        self.prefixes = reduce_prefixes(source.prefix + literal_prefix(glob) for glob in source.include or ("",))
+        """What to list, in the order of UTF-8 bytes, none a prefix of another: every key that matches is there once."""
 
     def matches(self, key: str) -> bool:
         """True when the job is about this key."""
-        if not key.startswith(self._prefix) or (self._only is not None and key not in self._only):
-            return False
+        return (self._only is None or key in self._only) and not self.leaves_out(key)
+
+    def leaves_out(self, key: str) -> bool:
+        """True when prefix and globs do not let this key through; an explicit list of keys does not matter."""
+        if not key.startswith(self._prefix):
+            return True
         rest = key[len(self._prefix) :]
         if self._include is not None and not self._include.fullmatch(rest):
-            return False
-        return self._exclude is None or not self._exclude.fullmatch(rest)
+            return True
+        return self._exclude is not None and self._exclude.fullmatch(rest) is not None
 
 
 def _compile(globs: Collection[str]) -> re.Pattern[str] | None:
@@ -41,22 +53,60 @@ def _compile(globs: Collection[str]) -> re.Pattern[str] | None:
 _TOKEN = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
+_WILDCARDS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_NOTHING = "(?!)"
+
+
 def translate_glob(glob: str) -> str:
-    """Return the regular expression of a glob, to be used with ``fullmatch``."""
-    parts: list[str] = []
-    for piece in _TOKEN.findall(glob):
-        if piece == "**/":
-            parts.append("(?:.*/)?")
-        elif piece == "**":
-            parts.append(".*")
-        elif piece == "*":
-            parts.append("[^/]*")
-        elif piece == "?":
-            parts.append("[^/]")
-        elif len(piece) > 2 and piece[0] == "[" and piece[-1] == "]":
-            negated = piece[1] == "!"
-            body = piece[2 if negated else 1 : -1].replace("\\", "\\\\").replace("^", "\\^").replace("[", "\\[")
-            parts.append(f"(?!/)[{'^' if negated else ''}{body}]")
-        else:
-            parts.append(re.escape(piece))
-    return "".join(parts)
+    """Return the regular expression of a glob, to be used with ``fullmatch``. Pure; every string is a glob."""
+    return "".join(_WILDCARDS.get(piece) or _translate_class(piece) or re.escape(piece) for piece in _split(glob))
+
+
+def literal_prefix(glob: str) -> str:
+    """Return what every key that a glob matches starts with: all before its first wildcard or class. Pure."""
+    literal = ""
+    for piece in _split(glob):
+        if piece in _WILDCARDS or _translate_class(piece) is not None:
+            break
+        literal += piece
+    return literal
+
+
+def _split(glob: str) -> Iterator[str]:
+    return (match[0] for match in _TOKEN.finditer(glob))
+
+
+def _translate_class(piece: str) -> str | None:
+    """Return the expression of ``[abc]`` or ``[!abc]``; None for what is none, such as ``[`` and ``[!]``."""
+    if len(piece) < 3 or piece == "[!]" or piece[0] != "[":
+        return None
+    negated = piece[1] == "!"
+    body = piece[2 if negated else 1 : -1]
+    for char in "\\^[&~|":
+        body = body.replace(char, f"\\{char}")
+    expression = f"(?!/)[{'^' if negated else ''}{body}]"
+    try:
+        re.compile(expression)
+    except re.error:  # a range that runs backwards
+        return _NOTHING
+    return expression
+
+
+def reduce_prefixes(prefixes: Iterable[str]) -> list[str]:
+    """Return prefixes in the order of UTF-8 bytes without those that others cover. Pure.
+
+    Listed one after another they give each key once, in order. More than ``MOST_PREFIXES`` become what they share.
+    """
+    kept: list[str] = []
+    for prefix in sorted({_shorten(prefix) for prefix in prefixes}, key=str.encode):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    if len(kept) <= MOST_PREFIXES:
+        return kept
+    # What the first and the last of a sorted list share, all share.
+    pairs = zip(kept[0], kept[-1], strict=False)
+    return ["".join(left for left, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
+
+
+def _shorten(prefix: str) -> str:
+    return prefix.encode()[:KEY_BYTES].decode(errors="ignore")

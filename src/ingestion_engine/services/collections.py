@@ -13,7 +13,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.search import require_contract
-from ingestion_engine.state.collections import list_contracts, read_contract
+from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.object_table import ObjectTable
 
 TIME_LIMIT_S: Final = 5.0
@@ -39,6 +39,9 @@ class CollectionDetail:
     stores: dict[StoreName, PointCount]
     objects: dict[str, int] | None
     """Objects by state, and ``chunks``; None when not asked for or not readable."""
+    verified: dict[str, Any] | None = None
+    """The last comparison of the whole collection: ``job_id``, ``at``, ``differences``; None when there was none, or
+    when not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +90,27 @@ class CollectionService:
             for contract, count in zip(found, counts, strict=True)
         ]
 
+    async def require(self, name: str) -> CollectionContract:
+        """Return a collection's contract. Raises as ``describe``. One read of the state store."""
+        return await require_contract(self._state, name)
+
     async def describe(self, name: str) -> CollectionDetail:
         """Return everything about one collection.
 
         Raises:
             SubmissionError: "collection_not_found" (404), "state_unavailable" (503).
 
-        Cost: one count per store; three columns of the object table.
+        Cost: one count per store; two reads of the state store and three columns of the object table.
         """
         contract = await require_contract(self._state, name)
-        counts, objects = await asyncio.gather(self._count(contract), self._count_objects(name))
-        return CollectionDetail(name, contract, counts, objects)
+        assert self._state is not None
+        try:
+            counts, objects, verified = await asyncio.gather(
+                self._count(contract), self._count_objects(name), asyncio.to_thread(read_verified, self._state, name)
+            )
+        except IngestionError as error:
+            raise _state_unavailable(error) from error
+        return CollectionDetail(name, contract, counts, objects, verified)
 
     async def list_objects(
         self, name: str, *, prefix: str, state: str | None, limit: int, cursor: str | None

@@ -76,6 +76,7 @@ class JobService:
         first = await self._find_first(owner, idempotency_key, body_hash)
         if first is not None:
             return Submitted(first, created=False)
+        request = await self._preflight.complete(request)
         await self._preflight.check(engine, request)
         job = JobRecord(
             id=self._ids.make(),

@@ -14,10 +14,19 @@ from typing import Any, Final, TypeVar
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore
 from ingestion_engine.domain.records import ModelInfo
-from ingestion_engine.domain.spec import CollectionContract, EngineName, JobRequest, StoreName
+from ingestion_engine.domain.spec import (
+    EMBED_NOTHING,
+    ON_WHAT_IS_THERE,
+    CollectionContract,
+    EngineName,
+    JobRequest,
+    StoreName,
+)
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.search import require_contract
 from ingestion_engine.services.specs import name_model
+from ingestion_engine.services.terms import fill_in_terms
 from ingestion_engine.state.collections import find_name_collision, read_contract
 
 TIME_LIMIT_S: Final = 2.0
@@ -68,24 +77,41 @@ class Preflight:
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
         self._away_until: dict[str, float] = {}
 
+    async def complete(self, request: JobRequest) -> JobRequest:
+        """Return a request with what its collection settles; one that may make its collection comes back as it is.
+
+        Raises:
+            SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
+
+        Cost: one read of the state store, for modes that are about what is there.
+        """
+        if request.mode not in ON_WHAT_IS_THERE:
+            return request
+        return fill_in_terms(await require_contract(self._state, request.collection), request)
+
     async def check(self, engine: EngineName, request: JobRequest) -> None:
         """Return when nothing speaks against the job.
 
         Raises:
             SubmissionError: the first thing that does; ``context["errors"]`` lists all of them when there are several.
 
-        Cost: at most one listing, one model description and two reads of the state store, concurrently.
+        Cost: at most one listing, one model description and two reads of the state store, concurrently. Jobs about
+        what is there do not need the bucket, and those that embed nothing do not need the model.
         """
         self.check_configured(engine, request.stores)
         state = self._state
         assert state is not None
         model = name_model(self._settings, request)
         bucket = request.source.bucket
-        checks = {
+        checks: dict[str, Callable[[], Awaitable[Any]]] = {
             "s3": lambda: self._keep(("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket)),
             "ollama": lambda: self._keep(("model", model), lambda: self._embedder.describe(model)),
             "state": lambda: asyncio.to_thread(_look_up_contract, state, request.collection),
         }
+        if request.mode in ON_WHAT_IS_THERE:
+            del checks["s3"]
+        if request.mode in EMBED_NOTHING:
+            del checks["ollama"]
         answers = await self._ask(checks)
         faults = [_refusal(answer, request) for answer in answers.values() if isinstance(answer, FatalError)]
         found = answers.get("state")
