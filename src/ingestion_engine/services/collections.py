@@ -96,8 +96,8 @@ class CollectionService:
         Cost: one count per store; three columns of the object table.
         """
         contract = await require_contract(self._state, name)
-        counts, objects = await asyncio.gather(self._count(contract), self._count_objects(name))
-        return CollectionDetail(name, contract, counts, objects)
+        counts, objects = await asyncio.gather(self._count(contract), self._count_objects(contract.collection))
+        return CollectionDetail(contract.collection, contract, counts, objects)
 
     async def list_objects(
         self, name: str, *, prefix: str, state: str | None, limit: int, cursor: str | None
@@ -109,9 +109,9 @@ class CollectionService:
             where the
                 service was installed without pyarrow.
         """
-        await require_contract(self._state, name)
+        contract = await require_contract(self._state, name)
         assert self._state is not None
-        table = ObjectTable(self._state, name)
+        table = ObjectTable(self._state, contract.collection)
         try:
             rows, following = await asyncio.to_thread(table.page, prefix, state, cursor, limit)
         except SubmissionError:
