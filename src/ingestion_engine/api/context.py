@@ -104,7 +104,7 @@ class Services:
 
 @contextlib.asynccontextmanager
 async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
-    """Make the services, dispatcher and sweep of aliases at work until the end of the context; then close everything."""
+    """Make the services, their tasks at work until the end of the context; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url)
     tasks: list[asyncio.Task[None]] = []
     try:
