@@ -21,6 +21,10 @@ from ingestion_engine.state.collections import list_contracts
 from world import World
 
 
+WHOLE = "Paragraph 1 of the first part.\n\nAnother paragraph 1."
+"""The one chunk of the second object."""
+
+
 @pytest.fixture
 def world() -> World:
     return make_world()
@@ -220,10 +224,10 @@ async def test_an_alias_shows_its_versions_and_whether_stores_agree(plane: Plane
 
 async def test_a_search_by_alias_uses_one_version_throughout(plane: Plane) -> None:
     """The version's own model embeds the query, its own vectors are searched, and the answer names it."""
-    status, found = await call(plane, "POST", "/search", json={"collection": "docs", "query": "Another paragraph 1."})
+    status, found = await call(plane, "POST", "/search", json={"collection": "docs", "query": WHOLE})
     assert status == 200
     assert (found["collection"], found["alias"]) == ("docs_3", "docs")
-    assert {hits[0]["text"] for hits in found["results"].values()} == {"Another paragraph 1."}
+    assert {hits[0]["text"] for hits in found["results"].values()} == {WHOLE}
     assert (await call(plane, "GET", "/collections/docs"))[1]["name"] == "docs_3"
     assert len((await call(plane, "GET", "/collections/docs/objects"))[1]["items"]) == 3
 
