@@ -20,7 +20,6 @@ from ingestion_engine.state.aliases import Alias, read_alias
 from ingestion_engine.state.collections import list_contracts
 from world import World
 
-
 WHOLE = "Paragraph 1 of the first part.\n\nAnother paragraph 1."
 """The one chunk of the second object."""
 
@@ -93,6 +92,15 @@ def test_a_job_with_too_many_failures_moves_nothing(world: World) -> None:
     assert world.run(alias="docs", collection="docs_2", failure_budget=budget)["state"] == "failed"
     assert stands_for(world) == ("docs_1", "docs_1", "docs_1")
     assert world.run(alias="docs", collection="docs_2")["state"] == "partially_succeeded"
+    assert stands_for(world) == ("docs_2", "docs_2", "docs_2")
+
+
+def test_an_empty_version_does_not_replace_a_full_one(world: World) -> None:
+    """As deleting everything would be refused; unless it is allowed."""
+    empty = {"source": {"bucket": "docs", "prefix": "tpyo/"}, "alias": "docs"}
+    assert world.run(**empty, collection="docs_2")["error"]["code"] == "mass_delete_refused"
+    assert stands_for(world) == ("docs_1", "docs_1", "docs_1")
+    assert world.run(**empty, collection="docs_2", allow_mass_delete=True)["state"] == "succeeded"
     assert stands_for(world) == ("docs_2", "docs_2", "docs_2")
 
 

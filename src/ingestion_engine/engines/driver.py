@@ -39,7 +39,7 @@ from ingestion_engine.engines.merge import (
 from ingestion_engine.engines.monitor import Monitor
 from ingestion_engine.engines.parity import ParityPlan, count_points, differences_found
 from ingestion_engine.engines.patience import Patience
-from ingestion_engine.engines.plan_thread import PlanThread
+from ingestion_engine.engines.plan_thread import PlanThread, is_mass_delete
 from ingestion_engine.engines.planning import DiffRules, diff_objects
 from ingestion_engine.engines.preflight import (
     check_alias,
@@ -54,7 +54,7 @@ from ingestion_engine.engines.preflight import (
 from ingestion_engine.engines.rounds import Rounds
 from ingestion_engine.engines.selection import Selection
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.state.aliases import record_move, settle_alias
+from ingestion_engine.state.aliases import find_alias, record_move, settle_alias
 from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
@@ -318,6 +318,7 @@ class Driver:
         alias, spec = self.spec.request.alias, self.spec
         if alias is None or not self._is_within_budget():
             return
+        self._refuse_mass_loss(alias, contract.collection)
         self.prove_parity(contract)
         self._check_alias()
         self.monitor.phase = "finishing"
@@ -336,6 +337,22 @@ class Driver:
             )
             self._settle_alias(alias)
         log.info("alias moved", extra={"alias": alias, "collection": contract.collection})
+
+    def _refuse_mass_loss(self, alias: str, collection: str) -> None:
+        """A version that lacks most of what readers find now is taken for a mistake, as deleting so much would be."""
+        now = self.patience.persist(lambda: find_alias(self.state, alias))
+        if now is None or now.collection == collection or self.spec.request.allow_mass_delete:
+            return
+        before = self.patience.persist(ObjectTable(self.state, now.collection).stats)["present"]
+        after = self.patience.persist(self.table.stats)["present"]
+        if after == 0 < before or is_mass_delete(before - after, before):
+            raise FatalError(
+                "mass_delete_refused",
+                f"{collection} holds {after} objects; {now.collection}, for which alias {alias} stands, holds {before}.",
+                hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
+                deletes=before - after,
+                objects=before,
+            )
 
     def _settle_alias(self, alias: str) -> None:
         """Wait until the stores have followed; when asked to stop meanwhile, leave that to the service."""
