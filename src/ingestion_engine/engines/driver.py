@@ -348,7 +348,7 @@ class Driver:
         if after == 0 < before or is_mass_delete(before - after, before):
             raise FatalError(
                 "mass_delete_refused",
-                f"{collection} holds {after} objects; {now.collection}, for which alias {alias} stands, holds {before}.",
+                f"{collection} holds {after} objects; {now.collection} behind alias {alias} holds {before}.",
                 hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
                 deletes=before - after,
                 objects=before,
