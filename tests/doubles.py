@@ -203,6 +203,7 @@ class MemoryStore:
     name: StoreName
     collections: dict[str, dict[PointId, Point]] = field(default_factory=dict)
     contracts: dict[str, CollectionContract] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
     writes: int = 0
     before_write: Callable[[str], None] = lambda _kind: None
     refuse: Callable[[Point], str | None] = lambda _point: None
@@ -280,7 +281,25 @@ class MemoryStore:
         return list(self.collections)
 
     async def drop_collection(self, collection: str) -> None:
+        self.before_write("drop")
         self.collections.pop(collection, None)
+
+    def spell(self, name: str) -> str:
+        return name
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        self._points(collection)
+        if alias in self.collections:
+            raise FatalError("alias_name_taken", f"{self.name} has a collection named {alias!r}")
+        self.before_write("alias")
+        self.aliases[alias] = collection
+
+    async def list_aliases(self) -> dict[str, str]:
+        return dict(self.aliases)
+
+    async def drop_alias(self, alias: str) -> None:
+        self.before_write("alias")
+        self.aliases.pop(alias, None)
 
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter

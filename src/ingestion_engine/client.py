@@ -90,7 +90,7 @@ class IngestClient:
     def submit(
         self, request: Mapping[str, Any], *, engine: str = "ray", idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Submit a job; return ``job_id``, ``engine``, ``state`` and ``links``."""
+        """Submit a job; return ``job_id``, ``engine``, ``state``, ``collection``, ``alias`` and ``links``."""
         return self._call("POST", f"/{engine}/jobs", json=dict(request), headers=_idempotency(idempotency_key))
 
     def show_manifest(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,6 +237,27 @@ class IngestClient:
         if where:
             body["filter"] = dict(where)
         return self._call("POST", "/search", json=body)
+
+    def list_aliases(self) -> list[dict[str, Any]]:
+        """Return all aliases with what each store knows of them."""
+        items: list[dict[str, Any]] = self._call("GET", "/aliases")["items"]
+        return items
+
+    def get_alias(self, name: str) -> dict[str, Any]:
+        """Return what an alias stands for, its former versions, and whether each store agrees."""
+        return self._call("GET", f"/aliases/{_segment(name)}")
+
+    def roll_back_alias(self, name: str) -> dict[str, Any]:
+        """Go back to the version before; return the alias."""
+        return self._call("POST", f"/aliases/{_segment(name)}/rollback")
+
+    def prune_alias(self, name: str, *, keep: int = 1) -> dict[str, Any]:
+        """Drop the versions before the ``keep`` newest former ones; return the alias and what was ``dropped``."""
+        return self._call("DELETE", f"/aliases/{_segment(name)}/versions", params={"keep": keep})
+
+    def remove_alias(self, name: str) -> None:
+        """Remove an alias; its collections stay."""
+        self._send("DELETE", f"/aliases/{_segment(name)}")
 
     def check_ready(self) -> dict[str, Any]:
         """Return each dependency's health, also when the service is not ready (``status`` says so)."""

@@ -119,7 +119,8 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
     """Flags win over the file; what neither names keeps the service's default."""
     file = tmp_path / "request.json"
     file.write_bytes(orjson.dumps({**BODY, "parallelism": 7, "source": {"bucket": "docs", "prefix": "old/"}}))
-    flags = "--prefix new/ --include *.md --exclude a* --exclude b* --store qdrant --mode full --no-delete-missing"
+    flags = "--alias live --prefix new/ --include *.md --exclude a* --exclude b* --store qdrant --mode full"
+    flags += " --no-delete-missing"
     flags += " --allow-mass-delete --retry-failed --model m --embed-prefix d: --query-prefix q: --max-chars 900"
     flags += " --overlap-chars 9 --failure-fraction 0.5 --failure-min 3 --max-runtime 60 --metadata team=docs"
     assert run("submit", "--file", str(file), *flags.split(), "--json") == 0
@@ -128,6 +129,7 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
         request = client.get_job(job["job_id"])["request"]
     assert request == {
         "source": {"bucket": "docs", "prefix": "new/", "include": ["*.md"], "exclude": ["a*", "b*"]},
+        "alias": "live",
         "collection": "notes",
         "stores": ["qdrant"],
         "mode": "full",

@@ -267,6 +267,39 @@ class QdrantStore:
         """Remove a collection with its points; no error when absent."""
         await self._call("DELETE", f"/collections/{collection}", collection, write=True)
 
+    def spell(self, name: str) -> str:
+        """Return a name as it is. Pure."""
+        return name
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Make a name stand for a collection. Idempotent. One request.
+
+        Creating an alias that exists moves it, under the lock that searches take (Qdrant 1.19, ``update_aliases``);
+        deleting it in the same request, as its manual shows, would lose it where the collection is missing.
+
+        Raises:
+            FatalError: "collection_missing"; "alias_name_taken" when a collection has that name.
+            TransientError: the store is away.
+        """
+        create = {"create_alias": {"collection_name": collection, "alias_name": alias}}
+        try:
+            await self._call("POST", "/collections/aliases", collection, {"actions": [create]}, write=True)
+        except FatalError as error:
+            if error.context.get("status") == httpx.codes.CONFLICT:
+                said = f"qdrant at {self._url} has a collection named {alias}, so no alias can be"
+                raise FatalError("alias_name_taken", said, alias=alias, store="qdrant") from error
+            raise
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Return the collection of every alias. One request."""
+        result = await self._call("GET", "/aliases", None)
+        return {entry["alias_name"]: entry["collection_name"] for entry in result["aliases"]}
+
+    async def drop_alias(self, alias: str) -> None:
+        """Remove an alias; no error when absent. One request."""
+        drop = {"delete_alias": {"alias_name": alias}}
+        await self._call("POST", "/collections/aliases", None, {"actions": [drop]}, write=True)
+
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
     ) -> list[SearchHit]:

@@ -28,6 +28,7 @@ from ingestion_engine.adapters.transport import read_object, transport_errors
 from ingestion_engine.adapters.weaviate_answers import (
     is_about_all,
     is_trouble,
+    read_error,
     translate_answer,
     translate_text,
     weaviate_errors,
@@ -43,7 +44,7 @@ from ingestion_engine.adapters.weaviate_messages import (
     write_object,
 )
 from ingestion_engine.adapters.weaviate_schema import check_definition, make_class_name, make_definition
-from ingestion_engine.domain.errors import FatalError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -340,6 +341,53 @@ class WeaviateStore:
         response = await self._request("DELETE", f"/v1/schema/{make_class_name(collection)}")
         if response.status_code not in (200, 404):
             raise translate_answer(response, self._url, collection)
+
+    def spell(self, name: str) -> str:
+        """Return a name with a capital first letter. Pure."""
+        return make_class_name(name)
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Make a name stand for a class. Idempotent. One request; two for a new alias.
+
+        Raises:
+            FatalError: "collection_missing"; "alias_name_taken" when a class has that name; "aliases_unsupported".
+            TransientError: the store is away.
+        """
+        name, target = make_class_name(alias), make_class_name(collection)
+        response = await self._request("PUT", f"/v1/aliases/{name}", {"class": target})
+        if response.status_code == httpx.codes.NOT_FOUND:
+            response = await self._request("POST", "/v1/aliases", {"alias": name, "class": target})
+        if response.status_code == httpx.codes.OK:
+            return
+        text = read_error(response)
+        if f"class {name} already exists" in text:  # with status 500
+            said = f"weaviate at {self._url} has a class named {name}, so no alias can be"
+            raise FatalError("alias_name_taken", said, alias=alias, store="weaviate")
+        if "target class" in text and "does not exist" in text:
+            said = f"weaviate at {self._url} has no collection {collection}"
+            raise FatalError("collection_missing", said, collection=collection, store="weaviate")
+        raise self._refuse_alias(response)
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Return the class of every alias, with capital first letters. One request."""
+        response = await self._request("GET", "/v1/aliases")
+        if response.status_code != httpx.codes.OK:
+            raise self._refuse_alias(response)
+        entries = read_object(response, "weaviate", self._url).get("aliases") or ()
+        return {entry["alias"]: entry["class"] for entry in entries}
+
+    async def drop_alias(self, alias: str) -> None:
+        """Remove an alias; no error when absent. One request."""
+        response = await self._request("DELETE", f"/v1/aliases/{make_class_name(alias)}")
+        if response.status_code not in (200, 204, 404):
+            raise self._refuse_alias(response)
+
+    def _refuse_alias(self, response: httpx.Response) -> IngestionError:
+        """Our error for a refusal; a server before 1.32 does not know the path at all."""
+        if response.status_code in (404, 405):
+            said = f"weaviate at {self._url} knows no aliases"
+            return FatalError("aliases_unsupported", said, hint="Weaviate 1.32 or newer is needed.", store="weaviate")
+        return translate_answer(response, self._url, None)
 
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter

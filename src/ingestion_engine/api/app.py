@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from ingestion_engine import __version__
-from ingestion_engine.api import routes_data, routes_jobs, routes_ops
+from ingestion_engine.api import routes_aliases, routes_data, routes_jobs, routes_ops
 from ingestion_engine.api.auth import KeyRing
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
@@ -61,7 +61,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     app.state.keys = KeyRing(settings.api.keys_file)
     install_problem_handlers(app)
-    for routes in (routes_jobs, routes_data, routes_ops):
+    for routes in (routes_jobs, routes_data, routes_aliases, routes_ops):
         app.include_router(routes.router)
     app.add_middleware(RequestContext, metrics=metrics)
     return app

@@ -74,7 +74,10 @@ class Principal:
         """Return when the key covers a request. Raises SubmissionError "not_allowed" (403)."""
         if not any(fnmatch.fnmatchcase(request.source.bucket, glob) for glob in self.buckets):
             raise _not_allowed(f"this API key may not read bucket {request.source.bucket!r}", "source.bucket")
-        self.check_collection(request.collection)
+        for name, field in ((request.alias, "alias"), (request.collection, "collection")):
+            # A collection that the service names is the alias's own.
+            if name and not self.may_use_collection(name):
+                raise _not_allowed(f"this API key may not use {field} {name!r}", field)
 
     def check_collection(self, collection: str) -> None:
         """Return when the key covers a collection. Raises SubmissionError "not_allowed" (403)."""

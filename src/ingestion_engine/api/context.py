@@ -16,6 +16,7 @@ from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, Sta
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.dispatch import Dispatcher
 from ingestion_engine.services.health import HealthService
@@ -95,6 +96,7 @@ class Services:
     jobs: JobService
     search: SearchService
     collections: CollectionService
+    aliases: AliasService
     health: HealthService
     metrics: Metrics
     dispatcher: Dispatcher | None
@@ -102,9 +104,9 @@ class Services:
 
 @contextlib.asynccontextmanager
 async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
-    """Make the services, with the dispatcher at work until the end of the context; then close everything."""
+    """Make the services, their tasks at work until the end of the context; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url)
-    dispatching: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = []
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
         dispatcher = None if ledgers is None else Dispatcher(settings, store, ledgers, parts.engines)
@@ -117,8 +119,11 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
             stores=parts.stores,
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
+        aliases = AliasService(parts.state, parts.stores, store)
         if dispatcher is not None:
-            dispatching = asyncio.create_task(dispatcher.run())
+            holder = dispatcher
+            tasks.append(asyncio.create_task(holder.run()))
+            tasks.append(asyncio.create_task(aliases.run(lambda: holder.is_dispatching)))
         yield Services(
             settings=settings,
             parts=parts,
@@ -127,6 +132,7 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
             jobs=JobService(store, preflight, ledgers, parts.engines, wake),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
+            aliases=aliases,
             health=HealthService(
                 settings, store, parts.source, parts.embedder, parts.state, parts.stores, parts.engines
             ),
@@ -134,9 +140,9 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
             dispatcher=dispatcher,
         )
     finally:
-        if dispatching is not None:
-            dispatching.cancel()
-            await asyncio.gather(dispatching, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await parts.close()
         await store.close()
 

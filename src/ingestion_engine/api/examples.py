@@ -13,6 +13,7 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
         "summary": "Every field",
         "value": {
             "source": {"bucket": "docs", "prefix": "handbook/", "include": ["**/*.md", "**/*.pdf"], "exclude": []},
+            "alias": "handbook_live",
             "collection": "handbook",
             "stores": ["qdrant", "weaviate"],
             "mode": "sync",
@@ -25,6 +26,14 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
             "failure_budget": {"max_fraction": 0.1, "min_objects": 20},
             "max_runtime_s": 86400,
             "metadata": {"team": "docs"},
+        },
+    },
+    "blue_green": {
+        "summary": "A new version with another model, behind an alias that moves when it is whole",
+        "value": {
+            "source": {"bucket": "docs", "prefix": "handbook/"},
+            "alias": "handbook_live",
+            "embedding": {"model": "all-minilm"},
         },
     },
     "plan": {

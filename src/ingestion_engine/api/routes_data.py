@@ -135,7 +135,12 @@ async def search(
     found = await services.search.search(query)
     results = {name: [Hit.model_validate(hit) for hit in hits] for name, hits in found.results.items()}
     return SearchView(
-        collection=found.collection, model=found.model, results=results, errors=found.errors, took_ms=found.took_ms
+        collection=found.collection,
+        alias=found.alias,
+        model=found.model,
+        results=results,
+        errors=found.errors,
+        took_ms=found.took_ms,
     )
 
 

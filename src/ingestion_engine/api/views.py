@@ -36,6 +36,10 @@ class JobAccepted(View):
     job_id: str = Field(examples=["job-01hzx3v4m5n6p7q8r9s0t1v2w3"])
     engine: EngineName
     state: JobState
+    collection: str = Field(examples=["docs_01hzx3v4m5n6p7q8r9s0t1v2w3"])
+    """What it writes: as named by the request, by the alias that the request named, or by the service."""
+    alias: str | None
+    """The alias that stands for the collection once the job has succeeded."""
     links: JobLinks
 
 
@@ -61,9 +65,11 @@ class JobView(View):
     engine: EngineName
     state: JobState
     collection: str
+    alias: str | None
+    """The alias that stands for the collection once the job has succeeded."""
     mode: str
     request: dict[str, Any]
-    """As submitted, with defaults filled in."""
+    """As submitted, with defaults filled in and the collection's own name."""
     attempt: int
     """Which driver is at work, from 1; 0 before the first."""
     parallelism: int | None
@@ -130,6 +136,9 @@ class SearchView(View):
     """What each store found, best first."""
 
     collection: str
+    """What was searched: for an alias, what it stood for when the search began."""
+    alias: str | None
+    """The name that was asked, when it is an alias."""
     model: str
     results: dict[StoreName, list[Hit]]
     errors: dict[StoreName, dict[str, Any]]
@@ -176,7 +185,14 @@ def link_job(job_id: str) -> JobLinks:
 
 def accept_job(job: JobRecord) -> JobAccepted:
     """Return the answer to a submission. Pure."""
-    return JobAccepted(job_id=job.id, engine=job.engine, state=job.state, links=link_job(job.id))
+    return JobAccepted(
+        job_id=job.id,
+        engine=job.engine,
+        state=job.state,
+        collection=job.collection,
+        alias=job.alias,
+        links=link_job(job.id),
+    )
 
 
 def show_job(job: JobRecord) -> JobView:
@@ -188,6 +204,7 @@ def show_job(job: JobRecord) -> JobView:
         engine=job.engine,
         state=job.state,
         collection=job.collection,
+        alias=job.alias,
         mode=str(job.request["mode"]),
         request=dict(job.request),
         attempt=job.attempt,

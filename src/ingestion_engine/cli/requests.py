@@ -73,6 +73,9 @@ def split_pairs(pairs: Sequence[str] | None) -> dict[str, str] | None:
 def gather_request(
     source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where it goes.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Moved to the collection when it is whole; alone, to a new version.")
+    ] = None,
     bucket: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
     prefix: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
     include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
@@ -105,6 +108,7 @@ def gather_request(
             "source.prefix": prefix if prefix is not None else named_prefix,
             "source.include": include,
             "source.exclude": exclude,
+            "alias": alias,
             "collection": collection,
             "stores": store,
             "mode": mode,

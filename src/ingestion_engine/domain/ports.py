@@ -220,6 +220,22 @@ class VectorStore(Protocol):
     async def drop_collection(self, collection: str) -> None:
         """Remove a collection with its points; no error when absent."""
 
+    def spell(self, name: str) -> str:
+        """Return how this store spells a collection's or alias's name in its lists. Pure."""
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Make a name stand for a collection, whatever it stood for before; at no moment does it stand for none.
+
+        Idempotent. Raises FatalError "alias_name_taken" when a collection has that name, "aliases_unsupported" where
+        the server is too old.
+        """
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Return the collection of every alias, as the store spells them. Raises as ``set_alias``."""
+
+    async def drop_alias(self, alias: str) -> None:
+        """Remove an alias, not what it stands for; no error when absent."""
+
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
     ) -> list[SearchHit]:

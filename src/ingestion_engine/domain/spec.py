@@ -9,12 +9,24 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ingestion_engine.domain.ids import hash_json
 
 COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
 """Valid as a Qdrant collection and, with a capital first letter, as a Weaviate class."""
+
+COLLECTION_MAX = 128
+"""Characters of a collection's or alias's name."""
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
 
@@ -51,6 +63,8 @@ EMBED_NOTHING = frozenset({Mode.VERIFY, Mode.DELETE})
 """Modes that work also while the embedder is away or the model is gone."""
 ON_WHAT_IS_THERE = frozenset({Mode.VERIFY, Mode.REPAIR, Mode.DELETE})
 """Modes that go by the collection's contract and object table, not by the bucket's listing."""
+BEHIND_AN_ALIAS = frozenset({Mode.SYNC, Mode.FULL})
+"""Modes that can make a new version of what an alias stands for."""
 
 
 class Strict(BaseModel):
@@ -122,8 +136,15 @@ class JobRequest(Strict):
     """The body of ``POST /ray/jobs`` and ``POST /spark/jobs``."""
 
     source: Source
-    collection: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)]
-    """Name of the collection in every store: a letter, then letters, digits or ``_``, at most 128 in all."""
+    alias: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = None
+    """Name that stands for the collection in every store once the job has succeeded and both stores hold the same;
+    what it stood for before is kept. None means no alias is moved."""
+    collection: Annotated[str, StringConstraints(pattern=f"^$|{COLLECTION_PATTERN}")] = Field(
+        default="", validate_default=True
+    )
+    """Name of the collection in every store: a letter, then letters, digits or ``_``, at most 128 in all. The name of
+    an alias means what it stands for now. Required, but with ``alias`` it may be left out: the service then names a
+    new collection."""
     stores: tuple[StoreName, ...] = Field(default=(StoreName.QDRANT, StoreName.WEAVIATE), min_length=1)
     """Stores to write. Belongs to the collection."""
     mode: Mode = Mode.SYNC
@@ -145,6 +166,24 @@ class JobRequest(Strict):
     """Seconds after which an attempt of the job is stopped and the job fails."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
     """Put on every point, beside the object's own S3 metadata; the object's own wins where names collide."""
+
+    @field_validator("collection")
+    @classmethod
+    def _collection_is_named(cls, value: str, info: ValidationInfo) -> str:
+        if "alias" not in info.data:
+            return value  # its own fault is told
+        alias = info.data["alias"]
+        if not value and alias is None:
+            raise ValueError("required, unless alias is given")
+        if alias is not None and value.lower() == alias.lower():
+            raise ValueError("an alias and the collection that it is to stand for need two names")
+        return value
+
+    @model_validator(mode="after")
+    def _alias_is_of_new_versions(self) -> JobRequest:
+        if self.alias is not None and self.mode not in BEHIND_AN_ALIAS:
+            raise ValueError(f"alias goes with mode 'sync' or 'full', not with mode {self.mode.value!r}")
+        return self
 
     @model_validator(mode="after")
     def _metadata_is_new(self) -> JobRequest:

@@ -39,9 +39,11 @@ from ingestion_engine.engines.merge import (
 from ingestion_engine.engines.monitor import Monitor
 from ingestion_engine.engines.parity import ParityPlan, count_points, differences_found
 from ingestion_engine.engines.patience import Patience
-from ingestion_engine.engines.plan_thread import PlanThread
+from ingestion_engine.engines.plan_thread import PlanThread, is_mass_delete
 from ingestion_engine.engines.planning import DiffRules, diff_objects
 from ingestion_engine.engines.preflight import (
+    check_alias,
+    check_alias_in_stores,
     check_contract,
     ensure_collections,
     prepare_collection,
@@ -52,6 +54,7 @@ from ingestion_engine.engines.preflight import (
 from ingestion_engine.engines.rounds import Rounds
 from ingestion_engine.engines.selection import Selection
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.state.aliases import find_alias, record_move, settle_alias
 from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
@@ -172,6 +175,7 @@ class Driver:
                     contract = self._prepare(wanted)
                     self._recover()
                     self._work(lease, contract)
+                    self._move_alias(lease, contract)
                 finally:
                     self.monitor.lease = None
         except LeaseLost:
@@ -194,7 +198,14 @@ class Driver:
         model = self.patience.persist(lambda: self._async.run(self.embedder.describe(self.spec.model)))
         wanted = wanted_contract(self.spec, model)
         self.patience.persist(lambda: check_contract(self.state, wanted))
+        self._check_alias()
         return wanted
+
+    def _check_alias(self) -> None:
+        alias = self.spec.request.alias
+        if alias is not None:
+            self.patience.persist(lambda: check_alias(self.state, alias))
+            self.patience.persist(lambda: self._async.run(check_alias_in_stores(self.stores, alias)))
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
         mode = self.spec.request.mode
@@ -301,6 +312,63 @@ class Driver:
         found = differences_found(counts)
         if found is not None:
             raise FatalError("stores_differ", found.message, hint=found.hint, **found.context)
+
+    def _move_alias(self, lease: HeldLease, contract: CollectionContract) -> None:
+        """Have the job's alias stand for the collection, if it has one, the job is good enough and the stores agree."""
+        alias, spec = self.spec.request.alias, self.spec
+        if alias is None or not self._is_within_budget():
+            return
+        self._refuse_mass_loss(alias, contract.collection)
+        self.prove_parity(contract)
+        self._check_alias()
+        self.monitor.phase = "finishing"
+        self.monitor.check()
+        with self.monitor.finishing():
+            self.patience.persist(
+                lambda: record_move(
+                    self.state,
+                    alias,
+                    contract.collection,
+                    job_id=spec.job_id,
+                    job_created_at=spec.created_at,
+                    now=utc_now(),
+                    check=lease.check,
+                )
+            )
+            self._settle_alias(alias)
+        log.info("alias moved", extra={"alias": alias, "collection": contract.collection})
+
+    def _refuse_mass_loss(self, alias: str, collection: str) -> None:
+        """A version that lacks most of what readers find now is taken for a mistake, as deleting so much would be."""
+        now = self.patience.persist(lambda: find_alias(self.state, alias))
+        if now is None or now.collection == collection or self.spec.request.allow_mass_delete:
+            return
+        before = self.patience.persist(ObjectTable(self.state, now.collection).stats)["present"]
+        after = self.patience.persist(self.table.stats)["present"]
+        if after == 0 < before or is_mass_delete(before - after, before):
+            raise FatalError(
+                "mass_delete_refused",
+                f"{collection} holds {after} objects; {now.collection} behind alias {alias} holds {before}.",
+                hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
+                deletes=before - after,
+                objects=before,
+            )
+
+    def _settle_alias(self, alias: str) -> None:
+        """Wait until the stores have followed; when asked to stop meanwhile, leave that to the service."""
+        while True:
+            try:
+                self._async.run(settle_alias(self.state, self.stores, alias))
+            except TransientError as error:
+                if self.monitor.should_stop():
+                    log.warning("alias not settled", extra={"alias": alias, **error.log_fields()})
+                    return
+                self.patience.wait_out(error)
+            else:
+                return
+
+    def _is_within_budget(self) -> bool:
+        return self.spec.request.failure_budget.allows(self.counts.total_failed, self.counts.planned)
 
     def _parity_plan(self, contract: CollectionContract, counts: Counts) -> ParityPlan:
         request, only = self.spec.request, self._only_keys()
@@ -430,7 +498,7 @@ class Driver:
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
         failed, tally = self.counts.total_failed, self.counts.tally
-        if error is None and not self.spec.request.failure_budget.allows(failed, self.counts.planned):
+        if error is None and not self._is_within_budget():
             error = _over_budget(failed, self.counts.planned)
         if error is None and self.spec.request.mode is Mode.VERIFY:
             error = differences_found(self.counts)

@@ -25,6 +25,11 @@ MASS_DELETE_FRACTION = 0.2
 """A plan that deletes more than this share of more than so many objects needs ``allow_mass_delete``."""
 
 
+def is_mass_delete(deletes: int, objects: int) -> bool:
+    """True when so many of so many objects going is more likely a mistake than a wish. Pure."""
+    return objects > MASS_DELETE_OBJECTS and deletes > MASS_DELETE_FRACTION * objects
+
+
 @dataclass(slots=True)
 class _Deletions:
     """Planned deletions in key order, on disk when they are many.
@@ -180,8 +185,7 @@ class PlanThread:
         if request.allow_mass_delete or request.mode is Mode.DELETE or not tally.deletes:
             return
         everything = tally.listed == 0
-        many = tally.table_rows > MASS_DELETE_OBJECTS and tally.deletes > MASS_DELETE_FRACTION * tally.table_rows
-        if everything or many:
+        if everything or is_mass_delete(tally.deletes, tally.table_rows):
             raise FatalError(
                 "mass_delete_refused",
                 f"This job would delete {tally.deletes} of {tally.table_rows} objects of collection"

@@ -12,7 +12,14 @@ from ingestion_engine.domain.ids import make_embedding_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.domain.spec import CollectionContract, JobRequest, JobSpec, Mode, StoreName
-from ingestion_engine.state.collections import compare_contract, create_contract, find_name_collision, read_contract
+from ingestion_engine.state.aliases import find_alias
+from ingestion_engine.state.collections import (
+    compare_contract,
+    create_contract,
+    find_alias_collision,
+    find_name_collision,
+    read_contract,
+)
 
 
 def utc_now() -> str:
@@ -58,7 +65,37 @@ def check_contract(store: StateStore, wanted: CollectionContract) -> CollectionC
             f"The name {wanted.collection!r} differs only in case from {other!r}; Weaviate cannot tell them apart.",
             hint=f"Use {other!r}, or another name.",
         )
+    if find_alias(store, wanted.collection) is not None:
+        raise FatalError(
+            "collection_name_taken",
+            f"{wanted.collection!r} has become an alias since the job was submitted.",
+            hint="Submit the job again: it then works on what the alias stands for.",
+        )
     return None
+
+
+def check_alias(store: StateStore, alias: str) -> None:
+    """Return when nothing else has an alias's name. Raises FatalError ("alias_name_taken")."""
+    other = find_alias_collision(store, alias)
+    if other is not None:
+        raise _alias_taken(alias, f"the existing {other!r}")
+
+
+async def check_alias_in_stores(stores: Mapping[StoreName, VectorStore], alias: str) -> None:
+    """Return when every store knows aliases and has no collection of that name. Two requests per store.
+
+    Raises:
+        FatalError: "alias_name_taken", "aliases_unsupported".
+    """
+    for name, vector_store in stores.items():
+        await vector_store.list_aliases()
+        if vector_store.spell(alias) in await vector_store.list_collections():
+            raise _alias_taken(alias, f"a collection in {name.value}")
+
+
+def _alias_taken(alias: str, by: str) -> FatalError:
+    said = f"The name {alias!r} cannot be an alias: it collides with {by}."
+    return FatalError("alias_name_taken", said, hint="Use another name, or drop what has it.", alias=alias)
 
 
 def require_contract(store: StateStore, request: JobRequest) -> CollectionContract:

@@ -1,4 +1,4 @@
-"""Which queued jobs may start now: in order, within the embedding limit, one job per collection at a time. Pure."""
+"""Which queued jobs may start now: in order, within the embedding limit, one per collection and alias at once. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def admit_jobs(
 ) -> list[Admission]:
     """Return a decision for every job of ``active`` that waits for admission, oldest first. Pure.
 
-    - Jobs of an engine that is away, and jobs whose collection is busy, wait without holding up those behind them.
+    - Jobs of an engine that is away, and jobs whose collection or alias is busy, wait without holding up
+      those behind them.
     - A job for which the rest of the limit is too small holds up all behind it, so that a large one is not starved by
       small ones.
 
@@ -41,28 +42,34 @@ def admit_jobs(
     holders = [job for job in active if job.admitted_at is not None]
     free = limit - sum(job.parallelism or 0 for job in holders)
     # Weaviate folds the case of a collection's first letter, so names are compared without case.
-    busy = {job.collection.lower(): job.id for job in holders}
+    busy = {name: job.id for job in holders for name in _names(job)}
     ahead: JobRecord | None = None
     decisions = []
     for job in active:
         if job.admitted_at is not None:
             continue
-        name, share = job.collection.lower(), wanted(job)
-        if name in busy:
-            decisions.append(Admission(job, None, f"waits for job {busy[name]} on the same collection"))
+        names, share = _names(job), wanted(job)
+        if (name := next((name for name in names if name in busy), None)) is not None:
+            what = "collection" if name == job.collection.lower() else "alias"
+            decisions.append(Admission(job, None, f"waits for job {busy[name]} on the same {what}"))
         elif job.engine in away:
             decisions.append(Admission(job, None, away[job.engine]))
-            busy[name] = job.id
+            busy.update(dict.fromkeys(names, job.id))
         elif ahead is not None:
             decisions.append(Admission(job, None, f"waits behind job {ahead.id}"))
-            busy[name] = job.id
+            busy.update(dict.fromkeys(names, job.id))
         elif share > free:
             note = f"waits for embedding capacity: needs {share}, {max(free, 0)} of {limit} free"
             decisions.append(Admission(job, None, note))
             ahead = job
-            busy[name] = job.id
+            busy.update(dict.fromkeys(names, job.id))
         else:
             decisions.append(Admission(job, share, None))
-            busy[name] = job.id
+            busy.update(dict.fromkeys(names, job.id))
             free -= share
     return decisions
+
+
+def _names(job: JobRecord) -> tuple[str, ...]:
+    """What a job keeps others from: its collection and the alias it is to move; they share one namespace. Pure."""
+    return (job.collection.lower(),) if job.alias is None else (job.collection.lower(), job.alias.lower())

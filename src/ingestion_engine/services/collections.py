@@ -106,11 +106,13 @@ class CollectionService:
         assert self._state is not None
         try:
             counts, objects, verified = await asyncio.gather(
-                self._count(contract), self._count_objects(name), asyncio.to_thread(read_verified, self._state, name)
+                self._count(contract),
+                self._count_objects(contract.collection),
+                asyncio.to_thread(read_verified, self._state, contract.collection),
             )
         except IngestionError as error:
             raise _state_unavailable(error) from error
-        return CollectionDetail(name, contract, counts, objects, verified)
+        return CollectionDetail(contract.collection, contract, counts, objects, verified)
 
     async def list_objects(
         self, name: str, *, prefix: str, state: str | None, limit: int, cursor: str | None
@@ -122,9 +124,9 @@ class CollectionService:
             where the
                 service was installed without pyarrow.
         """
-        await require_contract(self._state, name)
+        contract = await require_contract(self._state, name)
         assert self._state is not None
-        table = ObjectTable(self._state, name)
+        table = ObjectTable(self._state, contract.collection)
         try:
             rows, following = await asyncio.to_thread(table.page, prefix, state, cursor, limit)
         except SubmissionError:

@@ -70,8 +70,14 @@ class Dispatcher:
         self._reconciler = Reconciler(settings, store, ledgers, engines, now)
         self._holder = secrets.token_hex(8)
         self._wake = asyncio.Event()
+        self._is_dispatching = False
         self._outages: dict[EngineName, Outage] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def is_dispatching(self) -> bool:
+        """True while this copy of the service, of several on one database, is the one that dispatches."""
+        return self._is_dispatching
 
     def wake(self) -> None:
         """Have the next look now instead of after the pause."""
@@ -84,7 +90,8 @@ class Dispatcher:
             while True:
                 self._wake.clear()
                 try:
-                    if await self._store.hold_dispatch(self._holder, HOLD_S):
+                    self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
+                    if self._is_dispatching:
                         await self.step()
                 except Exception:
                     _log.exception("dispatcher's look failed")

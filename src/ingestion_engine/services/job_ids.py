@@ -7,6 +7,10 @@ import threading
 import time
 from typing import Final
 
+from ingestion_engine.domain.spec import COLLECTION_MAX
+
+PREFIX: Final = "job-"
+
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case."""
 
@@ -27,4 +31,14 @@ class JobIds:
             if fresh >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
                 fresh = self._last + 1
             self._last = fresh
-        return "job-" + "".join(_ALPHABET[fresh >> shift & 31] for shift in range(125, -1, -5))
+        return PREFIX + "".join(_ALPHABET[fresh >> shift & 31] for shift in range(125, -1, -5))
+
+
+def name_version(alias: str, job_id: str) -> str:
+    """Return the name of the collection that a job makes for an alias: unlike any other, sorted by time. Pure.
+
+    The job's id without its prefix is lower case and never used twice, so no other name equals it without case; an
+    alias that is too long to stand before it is cut.
+    """
+    suffix = "_" + job_id.removeprefix(PREFIX)
+    return alias[: COLLECTION_MAX - len(suffix)] + suffix

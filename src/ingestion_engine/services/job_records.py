@@ -131,6 +131,12 @@ class JobRecord:
     cancel_requested_at: Moment | None = None
     abort_written_at: Moment | None = None
 
+    @property
+    def alias(self) -> str | None:
+        """The alias that the job is to move, if any."""
+        alias: str | None = self.request.get("alias")
+        return alias
+
     def values(self) -> dict[str, Any]:
         """The row as column values."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}

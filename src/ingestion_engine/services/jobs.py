@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
@@ -19,6 +18,7 @@ from ingestion_engine.services.job_records import JobRecord, utc_now
 from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
 from ingestion_engine.services.preflight import Preflight
+from ingestion_engine.services.state_access import state_needed, state_not_configured
 
 EVENT_POLL_S: Final = 0.5
 """Pause between two looks at a followed job's row; the row itself changes at most once per second."""
@@ -76,10 +76,11 @@ class JobService:
         first = await self._find_first(owner, idempotency_key, body_hash)
         if first is not None:
             return Submitted(first, created=False)
-        request = await self._preflight.complete(request)
+        job_id = self._ids.make()
+        request = await self._preflight.complete(await self._preflight.resolve(request, job_id))
         await self._preflight.check(engine, request)
         job = JobRecord(
-            id=self._ids.make(),
+            id=job_id,
             engine=engine,
             collection=request.collection,
             state=JobState.QUEUED,
@@ -110,14 +111,15 @@ class JobService:
                 hint="wait for its end, or cancel it",
                 status=409,
             )
-        request = JobRequest.model_validate({**old.request, "retry_failed": True})
+        # An alias is for whole collections; one that the old job has moved stands for its collection already.
+        request = JobRequest.model_validate({**old.request, "alias": None, "retry_failed": True})
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
         if not keys:
             raise SubmissionError("nothing_to_retry", f"job {job_id} has no failed objects", status=409)
         await self._preflight.check(old.engine, request)
         new_id = self._ids.make()
         ledgers = self._require_ledgers()
-        with _state_needed():
+        with state_needed():
             path = await ledgers.write_only_keys(new_id, keys)
         job = JobRecord(
             id=new_id,
@@ -152,7 +154,7 @@ class JobService:
         "state_unavailable".
         """
         await self.get(job_id)
-        with _state_needed():
+        with state_needed():
             return await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
 
     async def read_log(self, job_id: str, attempt: int | None = None) -> str:
@@ -175,7 +177,7 @@ class JobService:
             except TransientError as error:
                 _log.warning("log not read from engine", extra={"job_id": job_id, **error.log_fields()})
         if text is None and self._ledgers is not None and attempt >= 1:
-            with _state_needed():
+            with state_needed():
                 text = await self._ledgers.read_log(job_id, attempt)
         if text is None:
             raise SubmissionError("log_not_found", f"attempt {attempt} of job {job_id} has left no log yet", status=404)
@@ -251,31 +253,13 @@ class JobService:
         return Submitted(job, created=True)
 
     async def _read_failed_keys(self, job_id: str) -> list[str]:
-        with _state_needed():
+        with state_needed():
             return await self._require_ledgers().read_failed_keys(job_id)
 
     def _require_ledgers(self) -> Ledgers:
         if self._ledgers is None:
-            raise SubmissionError(
-                "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
-            )
+            raise state_not_configured()
         return self._ledgers
-
-
-@contextlib.contextmanager
-def _state_needed() -> Iterator[None]:
-    """Make a state store that is away an answer to the caller (503)."""
-    try:
-        yield
-    except SubmissionError:
-        raise
-    except IngestionError as error:
-        raise SubmissionError(
-            "state_unavailable",
-            f"the state store is away: {error.message}",
-            hint="try again; GET /readyz shows what is away",
-            status=503,
-        ) from error
 
 
 def _conflict(first: JobRecord) -> SubmissionError:

@@ -24,10 +24,12 @@ from ingestion_engine.domain.spec import (
 )
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.job_ids import name_version
 from ingestion_engine.services.search import require_contract
 from ingestion_engine.services.specs import name_model
 from ingestion_engine.services.terms import fill_in_terms
-from ingestion_engine.state.collections import find_name_collision, read_contract
+from ingestion_engine.state.aliases import Alias, find_alias
+from ingestion_engine.state.collections import find_alias_collision, find_name_collision, read_contract
 
 TIME_LIMIT_S: Final = 2.0
 """For all checks together: a submission is answered while its caller still waits."""
@@ -89,6 +91,22 @@ class Preflight:
             return request
         return fill_in_terms(await require_contract(self._state, request.collection), request)
 
+    async def resolve(self, request: JobRequest, job_id: str) -> JobRequest:
+        """Return a request that names a collection: what an alias stands for now, or a new version behind one.
+
+        While the state store is away a name is taken as it is; the driver refuses it then, should it be an alias.
+        Cost: one read of the state store at most.
+        """
+        state = self._state
+        if not request.collection:
+            assert request.alias is not None
+            return request.model_copy(update={"collection": name_version(request.alias, job_id)})
+        if state is None:
+            return request
+        answers = await self._ask({"state": lambda: asyncio.to_thread(find_alias, state, request.collection)})
+        alias = answers.get("state")
+        return request.model_copy(update={"collection": alias.collection}) if isinstance(alias, Alias) else request
+
     async def check(self, engine: EngineName, request: JobRequest) -> None:
         """Return when nothing speaks against the job.
 
@@ -106,7 +124,7 @@ class Preflight:
         checks: dict[str, Callable[[], Awaitable[Any]]] = {
             "s3": lambda: self._keep(("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket)),
             "ollama": lambda: self._keep(("model", model), lambda: self._embedder.describe(model)),
-            "state": lambda: asyncio.to_thread(_look_up_contract, state, request.collection),
+            "state": lambda: asyncio.to_thread(_look_up, state, request),
         }
         if request.mode in ON_WHAT_IS_THERE:
             del checks["s3"]
@@ -199,6 +217,23 @@ class Preflight:
         return answer
 
 
+def _look_up(state: StateStore, request: JobRequest) -> CollectionContract | None:
+    """Return the contract of a request's collection, None for a new one. Blocking.
+
+    Raises SubmissionError "collection_name_taken", "alias_name_taken".
+    """
+    if request.alias is not None and (taken := find_alias_collision(state, request.alias)) is not None:
+        raise SubmissionError(
+            "alias_name_taken",
+            f"{request.alias!r} cannot be an alias: it collides with the existing {taken!r}",
+            hint="use another name",
+            status=409,
+            field="alias",
+            existing=taken,
+        )
+    return _look_up_contract(state, request.collection)
+
+
 def _look_up_contract(state: StateStore, collection: str) -> CollectionContract | None:
     """Return a collection's contract, None for a new one. Blocking. Raises SubmissionError "collection_name_taken"."""
     contract = read_contract(state, collection)
@@ -254,7 +289,9 @@ def _mismatch(contract: CollectionContract, field: str, existing: Any, wanted: A
 
 
 def _fault(message: str, field: str, existing: Any, wanted: Any) -> SubmissionError:
-    hint = "ask for what the collection has, or use a new collection"
+    hint = (
+        "ask for what the collection has, or submit with `alias`: a new collection is made, and the alias moves to it"
+    )
     return SubmissionError(
         "contract_mismatch", message, hint=hint, status=409, field=field, existing=existing, wanted=wanted
     )

@@ -13,6 +13,7 @@ from ingestion_engine.domain.ports import Embedder, SearchFilter, StateStore, Ve
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.state.aliases import find_alias
 from ingestion_engine.state.collections import read_contract
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """What to look for. ``stores`` None means all stores of the collection; ``limit`` holds per store."""
+    """What to look for.
+
+    ``collection`` may name an alias. ``stores`` None means all stores of the collection; ``limit`` holds per store.
+    """
 
     collection: str
     query: str
@@ -56,6 +60,9 @@ class SearchAnswer:
     """Hits per store, best first, as JSON types; stores that failed are under ``errors`` instead."""
 
     collection: str
+    """What was searched: for an alias, what it stood for when the search began."""
+    alias: str | None
+    """The name that was asked, when it is an alias."""
     model: str
     results: dict[StoreName, list[dict[str, Any]]]
     errors: dict[StoreName, dict[str, Any]]
@@ -89,20 +96,37 @@ class SearchService:
         """
         began = time.monotonic()
         contract = await require_contract(self._state, query.collection)
-        names = self._choose_stores(contract, query.stores)
-        vector = await self._embed(contract, query.query)
-        found = await asyncio.gather(*(self._ask(name, query, vector) for name in names))
-        results = {name: hits for name, hits in zip(names, found, strict=True) if isinstance(hits, list)}
-        errors = {name: error for name, error in zip(names, found, strict=True) if isinstance(error, IngestionError)}
+        while True:
+            names = self._choose_stores(contract, query.stores)
+            vector = await self._embed(contract, query.query)
+            found = await asyncio.gather(*(self._ask(name, contract.collection, query, vector) for name in names))
+            results = {name: hits for name, hits in zip(names, found, strict=True) if isinstance(hits, list)}
+            errors = {
+                name: error for name, error in zip(names, found, strict=True) if isinstance(error, IngestionError)
+            }
+            moved_to = await self._find_move(query.collection, contract, errors)
+            if moved_to is None:
+                break
+            contract = moved_to
         if not results:
             raise _no_store(errors)
         return SearchAnswer(
             collection=contract.collection,
+            alias=None if contract.collection == query.collection else query.collection,
             model=contract.model,
             results={name: [render_hit(hit) for hit in hits] for name, hits in results.items()},
             errors={name: {"code": error.code, "detail": error.message} for name, error in errors.items()},
             took_ms=round((time.monotonic() - began) * 1000, 1),
         )
+
+    async def _find_move(
+        self, name: str, asked: CollectionContract, errors: Mapping[StoreName, IngestionError]
+    ) -> CollectionContract | None:
+        """What an alias stands for by now, when the version that was asked has been dropped meanwhile; else None."""
+        if asked.collection == name or all(error.code != "collection_missing" for error in errors.values()):
+            return None
+        now = await require_contract(self._state, name)
+        return None if now.collection == asked.collection else now
 
     def _choose_stores(
         self, contract: CollectionContract, wanted: tuple[StoreName, ...] | None
@@ -144,7 +168,7 @@ class SearchService:
         return row
 
     async def _ask(
-        self, name: StoreName, query: SearchQuery, vector: npt.NDArray[np.float32]
+        self, name: StoreName, collection: str, query: SearchQuery, vector: npt.NDArray[np.float32]
     ) -> list[SearchHit] | IngestionError:
         """Ask one store; its failure is a value, so that the others still answer."""
         store = self._stores.get(name)
@@ -152,7 +176,7 @@ class SearchService:
             return FatalError("store_not_configured", f"this service has no {name.value}")
         try:
             async with asyncio.timeout(STORE_TIME_LIMIT_S):
-                return await store.search(query.collection, vector, limit=query.limit, where=query.where)
+                return await store.search(collection, vector, limit=query.limit, where=query.where)
         except TimeoutError:
             return TransientError("store_unavailable", f"{name.value} has not answered within {STORE_TIME_LIMIT_S:g} s")
         except IngestionError as error:
@@ -161,7 +185,7 @@ class SearchService:
 
 
 async def require_contract(state: StateStore | None, collection: str) -> CollectionContract:
-    """Return a collection's contract. One read.
+    """Return the contract of a collection, or of what an alias stands for now. Two or three reads, two at once.
 
     Raises:
         SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
@@ -171,7 +195,18 @@ async def require_contract(state: StateStore | None, collection: str) -> Collect
             "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
         )
     try:
-        contract = await asyncio.to_thread(read_contract, state, collection)
+        contract, alias = await asyncio.gather(
+            asyncio.to_thread(read_contract, state, collection), asyncio.to_thread(find_alias, state, collection)
+        )
+        while alias is not None:
+            contract = await asyncio.to_thread(read_contract, state, alias.collection)
+            # It may have been dropped since, as a former version: then the alias has moved.
+            seen, alias = (
+                alias,
+                None if contract is not None else await asyncio.to_thread(find_alias, state, collection),
+            )
+            if alias == seen:
+                break
     except IngestionError as error:
         raise SubmissionError(
             "state_unavailable", f"the state store is away: {error.message}", hint="try again later", status=503

@@ -5,7 +5,7 @@
     collections/{c}/collection.json     the contract; written once, for the collection's whole life
     collections/{c}/open/{job_id}.json  a plan whose outcome is not yet in the object table
     collections/{c}/verified.json       when it was last verified, and with what outcome
-    alias/{name}.json                   another name for a collection
+    alias/{name}.json                   another name for a collection (``state.aliases``)
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def compare_contract(existing: CollectionContract, wanted: CollectionContract) -
     raise FatalError(
         "contract_mismatch",
         f"collection {existing.collection} was made differently: {said}",
-        hint="Ask for what the collection has, or ingest into a new collection and put an alias before it.",
+        hint="Ask for what the collection has, or submit with `alias`: a new collection is made and the alias moved.",
         collection=existing.collection,
         differences=differences,
     )
@@ -121,11 +121,17 @@ def _iter_contracts(store: StateStore) -> Iterator[str]:
             yield name
 
 
-def _iter_aliases(store: StateStore) -> Iterator[str]:
+def iter_aliases(store: StateStore) -> Iterator[str]:
+    """Yield the names of all aliases, in no particular order. One listing."""
     for path in store.list(_ALIASES):
         name = path.removeprefix(_ALIASES).removesuffix(_JSON)
-        if path == f"{_ALIASES}{name}{_JSON}" and "/" not in name:
+        if path == alias_path(name) and "/" not in name:
             yield name
+
+
+def alias_path(name: str) -> str:
+    """Return where an alias is written down. Pure."""
+    return f"{_ALIASES}{name}{_JSON}"
 
 
 def find_name_collision(store: StateStore, name: str) -> str | None:
@@ -134,8 +140,28 @@ def find_name_collision(store: StateStore, name: str) -> str | None:
     Weaviate compares names of classes without case; the very same name is no collision. Cost: two listings.
     """
     folded = name.casefold()
-    others = [*_iter_contracts(store), *_iter_aliases(store)]
+    others = [*_iter_contracts(store), *iter_aliases(store)]
     return min((other for other in others if other != name and other.casefold() == folded), default=None)
+
+
+def find_alias_collision(store: StateStore, alias: str) -> str | None:
+    """Return the collection that keeps a name from being an alias, or the alias that differs in case only, or None.
+
+    Cost: one request and two listings.
+    """
+    return alias if read_contract(store, alias) is not None else find_name_collision(store, alias)
+
+
+def delete_collection_state(store: StateStore, collection: str) -> None:
+    """Forget everything about a collection; the contract goes first, the lease last. Idempotent.
+
+    Only for a collection that no job writes and no alias stands for. Cost: one listing, one request per value.
+    """
+    lease = f"{_ROOT}{collection}/lease.json"
+    store.delete(_contract_path(collection))
+    for path in [path for path in store.list(f"{_ROOT}{collection}/") if path != lease]:
+        store.delete(path)
+    store.delete(lease)
 
 
 def write_verified(store: StateStore, collection: str, job_id: str, at: str, differences: int) -> None:

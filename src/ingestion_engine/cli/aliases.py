@@ -1,0 +1,88 @@
+"""Commands about aliases: ``ingest aliases …``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ingestion_engine.cli.output import open_client, write_json, write_pairs, write_table
+from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
+
+Name = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    group = typer.Typer(no_args_is_help=True, help="Names that stand for collections and move to newer versions.")
+    group.command("list")(list_all)
+    for command in (show, rollback, prune, remove):
+        group.command()(command)
+    app.add_typer(group, name="aliases")
+
+
+def list_all(json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """List aliases."""
+    with open_client(url) as client:
+        found = client.list_aliases()
+    if json:
+        for alias in found:
+            write_json(alias)
+        return
+    rows = ((a["name"], a["collection"], ", ".join(a["previous"]), a["moved_at"], _agreement(a)) for a in found)
+    write_table(("ALIAS", "COLLECTION", "PREVIOUS", "MOVED", "STORES"), rows)
+
+
+def show(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Show what an alias stands for, and whether each store agrees."""
+    with open_client(url) as client:
+        _write(client.get_alias(alias), json=json)
+
+
+def rollback(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Go back to the version before; once more undoes it."""
+    with open_client(url) as client:
+        _write(client.roll_back_alias(alias), json=json)
+
+
+def prune(
+    alias: Name,
+    keep: Annotated[int, typer.Option(min=0, help="How many former versions stay.")] = 1,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Drop former versions but the newest ones, in every store."""
+    with open_client(url) as client:
+        _write(client.prune_alias(alias, keep=keep), json=json)
+
+
+def remove(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Remove an alias; its collections stay."""
+    with open_client(url) as client:
+        client.remove_alias(alias)
+    if json:
+        write_json({"name": alias, "removed": True})
+    else:
+        typer.echo(f"{alias} removed")
+
+
+def _write(alias: dict[str, Any], *, json: bool) -> None:
+    if json:
+        write_json(alias)
+        return
+    write_pairs(
+        {
+            "alias": alias["name"],
+            "collection": alias["collection"],
+            "previous": ", ".join(alias["previous"]),
+            "dropped": ", ".join(alias.get("dropped", ())),
+            "moved": alias["moved_at"],
+            "by": alias["job_id"],
+            "stores": _agreement(alias),
+        }
+    )
+
+
+def _agreement(alias: dict[str, Any]) -> str:
+    words = {True: "agrees", False: "to follow", None: "not known"}
+    return ", ".join(f"{name} {words[view['agrees']]}" for name, view in alias["stores"].items())

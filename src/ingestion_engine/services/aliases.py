@@ -1,0 +1,304 @@
+"""Aliases as a client sees them: show, roll back, drop former versions, remove; and the sweep that keeps stores true.
+
+The truth is in the state store (``state.aliases``); the vector stores follow it. What a crash or an outage left half
+done, and what somebody changed in a store by hand, the sweep mends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ingestion_engine.domain.errors import IngestionError, StateConflict, SubmissionError
+from ingestion_engine.domain.ports import StateStore, VectorStore
+from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.job_records import format_moment, utc_now
+from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.state_access import state_needed, state_not_configured
+from ingestion_engine.state.aliases import Alias, find_alias, put_first, read_alias, settle_alias, write_alias
+from ingestion_engine.state.collections import delete_collection_state, iter_aliases, read_contract
+
+SWEEP_S: Final = 10.0
+"""Pause between two sweeps: one listing of few values and one request per store; searches do not wait for it."""
+
+TIME_LIMIT_S: Final = 5.0
+"""For one store's list of aliases; what is late is shown as not known."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """What one store knows under an alias's name."""
+
+    collection: str | None
+    """As the store spells it; None when it knows no such alias."""
+    agrees: bool | None
+    """True when that is what the truth says; None when the store could not be asked."""
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasDetail:
+    """An alias, and whether each store agrees."""
+
+    alias: Alias
+    stores: dict[StoreName, StoreView]
+
+
+class AliasService:
+    """Aliases. Shared by all requests of one event loop.
+
+    Args:
+        state: Holds the truth; None when no state store is configured.
+        stores: Stores that are configured.
+        jobs: The jobs table, to see who works on what.
+
+    Methods raise SubmissionError "alias_not_found" (404), "alias_moving" (409) while a change of the alias is under
+    way, "state_unavailable" and "state_not_configured" (503).
+    """
+
+    def __init__(self, state: StateStore | None, stores: Mapping[StoreName, VectorStore], jobs: JobStore) -> None:
+        self._state = state
+        self._stores = stores
+        self._jobs = jobs
+
+    async def describe_all(self, may_see: Callable[[str], bool]) -> list[AliasDetail]:
+        """Return all aliases that the caller may see, by name. Cost: a read per alias, one list per store."""
+        if self._state is None:
+            return []
+        with state_needed():
+            names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
+            found = [await asyncio.to_thread(find_alias, self._state, name) for name in names if may_see(name)]
+            return await self._compare([alias for alias in found if alias is not None])
+
+    async def describe(self, name: str) -> AliasDetail:
+        """Return one alias. Cost: two reads, one list per store."""
+        alias = await self._find(name)
+        with state_needed():
+            return (await self._compare([alias]))[0]
+
+    async def roll_back(self, name: str) -> AliasDetail:
+        """Have an alias stand for the version before, and that one be the version before: a second time undoes it.
+
+        Searches follow at once; stores that are away follow when they are back.
+
+        Raises:
+            SubmissionError: "no_previous_version", "version_missing" (409).
+        """
+        alias = self._require_settled(await self._find(name))
+        if not alias.previous:
+            said = f"alias {name} has no previous version to roll back to"
+            raise SubmissionError("no_previous_version", said, status=409)
+        target = alias.previous[0]
+        await self._require_whole(target)
+        moved_at = format_moment(utc_now()) or ""
+        previous = put_first(alias, target)
+        moved = replace(alias, collection=target, previous=previous, settled=False, moved_at=moved_at)
+        await self._write(moved)
+        _log.info("alias rolled back", extra={"alias": name, "collection": target})
+        await self._roll_forward(name)
+        return await self.describe(name)
+
+    async def prune(self, name: str, keep: int) -> tuple[list[str], AliasDetail]:
+        """Drop the versions before the ``keep`` newest former ones, with everything known of them; return their names.
+
+        Idempotent. A store that is away is taken up again by the sweep; its versions are shown as ``dropping``.
+
+        Raises:
+            SubmissionError: "version_in_use" (409): an unfinished job or another alias needs one of them.
+        """
+        alias = self._require_settled(await self._find(name))
+        old = alias.previous[keep:]
+        await self._require_unused(alias, old)
+        if old:
+            await self._write(replace(alias, previous=alias.previous[:keep], dropping=(*alias.dropping, *old)))
+        await self._roll_forward(name)
+        return list(old), await self.describe(name)
+
+    async def remove(self, name: str) -> None:
+        """Remove an alias; its collections stay. Stores that are away follow when they are back.
+
+        Raises:
+            SubmissionError: "alias_in_use" (409): an unfinished job is to move it.
+        """
+        alias = self._require_settled(await self._find(name))
+        for job in await self._jobs.list_active():
+            if job.alias == name:
+                said = f"job {job.id} is to move alias {name}"
+                raise SubmissionError("alias_in_use", said, hint="cancel it, or wait for its end", status=409)
+        await self._write(replace(alias, removed=True, settled=False))
+        await self._roll_forward(name)
+
+    # -- the sweep ----------------------------------------------------------------------------------------------------
+
+    async def run(self, may_act: Callable[[], bool]) -> None:
+        """Sweep now and then until canceled, while ``may_act``; nothing that goes wrong ends it."""
+        while True:
+            try:
+                if may_act():
+                    await self.sweep()
+            except Exception:
+                _log.exception("sweep of aliases failed")
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> None:
+        """Finish every change that was left half done, and mend what a store knows otherwise than the truth says.
+
+        Cost: one listing, two reads per alias, one list per store; writes only where something is to be done.
+        """
+        state = self._state
+        if state is None:
+            return
+        for name in await asyncio.to_thread(lambda: sorted(iter_aliases(state))):
+            try:
+                alias = await asyncio.to_thread(read_alias, state, name)
+                if alias is not None and await self._is_behind(alias):
+                    _log.warning("alias is rolled forward", extra={"alias": name, "collection": alias.collection})
+                    await self._roll_forward(name)
+            except IngestionError as error:
+                _log.warning("alias not looked at", extra={"alias": name, **error.log_fields()})
+
+    async def _is_behind(self, alias: Alias) -> bool:
+        if not alias.settled or alias.dropping or alias.removed:
+            return True
+        (detail,) = await self._compare([alias])
+        return any(view.agrees is False for view in detail.stores.values())
+
+    async def _roll_forward(self, name: str) -> None:
+        """Do what is left to do about an alias; what cannot be done now, the next sweep tries again."""
+        assert self._state is not None
+        try:
+            alias = await settle_alias(self._state, self._stores, name)
+            for version in () if alias is None else alias.dropping:
+                await self._drop_version(name, version)
+        except IngestionError as error:
+            _log.warning("alias not rolled forward yet", extra={"alias": name, **error.log_fields()})
+
+    async def _drop_version(self, name: str, version: str) -> None:
+        """Drop a version everywhere, then forget that it is to be dropped. Idempotent."""
+        state = self._state
+        assert state is not None
+        for store in self._stores.values():
+            await store.drop_collection(version)
+        await asyncio.to_thread(delete_collection_state, state, version)
+        while True:
+            alias = await asyncio.to_thread(read_alias, state, name)
+            if alias is None or version not in alias.dropping:
+                return
+            left = tuple(other for other in alias.dropping if other != version)
+            try:
+                await asyncio.to_thread(write_alias, state, replace(alias, dropping=left))
+            except StateConflict:
+                continue
+            _log.info("former version dropped", extra={"alias": name, "collection": version})
+
+    # -- looks and checks ---------------------------------------------------------------------------------------------
+
+    async def _find(self, name: str) -> Alias:
+        if self._state is None:
+            raise state_not_configured()
+        with state_needed():
+            alias = await asyncio.to_thread(find_alias, self._state, name)
+        if alias is None:
+            hint = "GET /aliases lists them; a job with `alias` makes one"
+            raise SubmissionError("alias_not_found", f"there is no alias {name!r}", hint=hint, status=404)
+        return alias
+
+    async def _write(self, alias: Alias) -> None:
+        assert self._state is not None
+        with state_needed():
+            await asyncio.to_thread(_write_or_tell, self._state, alias)
+
+    def _require_settled(self, alias: Alias) -> Alias:
+        if alias.settled:
+            return alias
+        raise _moving(alias.name)
+
+    async def _require_whole(self, collection: str) -> None:
+        """A version to go back to must be there, as far as the stores that answer can tell."""
+        assert self._state is not None
+        with state_needed():
+            contract = await asyncio.to_thread(read_contract, self._state, collection)
+        if contract is None:
+            raise _missing(collection, "the state store")
+        for name in contract.stores:
+            store = self._stores.get(name)
+            if store is None:
+                continue
+            try:
+                await store.check_collection(contract)
+            except IngestionError as error:
+                if error.code == "collection_missing":
+                    raise _missing(collection, name.value) from error
+                _log.warning("version not checked", extra={"store": name.value, **error.log_fields()})
+
+    async def _require_unused(self, alias: Alias, versions: Sequence[str]) -> None:
+        assert self._state is not None
+        users = {job.collection.lower(): f"job {job.id}" for job in await self._jobs.list_active()}
+        with state_needed():
+            for name in await asyncio.to_thread(list, iter_aliases(self._state)):
+                other = None if name == alias.name else await asyncio.to_thread(read_alias, self._state, name)
+                for collection in () if other is None else (other.collection, *other.previous):
+                    users[collection.lower()] = f"alias {name}"
+        for version in versions:
+            if (user := users.get(version.lower())) is not None:
+                said = f"{version} is in use by {user}"
+                raise SubmissionError("version_in_use", said, hint="keep more, or end what uses it", status=409)
+
+    async def _compare(self, aliases: Sequence[Alias]) -> list[AliasDetail]:
+        """Set every store's list of aliases beside the truth; one list per store."""
+        names = list(self._stores)
+        lists = await asyncio.gather(*(self._list_aliases(self._stores[name]) for name in names))
+        listed = dict(zip(names, lists, strict=True))
+        return [AliasDetail(alias, await self._compare_one(alias, listed)) for alias in aliases]
+
+    async def _compare_one(
+        self, alias: Alias, listed: Mapping[StoreName, dict[str, str] | str]
+    ) -> dict[StoreName, StoreView]:
+        assert self._state is not None
+        contract = await asyncio.to_thread(read_contract, self._state, alias.collection)
+        views: dict[StoreName, StoreView] = {}
+        for name, known in listed.items():
+            store = self._stores[name]
+            wanted = store.spell(alias.collection) if contract is None or name in contract.stores else None
+            if isinstance(known, str):
+                if wanted is not None:
+                    views[name] = StoreView(None, None, known)
+                continue
+            held = known.get(store.spell(alias.name))
+            if held is not None or wanted is not None:
+                views[name] = StoreView(held, held == wanted, None)
+        return views
+
+    async def _list_aliases(self, store: VectorStore) -> dict[str, str] | str:
+        """Return a store's aliases, or why they are not known."""
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                return await store.list_aliases()
+        except TimeoutError:
+            return f"no answer within {TIME_LIMIT_S:g} s"
+        except IngestionError as error:
+            return error.message
+
+
+def _write_or_tell(state: StateStore, alias: Alias) -> None:
+    try:
+        write_alias(state, alias)
+    except StateConflict as error:
+        raise _moving(alias.name) from error
+
+
+def _moving(name: str) -> SubmissionError:
+    said = f"alias {name} is being moved"
+    return SubmissionError(
+        "alias_moving", said, hint=f"try again in a moment; GET /aliases/{name} shows it", status=409
+    )
+
+
+def _missing(collection: str, where: str) -> SubmissionError:
+    said = f"the previous version {collection} is not in {where} any more"
+    return SubmissionError("version_missing", said, hint="submit a job with `alias` to make a new one", status=409)
