@@ -337,6 +337,7 @@ class Driver:
             delete_missing=request.delete_missing and only is None,
             retry_failed=request.retry_failed,
             selects=Selection(request.source, only).matches,
+            epoch=self.monitor.epoch,
         )
 
         def find() -> Iterator[PlannedObject]:
