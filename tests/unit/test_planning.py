@@ -89,7 +89,7 @@ def test_full_works_on_everything_listed() -> None:
 def test_directory_markers_are_counted_and_never_planned() -> None:
     """Only zero-byte keys with a trailing slash are markers; one that replaced an object removes its points."""
     actions, tally = plan([ref("a/", size=0), ref("b/", size=5), ref("c/", size=0)], [row("c/")])
-    assert actions == {"b/": Action.NEW, "c/": Action.DELETE}
+    assert actions == {"b/": Action.NEW, "c/": Action.PURGE}
     assert tally.directory_markers == 2
 
 

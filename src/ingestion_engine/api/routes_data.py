@@ -157,7 +157,7 @@ async def get_collection(name: str, asking: Asking, services: Using) -> Collecti
     """Return a collection's contract, points per store, objects by state, last job and last comparison."""
     asking.check_collection(name)
     detail = await services.collections.describe(name)
-    mine = JobFilter(collection=name, owner=asking.sees_jobs_of)
+    mine = JobFilter(collection=detail.name, owner=asking.sees_jobs_of)
     newest, _ = await services.jobs.list_page(mine, limit=1, cursor=None)
     shown = {**dataclasses.asdict(detail), "last_job": _show_last(newest[0]) if newest else None}
     return CollectionView.model_validate(shown)

@@ -407,6 +407,7 @@ class Driver:
             retry_failed=request.retry_failed,
             selects=selection.matches,
             leaves_out=selection.leaves_out,
+            epoch=self.monitor.epoch,
         )
 
         def find() -> Iterator[PlannedObject]:

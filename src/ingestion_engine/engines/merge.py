@@ -78,7 +78,8 @@ def merge_attempt(
             ``failed``/``interrupted``: the next plan treats them as dirty.
         now: RFC 3339.
 
-    Cost: reads the attempt's plan (unless complete) and reports once; memory bounded by the table's external sort.
+    Cost: reads the attempt's reports once; unless complete, its plan and its reports once more. Memory
+    bounded by the table's external sort.
     """
     ledger = Ledger(store, attempt.job_id)
     table = ObjectTable(store, collection)
@@ -101,7 +102,10 @@ def attempt_reports(ledger: Ledger, attempt: OpenAttempt) -> Iterator[PartitionR
 def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> Iterator[TableRow]:
     """Later rows of a key win, so the interrupted come first."""
     if not complete:
-        yield from _interrupted_rows(ledger, attempt, now)
+        results = (result for report in attempt_reports(ledger, attempt) for result in report.results)
+        # These are as their rows say. They are few: objects that came back after they were found gone.
+        kept = {result.key for result in results if result.outcome is Outcome.KEPT}
+        yield from (row for row in _interrupted_rows(ledger, attempt, now) if row.key not in kept)
     for report in attempt_reports(ledger, attempt):
         for result in report.results:
             if result.outcome in _STATES:

@@ -98,6 +98,8 @@ class DiffRules:
     selects: Callable[[str], bool]
     leaves_out: Callable[[str], bool] = lambda _key: False
     """True for keys outside the job's filters; where ``selects`` is false for another reason, they are not reported."""
+    epoch: int = 0
+    """Of the attempt; 0 when it writes nothing."""
 
 
 def diff_objects(
@@ -142,15 +144,15 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally
         tally.table_rows += 1
     if ref is not None:
         tally.listed += 1
-        if ref.is_directory_marker:
-            tally.directory_markers += 1
-            ref = None
-    if ref is None:
+        tally.directory_markers += ref.is_directory_marker
+    if ref is None or ref.is_directory_marker:
         if row is None or not rules.delete_missing:
             return None
         tally.deletes += 1
         gone = ObjectRef(rules.bucket, row.key, row.etag, row.size_bytes, row.last_modified)
-        return PlannedObject(gone, Action.DELETE, row.chunk_count, row.points_digest, row.vectors_digest)
+        # A look at the bucket would find the marker that stands in the object's place.
+        action = Action.DELETE if ref is None else Action.PURGE
+        return PlannedObject(gone, action, row.chunk_count, row.points_digest, row.vectors_digest)
     if row is None:
         return PlannedObject(ref, Action.FULL if rules.full else Action.NEW)
     action = _compare(ref, row, rules, tally)
@@ -162,7 +164,7 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, tally: Tally) -> Action | None:
     """Why a known object has to be worked on, or None after counting why not."""
     if row.state == "failed" and row.error_code == INTERRUPTED:
-        return Action.FULL if rules.full else Action.DIRTY
+        return Action.DIRTY
     same = (
         row.fingerprint == rules.fingerprint
         and row.etag == ref.etag
@@ -170,6 +172,8 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, tally: Tally) -> A
         and row.last_modified == ref.last_modified
     )
     mine = row.job_id == rules.job_id
+    if not same and row.epoch == rules.epoch:
+        return Action.DIRTY  # an earlier plan of this attempt wrote it: epochs do not tell the versions apart
     if not same:
         return Action.FULL if rules.full else Action.CHANGED
     if row.state == "present":

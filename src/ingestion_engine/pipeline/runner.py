@@ -183,11 +183,11 @@ class PartitionRun:
             self._results[position] = await self._delete(planned, object_id)
             return None
         if isinstance(loaded.error, ObjectGone):
-            await self._remove_points(planned, object_id)
+            await self._remove_points(object_id, own=True)
             self._results[position] = _result(planned, loaded, object_id, Outcome.DELETED)
             return None
         if loaded.error is not None:
-            self._results[position] = _failure(planned, loaded, object_id, loaded.error)
+            self._results[position] = await self._fail(planned, loaded, object_id, loaded.error)
             return None
         kept: dict[PointId, npt.NDArray[np.float32]] = {}
         if planned.action is not Action.NEW:
@@ -245,7 +245,7 @@ class PartitionRun:
         while (work := await self._finished.get()) is not None:
             planned = work.loaded.planned
             if work.error is not None:
-                self._results[work.position] = _failure(planned, work.loaded, work.object_id, work.error)
+                self._results[work.position] = await self._fail(planned, work.loaded, work.object_id, work.error)
             else:
                 document = work.loaded.document
                 assert document is not None
@@ -286,14 +286,15 @@ class PartitionRun:
             planned, loaded, object_id = entry.work.loaded.planned, entry.work.loaded, entry.work.object_id
             if entry.refused is not None:
                 error = ObjectError("store_refused", f"A store refused a point of this object: {entry.refused}")
-                if planned.action is Action.NEW:
-                    await self._remove_points(planned, object_id, before_epoch=self._tools.epoch + 1)
-                self._results[entry.work.position] = _failure(planned, loaded, object_id, error)
+                self._results[entry.work.position] = await self._fail(
+                    planned, loaded, object_id, error, has_written=True
+                )
                 continue
             if planned.action is not Action.NEW:
-                await self._remove_points(planned, object_id)
-            if self._tools.spec.request.mode is Mode.REPAIR:
-                # Points that others put there may carry any epoch.
+                await self._remove_points(object_id)
+            if self._tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded):
+                # Points that others, or we before, put there may carry any epoch.
+                await asyncio.to_thread(self._tools.lease.check)
                 await remove_other_points(self._tools.stores, self._tools.contract, object_id, entry.point_ids)
             digests = format_digest(entry.digest), format_digest(entry.vectors)
             self._results[entry.work.position] = _result(
@@ -303,14 +304,25 @@ class PartitionRun:
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
         if planned.action is Action.DELETE and await self._tools.source.exists(planned.ref.bucket, planned.ref.key):
             return _result(planned, LoadedObject(planned), object_id, Outcome.KEPT)
-        await self._remove_points(planned, object_id)
+        await self._remove_points(object_id, own=True)
         return _result(planned, LoadedObject(planned), object_id, Outcome.DELETED)
 
-    async def _remove_points(
-        self, planned: PlannedObject, object_id: ObjectId, *, before_epoch: int | None = None
-    ) -> None:
-        if planned.action is Action.NEW and before_epoch is None:
-            return
+    async def _fail(
+        self,
+        planned: PlannedObject,
+        loaded: LoadedObject,
+        object_id: ObjectId,
+        error: ObjectError,
+        *,
+        has_written: bool = False,
+    ) -> ObjectResult:
+        """Leave the old version's points as they are; where there is none, nothing of this one stays either."""
+        if not planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
+            await self._remove_points(object_id, own=True)
+        return _failure(planned, loaded, object_id, error)
+
+    async def _remove_points(self, object_id: ObjectId, *, own: bool = False) -> None:
+        """Remove what earlier epochs wrote of an object, and also what this one did if ``own``."""
         await asyncio.to_thread(self._tools.lease.check)
         await self._timed(
             "delete",
@@ -318,7 +330,7 @@ class PartitionRun:
                 self._tools.stores,
                 self._tools.spec.request.collection,
                 object_id,
-                before_epoch=before_epoch or self._tools.epoch,
+                before_epoch=self._tools.epoch + own,
             ),
         )
 
@@ -328,6 +340,13 @@ class PartitionRun:
             return await work
         finally:
             self._seconds[step] = self._seconds.get(step, 0.0) + time.perf_counter() - started
+
+
+def _may_be_mixed(loaded: LoadedObject) -> bool:
+    """True when points of this very epoch may be of another version: the object changed after it was listed, so that
+    a run of this partition that was cut off may have read it differently, or an earlier plan of this attempt wrote it.
+    """
+    return loaded.read != loaded.planned.ref or loaded.planned.action is Action.DIRTY
 
 
 def _result(
