@@ -27,6 +27,21 @@ def make_text(size_bytes: int) -> bytes:
     return write_big_text(size_bytes, seed=1)
 
 
+MARKDOWN_CHARS = 7_900
+"""With headings about eight chunks of 1,000 characters where cuts ignore sections; this product's cuts obey them and
+leave about eleven."""
+
+
+def make_markdown(rng: random.Random, chars: int = MARKDOWN_CHARS) -> bytes:
+    """A document of sections with headings, a list now and then."""
+    parts = [f"# Report {rng.randrange(10**9)}\n"]
+    for number, paragraph in enumerate(write_paragraphs(rng, chars)):
+        if number % 4 == 0:
+            parts.append(f"## Section {number // 4 + 1}\n")
+        parts.append(("- " if number % 7 == 6 else "") + paragraph + "\n")
+    return "\n".join(parts).encode()
+
+
 def make_csv(size_bytes: int) -> bytes:
     """A table of four columns."""
     out = io.StringIO()
