@@ -159,9 +159,9 @@ def run_driver(folder: Path, keys: int, name: str) -> dict[str, Any]:
         "peak_mib": peak_bytes() / MIB,
         "wall_s": wall_s,
         "cpu_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
-        "plan_bytes": _bytes_in(job / "plan"),
-        "report_bytes": _bytes_in(job / "reports"),
-        "table_bytes": _bytes_in(folder / "collections" / COLLECTION / "objects"),
+        "plan_bytes": count_bytes(job / "plan"),
+        "report_bytes": count_bytes(job / "reports"),
+        "table_bytes": count_bytes(folder / "collections" / COLLECTION / "objects"),
         "partitions": summary["counts"]["partitions_done"],
     }
 
@@ -174,7 +174,8 @@ def list_only(keys: int) -> float:
     return time.process_time() - used
 
 
-def _bytes_in(folder: Path) -> int:
+def count_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
