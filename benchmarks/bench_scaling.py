@@ -84,9 +84,7 @@ def measure_skew(world: World, engine: EngineName) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", action="append", choices=[e.value for e in EngineName], help="may be repeated")
-    parser.add_argument(
-        "--at-once", type=int, action="append", help="partitions, may be repeated; 1, 2, 4, 8 by default"
-    )
+    parser.add_argument("--at-once", type=int, action="append", help="partitions; 1, 2, 4, 8 by default")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of a job that keeps the embedder busy")
     parser.add_argument("--request-ms", type=float, default=10.0)
     parser.add_argument("--text-ms", type=float, default=15.0)
@@ -149,8 +147,8 @@ def add_scales(
             name = f"{engine.value}: {count} on {count} beside 1 on 1, steady rate"
             report.targets.append(Target(name, SPEED_UP_TARGET[count], steady, "", at_least=True))
         rates = (f"{result[rate]:.1f}" for rate in ("steady_rate", "job_rate"))
-        rows.append((f"{engine.value}, {count} on {count}", *rates, f"{steady:.2f}", f"{job:.2f}",
-                     f"{result['busy_share']:.3f}", f"{result['elapsed_s']:.1f}", f"{result['chunks']:,.0f}"))  # fmt: skip
+        rest = (f"{result['busy_share']:.3f}", f"{result['elapsed_s']:.1f}", f"{result['chunks']:,.0f}")
+        rows.append((f"{engine.value}, {count} on {count}", *rates, f"{steady:.2f}", f"{job:.2f}", *rest))
     if rows:
         heads = ("engine, partitions", "steady chunks/s", "job chunks/s", "steady speed-up", "job speed-up",
                  "busy share", "job s", "chunks")  # fmt: skip

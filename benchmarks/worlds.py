@@ -84,7 +84,7 @@ class World:
 
     def upload(self, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
         """Put objects into the bucket, many at once; return how many there were and their bytes."""
-        return asyncio.run(_upload(self.settings, objects))
+        return upload_objects(self.settings, objects)
 
     def set_costs(self, *, request_ms: float, text_ms: float) -> None:
         """Set what a request of the embedder costs."""
@@ -198,6 +198,11 @@ def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0,
             finally:
                 for service in world.services.values():
                     service.stop()
+
+
+def upload_objects(settings: Settings, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
+    """Put objects into the bucket, many at once; return how many there were and their bytes."""
+    return asyncio.run(_upload(settings, objects))
 
 
 async def _upload(settings: Settings, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The simulated Ollama of the benchmarks: what it says of its own busy time, and vectors that depend on the text alone."""
+"""The simulated Ollama of the benchmarks: what it counts, and vectors that depend on the text alone."""
 
 from __future__ import annotations
 
