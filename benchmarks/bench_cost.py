@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from http_server import ask
@@ -166,16 +166,20 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Return the medians of every case; cases alternate within a run."""
     found: dict[str, list[dict[str, float]]] = {}
-    ours = list(itertools.product(dimensions, STORES))
-    for number in range(runs):
-        for dimension, stores in ours:
-            each = {prefix: run_ours(world, prefix, dimension, stores) for prefix in (ONE, ALL)}
-            found.setdefault(f"this product, {dimension}, {stores}", []).append(summarise(each, size))
+
+    def note(case: str, run: Callable[[str], tuple[Measured, int]]) -> None:
+        result = summarise({prefix: run(prefix) for prefix in (ONE, ALL)}, size)
+        found.setdefault(case, []).append(result)
+        print(f"{case}: {result}", file=sys.stderr)
+
+    for _ in range(runs):
+        for dimension, stores in itertools.product(dimensions, STORES):
+            note(
+                f"this product, {dimension}, {stores}",
+                lambda prefix, d=dimension, s=stores: run_ours(world, prefix, d, s),
+            )
         for name in rivals:
-            each = {prefix: run_rival(world, folder, name, prefix, 768) for prefix in (ONE, ALL)}
-            found.setdefault(f"{name}, 768, 1", []).append(summarise(each, size))
-        for case, results in found.items():
-            print(f"{number + 1}/{runs} {case}: {results[-1]}", file=sys.stderr)
+            note(f"{name}, 768, 1", lambda prefix, n=name: run_rival(world, folder, n, prefix, 768))
     return {case: median_of(results) for case, results in found.items()}
 
 

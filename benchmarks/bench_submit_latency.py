@@ -1,6 +1,6 @@
 """Measure how long POST /ray/jobs takes, one at a time and at a fixed rate, beside GET /livez of the same service.
 
-python benchmarks/bench_submit_latency.py [--runs 3] [--requests 100] [--rate 50] [--seconds 10] [--without-ray] [--quick]
+python benchmarks/bench_submit_latency.py [--runs 3] [--requests 100] [--rate 50] [--without-ray] [--quick]
 """
 
 from __future__ import annotations

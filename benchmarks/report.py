@@ -91,13 +91,17 @@ def parse_options(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> 
 
     Args:
         parser: With the benchmark's own options.
-        quick: Other defaults for a quick run.
+        quick: Values in a quick run of options that were not given.
     """
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small, about a minute; the report is only printed")
-    if "--quick" in sys.argv or os.environ.get("BENCH_QUICK", "0") not in ("", "0"):
-        parser.set_defaults(**{"runs": 1, **quick, "quick": True})
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.quick |= os.environ.get("BENCH_QUICK", "0") not in ("", "0")
+    if options.quick:
+        for name, value in {"runs": 1, **quick}.items():
+            if getattr(options, name) == parser.get_default(name):
+                setattr(options, name, value)
+    return options
 
 
 def repeat_command(script: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import mimetypes
 import os
 import random
 import sys
@@ -48,6 +49,9 @@ SPARK_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
 
 _numbers = itertools.count(1)
 
+Body = bytes | Iterator[bytes]
+"""An object's bytes, whole or in blocks."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
@@ -82,7 +86,7 @@ class World:
     folder: Path
     services: dict[str, Service] = field(default_factory=dict)
 
-    def upload(self, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
+    def upload(self, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
         """Put objects into the bucket, many at once; return how many there were and their bytes."""
         return upload_objects(self.settings, objects)
 
@@ -200,29 +204,47 @@ def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0,
                     service.stop()
 
 
-def upload_objects(settings: Settings, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
+def upload_objects(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
     """Put objects into the bucket, many at once; return how many there were and their bytes."""
     return asyncio.run(_upload(settings, objects))
 
 
-async def _upload(settings: Settings, objects: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
+async def _upload(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
     store = open_bucket(settings)
     free = asyncio.Semaphore(UPLOADS_AT_ONCE)
-    count = size = 0
+    puts = []
 
-    async def put(key: str, body: bytes) -> None:
+    async def put(key: str, body: Body) -> int:
         try:
-            await obstore.put_async(store, key, body, attributes={"Content-Type": "text/markdown"})
+            if isinstance(body, bytes):
+                await obstore.put_async(store, key, body, attributes={"Content-Type": _content_type(key)})
+                return len(body)
+            return await asyncio.to_thread(_put_blocks, store, key, body)
         finally:
             free.release()
 
     async with asyncio.TaskGroup() as group:
         for key, body in objects:
             await free.acquire()
-            group.create_task(put(key, body))
-            count += 1
-            size += len(body)
-    return count, size
+            puts.append(group.create_task(put(key, body)))
+    return len(puts), sum(one.result() for one in puts)
+
+
+def _put_blocks(store: S3Store, key: str, blocks: Iterator[bytes]) -> int:
+    """Put an object in parts; return its size."""
+    sizes: list[int] = []
+
+    def counted() -> Iterator[bytes]:
+        for block in blocks:
+            sizes.append(len(block))
+            yield block
+
+    obstore.put(store, key, counted(), attributes={"Content-Type": _content_type(key)})
+    return sum(sizes)
+
+
+def _content_type(key: str) -> str:
+    return "text/markdown" if key.endswith(".md") else mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
 def open_bucket(settings: Settings) -> S3Store:
