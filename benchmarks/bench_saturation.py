@@ -13,7 +13,7 @@ from typing import Any
 
 from load_generator import measure_capacity
 from report import Report, Target, median_of, parse_options, repeat_command
-from worlds import World, list_markdown, open_world
+from worlds import World, count_objects, list_markdown, open_world
 
 from ingestion_engine.domain.spec import EngineName
 
@@ -21,7 +21,6 @@ BUSY_TARGETS = {1: 0.97, 8: 0.95}
 RATE_TARGET = 0.93
 SPREAD_TARGET = 0.97
 """Ray's and Spark's rate beside the local engine's."""
-CHUNKS_PER_OBJECT = 11.5
 GENERATOR_S = 10.0
 
 
@@ -55,9 +54,8 @@ def measure(world: World, options: argparse.Namespace, engine: EngineName, endpo
 
 def fill_bucket(world: World, options: argparse.Namespace, endpoints: Sequence[int]) -> None:
     """Objects under one prefix per number of endpoints, enough for the time asked."""
-    text_s = (options.request_ms / 32 + options.text_ms) / 1000
     for count in endpoints:
-        objects = int(options.seconds * count / text_s / CHUNKS_PER_OBJECT)
+        objects = count_objects(options.seconds, count, request_ms=options.request_ms, text_ms=options.text_ms)
         world.upload(list_markdown(f"saturation/{count}/", objects))
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import corpora
 from report import Report, Target, median_of, parse_options, repeat_command
-from worlds import World, list_markdown, open_world
+from worlds import World, count_objects, list_markdown, open_world
 
 from ingestion_engine.domain.spec import EngineName
 
 SPEED_UP_TARGET = {2: 1.8, 4: 3.6, 8: 7.2}
 SKEW_TARGET = 1.15
-CHUNKS_PER_OBJECT = 11.5
 MODEL = "sim-768"
 SMALL_CHARS = 700
 """Of each small object: one chunk."""
@@ -48,10 +47,9 @@ def measure_scale(world: World, options: argparse.Namespace, engine: EngineName,
 
 def fill_scaling(world: World, options: argparse.Namespace) -> None:
     """Objects under one prefix per number of partitions."""
-    text_s = (options.request_ms / 32 + options.text_ms) / 1000
     for count in options.at_once:
-        objects = max(4 * count, int(options.seconds * count / text_s / CHUNKS_PER_OBJECT))
-        world.upload(list_markdown(f"scaling/{count}/", objects))
+        objects = count_objects(options.seconds, count, request_ms=options.request_ms, text_ms=options.text_ms)
+        world.upload(list_markdown(f"scaling/{count}/", max(objects, 4 * count)))
 
 
 def list_skewed(prefix: str, size_mb: float, small: int) -> Iterator[tuple[str, bytes]]:

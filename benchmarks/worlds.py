@@ -42,6 +42,10 @@ from ingestion_engine.state.ledger import Ledger
 BUCKET = "docs"
 UPLOADS_AT_ONCE = 32
 CHUNK_CHARS = 1000
+CHUNKS_PER_OBJECT = 11.5
+"""What this product makes of a document of ``corpora.make_markdown`` with ``CHUNK_CHARS``."""
+BATCH_TEXTS = 32
+"""The default of ``INGEST_EMBED__BATCH_TEXTS``."""
 RAY_TASK_CPUS = 0.25
 """The head has four logical CPUs, and up to 16 partitions wait for the simulated embedder at once."""
 SPARK_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
@@ -261,6 +265,11 @@ def open_bucket(settings: Settings) -> S3Store:
         virtual_hosted_style_request=False,
         client_options={"allow_http": True, "timeout": timedelta(minutes=5)},
     )
+
+
+def count_objects(seconds: float, endpoints: int, *, request_ms: float, text_ms: float) -> int:
+    """How many Markdown objects keep so many endpoints of the embedder busy for about so long, with full batches."""
+    return int(seconds * endpoints * 1000 / (request_ms / BATCH_TEXTS + text_ms) / CHUNKS_PER_OBJECT)
 
 
 def list_markdown(prefix: str, count: int) -> Iterator[tuple[str, bytes]]:
