@@ -184,8 +184,8 @@ def fill_table(folder: Path, keys: int) -> None:
     rows = (
         TableRow(
             ref.key, ref.etag, ref.size_bytes, ref.last_modified, make_object_id(ref.bucket, ref.key), "present", None,
-            None, retryable=False, fingerprint=fingerprint, chunk_count=5, points_digest=ref.etag, vectors_digest=ref.etag, epoch=0,
-            job_id=spec.job_id, updated_at=date,
+            None, retryable=False, fingerprint=fingerprint, chunk_count=5, points_digest=ref.etag,
+            vectors_digest=ref.etag, epoch=0, job_id=spec.job_id, updated_at=date,
         )
         for ref in SyntheticSource(keys).list_objects(BUCKET, "")
     )  # fmt: skip
