@@ -21,7 +21,7 @@ from pathlib import Path
 from http_server import ask
 from processes import Measured, run_measured
 from report import MIB, Report, Target, median_of, parse_options, repeat_command
-from stage_profile import find_profiler, read_profile
+from stage_profile import START, find_profiler, read_profile
 from worlds import BUCKET, World, list_markdown, open_world
 
 from ingestion_engine.domain.spec import EngineName
@@ -219,10 +219,14 @@ def add_results(
         f"above start beside {'the script' if script else 'ours'}", "start CPU s", "s", "peak MiB",
     )  # fmt: skip
     report.add_table(heads, rows)
-    stages = list(dict.fromkeys(stage for shares in profiles.values() for stage in shares))
+    stages = list(dict.fromkeys(stage for shares in profiles.values() for stage in shares if stage != START))
     if stages:
-        cells = [(stage, *(f"{shares.get(stage, 0):.1%}" for shares in profiles.values())) for stage in stages]
-        note = "Share of the samples by stage, Python threads only, start included:"
+        cells = [
+            (stage, *(f"{shares.get(stage, 0) / (1 - shares.get(START, 0)):.1%}" for shares in profiles.values()))
+            for stage in stages
+        ]
+        cells.append((f"{START} (of all samples)", *(f"{shares.get(START, 0):.1%}" for shares in profiles.values())))
+        note = "Share of the samples by stage, of what is not start, Python threads only:"
         report.add_table(("stage", *profiles), cells, note=note)
     report.data = {"results": results, "profiles": profiles}
 

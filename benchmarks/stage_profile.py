@@ -14,6 +14,16 @@ from pathlib import Path
 
 RATE_HZ = 100
 
+IDLE = re.compile(
+    r"^(_worker \(.*concurrent/futures/thread|wait \(.*threading|Condition\.wait \(|select \(|EpollSelector)"
+)
+"""Innermost frames that only wait; the profiler takes some of them for work."""
+
+STARTING = re.compile(r"importlib|botocore/(loaders|session)|ssl\.py")
+"""Frames of what a process does once: imports, botocore's models, TLS contexts."""
+
+START = "start: imports, botocore's models, TLS"
+
 STAGES: tuple[tuple[str, str], ...] = (
     (r"adapters/ollama", "embed: request, answer to array"),
     (r"adapters/qdrant", "write to Qdrant"),
@@ -25,10 +35,14 @@ STAGES: tuple[tuple[str, str], ...] = (
     (r"pipeline/points", "points"),
     (r"pipeline/(runner|embed|load|reuse|upsert|worker)", "runner"),
     (r"ingestion_engine/engines", "driver"),
+)
+"""The innermost frame that matches one of these decides; a digest made for a point so counts for points."""
+
+LOOPS: tuple[tuple[str, str], ...] = (
     (r"grpc/", "gRPC's event loop"),
     (r"asyncio/|selectors|threading|concurrent/", "event loop and threads"),
 )
-"""The innermost frame that matches one of these decides; a digest made for a point so counts for points."""
+"""What is left when no stage's code is on the stack."""
 
 _FRAME = re.compile(r"\((.+?)(?::\d+)?\)$")
 
@@ -58,21 +72,20 @@ def read_profile(path: Path) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
-        counts[_find_stage(stack.split(";"))] += int(count)
+        frames = stack.split(";")
+        if frames[-1] and not IDLE.match(frames[-1]):
+            counts[_find_stage(frames)] += int(count)
     total = sum(counts.values())
     return {stage: round(count / total, 4) for stage, count in counts.most_common()}
 
 
 def _find_stage(stack: list[str]) -> str:
     files = [found[1] for frame in reversed(stack) if (found := _FRAME.search(frame))]
-    if any("importlib" in file for file in files):
-        return "imports"
-    for file in files:
-        for pattern, stage in STAGES:
-            if stage not in ("gRPC's event loop", "event loop and threads") and re.search(pattern, file):
-                return stage
-    for file in files:
-        for pattern, stage in STAGES:
-            if re.search(pattern, file):
-                return stage
+    if any(STARTING.search(file) for file in files):
+        return START
+    for stages in (STAGES, LOOPS):
+        for file in files:
+            for pattern, stage in stages:
+                if re.search(pattern, file):
+                    return stage
     return "other"
