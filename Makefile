@@ -25,7 +25,7 @@ check: setup   ## Check format, lint, types and imports.
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-bench: setup   ## Run the benchmarks; each writes its report under benchmarks/reports/.
+bench: setup   ## Run the benchmarks and write benchmarks/reports/; BENCH_QUICK=1 only shows that they work.
 	@found=; for script in benchmarks/bench_*.py; do [ -e "$$script" ] || continue; found=1; \
 	    .venv/bin/python "$$script" || exit 1; done; [ -n "$$found" ] || echo "no benchmarks yet"
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from processes import peak_bytes
-from report import MIB, Report, Target
+from report import MIB, Report, Target, parse_options, repeat_command
 
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import FatalError
@@ -159,9 +159,9 @@ def run_driver(folder: Path, keys: int, name: str) -> dict[str, Any]:
         "peak_mib": peak_bytes() / MIB,
         "wall_s": wall_s,
         "cpu_s": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
-        "plan_bytes": _bytes_in(job / "plan"),
-        "report_bytes": _bytes_in(job / "reports"),
-        "table_bytes": _bytes_in(folder / "collections" / COLLECTION / "objects"),
+        "plan_bytes": count_bytes(job / "plan"),
+        "report_bytes": count_bytes(job / "reports"),
+        "table_bytes": count_bytes(folder / "collections" / COLLECTION / "objects"),
         "partitions": summary["counts"]["partitions_done"],
     }
 
@@ -174,7 +174,8 @@ def list_only(keys: int) -> float:
     return time.process_time() - used
 
 
-def _bytes_in(folder: Path) -> int:
+def count_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -192,11 +193,10 @@ def measure(keys: int) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--keys", type=int, action="append", help="may be repeated; 10,000 and 200,000 by default")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--pass", dest="name", choices=PASSES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse_options(parser, {"keys": [1_000, 10_000]})
     if options.child is not None:
         print(json.dumps(run_driver(options.child, options.keys[0], options.name)))
         return
@@ -204,7 +204,7 @@ def main() -> None:
     report = Report(
         "driver_memory",
         "Memory and time of the driver",
-        "python benchmarks/bench_driver_memory.py" + f" --runs {options.runs}" + "".join(f" --keys {n}" for n in sizes),
+        repeat_command(__file__),
         "Jobs over a synthetic listing, each in a process of its own: first everything is new and planned, and an "
         "engine double reports every partition done at once, through the ledger; then the same listing is unchanged, "
         "in byte order and out of it (the driver then lists again and sorts). The object table is written and read as "
@@ -212,6 +212,7 @@ def main() -> None:
         "The listing double alone costs the CPU time shown beside.",
         ["ingestion-engine", "pyarrow", "orjson"],
         {"runs": options.runs, "keys": sizes, "state store": "a directory"},
+        quick=options.quick,
     )
     runs = [{keys: measure(keys) for keys in sizes} for _ in range(options.runs)]
     results: list[dict[str, Any]] = []

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow.compute
 import pyarrow.parquet  # noqa: F401 - loaded before memory is measured
-from report import Report
+from report import Report, parse_options, repeat_command
 
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.records import TableRow
@@ -110,22 +110,22 @@ def run_steps(rows: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parse_options(parser, {"rows": 20_000})
     if options.child is not None:
         print(json.dumps(measure(options.child, options.rows, options.step)))
         return
     report = Report(
         "object_table",
         "Object table",
-        f"python benchmarks/bench_object_table.py --runs {options.runs} --rows {options.rows}",
+        repeat_command(__file__),
         "Every operation of the object table, each in a process of its own over the table that the one before left. "
         "Memory is the peak above the process with everything imported. Making the rows is part of what appends cost.",
         ["ingestion-engine", "pyarrow"],
         {"runs": options.runs, "rows": options.rows, "state store": "a directory"},
+        quick=options.quick,
     )
     runs = [run_steps(options.rows) for _ in range(options.runs)]
     results = {

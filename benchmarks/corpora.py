@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -18,6 +19,19 @@ from corpus_text import write_big_text, write_paragraphs, write_sentence
 
 MB = 1_000_000
 
+BLOCK_BYTES = 8 * MB
+
+
+def repeat_blocks(make: Callable[[int], bytes], size_bytes: int) -> Iterator[bytes]:
+    """A text or JSONL of any size in blocks: one block again and again, so that making it takes no time or memory.
+
+    Equal chunks are nothing special to a worker: an occurrence number tells their points apart.
+    """
+    block = make(min(BLOCK_BYTES, size_bytes))
+    for _ in range(max(1, round(size_bytes / len(block)))):
+        yield block
+
+
 PDF_PAGES = (1,) * 80 + (3,) * 60 + (12,) * 32 + (60,) * 20 + (700,) * 4 + (1400,) * 4
 """Pages of 200 PDFs; a page of text has about 3.9 kB, so the largest have 5.4 MB."""
 
@@ -25,6 +39,21 @@ PDF_PAGES = (1,) * 80 + (3,) * 60 + (12,) * 32 + (60,) * 20 + (700,) * 4 + (1400
 def make_text(size_bytes: int) -> bytes:
     """Plain text of paragraphs."""
     return write_big_text(size_bytes, seed=1)
+
+
+MARKDOWN_CHARS = 7_900
+"""With headings about eight chunks of 1,000 characters where cuts ignore sections; this product's cuts obey them and
+leave about eleven."""
+
+
+def make_markdown(rng: random.Random, chars: int = MARKDOWN_CHARS) -> bytes:
+    """A document of sections with headings, a list now and then."""
+    parts = [f"# Report {rng.randrange(10**9)}\n"]
+    for number, paragraph in enumerate(write_paragraphs(rng, chars)):
+        if number % 4 == 0:
+            parts.append(f"## Section {number // 4 + 1}\n")
+        parts.append(("- " if number % 7 == 6 else "") + paragraph + "\n")
+    return "\n".join(parts).encode()
 
 
 def make_csv(size_bytes: int) -> bytes:
@@ -67,11 +96,11 @@ def make_html(size_bytes: int) -> bytes:
     return "".join([*parts, "</body></html>"]).encode()
 
 
-def make_pdfs() -> Iterator[tuple[str, bytes]]:
-    """Yield names and bytes of 200 PDFs, small and large ones mixed."""
+def make_pdfs(number_of_pdfs: int = len(PDF_PAGES)) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of PDFs, small and large ones mixed, 200 different numbers of pages over and over."""
     rng = random.Random(5)
-    pages = list(PDF_PAGES)
+    pages = list(itertools.islice(itertools.cycle(PDF_PAGES), number_of_pdfs))
     rng.shuffle(pages)
     for number, count in enumerate(pages):
         content = [write_paragraphs(rng, 3000) for _ in range(count)]
-        yield f"{number:03d}.pdf", build_pdf(f"Register {number}", content)
+        yield f"{number:05d}.pdf", build_pdf(f"Register {number}", content)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 LOOK_EVERY_S = 0.01
 """The kernel keeps the peak itself; only a peak in the last moment of a process can be missed."""
@@ -24,7 +25,7 @@ class Measured:
     peak_bytes: int
     """Peak of its resident memory (``VmHWM``)."""
     cpu_s: float
-    """User and system time, all threads."""
+    """User and system time, all threads, and of children that it waited for."""
     wall_s: float
 
 
@@ -34,8 +35,10 @@ def peak_bytes(pid: int | None = None) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def run_measured(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Measured:
-    """Run a command to its end, its output thrown away.
+def run_measured(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: IO[bytes] | int = subprocess.DEVNULL
+) -> Measured:
+    """Run a command to its end, its output thrown away unless it has a place to go.
 
     Raises:
         RuntimeError: it failed; with the end of its output.
@@ -44,7 +47,7 @@ def run_measured(command: Sequence[str], *, env: Mapping[str, str] | None = None
     peak = 0
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors) as process,
+        subprocess.Popen(command, env=env, stdout=stdout, stderr=errors) as process,
     ):
         while True:
             peak = max(peak, peak_bytes(process.pid))

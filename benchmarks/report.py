@@ -5,12 +5,16 @@ Every report says on what machine, at what commit, with which versions and setti
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import shlex
+import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,16 +27,26 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A promise with a number; it is kept when ``measured`` is at most ``limit``."""
+    """A promise with a number; it is kept when ``measured`` is at most ``limit``, or at least where that is asked."""
 
     name: str
     limit: float
     measured: float
     unit: str
+    """Empty for a ratio."""
+    at_least: bool = False
 
     @property
     def kept(self) -> bool:
-        return self.measured <= self.limit
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+    def __str__(self) -> str:
+        measured, limit = (
+            f"{number:.3f}" if not self.unit else f"{number:,.{digits}f} {self.unit}"
+            for number, digits in ((self.measured, 1), (self.limit, 0 if self.limit >= 5 else 1))
+        )
+        bound = "at least" if self.at_least else "at most"
+        return f"- {self.name}: {measured} of {bound} {limit}: {'kept' if self.kept else '**missed**'}"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -72,6 +86,34 @@ def describe_versions(packages: Sequence[str]) -> dict[str, str]:
     return {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
+def parse_options(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> argparse.Namespace:
+    """Parse the command line after adding ``--runs`` and ``--quick`` (also ``BENCH_QUICK=1``).
+
+    Args:
+        parser: With the benchmark's own options.
+        quick: Values in a quick run of options that were not given.
+    """
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="small, about a minute; the report is only printed")
+    options = parser.parse_args()
+    options.quick |= os.environ.get("BENCH_QUICK", "0") not in ("", "0")
+    if options.quick:
+        for name, value in {"runs": 1, **quick}.items():
+            if getattr(options, name) == parser.get_default(name):
+                setattr(options, name, value)
+    return options
+
+
+def repeat_command(script: str) -> str:
+    """The command line of this run."""
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])
+
+
+def median_of(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of every field."""
+    return {name: round(statistics.median(run[name] for run in runs), 4) for name in runs[0]}
+
+
 @dataclass(slots=True)
 class Report:
     """One benchmark's report.
@@ -83,6 +125,7 @@ class Report:
         about: What was measured and how, in a few sentences.
         packages: Distributions whose versions matter.
         settings: What was chosen for this run.
+        quick: True for a run that only shows that the benchmark works: its report is printed, not kept.
     """
 
     case: str
@@ -91,6 +134,7 @@ class Report:
     about: str
     packages: Sequence[str]
     settings: Mapping[str, Any]
+    quick: bool = False
     targets: list[Target] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
@@ -116,17 +160,20 @@ class Report:
             "versions": versions,
             "settings": dict(self.settings),
             "targets": [
-                {"name": t.name, "limit": t.limit, "measured": round(t.measured, 3), "unit": t.unit, "kept": t.kept}
+                {
+                    "name": t.name,
+                    "limit": t.limit,
+                    "measured": round(t.measured, 3),
+                    "unit": t.unit,
+                    "at_least": t.at_least,
+                    "kept": t.kept,
+                }
                 for t in self.targets
             ],
             **self.data,
         }
         machine = self.machine
-        targets = "\n".join(
-            f"- {t.name}: {t.measured:,.1f} {t.unit} of at most {t.limit:,.0f} {t.unit}: "
-            f"{'kept' if t.kept else '**missed**'}"
-            for t in self.targets
-        )
+        targets = "\n".join(map(str, self.targets))
         text = (
             f"# {self.title}\n\n{self.about}\n\n`{self.command}` at commit {commit}, {facts['finished_at']}. "
             f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB; load {machine['load_before']} "
@@ -139,7 +186,9 @@ class Report:
             + "\n\n".join(self.tables)
             + "\n"
         )
+        print(text)
+        if self.quick:
+            return
         REPORTS.mkdir(exist_ok=True)
         (REPORTS / f"{self.case}.md").write_text(text, encoding="utf-8")
         (REPORTS / f"{self.case}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        print(text)

@@ -1,0 +1,278 @@
+"""A world for one benchmark: a real S3 server, a simulated Ollama, sinks for points; and jobs run in it on any engine.
+
+Jobs start at the driver: no API, no dispatcher. Ray runs on a head of its own, Spark in local mode by ``spark-submit``,
+both as the embedded stack starts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import mimetypes
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from corpora import make_markdown
+from http_server import ask, run_server
+from obstore.store import S3Store
+from processes import Measured, run_measured
+from stacks import open_stack
+
+import ingestion_engine
+from ingestion_engine.adapters.connect import open_state_store
+from ingestion_engine.devstack.credentials import load_or_make_credentials
+from ingestion_engine.devstack.kube_java import find_java, find_spark
+from ingestion_engine.devstack.processes import Ports
+from ingestion_engine.devstack.ray_head import plan_ray_head
+from ingestion_engine.devstack.service import Home, Service
+from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.services.specs import make_spec
+from ingestion_engine.state.ledger import Ledger
+
+BUCKET = "docs"
+UPLOADS_AT_ONCE = 32
+CHUNK_CHARS = 1000
+CHUNKS_PER_OBJECT = 11.5
+"""What this product makes of a document of ``corpora.make_markdown`` with ``CHUNK_CHARS``."""
+BATCH_TEXTS = 32
+"""The default of ``INGEST_EMBED__BATCH_TEXTS``."""
+RAY_TASK_CPUS = 0.25
+"""The head has four logical CPUs, and up to 16 partitions wait for the simulated embedder at once."""
+SPARK_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
+"""As the stand-in operator starts drivers on one machine."""
+
+_numbers = itertools.count(1)
+
+Body = bytes | Iterator[bytes]
+"""An object's bytes, whole or in blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """What one job did and used."""
+
+    summary: dict[str, Any]
+    measured: Measured
+    """Of the driver's process and its children: the whole job on the local engine, the driver alone on Ray."""
+    embedder: dict[str, Any]
+    stores: dict[str, Any]
+
+    @property
+    def chunks(self) -> int:
+        """Chunks written."""
+        return int(self.summary["counts"]["chunks"])
+
+    @property
+    def elapsed_s(self) -> float:
+        """From the driver's start to its summary."""
+        return float(self.summary["timings"]["elapsed_s"])
+
+
+@dataclass(slots=True)
+class World:
+    """Servers and settings of a benchmark; made by ``open_world``."""
+
+    settings: Settings
+    env: Mapping[str, str]
+    """``INGEST_*`` of drivers and workers, without the embedder's addresses: those come from each job's spec."""
+    ollama_urls: list[str]
+    store_url: str
+    folder: Path
+    services: dict[str, Service] = field(default_factory=dict)
+
+    def upload(self, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
+        """Put objects into the bucket, many at once; return how many there were and their bytes."""
+        return upload_objects(self.settings, objects)
+
+    def set_costs(self, *, request_ms: float, text_ms: float) -> None:
+        """Set what a request of the embedder costs."""
+        ask(f"{self.ollama_urls[0]}/sim/reset", {"request_ms": request_ms, "text_ms": text_ms})
+
+    def run(
+        self,
+        engine: EngineName,
+        prefix: str,
+        *,
+        model: str,
+        endpoints: int = 1,
+        parallelism: int = 1,
+        wrap: tuple[str, ...] = (),
+        **request: Any,
+    ) -> JobRun:
+        """Run a job from its driver's start to its summary; counters are of this job alone.
+
+        Args:
+            engine: Where partitions run.
+            prefix: Of the objects.
+            model: ``sim-N``.
+            endpoints: How many of the embedder's endpoints it uses.
+            parallelism: Partitions at once.
+            wrap: Command before the driver's own, such as a profiler's; local engine only.
+            request: Further fields of the request; a collection of its own by default.
+
+        Raises:
+            RuntimeError: it did not succeed.
+        """
+        number = next(_numbers)
+        job_id = f"bench-{engine.value}-{number}"
+        ollama = self.settings.ollama.model_copy(update={"urls": tuple(self.ollama_urls[:endpoints])})
+        settings = self.settings.model_copy(update={"ollama": ollama})
+        body = {
+            "source": {"bucket": BUCKET, "prefix": prefix},
+            "collection": f"bench_{number}",
+            "embedding": {"model": model},
+            "chunking": {"max_chars": CHUNK_CHARS, "overlap_chars": 0},
+            **request,
+        }
+        spec = make_spec(settings, JobRequest.model_validate(body), engine, job_id, parallelism=parallelism)
+        ledger = Ledger(open_state_store(settings), job_id)
+        ledger.write_spec(spec)
+        ask(f"{self.ollama_urls[0]}/sim/reset", {})
+        before = ask(f"{self.store_url}/sim/counters")
+        command, env = self._command(engine, ("--spec", ledger.spec_uri, "--attempt", "1"), parallelism)
+        measured = run_measured([*wrap, *command], env=env)
+        summary = ledger.read_summary()
+        if summary is None or summary["state"] != "succeeded":
+            raise RuntimeError(f"{job_id} did not succeed: {summary}")
+        embedder, after = ask(f"{self.ollama_urls[0]}/sim/counters"), ask(f"{self.store_url}/sim/counters")
+        stores = {name: {f: n - before[name][f] for f, n in counts.items()} for name, counts in after.items()}
+        return JobRun(summary, measured, embedder, stores)
+
+    def _command(
+        self, engine: EngineName, arguments: tuple[str, ...], parallelism: int
+    ) -> tuple[list[str], dict[str, str]]:
+        env = {**os.environ, **self.env}
+        if engine is EngineName.SPARK:
+            main = Path(ingestion_engine.__file__).parent / "engines" / "spark_main.py"
+            env |= {"JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+            conf = ("spark.ui.enabled=false", "spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1")
+            options = [part for value in conf for part in ("--conf", value)]
+            submit = [str(find_spark() / "bin" / "spark-submit"), "--master", f"local[{parallelism},1]", *options]
+            return [*submit, "--driver-java-options", SPARK_JAVA_OPTIONS, str(main), *arguments], env
+        if engine is EngineName.RAY:
+            env |= self._ray_env()
+        return [sys.executable, "-m", "ingestion_engine.engines.entry", *arguments], env
+
+    def _ray_env(self) -> dict[str, str]:
+        """Start a head on the first call; return what leads a driver to it."""
+        folder = self.folder / "ray"
+        folder.mkdir(exist_ok=True)
+        if "ray" not in self.services:
+            home = Home(folder, Ports({}), load_or_make_credentials(folder / "credentials.json"))
+            service = Service(plan_ray_head(home), home, self.env)
+            self.services["ray"] = service
+            (folder / "gcs").write_text(str(home.ports.by_name["ray-gcs"]), encoding="ascii")
+            service.start()
+            service.wait_until_ready()
+        return {
+            "RAY_ADDRESS": f"127.0.0.1:{(folder / 'gcs').read_text(encoding='ascii')}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "ray-token"),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "INGEST_RAY__TASK_CPUS": str(RAY_TASK_CPUS),
+        }
+
+
+@contextlib.contextmanager
+def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0, **settings: Any) -> Iterator[World]:
+    """Run the servers while the context lasts; ``settings`` are further groups of ``Settings``."""
+    costs = ("--request-ms", str(request_ms), "--text-ms", str(text_ms))
+    with (
+        run_server("sim_ollama.py", "--endpoints", str(endpoints), *costs) as ollama,
+        run_server("sim_stores.py") as stores,
+        tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder,
+    ):
+        (store_url,) = stores["urls"]
+        groups = {
+            "ollama": {"urls": tuple(ollama["urls"])},
+            "qdrant": {"url": store_url},
+            "weaviate": {"url": store_url, "grpc_url": stores["grpc_url"]},
+        }
+        with open_stack(("s3",), with_api=False, **{**groups, **settings}) as stack:
+            env = {name: value for name, value in stack.env.items() if name != "INGEST_OLLAMA__URLS"}
+            world = World(stack.settings, env, ollama["urls"], store_url, Path(folder))
+            try:
+                yield world
+            finally:
+                for service in world.services.values():
+                    service.stop()
+
+
+def upload_objects(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
+    """Put objects into the bucket, many at once; return how many there were and their bytes."""
+    return asyncio.run(_upload(settings, objects))
+
+
+async def _upload(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
+    store = open_bucket(settings)
+    free = asyncio.Semaphore(UPLOADS_AT_ONCE)
+    puts = []
+
+    async def put(key: str, body: Body) -> int:
+        try:
+            if isinstance(body, bytes):
+                await obstore.put_async(store, key, body, attributes={"Content-Type": _content_type(key)})
+                return len(body)
+            return await asyncio.to_thread(_put_blocks, store, key, body)
+        finally:
+            free.release()
+
+    async with asyncio.TaskGroup() as group:
+        for key, body in objects:
+            await free.acquire()
+            puts.append(group.create_task(put(key, body)))
+    return len(puts), sum(one.result() for one in puts)
+
+
+def _put_blocks(store: S3Store, key: str, blocks: Iterator[bytes]) -> int:
+    """Put an object in parts; return its size."""
+    sizes: list[int] = []
+
+    def counted() -> Iterator[bytes]:
+        for block in blocks:
+            sizes.append(len(block))
+            yield block
+
+    obstore.put(store, key, counted(), attributes={"Content-Type": _content_type(key)})
+    return sum(sizes)
+
+
+def _content_type(key: str) -> str:
+    return "text/markdown" if key.endswith(".md") else mimetypes.guess_type(key)[0] or "application/octet-stream"
+
+
+def open_bucket(settings: Settings) -> S3Store:
+    """The bucket of the embedded S3 server, for a benchmark's own use."""
+    key, secret = settings.s3.access_key_id, settings.s3.secret_access_key
+    assert key is not None
+    assert secret is not None
+    return S3Store(
+        BUCKET,
+        endpoint=settings.s3.endpoint_url,
+        region=settings.s3.region,
+        access_key_id=key.get_secret_value(),
+        secret_access_key=secret.get_secret_value(),
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True, "timeout": timedelta(minutes=5)},
+    )
+
+
+def count_objects(seconds: float, endpoints: int, *, request_ms: float, text_ms: float) -> int:
+    """How many Markdown objects keep so many endpoints of the embedder busy for about so long, with full batches."""
+    return int(seconds * endpoints * 1000 / (request_ms / BATCH_TEXTS + text_ms) / CHUNKS_PER_OBJECT)
+
+
+def list_markdown(prefix: str, count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield keys and bodies of Markdown objects of about eight chunks each, the same in every run."""
+    for number in range(count):
+        yield f"{prefix}{number:06d}.md", make_markdown(random.Random(number))
