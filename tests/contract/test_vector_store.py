@@ -553,6 +553,41 @@ class TestOutages:
                 assert await store.count("survivor") == 2
                 await store.close()
 
+    async def test_a_weaviate_that_has_not_loaded_its_schema(self, tmp_path: Path) -> None:
+        """What gRPC misses is asked for over REST: there, or nobody answers, means wait; only missing is missing."""
+        with (
+            servers.stopping(servers.start_weaviate(tmp_path / "loaded", api_key="key")) as loaded,
+            servers.stopping(servers.start_weaviate(tmp_path / "starting", api_key="key")) as starting,
+        ):
+            whole, half = (
+                WeaviateStore(loaded.url, f"http://127.0.0.1:{server.ports['grpc']}", "key")
+                for server in (loaded, starting)
+            )
+            await whole.ensure_collection(make_contract("slow"))
+
+            def calls(name: str) -> list[Callable[[], Any]]:
+                return [
+                    lambda: half.count(name),
+                    lambda: half.read_points(name, [make_point("a", 0).id], with_vectors=False),
+                    lambda: half.delete_object_points(name, make_object_id("docs", "a"), before_epoch=2),
+                    lambda: half.search(name, make_vector(1), limit=3, where=EVERYTHING),
+                    lambda: read_all(half, name),
+                ]
+
+            for call in calls("slow"):
+                with pytest.raises(TransientError, match="has not loaded collection slow yet"):
+                    await call()
+            for call in calls("never"):
+                with pytest.raises(FatalError) as missing:
+                    await call()
+                assert missing.value.code == "collection_missing"
+            loaded.kill()
+            for call in calls("slow"):
+                with pytest.raises(TransientError):
+                    await call()
+            await whole.close()
+            await half.close()
+
     async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
         """The key is never in the error."""
         settings = make_settings(request)
