@@ -332,6 +332,8 @@ class TestWeaviate:
             ("new node has a vector with length 8. Existing nodes have vectors with length 16", False),
             ("could not find class Docs in schema", False),
             ("could not find index for class Docs. It might have been deleted in the meantime", False),
+            ("auto-schema: create collection: updating schema: TYPE_ADD_CLASS: class already exists", False),
+            ("class 'Docs' not present in schema", False),
             ('resolve node name "node1" to host', False),
             ("shard shutdown in progress", False),
         ],

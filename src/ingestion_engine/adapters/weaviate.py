@@ -140,7 +140,7 @@ class WeaviateStore:
             FatalError: "schema_mismatch", naming both values; "store_access_denied".
             TransientError: the store is away.
 
-        Cost: one request; three to create.
+        Cost: one request; five to create.
         """
         try:
             await self.check_collection(contract)
@@ -165,10 +165,27 @@ class WeaviateStore:
         Raises:
             FatalError: "collection_missing", "schema_mismatch".
 
-        Cost: one cheap request.
+        Cost: one cheap request; three when it is missing.
         """
-        found = await self._get(f"/v1/schema/{make_class_name(contract.collection)}", contract.collection)
-        check_definition(found, contract)
+        check_definition(await self._read_class(contract.collection), contract)
+
+    async def _read_class(self, collection: str) -> dict[str, Any]:
+        """Return a class's definition. Raises FatalError ("collection_missing"), TransientError.
+
+        A starting server has no classes, over REST for a moment, over gRPC for seconds (seen with 1.40, ended and
+        started), so one that is missing is looked up again once the server says that it is ready.
+        """
+        path = f"/v1/schema/{make_class_name(collection)}"
+        try:
+            return await self._get(path, collection)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+        ready = await self._request("GET", "/v1/.well-known/ready")
+        if ready.status_code != httpx.codes.OK:
+            said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
+            raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+        return await self._get(path, collection)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
@@ -422,13 +439,10 @@ class WeaviateStore:
             raise
 
     async def _confirm_missing(self, error: Exception, collection: str) -> None:
-        """Raise TransientError when a class that gRPC calls missing is there, or nobody can tell yet.
-
-        A starting server answers over gRPC before it has loaded its schema, over REST only afterwards (seen with 1.40).
-        """
+        """Raise TransientError when a class that gRPC calls missing is there, or nobody can tell yet."""
         if not isinstance(error, FatalError) or error.code != "collection_missing":
             return
-        await self._get(f"/v1/schema/{make_class_name(collection)}", collection)
+        await self._read_class(collection)
         said = f"weaviate at {self._url} has not loaded collection {collection} yet"
         raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate") from error
 
