@@ -23,11 +23,13 @@ TRANSIENT_CODES = frozenset(
 DENIED_CODES = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 DENIED_WORDS = ("unauthorized", "forbidden", "anonymous access not enabled")
 MISSING_WORDS = (
-    "could not find class",
+    "auto-schema: create collection",
     "class not found",
-    "was dropped while",
+    "could not find class",
     "find index for class",
     "non-existing index",
+    "not present in schema",
+    "was dropped while",
 )
 MISMATCH_WORDS = ("no such prop", "vector with length", "vector lengths don't match", "invalid vector dimension")
 TROUBLE_WORDS = (
