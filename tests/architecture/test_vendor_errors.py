@@ -285,6 +285,8 @@ class TestWeaviate:
         [
             ("could not find class Docs in schema", FatalError, "collection_missing"),
             ("parse params: could not find class Docs in schema", FatalError, "collection_missing"),
+            ("aggregate: tried to browse non-existing index for Docs", FatalError, "collection_missing"),
+            ("batch delete: cannot find index for class Docs", FatalError, "collection_missing"),
             ("no such prop with name 'epoch' found in class 'Docs'", FatalError, "schema_mismatch"),
             ("knn search: 8 vs 16: vector lengths don't match", FatalError, "schema_mismatch"),
             ("new node has a vector with length 8. Existing nodes have 16", FatalError, "schema_mismatch"),
@@ -329,6 +331,11 @@ class TestWeaviate:
             ("store is read-only due to: disk usage too high", False),
             ("new node has a vector with length 8. Existing nodes have vectors with length 16", False),
             ("could not find class Docs in schema", False),
+            ("could not find index for class Docs. It might have been deleted in the meantime", False),
+            ("auto-schema: create collection: updating schema: TYPE_ADD_CLASS: class already exists", False),
+            ("class 'Docs' not present in schema", False),
+            ('resolve node name "node1" to host', False),
+            ("shard shutdown in progress", False),
         ],
     )
     def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:

@@ -6,10 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -17,6 +14,7 @@ import numpy as np
 import orjson
 import pytest
 
+from answering import Answers, serving
 from ingestion_engine.adapters.ollama import OllamaEmbedder
 from ingestion_engine.adapters.ollama_answers import canonical_name, translate_answer
 from ingestion_engine.adapters.ollama_pool import EndpointPool
@@ -429,9 +427,6 @@ class TestTechnique:
         assert len(tries) == 1
 
 
-Answers = Mapping[str, Callable[[bytes], tuple[int, Any]]]
-
-
 def _catalog(name: str, digest: str, dimension: int, capabilities: list[str] | None = None) -> Answers:
     def show(body: bytes) -> tuple[int, Any]:
         if canonical_name(orjson.loads(body)["model"]) != name:
@@ -440,35 +435,3 @@ def _catalog(name: str, digest: str, dimension: int, capabilities: list[str] | N
         return 200, {"model_info": info, "capabilities": capabilities or ["embedding"]}
 
     return {"/api/tags": lambda _: (200, {"models": [{"name": name, "digest": digest}]}), "/api/show": show}
-
-
-@contextmanager
-def serving(answers: Answers) -> Iterator[str]:
-    """A server with one function per path, for what the stand-in cannot be told to do."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = answers[self.path](body)
-            content = orjson.dumps(answer)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST  # noqa: N815 - the library's own name
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

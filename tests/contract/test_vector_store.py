@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import uuid
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 
 import servers
+from answering import serving
 from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant import QdrantStore
 from ingestion_engine.adapters.weaviate import WeaviateStore
 from ingestion_engine.adapters.weaviate_messages import escape, unescape
+from ingestion_engine.adapters.weaviate_schema import make_definition
 from ingestion_engine.domain.errors import FatalError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id, make_point_id
 from ingestion_engine.domain.ports import SearchFilter, VectorStore
@@ -552,6 +555,63 @@ class TestOutages:
                 await store.check_collection(contract)
                 assert await store.count("survivor") == 2
                 await store.close()
+
+    async def test_a_weaviate_that_has_not_loaded_its_schema(self, tmp_path: Path) -> None:
+        """What gRPC misses is asked for over REST: there, or nobody answers, means wait; only missing is missing."""
+        with (
+            servers.stopping(servers.start_weaviate(tmp_path / "loaded", api_key="key")) as loaded,
+            servers.stopping(servers.start_weaviate(tmp_path / "starting", api_key="key")) as starting,
+        ):
+            whole, half = (
+                WeaviateStore(loaded.url, f"http://127.0.0.1:{server.ports['grpc']}", "key")
+                for server in (loaded, starting)
+            )
+            await whole.ensure_collection(make_contract("slow"))
+
+            def calls(name: str) -> list[Callable[[], Any]]:
+                return [
+                    lambda: half.count(name),
+                    lambda: half.read_points(name, [make_point("a", 0).id], with_vectors=False),
+                    lambda: half.delete_object_points(name, make_object_id("docs", "a"), before_epoch=2),
+                    lambda: half.search(name, make_vector(1), limit=3, where=EVERYTHING),
+                    lambda: read_all(half, name),
+                ]
+
+            for call in calls("slow"):
+                with pytest.raises(TransientError, match="has not loaded collection slow yet"):
+                    await call()
+            for call in calls("never"):
+                with pytest.raises(FatalError) as missing:
+                    await call()
+                assert missing.value.code == "collection_missing"
+            loaded.kill()
+            for call in calls("slow"):
+                with pytest.raises(TransientError):
+                    await call()
+            await whole.close()
+            await half.close()
+
+    async def test_a_weaviate_that_is_not_ready(self) -> None:
+        """A class is missing only when a server says so after it said that it is ready."""
+        contract = make_contract("slow")
+        missing, found, ready, starting = (404, {}), (200, make_definition(contract)), (200, {}), (503, {})
+        for looks, readiness, error in (
+            ([missing], starting, TransientError),
+            ([missing, missing], ready, FatalError),
+            ([missing, found], ready, None),
+        ):
+            answers = iter(looks)
+            with serving(
+                {
+                    "/v1/schema/Slow": lambda _, answers=answers: next(answers),
+                    "/v1/.well-known/ready": lambda _, readiness=readiness: readiness,
+                }
+            ) as url:
+                store = WeaviateStore(url)
+                with contextlib.nullcontext() if error is None else pytest.raises(error):
+                    await store.check_collection(contract)
+                await store.close()
+            assert list(answers) == []
 
     async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
         """The key is never in the error."""

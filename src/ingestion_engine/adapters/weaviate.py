@@ -140,7 +140,7 @@ class WeaviateStore:
             FatalError: "schema_mismatch", naming both values; "store_access_denied".
             TransientError: the store is away.
 
-        Cost: one request; three to create.
+        Cost: one request; five to create.
         """
         try:
             await self.check_collection(contract)
@@ -165,10 +165,27 @@ class WeaviateStore:
         Raises:
             FatalError: "collection_missing", "schema_mismatch".
 
-        Cost: one cheap request.
+        Cost: one cheap request; three when it is missing.
         """
-        found = await self._get(f"/v1/schema/{make_class_name(contract.collection)}", contract.collection)
-        check_definition(found, contract)
+        check_definition(await self._read_class(contract.collection), contract)
+
+    async def _read_class(self, collection: str) -> dict[str, Any]:
+        """Return a class's definition. Raises FatalError ("collection_missing"), TransientError.
+
+        A starting server has no classes, over REST for a moment, over gRPC for seconds (seen with 1.40, ended and
+        started), so one that is missing is looked up again once the server says that it is ready.
+        """
+        path = f"/v1/schema/{make_class_name(collection)}"
+        try:
+            return await self._get(path, collection)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+        ready = await self._request("GET", "/v1/.well-known/ready")
+        if ready.status_code != httpx.codes.OK:
+            said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
+            raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+        return await self._get(path, collection)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
@@ -183,25 +200,24 @@ class WeaviateStore:
         Cost: one request per 500 points or 8 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
-        stub = await self._connect()
+        await self._connect()
         for ids, objects in self._split(collection, points, refused):
-            await self._write(stub, collection, ids, objects, refused)
+            await self._write(collection, ids, objects, refused)
         if refused:
             some = next(iter(refused.values()))
             said = f"weaviate refused {len(refused)} of {len(points)} points: {some}"
             raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="weaviate")
 
     async def _write(
-        self, stub: Any, collection: str, ids: list[PointId], objects: list[Any], refused: dict[PointId, str]
+        self, collection: str, ids: list[PointId], objects: list[Any], refused: dict[PointId, str]
     ) -> None:
-
-        request = batch_pb2.BatchObjectsRequest(objects=objects)
-        with weaviate_errors(self._target, collection):
-            reply = await stub.BatchObjects(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        reply = await self._ask("BatchObjects", batch_pb2.BatchObjectsRequest(objects=objects), collection)
         for entry in reply.errors:
             if is_about_all(entry.error) or is_trouble(entry.error):
                 said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
-                raise translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
+                error = translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
+                await self._confirm_missing(error, collection)
+                raise error
             refused[ids[entry.index]] = entry.error
 
     def _split(
@@ -238,11 +254,9 @@ class WeaviateStore:
         await self._delete(collection, filter_stale(object_id, before_epoch), f"object {object_id}")
 
     async def _delete(self, collection: str, filters: Any, what: str) -> None:
-        stub = await self._connect()
         request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
         while True:
-            with weaviate_errors(self._target, collection):
-                reply = await stub.BatchDelete(request, timeout=TIMEOUT_S, metadata=self._metadata)
+            reply = await self._ask("BatchDelete", request, collection)
             if reply.matches == 0:
                 return
             if reply.successful == 0:
@@ -325,10 +339,8 @@ class WeaviateStore:
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
-        stub = await self._connect()
         request = aggregate_pb2.AggregateRequest(collection=make_class_name(collection), objects_count=True)
-        with weaviate_errors(self._target, collection):
-            reply = await stub.Aggregate(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        reply = await self._ask("Aggregate", request, collection)
         return int(reply.single_result.objects_count)
 
     async def list_collections(self) -> list[str]:
@@ -414,12 +426,25 @@ class WeaviateStore:
         return await search_exactly(ask, where, limit, self.name.value)
 
     async def _search(self, collection: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
-
-        stub = await self._connect()
         request = make_read(make_class_name(collection), with_vectors=with_vectors, limit=limit, **fields)
-        with weaviate_errors(self._target, collection):
-            reply = await stub.Search(request, timeout=TIMEOUT_S, metadata=self._metadata)
-        return reply.results
+        return (await self._ask("Search", request, collection)).results
+
+    async def _ask(self, method: str, request: Any, collection: str) -> Any:
+        stub = await self._connect()
+        try:
+            with weaviate_errors(self._target, collection):
+                return await getattr(stub, method)(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        except FatalError as error:
+            await self._confirm_missing(error, collection)
+            raise
+
+    async def _confirm_missing(self, error: Exception, collection: str) -> None:
+        """Raise TransientError when a class that gRPC calls missing is there, or nobody can tell yet."""
+        if not isinstance(error, FatalError) or error.code != "collection_missing":
+            return
+        await self._read_class(collection)
+        said = f"weaviate at {self._url} has not loaded collection {collection} yet"
+        raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate") from error
 
     async def _connect(self) -> Any:
         async with self._connecting:

@@ -1,7 +1,7 @@
 """The one place where Weaviate's errors become ours: gRPC statuses, REST statuses, and errors inside a batch.
 
 Weaviate answers most refusals with gRPC status UNKNOWN and a text, so texts are read where nothing else tells.
-Source: Weaviate 1.3x, adapters/handlers/grpc; tried against 4.x of its Python client.
+Source: Weaviate 1.3x, adapters/handlers/grpc and its sentinel errors; heard from a 1.40 while it was ended and started.
 """
 
 from __future__ import annotations
@@ -22,22 +22,37 @@ TRANSIENT_CODES = frozenset(
 )
 DENIED_CODES = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 DENIED_WORDS = ("unauthorized", "forbidden", "anonymous access not enabled")
-MISSING_WORDS = ("could not find class", "class not found", "was dropped while")
+MISSING_WORDS = (
+    "auto-schema: create collection",
+    "class not found",
+    "could not find class",
+    "find index for class",
+    "non-existing index",
+    "not present in schema",
+    "was dropped while",
+)
 MISMATCH_WORDS = ("no such prop", "vector with length", "vector lengths don't match", "invalid vector dimension")
 TROUBLE_WORDS = (
+    "already closed",
+    "connection is closing",
     "connection refused",
     "context canceled",
-    "context deadline exceeded",
+    "deadline exceeded",
     "disk",
     "leader not found",
     "no space left",
     "not ready",
+    "not the leader",
     "out of memory",
     "not enough memory",
     "read-only",
     "replica",
+    "resolve node name",
+    "shard busy",
+    "shutdown",
     "shutting down",
     "store is closed",
+    "store not open",
     "too many requests",
     "unexpected EOF",
     "RST_STREAM",
