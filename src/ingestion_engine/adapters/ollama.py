@@ -141,7 +141,7 @@ class OllamaEmbedder:
                 described).
             TransientError: still failing at the deadline.
 
-        Cost: one request; the answer's numbers are Python floats for a moment (24 bytes each), then float32.
+        Cost: one request; the answer's numbers are float64 for a moment, then float32.
         """
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
