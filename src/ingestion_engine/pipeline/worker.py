@@ -18,7 +18,8 @@ from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import EMBED_NOTHING, CollectionContract, JobSpec
 from ingestion_engine.pipeline.parity import ParityRun
-from ingestion_engine.pipeline.runner import PartitionRun, Tools
+from ingestion_engine.pipeline.runner import PartitionRun
+from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.runtime.settings import Settings, load_settings
 from ingestion_engine.runtime.telemetry import get_logger
