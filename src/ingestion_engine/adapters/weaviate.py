@@ -1,7 +1,7 @@
 """Weaviate: REST for schemas, gRPC for data, with the message stubs that its Python client ships.
 
 The client itself is not used: leaving its batches never raises for failed objects, and it knows no per-call deadline
-for them. Importing the stubs takes two seconds (measured): ``connect`` imports this module only when the store is
+for them. Importing gRPC and the stubs takes half a second: ``connect`` imports this module only when the store is
 configured.
 """
 
@@ -15,13 +15,6 @@ from uuid import UUID
 
 import grpc.aio
 import httpx
-from weaviate.proto.v1 import (
-    aggregate_pb2,
-    batch_delete_pb2,
-    batch_pb2,
-    health_weaviate_pb2,
-    weaviate_pb2_grpc,
-)
 
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.transport import read_object, transport_errors
@@ -44,6 +37,13 @@ from ingestion_engine.adapters.weaviate_messages import (
     write_object,
 )
 from ingestion_engine.adapters.weaviate_schema import check_definition, make_class_name, make_definition
+from ingestion_engine.adapters.weaviate_stubs import (
+    aggregate_pb2,
+    batch_delete_pb2,
+    batch_pb2,
+    health_weaviate_pb2,
+    weaviate_pb2_grpc,
+)
 from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
