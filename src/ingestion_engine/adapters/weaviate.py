@@ -17,7 +17,7 @@ import grpc.aio
 import httpx
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.transport import read_object, transport_errors
+from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
 from ingestion_engine.adapters.weaviate_answers import (
     is_about_all,
     is_trouble,
@@ -97,7 +97,7 @@ class WeaviateStore:
         self._batch_points = batch_points
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._rest = httpx.AsyncClient(headers=dict(self._metadata), timeout=timeout)
+        self._rest = httpx.AsyncClient(verify=shared_tls(), headers=dict(self._metadata), timeout=timeout)
         self._channel: Any = None
         self._stub: Any = None
         self._connecting = asyncio.Lock()
