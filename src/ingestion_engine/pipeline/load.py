@@ -22,7 +22,7 @@ AHEAD_OBJECTS = 32
 """Objects loaded ahead of the embedder: a batch of the smallest ones, each with one chunk, and so S3's latency hides
 behind one embed call."""
 AHEAD_BYTES = 48 * 1024 * 1024
-"""Bytes of objects loaded ahead; with parsing overhead of three to four times this stays well under 500 MB."""
+"""Bytes of objects that a process loads ahead; with parsing overhead of three to four times well under 500 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class LoadStage:
     chunking: Chunking
     context_length: int | None
     seconds: MutableMapping[str, float]
+    ahead_bytes: int = AHEAD_BYTES
+    """This partition's part of what its process may load ahead."""
     bytes_read: int = 0
 
     async def load_objects(
@@ -74,7 +76,7 @@ class LoadStage:
         try:
             for position, planned in enumerate(objects):
                 size = planned.ref.size_bytes
-                while ahead and (len(ahead) >= AHEAD_OBJECTS or ahead_bytes + size > AHEAD_BYTES):
+                while ahead and (len(ahead) >= AHEAD_OBJECTS or ahead_bytes + size > self.ahead_bytes):
                     task, weight = ahead[0]
                     prepared = await task
                     ahead.popleft()

@@ -33,7 +33,7 @@ from ingestion_engine.domain.records import (
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.chunk import number_chunks, split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
-from ingestion_engine.pipeline.load import LoadedObject, LoadStage
+from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
 from ingestion_engine.pipeline.tools import Stopwatch, Tools
@@ -81,7 +81,14 @@ class PartitionRun:
         self._watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
         self._embed = EmbedStage(tools.embedder, contract.model, contract.prefix, split_refused)
-        self._load = LoadStage(tools.source, spec.limits, contract.chunking, tools.context_length, self._watch.seconds)
+        self._load = LoadStage(
+            tools.source,
+            spec.limits,
+            contract.chunking,
+            tools.context_length,
+            self._watch.seconds,
+            AHEAD_BYTES // tools.at_once,
+        )
         self._stamp = PointStamp(
             spec.job_id, tools.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
         )

@@ -30,6 +30,8 @@ class Tools:
     lease: LeaseCheck
     schema: SchemaWatch
     table: ObjectTable
+    at_once: int = 1
+    """Partitions that this process runs at the same time; they share its memory."""
 
 
 @dataclass(frozen=True, slots=True)
