@@ -109,3 +109,17 @@ def test_the_worker_starts_without_heavy_imports() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_the_weaviate_adapter_leaves_the_client_alone() -> None:
+    """It imports the messages without the client, and who wants the client afterwards gets it whole, with the same."""
+    program = """
+import sys
+from ingestion_engine.adapters.weaviate import batch_pb2
+assert "weaviate" not in sys.modules and "weaviate.client" not in sys.modules
+import weaviate
+from weaviate.proto.v1 import batch_pb2 as again
+assert weaviate.connect_to_custom and again is batch_pb2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

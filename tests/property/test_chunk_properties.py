@@ -9,7 +9,7 @@ from ingestion_engine.domain.records import Chunk, Document, ObjectRef, TextForm
 from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.chunk import chunk_document, cut_sections, split_refused
 from ingestion_engine.pipeline.parsed import clean_text
-from ingestion_engine.pipeline.tokens import estimate_tokens
+from ingestion_engine.pipeline.tokens import estimate_tokens, probably_fits
 
 REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
 
@@ -98,3 +98,10 @@ def test_cleaned_texts_can_be_stored(text: str) -> None:
     cleaned = clean_text(text)
     assert clean_text(cleaned) == cleaned
     assert not {"\0", "\r"} & set(cleaned.encode("utf-8").decode("utf-8"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters() | st.sampled_from("aZ9é한."), max_size=60), st.integers(1, 150))
+def test_a_short_cut_to_fitting_changes_no_answer(text: str, context: int) -> None:
+    """A text that is not looked at, because it is so short, is one whose estimate fits."""
+    assert probably_fits(text, context) == (estimate_tokens(text) <= context)

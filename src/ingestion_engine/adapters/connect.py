@@ -50,7 +50,7 @@ def open_embedder(settings: Settings, in_flight: int, texts_per_second: float | 
 
 
 def open_stores(settings: Settings, names: Iterable[StoreName]) -> dict[StoreName, VectorStore]:
-    """Return the named stores. No request is made. Cost: importing Weaviate's message stubs takes two seconds.
+    """Return the named stores. No request is made. Cost: importing gRPC and Weaviate's messages takes half a second.
 
     Raises:
         FatalError: "store_not_configured", naming the setting that is missing.

@@ -18,7 +18,7 @@ from ingestion_engine.adapters.ollama_answers import (
     translate_answer,
 )
 from ingestion_engine.adapters.ollama_pool import Endpoint, EndpointPool
-from ingestion_engine.adapters.transport import read_object, transport_errors
+from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -72,7 +72,9 @@ class OllamaEmbedder:
         self._dimensions: dict[str, int] = {}
         self._calls = 0
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=max(in_flight, len(urls)))
-        self._client = httpx.AsyncClient(limits=limits, headers={"content-type": "application/json"})
+        self._client = httpx.AsyncClient(
+            verify=shared_tls(), limits=limits, headers={"content-type": "application/json"}
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings, in_flight: int, texts_per_second: float | None = None) -> OllamaEmbedder:
@@ -141,7 +143,7 @@ class OllamaEmbedder:
                 described).
             TransientError: still failing at the deadline.
 
-        Cost: one request; the answer's numbers are Python floats for a moment (24 bytes each), then float32.
+        Cost: one request; the answer's numbers are float64 for a moment, then float32.
         """
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)

@@ -12,7 +12,7 @@ import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant_answers import read_result
-from ingestion_engine.adapters.transport import read_object, transport_errors
+from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
@@ -65,7 +65,7 @@ class QdrantStore:
         self._batch_points = batch_points
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
         timeout = httpx.Timeout(WRITE_TIMEOUT_S + GRACE_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout)
+        self._client = httpx.AsyncClient(verify=shared_tls(), headers=headers, timeout=timeout)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> QdrantStore:

@@ -1,7 +1,7 @@
 """Weaviate: REST for schemas, gRPC for data, with the message stubs that its Python client ships.
 
 The client itself is not used: leaving its batches never raises for failed objects, and it knows no per-call deadline
-for them. Importing the stubs takes two seconds (measured): ``connect`` imports this module only when the store is
+for them. Importing gRPC and the stubs takes half a second: ``connect`` imports this module only when the store is
 configured.
 """
 
@@ -15,16 +15,9 @@ from uuid import UUID
 
 import grpc.aio
 import httpx
-from weaviate.proto.v1 import (
-    aggregate_pb2,
-    batch_delete_pb2,
-    batch_pb2,
-    health_weaviate_pb2,
-    weaviate_pb2_grpc,
-)
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.transport import read_object, transport_errors
+from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
 from ingestion_engine.adapters.weaviate_answers import (
     is_about_all,
     is_trouble,
@@ -44,6 +37,13 @@ from ingestion_engine.adapters.weaviate_messages import (
     write_object,
 )
 from ingestion_engine.adapters.weaviate_schema import check_definition, make_class_name, make_definition
+from ingestion_engine.adapters.weaviate_stubs import (
+    aggregate_pb2,
+    batch_delete_pb2,
+    batch_pb2,
+    health_weaviate_pb2,
+    weaviate_pb2_grpc,
+)
 from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
@@ -97,7 +97,7 @@ class WeaviateStore:
         self._batch_points = batch_points
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._rest = httpx.AsyncClient(headers=dict(self._metadata), timeout=timeout)
+        self._rest = httpx.AsyncClient(verify=shared_tls(), headers=dict(self._metadata), timeout=timeout)
         self._channel: Any = None
         self._stub: Any = None
         self._connecting = asyncio.Lock()

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from weaviate.proto.v1 import base_pb2, base_search_pb2, batch_pb2, search_get_pb2
 
 from ingestion_engine.adapters.weaviate_schema import PROPERTIES
+from ingestion_engine.adapters.weaviate_stubs import base_pb2, base_search_pb2, batch_pb2, search_get_pb2
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import Point, StoredPoint

@@ -88,7 +88,7 @@ def _engine(spec: JobSpec, ledger: Ledger, task_cpus: float, process: Process) -
         return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
     from ingestion_engine.engines.local import LocalEngine
 
-    return LocalEngine(process)
+    return LocalEngine(spec.parallelism, process)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,26 +1,57 @@
-"""The local engine: a loop. The oracle for every other engine."""
+"""The local engine: threads of this process. The oracle for every other engine."""
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport
 from ingestion_engine.pipeline.worker import Process, close_worker, process_partition
 
+AHEAD_PARTITIONS = 1
+"""Partitions that run beyond the window, so that one always has something to embed while another begins or ends; the
+process's embedder bounds their requests all the same."""
+
 
 class LocalEngine:
-    """Runs one partition after another in this process."""
+    """Runs partitions in this process, on the worker's one event loop.
 
-    def __init__(self, process: Process = process_partition) -> None:
+    Args:
+        window: Partitions at once.
+        process: What runs.
+    """
+
+    def __init__(self, window: int, process: Process = process_partition) -> None:
+        self._window = window + AHEAD_PARTITIONS
         self._process = process
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, in order. A crash of the process ends everything: there is nobody to
+        """Yield one report per partition, as they end. A crash of the process ends everything: there is nobody to
         notice.
         """
+        ended: queue.SimpleQueue[PartitionReport] = queue.SimpleQueue()
+
+        def work(partition_id: PartitionId) -> None:
+            ended.put(self._process(spec_uri, partition_id))
+
+        waiting = iter(partition_ids)
+        running = 0
+        more = True
         try:
-            for partition_id in partition_ids:
-                yield self._process(spec_uri, partition_id)
+            while more or running:
+                while more and running < self._window:
+                    partition_id = next(waiting, None)
+                    if partition_id is None:
+                        more = False
+                    else:
+                        # Daemons, so that a driver that is told to end does not wait for them.
+                        threading.Thread(target=work, args=(partition_id,), name=partition_id, daemon=True).start()
+                        running += 1
+                if running:
+                    report = ended.get()
+                    running -= 1
+                    yield report
         finally:
             close_worker()

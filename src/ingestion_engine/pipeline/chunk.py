@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ingestion_engine.domain.ids import ObjectId, PointId, hash_text, make_object_id, make_point_id
 from ingestion_engine.domain.records import Chunk, Document, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.tokens import estimate_tokens
+from ingestion_engine.pipeline.tokens import probably_fits
 
 if TYPE_CHECKING:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -93,7 +93,7 @@ def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chun
         occurrence = seen.get(digest, 0)
         seen[digest] = occurrence + 1
         point_id = make_point_id(object_id, digest, occurrence)
-        yield dataclasses.replace(chunk, point_id=point_id, index=index, content_hash=digest)
+        yield Chunk(point_id, index, chunk.text, chunk.start_char, chunk.end_char, digest, chunk.page)
 
 
 def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
@@ -231,7 +231,7 @@ def _fit(text: str, start: int, end: int, context_length: int | None) -> Iterato
     piece = _strip(text, start, end)
     if piece is None:
         return
-    if context_length is None or estimate_tokens(text[piece[0] : piece[1]]) <= context_length:
+    if context_length is None or probably_fits(text[piece[0] : piece[1]], context_length):
         yield start, end
         return
     parts = _halve(text, *piece)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ports import ObjectSource
@@ -15,10 +16,13 @@ from ingestion_engine.domain.spec import Chunking, FrozenLimits
 from ingestion_engine.pipeline.chunk import chunk_document
 from ingestion_engine.pipeline.parse import parse_object
 
-AHEAD_OBJECTS = 8
-"""Objects loaded ahead of the embedder: enough to hide S3 latency behind one embedding batch (a guess)."""
+T = TypeVar("T")
+
+AHEAD_OBJECTS = 32
+"""Objects loaded ahead of the embedder: a batch of the smallest ones, each with one chunk, and so S3's latency hides
+behind one embed call."""
 AHEAD_BYTES = 48 * 1024 * 1024
-"""Bytes of objects loaded ahead; with parsing overhead of three to four times this stays well under 500 MB."""
+"""Bytes of objects that a process loads ahead; with parsing overhead of three to four times well under 500 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +49,45 @@ class LoadStage:
     chunking: Chunking
     context_length: int | None
     seconds: MutableMapping[str, float]
+    ahead_bytes: int = AHEAD_BYTES
+    """This partition's part of what its process may load ahead."""
     bytes_read: int = 0
 
-    async def load_objects(self, objects: Sequence[PlannedObject]) -> AsyncGenerator[LoadedObject, None]:
-        """Yield every object, in order, loading some ahead, bounded in count and bytes.
+    async def load_objects(
+        self, objects: Sequence[PlannedObject], prepare: Callable[[int, LoadedObject], Awaitable[T]]
+    ) -> AsyncGenerator[T, None]:
+        """Yield what ``prepare`` makes of every object, in order, working ahead, bounded in count and bytes.
 
         Failures of single objects are values, not exceptions.
 
+        Args:
+            objects: What to load.
+            prepare: Called with an object's position and the loaded object, for several objects at the same time.
+
         Raises:
-            TransientError, FatalError: from the source.
+            TransientError, FatalError: from the source, and what ``prepare`` raises.
         """
-        ahead: deque[tuple[asyncio.Task[LoadedObject], int]] = deque()
+
+        async def work(position: int, planned: PlannedObject) -> T:
+            return await prepare(position, await self._load(planned))
+
+        ahead: deque[tuple[asyncio.Task[T], int]] = deque()
         ahead_bytes = 0
         try:
-            for planned in objects:
+            for position, planned in enumerate(objects):
                 size = planned.ref.size_bytes
-                while ahead and (len(ahead) >= AHEAD_OBJECTS or ahead_bytes + size > AHEAD_BYTES):
+                while ahead and (len(ahead) >= AHEAD_OBJECTS or ahead_bytes + size > self.ahead_bytes):
                     task, weight = ahead[0]
-                    loaded = await task
+                    prepared = await task
                     ahead.popleft()
                     ahead_bytes -= weight
-                    yield loaded
-                ahead.append((asyncio.create_task(self._load(planned)), size))
+                    yield prepared
+                ahead.append((asyncio.create_task(work(position, planned)), size))
                 ahead_bytes += size
             while ahead:
-                loaded = await ahead[0][0]
+                prepared = await ahead[0][0]
                 ahead.popleft()
-                yield loaded
+                yield prepared
         finally:
             leftover = [task for task, _ in ahead]
             for task in leftover:

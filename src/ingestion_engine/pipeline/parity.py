@@ -33,7 +33,7 @@ from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.compare import Choice, Comparison, Differences, Expected, Verdict
 from ingestion_engine.pipeline.read import WINDOW_CHUNKS, Copies, read_copies
 from ingestion_engine.pipeline.reuse import EXACT_FIRST
-from ingestion_engine.pipeline.runner import Tools
+from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
 
 GROUP_OBJECTS = 50

@@ -18,6 +18,19 @@ _PIECE = re.compile(
 )
 
 
+MOST_TOKENS_PER_CHAR = 2
+"""``estimate_tokens`` never says more than this for each character, and ``_SPECIAL_TOKENS``."""
+
+
+def probably_fits(text: str, context_length: int) -> bool:
+    """Return whether ``estimate_tokens`` of a text is within a model's context length. Pure.
+
+    Cost: nothing for texts that are short beside the context, else as ``estimate_tokens``.
+    """
+    most = MOST_TOKENS_PER_CHAR * len(text) + _SPECIAL_TOKENS
+    return most <= context_length or estimate_tokens(text) <= context_length
+
+
 def estimate_tokens(text: str) -> int:
     """Return the probable number of tokens for a WordPiece model with an English vocabulary. Pure.
 

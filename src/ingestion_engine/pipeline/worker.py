@@ -16,9 +16,10 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
-from ingestion_engine.domain.spec import EMBED_NOTHING, CollectionContract, JobSpec
+from ingestion_engine.domain.spec import EMBED_NOTHING, CollectionContract, EngineName, JobSpec
 from ingestion_engine.pipeline.parity import ParityRun
-from ingestion_engine.pipeline.runner import PartitionRun, Tools
+from ingestion_engine.pipeline.runner import PartitionRun
+from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.runtime.settings import Settings, load_settings
 from ingestion_engine.runtime.telemetry import get_logger
@@ -160,10 +161,12 @@ async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str
     if key not in held:
         await _close_all(held)
         held[key] = asyncio.create_task(_open_tools(settings, ledger, attempt))
+    opening = held[key]
     try:
-        return await held[key]
+        return await opening
     except BaseException:
-        held.pop(key, None)
+        if held.get(key) is opening:  # another partition of this process may have begun to open them again
+            del held[key]
         raise
 
 
@@ -179,7 +182,9 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
     if contract is None:
         raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
     stores = open_stores(settings, contract.stores)
-    embedder = open_embedder(settings, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second)
+    at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
+    rate = spec.limits.embed_texts_per_second
+    embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once)
     context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
     return Tools(
         spec,
@@ -192,6 +197,7 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
         LeaseCheck(ledger.store, collection, spec.job_id, lease.epoch),
         SchemaWatch(stores, contract),
         ObjectTable(ledger.store, collection),
+        at_once,
     )
 
 

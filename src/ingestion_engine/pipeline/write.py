@@ -1,0 +1,259 @@
+"""Write: finished objects ``→`` points in every store, then what the objects no longer have is removed.
+
+Points of several objects are written together, by count and bytes, while the next ones are being embedded. Per object
+the order is always the same: all its points are in every store, then points of lower epochs go, then it has a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
+from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, PlannedObject, Point
+from ingestion_engine.domain.spec import Mode
+from ingestion_engine.pipeline.load import LoadedObject
+from ingestion_engine.pipeline.points import PointStamp, build_points
+from ingestion_engine.pipeline.read import remove_other_points
+from ingestion_engine.pipeline.tools import Stopwatch, Tools
+from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
+
+FLUSH_POINTS = 256
+"""Points written at once. A flush costs about 3 ms whatever is in it; encoding so many points for both stores keeps
+the event loop, and so the next embed call, waiting for about 30 ms."""
+FLUSH_BYTES = 8 * 1024 * 1024
+"""Text and vectors written at once, roughly; adapters cut further where a server needs it."""
+FLUSH_AFTER_S = 2.0
+"""So long a point waits for others. A crash costs no more embedding than this, and an abort is noticed as soon."""
+FLUSHES_AT_ONCE = 2
+"""One on its way to the stores while the next is encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedObject:
+    """An object with all its vectors. ``position`` is its place in the partition."""
+
+    position: int
+    loaded: LoadedObject
+    object_id: ObjectId
+    embedded: Sequence[EmbeddedChunk]
+
+
+@dataclass(slots=True)
+class _Writing:
+    """An object whose points are being written."""
+
+    finished: FinishedObject
+    point_ids: set[PointId] = field(default_factory=set)
+    digest: int = 0
+    vectors: int = 0
+    refused: str | None = None
+    batches_left: int = 0
+    """Batches that hold something of it and have not been written."""
+    is_whole: bool = False
+    """True when all its points are in some batch."""
+
+    def add(self, point: Point) -> None:
+        self.point_ids.add(point.id)
+        self.digest = add_digests(self.digest, digest_point(point.id, point.payload))
+        self.vectors = add_digests(self.vectors, digest_vector(point.id, point.vector.tobytes()))
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Points to be written together, and the objects they belong to."""
+
+    due_at: float
+    """By the loop's clock."""
+    points: list[Point] = field(default_factory=list)
+    objects: list[_Writing] = field(default_factory=list)
+    size_bytes: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.points) >= FLUSH_POINTS or self.size_bytes >= FLUSH_BYTES
+
+    def enter(self, writing: _Writing) -> None:
+        """Note that the batch holds something of the object; its last one also settles it."""
+        if not self.objects or self.objects[-1] is not writing:
+            self.objects.append(writing)
+            writing.batches_left += 1
+
+    def add(self, writing: _Writing, point: Point) -> None:
+        self.enter(writing)
+        writing.add(point)
+        self.points.append(point)
+        self.size_bytes += len(point.payload["text"]) + point.vector.nbytes
+
+
+@dataclass(slots=True)
+class WriteStage:
+    """How this job writes. ``results`` gets an entry per object, by position, when nothing of it is left to do."""
+
+    tools: Tools
+    stamp: PointStamp
+    watch: Stopwatch
+    results: MutableMapping[int, ObjectResult]
+    _batch: _Batch | None = None
+    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FLUSHES_AT_ONCE))
+
+    async def write_objects(self, finished: asyncio.Queue[FinishedObject | None]) -> None:
+        """Write objects until the end marker; return when all are settled.
+
+        A batch goes when it is full or ``FLUSH_AFTER_S`` after its first point.
+
+        Raises:
+            TransientError: a store is away; what was written stays and a rerun completes it.
+            FatalError: the job must stop (also LeaseLost, JobAborted).
+        """
+        async with asyncio.TaskGroup() as flushing:
+            while True:
+                try:
+                    async with asyncio.timeout_at(self._batch.due_at if self._batch else None):
+                        item = await finished.get()
+                except TimeoutError:
+                    await self._send_batch(flushing)
+                    continue
+                if item is None:
+                    break
+                await self._take(flushing, item)
+            await self._send_batch(flushing)
+
+    async def _take(self, flushing: asyncio.TaskGroup, item: FinishedObject) -> None:
+        document = item.loaded.document
+        assert document is not None
+        writing = _Writing(item)
+        for point in build_points(item.object_id, document, item.embedded, self.stamp):
+            batch = self._open_batch()
+            batch.add(writing, point)
+            if batch.is_full:
+                await self._send_batch(flushing)
+        self._open_batch().enter(writing)
+        writing.is_whole = True
+
+    def _open_batch(self) -> _Batch:
+        if self._batch is None:
+            self._batch = _Batch(asyncio.get_running_loop().time() + FLUSH_AFTER_S)
+        return self._batch
+
+    async def _send_batch(self, flushing: asyncio.TaskGroup) -> None:
+        if self._batch is None:
+            return
+        batch, self._batch = self._batch, None
+        await self._free.acquire()
+        flushing.create_task(self._flush(batch))
+
+    async def _flush(self, batch: _Batch) -> None:
+        try:
+            if batch.points:
+                await asyncio.to_thread(self.tools.lease.check)
+                await self.tools.schema.check()
+                collection = self.tools.spec.request.collection
+                refused = await self.watch.time("upsert", upsert_points(self.tools.stores, collection, batch.points))
+                for writing in batch.objects:
+                    for point_id in writing.point_ids & refused.keys():
+                        writing.refused = refused[point_id]
+            for writing in batch.objects:
+                writing.batches_left -= 1
+                if writing.is_whole and writing.batches_left == 0:
+                    await self._settle(writing)
+        finally:
+            self._free.release()
+
+    async def _settle(self, writing: _Writing) -> None:
+        """Remove what the object no longer has, now that the new points are everywhere, and note it as done."""
+        position, loaded, object_id = writing.finished.position, writing.finished.loaded, writing.finished.object_id
+        planned = loaded.planned
+        if writing.refused is not None:
+            error = ObjectError("store_refused", f"A store refused a point of this object: {writing.refused}")
+            self.results[position] = await self.fail(planned, loaded, object_id, error, has_written=True)
+            return
+        if planned.action is not Action.NEW:
+            await self.remove_points(object_id)
+        if self.tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded):
+            # Points that others, or we before, put there may carry any epoch.
+            await asyncio.to_thread(self.tools.lease.check)
+            await remove_other_points(self.tools.stores, self.tools.contract, object_id, writing.point_ids)
+        digests = format_digest(writing.digest), format_digest(writing.vectors)
+        self.results[position] = make_result(planned, loaded, object_id, Outcome.DONE, len(writing.point_ids), *digests)
+
+    async def fail(
+        self,
+        planned: PlannedObject,
+        loaded: LoadedObject,
+        object_id: ObjectId,
+        error: ObjectError,
+        *,
+        has_written: bool = False,
+    ) -> ObjectResult:
+        """Leave the old version's points as they are; where there is none, nothing of this one stays either."""
+        if not planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
+            await self.remove_points(object_id, own=True)
+        return make_failure(planned, loaded, object_id, error)
+
+    async def remove_points(self, object_id: ObjectId, *, own: bool = False) -> None:
+        """Remove what earlier epochs wrote of an object, and also what this one did if ``own``.
+
+        Raises:
+            TransientError, FatalError: as ``write_objects``.
+        """
+        await asyncio.to_thread(self.tools.lease.check)
+        collection, before_epoch = self.tools.spec.request.collection, self.tools.epoch + own
+        deletion = delete_stale_points(self.tools.stores, collection, object_id, before_epoch=before_epoch)
+        await self.watch.time("delete", deletion)
+
+
+def _may_be_mixed(loaded: LoadedObject) -> bool:
+    """True when points of this very epoch may be of another version: the object changed after it was listed, so that
+    a run of this partition that was cut off may have read it differently, or an earlier plan of this attempt wrote it.
+    """
+    return loaded.read != loaded.planned.ref or loaded.planned.action is Action.DIRTY
+
+
+def make_result(
+    planned: PlannedObject,
+    loaded: LoadedObject,
+    object_id: ObjectId,
+    outcome: Outcome,
+    chunk_count: int = 0,
+    points_digest: str = "",
+    vectors_digest: str = "",
+) -> ObjectResult:
+    """Return the result of an object that did not fail, of the version that was read. Pure."""
+    ref = loaded.read or planned.ref
+    return ObjectResult(
+        ref.key,
+        outcome,
+        ref.etag,
+        ref.size_bytes,
+        ref.last_modified,
+        object_id,
+        chunk_count,
+        points_digest,
+        vectors_digest,
+        origin=planned.origin,
+    )
+
+
+def make_failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, error: ObjectError) -> ObjectResult:
+    """Return the result of an object that failed. Pure.
+
+    A failed version leaves the points of the version before it, so their count and digest stay on record.
+    """
+    ref = loaded.read or planned.ref
+    return ObjectResult(
+        ref.key,
+        Outcome.FAILED,
+        ref.etag,
+        ref.size_bytes,
+        ref.last_modified,
+        object_id,
+        planned.prior_chunks,
+        planned.prior_digest,
+        planned.prior_vectors,
+        error_code=error.code,
+        reason=error.message,
+        origin=planned.origin,
+    )
