@@ -56,11 +56,16 @@ def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, A
     return hash_json({"digest": model_digest, "dimension": dimension, "options": dict(options), "prefix": prefix})[:16]
 
 
-def make_point_embedding_id(embedding_id: str, embedded_hash: str) -> str:
-    """Return a point's ``embedding_id``: the collection's part and ``hash_text`` of the exact string embedded.
+def make_point_embedding_id(embedding_id: str, embedded_text: str) -> str:
+    """Return a point's ``embedding_id``: the collection's part and the hash of the exact string embedded.
 
     Two points with the same value have the same vector, so a stored vector may be used again.
     """
+    return join_embedding_id(embedding_id, hash_text(embedded_text))
+
+
+def join_embedding_id(embedding_id: str, embedded_hash: str) -> str:
+    """As ``make_point_embedding_id``, where ``hash_text`` of the string is known already."""
     return f"{embedding_id}-{embedded_hash[:16]}"
 
 

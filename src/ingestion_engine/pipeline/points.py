@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ingestion_engine.domain.ids import ObjectId, hash_text, make_point_embedding_id
+from ingestion_engine.domain.ids import ObjectId, join_embedding_id, make_point_embedding_id
 from ingestion_engine.domain.records import Chunk, Document, EmbeddedChunk, Point
 
 
@@ -26,8 +26,9 @@ class PointStamp:
 
     def embedding_id_of(self, chunk: Chunk) -> str:
         """Return the ``embedding_id`` of a chunk's point. Pure."""
-        embedded_hash = hash_text(self.prefix + chunk.text) if self.prefix else chunk.content_hash
-        return make_point_embedding_id(self.embedding_id, embedded_hash)
+        if not self.prefix:
+            return join_embedding_id(self.embedding_id, chunk.content_hash)
+        return make_point_embedding_id(self.embedding_id, self.prefix + chunk.text)
 
 
 def build_points(
