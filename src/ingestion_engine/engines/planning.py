@@ -151,8 +151,8 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, tally
         tally.deletes += 1
         gone = ObjectRef(rules.bucket, row.key, row.etag, row.size_bytes, row.last_modified)
         # A look at the bucket would find the marker that stands in the object's place.
-        action = Action.DELETE if ref is None else Action.PURGE
-        return PlannedObject(gone, action, row.chunk_count, row.points_digest, row.vectors_digest)
+        removal = Action.DELETE if ref is None else Action.PURGE
+        return PlannedObject(gone, removal, row.chunk_count, row.points_digest, row.vectors_digest)
     if row is None:
         return PlannedObject(ref, Action.FULL if rules.full else Action.NEW)
     action = _compare(ref, row, rules, tally)
