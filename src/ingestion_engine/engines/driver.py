@@ -15,35 +15,30 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
-from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.records import Action, PlannedObject
+from ingestion_engine.domain.records import PlannedObject
 from ingestion_engine.domain.spec import ON_WHAT_IS_THERE, CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.engines.alias_move import check_job_alias, move_alias
+from ingestion_engine.engines.attempt import Attempt, FindObjects, over_budget
+from ingestion_engine.engines.comparison import compare, plan_parity
 from ingestion_engine.engines.counts import Counts
 from ingestion_engine.engines.ledger_writer import LedgerWriter
 from ingestion_engine.engines.listing import ListingOutOfOrderError, check_order, sort_listing
 from ingestion_engine.engines.merge import (
     OpenAttempt,
-    attempt_reports,
     find_open_attempts,
-    merge_attempt,
-    open_attempt,
 )
 from ingestion_engine.engines.monitor import Monitor
-from ingestion_engine.engines.parity import ParityPlan, count_points, differences_found
+from ingestion_engine.engines.parity import differences_found
 from ingestion_engine.engines.patience import Patience
-from ingestion_engine.engines.plan_thread import PlanThread, is_mass_delete
 from ingestion_engine.engines.planning import DiffRules, diff_objects
 from ingestion_engine.engines.preflight import (
-    check_alias,
-    check_alias_in_stores,
     check_contract,
     ensure_collections,
     prepare_collection,
@@ -51,16 +46,11 @@ from ingestion_engine.engines.preflight import (
     utc_now,
     wanted_contract,
 )
-from ingestion_engine.engines.rounds import Rounds
 from ingestion_engine.engines.selection import Selection
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.state.aliases import find_alias, record_move, settle_alias
-from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table import ObjectTable
-
-FindObjects = Callable[[], Iterator[PlannedObject]]
 
 log = get_logger(__name__)
 
@@ -90,8 +80,7 @@ class Driver:
     patience: Patience = field(init=False)
     writer: LedgerWriter = field(init=False)
     _async: asyncio.Runner = field(init=False)
-    _numbers: Iterator[int] = field(init=False)
-    _rounds: Rounds = field(init=False)
+    _work: Attempt = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.state, self.spec.job_id)
@@ -101,21 +90,21 @@ class Driver:
         self.patience = Patience(self.monitor, self.spec.limits.outage_retry_s, self.sleep, self.clock)
         self.writer = LedgerWriter(self.ledger, self.attempt, self.patience.persist)
         self._async = asyncio.Runner()
-        self._numbers = itertools.count(1)
-        self._rounds = self._make_rounds(self.counts, self._check_budget)
-
-    def _make_rounds(self, counts: Counts, on_done: Callable[[], None]) -> Rounds:
-        return Rounds(
-            self.engine,
+        self._work = Attempt(
+            self.spec,
             self.spec_uri,
             self.attempt,
+            self.parser_version,
+            self.state,
+            self.stores,
+            self.engine,
             self.ledger,
+            self.table,
+            self.counts,
             self.monitor,
-            counts,
-            self.writer,
             self.patience,
-            self._numbers,
-            on_done,
+            self.writer,
+            self._async.run,
         )
 
     def run(self) -> dict[str, Any] | None:
@@ -174,8 +163,8 @@ class Driver:
                     self.patience.persist(lambda: self.table.fence(lease.epoch))
                     contract = self._prepare(wanted)
                     self._recover()
-                    self._work(lease, contract)
-                    self._move_alias(lease, contract)
+                    self._run_phases(lease, contract)
+                    move_alias(self._work, lease, contract)
                 finally:
                     self.monitor.lease = None
         except LeaseLost:
@@ -198,14 +187,8 @@ class Driver:
         model = self.patience.persist(lambda: self._async.run(self.embedder.describe(self.spec.model)))
         wanted = wanted_contract(self.spec, model)
         self.patience.persist(lambda: check_contract(self.state, wanted))
-        self._check_alias()
+        check_job_alias(self._work)
         return wanted
-
-    def _check_alias(self) -> None:
-        alias = self.spec.request.alias
-        if alias is not None:
-            self.patience.persist(lambda: check_alias(self.state, alias))
-            self.patience.persist(lambda: self._async.run(check_alias_in_stores(self.stores, alias)))
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
         mode = self.spec.request.mode
@@ -228,20 +211,20 @@ class Driver:
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
                 self.writer.rewrite_attempt(dead, self.counts)
-            self._append_rows(dead, complete=False)
+            self._work.append_rows(dead, complete=False)
 
-    def _work(self, lease: HeldLease, contract: CollectionContract) -> None:
+    def _run_phases(self, lease: HeldLease, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
         opened = OpenAttempt(self.spec.job_id, self.attempt, lease.epoch, fingerprint, utc_now())
         mode = self.spec.request.mode
         sort_first = False
         while True:
             if mode in (Mode.VERIFY, Mode.REPAIR):
-                error = self._compare(opened, contract)
+                error = compare(self._work, opened, contract)
             elif mode is Mode.DELETE:
-                error = self._run_open(opened, self._parity_plan(contract, self.counts).find_removals)
+                error = self._work.run_open(opened, plan_parity(self._work, contract, self.counts).find_removals)
             else:
-                error = self._run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
+                error = self._work.run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
             if error is None:
                 return
             if isinstance(error, ListingOutOfOrderError):
@@ -249,154 +232,12 @@ class Driver:
                 sort_first = True
             else:
                 self.patience.wait_out(error)
-            self._start_over()
-
-    def _start_over(self) -> None:
-        """Forget the plan but not the work: objects done so far are rows of this job now and are counted from there."""
-        self.counts.start_over()
-
-    def _run_open(self, opened: OpenAttempt, find: FindObjects) -> BaseException | None:
-        """Run a plan that writes points, and merge its outcome; return why planning has to start over, if it has."""
-        plan = self._plan_thread(find, self.counts, opened)
-        try:
-            self._run_plan(plan, self._rounds)
-        except FatalError:
-            self._merge(plan, opened, complete=False)
-            raise
-        self._merge(plan, opened, complete=plan.error is None)
-        return plan.error
-
-    def _compare(self, opened: OpenAttempt, contract: CollectionContract) -> BaseException | None:
-        """Verify or repair; return why it has to start over, if it has."""
-        request = self.spec.request
-        self.patience.persist(lambda: self.ledger.delete_failures(""))
-        action = Action.REPAIR if request.mode is Mode.REPAIR else Action.VERIFY
-        plan = self._parity_plan(contract, self.counts)
-        error = self._run_comparison(plan, action, self._rounds)
-        if error is None and action is Action.REPAIR:
-            self.writer.flush()
-            results = (r for report in attempt_reports(self.ledger, opened) for r in report.results)
-            error = self._run_open(opened, lambda: plan.find_undecided(results))
-        elif error is None and plan.is_whole:
-            found = self.counts.different + self.counts.foreign_points
-            self.patience.persist(
-                lambda: write_verified(self.state, request.collection, self.spec.job_id, utc_now(), found)
-            )
-        return error
-
-    def _run_comparison(self, plan: ParityPlan, action: Action, rounds: Rounds) -> BaseException | None:
-        """Compare every object, then look for points of none where the stores hold more points than the objects."""
-        compared = self._plan_thread(lambda: plan.find_rows(action), plan.counts)
-        self._run_plan(compared, rounds)
-        if compared.error is not None:
-            return compared.error
-        collection = self.spec.request.collection
-        held = self.patience.persist(lambda: self._async.run(count_points(self.stores, collection)))
-        if plan.is_whole and all(plan.counts.points_seen.get(name, 0) == points for name, points in held.items()):
-            return None
-        searched = self._plan_thread(lambda: plan.find_ranges(max(held.values())), plan.counts, kind="s")
-        self._run_plan(searched, rounds)
-        return searched.error
-
-    def prove_parity(self, contract: CollectionContract) -> None:
-        """Return when every store holds exactly what the object table says. For a caller that holds the lease.
-
-        Raises:
-            FatalError: "stores_differ", naming what the comparison found; each object is among the job's failures.
-        """
-        counts = Counts()
-        rounds = self._make_rounds(counts, lambda: None)
-        while (error := self._run_comparison(self._parity_plan(contract, counts), Action.VERIFY, rounds)) is not None:
-            self.patience.wait_out(error)
-            counts.start_over()
-        found = differences_found(counts)
-        if found is not None:
-            raise FatalError("stores_differ", found.message, hint=found.hint, **found.context)
-
-    def _move_alias(self, lease: HeldLease, contract: CollectionContract) -> None:
-        """Have the job's alias stand for the collection, if it has one, the job is good enough and the stores agree."""
-        alias, spec = self.spec.request.alias, self.spec
-        if alias is None or not self._is_within_budget():
-            return
-        self._refuse_mass_loss(alias, contract.collection)
-        self.prove_parity(contract)
-        self._check_alias()
-        self.monitor.phase = "finishing"
-        self.monitor.check()
-        with self.monitor.finishing():
-            self.patience.persist(
-                lambda: record_move(
-                    self.state,
-                    alias,
-                    contract.collection,
-                    job_id=spec.job_id,
-                    job_created_at=spec.created_at,
-                    now=utc_now(),
-                    check=lease.check,
-                )
-            )
-            self._settle_alias(alias)
-        log.info("alias moved", extra={"alias": alias, "collection": contract.collection})
-
-    def _refuse_mass_loss(self, alias: str, collection: str) -> None:
-        """A version that lacks most of what readers find now is taken for a mistake, as deleting so much would be."""
-        now = self.patience.persist(lambda: find_alias(self.state, alias))
-        if now is None or now.collection == collection or self.spec.request.allow_mass_delete:
-            return
-        before = self.patience.persist(ObjectTable(self.state, now.collection).stats)["present"]
-        after = self.patience.persist(self.table.stats)["present"]
-        if after == 0 < before or is_mass_delete(before - after, before):
-            raise FatalError(
-                "mass_delete_refused",
-                f"{collection} holds {after} objects; {now.collection} behind alias {alias} holds {before}.",
-                hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
-                deletes=before - after,
-                objects=before,
-            )
-
-    def _settle_alias(self, alias: str) -> None:
-        """Wait until the stores have followed; when asked to stop meanwhile, leave that to the service."""
-        while True:
-            try:
-                self._async.run(settle_alias(self.state, self.stores, alias))
-            except TransientError as error:
-                if self.monitor.should_stop():
-                    log.warning("alias not settled", extra={"alias": alias, **error.log_fields()})
-                    return
-                self.patience.wait_out(error)
-            else:
-                return
-
-    def _is_within_budget(self) -> bool:
-        return self.spec.request.failure_budget.allows(self.counts.total_failed, self.counts.planned)
-
-    def _parity_plan(self, contract: CollectionContract, counts: Counts) -> ParityPlan:
-        request, only = self.spec.request, self._only_keys()
-        source = request.source
-        asked = request.mode in ON_WHAT_IS_THERE  # proving parity is about the whole collection, whatever was ingested
-        return ParityPlan(
-            self.table,
-            contract,
-            source.bucket,
-            source.prefix if asked else "",
-            Selection(source, only).matches if asked else lambda _key: True,
-            not asked or not (source.prefix or source.include or source.exclude or only),
-            counts,
-            self._read_metadata,
-            self.parser_version,
-        )
-
-    def _read_metadata(self, job_id: str) -> Mapping[str, str]:
-        try:
-            return self.patience.persist(Ledger(self.state, job_id).read_spec).request.metadata
-        except FatalError as error:
-            log.warning("metadata of a former job not known", extra={"former_job": job_id, **error.log_fields()})
-            return {}
+            self.counts.start_over()
 
     def _find_changes(self, fingerprint: str, *, sort_first: bool) -> FindObjects:
         """What a sync has to do: the listing beside the object table."""
         request = self.spec.request
-        only = self._only_keys()
+        only = self._work.only_keys()
         selection = Selection(request.source, only)
         rules = DiffRules(
             self.spec.job_id,
@@ -418,89 +259,20 @@ class Driver:
 
         return find
 
-    def _plan_thread(
-        self, find: FindObjects, counts: Counts, opened: OpenAttempt | None = None, *, kind: str = ""
-    ) -> PlanThread:
-        def before_first_segment() -> None:
-            if opened is not None:
-                open_attempt(self.state, self.spec.request.collection, opened)
-
-        return PlanThread(self.spec, self.attempt, self.ledger, find, counts, before_first_segment, self._numbers, kind)
-
-    def _only_keys(self) -> frozenset[str] | None:
-        if self.spec.only_keys_path is None:
-            return None
-        path = self.spec.only_keys_path
-        stored = self.patience.persist(lambda: self.state.get(path))
-        if stored is None:
-            raise FatalError("spec_missing", f"The list of keys {path!r} is not in the state store.")
-        return frozenset(orjson.loads(stored.data))
-
     def _plan_only(self, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
         try:
             find = self._find_changes(fingerprint, sort_first=False)
-            self.patience.persist(self._plan_thread(find, self.counts).measure)
+            self.patience.persist(self._work.plan_thread(find, self.counts).measure)
         except ListingOutOfOrderError:
-            self._start_over()
+            self.counts.start_over()
             find = self._find_changes(fingerprint, sort_first=True)
-            self.patience.persist(self._plan_thread(find, self.counts).measure)
-
-    def _run_plan(self, plan: PlanThread, rounds: Rounds) -> None:
-        """Run a plan to its end; returns with ``plan.error`` set when planning has to start over.
-
-        Raises:
-            FatalError: nothing is running any more when it is raised.
-        """
-        self.monitor.phase = "running"
-        plan.start()
-        try:
-            rounds.run(plan.partition_ids())
-        finally:
-            plan.stop.set()
-            plan.join()
-        if isinstance(plan.error, FatalError):
-            raise plan.error
-        if plan.error is not None:
-            if not isinstance(plan.error, ListingOutOfOrderError | TransientError):
-                raise plan.error
-            return
-        tally = self.counts.tally
-        plan_json = {"format": 1, "attempt": self.attempt, "written_at": utc_now(), "counts": self.counts.to_json()}
-        self.patience.persist(lambda: self.ledger.write_plan(plan_json))
-        log.info("planned", extra={"listed": tally.listed, "planned": self.counts.planned, "deletes": tally.deletes})
-        self._check_budget()
-        if plan.delete_ids:
-            self.monitor.phase = "deleting"
-            rounds.run(iter(plan.delete_ids))
-
-    def _check_budget(self) -> None:
-        failed, planned = self.counts.total_failed, self.counts.planned
-        if self.counts.tally.complete and not self.spec.request.failure_budget.allows(failed, planned):
-            self.monitor.stop(_over_budget(failed, planned))
-
-    def _merge(self, plan: PlanThread, opened: OpenAttempt, *, complete: bool) -> None:
-        """Make the outcome part of the object table, also of a job that failed or was canceled."""
-        if not plan.started:
-            return
-        self.monitor.phase = "finishing"
-        if isinstance(self.monitor.stopped, LeaseLost):
-            return
-        with self.monitor.finishing():
-            self.writer.flush()
-            self._append_rows(opened, complete=complete)
-        plan.started = False
-
-    def _append_rows(self, attempt: OpenAttempt, *, complete: bool) -> None:
-        collection, epoch = self.spec.request.collection, self.monitor.epoch
-        self.patience.persist(
-            lambda: merge_attempt(self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now())
-        )
+            self.patience.persist(self._work.plan_thread(find, self.counts).measure)
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
         failed, tally = self.counts.total_failed, self.counts.tally
-        if error is None and not self._is_within_budget():
-            error = _over_budget(failed, self.counts.planned)
+        if error is None and not self._work.is_within_budget():
+            error = over_budget(failed, self.counts.planned)
         if error is None and self.spec.request.mode is Mode.VERIFY:
             error = differences_found(self.counts)
         if isinstance(error, JobAborted):
@@ -535,13 +307,3 @@ class Driver:
         await self.embedder.close()
         for store in self.stores.values():
             await store.close()
-
-
-def _over_budget(failed: int, planned: int) -> FatalError:
-    return FatalError(
-        "failure_budget_exceeded",
-        f"{failed} of {planned} objects failed, more than the failure budget allows.",
-        hint="Look at the job's failures; raise failure_budget if so many are expected.",
-        failed=failed,
-        planned=planned,
-    )
