@@ -18,7 +18,7 @@ from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.records import PartitionReport
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.engines.entry import run_driver
-from ingestion_engine.pipeline import runner
+from ingestion_engine.pipeline import write
 from ingestion_engine.pipeline.worker import Process, process_partition
 from ingestion_engine.state.ledger import Ledger
 
@@ -33,21 +33,27 @@ def make_failing(markers: Path, *, may_exit: bool) -> Process:
     where the worker is the driver too, meet a defect, which counts as the same.
     """
 
-    def fail(_ledger: Ledger, report: PartitionReport) -> None:
-        if (kind := markers / f"{report.partition_id}.failed").read_text() == "put back":
-            raise TransientError("state_unavailable", f"away for {kind.stem}")
-        if may_exit:
-            os._exit(1)
-        raise RuntimeError("a defect")
+    def fail_once(create: Callable[[Ledger, PartitionReport], None]) -> Callable[[Ledger, PartitionReport], None]:
+        def create_report(ledger: Ledger, report: PartitionReport) -> None:
+            marker = markers / f"{report.partition_id}.failed"
+            if marker.exists():
+                create(ledger, report)
+                return
+            marker.touch()
+            if int(report.partition_id.rpartition(".")[2], 16) % 2 == 0:
+                raise TransientError("state_unavailable", f"away for {report.partition_id}")
+            if may_exit:
+                os._exit(1)
+            raise RuntimeError("a defect")
+
+        return create_report
 
     def process(spec_uri: str, partition_id: str) -> PartitionReport:
-        marker = markers / f"{partition_id}.failed"
-        if marker.exists():
-            return process_partition(spec_uri, partition_id)
-        even = int(partition_id.rpartition(".")[2], 16) % 2 == 0
-        marker.write_text("put back" if even else "died")
-        with replaced(Ledger, "create_report", fail):
-            return process_partition(spec_uri, partition_id)
+        # The original stays known, so that every call installs the same, whichever thread is first.
+        original = vars(Ledger).get("create_report_for_good", Ledger.create_report)
+        Ledger.create_report_for_good = original
+        Ledger.create_report = fail_once(original)
+        return process_partition(spec_uri, partition_id)
 
     return process
 
@@ -71,14 +77,14 @@ def make_stalling(markers: Path) -> Process:
         if not partition_id.startswith("a01-") or claim(markers, 2) is not None:
             return process_partition(spec_uri, partition_id)
         before_write = claim(markers, 3) is not None
-        write = runner.upsert_points
+        upsert = write.upsert_points
 
         async def write_late(*arguments: Any) -> Any:
             stall(partition_id, "write")
-            return await write(*arguments)
+            return await upsert(*arguments)
 
         if before_write:
-            with replaced(runner, "upsert_points", write_late):
+            with replaced(write, "upsert_points", write_late):
                 report = process_partition(spec_uri, partition_id)
         else:
             stall(partition_id, "look")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.engines import local
@@ -42,3 +44,13 @@ def test_partitions_run_at_once_within_the_window() -> None:
         reports.append(report)
     assert sorted(report.partition_id for report in reports) == pulled
     assert most_running == WINDOW + local.AHEAD_PARTITIONS
+
+
+def test_a_defect_at_the_seam_ends_the_driver() -> None:
+    """What a partition must never raise is raised in the driver, which is not left waiting."""
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        raise SystemExit(partition_id)
+
+    with pytest.raises(SystemExit, match="p0"):
+        list(local.LocalEngine(1, process).run("file:///nowhere/jobs/j/spec.json", [PartitionId("p0")]))

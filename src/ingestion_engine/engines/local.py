@@ -31,10 +31,13 @@ class LocalEngine:
         """Yield one report per partition, as they end. A crash of the process ends everything: there is nobody to
         notice.
         """
-        ended: queue.SimpleQueue[PartitionReport] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[PartitionReport | BaseException] = queue.SimpleQueue()
 
         def work(partition_id: PartitionId) -> None:
-            ended.put(self._process(spec_uri, partition_id))
+            try:
+                ended.put(self._process(spec_uri, partition_id))
+            except BaseException as error:  # the seam lets none cross; a defect there must not leave the driver waiting
+                ended.put(error)
 
         waiting = iter(partition_ids)
         running = 0
@@ -50,8 +53,10 @@ class LocalEngine:
                         threading.Thread(target=work, args=(partition_id,), name=partition_id, daemon=True).start()
                         running += 1
                 if running:
-                    report = ended.get()
+                    outcome = ended.get()
                     running -= 1
-                    yield report
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+                    yield outcome
         finally:
             close_worker()
