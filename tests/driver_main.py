@@ -39,8 +39,9 @@ def make_failing(markers: Path, *, may_exit: bool) -> Process:
             if marker.exists():
                 create(ledger, report)
                 return
-            marker.touch()
-            if int(report.partition_id.rpartition(".")[2], 16) % 2 == 0:
+            put_back = int(report.partition_id.rpartition(".")[2], 16) % 2 == 0
+            marker.write_text("put back" if put_back else "died")
+            if put_back:
                 raise TransientError("state_unavailable", f"away for {report.partition_id}")
             if may_exit:
                 os._exit(1)
