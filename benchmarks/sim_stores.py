@@ -133,6 +133,8 @@ class Sinks:
     def _answer_weaviate(self, request: Request) -> bytes:
         if request.path == "/v1/meta":
             return answer_json({"version": "1.33.0", "modules": {}, "grpcMaxMessageSize": _GRPC_MESSAGE_BYTES})
+        if request.path == "/v1/.well-known/ready":
+            return answer_json({})
         if request.path == "/v1/schema":
             if request.method == "POST":
                 definition = orjson.loads(request.body)
