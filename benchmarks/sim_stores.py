@@ -187,7 +187,7 @@ class Sinks:
         return b""
 
 
-class _Rpc(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Rpc(grpc.GenericRpcHandler):
     """Passes messages on as bytes."""
 
     def __init__(self, find: Callable[[str], Callable[[bytes], bytes] | None]) -> None:

@@ -42,7 +42,7 @@ def wait_for(fact: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 
 def stack(data_dir: Path, only: set[str], **settings: object) -> Stack:
-    return Stack(Settings(data_dir=data_dir, **settings), only=only, with_api=False)  # type: ignore[arg-type]
+    return Stack(Settings(data_dir=data_dir, **settings), only=only, with_api=False)
 
 
 def start_up(data_dir: Path, only: set[str]) -> subprocess.Popen[str]:
@@ -149,7 +149,7 @@ def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_java")
 def test_without_java_everything_but_spark_works(home: Path) -> None:
     """The table and the answer to a job on Spark name the package to install; a job without Spark does its work."""
-    settings = Settings(data_dir=home, api={"port": 0})  # type: ignore[arg-type]
+    settings = Settings(data_dir=home, api={"port": 0})
     systems = set(SYSTEMS) - {"ray"}
     with (
         Stack(settings, only=systems, ollama_arguments=("--faults", "--test-models")) as running,
@@ -158,7 +158,7 @@ def test_without_java_everything_but_spark_works(home: Path) -> None:
         assert set(running.services) == systems - {"spark"} | {"api"}
         console = Console(file=io.StringIO(), width=200)
         console.print(render_table(running))
-        assert PACKAGE in console.file.getvalue()  # type: ignore[attr-defined]
+        assert PACKAGE in console.file.getvalue()
         ready = http.get("/readyz").json()
         assert ready["status"] == "ready"
         assert "spark" not in ready["dependencies"]
@@ -178,7 +178,7 @@ def test_without_java_a_demonstration_of_spark_says_so_at_once(home: Path, engin
     """Nothing is started first; the message names the package to install."""
     console = Console(file=io.StringIO(), width=200)
     assert run_demo(home, engine=engine, console=console) == 1
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    said = console.file.getvalue()
     assert PACKAGE in said
     assert "starting" not in said
 
@@ -319,7 +319,7 @@ def test_own_s3_and_ray_need_a_place_for_the_state(home: Path) -> None:
     own = {"s3": {"endpoint_url": "http://127.0.0.1:1"}, "ray": {"address": "http://127.0.0.1:1"}}
     with (
         pytest.raises(StackError, match="set INGEST_STATE_URL"),
-        Stack(Settings(data_dir=home, **own), only={"qdrant"}, with_api=True),  # type: ignore[arg-type]
+        Stack(Settings(data_dir=home, **own), only={"qdrant"}, with_api=True),
     ):
         pass
 

@@ -94,9 +94,21 @@ class Edit:
             bucket.remove(self.key)
 
 
-EDITS = (
-    "put put prepend insert replace truncate nan binary touch multipart tag rename delete".split()  # noqa: SIM905
-)
+EDITS = [
+    "put",
+    "put",
+    "prepend",
+    "insert",
+    "replace",
+    "truncate",
+    "nan",
+    "binary",
+    "touch",
+    "multipart",
+    "tag",
+    "rename",
+    "delete",
+]
 edits = st.builds(
     Edit,
     st.sampled_from(EDITS),

@@ -79,7 +79,7 @@ def test_stores_that_differ_do_not_get_the_alias(world: World) -> None:
         if next(writes) == 1:
             del world.weaviate.collections[collection][points[0].id]
 
-    world.weaviate.upsert = forget_one  # type: ignore[method-assign,assignment]
+    world.weaviate.upsert = forget_one
     summary = world.run(alias="docs", collection="docs_2")
     assert (summary["state"], summary["error"]["code"]) == ("failed", "stores_differ")
     assert stands_for(world) == ("docs_1", "docs_1", "docs_1")
@@ -165,7 +165,7 @@ def test_an_attempt_that_slept_does_not_move_the_alias_back(world: World) -> Non
         overtake("replace", path)
         return kept(path, data, version)
 
-    world.state.replace = replace  # type: ignore[method-assign]
+    world.state.replace = replace
     world.attempt(ledger)
     assert rolled_back
     assert truth(world.state).collection == "docs_1"
@@ -252,7 +252,7 @@ async def test_a_search_goes_on_in_the_new_version_when_the_old_is_dropped_under
             await plane.weaviate.drop_collection("docs_3")
         return await kept(collection, *arguments, **options)
 
-    plane.qdrant.search = drop_first  # type: ignore[method-assign]
+    plane.qdrant.search = drop_first
     status, found = await call(plane, "POST", "/search", json={"collection": "docs", "query": "paragraph"})
     assert (status, found["collection"], found["errors"]) == (200, "docs_2", {})
 

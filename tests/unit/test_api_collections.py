@@ -206,7 +206,7 @@ async def test_searches_are_narrowed_in_every_store(world: World) -> None:
                 "metadata": {"team": "docs" if number else "Docs"},
                 "content_type": "text/plain",
             }
-            point.payload.update(fields)  # type: ignore[attr-defined]
+            point.payload.update(fields)
     async with world.serve() as plane:
 
         async def found(**conditions: Any) -> dict[str, list[str]]:

@@ -87,7 +87,7 @@ class TornListing(MemoryBucket):
             yield ref
 
     def then(self) -> None:
-        raise NotImplementedError
+        """What happens to the bucket before the third listing; nothing unless a subclass says otherwise."""
 
 
 class Changing(TornListing):

@@ -78,7 +78,7 @@ def test_narrowed_filters_leave_the_rest_alone_and_say_so() -> None:
         listed.append(prefix)
         return list_objects(bucket, prefix)
 
-    world.bucket.list_objects = record  # type: ignore[method-assign]
+    world.bucket.list_objects = record
     source = {"bucket": "docs", "include": ["2024/**/*.md", "2024/*.md"]}
     for mode in ("plan", "sync"):
         summary = world.run(source=source, mode=mode, allow_mass_delete=True)

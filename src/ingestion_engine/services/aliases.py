@@ -141,7 +141,7 @@ class AliasService:
             try:
                 if may_act():
                     await self.sweep()
-            except Exception:
+            except Exception:  # the top of a service loop: the next sweep begins from the truth again
                 _log.exception("sweep of aliases failed")
             await asyncio.sleep(SWEEP_S)
 
