@@ -15,7 +15,7 @@ from pyspark import SparkConf, SparkContext
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
-from ingestion_engine.engines.spark_engine import JAVA_HINT, SparkEndedError, SparkEngine
+from ingestion_engine.engines.spark_engine import CONF, JAVA_HINT, SparkEndedError, SparkEngine
 
 SPEC = "file:///nowhere/jobs/job-x/spec.json"
 SLOTS = 2
@@ -26,8 +26,7 @@ def context() -> Iterator[SparkContext]:
     """One local Spark with two slots; without Java the tests fail and say what to install."""
     assert shutil.which("java"), JAVA_HINT
     conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
-    conf.set("spark.speculation", "false").set("spark.task.maxFailures", "1")
-    conf.set("spark.driver.bindAddress", "127.0.0.1")
+    conf.setAll(CONF.items()).set("spark.driver.bindAddress", "127.0.0.1")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
         made = SparkContext.getOrCreate(conf)

@@ -44,7 +44,16 @@ LOOK_S: Final = 1.0
 """The abort marker is looked at when nothing has ended for so long."""
 
 SETTLE_S: Final = 3.0
-"""Spark says some time after the fact that a task has begun; an abort waits so long to be sure (a guess)."""
+"""Spark's events reach the status tracker some time after the fact; an abort waits so long to be sure (a guess)."""
+
+CONF: Final = {
+    "spark.speculation": "false",
+    "spark.task.maxFailures": "1",
+    # Else a task that begins within 0.1 s of its stage's submission is not told to the status tracker before the next
+    # heartbeat (10 s): an abort would take it for one that waits, and cancel what runs.
+    "spark.ui.liveUpdate.period": "0",
+}
+"""What the engine needs of Spark, whatever the job's own settings say."""
 
 JAVA_HINT: Final = "install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre-headless) or set JAVA_HOME"
 
@@ -224,7 +233,7 @@ def open_context() -> SparkContext:
     from pyspark.errors import PySparkRuntimeError
 
     conf = SparkConf().setIfMissing("spark.app.name", "ingestion-engine")
-    conf.set("spark.speculation", "false").set("spark.task.maxFailures", "1")
+    conf.setAll(CONF.items())
     try:
         return SparkContext.getOrCreate(conf)
     except PySparkRuntimeError as error:
