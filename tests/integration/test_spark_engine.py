@@ -26,7 +26,7 @@ def context() -> Iterator[SparkContext]:
     """One local Spark with two slots; without Java the tests fail and say what to install."""
     assert shutil.which("java"), JAVA_HINT
     conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
-    conf.setAll(CONF.items()).set("spark.driver.bindAddress", "127.0.0.1")
+    conf.setAll(list(CONF.items())).set("spark.driver.bindAddress", "127.0.0.1")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
         made = SparkContext.getOrCreate(conf)

@@ -233,7 +233,7 @@ def open_context() -> SparkContext:
     from pyspark.errors import PySparkRuntimeError
 
     conf = SparkConf().setIfMissing("spark.app.name", "ingestion-engine")
-    conf.setAll(CONF.items())
+    conf.setAll(list(CONF.items()))
     try:
         return SparkContext.getOrCreate(conf)
     except PySparkRuntimeError as error:
