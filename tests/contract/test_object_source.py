@@ -285,6 +285,45 @@ class TestS3Only:
             assert refused.value.code == "bucket_access_denied"
             await source.close()
 
+    async def test_a_listing_is_read_as_servers_spell_it(self) -> None:
+        """With and without a namespace, URL encoding, milliseconds, another time zone, an etag."""
+        entry = "<Contents><Key>{}</Key><LastModified>{}</LastModified>{}<Size>7</Size></Contents>"
+        page = (
+            "<ListBucketResult{}><EncodingType>{}</EncodingType><IsTruncated>false</IsTruncated>"
+            + entry.format("a%2Bb+c", "2026-01-02T03:04:05.678Z", '<ETag>"e1"</ETag>')
+            + entry.format("d", "2026-01-02T05:04:05+02:00", "")
+            + "</ListBucketResult>"
+        )
+        for namespace in ("", ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'):
+            with _serving({"/docs": (200, page.format(namespace, "url").encode())}) as settings:
+                source = S3Source(settings)
+                assert list(source.list_objects("docs", "")) == [
+                    ObjectRef("docs", "a+b c", "e1", 7, "2026-01-02T03:04:05Z"),
+                    ObjectRef("docs", "d", "", 7, "2026-01-02T03:04:05Z"),
+                ]
+                await source.close()
+        with _serving({"/docs": (200, page.format("", "none").encode())}) as settings:
+            source = S3Source(settings)
+            assert [ref.key for ref in source.list_objects("docs", "")] == ["a%2Bb+c", "d"]
+            await source.close()
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            b"<ListBucketResult><Contents><Key>a</Key><Size>7</Size></Contents></ListBucketResult>",
+            b"<ListBucketResult><Contents><Key>a</Key>",
+            b"<html>Welcome</html><p>",
+        ],
+        ids=["no-time", "cut-short", "not-xml"],
+    )
+    async def test_a_listing_that_cannot_be_read_is_transient(self, page: bytes) -> None:
+        """Nothing of it is left out in silence."""
+        with _serving({"/docs": (200, page)}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(TransientError):
+                list(source.list_objects("docs", ""))
+            await source.close()
+
     async def test_archived_object_is_skipped(self) -> None:
         """InvalidObjectState is about one object."""
         with _serving({"/docs/cold": (403, _error("InvalidObjectState")), "/docs": (200, _EMPTY_LIST)}) as settings:

@@ -19,7 +19,6 @@ from ingestion_engine.adapters.s3_listing import (
     format_time,
     is_plain,
     list_pages,
-    read_entry,
     read_etag,
     read_metadata,
 )
@@ -68,8 +67,7 @@ class S3Source:
         """
         with s3_errors(Place(bucket)):
             for page in list_pages(self._client, bucket, prefix):
-                for entry in page:
-                    yield read_entry(bucket, entry)
+                yield from page
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
         """Read one object whole: the listed version, or the newest when it has changed since.

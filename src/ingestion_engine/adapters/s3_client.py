@@ -12,6 +12,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from ingestion_engine.adapters.s3_listing import read_pages_quickly
 from ingestion_engine.domain.errors import (
     FatalError,
     IngestionError,
@@ -108,9 +109,11 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
         credentials["aws_access_key_id"] = settings.access_key_id.get_secret_value()
         credentials["aws_secret_access_key"] = settings.secret_access_key.get_secret_value()
     session = botocore.session.get_session()
-    return session.create_client(
+    client = session.create_client(
         "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
     )
+    read_pages_quickly(client)
+    return client
 
 
 @dataclass(frozen=True, slots=True)

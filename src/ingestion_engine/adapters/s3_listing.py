@@ -6,30 +6,74 @@ import email.header
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+from botocore.parsers import ResponseParserError
 
 from ingestion_engine.domain.records import ObjectRef
 
 
-def list_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[dict[str, Any]]]:
+def read_pages_quickly(client: Any) -> None:
+    """Make a client take listings apart with a small reader of ours, which costs a tenth of botocore's own.
+
+    botocore still signs, sends, retries and reads everything else, errors included. It asks for
+    ``EncodingType=url`` by itself (``+`` is a space there), so keys with characters that XML cannot carry arrive whole.
+    """
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _take_entries)
+
+
+def list_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[ObjectRef]]:
     """Yield the entries of ``ListObjectsV2``, a page at a time, keys exactly as they are.
 
-    botocore asks for ``EncodingType=url`` by itself and decodes it (``+`` is a space there), so keys with characters
-    that XML cannot carry arrive whole. Cost: one request per 1,000 keys.
+    Args:
+        client: One that ``read_pages_quickly`` was called with.
+        bucket: Its name.
+        prefix: Of the keys.
+
+    Cost: one request per 1,000 keys.
     """
     token: dict[str, str] = {}
     while True:
         page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **token)
-        yield page.get("Contents", [])
+        yield [ObjectRef(bucket, *entry) for entry in page.get(_ENTRIES, [])]
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def read_entry(bucket: str, entry: Mapping[str, Any]) -> ObjectRef:
-    """Return a listing's entry as a record. Pure."""
-    return ObjectRef(
-        bucket, entry["Key"], read_etag(entry.get("ETag")), int(entry["Size"]), format_time(entry["LastModified"])
-    )
+_ENTRIES = "Entries"
+"""Our name in a parsed answer; S3 has none like it."""
+
+
+def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Move the entries from an answer's XML to the parsed answer; botocore reads what is left."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        root = ET.fromstring(response_dict["body"])  # noqa: S314 - expat bounds entity expansion and fetches nothing
+    except ET.ParseError:
+        return  # botocore says what is wrong with it
+    space = root.tag.rpartition("}")[0]
+    space += "}" if space else ""
+    contents = root.findall(f"{space}Contents")
+    read = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
+    names = [space + name for name in ("Key", "ETag", "Size", "LastModified")]
+    entries = []
+    for element in contents:
+        key, etag, size, modified = map(element.findtext, names)
+        if not key or not size or not modified:
+            raise ResponseParserError("a listing has an entry without key, size or time")
+        entries.append((read(key), read_etag(etag), int(size), _read_time(modified)))
+        root.remove(element)
+    customized_response_dict[_ENTRIES] = entries
+    response_dict["body"] = ET.tostring(root)
+
+
+def _read_time(text: str) -> str:
+    if text.endswith("Z"):
+        return text[:19] + "Z"
+    return format_time(datetime.fromisoformat(text))
 
 
 def read_etag(header: str | None) -> str:

@@ -147,8 +147,8 @@ class S3StateStore:
         """Yield all paths that start with a prefix, in the server's order. One request per 1,000 paths."""
         with s3_errors(Place(self._bucket, is_state=True)):
             for page in list_pages(self._client, self._bucket, self._base + prefix):
-                for entry in page:
-                    yield entry["Key"].removeprefix(self._base)
+                for ref in page:
+                    yield ref.key.removeprefix(self._base)
 
     def download(self, path: str, target: Path) -> None:
         """Copy a large value to a file; the file appears whole or not at all. Memory: one buffer.
