@@ -321,7 +321,7 @@ class Model:
         assert texts <= may, ("embedded without need", texts - may)
         assert run.status is not ReportStatus.DONE or must <= texts, ("not embedded", must - texts)
 
-    def _pending(self) -> dict[str, set[PointId]]:
+    def pending(self) -> dict[str, set[PointId]]:
         """Objects that attempts worked on whose outcome is not merged yet, and the ids that may be there of them."""
         pending: dict[str, set[PointId]] = {}
         for work in self.open:
@@ -335,7 +335,7 @@ class Model:
 
     def check_stores(self, stores: Mapping[str, Mapping[PointId, Held]]) -> None:
         """Every object's points are exact in both stores, unless a run ended in the middle of it."""
-        pending = self._pending()
+        pending = self.pending()
         keys = self.rows.keys() | self.loose.keys() | pending.keys()
         for name, points in stores.items():
             by_key: dict[str, dict[PointId, Held]] = {}
@@ -365,7 +365,7 @@ class Model:
 
     def check_table(self, table: Mapping[str, Any], fingerprint: Callable[[Mapping[str, str]], str]) -> None:
         """The object table says of every object what the model says, but for what was not merged yet."""
-        names = (self.rows.keys() | table.keys()) - self._pending().keys()
+        names = (self.rows.keys() | table.keys()) - self.pending().keys()
         for key in names:
             row, stored = self.rows.get(key), table.get(key)
             assert (row is None) == (stored is None), (key, row, stored)
