@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from control import BODY, World, unreachable
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import EngineState, JobState
+from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord, utc_now
 from ingestion_engine.services.job_store import JobStore
@@ -384,3 +386,36 @@ async def test_the_running_service_dispatches_by_itself(world: World) -> None:
 
 async def _skip_pause(store: JobStore, job_id: str) -> None:
     assert await store.update(job_id, set(JobState), next_look_at=None)
+
+
+async def test_only_rows_that_changed_are_read_again(tmp_path: Path) -> None:
+    """Whoever changed them, another copy of the service included; what has ended is left out."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    store, other = await JobStore.open(url), await JobStore.open(url)
+    try:
+        active = ActiveJobs(store)
+        for number in (2, 1, 3):
+            await store.insert(queued(number, f"c{number}"))
+        first = await active.read()
+        assert [job.id for job in first] == ["job-1", "job-2", "job-3"]
+        await other.update("job-1", {JobState.QUEUED}, state=JobState.CANCELED)
+        await other.note_waiting({"job-1": "too late", "job-3": "waits"})
+        second = await active.read()
+        assert [(job.id, job.note) for job in second] == [("job-2", None), ("job-3", "waits")]
+        assert second[0] is first[1]
+        assert second == await store.list_active() == await ActiveJobs(other).read()
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_writers_of_one_process_take_turns(tmp_path: Path) -> None:
+    """A hundred submissions at once are all stored, though SQLite knows one writer and we wait for none."""
+    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
+    try:
+        event.listen(store._engine.sync_engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=0"))
+        await store._engine.dispose()
+        await asyncio.gather(*(store.insert(queued(number, "c")) for number in range(100)))
+        assert len(await store.list_active()) == 100
+    finally:
+        await store.close()

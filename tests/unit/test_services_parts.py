@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from pathlib import Path
@@ -17,6 +18,7 @@ from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import metadata
 from ingestion_engine.services.job_store import JobStore, with_async_driver
+from ingestion_engine.services.shared_answers import SharedAnswers
 from ingestion_engine.services.specs import freeze_limits, grant_parallelism, make_spec
 
 
@@ -88,3 +90,29 @@ def test_an_event_is_one_line() -> None:
     finally:
         root.handlers[:], root.level = before[0], before[1]
         ours.setLevel(before[2])
+
+
+async def test_a_question_on_its_way_is_asked_once_for_all() -> None:
+    """Also when one of those who wait gives up; its answer is kept, and an error is not."""
+    shared, asked = SharedAnswers(), asyncio.Event()
+    asks = 0
+
+    async def ask() -> int:
+        nonlocal asks
+        asks += 1
+        await asked.wait()
+        if asks == 1:
+            raise OSError("away")
+        return asks
+
+    async def ask_all() -> list[int | BaseException]:
+        waiting = [asyncio.create_task(shared.get("key", ask, keep_s=60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        asked.set()
+        return await asyncio.gather(*waiting[1:], return_exceptions=True)
+
+    errors = await ask_all()
+    assert [str(error) for error in errors] == ["away", "away"]
+    assert await ask_all() == [2, 2]
+    assert await shared.get("key", ask, keep_s=60) == asks == 2

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import obstore
@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
-from ingestion_engine.adapters.s3_client import CONNECT_TIMEOUT_S, Place, make_client, s3_errors, status_of
+from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3_listing import (
     format_time,
     is_plain,
@@ -22,14 +22,13 @@ from ingestion_engine.adapters.s3_listing import (
     read_etag,
     read_metadata,
 )
-from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone
+from ingestion_engine.adapters.s3_obstore import make_obstore
+from ingestion_engine.domain.errors import ObjectError, ObjectGone
 from ingestion_engine.domain.records import ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings
 
 BODY_TIMEOUT = timedelta(minutes=15)
 """For one whole body: 256 MB at 300 kB/s."""
-CREDENTIALS_TTL = timedelta(minutes=10)
-"""botocore renews temporary credentials at least ten minutes before they end, so a copy is good for so long."""
 
 
 class S3Source:
@@ -165,36 +164,8 @@ class S3Source:
     def _store(self, bucket: str) -> S3Store:
         with self._lock:
             if bucket not in self._stores:
-                self._stores[bucket] = self._make_store(bucket)
+                self._stores[bucket] = make_obstore(self._settings, self._client, bucket, timeout=BODY_TIMEOUT)
             return self._stores[bucket]
-
-    def _make_store(self, bucket: str) -> S3Store:
-        endpoint = self._settings.endpoint_url
-        config: dict[str, Any] = {"region": self._settings.region, "virtual_hosted_style_request": False}
-        if endpoint:
-            config["endpoint"] = endpoint
-        options: Any = {
-            "allow_http": bool(endpoint and endpoint.startswith("http://")),
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-            "timeout": BODY_TIMEOUT,
-        }
-        retry: Any = {"max_retries": 0}  # botocore asks again and retries
-        return S3Store(
-            bucket, client_options=options, retry_config=retry, credential_provider=self._credentials, **config
-        )
-
-    def _credentials(self) -> Any:
-        # The client's own credentials, so that both libraries are the same identity.
-        credentials = self._client._request_signer._credentials  # noqa: SLF001 - botocore shows them nowhere else
-        if credentials is None:
-            raise FatalError("bucket_access_denied", "there are no AWS credentials")
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + CREDENTIALS_TTL,
-        }
 
 
 def _check_size(ref: ObjectRef, max_bytes: int) -> None:

@@ -7,14 +7,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import obstore
 from botocore import exceptions as boto
+from obstore.exceptions import BaseError as ObstoreError
 
 from ingestion_engine.adapters.s3_client import Place, make_client, s3_errors, status_of
-from ingestion_engine.adapters.s3_listing import list_pages
+from ingestion_engine.adapters.s3_listing import is_plain, list_pages
+from ingestion_engine.adapters.s3_obstore import make_obstore
 from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy
@@ -57,6 +61,10 @@ class S3StateStore:
         self._client = make_client(settings, read_timeout_s=READ_TIMEOUT_S)
         # botocore hides the failures that it retries; a conditional write must know whether one came before a conflict.
         self._once = make_client(settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
+        # None where obstore would address another place than botocore.
+        is_addressable = not self._base or is_plain(self._base.rstrip("/"))
+        timeout = timedelta(seconds=READ_TIMEOUT_S)
+        self._fast = make_obstore(settings, self._client, self._bucket, timeout=timeout) if is_addressable else None
         self._retry = retry
         self._sleep = sleep
 
@@ -66,7 +74,20 @@ class S3StateStore:
         return cls(settings.s3, url)
 
     def get(self, path: str) -> Stored | None:
-        """Return a value, or None when absent. One request."""
+        """Return a value, or None when absent. One request; what obstore finds odd is asked again with botocore."""
+        if self._fast is not None and is_plain(path):
+            try:
+                answer = obstore.get(self._fast, self._base + path)
+                etag = answer.meta["e_tag"]
+                if etag is not None:
+                    return Stored(bytes(answer.bytes()), etag)
+            except (ObstoreError, OSError) as error:
+                # S3's own word in the body: a bucket or a proxy that is not there answers 404 as well.
+                if "<Code>NoSuchKey</Code>" in str(error):
+                    return None
+        return self._get_exact(path)
+
+    def _get_exact(self, path: str) -> Stored | None:
         with s3_errors(self._place(path)):
             try:
                 answer = self._client.get_object(**self._name(path))

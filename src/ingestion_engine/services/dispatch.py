@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,7 +22,8 @@ from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.admission import Admission, admit_jobs
+from ingestion_engine.services.active_jobs import ActiveJobs
+from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
@@ -30,6 +32,9 @@ from ingestion_engine.services.specs import grant_parallelism, make_spec
 
 HOLD_S: Final = 6.0
 """How long another copy of the service waits before it takes over from a dead dispatcher."""
+
+LOOK_EVERY_S: Final = 0.05
+"""Shortest time between two looks: submissions that arrive together are admitted together."""
 
 _log = get_logger(__name__)
 
@@ -71,6 +76,9 @@ class Dispatcher:
         self._holder = secrets.token_hex(8)
         self._wake = asyncio.Event()
         self._is_dispatching = False
+        self._held_at = -HOLD_S
+        self._active = ActiveJobs(store)
+        self._wanted: dict[str, int] = {}
         self._outages: dict[EngineName, Outage] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
 
@@ -90,11 +98,13 @@ class Dispatcher:
             while True:
                 self._wake.clear()
                 try:
-                    self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
+                    if time.monotonic() - self._held_at >= HOLD_S / 2:  # else `_keep_hold` has renewed it
+                        await self._hold()
                     if self._is_dispatching:
                         await self.step()
                 except Exception:
                     _log.exception("dispatcher's look failed")
+                await asyncio.sleep(LOOK_EVERY_S)
                 # Not wait_for: Python 3.11's loses a cancellation that comes together with the wake-up.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.dispatch.poll_s):
@@ -108,8 +118,13 @@ class Dispatcher:
                 await self._store.release_dispatch(self._holder)
 
     async def step(self) -> None:
-        """Start what is due: looks, submissions and admissions. Returns without waiting for the first two."""
-        active = await self._store.list_active()
+        """Start what is due: looks, submissions and admissions. Returns without waiting for the first two.
+
+        Cost: one query for ids and revisions of all active jobs, and the rows that changed since the last time.
+        """
+        active = await self._active.read()
+        waiting = [job for job in active if job.admitted_at is None]
+        self._wanted = {job.id: self._wanted.get(job.id) or self._want_parallelism(job) for job in waiting}
         now = self._now()
         for job in active:
             due = job.next_look_at is None or job.next_look_at <= now
@@ -119,12 +134,18 @@ class Dispatcher:
             self._start(job, self._submit(job) if unsubmitted else self._reconciler.look(job))
         away = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         limit = self._settings.embed_in_flight
-        decisions = admit_jobs(active, limit=limit, wanted=self._want_parallelism, away=away)
-        for decision in decisions:
+        notes: dict[str, str | None] = {}
+        for decision in admit_jobs(active, limit=limit, wanted=lambda job: self._wanted[job.id], away=away):
+            if decision.parallelism is None:
+                if decision.note != decision.job.note:
+                    notes[decision.job.id] = decision.note
+                continue
             try:
-                await self._record(decision)
+                await self._admit(decision.job, decision.parallelism)
             except Exception:
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
+        if notes:
+            await self._store.note_waiting(notes)
 
     async def settle(self) -> None:
         """Wait until every look and submission that was started has ended."""
@@ -151,18 +172,13 @@ class Dispatcher:
             return min(int(job.spec["parallelism"]), self._settings.embed_in_flight)
         return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
 
-    async def _record(self, decision: Admission) -> None:
-        job = decision.job
-        if decision.parallelism is None:
-            if decision.note != job.note:
-                await self._store.update(job.id, {JobState.QUEUED}, unadmitted=True, note=decision.note)
-            return
+    async def _admit(self, job: JobRecord, parallelism: int) -> None:
         spec = job.spec or make_spec(
             self._settings,
             JobRequest.model_validate(job.request),
             job.engine,
             job.id,
-            parallelism=decision.parallelism,
+            parallelism=parallelism,
             only_keys_path=job.only_keys_path,
         ).model_dump(mode="json")
         admitted = await self._store.update(
@@ -170,14 +186,14 @@ class Dispatcher:
             {JobState.QUEUED},
             unadmitted=True,
             admitted_at=self._now(),
-            parallelism=decision.parallelism,
+            parallelism=parallelism,
             attempt=1,
             spec=spec,
             note=None,
             next_look_at=None,
         )
         if admitted:
-            _log.info("job admitted", extra={"job_id": job.id, "parallelism": decision.parallelism})
+            _log.info("job admitted", extra={"job_id": job.id, "parallelism": parallelism})
             self.wake()
 
     async def _submit(self, job: JobRecord) -> None:
@@ -250,11 +266,17 @@ class Dispatcher:
         with contextlib.suppress(Exception):
             await self._store.update(job.id, {job.state}, note=note, next_look_at=moment)
 
+    async def _hold(self) -> None:
+        """Take or renew the right to dispatch, or note that another copy has it."""
+        asked_at = time.monotonic()
+        self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
+        self._held_at = asked_at if self._is_dispatching else -HOLD_S
+
     async def _keep_hold(self) -> None:
         """Renew the right to dispatch, also while a look takes long."""
         while True:
             await asyncio.sleep(HOLD_S / 3)
             try:
-                await self._store.hold_dispatch(self._holder, HOLD_S)
+                await self._hold()
             except Exception:
                 _log.exception("right to dispatch not renewed")

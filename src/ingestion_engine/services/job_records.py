@@ -71,6 +71,7 @@ jobs = sa.Table(
     sa.Column("next_look_at", UtcMoment),
     sa.Column("cancel_requested_at", UtcMoment),
     sa.Column("abort_written_at", UtcMoment),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
     sa.Index("ix_jobs_created", "created_at", "id"),
     sa.Index("ix_jobs_state", "state", "created_at"),
@@ -130,6 +131,8 @@ class JobRecord:
     """The dispatcher leaves the job alone until then."""
     cancel_requested_at: Moment | None = None
     abort_written_at: Moment | None = None
+    revision: int = 0
+    """How often the row has changed."""
 
     @property
     def alias(self) -> str | None:

@@ -6,8 +6,10 @@ each other.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
@@ -35,6 +37,9 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long SQLite waits for another writer; the longest transaction here takes milliseconds."""
+
+READ_ROWS: Final = 500
+"""Rows of one query by id; SQLite takes 32,766 parameters, asyncpg 32,767."""
 
 _MIGRATION_LOCK: Final = 7_241_609_332
 """Number of the PostgreSQL advisory lock under which copies of the service migrate one after another; arbitrary,
@@ -76,6 +81,9 @@ class JobStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        # SQLite's own waiting for the one writer is neither fair nor without limit: under fifty submissions a second
+        # some found the database locked after five seconds. So writers of this process take turns.
+        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
 
     @classmethod
     async def open(cls, url: str) -> JobStore:
@@ -113,7 +121,7 @@ class JobStore:
             IdempotencyTaken: its owner has used its idempotency key before; nothing was stored.
         """
         try:
-            async with self._engine.begin() as connection:
+            async with self._writing() as connection:
                 await connection.execute(sa.insert(jobs).values(record.values()))
         except IntegrityError:
             first = await self.find_by_key(record.owner, record.idempotency_key)
@@ -165,11 +173,21 @@ class JobStore:
         return found[:limit], encode_cursor(f"{last.created_at.isoformat()} {last.id}")
 
     async def list_active(self) -> list[JobRecord]:
-        """Return every job that has not ended, oldest first: the order of admission."""
-        final = [state.value for state in FINAL_STATES]
-        return await self._select(
-            sa.select(jobs).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
-        )
+        """Return every job that has not ended, oldest first."""
+        return await self._select(_select_active(jobs))
+
+    async def list_revisions(self) -> list[tuple[str, int]]:
+        """Return id and revision of every job that has not ended, oldest first."""
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(_select_active(jobs.c.id, jobs.c.revision))).all()
+        return [(job_id, number) for job_id, number in rows]
+
+    async def get_many(self, ids: Sequence[str]) -> list[JobRecord]:
+        """Return the jobs of these ids that there are, in no particular order. One query per ``READ_ROWS``."""
+        found = []
+        for start in range(0, len(ids), READ_ROWS):
+            found += await self._select(sa.select(jobs).where(jobs.c.id.in_(ids[start : start + READ_ROWS])))
+        return found
 
     async def update(
         self, job_id: str, states: Collection[JobState], *, unadmitted: bool = False, **values: Any
@@ -187,9 +205,21 @@ class JobStore:
             change = change.where(jobs.c.admitted_at.is_(None))
         if isinstance(values.get("state"), JobState):
             values["state"] = values["state"].value
-        async with self._engine.begin() as connection:
-            result = await connection.execute(change.values(**values))
+        async with self._writing() as connection:
+            result = await connection.execute(change.values(revision=jobs.c.revision + 1, **values))
         return result.rowcount > 0
+
+    async def note_waiting(self, notes: Mapping[str, str | None]) -> None:
+        """Set the notes of jobs, by id, that still wait for admission; one transaction for all."""
+        ids: dict[str | None, list[str]] = {}
+        for job_id, note in notes.items():
+            ids.setdefault(note, []).append(job_id)
+        waits = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.admitted_at.is_(None))
+        async with self._writing() as connection:
+            for note, members in ids.items():
+                for start in range(0, len(members), READ_ROWS):
+                    change = sa.update(jobs).where(waits, jobs.c.id.in_(members[start : start + READ_ROWS]))
+                    await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return how many jobs are in each (engine, state)."""
@@ -203,14 +233,14 @@ class JobStore:
         now = utc_now()
         values = {"holder": holder, "expires_at": now + dt.timedelta(seconds=ttl_s)}
         free = sa.or_(dispatchers.c.holder == holder, dispatchers.c.expires_at < now)
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             taken = await connection.execute(
                 sa.update(dispatchers).where(dispatchers.c.name == "jobs", free).values(**values)
             )
         if taken.rowcount:
             return True
         try:
-            async with self._engine.begin() as connection:
+            async with self._writing() as connection:
                 await connection.execute(sa.insert(dispatchers).values(name="jobs", **values))
         except IntegrityError:
             return False
@@ -218,13 +248,24 @@ class JobStore:
 
     async def release_dispatch(self, holder: str) -> None:
         """Give the right to dispatch back, so that a successor need not wait."""
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await connection.execute(sa.delete(dispatchers).where(dispatchers.c.holder == holder))
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; durable at the end of the context."""
+        async with self._turn, self._engine.begin() as connection:
+            yield connection
 
     async def _select(self, query: sa.Select[Any]) -> list[JobRecord]:
         async with self._engine.connect() as connection:
             rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
         return [JobRecord.from_row(row) for row in rows]
+
+
+def _select_active(*what: Any) -> sa.Select[Any]:
+    final = [state.value for state in FINAL_STATES]
+    return sa.select(*what).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
 
 
 def _parse_cursor(cursor: str) -> tuple[Moment, str]:

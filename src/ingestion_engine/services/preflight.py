@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore
@@ -26,20 +26,24 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.job_ids import name_version
 from ingestion_engine.services.search import require_contract
+from ingestion_engine.services.shared_answers import SharedAnswers
 from ingestion_engine.services.specs import name_model
 from ingestion_engine.services.terms import fill_in_terms
 from ingestion_engine.state.aliases import Alias, find_alias
-from ingestion_engine.state.collections import find_alias_collision, find_name_collision, read_contract
+from ingestion_engine.state.collections import find_collision, list_names, read_contract
 
 TIME_LIMIT_S: Final = 2.0
 """For all checks together: a submission is answered while its caller still waits."""
 
 KEEP_S: Final = 5.0
-"""How long a good answer, or the knowledge that a system is away, is used again: a burst of submissions costs one
-check."""
+"""How long a bucket or a model that was there, or the knowledge that a system is away, is used again: a burst of
+submissions costs one check. What changes meanwhile the driver finds out, and fails the job with the same message."""
+
+NAMES_KEEP_S: Final = 2.0
+"""How long the names of all collections and aliases are used again, to find those that differ in case only. A
+collection or alias of the very name that is asked for is always looked up anew: whoever has just made one finds it."""
 
 _log = get_logger(__name__)
-_T = TypeVar("_T")
 
 _HINTS: Final = {
     "bucket_not_found": "create the bucket, or correct source.bucket; the service looks at INGEST_S3__ENDPOINT_URL",
@@ -76,7 +80,7 @@ class Preflight:
         self._state = state
         self._engines = frozenset(engines)
         self._stores = frozenset(stores)
-        self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._shared = SharedAnswers()
         self._away_until: dict[str, float] = {}
 
     async def complete(self, request: JobRequest) -> JobRequest:
@@ -113,8 +117,9 @@ class Preflight:
         Raises:
             SubmissionError: the first thing that does; ``context["errors"]`` lists all of them when there are several.
 
-        Cost: at most one listing, one model description and two reads of the state store, concurrently. Jobs about
-        what is there do not need the bucket, and those that embed nothing do not need the model.
+        Cost: one read of the state store, two with an alias; of what is kept for ``KEEP_S`` or ``NAMES_KEEP_S`` at
+        most one listing of the bucket, one model description and two listings of the state store, all concurrently.
+        Jobs about what is there do not need the bucket, and those that embed nothing do not need the model.
         """
         self.check_configured(engine, request.stores)
         state = self._state
@@ -122,9 +127,11 @@ class Preflight:
         model = name_model(self._settings, request)
         bucket = request.source.bucket
         checks: dict[str, Callable[[], Awaitable[Any]]] = {
-            "s3": lambda: self._keep(("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket)),
-            "ollama": lambda: self._keep(("model", model), lambda: self._embedder.describe(model)),
-            "state": lambda: asyncio.to_thread(_look_up, state, request),
+            "s3": lambda: self._shared.get(
+                ("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket), keep_s=KEEP_S
+            ),
+            "ollama": lambda: self._shared.get(("model", model), lambda: self._embedder.describe(model), keep_s=KEEP_S),
+            "state": lambda: self._look_up(state, request),
         }
         if request.mode in ON_WHAT_IS_THERE:
             del checks["s3"]
@@ -204,52 +211,44 @@ class Preflight:
         self._away_until[name] = time.monotonic() + KEEP_S
         _log.warning("preflight check skipped", extra={"dependency": name, "reason": reason})
 
-    async def _keep(self, key: tuple[str, str], ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Return a kept answer or ask; refusals are not kept, so that mending the cause helps at once."""
-        now = time.monotonic()
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > now:
-            answer: _T = kept[1]
-            return answer
-        answer = await ask()
-        self._kept = {name: entry for name, entry in self._kept.items() if entry[0] > now}
-        self._kept[key] = (now + KEEP_S, answer)
-        return answer
+    async def _look_up(self, state: StateStore, request: JobRequest) -> CollectionContract | None:
+        """Return the contract of a request's collection, None for a new one.
 
-
-def _look_up(state: StateStore, request: JobRequest) -> CollectionContract | None:
-    """Return the contract of a request's collection, None for a new one. Blocking.
-
-    Raises SubmissionError "collection_name_taken", "alias_name_taken".
-    """
-    if request.alias is not None and (taken := find_alias_collision(state, request.alias)) is not None:
+        Raises:
+            SubmissionError: "collection_name_taken", "alias_name_taken".
+        """
+        if request.alias is not None and (taken := await self._find_alias_collision(state, request.alias)) is not None:
+            raise SubmissionError(
+                "alias_name_taken",
+                f"{request.alias!r} cannot be an alias: it collides with the existing {taken!r}",
+                hint="use another name",
+                status=409,
+                field="alias",
+                existing=taken,
+            )
+        collection = request.collection
+        contract = await asyncio.to_thread(read_contract, state, collection)
+        if contract is not None:
+            return contract
+        taken = find_collision(await self._list_names(state), collection)
+        if taken is None:
+            return None
         raise SubmissionError(
-            "alias_name_taken",
-            f"{request.alias!r} cannot be an alias: it collides with the existing {taken!r}",
-            hint="use another name",
+            "collection_name_taken",
+            f"collection {collection!r} differs from the existing {taken!r} in upper and lower case only",
+            hint=f"use {taken!r}, or a name that differs by more",
             status=409,
-            field="alias",
+            field="collection",
             existing=taken,
         )
-    return _look_up_contract(state, request.collection)
 
+    async def _find_alias_collision(self, state: StateStore, alias: str) -> str | None:
+        if await asyncio.to_thread(read_contract, state, alias) is not None:
+            return alias
+        return find_collision(await self._list_names(state), alias)
 
-def _look_up_contract(state: StateStore, collection: str) -> CollectionContract | None:
-    """Return a collection's contract, None for a new one. Blocking. Raises SubmissionError "collection_name_taken"."""
-    contract = read_contract(state, collection)
-    if contract is not None:
-        return contract
-    taken = find_name_collision(state, collection)
-    if taken is None:
-        return None
-    raise SubmissionError(
-        "collection_name_taken",
-        f"collection {collection!r} differs from the existing {taken!r} in upper and lower case only",
-        hint=f"use {taken!r}, or a name that differs by more",
-        status=409,
-        field="collection",
-        existing=taken,
-    )
+    async def _list_names(self, state: StateStore) -> frozenset[str]:
+        return await self._shared.get("names", lambda: asyncio.to_thread(list_names, state), keep_s=NAMES_KEEP_S)
 
 
 def compare_request(

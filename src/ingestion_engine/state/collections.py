@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -134,14 +134,23 @@ def alias_path(name: str) -> str:
     return f"{_ALIASES}{name}{_JSON}"
 
 
-def find_name_collision(store: StateStore, name: str) -> str | None:
-    """Return a collection or alias whose name differs from this one in case only, or None.
+def list_names(store: StateStore) -> frozenset[str]:
+    """Return the names of all collections and aliases. Cost: two listings, one of everything under ``collections/``."""
+    return frozenset([*_iter_contracts(store), *iter_aliases(store)])
 
-    Weaviate compares names of classes without case; the very same name is no collision. Cost: two listings.
+
+def find_collision(names: Collection[str], name: str) -> str | None:
+    """Return one of these names that differs from this one in case only, or None. Pure.
+
+    Weaviate compares names of classes without case; the very same name is no collision.
     """
     folded = name.casefold()
-    others = [*_iter_contracts(store), *iter_aliases(store)]
-    return min((other for other in others if other != name and other.casefold() == folded), default=None)
+    return min((other for other in names if other != name and other.casefold() == folded), default=None)
+
+
+def find_name_collision(store: StateStore, name: str) -> str | None:
+    """Return a collection or alias whose name differs from this one in case only, or None. Cost: as ``list_names``."""
+    return find_collision(list_names(store), name)
 
 
 def find_alias_collision(store: StateStore, alias: str) -> str | None:
