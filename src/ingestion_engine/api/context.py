@@ -147,7 +147,7 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
         await store.close()
 
 
-def get_services(request: Request) -> Services:
-    """Return the running application's services."""
+async def get_services(request: Request) -> Services:
+    """Return the running application's services; asynchronous, for FastAPI calls others in a thread."""
     services: Services = request.app.state.services
     return services
