@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -37,9 +38,13 @@ class S3Source:
     def __init__(self, settings: S3Settings) -> None:
         """Make no request yet."""
         self._settings = settings
-        self._client = make_client(settings)
         self._stores: dict[str, S3Store] = {}
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """Made on first use (0.1 CPU s): bodies are read without it."""
+        return make_client(self._settings)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> S3Source:
@@ -159,12 +164,13 @@ class S3Source:
     async def close(self) -> None:
         """Release connections."""
         self._stores.clear()
-        await asyncio.to_thread(self._client.close)
+        if "_client" in self.__dict__:
+            await asyncio.to_thread(self._client.close)
 
     def _store(self, bucket: str) -> S3Store:
         with self._lock:
             if bucket not in self._stores:
-                self._stores[bucket] = make_obstore(self._settings, self._client, bucket, timeout=BODY_TIMEOUT)
+                self._stores[bucket] = make_obstore(self._settings, lambda: self._client, bucket, timeout=BODY_TIMEOUT)
             return self._stores[bucket]
 
 

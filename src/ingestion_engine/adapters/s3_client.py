@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import botocore.session
 from botocore import exceptions as boto
-from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from ingestion_engine.adapters.s3_listing import read_pages_quickly
@@ -22,6 +22,9 @@ from ingestion_engine.domain.errors import (
     TransientError,
 )
 from ingestion_engine.runtime.settings import S3Settings
+
+if TYPE_CHECKING:
+    from botocore.session import Session
 
 CONNECT_TIMEOUT_S = 5
 """A server that does not accept a connection in this time is away."""
@@ -83,6 +86,9 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
 """All else that botocore raises by itself speaks of settings: no credentials, a bad endpoint or parameter."""
 
 
+_making_client = threading.Lock()
+
+
 def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
     """Return a botocore S3 client, safe to share by threads. No request is made.
 
@@ -93,6 +99,8 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
         attempts: Tries per request in botocore's standard mode; 1 where the caller must know about every failure.
         read_timeout_s: Longest silence on an open connection.
     """
+    from botocore.config import Config
+
     config = Config(
         signature_version="s3v4",
         connect_timeout=CONNECT_TIMEOUT_S,
@@ -108,12 +116,21 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
     if settings.access_key_id and settings.secret_access_key:
         credentials["aws_access_key_id"] = settings.access_key_id.get_secret_value()
         credentials["aws_secret_access_key"] = settings.secret_access_key.get_secret_value()
-    session = botocore.session.get_session()
-    client = session.create_client(
-        "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
-    )
+    with _making_client:  # sessions are not safe to share by threads
+        client = _session().create_client(
+            "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
+        )
     read_pages_quickly(client)
     return client
+
+
+@functools.cache
+def _session() -> Session:
+    """This process's session: its loader keeps S3's description, which each of its own would read anew (0.1 CPU s)."""
+    # Not with this module: a worker that reads by obstore alone needs no client before its first report.
+    import botocore.session
+
+    return botocore.session.get_session()
 
 
 @dataclass(frozen=True, slots=True)

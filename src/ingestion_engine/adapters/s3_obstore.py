@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,14 +16,14 @@ CREDENTIALS_TTL = timedelta(minutes=10)
 """botocore renews temporary credentials at least ten minutes before they end, so a copy is good for so long."""
 
 
-def make_obstore(settings: S3Settings, client: Any, bucket: str, *, timeout: timedelta) -> S3Store:
+def make_obstore(settings: S3Settings, find_client: Callable[[], Any], bucket: str, *, timeout: timedelta) -> S3Store:
     """Return an obstore for a bucket that is the same identity as a botocore client. No request is made.
 
     It never retries: the caller asks again with botocore, which does.
 
     Args:
-        settings: Endpoint and region.
-        client: The botocore client whose credentials are used.
+        settings: Endpoint, region, and credentials if they are given.
+        find_client: Returns the botocore client whose credentials are used where the settings give none.
         bucket: The bucket.
         timeout: For one whole request.
     """
@@ -37,8 +38,18 @@ def make_obstore(settings: S3Settings, client: Any, bucket: str, *, timeout: tim
     }
     retry: Any = {"max_retries": 0}
 
+    if settings.access_key_id and settings.secret_access_key:
+        return S3Store(
+            bucket,
+            client_options=options,
+            retry_config=retry,
+            access_key_id=settings.access_key_id.get_secret_value(),
+            secret_access_key=settings.secret_access_key.get_secret_value(),
+            **config,
+        )
+
     def read_credentials() -> Any:
-        credentials = client._request_signer._credentials  # noqa: SLF001 - botocore shows them nowhere else
+        credentials = find_client()._request_signer._credentials  # noqa: SLF001 - botocore shows them nowhere else
         if credentials is None:
             raise FatalError("bucket_access_denied", "there are no AWS credentials")
         frozen = credentials.get_frozen_credentials()

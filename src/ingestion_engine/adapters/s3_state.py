@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import tempfile
@@ -58,15 +59,25 @@ class S3StateStore:
         self.url = url.rstrip("/")
         self._bucket = parts.netloc
         self._base = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        self._client = make_client(settings, read_timeout_s=READ_TIMEOUT_S)
-        # botocore hides the failures that it retries; a conditional write must know whether one came before a conflict.
-        self._once = make_client(settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
+        self._settings = settings
         # None where obstore would address another place than botocore.
         is_addressable = not self._base or is_plain(self._base.rstrip("/"))
         timeout = timedelta(seconds=READ_TIMEOUT_S)
-        self._fast = make_obstore(settings, self._client, self._bucket, timeout=timeout) if is_addressable else None
+        self._fast = (
+            make_obstore(settings, lambda: self._client, self._bucket, timeout=timeout) if is_addressable else None
+        )
         self._retry = retry
         self._sleep = sleep
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """Made on first use (0.2 CPU s, imports included): most values are read without it."""
+        return make_client(self._settings, read_timeout_s=READ_TIMEOUT_S)
+
+    @functools.cached_property
+    def _once(self) -> Any:
+        """Never tries again: a conditional write must know whether a failure came before a conflict."""
+        return make_client(self._settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> S3StateStore:
