@@ -110,6 +110,7 @@ class MemoryBucket:
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     gets: int = 0
     on_get: Callable[[str], None] = lambda _key: None
+    on_list: Callable[[], None] = lambda: None
     shuffle: bool = False
     """List in another order than by bytes."""
     _version: int = 0
@@ -129,6 +130,7 @@ class MemoryBucket:
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
         self.check_bucket(bucket)
+        self.on_list()
         keys = sorted(self.objects, key=str.encode, reverse=self.shuffle)
         yield from [self.ref(key) for key in keys if key.startswith(prefix)]
 

@@ -75,9 +75,15 @@ class World:
         )
         return ledger
 
-    def attempt(self, ledger: Ledger, number: int = 1, engine: InProcessEngine | None = None) -> dict[str, Any] | None:
+    def attempt(
+        self,
+        ledger: Ledger,
+        number: int = 1,
+        engine: InProcessEngine | None = None,
+        clock: SkippingClock | None = None,
+    ) -> dict[str, Any] | None:
         """Run one attempt of a submitted job through the real driver."""
-        clock = SkippingClock()
+        clock = clock or SkippingClock()
         driver = Driver(
             ledger.read_spec(),
             ledger.spec_uri,

@@ -10,7 +10,8 @@ from doubles import Crash, InProcessEngine
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Point
-from world import FAST, World
+from ingestion_engine.state.collections import list_open_plans
+from world import FAST, SkippingClock, World
 
 PARAGRAPHS = [f"Paragraph number {i} speaks about subject {i * 7 % 13} at length." for i in range(12)]
 
@@ -453,3 +454,19 @@ def test_a_zombie_writes_nothing_after_its_successor_began(world: World) -> None
     reports = list(zombie.run(ledger.spec_uri, caught))
     assert [r.status.value for r in reports] == ["fatal"]
     assert [(p.id, dict(p.payload)) for p in world.points(world.qdrant)] == points
+
+
+def test_a_driver_frozen_while_it_lists_opens_no_plan_after_its_successor_began(world: World) -> None:
+    """It wakes when the job has ended: it leaves nothing behind that a later job would take for unfinished work."""
+    ledger, clock = world.submit(), SkippingClock()
+    ended: list[dict[str, object] | None] = []
+
+    def freeze() -> None:
+        world.bucket.on_list = lambda: None
+        ended.append(world.attempt(ledger, number=2))
+        clock.sleep(FAST.lease_ttl_s + FAST.lease_grace_s)
+
+    world.bucket.on_list = freeze
+    assert world.attempt(ledger, clock=clock) is None
+    assert [summary and summary["state"] for summary in ended] == ["succeeded"]
+    assert list_open_plans(world.state, "notes") == []

@@ -78,6 +78,10 @@ class Attempt:
 
         def before_first_segment() -> None:
             if opened is not None:
+                # A driver that was frozen here may wake after its successor has read all open plans.
+                lease = self.monitor.lease
+                if lease is not None:
+                    lease.check()
                 open_attempt(self.state, self.spec.request.collection, opened)
 
         return PlanThread(self.spec, self.number, self.ledger, find, counts, before_first_segment, self._numbers, kind)
