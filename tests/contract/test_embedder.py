@@ -353,6 +353,19 @@ class TestPool:
         pool.endpoints[0].in_flight = pool.endpoints[2].in_flight = 1
         assert {pool.choose().url for _ in range(6)} == {"b"}
 
+    def test_home_first(self) -> None:
+        """A process with a home asks there while it is as good as others; homes count beyond the last server."""
+        clock = Clock()
+        pool = EndpointPool(["a", "b", "c"], home=4, clock=clock)
+        assert {pool.choose().url for _ in range(6)} == {"b"}
+        pool.endpoints[1].in_flight = 1
+        assert {pool.choose().url for _ in range(6)} == {"c"}
+        pool.endpoints[1].in_flight = 0
+        pool.note_failure(pool.endpoints[1])
+        assert {pool.choose().url for _ in range(6)} == {"c"}
+        clock.now = pool.endpoints[1].cool_until
+        assert {pool.choose().url for _ in range(6)} == {"b"}
+
     def test_cool_down_doubles_and_ends(self) -> None:
         """1 s, 2 s, 4 s … at most 30 s; one success forgives everything."""
         clock = Clock()

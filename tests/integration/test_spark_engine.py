@@ -48,7 +48,7 @@ def make_process(act: Callable[[str], None] = lambda _: None) -> Callable[[str, 
         pid = domain_ids.PartitionId(partition_id)
         result = records.ObjectResult(partition_id, records.Outcome.DONE, "e", 3, "2026-01-01T00:00:00Z", "oid")
         return records.PartitionReport(
-            pid, records.ReportStatus.DONE, 7, (result,), chunks=len(spec_uri), embed_calls=1
+            pid, records.ReportStatus.DONE, 7, (result,), chunks=len(spec_uri.partition("#")[0]), embed_calls=1
         )
 
     return process

@@ -10,7 +10,7 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
-from ingestion_engine.pipeline.worker import check_worker, process_partition, report_of
+from ingestion_engine.pipeline.worker import check_worker, process_partition, report_of, split_slot, warm_worker
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 
@@ -85,3 +85,18 @@ def test_a_job_that_is_not_there_stops_the_partition(tmp_path_factory: pytest.Te
     assert report.status is ReportStatus.FATAL
     assert report.error is not None
     assert report.error["code"] == "spec_missing"
+
+
+def test_the_slot_behind_a_spec_uri_is_told_apart() -> None:
+    """A state store's path may have the mark in it; without a slot the URI is whole."""
+    uri = "file:///a#5/jobs/job-none/spec.json"
+    assert split_slot(uri) == (uri, None)
+    assert split_slot(f"{uri}#12") == (uri, 12)
+
+
+def test_warming_up_never_fails(tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is wrong is the first partition's to report."""
+    state = tmp_path_factory.mktemp("state")
+    warm_worker(f"file://{state}/jobs/job-none/spec.json")
+    warm_worker("nonsense")
+    assert [record.getMessage() for record in caplog.records] == ["worker not warmed up"] * 2

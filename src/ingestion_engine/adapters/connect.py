@@ -42,11 +42,16 @@ def open_source(settings: Settings) -> ObjectSource:
     return S3Source.from_settings(settings)
 
 
-def open_embedder(settings: Settings, in_flight: int, texts_per_second: float | None = None) -> Embedder:
-    """Return the embedder, bounded by the caller's share of the cluster-wide limits. No request is made."""
+def open_embedder(
+    settings: Settings, in_flight: int, texts_per_second: float | None = None, *, home: int | None = None
+) -> Embedder:
+    """Return the embedder, bounded by the caller's share of the cluster-wide limits. No request is made.
+
+    ``home`` is the server, modulo their number, that is asked where others are as good; None takes turns.
+    """
     from ingestion_engine.adapters.ollama import OllamaEmbedder
 
-    return OllamaEmbedder.from_settings(settings, in_flight, texts_per_second)
+    return OllamaEmbedder.from_settings(settings, in_flight, texts_per_second, home)
 
 
 def open_stores(settings: Settings, names: Iterable[StoreName]) -> dict[StoreName, VectorStore]:

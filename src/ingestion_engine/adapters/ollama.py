@@ -77,9 +77,13 @@ class OllamaEmbedder:
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings, in_flight: int, texts_per_second: float | None = None) -> OllamaEmbedder:
+    def from_settings(
+        cls, settings: Settings, in_flight: int, texts_per_second: float | None = None, home: int | None = None
+    ) -> OllamaEmbedder:
         """Return an embedder for ``settings.ollama``; the limits are the caller's share of the cluster-wide ones."""
-        return cls(settings.ollama.urls, in_flight=in_flight, texts_per_second=texts_per_second)
+        urls = settings.ollama.urls
+        pool = EndpointPool(urls, home=home)
+        return cls(urls, in_flight=in_flight, texts_per_second=texts_per_second, pool=pool)
 
     @property
     def calls(self) -> int:

@@ -25,21 +25,32 @@ class Endpoint:
 class EndpointPool:
     """Least-loaded choice with cool-down. For one event loop; the clock can be given."""
 
-    def __init__(self, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``urls`` names at least one server; duplicates count once."""
+    def __init__(
+        self, urls: Sequence[str], *, home: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Choose among servers.
+
+        Args:
+            urls: At least one server; duplicates count once.
+            home: The server, modulo their number, that is preferred to others that are as good: processes with one
+                request each, which do not know of one another, keep out of each other's way by another home for each.
+                None takes turns.
+            clock: Seconds.
+        """
         if not urls:
             raise ValueError("a pool needs at least one URL")
         self.endpoints = [Endpoint(url) for url in dict.fromkeys(urls)]
         self._clock = clock
-        self._turn = 0
+        self._turn = home or 0
+        self._takes_turns = home is None
 
     def choose(self) -> Endpoint:
-        """Return the endpoint with the fewest requests in flight, in turns where they are equal.
+        """Return the endpoint with the fewest requests in flight, in turns or from home on where they are equal.
 
         When all are cooling down, the one that is ready first: waiting is the caller's business.
         """
         now = self._clock()
-        self._turn += 1
+        self._turn += self._takes_turns
         ready = [endpoint for endpoint in self._in_turn() if endpoint.cool_until <= now]
         if not ready:
             return min(self.endpoints, key=lambda endpoint: endpoint.cool_until)

@@ -21,7 +21,7 @@ import orjson
 
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.domain.ports import Engine
-from ingestion_engine.domain.spec import EngineName, JobSpec
+from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
 from ingestion_engine.engines.driver import Driver
 from ingestion_engine.engines.log_tail import LogTail
 from ingestion_engine.pipeline.parse import PARSER_VERSION
@@ -53,6 +53,7 @@ def run_driver(spec_uri: str, attempt: int, process: Process = process_partition
     logging.getLogger().addHandler(tail)
     where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
     log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
+    engine = _engine(spec, spec_uri, ledger, settings.ray.task_cpus, process)
     settings_of_job = settings.with_endpoints(spec.endpoints)
     driver = Driver(
         spec,
@@ -63,7 +64,7 @@ def run_driver(spec_uri: str, attempt: int, process: Process = process_partition
         open_source(settings_of_job),
         open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
         open_stores(settings_of_job, spec.request.stores),
-        _engine(spec, ledger, settings.ray.task_cpus, process),
+        engine,
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
     )
@@ -76,16 +77,24 @@ def run_partition(spec_uri: str, partition_id: str) -> None:
     sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _engine(spec: JobSpec, ledger: Ledger, task_cpus: float, process: Process) -> Engine:
+def _engine(spec: JobSpec, spec_uri: str, ledger: Ledger, task_cpus: float, process: Process) -> Engine:
+    """The job's engine, which starts what it runs on while the driver opens its clients and plans."""
+    works = spec.request.mode is not Mode.PLAN
     if spec.engine is EngineName.RAY:
         from ingestion_engine.engines.ray_engine import RayEngine
 
-        return RayEngine(spec.parallelism, process, task_cpus=task_cpus)
+        on_ray = RayEngine(spec.parallelism, process, task_cpus=task_cpus)
+        if works:
+            on_ray.warm_up(spec_uri)
+        return on_ray
     if spec.engine is EngineName.SPARK:
         from ingestion_engine.engines.spark_engine import SparkEngine
 
         find_report = ledger.find_done_report
-        return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
+        on_spark = SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
+        if works:
+            on_spark.warm_up()
+        return on_spark
     from ingestion_engine.engines.local import LocalEngine
 
     return LocalEngine(spec.parallelism, process)

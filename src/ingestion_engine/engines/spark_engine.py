@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ import orjson
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.engines.slots import Slots, mark_slot
 from ingestion_engine.pipeline.worker import Process, process_partition
 from ingestion_engine.runtime.telemetry import get_logger
 
@@ -98,6 +100,20 @@ class SparkEngine:
         self._find_report = find_report
         self._is_aborted = is_aborted
 
+    def warm_up(self) -> None:
+        """Begin to open Spark, seconds of the JVM's work, while the driver opens its clients and plans.
+
+        Returns at once.
+        """
+
+        def work() -> None:
+            try:
+                open_context()
+            except BaseException as error:  # whatever it is, `run` meets it again
+                log.warning("Spark not opened early", extra={"error": f"{type(error).__name__}: {error}"})
+
+        threading.Thread(target=work, name="ingest-warm-up", daemon=True).start()
+
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
         """Yield one report per partition, as they end. A task without an answer becomes a RETRY with ``process_died``.
 
@@ -108,17 +124,19 @@ class SparkEngine:
         run = _Run(open_context(), spec_uri, self._process, self._slices)
         waiting = iter(partition_ids)
         running: dict[Batch, str] = {}
+        places = Slots(self._jobs)
         more = True
         try:
             while more or running:
                 while more and len(running) < self._jobs:
                     batch = tuple(itertools.islice(waiting, self._slices))
                     if batch:
-                        running[batch] = run.start(batch)
+                        running[batch] = run.start(batch, places.take(batch))
                     more = len(batch) == self._slices
                 if running:
                     ended = self._wait(run, running)
                     del running[ended.batch]
+                    places.give_back(ended.batch)
                     yield from self._reports(run, ended)
         finally:
             # Only on the way out of a crash is anything left; the next attempt's epoch outranks what it still writes.
@@ -169,6 +187,7 @@ class _Run:
         self._context = context
         self._spec_uri = spec_uri
         self._process = process
+        self._width = slices
         # One RDD of slice numbers for all jobs: making one per job would cost more than running the job.
         self._slices = context.parallelize(range(slices), slices)
         self._name = f"ingest-{uuid.uuid4().hex[:8]}"
@@ -177,15 +196,15 @@ class _Run:
         self.aborted_at: float | None = None
         """Monotonic seconds when the abort was first seen."""
 
-    def start(self, batch: Batch) -> str:
-        """Start a Spark job in a thread; return the name of its job group."""
+    def start(self, batch: Batch, place: int) -> str:
+        """Start a Spark job in a thread, in one of the window's places; return the name of its job group."""
         from pyspark import InheritableThread
 
         group = f"{self._name}-{next(self._numbers)}"
 
         def work() -> None:
             try:
-                outcome: list[PartitionReport] | BaseException = self._collect(batch, group)
+                outcome: list[PartitionReport] | BaseException = self._collect(batch, group, place)
             except BaseException as error:
                 outcome = error
             self.ended.put(_Ended(batch, outcome))
@@ -193,9 +212,9 @@ class _Run:
         InheritableThread(target=work, name=group, daemon=True).start()
         return group
 
-    def _collect(self, batch: Batch, group: str) -> list[PartitionReport]:
+    def _collect(self, batch: Batch, group: str, place: int) -> list[PartitionReport]:
         self._context.setJobGroup(group, f"partition {batch[0]}")
-        work = _make_work(self._spec_uri, self._process, batch)
+        work = _make_work(self._spec_uri, self._process, batch, place * self._width)
         reports = self._context.runJob(self._slices, work, list(range(len(batch))))
         return [PartitionReport.from_json(orjson.loads(report)) for report in reports]
 
@@ -242,13 +261,16 @@ def open_context() -> SparkContext:
         raise FatalError("java_missing", "Spark could not start a Java process.", hint=JAVA_HINT) from error
 
 
-def _make_work(spec_uri: str, process: Process, batch: Batch) -> Callable[[Iterable[int]], Iterator[bytes]]:
+def _make_work(
+    spec_uri: str, process: Process, batch: Batch, first_slot: int
+) -> Callable[[Iterable[int]], Iterator[bytes]]:
     """What Spark pickles: nothing of the engine, reports go back as JSON."""
+    uris = tuple(mark_slot(spec_uri, first_slot + number) for number in range(len(batch)))
 
     def work(slices: Iterable[int]) -> Iterator[bytes]:
         # Read to its end: Spark reuses only a Python process that has left nothing of its input.
         for number in slices:
-            yield orjson.dumps(process(spec_uri, batch[number]).to_json())
+            yield orjson.dumps(process(uris[number], batch[number]).to_json())
 
     return work
 

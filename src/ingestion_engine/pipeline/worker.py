@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -33,6 +34,10 @@ T = TypeVar("T")
 Process = Callable[[str, str], PartitionReport]
 """What an engine ships: spec URI and partition id in, report out, never an exception."""
 
+SLOT_MARK = "#"
+"""Stands between a spec's URI and a slot: the number of a place in the engine's window, which no two tasks have at the
+same time. A process embeds on a server of its own by the slot of its first partition; without one it takes turns."""
+
 log = get_logger(__name__)
 
 
@@ -48,6 +53,23 @@ def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
     """
     pid = PartitionId(partition_id)
     return report_of(pid, lambda: _loop().run(_process(spec_uri, pid)))
+
+
+def split_slot(spec_uri: str) -> tuple[str, int | None]:
+    """Return a spec's URI and the slot behind it, None without one. Pure."""
+    uri, mark, slot = spec_uri.rpartition(SLOT_MARK)
+    return (uri, int(slot)) if mark and slot.isdecimal() else (spec_uri, None)
+
+
+def warm_worker(spec_uri: str) -> None:
+    """Import and open in this process what partitions of a job will need; whatever goes wrong waits for them.
+
+    An engine runs it on a worker while the driver still plans. Idempotent; writes nothing, embeds nothing.
+    """
+    try:
+        _loop().run(_warm(spec_uri))
+    except Exception as error:  # the first partition meets it again, and reports it
+        log.warning("worker not warmed up", extra={"error": f"{type(error).__name__}: {error}"})
 
 
 def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) -> PartitionReport:
@@ -144,23 +166,40 @@ def close_worker() -> None:
 
 
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
-    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+    spec_uri, slot = split_slot(spec_uri)
     settings = load_settings()
-    loop = _loop()
-    if state_url not in loop.state_stores:
-        loop.state_stores[state_url] = open_state_store(settings, state_url)
-    ledger = Ledger(loop.state_stores[state_url], job_id)
-    tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0])
+    ledger = _open_ledger(settings, spec_uri)
+    tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0], slot)
     return await run_partition(ledger, tools, partition_id)
 
 
-async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str) -> Tools:
+async def _warm(spec_uri: str) -> None:
+    settings = load_settings()
+    spec = await asyncio.to_thread(_open_ledger(settings, spec_uri).read_spec)
+    settings = settings.with_endpoints(spec.endpoints)
+    # What these import is what takes long; the next ones, for the attempt that has the lease by then, are quick.
+    await open_source(settings).close()
+    await open_embedder(settings, in_flight=1).close()
+    for store in open_stores(settings, spec.request.stores).values():
+        await store.close()
+
+
+def _open_ledger(settings: Settings, spec_uri: str) -> Ledger:
+    """The job's ledger, in a state store that this process keeps open."""
+    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+    state_stores = _loop().state_stores
+    if state_url not in state_stores:
+        state_stores[state_url] = open_state_store(settings, state_url)
+    return Ledger(state_stores[state_url], job_id)
+
+
+async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str, slot: int | None) -> Tools:
     """The tools of this attempt, opened once per process; those of an earlier attempt or job are closed."""
     held = _loop().tools
     key = (spec_uri, attempt)
     if key not in held:
         await _close_all(held)
-        held[key] = asyncio.create_task(_open_tools(settings, ledger, attempt))
+        held[key] = asyncio.create_task(_open_tools(settings, ledger, attempt, slot))
     opening = held[key]
     try:
         return await opening
@@ -170,7 +209,7 @@ async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str
         raise
 
 
-async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools:
+async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: int | None) -> Tools:
     spec = await asyncio.to_thread(ledger.read_spec)
     check_worker(spec, settings)
     settings = settings.with_endpoints(spec.endpoints)
@@ -184,7 +223,9 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str) -> Tools
     stores = open_stores(settings, contract.stores)
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second
-    embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once)
+    # From a place of the job's own on, so that small jobs at the same time do not share the first servers.
+    home = None if slot is None else zlib.crc32(spec.job_id.encode()) + slot
+    embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
     context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
     return Tools(
         spec,
