@@ -17,7 +17,7 @@ from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord, utc_now
-from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.job_store import IdempotencyTaken, JobStore
 from ingestion_engine.state.ledger import Ledger
 
 
@@ -417,5 +417,32 @@ async def test_writers_of_one_process_take_turns(tmp_path: Path) -> None:
         await store._engine.dispose()
         await asyncio.gather(*(store.insert(queued(number, "c")) for number in range(100)))
         assert len(await store.list_active()) == 100
+    finally:
+        await store.close()
+
+
+async def test_submissions_that_share_a_commit_fail_alone(tmp_path: Path) -> None:
+    """Of several with one idempotency key one is stored, the others learn which; those beside them are all stored."""
+    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
+    try:
+        jobs = [queued(number, "c", idempotency_key="same" if number % 2 else None) for number in range(6)]
+        outcomes = await asyncio.gather(*(store.insert(job) for job in jobs), return_exceptions=True)
+        taken = [outcome.first.id for outcome in outcomes if isinstance(outcome, IdempotencyTaken)]
+        assert taken == ["job-1", "job-1"]
+        assert outcomes.count(None) == 4
+        assert {job.id for job in await store.list_active()} == {"job-0", "job-1", "job-2", "job-4"}
+    finally:
+        await store.close()
+
+
+async def test_a_submission_whose_caller_gives_up_keeps_no_other_from_its_commit(tmp_path: Path) -> None:
+    """The rest of the batch is stored all the same."""
+    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
+    try:
+        inserts = [asyncio.create_task(store.insert(queued(number, "c"))) for number in range(3)]
+        await asyncio.sleep(0)
+        inserts[0].cancel()
+        await asyncio.gather(*inserts[1:])
+        assert {"job-1", "job-2"} <= {job.id for job in await store.list_active()}
     finally:
         await store.close()

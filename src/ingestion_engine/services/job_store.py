@@ -83,6 +83,8 @@ class JobStore:
         self._engine = engine
         # SQLite's own waiting for the one writer is neither fair nor without limit: under fifty submissions a second
         # some found the database locked after five seconds. So writers of this process take turns.
+        self._new: list[tuple[JobRecord, asyncio.Future[None]]] = []
+        self._storing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
 
     @classmethod
@@ -115,19 +117,48 @@ class JobStore:
             await connection.execute(sa.select(1))
 
     async def insert(self, record: JobRecord) -> None:
-        """Store a new job.
+        """Store a new job; durable when this returns. Those that come together share one transaction.
 
         Raises:
             IdempotencyTaken: its owner has used its idempotency key before; nothing was stored.
         """
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._new.append((record, stored))
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store_new())
+        await stored
+
+    async def _store_new(self) -> None:
+        """Store what waits, all in one transaction: its commit waits for the disk, and the next batch gathers."""
+        while self._new:
+            batch, self._new = self._new, []
+            try:
+                async with self._writing() as connection:
+                    await connection.execute(sa.insert(jobs), [record.values() for record, _ in batch])
+            except Exception:  # of one of them, or of the database: each learns its own
+                for record, stored in batch:
+                    await self._store_alone(record, stored)
+            else:
+                for _, stored in batch:
+                    if not stored.done():  # its caller has given up
+                        stored.set_result(None)
+
+    async def _store_alone(self, record: JobRecord, stored: asyncio.Future[None]) -> None:
+        error: Exception | None = None
         try:
             async with self._writing() as connection:
                 await connection.execute(sa.insert(jobs).values(record.values()))
-        except IntegrityError:
+        except IntegrityError as violated:
             first = await self.find_by_key(record.owner, record.idempotency_key)
-            if first is None:
-                raise
-            raise IdempotencyTaken(first) from None
+            error = violated if first is None else IdempotencyTaken(first)
+        except Exception as other:
+            error = other
+        if stored.done():
+            return
+        if error is None:
+            stored.set_result(None)
+        else:
+            stored.set_exception(error)
 
     async def find_by_key(self, owner: str, idempotency_key: str | None) -> JobRecord | None:
         """Return the job an owner made under an idempotency key, or None."""
