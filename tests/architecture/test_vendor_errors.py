@@ -6,6 +6,7 @@ import inspect
 import pickle
 from collections.abc import Iterator
 
+import aiohttp
 import grpc
 import httpx
 import pytest
@@ -155,33 +156,41 @@ class TestS3:
         assert kinds == [of_object, of_bucket, of_state]
 
 
-class TestTransport:
-    """httpx, for all servers that are spoken to over HTTP."""
+def make_planted(kind: type[BaseException]) -> BaseException:
+    """As ``make_bare``; aiohttp's errors cannot say what they are about without their details."""
+    return make_bare(type(kind.__name__, (kind,), {"__str__": lambda _: "planted"}))
 
-    @pytest.mark.parametrize("kind", list(dict.fromkeys([*every_subclass(httpx.HTTPError), httpx.InvalidURL])))
-    def test_every_httpx_error_is_ours(self, kind: type[Exception]) -> None:
-        """Connections and time-outs pass, impossible URLs do not."""
+
+class TestTransport:
+    """aiohttp, for all servers that are spoken to over HTTP."""
+
+    @pytest.mark.parametrize("kind", list(dict.fromkeys([*every_subclass(aiohttp.ClientError), ValueError])))
+    def test_every_aiohttp_error_is_ours(self, kind: type[Exception]) -> None:
+        """Connections and time-outs pass, impossible URLs and headers do not."""
         with pytest.raises(IngestionError) as raised, transport_errors("qdrant", "http://q"):
-            raise make_bare(kind)
-        expected = FatalError if issubclass(kind, MISCONFIGURED) else TransientError
+            raise make_planted(kind)
+        expected = FatalError if issubclass(kind, MISCONFIGURED) or kind is ValueError else TransientError
         assert type(raised.value) is expected
         assert "http://q" in raised.value.message
 
     @pytest.mark.parametrize(
         "kind",
         [
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.ReadTimeout,
-            httpx.RemoteProtocolError,
-            httpx.ReadError,
+            aiohttp.ClientConnectorError,
+            aiohttp.ClientConnectorDNSError,
+            aiohttp.ClientConnectorCertificateError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.ServerTimeoutError,
+            aiohttp.ServerDisconnectedError,
+            aiohttp.ClientPayloadError,
+            ConnectionResetError,
             TimeoutError,
         ],
     )
     def test_network_trouble_passes(self, kind: type[Exception]) -> None:
         """Named one by one."""
         with pytest.raises(TransientError), transport_errors("qdrant", "http://q"):
-            raise make_bare(kind)
+            raise make_planted(kind)
 
 
 class TestOllama:

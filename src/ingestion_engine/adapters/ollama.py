@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import orjson
 
@@ -18,7 +18,7 @@ from ingestion_engine.adapters.ollama_answers import (
     translate_answer,
 )
 from ingestion_engine.adapters.ollama_pool import Endpoint, EndpointPool
-from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
+from ingestion_engine.adapters.transport import Answer, HttpClient, read_object
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -71,10 +71,8 @@ class OllamaEmbedder:
         self._describe_retry = describe_retry
         self._dimensions: dict[str, int] = {}
         self._calls = 0
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=max(in_flight, len(urls)))
-        self._client = httpx.AsyncClient(
-            verify=shared_tls(), limits=limits, headers={"content-type": "application/json"}
-        )
+        headers = {"content-type": "application/json"}
+        self._client = HttpClient("ollama", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
 
     @classmethod
     def from_settings(
@@ -92,7 +90,7 @@ class OllamaEmbedder:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def describe(self, model: str) -> ModelInfo:
         """Return name, digest and size of a model; servers that are away are not asked to agree.
@@ -186,13 +184,9 @@ class OllamaEmbedder:
             said = f"{model} gives {dimension} dimensions on {endpoint.url}, {expected} before"
             raise FatalError("model_digest_differs", said, hint=_SAME_MODEL, model=model, url=endpoint.url)
 
-    async def _ask(
-        self, url: str, model: str, method: str, path: str, body: bytes | None, timeout_s: float
-    ) -> httpx.Response:
-        with transport_errors("ollama", url):
-            timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-            response = await self._client.request(method, url + path, content=body, timeout=timeout)
-        if response.status_code != httpx.codes.OK:
+    async def _ask(self, url: str, model: str, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
+        response = await self._client.request(method, url, path, body=body, timeout_s=timeout_s)
+        if response.status_code != HTTPStatus.OK:
             raise translate_answer(response, url, model)
         return response
 

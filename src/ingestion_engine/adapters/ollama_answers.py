@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import orjson
 import simdjson
 
-from ingestion_engine.adapters.transport import read_retry_after
+from ingestion_engine.adapters.transport import Answer, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused, TransientError
 from ingestion_engine.domain.records import ModelInfo
 
@@ -33,7 +32,7 @@ More is another kind of vector.
 """
 
 
-def translate_answer(response: httpx.Response, url: str, model: str) -> IngestionError:
+def translate_answer(response: Answer, url: str, model: str) -> IngestionError:
     """Return our error for an answer other than 200. Pure."""
     status, text = response.status_code, read_error(response)
     context: dict[str, Any] = {"url": url, "model": model, "status": status, **read_retry_after(response)}
@@ -53,7 +52,7 @@ def model_not_found(url: str, model: str, text: str) -> FatalError:
     return FatalError("model_not_found", f"Ollama at {url}: {text}", hint=hint, url=url, model=model)
 
 
-def read_error(response: httpx.Response) -> str:
+def read_error(response: Answer) -> str:
     """Return ``error`` of a JSON answer, else the beginning of its text. Pure."""
     try:
         answer = orjson.loads(response.content)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant_answers import read_result
-from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
+from ingestion_engine.adapters.transport import HttpClient, read_object
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
@@ -64,8 +63,7 @@ class QdrantStore:
         self._batch_bytes = batch_bytes
         self._batch_points = batch_points
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
-        timeout = httpx.Timeout(WRITE_TIMEOUT_S + GRACE_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(verify=shared_tls(), headers=headers, timeout=timeout)
+        self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> QdrantStore:
@@ -78,13 +76,12 @@ class QdrantStore:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def check(self) -> str:
         """Return the server's version; the key is checked too. Two requests."""
         await self.list_collections()
-        with transport_errors("qdrant", self._url):
-            response = await self._client.get(f"{self._url}/")
+        response = await self._client.request("GET", self._url, "/", timeout_s=WRITE_TIMEOUT_S)
         return str(read_object(response, "qdrant", self._url).get("version", "unknown"))
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
@@ -102,7 +99,7 @@ class QdrantStore:
             try:
                 await self._call("PUT", f"/collections/{name}", name, body, write=True)
             except FatalError as error:
-                if error.context.get("status") != httpx.codes.CONFLICT:  # somebody else created it just now
+                if error.context.get("status") != HTTPStatus.CONFLICT:  # somebody else created it just now
                     raise
         info = await self._describe(contract)
         for field, schema in INDEXES.items():
@@ -285,7 +282,7 @@ class QdrantStore:
         try:
             await self._call("POST", "/collections/aliases", collection, {"actions": [create]}, write=True)
         except FatalError as error:
-            if error.context.get("status") == httpx.codes.CONFLICT:
+            if error.context.get("status") == HTTPStatus.CONFLICT:
                 said = f"qdrant at {self._url} has a collection named {alias}, so no alias can be"
                 raise FatalError("alias_name_taken", said, alias=alias, store="qdrant") from error
             raise
@@ -331,10 +328,9 @@ class QdrantStore:
             if "/points" in path or path.endswith("/index"):
                 params["wait"] = "true"  # the default answers before anything is applied
         content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
-        with transport_errors("qdrant", self._url):
-            # httpx's time-outs are per read and per write; this one is for the whole call, also with a slow body.
-            async with asyncio.timeout(WRITE_TIMEOUT_S + GRACE_S):
-                response = await self._client.request(method, self._url + path, params=params, content=content)
+        response = await self._client.request(
+            method, self._url, path, params=params, body=content, timeout_s=WRITE_TIMEOUT_S + GRACE_S
+        )
         try:
             return read_result(response, self._url, collection)
         except PointsRefused as error:

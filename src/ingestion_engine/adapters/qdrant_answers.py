@@ -4,12 +4,12 @@ lib/.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
-import httpx
 import orjson
 
-from ingestion_engine.adapters.transport import read_retry_after
+from ingestion_engine.adapters.transport import Answer, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 
 TRANSIENT_STATUS = frozenset({408, 429})
@@ -18,7 +18,7 @@ COLLECTION_MISSING = ("Not found: Collection", "doesn't exist")
 DIMENSION_DIFFERS = "Vector dimension error"
 
 
-def read_result(response: httpx.Response, url: str, collection: str | None = None) -> Any:
+def read_result(response: Answer, url: str, collection: str | None = None) -> Any:
     """Return ``result`` of a good answer.
 
     Raises:
@@ -26,7 +26,7 @@ def read_result(response: httpx.Response, url: str, collection: str | None = Non
         in time. FatalError: "store_access_denied", "collection_missing", "schema_mismatch", "qdrant_refused".
         PointsRefused: a batch that is refused for what is in it (400, 413, 422); ``refused`` is still empty.
     """
-    if response.status_code != httpx.codes.OK:
+    if response.status_code != HTTPStatus.OK:
         raise translate_answer(response, url, collection)
     try:
         result = orjson.loads(response.content)["result"]
@@ -38,7 +38,7 @@ def read_result(response: httpx.Response, url: str, collection: str | None = Non
     return result
 
 
-def translate_answer(response: httpx.Response, url: str, collection: str | None) -> IngestionError:
+def translate_answer(response: Answer, url: str, collection: str | None) -> IngestionError:
     """Return our error for an answer other than 200. Pure."""
     status, text = response.status_code, read_error(response)
     context: dict[str, Any] = {"url": url, "status": status, "collection": collection, "store": "qdrant"}
@@ -63,7 +63,7 @@ def collection_missing(collection: str | None, url: str) -> FatalError:
     return FatalError("collection_missing", said, collection=collection, store="qdrant", url=url)
 
 
-def read_error(response: httpx.Response) -> str:
+def read_error(response: Answer) -> str:
     """Return Qdrant's own words, else the beginning of the answer. Pure."""
     try:
         return str(orjson.loads(response.content)["status"]["error"])

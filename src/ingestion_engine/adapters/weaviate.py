@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import grpc.aio
-import httpx
+import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.transport import read_object, shared_tls, transport_errors
+from ingestion_engine.adapters.transport import Answer, HttpClient, read_object
 from ingestion_engine.adapters.weaviate_answers import (
     is_about_all,
     is_trouble,
@@ -96,8 +97,8 @@ class WeaviateStore:
         self._batch_bytes = batch_bytes
         self._batch_points = batch_points
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._rest = httpx.AsyncClient(verify=shared_tls(), headers=dict(self._metadata), timeout=timeout)
+        headers = {"content-type": "application/json", **dict(self._metadata)}
+        self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
         self._channel: Any = None
         self._stub: Any = None
         self._connecting = asyncio.Lock()
@@ -114,7 +115,7 @@ class WeaviateStore:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._rest.aclose()
+        await self._rest.close()
         if self._channel is not None:
             await self._channel.close()
 
@@ -182,7 +183,7 @@ class WeaviateStore:
             if error.code != "collection_missing":
                 raise
         ready = await self._request("GET", "/v1/.well-known/ready")
-        if ready.status_code != httpx.codes.OK:
+        if ready.status_code != HTTPStatus.OK:
             said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
             raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
         return await self._get(path, collection)
@@ -367,9 +368,9 @@ class WeaviateStore:
         """
         name, target = make_class_name(alias), make_class_name(collection)
         response = await self._request("PUT", f"/v1/aliases/{name}", {"class": target})
-        if response.status_code == httpx.codes.NOT_FOUND:
+        if response.status_code == HTTPStatus.NOT_FOUND:
             response = await self._request("POST", "/v1/aliases", {"alias": name, "class": target})
-        if response.status_code == httpx.codes.OK:
+        if response.status_code == HTTPStatus.OK:
             return
         text = read_error(response)
         if f"class {name} already exists" in text:  # with status 500
@@ -383,7 +384,7 @@ class WeaviateStore:
     async def list_aliases(self) -> dict[str, str]:
         """Return the class of every alias, with capital first letters. One request."""
         response = await self._request("GET", "/v1/aliases")
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != HTTPStatus.OK:
             raise self._refuse_alias(response)
         entries = read_object(response, "weaviate", self._url).get("aliases") or ()
         return {entry["alias"]: entry["class"] for entry in entries}
@@ -394,7 +395,7 @@ class WeaviateStore:
         if response.status_code not in (200, 204, 404):
             raise self._refuse_alias(response)
 
-    def _refuse_alias(self, response: httpx.Response) -> IngestionError:
+    def _refuse_alias(self, response: Answer) -> IngestionError:
         """Our error for a refusal; a server before 1.32 does not know the path at all."""
         if response.status_code in (404, 405):
             said = f"weaviate at {self._url} knows no aliases"
@@ -469,10 +470,10 @@ class WeaviateStore:
 
     async def _get(self, path: str, collection: str | None) -> dict[str, Any]:
         response = await self._request("GET", path)
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != HTTPStatus.OK:
             raise translate_answer(response, self._url, collection)
         return read_object(response, "weaviate", self._url)
 
-    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        with transport_errors("weaviate", self._url):
-            return await self._rest.request(method, self._url + path, json=body)
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        content = None if body is None else orjson.dumps(body)
+        return await self._rest.request(method, self._url, path, body=content, timeout_s=TIMEOUT_S)

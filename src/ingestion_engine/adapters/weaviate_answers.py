@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import httpx
 import orjson
 
-from ingestion_engine.adapters.transport import read_retry_after
+from ingestion_engine.adapters.transport import Answer, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, TransientError
 
 TRANSIENT_CODES = frozenset(
@@ -97,7 +96,7 @@ def translate_text(text: str, said: str, context: dict[str, Any]) -> IngestionEr
     return FatalError("weaviate_refused", said, **context)
 
 
-def translate_answer(response: httpx.Response, url: str, collection: str | None) -> IngestionError:
+def translate_answer(response: Answer, url: str, collection: str | None) -> IngestionError:
     """Return our error for a REST answer that is not a success. Pure."""
     status, text = response.status_code, read_error(response)
     said = f"weaviate at {url} answered {status}: {text}"
@@ -121,7 +120,7 @@ def is_about_all(text: str) -> bool:
     return any(words in text for words in (*MISSING_WORDS, *MISMATCH_WORDS, *DENIED_WORDS))
 
 
-def read_error(response: httpx.Response) -> str:
+def read_error(response: Answer) -> str:
     """Return Weaviate's own words, else the beginning of the answer. Pure."""
     try:
         answer = orjson.loads(response.content)
