@@ -8,7 +8,7 @@ configured.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from ingestion_engine.adapters.weaviate_answers import (
     weaviate_errors,
 )
 from ingestion_engine.adapters.weaviate_messages import (
+    ObjectWriter,
     filter_ids,
     filter_objects,
     filter_stale,
@@ -35,7 +36,6 @@ from ingestion_engine.adapters.weaviate_messages import (
     make_near,
     make_read,
     read_result,
-    write_object,
 )
 from ingestion_engine.adapters.weaviate_schema import check_definition, make_class_name, make_definition
 from ingestion_engine.adapters.weaviate_stubs import (
@@ -101,6 +101,7 @@ class WeaviateStore:
         self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
         self._channel: Any = None
         self._stub: Any = None
+        self._write_batch: Any = None
         self._connecting = asyncio.Lock()
 
     @classmethod
@@ -202,17 +203,15 @@ class WeaviateStore:
         """
         refused: dict[PointId, str] = {}
         await self._connect()
-        for ids, objects in self._split(collection, points, refused):
-            await self._write(collection, ids, objects, refused)
+        for ids, request in self._split(collection, points, refused):
+            await self._write(collection, ids, request, refused)
         if refused:
             some = next(iter(refused.values()))
             said = f"weaviate refused {len(refused)} of {len(points)} points: {some}"
             raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="weaviate")
 
-    async def _write(
-        self, collection: str, ids: list[PointId], objects: list[Any], refused: dict[PointId, str]
-    ) -> None:
-        reply = await self._ask("BatchObjects", batch_pb2.BatchObjectsRequest(objects=objects), collection)
+    async def _write(self, collection: str, ids: list[PointId], request: bytes, refused: dict[PointId, str]) -> None:
+        reply = await self._call(self._write_batch, request, collection)
         for entry in reply.errors:
             if is_about_all(entry.error) or is_trouble(entry.error):
                 said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
@@ -223,26 +222,26 @@ class WeaviateStore:
 
     def _split(
         self, collection: str, points: Sequence[Point], refused: dict[PointId, str]
-    ) -> Iterator[tuple[list[PointId], list[Any]]]:
-        class_name = make_class_name(collection)
+    ) -> Iterator[tuple[list[PointId], bytes]]:
+        """Ids and the encoded request of each batch."""
+        writer = ObjectWriter(make_class_name(collection))
         ids: list[PointId] = []
-        objects: list[Any] = []
+        objects: list[bytes] = []
         size = 0
         for point in points:
             try:
-                encoded = write_object(point, class_name)
+                encoded = writer.write(point)
             except (TypeError, ValueError) as error:
                 refused[point.id] = f"cannot be written as a message: {error}"
                 continue
-            length = encoded.ByteSize()
-            if objects and (size + length > self._batch_bytes or len(objects) >= self._batch_points):
-                yield ids, objects
+            if objects and (size + len(encoded) > self._batch_bytes or len(objects) >= self._batch_points):
+                yield ids, b"".join(objects)
                 ids, objects, size = [], [], 0
             ids.append(point.id)
             objects.append(encoded)
-            size += length
+            size += len(encoded)
         if objects:
-            yield ids, objects
+            yield ids, b"".join(objects)
 
     async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
         """Remove every point of an object whose epoch is lower. Idempotent.
@@ -432,9 +431,12 @@ class WeaviateStore:
 
     async def _ask(self, method: str, request: Any, collection: str) -> Any:
         stub = await self._connect()
+        return await self._call(getattr(stub, method), request, collection)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, collection: str) -> Any:
         try:
             with weaviate_errors(self._target, collection):
-                return await getattr(stub, method)(request, timeout=TIMEOUT_S, metadata=self._metadata)
+                return await method(request, timeout=TIMEOUT_S, metadata=self._metadata)
         except FatalError as error:
             await self._confirm_missing(error, collection)
             raise
@@ -466,6 +468,10 @@ class WeaviateStore:
                     self._channel = grpc.aio.insecure_channel(self._target, options=options)
                 make_stub: Callable[[Any], Any] = weaviate_pb2_grpc.WeaviateStub
                 self._stub = make_stub(self._channel)
+                self._write_batch = self._channel.unary_unary(  # its request comes encoded
+                    "/weaviate.v1.Weaviate/BatchObjects",
+                    response_deserializer=batch_pb2.BatchObjectsReply.FromString,
+                )
         return self._stub
 
     async def _get(self, path: str, collection: str | None) -> dict[str, Any]:

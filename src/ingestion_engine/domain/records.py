@@ -188,6 +188,10 @@ class EmbeddedChunk:
     reused: bool = False
 
 
+CHUNK_FIELDS = frozenset({"text", "content_hash", "chunk_index", "start_char", "end_char", "page", "embedding_id"})
+"""Payload fields that differ from point to point of one object; all others are the same in all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """What the stores hold: id, payload and vector (``float32[dimension]``). The same in every store."""
