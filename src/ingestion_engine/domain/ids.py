@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 from collections.abc import Mapping
@@ -39,7 +40,13 @@ def make_point_id(object_id: ObjectId, content_hash: str, occurrence: int) -> Po
         content_hash: ``hash_text`` of the chunk's text.
         occurrence: How many chunks with the same text come before this one in the object; from 0.
     """
-    return PointId(str(uuid.uuid5(uuid.UUID(object_id), f"{content_hash}:{occurrence}")))
+    return PointId(str(uuid.uuid5(_read_uuid(object_id), f"{content_hash}:{occurrence}")))
+
+
+@functools.lru_cache(64)
+def _read_uuid(text: str) -> uuid.UUID:
+    """A UUID from its text; the points of an object ask for the same one."""
+    return uuid.UUID(text)
 
 
 def hash_json(value: Any) -> str:

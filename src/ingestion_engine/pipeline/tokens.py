@@ -17,6 +17,8 @@ _PIECE = re.compile(
     r"|(?P<other>\S)"
 )
 
+_ASCII_PIECE = re.compile(r"[0-9A-Za-z]+|[^\s0-9A-Za-z]")
+"""The same pieces where there is nothing but ASCII: all of one kind can then be told apart without groups."""
 
 MOST_TOKENS_PER_CHAR = 2
 """``estimate_tokens`` never says more than this for each character, and ``_SPECIAL_TOKENS``."""
@@ -40,9 +42,31 @@ def estimate_tokens(text: str) -> int:
     true count for English, German, French, Polish, Russian, Greek, Japanese, Chinese, Korean, source code and
     hexadecimal text, and more for alphabets the model does not know. Tokenizers with larger vocabularies need fewer.
 
-    Cost: about 1 s per 5 MB.
+    Cost: about 1 s per 20 MB of ASCII, 5 MB of anything else.
     """
     count = 0.0
+    for part in (text,) if text.isascii() else text.split():  # no piece goes over white space
+        count = _add_ascii(count, part) if part.isascii() else _add_any(count, part)
+    return math.ceil(count) + _SPECIAL_TOKENS
+
+
+def _add_ascii(count: float, text: str) -> float:
+    """The count and that of a text that is all ASCII; added piece by piece, so that sums round alike on every way."""
+    for piece in _ASCII_PIECE.findall(text):
+        length = len(piece)
+        if piece.isalpha():
+            count += length / 5.5 if length > 5.5 else 1.0
+        elif not piece.isalnum():
+            count += 1
+        elif piece.isdigit():
+            count += math.ceil(length / 2)
+        else:
+            count += length / 1.3
+    return count
+
+
+def _add_any(count: float, text: str) -> float:
+    """The count and that of any text."""
     for found in _PIECE.finditer(text):
         kind = found.lastgroup
         length = found.end() - found.start()
@@ -58,4 +82,4 @@ def estimate_tokens(text: str) -> int:
             count += max(1.0, length / 2.4)
         else:
             count += 2
-    return math.ceil(count) + _SPECIAL_TOKENS
+    return count
