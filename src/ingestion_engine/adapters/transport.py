@@ -23,7 +23,11 @@ from ingestion_engine.domain.errors import FatalError, TransientError
 KEEP_ALIVE_S = 5.0
 """A connection that rests longer is not used again: servers close theirs after 5 s (uvicorn) or more."""
 
-MISCONFIGURED: tuple[type[Exception], ...] = (aiohttp.InvalidURL, aiohttp.TooManyRedirects)
+MISCONFIGURED: tuple[type[Exception], ...] = (
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+    aiohttp.TooManyRedirects,
+)
 """Trying again gives the same. Everything else that aiohttp raises is a connection, a time-out or a broken answer."""
 
 
