@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ingestion_engine.domain.records import PageSpan, TextFormat
@@ -39,6 +40,24 @@ def clean_text(text: str) -> str:
     """
     if text.startswith("\ufeff"):
         text = text.lstrip("\ufeff")
+    return _clean_inside(text)
+
+
+def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield what ``clean_text`` makes of the joined pieces, also where a line end falls on a border. Pure."""
+    has_begun = False
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        if not has_begun:
+            text = text.lstrip("\ufeff")
+            has_begun = bool(text)
+        held = "\r" if text.endswith("\r") else ""
+        yield _clean_inside(text.removesuffix(held))
+    yield _clean_inside(held)
+
+
+def _clean_inside(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\v" in text:

@@ -1,0 +1,124 @@
+"""Spool: what is too large for memory waits in temporary files, which have no name and end with their process.
+
+They lie where ``tempfile`` puts files (``TMPDIR``). An object of n bytes of text takes up to twice that, and its
+embedded chunks their text and four bytes per dimension each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import pickle
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from ingestion_engine.domain.errors import TransientError
+
+T = TypeVar("T")
+
+LARGE_BYTES = 32 * 1024 * 1024
+"""Objects over this go through temporary files where their format can be read in pieces. Whole, a text of this size and
+its vectors of 1,536 dimensions are about 300 MB; a file costs about 2 % more time."""
+
+PIECE_BYTES = 1024 * 1024
+"""Read at once; more is not faster."""
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise the operating system's errors as ours.
+
+    Nothing was written to any store when one comes up: another worker, or this one with more room, does it all.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TransientError(
+            "temp_files_failed",
+            f"A temporary file in {tempfile.gettempdir()} failed: {error.strerror or error}.",
+            hint="Make room there, or set TMPDIR for the workers to a larger disk.",
+        ) from error
+
+
+async def next_items(items: Iterator[T], most: int | None) -> list[T]:
+    """Return the next items, at most so many, read in a thread; None means all that are left, from memory."""
+    if most is None:
+        return list(items)
+    return await asyncio.to_thread(lambda: list(islice(items, most)))
+
+
+class _TempFile:
+    """A file without a name; closed, and so gone, with the last reference to it."""
+
+    def __init__(self) -> None:
+        with disk_errors():
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its owner
+        weakref.finalize(self, self.file.close)
+
+
+class SpooledBody(_TempFile):
+    """An object's bytes (a ``Body``). Write to ``file`` first, then read."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        with disk_errors():
+            return self.file.seek(0, 2)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``start``, fewer where the body ends before."""
+        with disk_errors():
+            self.file.seek(start)
+            return self.file.read(length)
+
+    def pieces(self, start: int = 0) -> Iterator[bytes]:
+        """Yield everything from ``start`` on, ``PIECE_BYTES`` at a time."""
+        while piece := self.read(start, PIECE_BYTES):
+            yield piece
+            start += len(piece)
+
+
+class SpooledText:
+    """A text as UTF-8 in a temporary file."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        """Write the text. Raises TransientError ("temp_files_failed"), and what ``pieces`` raises."""
+        self._body = SpooledBody()
+        for piece in pieces:
+            with disk_errors():
+                self._body.file.write(piece.encode())
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the text in order, in pieces of any length."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for piece in self._body.pieces():
+            yield decoder.decode(piece)
+
+
+class SpilledSlots(_TempFile):
+    """Values by number, 0 to n, in a temporary file. Memory: eight bytes per value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places = array("q")
+
+    def __setitem__(self, number: int, value: Any) -> None:
+        """Keep a value; it is kept once and never changed."""
+        missing = number + 1 - len(self._places)
+        if missing > 0:
+            self._places.extend([-1] * missing)
+        with disk_errors():
+            self._places[number] = self.file.seek(0, 2)
+            pickle.dump(value, self.file, pickle.HIGHEST_PROTOCOL)
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a value; cheap in the order in which they were kept."""
+        with disk_errors():
+            if self.file.tell() != self._places[number]:
+                self.file.seek(self._places[number])
+            return pickle.load(self.file)  # noqa: S301 - nobody else can write to a file without a name
