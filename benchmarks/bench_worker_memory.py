@@ -1,6 +1,7 @@
 """Measure the memory of a worker above an idle one: one large object of several formats, PDFs, many tiny objects.
 
-python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--dimension 768] [--pdfs 200] [--tiny 20000] [--only text] [--quick]
+python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--dimension 768] [--pdfs 200] [--tiny 20000]
+    [--only text] [--quick]
 
 The sizes of issue 5: --size-mb 1000 --only text --only jsonl; --pdfs 2000 --only pdf; --tiny 200000 --only tiny.
 """

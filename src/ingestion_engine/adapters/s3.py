@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -48,10 +49,24 @@ class _FileError(Exception):
         self.error = error
 
 
-def _empty(file: BinaryIO) -> None:
+@contextlib.contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # not S3's fault, so there is nothing that the second client could do better
+        raise _FileError(error) from error
+
+
+def _begin(file: BinaryIO) -> None:
     """Begin again: a client that failed in the middle may have written something."""
-    file.seek(0)
-    file.truncate()
+    with _file_errors():
+        file.seek(0)
+        file.truncate()
+
+
+def _write(file: BinaryIO, piece: bytes | memoryview) -> None:
+    with _file_errors():
+        file.write(piece)
 
 
 class S3Source:
@@ -119,21 +134,15 @@ class S3Source:
             OSError: from the file.
         """
 
-        def write(piece: bytes | memoryview) -> None:
-            try:
-                file.write(piece)
-            except OSError as error:  # not S3's fault, so nothing for the second client to try
-                raise _FileError(error) from error
-
         async def take(answer: GetResult) -> None:
-            _empty(file)
+            _begin(file)
             async for piece in answer.stream(min_chunk_size=PIECE_BYTES):
-                await asyncio.to_thread(write, memoryview(piece))
+                await asyncio.to_thread(_write, file, memoryview(piece))
 
         def take_exact(stream: StreamingBody) -> None:
-            _empty(file)
+            _begin(file)
             for piece in stream.iter_chunks(PIECE_BYTES):
-                write(piece)
+                _write(file, piece)
 
         try:
             head, _ = await self._fetch(ref, max_bytes, take, take_exact)
@@ -190,7 +199,7 @@ class S3Source:
         self, ref: ObjectRef, max_bytes: int, condition: dict[str, str], take: Callable[[StreamingBody], T]
     ) -> tuple[ObjectHead, T]:
         answer = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
-        with answer["Body"] as stream:
+        with answer["Body"]:
             seen = dataclasses.replace(
                 ref,
                 etag=read_etag(answer.get("ETag")),
@@ -198,7 +207,7 @@ class S3Source:
                 last_modified=format_time(answer["LastModified"]),
             )
             _check_size(seen, max_bytes)
-            body = take(stream)
+            body = take(answer["Body"])
         return ObjectHead(seen, answer.get("ContentType"), read_metadata(answer.get("Metadata", {}))), body
 
     async def exists(self, bucket: str, key: str) -> bool:
