@@ -11,10 +11,11 @@ import pytest
 from doubles import Crash, MemoryBucket
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.records import Point
-from ingestion_engine.pipeline import runner, spool
+from ingestion_engine.pipeline import runner, spool, write
+from ingestion_engine.pipeline.detect import HEAD_CHARS, Kind, detect_head, detect_text
 from world import World
 
-EVERY = 0
+EVERY = -1
 """A limit that makes every object a large one."""
 
 
@@ -23,16 +24,19 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces and windows end in the middle of everything."""
     monkeypatch.setattr(spool, "PIECE_BYTES", 37)
     monkeypatch.setattr(runner, "WINDOW_CHUNKS", 5)
+    monkeypatch.setattr(write, "FLUSH_POINTS", 7)
 
 
 def prose(first: int, count: int) -> str:
-    return "\n\n".join(f"Paragraph {i} über Thema {i * 7 % 13} — in full, at length." for i in range(first, first + count))
+    return "\n\n".join(
+        f"Paragraph {i} über Thema {i * 7 % 13} — in full, at length." for i in range(first, first + count)
+    )
 
 
 CORPUS: dict[str, bytes] = {
     "a.txt": prose(0, 40).encode(),
     "bom.txt": b"\xef\xbb\xbf\xef\xbb\xbf" + prose(1, 30).replace("\n", "\r\n").encode(),
-    "book.md": f"---\ntitle: The Book\n---\n# One\n\n{prose(2, 20)}\n\n```\n# no\n```\n\n## Two\n\n{prose(3, 9)}".encode(),
+    "book.md": f"---\ntitle: The Book\n---\n# A\n\n{prose(2, 20)}\n\n```\n# no\n```\n\n## B\n\n{prose(3, 9)}".encode(),
     "same.txt": b"Always the same words, all over again.\n\n" * 30,
     "utf16.txt": prose(4, 20).encode("utf-16"),
     "wide.log": prose(5, 20).encode("utf-16-le"),
@@ -75,7 +79,7 @@ def as_values(point: Point) -> tuple[Any, ...]:
 
 def on_both_paths(story: Callable[[World], Any]) -> tuple[World, Any]:
     """Let the same happen with every object whole and with every object large; assert that all is equal."""
-    worlds = World(), World(large_bytes=EVERY - 1)
+    worlds = World(), World(large_bytes=EVERY)
     told = [story(world) for world in worlds]
     whole, large = map(outcome, worlds)
     for part in whole:
@@ -100,9 +104,40 @@ def test_every_format_gives_the_same_points() -> None:
     world, summary = on_both_paths(story)
     failed = {key for key, (state, _) in world.table().items() if state == "failed"}
     assert failed == {
-        "empty.txt", "blank.txt", "mark.txt", "noise.bin", "photo.png", "named.pdf", "broken.jsonl",
+        "empty.txt", "blank.txt", "mark.txt", "noise.bin", "photo.png", "named.pdf", "broken.jsonl", "nothing.jsonl",
     }  # fmt: skip
     assert summary["chunks"] > 300
+
+
+RECORDS = '{"a": [1, "two"]}\n' * 30_000
+LONG_JSON = '[{"a": "' + "b" * 90 + '"}' + ', {"a": [null, 1.5]}' * 30_000 + "]"
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "is_decided"),
+    [
+        (RECORDS, None, True),
+        (RECORDS, Kind.TEXT, True),
+        (RECORDS, Kind.JSONL, True),
+        (RECORDS + "{", None, True),
+        (LONG_JSON, Kind.JSON, True),
+        (LONG_JSON, None, False),
+        (LONG_JSON + "x", Kind.TEXT, False),
+        ('["' + "x" * 400_000 + '"]', None, False),
+        ("[" * 400_000, None, False),
+        ("[1, 2, oops" + ", 3" * 200_000, None, True),
+        ("{} " + " " * 400_000 + "{}", None, False),
+        ("[2026-01-01] a line of a log\n" * 20_000, Kind.TEXT, True),
+        ("Plain words. " * 40_000, None, True),
+        ("# Words\n" * 60_000, Kind.MARKDOWN, True),
+        ("From: a\nTo: b\nSubject: c\n\n" + "Words. " * 60_000, None, True),
+    ],
+)
+def test_a_beginning_decides_as_the_whole_does(text: str, named: Kind | None, is_decided: bool) -> None:
+    """What a long text is, is told from its beginning or not at all, never differently."""
+    decided = detect_head(text[:HEAD_CHARS], named, is_whole=False)
+    assert decided is None or decided is detect_text(text, named)
+    assert (decided is not None) == is_decided
 
 
 def test_an_edit_embeds_what_changed_alone() -> None:
@@ -177,10 +212,10 @@ def test_a_version_that_comes_while_it_is_read_is_the_one_that_is_written() -> N
         def cut_off(_kind: str) -> None:
             written[0] += 1
             if written[0] == 12:
+                world.bucket.on_get = lambda key: world.bucket.put(key, prose(60, 25))
                 raise TransientError("store_unavailable", "weaviate is away")
 
         world.weaviate.before_write = cut_off
-        world.bucket.on_get = lambda key: world.bucket.put(key, prose(60, 25)) if written[0] == 12 else None
         world.run()
         return world.texts("a.txt")
 

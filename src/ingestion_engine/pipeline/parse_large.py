@@ -62,7 +62,7 @@ async def parse_large(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> 
 def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
     """As ``parse_large``, blocking and without a time limit."""
     start = body.read(0, MARK_BYTES)
-    if all(piece.isspace() for piece in body.pieces()):
+    if not any(piece and not piece.isspace() for piece in body.pieces()):
         raise blank_body(body.size)
     if detect_marked(start, body.size) != Detected():
         return None
@@ -120,5 +120,5 @@ class _Watched:
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
-            self.has_text = self.has_text or not (not piece or piece.isspace())
+            self.has_text = self.has_text or bool(piece and not piece.isspace())
             yield piece
