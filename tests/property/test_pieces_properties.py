@@ -32,8 +32,8 @@ SCRAPS = st.one_of(
     st.text(max_size=30),
     st.sampled_from((
         "\n", "\n\n", "\r\n", "\r", "\v", "\ufeff", "\0", "\x07", " ", ". ", "# Heading\n", "```\n", "~~~\n", "---\n",
-        "title: A title\n", "[", "{", '"', "👩‍👩‍👧‍👦", "e\u0301", "東京は日本の首都です。", "Größe und Übermut, ", "x" * 300,
-        "word " * 60,
+        "title: A title\n", "[", "{", '"', "👩‍👩‍👧‍👦", "e\u0301", "東京は日本の首都です。", "Größe und Übermut, ",
+        "x" * 300,        "word " * 60,
         "A sentence. " * 20, "\n\nA paragraph of its own.\n\n", '{"a": "b", "c": [1, {"d": null}]}\n', "<p>", "€",
     )),
 )  # fmt: skip

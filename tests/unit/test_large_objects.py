@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -77,12 +77,14 @@ def as_values(point: Point) -> tuple[Any, ...]:
     return point.id, payload, point.vector.tobytes()
 
 
-def on_both_paths(story: Callable[[World], Any]) -> tuple[World, Any]:
+def on_both_paths(
+    story: Callable[[World], Any], parts: Sequence[str] = ("table", "points", "texts", "batches")
+) -> tuple[World, Any]:
     """Let the same happen with every object whole and with every object large; assert that all is equal."""
     worlds = World(), World(large_bytes=EVERY)
     told = [story(world) for world in worlds]
     whole, large = map(outcome, worlds)
-    for part in whole:
+    for part in parts:
         assert large[part] == whole[part], part
     assert told[0] == told[1]
     return worlds[1], told[1]
@@ -219,7 +221,7 @@ def test_a_version_that_comes_while_it_is_read_is_the_one_that_is_written() -> N
         world.run()
         return world.texts("a.txt")
 
-    _, texts = on_both_paths(story)
+    _, texts = on_both_paths(story, ("table", "points"))
     assert "\n\n".join(texts) == prose(60, 25)
 
 
@@ -274,7 +276,7 @@ def test_a_killed_attempt_is_completed_by_the_next() -> None:
         assert world.attempt(ledger, 2) is not None
         return world.texts("a.txt")
 
-    _, texts = on_both_paths(story)
+    _, texts = on_both_paths(story, ("table", "points"))  # how much was written when it ended, is chance
     assert "\n\n".join(texts) == prose(0, 40)
 
 
