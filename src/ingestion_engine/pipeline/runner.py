@@ -34,11 +34,11 @@ from ingestion_engine.domain.records import (
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
-from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots
+from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlots
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
-from ingestion_engine.pipeline.spool import SpilledSlots, next_items
+from ingestion_engine.pipeline.spool import next_items
 from ingestion_engine.pipeline.tools import Stopwatch, Tools
 from ingestion_engine.pipeline.write import FinishedObject, WriteStage, make_result
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import pickle
 import tempfile
 import weakref
-from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import BinaryIO, TypeVar
 
 from ingestion_engine.domain.errors import TransientError
 
@@ -52,16 +50,16 @@ async def next_items(items: Iterator[T], most: int | None) -> list[T]:
     return await asyncio.to_thread(lambda: list(islice(items, most)))
 
 
-class _TempFile:
+class TempFile:
     """A file without a name; closed, and so gone, with the last reference to it."""
 
     def __init__(self) -> None:
         with disk_errors():
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as its owner
+            self.file: BinaryIO = tempfile.TemporaryFile("w+b", buffering=PIECE_BYTES)  # noqa: SIM115 - it lives as long as its owner
         weakref.finalize(self, self.file.close)
 
 
-class SpooledBody(_TempFile):
+class SpooledBody(TempFile):
     """An object's bytes (a ``Body``). Write to ``file`` first, then read."""
 
     @property
@@ -98,27 +96,3 @@ class SpooledText:
         decoder = codecs.getincrementaldecoder("utf-8")()
         for piece in self._body.pieces():
             yield decoder.decode(piece)
-
-
-class SpilledSlots(_TempFile):
-    """Values by number, 0 to n, in a temporary file. Memory: eight bytes per value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._places = array("q")
-
-    def __setitem__(self, number: int, value: Any) -> None:
-        """Keep a value; it is kept once and never changed."""
-        missing = number + 1 - len(self._places)
-        if missing > 0:
-            self._places.extend([-1] * missing)
-        with disk_errors():
-            self._places[number] = self.file.seek(0, 2)
-            pickle.dump(value, self.file, pickle.HIGHEST_PROTOCOL)
-
-    def __getitem__(self, number: int) -> Any:
-        """Return a value; cheap in the order in which they were kept."""
-        with disk_errors():
-            if self.file.tell() != self._places[number]:
-                self.file.seek(self._places[number])
-            return pickle.load(self.file)  # noqa: S301 - nobody else can write to a file without a name
