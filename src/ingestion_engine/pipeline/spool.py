@@ -13,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from ingestion_engine.domain.errors import TransientError
 
@@ -55,7 +55,7 @@ class TempFile:
 
     def __init__(self) -> None:
         with disk_errors():
-            self.file: BinaryIO = tempfile.TemporaryFile("w+b", buffering=PIECE_BYTES)  # noqa: SIM115 - it lives as long as its owner
+            self.file = cast("BinaryIO", tempfile.TemporaryFile(buffering=PIECE_BYTES))  # noqa: SIM115 - it lives as long as its owner
         weakref.finalize(self, self.file.close)
 
 
