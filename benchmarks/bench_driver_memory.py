@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from processes import peak_bytes
 from report import MIB, Report, Target, parse_options, repeat_command
@@ -31,6 +31,7 @@ from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
     ModelInfo,
+    ObjectHead,
     ObjectRef,
     ObjectResult,
     Outcome,
@@ -68,6 +69,9 @@ class SyntheticSource:
             yield ObjectRef(bucket, key, etag, 500 + number * 7919 % 20_000, "2026-01-01T00:00:00Z")
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
+        raise FatalError("unexpected_error", "the driver fetches nothing")
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
         raise FatalError("unexpected_error", "the driver fetches nothing")
 
     async def exists(self, bucket: str, key: str) -> bool:

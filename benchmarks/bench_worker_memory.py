@@ -1,6 +1,7 @@
 """Measure the memory of a worker above an idle one: one large object of several formats, PDFs, many tiny objects.
 
-python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--pdfs 200] [--tiny 20000] [--only text] [--quick]
+python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--dimension 768] [--pdfs 200] [--tiny 20000]
+    [--only text] [--quick]
 
 The sizes of issue 5: --size-mb 1000 --only text --only jsonl; --pdfs 2000 --only pdf; --tiny 200000 --only tiny.
 """
@@ -21,7 +22,6 @@ from worlds import Body, JobRun, World, open_world
 from ingestion_engine.domain.spec import EngineName
 
 TARGET_MIB = 500
-MODEL = "sim-384"
 TEXT_CASES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "text": (".txt", corpora.make_text),
     "csv": (".csv", corpora.make_csv),
@@ -52,7 +52,7 @@ def measure(world: World, cases: Sequence[str], options: argparse.Namespace) -> 
     sizes = {case: world.upload(list_objects(case, options)) for case in cases}
     found: dict[str, list[JobRun]] = {case: [] for case in cases}
     for run, case in itertools.product(range(options.runs), cases):
-        found[case].append(world.run(EngineName.LOCAL, f"{case}/", model=MODEL))
+        found[case].append(world.run(EngineName.LOCAL, f"{case}/", model=f"sim-{options.dimension}"))
         print(f"{case} {run + 1}/{options.runs}: {found[case][-1].measured}", file=sys.stderr)
     return {
         case: {
@@ -72,6 +72,7 @@ def measure(world: World, cases: Sequence[str], options: argparse.Namespace) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size-mb", type=int, default=30, help="size of the large objects")
+    parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--pdfs", type=int, default=200)
     parser.add_argument("--tiny", type=int, default=20_000, help="objects of one sentence")
     parser.add_argument("--only", action="append", choices=CASES, help="may be repeated")
@@ -84,11 +85,12 @@ def main() -> None:
         "A job on the local engine in a process of its own, so driver and worker in one, from the embedded S3 server "
         "through a simulated Ollama into two sinks for points. Idle is the same process after one tiny object. Peaks "
         "are of resident memory, as the kernel keeps them (VmHWM); above idle is the difference of the medians. The "
-        "PDFs hold text only, 1 to 1,400 pages each; large text and JSONL are one block over and over.",
+        "PDFs hold text only, 1 to 1,400 pages each; large text and JSONL are one block over and over, "
+        "its sentences numbered.",
         ["ingestion-engine", "kreuzberg", "semantic-text-splitter", "obstore", "numpy"],
         {
             "runs": options.runs,
-            "dimension": 384,
+            "dimension": options.dimension,
             "large object": f"{options.size_mb} MB",
             "PDFs": options.pdfs,
             "tiny objects": options.tiny,

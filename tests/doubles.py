@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.ports import SearchFilter, Stored
 from ingestion_engine.domain.records import (
     ModelInfo,
+    ObjectHead,
     ObjectRef,
     PartitionReport,
     Point,
@@ -37,6 +38,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.pipeline.runner import Tools
+from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker import report_of, run_partition
 from ingestion_engine.state.collections import read_contract
@@ -144,6 +146,13 @@ class MemoryBucket:
         if now.size_bytes > max_bytes:
             raise ObjectError("object_too_large", f"{ref.key} has {now.size_bytes} bytes")
         return RawObject(now, self.objects[ref.key][0], None, self.metadata.get(ref.key, {}))
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
+        raw = await self.fetch(ref, max_bytes=max_bytes)
+        file.seek(0)
+        file.truncate()
+        file.write(raw.body)
+        return ObjectHead(raw.ref, raw.content_type, raw.metadata)
 
     async def exists(self, bucket: str, key: str) -> bool:
         return key in self.objects
@@ -328,6 +337,7 @@ class InProcessEngine:
     stores: dict[StoreName, Any]
     before: Callable[[PartitionId], None] = lambda _partition_id: None
     ran: list[PartitionId] = field(default_factory=list)
+    large_bytes: int = LARGE_BYTES
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
         _, job_id = Ledger.parse_spec_uri(spec_uri)
@@ -350,4 +360,16 @@ class InProcessEngine:
         check = LeaseCheck(self.state, collection, spec.job_id, lease.epoch, max_age_s=0)
         schema = SchemaWatch(self.stores, contract)
         table = ObjectTable(self.state, collection)
-        return Tools(spec, contract, None, lease.epoch, self.source, self.embedder, self.stores, check, schema, table)
+        return Tools(
+            spec,
+            contract,
+            None,
+            lease.epoch,
+            self.source,
+            self.embedder,
+            self.stores,
+            check,
+            schema,
+            table,
+            large_bytes=self.large_bytes,
+        )

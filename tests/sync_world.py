@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import (
     ModelInfo,
+    ObjectHead,
     ObjectRef,
     Partition,
     PartitionReport,
@@ -313,6 +314,11 @@ class SeenSource:
         raw = await self.inner.fetch(ref, max_bytes=max_bytes)
         self.run.fetched[ref.key] = self.inner.history[ref.key, raw.ref.etag, raw.ref.last_modified]
         return raw
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
+        raw = await self.fetch(ref, max_bytes=max_bytes)
+        file.write(raw.body)
+        return ObjectHead(raw.ref, raw.content_type, raw.metadata)
 
     async def exists(self, bucket: str, key: str) -> bool:
         self.run.look()

@@ -13,6 +13,7 @@ from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec, StoreName
 from ingestion_engine.engines.driver import Driver
+from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table import ObjectTable
 
@@ -43,6 +44,7 @@ class World:
     weaviate: MemoryStore = field(default_factory=lambda: MemoryStore(StoreName.WEAVIATE))
     limits: FrozenLimits = FAST
     jobs: int = 0
+    large_bytes: int = LARGE_BYTES
 
     @property
     def stores(self) -> dict[StoreName, MemoryStore]:
@@ -50,7 +52,7 @@ class World:
 
     @property
     def engine(self) -> InProcessEngine:
-        return InProcessEngine(self.state, self.bucket, self.embedder, dict(self.stores))
+        return InProcessEngine(self.state, self.bucket, self.embedder, dict(self.stores), large_bytes=self.large_bytes)
 
     def submit(self, **request: Any) -> Ledger:
         """Write the spec of a new job. ``request`` are fields of the request beside source and collection."""

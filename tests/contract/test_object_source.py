@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import socket
 import threading
 import unicodedata
@@ -19,12 +21,12 @@ from botocore.awsrequest import AWSRequest
 from pydantic import SecretStr
 
 from ingestion_engine.adapters.local_files import LocalSource
-from ingestion_engine.adapters.s3 import S3Source
+from ingestion_engine.adapters.s3 import PIECE_BYTES, S3Source
 from ingestion_engine.adapters.s3_client import make_client
 from ingestion_engine.adapters.s3_listing import is_plain
 from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, TransientError
 from ingestion_engine.domain.ports import ObjectSource
-from ingestion_engine.domain.records import ObjectRef
+from ingestion_engine.domain.records import ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings
 
 LIMIT = 1_000_000
@@ -140,49 +142,71 @@ class TestListing:
         assert "no-such-bucket" in check.value.message
 
 
+class Fetch(Protocol):
+    """One of the two ways to read an object."""
+
+    async def __call__(self, source: ObjectSource, ref: ObjectRef, *, max_bytes: int) -> RawObject: ...
+
+
+async def fetch_whole(source: ObjectSource, ref: ObjectRef, *, max_bytes: int) -> RawObject:
+    return await source.fetch(ref, max_bytes=max_bytes)
+
+
+async def fetch_file(source: ObjectSource, ref: ObjectRef, *, max_bytes: int) -> RawObject:
+    """Read into a file that holds something already, as after a client that failed."""
+    file = io.BytesIO(b"what an earlier try left " * 100)
+    head = await source.fetch_into(ref, file, max_bytes=max_bytes)
+    return RawObject(head.ref, file.getvalue(), head.content_type, head.metadata)
+
+
+@pytest.fixture(params=[fetch_whole, fetch_file], ids=["whole", "file"])
+def fetch(request: pytest.FixtureRequest) -> Fetch:
+    return request.param
+
+
 class TestFetch:
     """What reading an object gives."""
 
-    async def test_every_key_can_be_read(self, world: World) -> None:
+    async def test_every_key_can_be_read(self, world: World, fetch: Fetch) -> None:
         """The body belongs to the key, whichever client had to be used."""
         for key in KEYS:
             world.write(key, key.encode())
         for key, ref in listed(world).items():
-            raw = await world.source.fetch(ref, max_bytes=LIMIT)
+            raw = await fetch(world.source, ref, max_bytes=LIMIT)
             assert (raw.body, raw.ref) == (key.encode(), ref)
 
-    async def test_headers_come_along(self, world: World) -> None:
+    async def test_headers_come_along(self, world: World, fetch: Fetch) -> None:
         """Content type and user metadata are the object's own, on both ways of reading."""
         for key in ("plain", "odd\tkey"):
             world.write(key, b"x", "text/x-strange", team="docs", content="none")
-            raw = await world.source.fetch(listed(world)[key], max_bytes=LIMIT)
+            raw = await fetch(world.source, listed(world)[key], max_bytes=LIMIT)
             assert raw.content_type == "text/x-strange"
             assert raw.metadata == {"team": "docs", "content": "none"}
 
-    async def test_empty_object(self, world: World) -> None:
+    async def test_empty_object(self, world: World, fetch: Fetch) -> None:
         """Zero bytes are a body."""
         world.write("empty", b"")
-        assert (await world.source.fetch(listed(world)["empty"], max_bytes=LIMIT)).body == b""
+        assert (await fetch(world.source, listed(world)["empty"], max_bytes=LIMIT)).body == b""
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
-    async def test_changed_object_is_read_whole_in_its_new_version(self, world: World, key: str) -> None:
+    async def test_changed_object_is_read_whole_in_its_new_version(self, world: World, fetch: Fetch, key: str) -> None:
         """The record carries etag and size of what was read."""
         world.write(key, b"old")
         ref = listed(world)[key]
         world.write(key, b"newer")
-        raw = await world.source.fetch(ref, max_bytes=LIMIT)
+        raw = await fetch(world.source, ref, max_bytes=LIMIT)
         assert (raw.body, raw.ref.size_bytes) == (b"newer", 5)
         assert raw.ref.etag == listed(world)[key].etag != ref.etag
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
-    async def test_removed_object_is_gone(self, world: World, key: str) -> None:
+    async def test_removed_object_is_gone(self, world: World, fetch: Fetch, key: str) -> None:
         """The points of a gone object are removed, so the answer has a type of its own."""
         world.write(key, b"x")
         ref = listed(world)[key]
         assert await world.source.exists(world.bucket, key)
         world.remove(key)
         with pytest.raises(ObjectGone):
-            await world.source.fetch(ref, max_bytes=LIMIT)
+            await fetch(world.source, ref, max_bytes=LIMIT)
         assert not await world.source.exists(world.bucket, key)
 
     async def test_existence(self, world: World) -> None:
@@ -194,16 +218,16 @@ class TestFetch:
             await world.source.exists("no-such-bucket", "folder/empty")
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
-    async def test_size_limit(self, world: World, key: str) -> None:
+    async def test_size_limit(self, world: World, fetch: Fetch, key: str) -> None:
         """The limit itself is allowed; a version that grew after the listing is refused too."""
         world.write(key, b"12345")
         ref = listed(world)[key]
-        assert (await world.source.fetch(ref, max_bytes=5)).body == b"12345"
+        assert (await fetch(world.source, ref, max_bytes=5)).body == b"12345"
         with pytest.raises(ObjectError) as listed_size:
-            await world.source.fetch(ref, max_bytes=4)
+            await fetch(world.source, ref, max_bytes=4)
         world.write(key, b"1234567")
         with pytest.raises(ObjectError) as grown:
-            await world.source.fetch(ref, max_bytes=5)
+            await fetch(world.source, ref, max_bytes=5)
         assert {listed_size.value.code, grown.value.code} == {"object_too_large"}
 
 
@@ -252,6 +276,33 @@ class TestS3Only:
             await source.fetch(ref, max_bytes=LIMIT)
         await source.close()
         assert sorted(calls) == ["GetObject", "ListObjectsV2"]
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_a_full_disk_is_told_as_such(self, s3_settings: S3Settings, s3_bucket: str, key: str) -> None:
+        """It is neither S3 that is away nor an object that cannot be read, with either client."""
+
+        class FullDisk(io.BytesIO):
+            def write(self, piece: Any) -> int:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        make_client(s3_settings).put_object(Bucket=s3_bucket, Key=key, Body=b"x")
+        source = S3Source(s3_settings)
+        (ref,) = source.list_objects(s3_bucket, "")
+        with pytest.raises(OSError, match="No space left"):
+            await source.fetch_into(ref, FullDisk(), max_bytes=LIMIT)
+        await source.close()
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_a_large_body_reaches_the_file_in_order(
+        self, s3_settings: S3Settings, s3_bucket: str, key: str
+    ) -> None:
+        """It comes in several pieces, with either client."""
+        body = b"".join(number.to_bytes(4, "big") for number in range(3 * PIECE_BYTES // 4 + 7))
+        make_client(s3_settings).put_object(Bucket=s3_bucket, Key=key, Body=body)
+        source = S3Source(s3_settings)
+        (ref,) = source.list_objects(s3_bucket, "")
+        assert (await fetch_file(source, ref, max_bytes=len(body))).body == body
+        await source.close()
 
     async def test_metadata_beyond_ascii(self, s3_settings: S3Settings, s3_bucket: str) -> None:
         """Raw UTF-8 and RFC 2047 words become text; percent-encoding is somebody's own habit and stays."""

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from ingestion_engine.domain.records import Chunk, Document, ObjectRef, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunk import chunk_document, cut_sections, split_refused
+from ingestion_engine.pipeline.chunk import chunk_document, split_refused
 from ingestion_engine.pipeline.parsed import clean_text
+from ingestion_engine.pipeline.sections import cut_sections
 from ingestion_engine.pipeline.tokens import estimate_tokens, probably_fits
 
 REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
@@ -62,7 +63,7 @@ def test_chunking_is_deterministic(text: str, text_format: TextFormat, chunking:
 @given(TEXTS, st.booleans(), st.integers(50, 200))
 def test_sections_are_a_disjoint_cover(text: str, markdown: bool, max_chars: int) -> None:
     """Sections join to the text."""
-    assert "".join(text[start:end] for start, end in cut_sections(text, max_chars, markdown=markdown)) == text
+    assert "".join(cut_sections([text], max_chars, markdown=markdown)) == text
 
 
 @settings(max_examples=100, deadline=None)

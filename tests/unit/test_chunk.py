@@ -11,7 +11,8 @@ from corpus_text import FOREIGN, write_big_text, write_paragraphs
 from ingestion_engine.domain.ids import hash_text, make_object_id, make_point_id
 from ingestion_engine.domain.records import Chunk, Document, ObjectRef, PageSpan, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunk import WINDOW_CHARS, chunk_document, cut_sections, number_chunks, split_refused
+from ingestion_engine.pipeline.chunk import chunk_document, number_chunks, split_refused
+from ingestion_engine.pipeline.sections import WINDOW_CHARS, cut_sections
 from ingestion_engine.pipeline.tokens import estimate_tokens
 
 REF = ObjectRef("docs", "a.txt", "etag", 1, "2024-01-02T03:04:06Z")
@@ -73,7 +74,8 @@ def test_code_blocks_stay_whole() -> None:
     code = "```\n" + "\n\n".join(f"# comment {i}" for i in range(400)) + "\n```"
     text = f"{prose(1, 3000)}\n\n{code}\n\n{prose(2, 3000)}"
     start, end = text.index("```"), text.rindex("```")
-    assert not [at for at, _ in cut_sections(text, 1200, markdown=True) if start < at < end]
+    starts = itertools.accumulate(map(len, cut_sections([text], 1200, markdown=True)))
+    assert not [at for at in starts if start < at < end]
 
 
 def test_a_chunk_is_on_the_page_where_it_starts() -> None:
@@ -195,9 +197,9 @@ def test_numbering_again_follows_the_order_given() -> None:
 @pytest.mark.parametrize("text", ["x" * (3 * WINDOW_CHARS), "word " * WINDOW_CHARS, "line\n" * WINDOW_CHARS])
 def test_the_splitter_never_sees_more_than_a_window(text: str) -> None:
     """Sections are bounded for texts without any boundary too, and join to the whole."""
-    sections = list(cut_sections(text, 1200, markdown=False))
-    assert max(end - start for start, end in sections) <= WINDOW_CHARS
-    assert "".join(text[start:end] for start, end in sections) == text
+    sections = list(cut_sections([text], 1200, markdown=False))
+    assert max(map(len, sections)) <= WINDOW_CHARS
+    assert "".join(sections) == text
 
 
 def test_large_texts_stream() -> None:

@@ -20,7 +20,7 @@ from corpus_pdf import build_pdf
 from ingestion_engine.domain.errors import ObjectError, TransientError
 from ingestion_engine.domain.records import Document, ObjectRef, PageSpan, RawObject, TextFormat
 from ingestion_engine.domain.spec import FrozenLimits
-from ingestion_engine.pipeline import parse
+from ingestion_engine.pipeline import parse, parse_thread
 from ingestion_engine.pipeline.parse import parse_bytes, parse_object
 
 LIMITS = FrozenLimits(decompressed_max_bytes=1024 * 1024)
@@ -452,7 +452,7 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
     monkeypatch.setattr("ingestion_engine.pipeline.parse_tables.read_csv", hang)
     short = FrozenLimits(parse_timeout_s=0.05)
     try:
-        for _ in range(parse._MAX_ABANDONED):
+        for _ in range(parse_thread.MAX_ABANDONED):
             began = time.monotonic()
             with pytest.raises(ObjectError) as caught:
                 await parse_object(make_raw("a.csv", b"a,b\n"), limits=short)
@@ -463,7 +463,7 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
         assert stuck.value.code == "parser_stuck"
     finally:
         release.set()
-    while parse._Parse.abandoned:  # noqa: ASYNC110 - threads end it
+    while parse_thread.Parse.abandoned:  # noqa: ASYNC110 - threads end it
         await asyncio.sleep(0.001)
     assert (await parse_object(make_raw("b.txt", b"innocent"), limits=LIMITS)).text == "innocent"
 

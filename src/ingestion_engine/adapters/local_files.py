@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
 from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, StateConflict, TransientError
 from ingestion_engine.domain.ports import Stored
-from ingestion_engine.domain.records import ObjectRef, RawObject
+from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 
 PIECE_CHARS = 200
 """Longest piece of a name; file systems allow 255 bytes."""
@@ -259,6 +260,14 @@ class LocalSource:
         if max(raw.ref.size_bytes, ref.size_bytes) > max_bytes:
             raise ObjectError("object_too_large", f"{ref.uri} has more than {max_bytes} bytes", key=ref.key)
         return raw
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
+        """Read one object into a file, whatever was in it; raises as ``fetch``, and OSError. Memory of the object."""
+        raw = await self.fetch(ref, max_bytes=max_bytes)
+        file.seek(0)
+        file.truncate()
+        await asyncio.to_thread(file.write, raw.body)
+        return ObjectHead(raw.ref, raw.content_type, raw.metadata)
 
     async def exists(self, bucket: str, key: str) -> bool:
         """True when the object is there now. Raises FatalError ("bucket_not_found")."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import obstore
 from botocore import exceptions as boto
@@ -25,11 +26,47 @@ from ingestion_engine.adapters.s3_listing import (
 )
 from ingestion_engine.adapters.s3_obstore import make_obstore
 from ingestion_engine.domain.errors import ObjectError, ObjectGone
-from ingestion_engine.domain.records import ObjectRef, RawObject
+from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from obstore import GetResult
+
+T = TypeVar("T")
 
 BODY_TIMEOUT = timedelta(minutes=15)
 """For one whole body: 256 MB at 300 kB/s."""
+PIECE_BYTES = 4 * 1024 * 1024
+"""Of a body that goes to a file: so much is in memory at once, per client."""
+
+
+class _FileError(Exception):
+    """The file that a body was to go to failed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def _file_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # not S3's fault, so there is nothing that the second client could do better
+        raise _FileError(error) from error
+
+
+def _begin(file: BinaryIO) -> None:
+    """Begin again: a client that failed in the middle may have written something."""
+    with _file_errors():
+        file.seek(0)
+        file.truncate()
+
+
+def _write(file: BinaryIO, piece: bytes | memoryview) -> None:
+    with _file_errors():
+        file.write(piece)
 
 
 class S3Source:
@@ -87,14 +124,53 @@ class S3Source:
 
         Cost: one request; up to three when it changed.
         """
+
+        async def take(answer: GetResult) -> bytes:
+            return bytes(await answer.bytes_async())
+
+        head, body = await self._fetch(ref, max_bytes, take, lambda stream: stream.read())
+        return RawObject(head.ref, body, head.content_type, head.metadata)
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
+        """Read one object into a file, from its start, whatever was in it; raises and costs as ``fetch``.
+
+        Raises:
+            OSError: from the file.
+        """
+
+        async def take(answer: GetResult) -> None:
+            _begin(file)
+            async for piece in answer.stream(min_chunk_size=PIECE_BYTES):
+                await asyncio.to_thread(_write, file, memoryview(piece))
+
+        def take_exact(stream: StreamingBody) -> None:
+            _begin(file)
+            for piece in stream.iter_chunks(PIECE_BYTES):
+                _write(file, piece)
+
+        try:
+            head, _ = await self._fetch(ref, max_bytes, take, take_exact)
+        except _FileError as wrapped:
+            raise wrapped.error from None
+        return head
+
+    async def _fetch(
+        self,
+        ref: ObjectRef,
+        max_bytes: int,
+        take: Callable[[GetResult], Awaitable[T]],
+        take_exact: Callable[[StreamingBody], T],
+    ) -> tuple[ObjectHead, T]:
         _check_size(ref, max_bytes)
         if is_plain(ref.key):
-            raw = await self._fetch_fast(ref, max_bytes)
-            if raw is not None:
-                return raw
-        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes)
+            found = await self._fetch_fast(ref, max_bytes, take)
+            if found is not None:
+                return found
+        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes, take_exact)
 
-    async def _fetch_fast(self, ref: ObjectRef, max_bytes: int) -> RawObject | None:
+    async def _fetch_fast(
+        self, ref: ObjectRef, max_bytes: int, take: Callable[[GetResult], Awaitable[T]]
+    ) -> tuple[ObjectHead, T] | None:
         options: Any = {"if_match": f'"{ref.etag}"'} if ref.etag else {}
         try:
             answer = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
@@ -103,29 +179,31 @@ class S3Source:
                 ref.bucket, ref.key, read_etag(meta["e_tag"]), meta["size"], format_time(meta["last_modified"])
             )
             _check_size(seen, max_bytes)
-            body = bytes(await answer.bytes_async())
+            body = await take(answer)
         except (ObstoreError, OSError, ValueError):
             return None
         attributes = answer.attributes
         # obstore spells S3's own attributes with capitals; user metadata arrives in lower case.
         user = {name: value for name, value in attributes.items() if name == name.lower()}
-        return RawObject(seen, body, attributes.get("Content-Type"), read_metadata(user))
+        return ObjectHead(seen, attributes.get("Content-Type"), read_metadata(user)), body
 
-    def _fetch_exact(self, ref: ObjectRef, max_bytes: int) -> RawObject:
+    def _fetch_exact(self, ref: ObjectRef, max_bytes: int, take: Callable[[StreamingBody], T]) -> tuple[ObjectHead, T]:
         condition = {"IfMatch": f'"{ref.etag}"'} if ref.etag else {}
         with s3_errors(Place(ref.bucket, ref.key)):
             try:
-                return self._get(ref, max_bytes, condition)
+                return self._get(ref, max_bytes, condition, take)
             except boto.ClientError as error:
                 if status_of(error) == 403:
                     self.check_bucket(ref.bucket)  # all of it, or this object alone?
                 if status_of(error) != 412:
                     raise
-            return self._get(ref, max_bytes, {})
+            return self._get(ref, max_bytes, {}, take)
 
-    def _get(self, ref: ObjectRef, max_bytes: int, condition: dict[str, str]) -> RawObject:
+    def _get(
+        self, ref: ObjectRef, max_bytes: int, condition: dict[str, str], take: Callable[[StreamingBody], T]
+    ) -> tuple[ObjectHead, T]:
         answer = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
-        with answer["Body"] as stream:
+        with answer["Body"]:
             seen = dataclasses.replace(
                 ref,
                 etag=read_etag(answer.get("ETag")),
@@ -133,8 +211,8 @@ class S3Source:
                 last_modified=format_time(answer["LastModified"]),
             )
             _check_size(seen, max_bytes)
-            body = stream.read()
-        return RawObject(seen, body, answer.get("ContentType"), read_metadata(answer.get("Metadata", {})))
+            body = take(answer["Body"])
+        return ObjectHead(seen, answer.get("ContentType"), read_metadata(answer.get("Metadata", {}))), body
 
     async def exists(self, bucket: str, key: str) -> bool:
         """True when the object is there now. One request for one byte.

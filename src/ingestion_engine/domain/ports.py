@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
     ModelInfo,
+    ObjectHead,
     ObjectRef,
     PartitionReport,
     Point,
@@ -95,6 +96,13 @@ class ObjectSource(Protocol):
         Raises: ObjectGone ("object_gone"); ObjectError "object_too_large" (over max_bytes), "object_unreadable" (403
         and
         the like on this object alone); TransientError. Cost: one request, two when it changed.
+        """
+
+    async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
+        """Read one object into a file, from its start, whatever was in it; the version, errors and cost are those of
+        ``fetch``.
+
+        Raises: also OSError, from the file. Cost: memory of a few MB, whatever the object's size.
         """
 
     async def exists(self, bucket: str, key: str) -> bool:

@@ -135,6 +135,15 @@ class RawObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """What is known of an object that was read, beside its bytes; the fields are those of ``RawObject``."""
+
+    ref: ObjectRef
+    content_type: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class PageSpan:
     """Half-open range [start_char, end_char) of a document's text that stands on one page; pages count from 1."""
 

@@ -2,7 +2,7 @@
 
 First into sections, then every section by semantic-text-splitter. Where a section ends is decided by the text around
 that place alone (content-defined), so an edit changes the chunks of its section and leaves the ids of the others;
-and the splitter, whose time grows faster than its input in places, never sees more than ``WINDOW_CHARS`` at once.
+and the splitter, whose time grows faster than its input in places, never sees more than a section at once.
 """
 
 from __future__ import annotations
@@ -10,49 +10,19 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.ids import ObjectId, PointId, hash_text, make_object_id, make_point_id
 from ingestion_engine.domain.records import Chunk, Document, TextFormat
 from ingestion_engine.domain.spec import Chunking
+from ingestion_engine.pipeline.sections import CUTS, cut_sections, skip_joiners
 from ingestion_engine.pipeline.tokens import probably_fits
 
 if TYPE_CHECKING:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-WINDOW_CHARS = 131_072
-"""Longest section. The splitter takes 10 ms for so much ordinary text and 0.5 s for a single word of that length."""
-
-_MIN_CHUNKS = 2
-"""A section is at least so many chunks long: shorter ones would leave many chunks half empty."""
-
-_LINE_CHUNKS = 8
-"""From this length on a section may also end between two lines, for texts without paragraphs (logs, tables)."""
-
-_PARAGRAPH_ODDS, _LINE_ODDS = 8, 16
-"""One in so many paragraphs, lines starts a section; sections of prose are then about five chunks long."""
-
-_LINE = re.compile(r"[^\n]+\n*|\n+")
-_FENCE = re.compile(r" {0,3}(?:```|~~~)")
-_HEADING = re.compile(r" {0,3}#{1,6} ")
 _HEADINGS = re.compile(r"(?:\s* {0,3}#{1,6} [^\n]*)+\s*")
-
-_CUTS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"\n[^\S\n]*\n\s*",
-        r"\n\s*",
-        r"[.!?\u2026][\"'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f]",
-        r"[,;:\u2013\u2014]\s+|[\uff0c\uff1b\uff1a\u3001]",
-        r"\s+",
-    )
-)
-"""Where to halve a chunk, best first: paragraphs, lines, sentences, clauses, words. A cut is behind the match."""
-
-_JOINERS = re.compile(r"[\u0300-\u036f\u200d\ufe00-\ufe0f\u20d0-\u20ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
-"""Characters that belong to the one before them."""
 
 
 def chunk_document(document: Document, chunking: Chunking, *, context_length: int | None = None) -> Iterator[Chunk]:
@@ -70,14 +40,31 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
 
     Cost: about 1 s per 20 MB; memory of one section's chunks.
     """
+    return chunk_pieces([document.text], document, chunking, context_length=context_length)
+
+
+def chunk_pieces(
+    pieces: Iterable[str], document: Document, chunking: Chunking, *, context_length: int | None = None
+) -> Iterator[Chunk]:
+    """Yield what ``chunk_document`` makes of the joined pieces, which stand for ``document.text``.
+
+    Cost: memory of one section, one piece, and about 100 bytes per chunk.
+    """
     starts = [span.start_char for span in document.pages]
     numbers = [span.page for span in document.pages]
+    markdown = document.text_format is TextFormat.MARKDOWN
+    splitter = _make_splitter(document.text_format, chunking)
 
     def provisional() -> Iterator[Chunk]:
-        for start, end in _cut_pieces(document, chunking, context_length):
-            at = bisect.bisect_right(starts, start) - 1
-            page = numbers[at] if at >= 0 else None
-            yield Chunk(PointId(""), 0, document.text[start:end], start, end, "", page)
+        offset = 0
+        for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
+            ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
+            fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length)]
+            for start, end in _drop_contained(fitting):
+                at = bisect.bisect_right(starts, offset + start) - 1
+                page = numbers[at] if at >= 0 else None
+                yield Chunk(PointId(""), 0, section[start:end], offset + start, offset + end, "", page)
+            offset += len(section)
 
     return number_chunks(make_object_id(document.ref.bucket, document.ref.key), provisional())
 
@@ -85,13 +72,16 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
 def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """Yield the chunks, in their order, with the index, content hash and point id that are theirs in the object.
 
-    The n-th chunk with the same text gets occurrence n. Cost: memory of one hash per chunk.
+    The n-th chunk with the same text gets occurrence n. Cost: memory of about 80 bytes per chunk.
     """
-    seen: dict[str, int] = {}
+    seen: dict[int, int] = {}
     for index, chunk in enumerate(chunks):
         digest = hash_text(chunk.text)
-        occurrence = seen.get(digest, 0)
-        seen[digest] = occurrence + 1
+        short = int(
+            digest[:15], 16
+        )  # a third of the digest's memory; two texts that share it still get ids of their own
+        occurrence = seen.get(short, 0)
+        seen[short] = occurrence + 1
         point_id = make_point_id(object_id, digest, occurrence)
         yield Chunk(point_id, index, chunk.text, chunk.start_char, chunk.end_char, digest, chunk.page)
 
@@ -114,27 +104,22 @@ def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
     return first, second
 
 
-def _cut_pieces(document: Document, chunking: Chunking, context_length: int | None) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of the document's chunks."""
-    splitter = _make_splitter(document.text_format, chunking)
-    markdown = document.text_format is TextFormat.MARKDOWN
-    for section_start, section_end in cut_sections(document.text, chunking.max_chars, markdown=markdown):
-        section = document.text[section_start:section_end]
-        pieces: list[tuple[int, int]] = []
-        covered = 0
-        for start, text in splitter.chunk_indices(section):
-            if section[covered:start].strip():  # never seen, but nothing would show if the splitter left text out
-                pieces += _fill_gap(section, covered, start, section_start, chunking.max_chars)
-            end = start + len(text)
-            covered = max(covered, end)
-            if text.strip():
-                pieces.append((section_start + start, section_start + end))
-        if section[covered:].strip():
-            pieces += _fill_gap(section, covered, len(section), section_start, chunking.max_chars)
-        if markdown:
-            pieces = _join_headings(document.text, pieces, chunking.max_chars)
-        fitting = [part for start, end in pieces for part in _fit(document.text, start, end, context_length)]
-        yield from _drop_contained(fitting)
+def _cut_section(
+    section: str, splitter: MarkdownSplitter | TextSplitter, max_chars: int, *, markdown: bool
+) -> list[tuple[int, int]]:
+    """Half-open ranges of a section's chunks, before they are fitted to the model."""
+    pieces: list[tuple[int, int]] = []
+    covered = 0
+    for start, text in splitter.chunk_indices(section):
+        if section[covered:start].strip():  # never seen, but nothing would show if the splitter left text out
+            pieces += _fill_gap(section, covered, start, max_chars)
+        end = start + len(text)
+        covered = max(covered, end)
+        if text.strip():
+            pieces.append((start, end))
+    if section[covered:].strip():
+        pieces += _fill_gap(section, covered, len(section), max_chars)
+    return _join_headings(section, pieces, max_chars) if markdown else pieces
 
 
 def _join_headings(text: str, pieces: list[tuple[int, int]], max_chars: int) -> list[tuple[int, int]]:
@@ -164,66 +149,11 @@ def _make_splitter(text_format: TextFormat, chunking: Chunking) -> MarkdownSplit
     return kind(chunking.max_chars, chunking.overlap_chars)
 
 
-def _fill_gap(section: str, start: int, end: int, offset: int, max_chars: int) -> Iterator[tuple[int, int]]:
+def _fill_gap(section: str, start: int, end: int, max_chars: int) -> Iterator[tuple[int, int]]:
     for at in range(start, end, max_chars):
         piece = _strip(section, at, min(at + max_chars, end))
         if piece:
-            yield offset + piece[0], offset + piece[1]
-
-
-def cut_sections(text: str, max_chars: int, *, markdown: bool) -> Iterator[tuple[int, int]]:
-    """Yield half-open ranges that join to the whole text, each at most ``max(WINDOW_CHARS, 16 * max_chars)`` long.
-
-    A section ends before a heading of Markdown once it is half a chunk long, and before a paragraph or (in long runs of
-    lines) a line whose hash says so; code blocks of
-    Markdown stay whole unless they are longer than a window. Pure. Cost: about 1 s per 30 MB.
-    """
-    window = max(WINDOW_CHARS, 16 * max_chars)
-    from_headings, shortest, from_lines = max_chars // 2, _MIN_CHUNKS * max_chars, _LINE_CHUNKS * max_chars
-    start = 0
-    in_fence = False
-    after_blank = False
-    for found in _LINE.finditer(text):
-        at, end = found.span()
-        length = at - start
-        heading = markdown and not in_fence and length >= from_headings and _HEADING.match(text, at, end)
-        may_end = length >= shortest and not in_fence
-        if heading or (may_end and _starts_section(found.group(), after_blank, length >= from_lines)):
-            yield start, at
-            start = at
-        if end - start > window:
-            if at > start:
-                yield start, at
-                start = at
-            while end - start > window:
-                cut = _cut_line(text, start, start + window)
-                yield start, cut
-                start = cut
-        if markdown and _FENCE.match(text, at, end):
-            in_fence = not in_fence
-        after_blank = text.endswith("\n\n", at, end) or found.group().isspace()
-    if start < len(text):
-        yield start, len(text)
-
-
-def _starts_section(line: str, after_blank: bool, lines: bool) -> bool:
-    if after_blank:
-        odds = _PARAGRAPH_ODDS
-    elif lines:
-        odds = _LINE_ODDS
-    else:
-        return False
-    return zlib.crc32(line[:256].encode("utf-8", "replace")) % odds == 0
-
-
-def _cut_line(text: str, start: int, end: int) -> int:
-    """The best place to end a window inside a longer line: behind a sentence, else a word, else anywhere."""
-    near = max(start, end - 4096)
-    for pattern in _CUTS[2:]:
-        cuts = [found.end() for found in pattern.finditer(text, near, end)]
-        if cuts:
-            return cuts[-1]
-    return _skip_joiners(text, end, len(text))
+            yield piece
 
 
 def _fit(text: str, start: int, end: int, context_length: int | None) -> Iterator[tuple[int, int]]:
@@ -256,23 +186,15 @@ def _halve(text: str, start: int, end: int) -> tuple[tuple[int, int], tuple[int,
     start, end = _strip(text, start, end) or (start, start)
     middle = (start + end) // 2
     quarter = (end - start) // 4
-    for pattern in _CUTS:
+    for pattern in CUTS:
         cuts = (found.end() for found in pattern.finditer(text, start + quarter, end - quarter))
         best = min(cuts, key=lambda cut: (abs(cut - middle), cut), default=None)
         if best is not None:
             parts = _strip(text, start, best), _strip(text, best, end)
             if parts[0] and parts[1]:
                 return parts[0], parts[1]
-    for cut in (_skip_joiners(text, middle, end), middle):
+    for cut in (skip_joiners(text, middle, end), middle):
         parts = _strip(text, start, cut), _strip(text, cut, end)
         if parts[0] and parts[1]:
             return parts[0], parts[1]
     return None
-
-
-def _skip_joiners(text: str, at: int, end: int) -> int:
-    """The first place from ``at`` on that does not tear a character from its accents; ``at`` if none is near."""
-    for cut in range(at, min(at + 16, end)):
-        if not _JOINERS.match(text, cut) and not (cut and text[cut - 1] == "\u200d"):
-            return cut
-    return at

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ingestion_engine.pipeline.body import Body, WholeBody
 
 SAMPLE_BYTES = 32 * 1024
 """How much is looked at to guess an encoding; statistical detection costs about 1 s per MB and gets no better with
@@ -28,6 +33,8 @@ _DAMAGE_SHARE = 0.05
 """So many bad sequences among the non-ASCII ones still make a text UTF-8 with damage rather than another encoding (a
 guess)."""
 
+_ASCII = bytes(range(128))
+
 _SEPARATORS = frozenset(" \t\r\n,\u3000\u3001\u3002\uff0c")
 """Characters that every text longer than a few words has some of, in any script."""
 
@@ -38,8 +45,26 @@ class NotTextError(ValueError):
     """The bytes are no text in any encoding."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How bytes become text: a codec, what it does about damage, and how many bytes of byte order mark come first."""
+
+    name: str
+    errors: str = "strict"
+    skip: int = 0
+
+
 def decode_text(body: bytes, *, declared: str | None = None) -> str:
-    """Return the whole text of the bytes; nothing is left out.
+    """Return the whole text of the bytes; nothing is left out. Raises and decides like ``choose_encoding``.
+
+    Cost: one more decoding of the whole.
+    """
+    whole = WholeBody(body)
+    return "".join(filter(None, decode_pieces(whole, choose_encoding(whole, declared=declared))))
+
+
+def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
+    """Return the encoding that all bytes decode in.
 
     In this order: byte order mark; UTF-32 and UTF-16 without one; UTF-8; ISO-2022-JP; the declared encoding; the
     best statistical guess on a sample; Windows-1252; Latin-1. Every candidate must decode all bytes strictly. UTF-8
@@ -52,30 +77,49 @@ def decode_text(body: bytes, *, declared: str | None = None) -> str:
     Raises:
         NotTextError: too many control bytes for any encoding.
 
-    Cost: one decoding of the whole (two where the first candidate fails), and up to 0.1 s for the guess.
+    Cost: one decoding of the whole (two where the first candidate fails), and up to 0.1 s for the guess; memory of one
+    piece.
     """
-    for mark, encoding in _BOMS:
-        if body.startswith(mark):
-            return body[len(mark) :].decode(encoding, "replace")
+    head = body.read(0, 4)
+    for mark, name in _BOMS:
+        if head.startswith(mark):
+            return Encoding(name, "replace", len(mark))
     sample = _take_sample(body)
     if b"\0" in sample:
-        wide = _decode_wide(body)
+        wide = _choose_wide(body)
         if wide is not None:
             return wide
     if len(sample.translate(None, _CONTROL)) < len(sample) * (1 - _CONTROL_SHARE):
         raise NotTextError
     if _ISO_2022_JP.search(sample):
-        japanese = _decode_strictly(body, "iso2022_jp_2")
-        if japanese is not None:
+        japanese = Encoding("iso2022_jp_2")
+        if _decodes(body, japanese):
             return japanese
-    utf8 = _decode_utf8(body)
+    utf8 = _choose_utf8(body)
     if utf8 is not None:
         return utf8
-    for encoding in filter(None, (declared, *_guess_encodings(body), "cp1252")):
-        text = _decode_strictly(body, encoding)
-        if text is not None:
-            return text
-    return body.decode("latin-1")
+    for encoding in map(Encoding, filter(None, (declared, *_guess_encodings(body), "cp1252"))):
+        if _decodes(body, encoding):
+            return encoding
+    return Encoding("latin-1")
+
+
+def decode_pieces(body: Body, encoding: Encoding) -> Iterator[str]:
+    """Yield the text of the bytes, in order; characters are whole where they were. Raises LookupError, UnicodeError."""
+    decoder = codecs.getincrementaldecoder(encoding.name)(encoding.errors)
+    for piece in body.pieces(encoding.skip):
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
+
+
+def _decodes(body: Body, encoding: Encoding) -> bool:
+    try:
+        b"a".decode(encoding.name, "replace")  # a LookupError for codecs that make no text
+        for _ in decode_pieces(body, encoding):
+            pass
+    except (LookupError, UnicodeError):
+        return False
+    return True
 
 
 def _decode_strictly(body: bytes, encoding: str) -> str | None:
@@ -85,45 +129,48 @@ def _decode_strictly(body: bytes, encoding: str) -> str | None:
         return None
 
 
-def _take_sample(body: bytes) -> bytes:
+def _take_sample(body: Body) -> bytes:
     """Beginning, middle and end, so that a text header before binary data does not hide it."""
-    if len(body) <= 3 * SAMPLE_BYTES:
-        return body
-    middle = len(body) // 2
-    return body[:SAMPLE_BYTES] + body[middle : middle + SAMPLE_BYTES] + body[-SAMPLE_BYTES:]
+    if body.size <= 3 * SAMPLE_BYTES:
+        return body.read(0, body.size)
+    places = (0, body.size // 2, body.size - SAMPLE_BYTES)
+    return b"".join(body.read(place, SAMPLE_BYTES) for place in places)
 
 
-def _decode_wide(body: bytes) -> str | None:
-    """The text when the bytes are UTF-32 or UTF-16 without a byte order mark, else None."""
-    for encoding, unit in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
-        if len(body) % unit:
+def _choose_wide(body: Body) -> Encoding | None:
+    """UTF-32 or UTF-16 when the bytes are that without a byte order mark, else None."""
+    for name, unit in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
+        if body.size % unit:
             continue
-        head = _decode_strictly(body[: SAMPLE_BYTES // 4 * 4 - 4], encoding) or _decode_strictly(body[:4000], encoding)
+        lengths = (SAMPLE_BYTES // 4 * 4 - 4, 4000)
+        head = next(filter(None, (_decode_strictly(body.read(0, length), name) for length in lengths)), None)
         if not head:
             continue
         # The wrong byte order turns spaces and line ends into U+2000 and U+0A00, and digits into unassigned or rare
         # characters.
         spaces = sum(char in _SEPARATORS for char in head)
         usual = spaces + sum(char.isalnum() or char in string.punctuation for char in head)
-        if usual >= 0.85 * len(head) and "\0" not in head and (spaces or len(head) < 20):
-            text = _decode_strictly(body, encoding)
-            if text is not None:
-                return text
+        is_usual = usual >= 0.85 * len(head) and "\0" not in head and (spaces or len(head) < 20)
+        if is_usual and _decodes(body, Encoding(name)):
+            return Encoding(name)
     return None
 
 
-def _decode_utf8(body: bytes) -> str | None:
-    """The text when the bytes are UTF-8, whole or damaged in a few places (a cut at the end included), else None."""
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start == 0 and len(body) > 8 and body[0] >= 0x80 and body[1:2].isascii():
-            return None
-    text = body.decode("utf-8", "replace")
-    damaged = text.count("\ufffd")
-    ascii_bytes = len(body) - len(body.translate(None, bytes(range(128))))
-    good = len(text) - damaged - ascii_bytes
-    return text if damaged <= max(good * _DAMAGE_SHARE, 1 if good else 0) else None
+def _choose_utf8(body: Body) -> Encoding | None:
+    """UTF-8 when the bytes are that, whole or damaged in a few places (a cut at the end included), else None."""
+    if _decodes(body, Encoding("utf-8")):
+        return Encoding("utf-8")
+    head = body.read(0, 2)
+    if body.size > 8 and head[0] >= 0x80 and head[1:].isascii():
+        return None
+    damaged = characters = 0
+    lenient = Encoding("utf-8", "replace")
+    for text in decode_pieces(body, lenient):
+        damaged += text.count("\ufffd")
+        characters += len(text)
+    ascii_bytes = sum(len(piece) - len(piece.translate(None, _ASCII)) for piece in body.pieces())
+    good = characters - damaged - ascii_bytes
+    return lenient if damaged <= max(good * _DAMAGE_SHARE, 1 if good else 0) else None
 
 
 _WIDER = {
@@ -146,7 +193,7 @@ _COMMON = frozenset({
 _WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜàáâäãåæçèéêëìíîïñòóôöõøœùúûüÿß’‘“”„–—…€°«»§·©®\xa0¡¿")  # noqa: RUF001
 
 
-def _guess_encodings(body: bytes) -> list[str]:
+def _guess_encodings(body: Body) -> list[str]:
     """Likely encodings of text that is not UTF-8, the best first."""
     from charset_normalizer import from_bytes
 
@@ -178,16 +225,30 @@ def _looks_cyrillic(sample: bytes) -> bool:
     return sum("\uff61" <= char <= "\uff9f" for char in text) > 0.5 * sum(not char.isascii() for char in text)
 
 
-def _dense_sample(body: bytes) -> bytes:
+def _dense_sample(body: Body) -> bytes:
     """Lines with non-ASCII bytes in them, up to ``SAMPLE_BYTES``: the ASCII ones say nothing about the encoding."""
-    if len(body) <= SAMPLE_BYTES:
-        return body
+    if body.size <= SAMPLE_BYTES:
+        return body.read(0, body.size)
     taken = 0
     lines = []
-    for found in re.finditer(rb"[^\n]*[\x80-\xff][^\n]*\n?", body):
-        line = found.group()[:SAMPLE_BYTES]
+    for line in _line_heads(body):
         lines.append(line)
         taken += len(line)
         if taken >= SAMPLE_BYTES:
             break
     return b"".join(lines)
+
+
+def _line_heads(body: Body) -> Iterator[bytes]:
+    """The first ``SAMPLE_BYTES`` of every line that has a non-ASCII byte anywhere."""
+    head, is_ascii = b"", True
+    for piece in body.pieces():
+        for part in io.BytesIO(piece):  # ends lines at line feeds alone
+            head = (head + part[:SAMPLE_BYTES])[:SAMPLE_BYTES]
+            is_ascii = is_ascii and part.isascii()
+            if part.endswith(b"\n"):
+                if not is_ascii:
+                    yield head
+                head, is_ascii = b"", True
+    if not is_ascii:
+        yield head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import posixpath
 import re
 import zipfile
@@ -114,8 +115,14 @@ def named_kind(key: str, declared: str | None) -> Kind | None:
     return _DECLARED.get((declared or "").split(";")[0].strip().lower())
 
 
-def detect_marked(body: bytes) -> Detected:
-    """Return what the file's first bytes prove it to be; an empty answer for everything that may be text. Pure."""
+def detect_marked(body: bytes, size: int | None = None) -> Detected:
+    """Return what the file's first bytes prove it to be; an empty answer for everything that may be text. Pure.
+
+    Args:
+        body: The file, or so much of its beginning that it can be told from text: 1 KiB.
+        size: Bytes of the whole file; None when ``body`` is all of it.
+    """
+    size = len(body) if size is None else size
     if b"%PDF-" in body[:1024]:  # readers accept rubbish before the header, and so do writers
         return Detected(Kind.PDF)
     if body.startswith(b"{\\rtf"):
@@ -129,7 +136,7 @@ def detect_marked(body: bytes) -> Detected:
     for offset, mark, media_type in _UNSUPPORTED:
         if body.startswith(mark, offset) and (mark not in _BINARY_ONLY or _has_control(body[:64])):
             return Detected(unsupported=media_type)
-    if body.startswith(b"BM") and int.from_bytes(body[2:6], "little") == len(body):
+    if body.startswith(b"BM") and int.from_bytes(body[2:6], "little") == size:
         return Detected(unsupported="image/bmp")
     if body.startswith(b"MZ") and _has_control(body[:64]):
         return Detected(unsupported="application/vnd.microsoft.portable-executable")
@@ -187,12 +194,21 @@ _MAIL_NAMES = re.compile(
 )
 
 
+HEAD_CHARS = 262_145
+"""So much of a long text's beginning decides what it is, where that can be decided without all of it."""
+
+
 def detect_text(text: str, named: Kind | None) -> Kind:
     """Return which reader a text needs: by content where the content proves it, else by name, else plain text.
 
     A marked format (``MARKED``) in the name counts for nothing here: its bytes would have shown it. Cost: JSON is
     parsed once when a file without a telling name looks like it.
     """
+    return detect_head(text, named) or Kind.TEXT
+
+
+def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind | None:
+    """Return the same for a text of which only the first ``HEAD_CHARS`` are given; None when it takes all of it."""
     head = text[:4096]
     if _HTML_START.match(head):
         return Kind.HTML
@@ -205,29 +221,48 @@ def detect_text(text: str, named: Kind | None) -> Kind:
     if named is Kind.EMAIL and ":" in head:
         return Kind.EMAIL
     if named in (None, Kind.TEXT) or named in MARKED:
-        return _detect_unnamed(text, head)
+        return _detect_unnamed(text, head, is_whole=is_whole)
     if named in (Kind.JSON, Kind.JSONL):
         return named if head.lstrip()[:1] in ("{", "[", '"') else Kind.TEXT
     return named if named in (Kind.MARKDOWN, Kind.CSV) else Kind.TEXT
 
 
-def _detect_unnamed(text: str, head: str) -> Kind:
+def _detect_unnamed(text: str, head: str, *, is_whole: bool) -> Kind | None:
     header = _MAIL_HEADER.match(head if len(text) <= len(head) else text[:65536])
     if header and len({name.lower() for name in _MAIL_NAMES.findall(header.group())}) >= 3:
         return Kind.EMAIL
     start = head.lstrip()[:1]
-    if start in ("{", "["):
-        try:
-            orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return Kind.JSONL if start == "{" and _is_jsonl(text) else Kind.TEXT
-        return Kind.JSON
-    return Kind.TEXT
+    if start not in ("{", "["):
+        return Kind.TEXT
+    is_json = _is_json(text) if is_whole else _may_begin_json(text)
+    if is_json:
+        return Kind.JSON if is_whole else None
+    return Kind.JSONL if start == "{" and _is_jsonl(text) else Kind.TEXT
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _may_begin_json(head: str) -> bool:
+    """False when no text that begins like this is one JSON value, because of an error well before the cut."""
+    start = len(head) - len(head.lstrip())
+    try:
+        _, end = json.JSONDecoder(strict=False).raw_decode(head, start)
+    except json.JSONDecodeError as error:
+        return not error.msg.startswith("Expecting") or error.pos >= len(head) - 16
+    except RecursionError:
+        return True
+    return not head[end:].strip()
 
 
 def _is_jsonl(text: str) -> bool:
-    lines = text[:262144].split("\n")
-    if len(text) > 262144:
+    lines = text[: HEAD_CHARS - 1].split("\n")
+    if len(text) >= HEAD_CHARS:
         lines.pop()  # cut in the middle
     lines = [line for line in lines if line.strip()]
     try:

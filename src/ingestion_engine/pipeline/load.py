@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ports import ObjectSource
-from ingestion_engine.domain.records import Action, Chunk, Document, ObjectRef, PlannedObject
+from ingestion_engine.domain.records import Action, Chunk, Document, ObjectHead, ObjectRef, PlannedObject, RawObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
-from ingestion_engine.pipeline.chunk import chunk_document
+from ingestion_engine.pipeline.chunk import chunk_pieces
 from ingestion_engine.pipeline.parse import parse_object
+from ingestion_engine.pipeline.parse_large import parse_large
+from ingestion_engine.pipeline.spool import LARGE_BYTES, SpooledBody, disk_errors
+from ingestion_engine.pipeline.tools import Stopwatch
 
 T = TypeVar("T")
 
@@ -38,7 +40,10 @@ class LoadedObject:
 
     planned: PlannedObject
     document: Document | None = None
-    chunks: tuple[Chunk, ...] = ()
+    chunks: Iterable[Chunk] = ()
+    """In their order, once: what is iterated over is gone. Of a large object they are made as they are taken."""
+    is_large: bool = False
+    """True when its chunks come from a temporary file, and what becomes of them should go to one as well."""
     error: ObjectError | None = None
     read: ObjectRef | None = None
     """The version that was read, when any was."""
@@ -55,6 +60,8 @@ class LoadStage:
     seconds: MutableMapping[str, float]
     ahead_bytes: int = AHEAD_BYTES
     """This partition's part of what its process may load ahead."""
+    large_bytes: int = LARGE_BYTES
+    """Objects over this go through temporary files."""
     bytes_read: int = 0
 
     async def load_objects(
@@ -103,27 +110,50 @@ class LoadStage:
             return LoadedObject(planned)
         read: ObjectRef | None = None
         try:
-            started = time.perf_counter()
-            raw = await self.source.fetch(planned.ref, max_bytes=self.limits.object_max_bytes)
-            read = raw.ref
-            self.bytes_read += len(raw.body)
-            started = self._lap("fetch", started)
-            document = await parse_object(raw, limits=self.limits)
+            if planned.ref.size_bytes > self.large_bytes:
+                body, head = await self._timed("fetch", self._spool(planned.ref))
+                read = head.ref
+                large = await self._timed("parse", parse_large(body, head, limits=self.limits))
+                if large is not None:
+                    document = _with_origin(large.document, planned)
+                    chunks = self._chunk(document, large.text.pieces())
+                    return LoadedObject(planned, document, chunks, is_large=True, read=read)
+                whole = await asyncio.to_thread(body.read, 0, body.size)
+                raw = RawObject(read, whole, head.content_type, head.metadata)
+                del body, whole
+            else:
+                fetch = self.source.fetch(planned.ref, max_bytes=self.limits.object_max_bytes)
+                raw = await self._timed("fetch", fetch)
+                read = raw.ref
+                self.bytes_read += len(raw.body)
+            document = _with_origin(await self._timed("parse", parse_object(raw, limits=self.limits)), planned)
             del raw
-            if planned.origin is not None:
-                document = replace(document, metadata={**planned.origin.metadata, **document.metadata})
-            started = self._lap("parse", started)
-            is_short = len(document.text) <= SHORT_CHARS
-            chunks = self._chunk(document) if is_short else await asyncio.to_thread(self._chunk, document)
-            self._lap("chunk", started)
+            cut = await self._timed("chunk", self._chunk_whole(document))
+            return LoadedObject(planned, replace(document, text=""), cut, read=read)
         except ObjectError as error:
             return LoadedObject(planned, error=error, read=read)
-        return LoadedObject(planned, replace(document, text=""), chunks, read=read)
 
-    def _chunk(self, document: Document) -> tuple[Chunk, ...]:
-        return tuple(chunk_document(document, self.chunking, context_length=self.context_length))
+    async def _spool(self, ref: ObjectRef) -> tuple[SpooledBody, ObjectHead]:
+        body = SpooledBody()
+        with disk_errors():
+            head = await self.source.fetch_into(ref, body.file, max_bytes=self.limits.object_max_bytes)
+        self.bytes_read += body.size
+        return body, head
 
-    def _lap(self, step: str, started: float) -> float:
-        now = time.perf_counter()
-        self.seconds[step] = self.seconds.get(step, 0.0) + now - started
-        return now
+    async def _chunk_whole(self, document: Document) -> tuple[Chunk, ...]:
+        def cut() -> tuple[Chunk, ...]:
+            return tuple(self._chunk(document, [document.text]))
+
+        return cut() if len(document.text) <= SHORT_CHARS else await asyncio.to_thread(cut)
+
+    def _chunk(self, document: Document, text: Iterable[str]) -> Iterator[Chunk]:
+        return chunk_pieces(text, document, self.chunking, context_length=self.context_length)
+
+    async def _timed(self, step: str, work: Awaitable[T]) -> T:
+        return await Stopwatch(self.seconds).time(step, work)
+
+
+def _with_origin(document: Document, planned: PlannedObject) -> Document:
+    if planned.origin is None:
+        return document
+    return replace(document, metadata={**planned.origin.metadata, **document.metadata})

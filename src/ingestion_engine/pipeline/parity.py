@@ -31,7 +31,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.compare import Choice, Comparison, Differences, Expected, Verdict
-from ingestion_engine.pipeline.read import WINDOW_CHUNKS, Copies, read_copies
+from ingestion_engine.pipeline.read import ID_DTYPE, WINDOW_CHUNKS, Copies, read_copies
 from ingestion_engine.pipeline.reuse import EXACT_FIRST
 from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
@@ -165,7 +165,7 @@ class ParityRun:
             object_id = _object_id_of(point)
             named += object_id or b""
             nameless |= object_id is None or not isinstance(point.payload.get("chunk_index"), int)
-        distinct = np.unique(np.frombuffer(bytes(named), dtype=_ID))
+        distinct = np.unique(np.frombuffer(bytes(named), dtype=ID_DTYPE))
         left = await asyncio.to_thread(self._subtract_known, distinct)
         return {value.ljust(16, b"\0") for value in left.tolist()} if len(left) or nameless else None
 
@@ -173,7 +173,7 @@ class ParityRun:
         for batch in self._tools.table.scan_object_ids():
             if not len(named):
                 break
-            known = np.frombuffer(b"".join(UUID(text).bytes for text in batch), dtype=_ID)
+            known = np.frombuffer(b"".join(UUID(text).bytes for text in batch), dtype=ID_DTYPE)
             named = named[~np.isin(named, known)]
         return named
 
@@ -206,9 +206,6 @@ class ParityRun:
         key = point.payload.get("key")
         return not prefix or (isinstance(key, str) and key.startswith(prefix))
 
-
-_ID = np.dtype("S16")
-"""16 bytes; numpy drops zeros at the end when it gives them back."""
 
 VECTORS_UNKNOWN = "vectors_unknown"
 """Code of an undecided object none of whose vectors can be trusted."""

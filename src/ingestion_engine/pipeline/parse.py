@@ -6,30 +6,24 @@ A name that contradicts content nobody can read is a ``type_mismatch``.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import posixpath
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from ingestion_engine.domain.errors import IngestionError, ObjectError, TransientError
+from ingestion_engine.domain.errors import IngestionError, ObjectError
 from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline import detect
 from ingestion_engine.pipeline.decode import NotTextError, decode_text
 from ingestion_engine.pipeline.detect import Kind
+from ingestion_engine.pipeline.parse_thread import OnStart, run_parse
 from ingestion_engine.pipeline.parsed import ParsedText, clean_text, clean_title, join_pages
 from ingestion_engine.pipeline.unpack import gunzip
 
 PARSER_VERSION = "1"
 """Part of every object's fingerprint: a new value makes the next ``sync`` parse everything again. Raise it when any
 format's text changes."""
-
-_AT_ONCE = 2
-"""Objects parsed at the same time in one process. Python code gains nothing by more, and memory is bounded by it."""
-
-_MAX_ABANDONED = 4
-"""Parses that may go on after their time-out; a process with more of them does not parse any further until one ends."""
 
 _MAX_NESTING = 2
 """How deep attachments of attachments are read."""
@@ -47,126 +41,21 @@ async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
 
     Cost: memory of the body, the text (up to four bytes per character) and one copy while it is cleaned.
     """
-    async with _slots():
-        if _Parse.abandoned >= _MAX_ABANDONED:
-            raise TransientError(
-                "parser_stuck", f"{_Parse.abandoned} parses of this process did not end in time and still run."
-            )
-        parse = _Parse(raw, limits, asyncio.get_running_loop())
-        threading.Thread(target=parse.run, name="parse", daemon=True).start()
-        try:
-            async with asyncio.timeout(limits.parse_timeout_s):
-                return await asyncio.shield(parse.future)
-        except TimeoutError:
-            parse.abandon()
-            raise ObjectError(
-                "parse_timeout",
-                f"Parsing took longer than {limits.parse_timeout_s:g} s.",
-                hint="Raise INGEST_WORKER__PARSE_TIMEOUT_S if the object is worth it.",
-                timeout_s=limits.parse_timeout_s,
-            ) from None
-        except asyncio.CancelledError:
-            parse.abandon()
-            raise
+    return await run_parse(lambda on_start: parse_bytes(raw, limits, on_start=on_start), limits.parse_timeout_s)
 
 
-_SLOTS: dict[int, asyncio.Semaphore] = {}
-
-
-def _slots() -> asyncio.Semaphore:
-    """The running loop's semaphore. A worker has one loop for its whole life; tests have one each."""
-    loop = id(asyncio.get_running_loop())
-    if loop not in _SLOTS:
-        _SLOTS.clear()
-        _SLOTS[loop] = asyncio.Semaphore(_AT_ONCE)
-    return _SLOTS[loop]
-
-
-@dataclass(slots=True)
-class _Stop:
-    """Whether the parse was given up, and how to ask the library for an end."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    cancel: Callable[[], None] | None = None
-    abandoned: bool = False
-    ended: bool = False
-
-
-class _Parse:
-    """One parse in a daemon thread of its own: a pool's thread that hangs would keep the process from ending."""
-
-    abandoned = 0
-    _count_lock = threading.Lock()
-
-    def __init__(self, raw: RawObject, limits: FrozenLimits, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[Document] = loop.create_future()
-        self._raw, self._limits, self._loop = raw, limits, loop
-        self._stop = _Stop()
-
-    def run(self) -> None:
-        """Parse and hand the outcome to the loop, whatever it is."""
-        outcome: Document | BaseException
-        try:
-            outcome = parse_bytes(self._raw, self._limits, on_start=self._on_start)
-        except BaseException as error:
-            outcome = error
-        with self._stop.lock:
-            self._stop.ended = True
-            if self._stop.abandoned:
-                with _Parse._count_lock:
-                    _Parse.abandoned -= 1
-                return
-        try:
-            self._loop.call_soon_threadsafe(self._settle, outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
-
-    def abandon(self) -> None:
-        """Wait no longer; the thread is counted until it ends."""
-        with self._stop.lock:
-            if self._stop.ended:
-                return
-            self._stop.abandoned = True
-            with _Parse._count_lock:
-                _Parse.abandoned += 1
-        if self._stop.cancel is not None:
-            self._stop.cancel()
-
-    def _on_start(self, cancel: Callable[[], None]) -> None:
-        self._stop.cancel = cancel
-
-    def _settle(self, outcome: Document | BaseException) -> None:
-        if self.future.done():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
-
-
-def parse_bytes(
-    raw: RawObject, limits: FrozenLimits, *, on_start: Callable[[Callable[[], None]], None] = lambda _cancel: None
-) -> Document:
+def parse_bytes(raw: RawObject, limits: FrozenLimits, *, on_start: OnStart = lambda _cancel: None) -> Document:
     """Return the document of an object's bytes; blocking and without a time limit. Raises like ``parse_object``."""
     source = _Source(raw.body, raw.ref.key, raw.content_type, limits, on_start)
-    try:
+    with parse_errors():
         kind, parsed = _read(source)
-    except (IngestionError, MemoryError):
-        raise
-    except Exception as error:  # parsers meet bytes nobody foresaw; one object must not stop the others
-        raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
     spans: tuple[PageSpan, ...] = ()
     if parsed.pages is not None:
         text, spans = join_pages(parsed.pages)
     else:
         text = clean_text(parsed.text)
     if not text or text.isspace():
-        raise ObjectError(
-            "no_text",
-            f"It is {kind.value}, but holds no text.",
-            hint="Scanned pages need text recognition (OCR) first." if kind is Kind.PDF else "",
-            content_type=kind.value,
-        )
+        raise no_text(kind)
     return Document(
         ref=raw.ref,
         content_type=kind.value,
@@ -178,6 +67,27 @@ def parse_bytes(
     )
 
 
+@contextlib.contextmanager
+def parse_errors() -> Iterator[None]:
+    """Raise what a reader did not foresee as ``parse_failed``: one object must not stop the others."""
+    try:
+        yield
+    except (IngestionError, MemoryError):
+        raise
+    except Exception as error:
+        raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def no_text(kind: Kind) -> ObjectError:
+    """Return the error for an object that was read and has nothing to embed."""
+    return ObjectError(
+        "no_text",
+        f"It is {kind.value}, but holds no text.",
+        hint="Scanned pages need text recognition (OCR) first." if kind is Kind.PDF else "",
+        content_type=kind.value,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Bytes to read and what is said about them."""
@@ -186,7 +96,7 @@ class _Source:
     key: str
     declared: str | None
     limits: FrozenLimits
-    on_start: Callable[[Callable[[], None]], None]
+    on_start: OnStart
     nesting: int = 0
 
     @property
@@ -208,10 +118,12 @@ def _read(source: _Source) -> tuple[Kind, ParsedText]:
 
 def _refuse_blank(body: bytes) -> None:
     if not body or body.isspace():
-        size = len(body)
-        raise ObjectError(
-            "empty_document", "It has no bytes." if not size else f"All its {size} bytes are white space."
-        )
+        raise blank_body(len(body))
+
+
+def blank_body(size: int) -> ObjectError:
+    """Return the error for an object of so many bytes and nothing but white space in them."""
+    return ObjectError("empty_document", f"All its {size} bytes are white space." if size else "It has no bytes.")
 
 
 def _unpack_gzip(source: _Source) -> _Source:
@@ -268,34 +180,44 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
 def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
     named = source.named
     try:
-        text = decode_text(source.body, declared=_declared_encoding(source))
+        text = decode_text(source.body, declared=declared_encoding(source.body, source.declared))
     except NotTextError:
-        if named in detect.MARKED:
-            raise ObjectError(
-                "type_mismatch",
-                f"Its name or declared type says {named.value}, but its bytes are nothing known.",
-                named=named.value,
-            ) from None
-        raise ObjectError("binary_content", "Its bytes are neither text nor any known type.") from None
+        raise not_text(named) from None
     text = clean_text(text)
     if not text or text.isspace():
-        raise ObjectError("empty_document", "It holds nothing but white space.")
+        raise blank_text()
     kind = detect.detect_text(text, named)
     return kind, _read_kind(source, kind, text)
 
 
-def _declared_encoding(source: _Source) -> str | None:
-    """What the header or the document itself says of its encoding."""
+def not_text(named: Kind | None) -> ObjectError:
+    """Return the error for bytes that are neither text nor any known format."""
+    if named in detect.MARKED:
+        return ObjectError(
+            "type_mismatch",
+            f"Its name or declared type says {named.value}, but its bytes are nothing known.",
+            named=named.value,
+        )
+    return ObjectError("binary_content", "Its bytes are neither text nor any known type.")
+
+
+def blank_text() -> ObjectError:
+    """Return the error for a text that has no visible character."""
+    return ObjectError("empty_document", "It holds nothing but white space.")
+
+
+def declared_encoding(head: bytes, declared: str | None) -> str | None:
+    """Return what the document itself, in its first 4 KiB, or the header says of its encoding. Pure."""
     from ingestion_engine.pipeline.parse_html import find_charset
     from ingestion_engine.pipeline.parse_xml import find_encoding
 
-    _, _, charset = (source.declared or "").lower().partition("charset=")
-    return find_encoding(source.body) or find_charset(source.body) or charset.split(";")[0].strip(" \"'") or None
+    _, _, charset = (declared or "").lower().partition("charset=")
+    return find_encoding(head) or find_charset(head) or charset.split(";")[0].strip(" \"'") or None
 
 
 def _read_kind(source: _Source, kind: Kind, text: str) -> ParsedText:
     if kind is Kind.MARKDOWN:
-        return ParsedText(text, TextFormat.MARKDOWN, title=_markdown_title(text))
+        return ParsedText(text, TextFormat.MARKDOWN, title=find_markdown_title(text))
     if kind is Kind.HTML:
         from ingestion_engine.pipeline.parse_html import read_html
 
@@ -327,8 +249,8 @@ def _read_attachment(source: _Source, body: bytes, name: str, declared: str) -> 
     return join_pages(parsed.pages)[0] if parsed.pages is not None else parsed.text
 
 
-def _markdown_title(text: str) -> str | None:
-    """The title of the front matter, else the first heading."""
+def find_markdown_title(text: str) -> str | None:
+    """Return the title of the front matter, else the first heading, in the first 64 Ki characters. Pure."""
     lines = text[:65536].split("\n")
     in_front = lines[0].rstrip() == "---"
     for number, line in enumerate(lines):

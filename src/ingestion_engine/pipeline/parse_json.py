@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ingestion_engine.pipeline.parsed import ParsedText
@@ -138,23 +138,35 @@ class _Reader:
 
 def read_jsonl(text: str) -> ParsedText:
     """Return a JSON Lines file's records, an empty line between them. Raises like ``read_json``, naming the line."""
-    blocks = []
-    for number, line in enumerate(_lines(text), 1):
-        if line and not line.isspace():
-            blocks.append("\n".join(_tidy(_render(_load(line, f"JSON Lines file, line {number},")))))
-    return ParsedText("\n\n".join(block for block in blocks if block))
+    return ParsedText("".join(render_jsonl([text])))
 
 
-def _lines(text: str) -> Iterator[str]:
+def render_jsonl(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the text of ``read_jsonl`` in pieces, of a file that comes in pieces. Cost: memory of one record."""
+    gap = ""
+    for number, line in enumerate(_lines(pieces), 1):
+        if not line or line.isspace():
+            continue
+        block = "\n".join(_tidy(_render(_load(line, f"JSON Lines file, line {number},"))))
+        if block:
+            yield gap + block
+            gap = "\n\n"
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
     """Lines ended by a line feed alone; ``str.splitlines`` would also cut at characters that JSON allows inside
     strings.
     """
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        yield text[start:end].strip("\ufeff\r")
-        start = end + 1
+    begun: list[str] = []
+    for piece in pieces:
+        start = 0
+        while (end := piece.find("\n", start)) >= 0:
+            begun.append(piece[start:end])
+            yield "".join(begun).strip("\ufeff\r")
+            begun.clear()
+            start = end + 1
+        begun.append(piece[start:])
+    yield "".join(begun).strip("\ufeff\r")
 
 
 def _load(text: str, what: str) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import ObjectId, PointId
@@ -11,12 +13,47 @@ from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 WINDOW_CHUNKS = 1_000
 """Chunks of one object read at once: with 1,536 dimensions and chunks of 2 kB about 8 MB per store, and far below the
 10,000 points at which Weaviate stops."""
 
 Copies = dict[StoreName, StoredPoint]
 """The copies of one point, by store."""
+
+
+ID_DTYPE = "S16"
+"""An id in numpy: 16 bytes; zeros at the end are dropped when it gives one back, and do not count in comparisons."""
+
+
+class PointIds:
+    """A set of point ids in 16 bytes each: those of a large object are a hundred times that as strings in a set.
+
+    Add all of them, then ask.
+    """
+
+    def __init__(self) -> None:
+        self._added = bytearray()
+        self._sorted: npt.NDArray[np.bytes_] | None = None
+
+    def add(self, point_id: PointId) -> None:
+        """Put an id in; no id may be added twice."""
+        self._added += UUID(point_id).bytes
+
+    def __len__(self) -> int:
+        return len(self._added) // 16
+
+    def __contains__(self, point_id: PointId) -> bool:
+        import numpy as np
+
+        if self._sorted is None:
+            self._sorted = np.sort(np.frombuffer(bytes(self._added), dtype=ID_DTYPE))
+        wanted = np.frombuffer(UUID(point_id).bytes, dtype=ID_DTYPE)
+        at = int(np.searchsorted(self._sorted, wanted)[0])
+        return at < len(self._sorted) and bool(self._sorted[at] == wanted[0])
 
 
 async def read_copies(
@@ -58,7 +95,7 @@ async def remove_other_points(
     stores: Mapping[StoreName, VectorStore],
     contract: CollectionContract,
     object_id: ObjectId,
-    keep: Collection[PointId],
+    keep: PointIds,
 ) -> None:
     """Remove every point that names an object and is not one of those, whatever epoch it carries. Idempotent."""
     async for copies in read_copies(stores, contract.collection, [object_id], len(keep)):

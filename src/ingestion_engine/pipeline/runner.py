@@ -7,12 +7,13 @@
 Batches are packed in the order of objects and chunks, so the number of embed calls depends on the partition alone,
 not on timing.
 An object's points are written only when all its chunks are embedded: a version that fails leaves the old points as
-they were.
+they were. Those of a large object wait in a temporary file for that.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,11 +32,13 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import Mode
-from ingestion_engine.pipeline.chunk import number_chunks, split_refused
+from ingestion_engine.pipeline.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
+from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlots
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
+from ingestion_engine.pipeline.spool import next_items
 from ingestion_engine.pipeline.tools import Stopwatch, Tools
 from ingestion_engine.pipeline.write import FinishedObject, WriteStage, make_result
 
@@ -48,27 +51,45 @@ WAITING_OBJECTS = 64
 """Embedded objects that may wait for the stores before embedding pauses."""
 
 
+WINDOW_CHUNKS = 1_000
+"""Chunks of a large object that are cut, and looked up in the stores, together, while those before are embedded."""
+
+
 @dataclass(slots=True)
 class _ObjectWork:
-    """An object on its way through embedding. ``slots[i]`` is what chunk i became."""
+    """An object on its way through embedding."""
 
     position: int
     loaded: LoadedObject
     object_id: ObjectId
-    slots: list[list[EmbeddedChunk] | ObjectError | None]
-    waiting: int
+    unread: Iterator[Chunk]
+    """Chunks that nobody has looked at yet."""
+    window: list[tuple[Chunk, npt.NDArray[np.float32] | None]]
+    """The first of its chunks, with the vectors that are there already."""
+    embedded: EmbeddedChunks
+    waiting: int = 0
+    """Chunks that are on their way to the embedder and back."""
+    is_whole: bool = False
+    """True when all its chunks have been sent."""
+    failed: tuple[int, ObjectError] | None = None
+    """The first chunk, in the order of the text, that cannot be embedded, and why."""
 
     @property
-    def error(self) -> ObjectError | None:
-        return next((slot for slot in self.slots if isinstance(slot, ObjectError)), None)
+    def is_done(self) -> bool:
+        return self.is_whole and self.waiting == 0
 
-    def embedded(self) -> list[EmbeddedChunk]:
-        parts = [slot for slot in self.slots if isinstance(slot, list)]
-        joined = [item for slot in parts for item in slot]
-        if len(joined) == len(self.slots):
-            return joined
-        chunks = number_chunks(self.object_id, (item.chunk for item in joined))
-        return [EmbeddedChunk(c, item.vector, item.reused) for c, item in zip(chunks, joined, strict=True)]
+    @property
+    def window_chunks(self) -> int | None:
+        return WINDOW_CHUNKS if self.loaded.is_large else None
+
+    def put(self, index: int, result: list[EmbeddedChunk] | ObjectError) -> None:
+        """Note what became of a chunk; nothing is kept of an object that has failed."""
+        if isinstance(result, ObjectError):
+            if self.failed is None or index < self.failed[0]:
+                self.failed = index, result
+            self.embedded = EmbeddedChunks(self.object_id, {})
+        elif self.failed is None:
+            self.embedded.put(index, result)
 
 
 class PartitionRun:
@@ -88,13 +109,14 @@ class PartitionRun:
             tools.context_length,
             self._watch.seconds,
             AHEAD_BYTES // tools.at_once,
+            tools.large_bytes,
         )
         self._stamp = PointStamp(
             spec.job_id, tools.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
         )
         self._write = WriteStage(tools, self._stamp, self._watch, self._results)
         self._chunks = self._reused = 0
-        self._batch: list[tuple[_ObjectWork, int, Chunk]] = []
+        self._batch: list[tuple[_ObjectWork, Chunk]] = []
         self._batch_chars = 0
         self._in_flight = asyncio.Semaphore(spec.limits.embed_in_flight)
         self._finished: asyncio.Queue[FinishedObject | None] = asyncio.Queue(WAITING_OBJECTS)
@@ -148,11 +170,20 @@ class PartitionRun:
         if loaded.error is not None:
             self._results[position] = await self._write.fail(planned, loaded, object_id, loaded.error)
             return None
+        slots: Slots = SpilledSlots() if loaded.is_large else {}
+        work = _ObjectWork(position, loaded, object_id, iter(loaded.chunks), [], EmbeddedChunks(object_id, slots))
+        work.window = await self._next_window(work)
+        return work
+
+    async def _next_window(self, work: _ObjectWork) -> list[tuple[Chunk, npt.NDArray[np.float32] | None]]:
+        """Return the object's next chunks, all of them when it is small, each with its vector if that is there."""
+        chunks = await self._watch.time("chunk", next_items(work.unread, work.window_chunks))
         kept: dict[PointId, npt.NDArray[np.float32]] = {}
-        if planned.action is not Action.NEW:
-            wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in loaded.chunks}
+        action = work.loaded.planned.action
+        if action is not Action.NEW and chunks:
+            wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in chunks}
             mode, collection = self._tools.spec.request.mode, self._tools.spec.request.collection
-            full = Mode.FULL is mode or planned.action is Action.FULL
+            full = Mode.FULL is mode or action is Action.FULL
             look_up = find_vectors(
                 self._tools.stores,
                 collection,
@@ -161,23 +192,29 @@ class PartitionRun:
                 must_agree=mode is Mode.REPAIR,
             )
             kept = await self._watch.time("reuse", look_up)
-        slots: list[list[EmbeddedChunk] | ObjectError | None] = [
-            [EmbeddedChunk(c, kept[c.point_id], reused=True)] if c.point_id in kept else None for c in loaded.chunks
-        ]
-        return _ObjectWork(position, loaded, object_id, slots, waiting=slots.count(None))
+        return [(chunk, kept.get(chunk.point_id)) for chunk in chunks]
 
     async def _enqueue(self, group: asyncio.TaskGroup, work: _ObjectWork) -> None:
-        limits = self._tools.spec.limits
-        if work.waiting == 0:
+        while window := work.window:
+            following = group.create_task(self._next_window(work)) if work.loaded.is_large else None
+            for chunk, vector in window:
+                if vector is not None:
+                    work.put(chunk.index, [EmbeddedChunk(chunk, vector, reused=True)])
+                else:
+                    await self._add(group, work, chunk)
+            work.window = await following if following else []
+        work.is_whole = True
+        if work.is_done:
             await self._finish(work)
-        for index, chunk in enumerate(work.loaded.chunks):
-            if work.slots[index] is not None:
-                continue
-            full = len(self._batch) >= limits.embed_batch_texts
-            if full or (self._batch and self._batch_chars + len(chunk.text) > limits.embed_batch_chars):
-                await self._send_batch(group)
-            self._batch.append((work, index, chunk))
-            self._batch_chars += len(chunk.text)
+
+    async def _add(self, group: asyncio.TaskGroup, work: _ObjectWork, chunk: Chunk) -> None:
+        limits = self._tools.spec.limits
+        full = len(self._batch) >= limits.embed_batch_texts
+        if full or (self._batch and self._batch_chars + len(chunk.text) > limits.embed_batch_chars):
+            await self._send_batch(group)
+        self._batch.append((work, chunk))
+        self._batch_chars += len(chunk.text)
+        work.waiting += 1
 
     async def _send_batch(self, group: asyncio.TaskGroup) -> None:
         if not self._batch:
@@ -186,26 +223,25 @@ class PartitionRun:
         await self._in_flight.acquire()
         group.create_task(self._embed_batch(batch))
 
-    async def _embed_batch(self, batch: list[tuple[_ObjectWork, int, Chunk]]) -> None:
+    async def _embed_batch(self, batch: list[tuple[_ObjectWork, Chunk]]) -> None:
         try:
-            results = await self._watch.time("embed", self._embed.embed_chunks([chunk for _, _, chunk in batch]))
+            results = await self._watch.time("embed", self._embed.embed_chunks([chunk for _, chunk in batch]))
         finally:
             self._in_flight.release()
-        for (work, index, _), result in zip(batch, results, strict=True):
-            work.slots[index] = result
+        for (work, chunk), result in zip(batch, results, strict=True):
+            work.put(chunk.index, result)
             work.waiting -= 1
-            if work.waiting == 0:
+            if work.is_done:
                 await self._finish(work)
 
     async def _finish(self, work: _ObjectWork) -> None:
-        if work.error is not None:
-            planned = work.loaded.planned
-            self._results[work.position] = await self._write.fail(planned, work.loaded, work.object_id, work.error)
+        if work.failed is not None:
+            planned, (_, error) = work.loaded.planned, work.failed
+            self._results[work.position] = await self._write.fail(planned, work.loaded, work.object_id, error)
             return
-        embedded = work.embedded()
-        self._chunks += len(embedded)
-        self._reused += sum(item.reused for item in embedded)
-        await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, embedded))
+        self._chunks += work.embedded.count
+        self._reused += work.embedded.reused
+        await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, work.embedded))
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
         if planned.action is Action.DELETE and await self._tools.source.exists(planned.ref.bucket, planned.ref.key):

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ingestion_engine.domain.ports import Embedder, ObjectSource, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, JobSpec, StoreName
+from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.state.lease import LeaseCheck
 from ingestion_engine.state.object_table import ObjectTable
@@ -32,6 +33,8 @@ class Tools:
     table: ObjectTable
     at_once: int = 1
     """Partitions that this process runs at the same time; they share its memory."""
+    large_bytes: int = LARGE_BYTES
+    """Objects over this go through temporary files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ the order is always the same: all its points are in every store, then points of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from ingestion_engine.domain.errors import ObjectError
@@ -16,7 +16,8 @@ from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult,
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.points import PointStamp, build_points
-from ingestion_engine.pipeline.read import remove_other_points
+from ingestion_engine.pipeline.read import PointIds, remove_other_points
+from ingestion_engine.pipeline.spool import next_items
 from ingestion_engine.pipeline.tools import Stopwatch, Tools
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
 
@@ -38,7 +39,8 @@ class FinishedObject:
     position: int
     loaded: LoadedObject
     object_id: ObjectId
-    embedded: Sequence[EmbeddedChunk]
+    embedded: Iterable[EmbeddedChunk]
+    """In order; read from a temporary file when the object is large."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,9 @@ class _Writing:
     """An object whose points are being written."""
 
     finished: FinishedObject
-    point_ids: set[PointId] = field(default_factory=set)
+    keep: PointIds | None
+    """The ids of its points, where what is not among them has to go."""
+    points: int = 0
     digest: int = 0
     vectors: int = 0
     refused: str | None = None
@@ -56,7 +60,9 @@ class _Writing:
     """True when all its points are in some batch."""
 
     def add(self, point: Point) -> None:
-        self.point_ids.add(point.id)
+        self.points += 1
+        if self.keep is not None:
+            self.keep.add(point.id)
         self.digest = add_digests(self.digest, digest_point(point.id, point.payload))
         self.vectors = add_digests(self.vectors, digest_vector(point.id, point.vector.tobytes()))
 
@@ -86,6 +92,12 @@ class _Batch:
         writing.add(point)
         self.points.append(point)
         self.size_bytes += len(point.payload["text"]) + point.vector.nbytes
+
+    def note_refused(self, refused: Mapping[PointId, str]) -> None:
+        owners = {writing.finished.object_id: writing for writing in self.objects}
+        for point in self.points:
+            if point.id in refused:
+                owners[point.payload["object_id"]].refused = refused[point.id]
 
 
 @dataclass(slots=True)
@@ -124,12 +136,14 @@ class WriteStage:
     async def _take(self, flushing: asyncio.TaskGroup, item: FinishedObject) -> None:
         document = item.loaded.document
         assert document is not None
-        writing = _Writing(item)
-        for point in build_points(item.object_id, document, item.embedded, self.stamp):
-            batch = self._open_batch()
-            batch.add(writing, point)
-            if batch.is_full:
-                await self._send_batch(flushing)
+        writing = _Writing(item, PointIds() if self._may_be_mixed(item.loaded) else None)
+        embedded = iter(item.embedded)
+        while window := await next_items(embedded, FLUSH_POINTS if item.loaded.is_large else None):
+            for point in build_points(item.object_id, document, window, self.stamp):
+                batch = self._open_batch()
+                batch.add(writing, point)
+                if batch.is_full:
+                    await self._send_batch(flushing)
         self._open_batch().enter(writing)
         writing.is_whole = True
 
@@ -152,9 +166,8 @@ class WriteStage:
                 await self.tools.schema.check()
                 collection = self.tools.spec.request.collection
                 refused = await self.watch.time("upsert", upsert_points(self.tools.stores, collection, batch.points))
-                for writing in batch.objects:
-                    for point_id in writing.point_ids & refused.keys():
-                        writing.refused = refused[point_id]
+                if refused:
+                    batch.note_refused(refused)
             for writing in batch.objects:
                 writing.batches_left -= 1
                 if writing.is_whole and writing.batches_left == 0:
@@ -172,12 +185,11 @@ class WriteStage:
             return
         if planned.action is not Action.NEW:
             await self.remove_points(object_id)
-        if self.tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded):
-            # Points that others, or we before, put there may carry any epoch.
+        if writing.keep is not None:
             await asyncio.to_thread(self.tools.lease.check)
-            await remove_other_points(self.tools.stores, self.tools.contract, object_id, writing.point_ids)
+            await remove_other_points(self.tools.stores, self.tools.contract, object_id, writing.keep)
         digests = format_digest(writing.digest), format_digest(writing.vectors)
-        self.results[position] = make_result(planned, loaded, object_id, Outcome.DONE, len(writing.point_ids), *digests)
+        self.results[position] = make_result(planned, loaded, object_id, Outcome.DONE, writing.points, *digests)
 
     async def fail(
         self,
@@ -192,6 +204,10 @@ class WriteStage:
         if not planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
             await self.remove_points(object_id, own=True)
         return make_failure(planned, loaded, object_id, error)
+
+    def _may_be_mixed(self, loaded: LoadedObject) -> bool:
+        """True when points that others, or we before, put there may carry any epoch."""
+        return self.tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
 
     async def remove_points(self, object_id: ObjectId, *, own: bool = False) -> None:
         """Remove what earlier epochs wrote of an object, and also what this one did if ``own``.

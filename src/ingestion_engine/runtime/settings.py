@@ -169,7 +169,7 @@ class WorkerSettings(Group):
     decompressed_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Bound on what a compressed object may unpack to ("decompressed_too_large")."""
     parse_timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds one object may take to parse ("parse_timeout")."""
+    """Seconds one object may take to parse ("parse_timeout"); so much for every 256 MiB begun of a larger one."""
     partition_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
     partition_objects: int = Field(default=200, ge=1)
     partition_chunks: int = Field(default=2_000, ge=1)
