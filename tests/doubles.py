@@ -249,12 +249,12 @@ class MemoryStore:
         if refused:
             raise PointsRefused("points_refused", "some points were refused", refused=refused)
 
-    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
         held = self._points(collection)
         self.writes += 1
         self.before_write("delete")
         for point in list(held.values()):
-            if point.payload["object_id"] == object_id and point.payload["epoch"] < before_epoch:
+            if point.payload["object_id"] in object_ids and point.payload["epoch"] < before_epoch:
                 del held[point.id]
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:

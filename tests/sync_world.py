@@ -283,9 +283,9 @@ class SeenStore:
             self.process.write(f"store/{self.inner.name}", partial(held.__setitem__, point.id, point))
         await asyncio.sleep(0)
 
-    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
         held = self.inner._points(collection)
-        for point in [p for p in held.values() if p.payload.get("object_id") == object_id]:
+        for point in [p for p in held.values() if p.payload.get("object_id") in object_ids]:
             if point.payload["epoch"] < before_epoch:
                 self.process.write(f"store/{self.inner.name}", partial(held.pop, point.id, None))
         await asyncio.sleep(0)

@@ -163,7 +163,7 @@ class TestCollections:
         calls: list[Callable[[], Any]] = [
             lambda: store.count(name),
             lambda: store.read_points(name, [make_point("a", 0).id], with_vectors=False),
-            lambda: store.delete_object_points(name, object_id, before_epoch=2),
+            lambda: store.delete_object_points(name, [object_id], before_epoch=2),
             lambda: store.search(name, make_vector(1), limit=3, where=EVERYTHING),
             lambda: read_all(store, name),
         ]
@@ -389,9 +389,21 @@ class TestDelete:
         ]
         await store.upsert(contract.collection, stale + kept)
         for _ in range(2):
-            await store.delete_object_points(contract.collection, make_object_id("docs", "Report.txt"), before_epoch=4)
+            await store.delete_object_points(
+                contract.collection, [make_object_id("docs", "Report.txt")], before_epoch=4
+            )
             left = {point.id for point in await read_all(store, contract.collection)}
             assert left == {point.id for point in kept}
+
+    async def test_several_objects_at_once(self, store: VectorStore, contract: CollectionContract) -> None:
+        """Those that are named lose their lower epochs, others nothing."""
+        await store.ensure_collection(contract)
+        points = {(key, epoch): make_point(key, epoch, epoch=epoch) for key in ("a", "b", "c") for epoch in (1, 5)}
+        await store.upsert(contract.collection, list(points.values()))
+        named = [make_object_id("docs", key) for key in ("a", "c", "not there")]
+        await store.delete_object_points(contract.collection, named, before_epoch=5)
+        left = {point.id for point in await read_all(store, contract.collection)}
+        assert left == {point.id for (key, epoch), point in points.items() if key == "b" or epoch == 5}
 
     async def test_more_than_one_call_may_delete(self, store: VectorStore, contract: CollectionContract) -> None:
         """10,050 points of one object: Weaviate deletes 10,000 in a call."""
@@ -403,7 +415,7 @@ class TestDelete:
         ]
         await store.upsert(contract.collection, points)
         assert await store.count(contract.collection) == 10_050
-        await store.delete_object_points(contract.collection, slim.payload["object_id"], before_epoch=2)
+        await store.delete_object_points(contract.collection, [slim.payload["object_id"]], before_epoch=2)
         assert await store.count(contract.collection) == 0
 
 
@@ -572,7 +584,7 @@ class TestOutages:
                 return [
                     lambda: half.count(name),
                     lambda: half.read_points(name, [make_point("a", 0).id], with_vectors=False),
-                    lambda: half.delete_object_points(name, make_object_id("docs", "a"), before_epoch=2),
+                    lambda: half.delete_object_points(name, [make_object_id("docs", "a")], before_epoch=2),
                     lambda: half.search(name, make_vector(1), limit=3, where=EVERYTHING),
                     lambda: read_all(half, name),
                 ]

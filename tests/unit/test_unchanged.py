@@ -62,6 +62,21 @@ def test_only_what_changed_costs_anything(objects: int) -> None:
     assert world.texts(changed) == ["Another note."]
 
 
+def test_objects_that_changed_together_share_requests() -> None:
+    """A partition of changed objects costs each store one write of points and one removal."""
+    world = World()
+    for version in ("old", "new"):
+        for number in range(40):
+            world.bucket.put(f"{number:02}.txt", f"Note {number} is {version}.")
+        before = costs(world)
+        counts = world.run(parallelism=1)["counts"]
+    assert counts["changed"] == 40
+    assert counts["partitions_planned"] == 4
+    *_, qdrant, weaviate = (now - then for now, then in zip(costs(world), before, strict=True))
+    assert (qdrant, weaviate) == (2 * 4, 2 * 4)
+    assert world.texts("07.txt") == ["Note 7 is new."]
+
+
 def test_narrowed_filters_leave_the_rest_alone_and_say_so() -> None:
     """Objects outside the globs keep rows and points, also when they are gone; they are counted, not listed."""
     world = World()

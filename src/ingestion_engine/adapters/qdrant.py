@@ -180,13 +180,13 @@ class QdrantStore:
             await self._upsert_or_halve(collection, batch[:middle], refused)
             await self._upsert_or_halve(collection, batch[middle:], refused)
 
-    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
-        """Remove every point of an object whose epoch is lower. Idempotent. One request.
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+        """Remove every point of some objects whose epoch is lower. Idempotent. One request.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
-        must = [_equals("object_id", object_id), {"key": "epoch", "range": {"lt": before_epoch}}]
+        must = [_is_any("object_id", object_ids), {"key": "epoch", "range": {"lt": before_epoch}}]
         await self._call(
             "POST", f"/collections/{collection}/points/delete", collection, {"filter": {"must": must}}, write=True
         )
@@ -213,7 +213,7 @@ class QdrantStore:
 
         Cost: one request per 500 points, at least one.
         """
-        must: list[dict[str, Any]] = [{"key": "object_id", "match": {"any": list(object_ids)}}]
+        must: list[dict[str, Any]] = [_is_any("object_id", object_ids)]
         if first_chunk or end_chunk is not None:
             bounds = {"gte": first_chunk} | ({} if end_chunk is None else {"lt": end_chunk})
             must.append({"key": "chunk_index", "range": bounds})
@@ -363,6 +363,10 @@ def _plain_id(point_id: PointId) -> PointId | int:
 
 def _equals(field: str, value: str) -> dict[str, Any]:
     return {"key": field, "match": {"value": value}}
+
+
+def _is_any(field: str, values: Sequence[str]) -> dict[str, Any]:
+    return {"key": field, "match": {"any": list(values)}}
 
 
 def _conditions(where: SearchFilter) -> list[dict[str, Any]]:

@@ -243,15 +243,15 @@ class WeaviateStore:
         if objects:
             yield ids, b"".join(objects)
 
-    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
-        """Remove every point of an object whose epoch is lower. Idempotent.
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+        """Remove every point of some objects whose epoch is lower. Idempotent.
 
         Raises:
             FatalError, TransientError: as ``upsert``, and FatalError "collection_missing".
 
         Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
         """
-        await self._delete(collection, filter_stale(object_id, before_epoch), f"object {object_id}")
+        await self._delete(collection, filter_stale(object_ids, before_epoch), f"{len(object_ids)} objects")
 
     async def _delete(self, collection: str, filters: Any, what: str) -> None:
         request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)

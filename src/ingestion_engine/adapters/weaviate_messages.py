@@ -136,24 +136,18 @@ def make_near(vector: Any) -> Any:
 
 def filter_ids(ids: Sequence[PointId]) -> Any:
     """Return a filter for any of some ids."""
-    texts = base_pb2.TextArray(values=list(ids))
-    return _filter("_id", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=texts)
+    return _filter_any("_id", ids)
 
 
-def filter_stale(object_id: ObjectId, before_epoch: int) -> Any:
-    """Return a filter for an object's points of lower epochs."""
-    return _all_of(
-        [
-            _filter("object_id", _OPERATORS.OPERATOR_EQUAL, value_text=object_id),
-            _filter("epoch", _OPERATORS.OPERATOR_LESS_THAN, value_int=before_epoch),
-        ]
-    )
+def filter_stale(object_ids: Sequence[ObjectId], before_epoch: int) -> Any:
+    """Return a filter for some objects' points of lower epochs."""
+    older = _filter("epoch", _OPERATORS.OPERATOR_LESS_THAN, value_int=before_epoch)
+    return _all_of([_filter_any("object_id", object_ids), older])
 
 
 def filter_objects(object_ids: Sequence[ObjectId], first_chunk: int, end_chunk: int | None) -> Any:
     """Return a filter for the points of some objects, with a chunk_index in [first_chunk, end_chunk) if bounded."""
-    texts = base_pb2.TextArray(values=list(object_ids))
-    parts = [_filter("object_id", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=texts)]
+    parts = [_filter_any("object_id", object_ids)]
     if first_chunk:
         parts.append(_filter("chunk_index", _OPERATORS.OPERATOR_GREATER_THAN_EQUAL, value_int=first_chunk))
     if end_chunk is not None:
@@ -172,8 +166,7 @@ def filter_where(where: SearchFilter) -> Any | None:
     ]
     metadata: Mapping[str, str] = where.metadata or {}
     for key, text in metadata.items():
-        pair = base_pb2.TextArray(values=[f"{escape(key)}={text}"])
-        parts.append(_filter("metadata", _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=pair))
+        parts.append(_filter_any("metadata", [f"{escape(key)}={text}"]))
     if (core := (where.key_prefix or "").strip(_WHITE_SPACE)) != "":
         parts.append(_filter_key_prefix(core))
     return _all_of(parts) if parts else None
@@ -196,6 +189,11 @@ def _filter_key_prefix(prefix: str) -> Any:
 
 def _filter(name: str, operator: Any, **value: Any) -> Any:
     return base_pb2.Filters(operator=operator, target=base_pb2.FilterTarget(property=name), **value)
+
+
+def _filter_any(name: str, values: Sequence[str]) -> Any:
+    texts = base_pb2.TextArray(values=list(values))
+    return _filter(name, _OPERATORS.OPERATOR_CONTAINS_ANY, value_text_array=texts)
 
 
 def _all_of(parts: list[Any]) -> Any:

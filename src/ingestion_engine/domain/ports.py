@@ -188,8 +188,8 @@ class VectorStore(Protocol):
         Raises PointsRefused (``context["refused"]``: {point id: reason}) after everything else has been written.
         """
 
-    async def delete_object_points(self, collection: str, object_id: ObjectId, *, before_epoch: int) -> None:
-        """Remove every point of an object whose epoch is lower. Idempotent. Loops where the server caps a call."""
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+        """Remove every point of some objects whose epoch is lower. Idempotent. Loops where the server caps a call."""
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return those of the points that exist, in any order."""

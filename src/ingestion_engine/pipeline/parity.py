@@ -128,7 +128,7 @@ class ParityRun:
         for start in range(0, len(surplus), DELETE_POINTS):
             some = surplus[start : start + DELETE_POINTS]
             await asyncio.gather(*(store.delete_points(self._collection, some) for store in self._stores.values()))
-        await delete_stale_points(self._stores, self._collection, object_id, before_epoch=self._tools.epoch)
+        await delete_stale_points(self._stores, self._collection, [object_id], before_epoch=self._tools.epoch)
 
     def _points(self, copies: Mapping[PointId, Copies], choice: Choice) -> Iterator[Point]:
         for point_id, held in copies.items():

@@ -13,9 +13,10 @@ they were. Those of a large object wait in a temporary file for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, ObjectError, ObjectGone
@@ -35,6 +36,7 @@ from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlots
+from ingestion_engine.pipeline.joined import Joined
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
@@ -120,6 +122,8 @@ class PartitionRun:
         self._batch_chars = 0
         self._in_flight = asyncio.Semaphore(spec.limits.embed_in_flight)
         self._finished: asyncio.Queue[FinishedObject | None] = asyncio.Queue(WAITING_OBJECTS)
+        self._look_up = {full: Joined(partial(self._find_vectors, is_full=full)) for full in (False, True)}
+        self._removals = Joined(partial(self._write.remove_points, own=True))
 
     async def run(self) -> PartitionReport:
         """Process every object and return the complete report.
@@ -164,7 +168,7 @@ class PartitionRun:
             self._results[position] = await self._delete(planned, object_id)
             return None
         if isinstance(loaded.error, ObjectGone):
-            await self._write.remove_points(object_id, own=True)
+            await self._removals.ask(object_id)
             self._results[position] = make_result(planned, loaded, object_id, Outcome.DELETED)
             return None
         if loaded.error is not None:
@@ -182,17 +186,23 @@ class PartitionRun:
         action = work.loaded.planned.action
         if action is not Action.NEW and chunks:
             wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in chunks}
-            mode, collection = self._tools.spec.request.mode, self._tools.spec.request.collection
-            full = Mode.FULL is mode or action is Action.FULL
-            look_up = find_vectors(
-                self._tools.stores,
-                collection,
-                wanted,
-                job_id=self._stamp.job_id if full else None,
-                must_agree=mode is Mode.REPAIR,
-            )
-            kept = await self._watch.time("reuse", look_up)
+            is_full = self._tools.spec.request.mode is Mode.FULL or action is Action.FULL
+            kept = await self._look_up[is_full].ask(wanted)
         return [(chunk, kept.get(chunk.point_id)) for chunk in chunks]
+
+    async def _find_vectors(
+        self, asked: Sequence[Mapping[PointId, str]], *, is_full: bool
+    ) -> dict[PointId, npt.NDArray[np.float32]]:
+        """Look up the chunks of several objects; in a full job only what this very job wrote counts."""
+        request = self._tools.spec.request
+        look_up = find_vectors(
+            self._tools.stores,
+            request.collection,
+            {point_id: embedding_id for wanted in asked for point_id, embedding_id in wanted.items()},
+            job_id=self._stamp.job_id if is_full else None,
+            must_agree=request.mode is Mode.REPAIR,
+        )
+        return await self._watch.time("reuse", look_up)
 
     async def _enqueue(self, group: asyncio.TaskGroup, work: _ObjectWork) -> None:
         while window := work.window:
@@ -246,7 +256,7 @@ class PartitionRun:
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
         if planned.action is Action.DELETE and await self._tools.source.exists(planned.ref.bucket, planned.ref.key):
             return make_result(planned, LoadedObject(planned), object_id, Outcome.KEPT)
-        await self._write.remove_points(object_id, own=True)
+        await self._removals.ask(object_id)
         return make_result(planned, LoadedObject(planned), object_id, Outcome.DELETED)
 
 

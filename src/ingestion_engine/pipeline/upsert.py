@@ -40,16 +40,16 @@ async def upsert_points(
 
 
 async def delete_stale_points(
-    stores: Mapping[StoreName, VectorStore], collection: str, object_id: ObjectId, *, before_epoch: int
+    stores: Mapping[StoreName, VectorStore], collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int
 ) -> None:
-    """Remove an object's points of lower epochs from every store at once. Idempotent.
+    """Remove some objects' points of lower epochs from every store at once. Idempotent.
 
     Raises:
         TransientError, FatalError: from any store.
     """
 
     async def delete(store: VectorStore) -> None:
-        await store.delete_object_points(collection, object_id, before_epoch=before_epoch)
+        await store.delete_object_points(collection, object_ids, before_epoch=before_epoch)
 
     await _in_all(stores, delete)
 

@@ -7,7 +7,7 @@ the order is always the same: all its points are in every store, then points of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from ingestion_engine.domain.errors import ObjectError
@@ -170,21 +170,25 @@ class WriteStage:
                     batch.note_refused(refused)
             for writing in batch.objects:
                 writing.batches_left -= 1
-                if writing.is_whole and writing.batches_left == 0:
-                    await self._settle(writing)
+            await self._settle([w for w in batch.objects if w.is_whole and w.batches_left == 0])
         finally:
             self._free.release()
 
-    async def _settle(self, writing: _Writing) -> None:
-        """Remove what the object no longer has, now that the new points are everywhere, and note it as done."""
+    async def _settle(self, written: Sequence[_Writing]) -> None:
+        """Remove what the objects no longer have, now that the new points are everywhere, and note them as done."""
+        known = [w for w in written if w.refused is None and w.finished.loaded.planned.action is not Action.NEW]
+        if known:
+            await self.remove_points([writing.finished.object_id for writing in known])
+        for writing in written:
+            await self._note(writing)
+
+    async def _note(self, writing: _Writing) -> None:
         position, loaded, object_id = writing.finished.position, writing.finished.loaded, writing.finished.object_id
         planned = loaded.planned
         if writing.refused is not None:
             error = ObjectError("store_refused", f"A store refused a point of this object: {writing.refused}")
             self.results[position] = await self.fail(planned, loaded, object_id, error, has_written=True)
             return
-        if planned.action is not Action.NEW:
-            await self.remove_points(object_id)
         if writing.keep is not None:
             await asyncio.to_thread(self.tools.lease.check)
             await remove_other_points(self.tools.stores, self.tools.contract, object_id, writing.keep)
@@ -202,22 +206,22 @@ class WriteStage:
     ) -> ObjectResult:
         """Leave the old version's points as they are; where there is none, nothing of this one stays either."""
         if not planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
-            await self.remove_points(object_id, own=True)
+            await self.remove_points([object_id], own=True)
         return make_failure(planned, loaded, object_id, error)
 
     def _may_be_mixed(self, loaded: LoadedObject) -> bool:
         """True when points that others, or we before, put there may carry any epoch."""
         return self.tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
 
-    async def remove_points(self, object_id: ObjectId, *, own: bool = False) -> None:
-        """Remove what earlier epochs wrote of an object, and also what this one did if ``own``.
+    async def remove_points(self, object_ids: Sequence[ObjectId], *, own: bool = False) -> None:
+        """Remove what earlier epochs wrote of some objects, and also what this one did if ``own``.
 
         Raises:
             TransientError, FatalError: as ``write_objects``.
         """
         await asyncio.to_thread(self.tools.lease.check)
         collection, before_epoch = self.tools.spec.request.collection, self.tools.epoch + own
-        deletion = delete_stale_points(self.tools.stores, collection, object_id, before_epoch=before_epoch)
+        deletion = delete_stale_points(self.tools.stores, collection, object_ids, before_epoch=before_epoch)
         await self.watch.time("delete", deletion)
 
 
