@@ -363,9 +363,16 @@ class Model:
         whole = loose.removal or pending or any(ids <= held.keys() for ids in (expected.keys(), *loose.versions))
         assert whole, (store, key, "a reader has neither the old version nor a new one")
 
-    def check_table(self, table: Mapping[str, Any], fingerprint: Callable[[Mapping[str, str]], str]) -> None:
-        """The object table says of every object what the model says, but for what was not merged yet."""
-        names = (self.rows.keys() | table.keys()) - self.pending().keys()
+    def check_table(
+        self, state: MemoryState, table: Mapping[str, Any], fingerprint: Callable[[Mapping[str, str]], str]
+    ) -> None:
+        """The object table says of every object what the model says, but for what is planned and not merged yet.
+
+        An attempt is merged when its note is gone; a crash just before that leaves its rows in the table already.
+        """
+        plans = [read_plan(state, work.job_id, work.attempt.prefix) for work in self.open]
+        planned = {o[1] for plan in plans for segment in plan.values() for p in segment for o in p["objects"]}
+        names = (self.rows.keys() | table.keys()) - planned
         for key in names:
             row, stored = self.rows.get(key), table.get(key)
             assert (row is None) == (stored is None), (key, row, stored)

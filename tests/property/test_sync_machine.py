@@ -481,7 +481,7 @@ class SyncMachine(RuleBasedStateMachine):
         contract = read_contract(self.state, "notes")
         if contract is not None:
             table = {row.key: row for row in ObjectTable(self.state, "notes").scan()}
-            self.model.check_table(table, lambda metadata: contract.fingerprint("parser-1", dict(metadata)))
+            self.model.check_table(self.state, table, lambda metadata: contract.fingerprint("parser-1", dict(metadata)))
 
 
 def _negated(vector: bytes) -> bytes:
