@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import gc
 import sys
 import threading
 import zlib
@@ -23,6 +22,7 @@ from ingestion_engine.pipeline.parity import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
+from ingestion_engine.runtime.collector import spare_collector
 from ingestion_engine.runtime.settings import Settings, load_settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.collections import read_contract
@@ -38,9 +38,6 @@ Process = Callable[[str, str], PartitionReport]
 SLOT_MARK = "#"
 """Stands between a spec's URI and a slot: the number of a place in the engine's window, which no two tasks have at the
 same time. A process embeds on a server of its own by the slot of its first partition; without one it takes turns."""
-
-COLLECT_AFTER = (10_000, 20, 20)
-"""Thresholds of Python's cycle collector. Its own, 700 new objects, are met several times per batch of points."""
 
 log = get_logger(__name__)
 
@@ -231,7 +228,7 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: in
     home = None if slot is None else zlib.crc32(spec.job_id.encode()) + slot
     embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
     context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
-    _spare_collector()
+    spare_collector()
     return Tools(
         spec,
         contract,
@@ -245,15 +242,6 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: in
         ObjectTable(ledger.store, collection),
         at_once,
     )
-
-
-def _spare_collector() -> None:
-    """Keep the cycle collector from what has been imported, which stays: walking it again and again cost a fifth of the
-    processor time of a chunk.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
-        gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _check_model(embedder: Embedder, contract: CollectionContract) -> int | None:
