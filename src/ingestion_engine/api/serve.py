@@ -14,6 +14,10 @@ from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 STOP_S: Final = 5
 """Time that open answers have to end when the service stops; event streams would keep it up for ever."""
 
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open: longer than clients and load balancers keep theirs (5 to 60 s), which would
+else send a request down a connection that is just being closed."""
+
 _log = get_logger(__name__)
 
 
@@ -31,5 +35,11 @@ def serve(settings: Settings) -> None:
     with socket.create_server((host, port), family=family, backlog=2048) as listener:
         shown = f"[{host}]" if ":" in host else host
         _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=STOP_S)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_S,
+        )
         uvicorn.Server(config).run(sockets=[listener])
