@@ -105,8 +105,9 @@ def parse_options(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> 
 
 
 def repeat_command(script: str) -> str:
-    """The command line of this run."""
-    return shlex.join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])
+    """The command line of this run, of absolute paths the last part only."""
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
 
 
 def median_of(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
