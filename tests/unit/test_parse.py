@@ -463,8 +463,9 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
         assert stuck.value.code == "parser_stuck"
     finally:
         release.set()
-    while parse_thread.Parse.abandoned:  # noqa: ASYNC110 - threads end it
-        await asyncio.sleep(0.001)
+    for thread in threading.enumerate():
+        if thread.name == "parse":
+            thread.join()
     assert (await parse_object(make_raw("b.txt", b"innocent"), limits=LIMITS)).text == "innocent"
 
 

@@ -77,9 +77,8 @@ def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chun
     seen: dict[int, int] = {}
     for index, chunk in enumerate(chunks):
         digest = hash_text(chunk.text)
-        short = int(
-            digest[:15], 16
-        )  # a third of the digest's memory; two texts that share it still get ids of their own
+        # A third of the digest's memory; two texts that share it still get ids of their own.
+        short = int(digest[:15], 16)
         occurrence = seen.get(short, 0)
         seen[short] = occurrence + 1
         point_id = make_point_id(object_id, digest, occurrence)

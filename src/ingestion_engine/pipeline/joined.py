@@ -42,7 +42,7 @@ class Joined(Generic[Q, A]):
             if not batch.answers and batch.error is None:
                 try:
                     batch.answers.append(await self._request(batch.questions))
-                except Exception as error:
+                except Exception as error:  # whatever it is, each who asked is told
                     batch.error = error
         if batch.error is not None:
             raise batch.error

@@ -74,7 +74,7 @@ def parse_errors() -> Iterator[None]:
         yield
     except (IngestionError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # parsers meet bytes nobody foresaw; one object must not stop the others
         raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
 
 

@@ -151,7 +151,7 @@ class JobStore:
         except IntegrityError as violated:
             first = await self.find_by_key(record.owner, record.idempotency_key)
             error = violated if first is None else IdempotencyTaken(first)
-        except Exception as other:
+        except Exception as other:  # its caller waits in another task, and raises it there
             error = other
         if stored.done():
             return
