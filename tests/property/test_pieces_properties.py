@@ -1,7 +1,8 @@
-"""Where the pieces of an object end makes no difference to anything."""
+"""Where an object is read, and where its pieces end, makes no difference to anything."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ingestion_engine.pipeline import sections
 from ingestion_engine.pipeline.body import WholeBody
 from ingestion_engine.pipeline.chunk import chunk_document, chunk_pieces
 from ingestion_engine.pipeline.decode import NotTextError, choose_encoding, decode_pieces
-from ingestion_engine.pipeline.parse import parse_bytes
+from ingestion_engine.pipeline.parse import parse_bytes, parse_object
 from ingestion_engine.pipeline.parse_json import read_jsonl, render_jsonl
 from ingestion_engine.pipeline.parse_large import read_large
 from ingestion_engine.pipeline.parsed import clean_pieces, clean_text
@@ -142,3 +143,13 @@ def test_large_objects(body: bytes, cuts: list[int], key: str, declared: str | N
     assert (large.document.ref, large.document.metadata) == (whole.ref, whole.metadata)
     chunks = chunk_pieces(cut_up(whole.text, cuts), large.document, chunking, context_length=40)
     assert list(chunks) == list(chunk_document(whole, chunking, context_length=40))
+
+
+@settings(max_examples=300, deadline=None)
+@given(DAMAGED | st.sampled_from((b"", b" \n", b"%PDF-1.7", b"{\\rtf1 x}")), NAMES, DECLARED)
+def test_short_objects(body: bytes, key: str, declared: str | None) -> None:
+    """What is read on the event loop is what is read in a thread, or the same error."""
+    ref = ObjectRef("docs", key, "etag", len(body), "2024-01-02T03:04:06Z")
+    raw = RawObject(ref, body, declared, {"team": "docs"})
+    in_thread = attempt(lambda: parse_bytes(raw, FrozenLimits()))
+    assert attempt(lambda: asyncio.run(parse_object(raw, limits=FrozenLimits()))) == in_thread

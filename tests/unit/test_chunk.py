@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import uuid
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_a_short_text_is_one_chunk() -> None:
     assert (only.text, only.start_char, only.end_char, only.index) == ("Hello world.", 3, 15, 0)
     assert only.content_hash == hash_text("Hello world.")
     assert only.point_id == make_point_id(OBJECT_ID, hash_text("Hello world."), 0)
+
+
+def test_point_ids_are_uuids_of_version_five() -> None:
+    """Anyone can compute them: namespace the object's id, name the text's hash and its occurrence."""
+    for number in range(300):
+        digest, object_id = hash_text(f"text {number}"), make_object_id("docs", str(number))
+        expected = uuid.uuid5(uuid.UUID(object_id), f"{digest}:{number}")
+        assert make_point_id(object_id, digest, number) == str(expected)
 
 
 def test_chunks_end_where_sentences_end() -> None:

@@ -459,14 +459,35 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
             assert caught.value.code == "parse_timeout"
             assert time.monotonic() - began < 5
         with pytest.raises(TransientError) as stuck:
-            await parse_object(make_raw("b.txt", b"innocent"), limits=LIMITS)
+            await parse_object(make_raw("b.csv", b"innocent"), limits=LIMITS)
         assert stuck.value.code == "parser_stuck"
     finally:
         release.set()
     for thread in threading.enumerate():
         if thread.name == "parse":
             thread.join()
-    assert (await parse_object(make_raw("b.txt", b"innocent"), limits=LIMITS)).text == "innocent"
+    assert (await parse_object(make_raw("b.csv", b"innocent"), limits=LIMITS)).text == "innocent"
+
+
+async def test_short_texts_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain text and Markdown of a few kilobytes are read at once; longer ones, and all else, are not."""
+    started: list[str] = []
+
+    async def run_parse(work: Callable[[parse_thread.OnStart], Document], timeout_s: float) -> Document:
+        document = work(lambda _cancel: None)
+        started.append(document.ref.key)
+        return document
+
+    monkeypatch.setattr(parse, "run_parse", run_parse)
+    long = b"x" * (parse.QUICK_BYTES + 1)
+    bodies = {
+        "short.txt": b"Caf\xc3\xa9.", "short.md": b"# T\n\nText.", "long.txt": long, "latin.txt": b"Caf\xe9.",
+        "page.txt": b"<html><p>Text.</p></html>", "mail.txt": b"From: a\nTo: b\nSubject: c\n\nText.",
+        "data.json": b'{"a": "b"}', "paper.txt": build_pdf("T", [["text"]]),
+    }  # fmt: skip
+    for key, body in bodies.items():
+        await parse_object(make_raw(key, body), limits=LIMITS)
+    assert started == ["long.txt", "latin.txt", "page.txt", "mail.txt", "data.json", "paper.txt"]
 
 
 def test_importing_the_stage_is_cheap() -> None:

@@ -40,13 +40,17 @@ def make_point_id(object_id: ObjectId, content_hash: str, occurrence: int) -> Po
         content_hash: ``hash_text`` of the chunk's text.
         occurrence: How many chunks with the same text come before this one in the object; from 0.
     """
-    return PointId(str(uuid.uuid5(_read_uuid(object_id), f"{content_hash}:{occurrence}")))
+    name = f"{content_hash}:{occurrence}".encode()
+    digest = hashlib.sha1(_read_uuid(object_id) + name, usedforsecurity=False).hexdigest()
+    # uuid.uuid5 without its object in between: a quarter of the time, and it is made for every chunk.
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return PointId(f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}")
 
 
 @functools.lru_cache(64)
-def _read_uuid(text: str) -> uuid.UUID:
-    """A UUID from its text; the points of an object ask for the same one."""
-    return uuid.UUID(text)
+def _read_uuid(text: str) -> bytes:
+    """The bytes of a UUID; the points of an object ask for the same one."""
+    return uuid.UUID(text).bytes
 
 
 def hash_json(value: Any) -> str:

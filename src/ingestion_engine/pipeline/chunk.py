@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ingestion_engine.domain.ids import ObjectId, PointId, hash_text, make_object_id, make_point_id
+from ingestion_engine.domain.ids import ObjectId, hash_text, make_object_id, make_point_id
 from ingestion_engine.domain.records import Chunk, Document, TextFormat
 from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.sections import CUTS, cut_sections, skip_joiners
@@ -55,18 +55,16 @@ def chunk_pieces(
     markdown = document.text_format is TextFormat.MARKDOWN
     splitter = _make_splitter(document.text_format, chunking)
 
-    def provisional() -> Iterator[Chunk]:
-        offset = 0
-        for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
-            ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
-            fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length)]
-            for start, end in _drop_contained(fitting):
-                at = bisect.bisect_right(starts, offset + start) - 1
-                page = numbers[at] if at >= 0 else None
-                yield Chunk(PointId(""), 0, section[start:end], offset + start, offset + end, "", page)
-            offset += len(section)
-
-    return number_chunks(make_object_id(document.ref.bucket, document.ref.key), provisional())
+    numbered = _Numbered(make_object_id(document.ref.bucket, document.ref.key))
+    offset = 0
+    for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
+        ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
+        fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length)]
+        for start, end in _drop_contained(fitting):
+            at = bisect.bisect_right(starts, offset + start) - 1
+            page = numbers[at] if at >= 0 else None
+            yield numbered.next(section[start:end], offset + start, offset + end, page)
+        offset += len(section)
 
 
 def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -74,15 +72,28 @@ def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chun
 
     The n-th chunk with the same text gets occurrence n. Cost: memory of about 80 bytes per chunk.
     """
-    seen: dict[int, int] = {}
-    for index, chunk in enumerate(chunks):
-        digest = hash_text(chunk.text)
+    numbered = _Numbered(object_id)
+    for chunk in chunks:
+        yield numbered.next(chunk.text, chunk.start_char, chunk.end_char, chunk.page)
+
+
+class _Numbered:
+    """The chunks of one object, made in their order."""
+
+    def __init__(self, object_id: ObjectId) -> None:
+        self._object_id = object_id
+        self._seen: dict[int, int] = {}
+        self._index = 0
+
+    def next(self, text: str, start_char: int, end_char: int, page: int | None) -> Chunk:
+        digest = hash_text(text)
         # A third of the digest's memory; two texts that share it still get ids of their own.
         short = int(digest[:15], 16)
-        occurrence = seen.get(short, 0)
-        seen[short] = occurrence + 1
-        point_id = make_point_id(object_id, digest, occurrence)
-        yield Chunk(point_id, index, chunk.text, chunk.start_char, chunk.end_char, digest, chunk.page)
+        occurrence = self._seen.get(short, 0)
+        self._seen[short] = occurrence + 1
+        index, self._index = self._index, self._index + 1
+        point_id = make_point_id(self._object_id, digest, occurrence)
+        return Chunk(point_id, index, text, start_char, end_char, digest, page)
 
 
 def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
@@ -156,16 +167,13 @@ def _fill_gap(section: str, start: int, end: int, max_chars: int) -> Iterator[tu
 
 
 def _fit(text: str, start: int, end: int, context_length: int | None) -> Iterator[tuple[int, int]]:
-    """The range, halved until no part probably exceeds the context length."""
-    piece = _strip(text, start, end)
-    if piece is None:
-        return
-    if context_length is None or probably_fits(text[piece[0] : piece[1]], context_length):
+    """The range, which is not blank, halved until no part probably exceeds the context length."""
+    if context_length is None or probably_fits(text[start:end], context_length):
         yield start, end
         return
-    parts = _halve(text, *piece)
+    parts = _halve(text, start, end)
     if parts is None:
-        yield piece
+        yield _strip(text, start, end) or (start, end)
         return
     for part in parts:
         yield from _fit(text, *part, context_length)

@@ -63,6 +63,11 @@ def decode_text(body: bytes, *, declared: str | None = None) -> str:
     return "".join(filter(None, decode_pieces(whole, choose_encoding(whole, declared=declared))))
 
 
+def is_utf8(body: bytes) -> bool:
+    """Return whether the bytes are valid UTF-8, so that nothing has to be guessed. Pure."""
+    return body.isascii() or _decode_strictly(body, "utf-8") is not None
+
+
 def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
     """Return the encoding that all bytes decode in.
 

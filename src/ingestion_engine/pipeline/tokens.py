@@ -21,7 +21,7 @@ _ASCII_PIECE = re.compile(r"[0-9A-Za-z]+|[^\s0-9A-Za-z]")
 """The same pieces where there is nothing but ASCII: all of one kind can then be told apart without groups."""
 
 MOST_TOKENS_PER_CHAR = 2
-"""``estimate_tokens`` never says more than this for each character, and ``_SPECIAL_TOKENS``."""
+"""``estimate_tokens`` never says more than this for each character (1 where all are ASCII), and ``_SPECIAL_TOKENS``."""
 
 
 def probably_fits(text: str, context_length: int) -> bool:
@@ -29,7 +29,7 @@ def probably_fits(text: str, context_length: int) -> bool:
 
     Cost: nothing for texts that are short beside the context, else as ``estimate_tokens``.
     """
-    most = MOST_TOKENS_PER_CHAR * len(text) + _SPECIAL_TOKENS
+    most = (1 if text.isascii() else MOST_TOKENS_PER_CHAR) * len(text) + _SPECIAL_TOKENS
     return most <= context_length or estimate_tokens(text) <= context_length
 
 

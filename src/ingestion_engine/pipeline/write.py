@@ -123,11 +123,14 @@ class WriteStage:
         async with asyncio.TaskGroup() as flushing:
             while True:
                 try:
-                    async with asyncio.timeout_at(self._batch.due_at if self._batch else None):
-                        item = await finished.get()
-                except TimeoutError:
-                    await self._send_batch(flushing)
-                    continue
+                    item = finished.get_nowait()
+                except asyncio.QueueEmpty:
+                    try:
+                        async with asyncio.timeout_at(self._batch.due_at if self._batch else None):
+                            item = await finished.get()
+                    except TimeoutError:
+                        await self._send_batch(flushing)
+                        continue
                 if item is None:
                     break
                 await self._take(flushing, item)
