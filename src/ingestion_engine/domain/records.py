@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -319,17 +318,9 @@ class PartitionReport:
     """``IngestionError.record()`` of what stopped it, for RETRY and FATAL."""
     process_died: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON types."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        data["results"] = [dataclasses.asdict(r) for r in self.results]
-        data["seconds"] = dict(self.seconds)
-        data["points_seen"] = dict(self.points_seen)
-        return data
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
-        """The inverse of ``to_json``."""
+        """The report of the JSON that ``orjson.dumps`` makes of one."""
         results = tuple(_result_from_json(result) for result in data["results"])
         return cls(**{**data, "status": ReportStatus(data["status"]), "results": results})
 

@@ -74,7 +74,7 @@ def run_driver(spec_uri: str, attempt: int, process: Process = process_partition
 def run_partition(spec_uri: str, partition_id: str) -> None:
     """Rerun one partition in this process and print its report as JSON."""
     report = process_partition(spec_uri, partition_id)
-    sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def _engine(spec: JobSpec, spec_uri: str, ledger: Ledger, task_cpus: float, process: Process) -> Engine:

@@ -270,7 +270,7 @@ def _make_work(
     def work(slices: Iterable[int]) -> Iterator[bytes]:
         # Read to its end: Spark reuses only a Python process that has left nothing of its input.
         for number in slices:
-            yield orjson.dumps(process(uris[number], batch[number]).to_json())
+            yield orjson.dumps(process(uris[number], batch[number]))
 
     return work
 

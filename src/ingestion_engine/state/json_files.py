@@ -60,7 +60,7 @@ def create_once(store: StateStore, path: str, data: bytes) -> None:
 
 
 def dump_lines(values: Sequence[Any]) -> bytes:
-    """Return values as JSON lines, each ended by a line feed. Pure."""
+    """Return values, or dataclasses, as JSON lines, each ended by a line feed. Pure."""
     return b"".join(orjson.dumps(value) + b"\n" for value in values)
 
 

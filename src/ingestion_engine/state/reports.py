@@ -30,7 +30,7 @@ class ReportLog:
     def create(self, report: PartitionReport) -> None:
         """Write a report unless there is one; DONE replaces what is not."""
         path = self._single_path(report)
-        data = orjson.dumps(report.to_json())
+        data = orjson.dumps(report)
         while True:
             try:
                 self._store.create(path, data)
@@ -60,7 +60,7 @@ class ReportLog:
     def fold(self, segment: str, reports: Sequence[PartitionReport]) -> None:
         """Write reports as one segment, then remove their single files."""
         if reports:
-            create_once(self._store, self._segment_path(segment), dump_lines([r.to_json() for r in reports]))
+            create_once(self._store, self._segment_path(segment), dump_lines(reports))
         for report in reports:
             self._store.delete(self._single_path(report))
 
