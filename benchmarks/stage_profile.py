@@ -28,12 +28,12 @@ STAGES: tuple[tuple[str, str], ...] = (
     (r"adapters/ollama", "embed: request, answer to array"),
     (r"adapters/qdrant", "write to Qdrant"),
     (r"adapters/weaviate", "write to Weaviate"),
-    (r"adapters/s3(_listing|_client)?\.py", "fetch and list"),
+    (r"adapters/s3(_listing|_client|_obstore)?\.py", "fetch and list"),
     (r"adapters/s3_state|/state/", "ledger, lease, table"),
-    (r"pipeline/(parse|decode|detect|unpack)", "parse"),
-    (r"pipeline/(chunk|tokens)", "chunk"),
-    (r"pipeline/points", "points"),
-    (r"pipeline/(runner|embed|load|reuse|upsert|worker)", "runner"),
+    (r"pipeline/(parse|decode|detect|unpack|spool|body)", "parse"),
+    (r"pipeline/(chunk|tokens|sections)", "chunk"),
+    (r"pipeline/(points|write)|domain/ids", "points, ids and digests"),
+    (r"pipeline/", "runner"),
     (r"ingestion_engine/engines", "driver"),
 )
 """The innermost frame that matches one of these decides; a digest made for a point so counts for points."""
