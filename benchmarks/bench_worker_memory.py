@@ -3,7 +3,8 @@
 python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--dimension 768] [--pdfs 200] [--tiny 20000]
     [--only text] [--quick]
 
-The sizes of issue 5: --size-mb 1000 --only text --only jsonl; --pdfs 2000 --only pdf; --tiny 200000 --only tiny.
+A report of some cases alone has their names in its own. The large sizes: --size-mb 1000 --only text --only jsonl;
+--pdfs 2000 --only pdf; --tiny 200000 --only tiny.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main() -> None:
     options = parse_options(parser, {"size_mb": 1, "pdfs": 10, "tiny": 200})
     cases = ["idle", *dict.fromkeys(options.only or CASES)]
     report = Report(
-        "worker_memory",
+        "_".join(["worker_memory", *(cases[1:] if options.only else [])]),
         "Memory of a worker",
         repeat_command(__file__),
         "A job on the local engine in a process of its own, so driver and worker in one, from the embedded S3 server "
