@@ -184,9 +184,8 @@ class World:
 
     def settings(self, **overrides: Any) -> Settings:
         dispatch = {"poll_s": 0.2, "cancel_grace_s": 0, **overrides.pop("dispatch", {})}
-        return Settings(
-            state_url=self.state.url, data_dir=self.folder, embed={"in_flight": 8}, dispatch=dispatch, **overrides
-        )
+        embed = {"in_flight": 8, **overrides.pop("embed", {})}
+        return Settings(state_url=self.state.url, data_dir=self.folder, embed=embed, dispatch=dispatch, **overrides)
 
     def parts(self, **overrides: Any) -> Parts:
         parts = {

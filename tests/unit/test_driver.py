@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from doubles import Crash, InProcessEngine
+from doubles import Crash, HashEmbedder, InProcessEngine
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Point
@@ -23,6 +27,28 @@ def world() -> World:
     for count in (1, 3, 12):
         made.bucket.put(f"doc-{count:02}.txt", "\n\n".join(f"{p} ({count})" for p in PARAGRAPHS[:count]))
     return made
+
+
+class MeetingEmbedder(HashEmbedder):
+    """Answers the first request only when a second has come, and leaves a third one time to come as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = asyncio.Event()
+        self.inside = self.most_inside = 0
+
+    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        if self.inside == 2:
+            self.second.set()
+        async with asyncio.timeout(30):
+            await self.second.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        vectors = await super().embed(model, texts)
+        self.inside -= 1
+        return vectors
 
 
 def balanced(summary: dict[str, object]) -> bool:
@@ -175,6 +201,17 @@ def test_batches_depend_on_the_partition_not_on_timing(world: World) -> None:
         assert other.embedder.most_running <= in_flight
         assert max(other.embedder.batches) <= 4
     assert len(calls) == 1
+
+
+def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
+    """The first waits until a second is there, and while both wait no third one comes."""
+    meeting = MeetingEmbedder()
+    world = World(embedder=meeting, limits=FAST.model_copy(update={"embed_in_flight": 2}))
+    world.bucket.put("doc.txt", "\n\n".join(PARAGRAPHS))
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert summary["counts"]["embed_calls"] >= 3
+    assert meeting.most_inside == 2
 
 
 def test_an_object_that_changes_while_it_is_read_is_read_whole(world: World) -> None:

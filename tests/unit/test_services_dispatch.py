@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord, utc_now
 from ingestion_engine.services.job_store import IdempotencyTaken, JobStore
+from ingestion_engine.services.shares import Grant, frozen_grant
 from ingestion_engine.state.ledger import Ledger
 
 
@@ -32,9 +34,14 @@ def queued(number: int, collection: str, **fields: Any) -> JobRecord:
     return JobRecord(**{**values, "id": f"job-{number}", "collection": collection, "created_at": created, **fields})
 
 
-def admitted(jobs: list[JobRecord], shares: dict[str, int], limit: int = 8, **options: Any) -> dict[str, int | None]:
-    decisions = admit_jobs(jobs, limit=limit, wanted=lambda job: shares[job.id], **options)
-    return {decision.job.id: decision.parallelism for decision in decisions}
+def frozen(parallelism: int, share: int) -> dict[str, Any]:
+    """What admission looks at in a frozen spec."""
+    return {"parallelism": parallelism, "limits": {"embed_in_flight": share}}
+
+
+def admitted(jobs: list[JobRecord], needs: dict[str, int], limit: int = 8, **options: Any) -> dict[str, int | None]:
+    decisions = admit_jobs(jobs, limit=limit, wanted=lambda job, _free: Grant(needs[job.id], 1), **options)
+    return {decision.job.id: decision.grant and decision.grant.parallelism for decision in decisions}
 
 
 def test_admission_is_first_come_first_served() -> None:
@@ -48,7 +55,7 @@ def test_a_busy_collection_holds_up_its_own_jobs_only() -> None:
     running = queued(1, "Notes", admitted_at=utc_now(), parallelism=2)
     jobs = [running, queued(2, "notes"), queued(3, "other")]
     assert admitted(jobs, {"job-2": 1, "job-3": 1}) == {"job-2": None, "job-3": 1}
-    decisions = admit_jobs(jobs, limit=8, wanted=lambda _: 1)
+    decisions = admit_jobs(jobs, limit=8, wanted=lambda _job, _free: Grant(1, 1))
     assert decisions[0].note == "waits for job job-1 on the same collection"
 
 
@@ -59,18 +66,48 @@ def test_an_engine_that_is_away_holds_up_its_own_jobs_only() -> None:
     assert admitted(jobs, {"job-1": 4, "job-2": 4}, away=away) == {"job-1": None, "job-2": 4}
 
 
-async def test_the_sum_of_parallelism_never_exceeds_the_limit(world: World) -> None:
-    """Through a whole life of many jobs; all of them run in the end."""
-    async with world.serve() as plane:
+def test_a_job_holds_all_its_partitions_requests() -> None:
+    """Both what is free and what a job needs are told in requests, not in partitions."""
+    running = queued(1, "a", admitted_at=utc_now(), parallelism=2, spec=frozen(2, 2))
+    (decision,) = admit_jobs([running, queued(2, "b")], limit=8, wanted=lambda _job, free: Grant(3, free // 2))
+    assert decision.note == "waits for embedding capacity: needs 6, 4 of 8 free"
+    (decision,) = admit_jobs([running, queued(2, "b")], limit=10, wanted=lambda _job, free: Grant(2, free // 2))
+    assert decision.grant == Grant(2, 3)
+
+
+def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
+    """It is not stuck for ever, waits until nothing else runs, and nothing starts beside it."""
+    large = queued(2, "b", spec=frozen(4, 4))
+    other = queued(3, "c")
+
+    def want(job: JobRecord, free: int) -> Grant:
+        return frozen_grant(job) or Grant(1, 1)
+
+    beside = admit_jobs([queued(1, "a", admitted_at=utc_now(), parallelism=1), large], limit=8, wanted=want)
+    assert beside[0].note == "waits for embedding capacity: needs 8, 7 of 8 free"
+    alone = admit_jobs([large, other], limit=8, wanted=want)
+    assert [decision.grant for decision in alone] == [Grant(4, 4), None]
+    running = dataclasses.replace(large, admitted_at=utc_now(), parallelism=2)
+    (behind,) = admit_jobs([running, other], limit=8, wanted=want)
+    assert behind.note == "waits for embedding capacity: needs 1, 0 of 8 free"
+
+
+async def test_requests_in_flight_never_exceed_the_limit(world: World) -> None:
+    """Through a whole life of many jobs over three servers; all of them run in the end, few partitions with more
+    requests each.
+    """
+    async with world.serve(ollama={"urls": "http://a:1,http://b:1,http://c:1"}) as plane:
         sizes = [4, 5, 100, 1, 2, 8, 3]
         jobs = [await plane.submit(collection=f"c{n}", parallelism=size) for n, size in enumerate(sizes)]
         running: set[str] = set()
         seen: list[str] = []
+        shares: dict[str, int] = {}
         for _ in range(50):
             await plane.look(3)
             running |= {reference[:-3] for reference in world.engine.submits} - set(seen)
             running -= set(seen)
-            assert sum(world.engine.parallelism[job] for job in running) <= 8
+            shares |= {job: Ledger(world.state, job).read_spec().limits.embed_in_flight for job in running}
+            assert sum(world.engine.parallelism[job] * shares[job] for job in running) <= 8
             if not running:
                 break
             oldest = min(running)
@@ -78,6 +115,29 @@ async def test_the_sum_of_parallelism_never_exceeds_the_limit(world: World) -> N
             seen.append(oldest)
         assert seen == jobs
         assert world.engine.parallelism[jobs[2]] == 8
+        assert [shares[job] for job in jobs] == [1, 1, 1, 4, 1, 1, 1]
+
+
+async def test_a_job_keeps_the_share_it_was_first_given(world: World) -> None:
+    """Its spec is written once; under a limit that has shrunk meanwhile it runs all the same, and alone."""
+    servers = {"urls": "http://a:1,http://b:1"}
+    async with world.serve(ollama=servers) as plane:
+        world.engine.away = unreachable()
+        first = await plane.submit(collection="a", parallelism=2)
+        await plane.look()
+        job = await plane.services.store.get(first)
+        assert job is not None
+        assert (job.admitted_at, frozen_grant(job)) == (None, Grant(2, 2))
+    world.engine.away = None
+    async with world.serve(ollama=servers, embed={"in_flight": 2}) as plane:
+        second = await plane.submit(collection="b", parallelism=1)
+        await plane.look()
+        assert Ledger(world.state, first).read_spec().limits.embed_in_flight == 2
+        assert world.engine.parallelism == {first: 1}
+        assert (await plane.job(second))["note"] == "waits for embedding capacity: needs 1, 0 of 2 free"
+        world.engine.finish(first)
+        await plane.look(3)
+        assert (await plane.job(second))["state"] == "submitted"
 
 
 async def test_a_job_goes_from_queued_to_succeeded(world: World) -> None:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import orjson
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -19,7 +20,8 @@ from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import metadata
 from ingestion_engine.services.job_store import JobStore, with_async_driver
 from ingestion_engine.services.shared_answers import SharedAnswers
-from ingestion_engine.services.specs import freeze_limits, grant_parallelism, make_spec
+from ingestion_engine.services.shares import LARGEST_SHARE, choose_share, grant_parallelism
+from ingestion_engine.services.specs import make_spec
 
 
 async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
@@ -61,12 +63,42 @@ def test_a_spec_holds_no_secret_and_the_exact_share() -> None:
     granted = grant_parallelism(settings, request)
     spec = make_spec(settings, request, EngineName.RAY, "job-a", parallelism=granted)
     assert (granted, spec.parallelism, spec.request.parallelism) == (8, 8, 100)
-    limits = freeze_limits(settings)
+    limits = spec.limits
     assert limits.embed_in_flight * granted == 8
     assert limits.embed_texts_per_second is not None
     assert limits.embed_texts_per_second * granted == 40
     text = spec.model_dump_json()
     assert not any(secret in text for secret in ("the-id", "the-secret", "the-key"))
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "free", "share"),
+    [
+        (1, 32, LARGEST_SHARE),
+        (4, 32, 4),
+        (5, 32, 3),
+        (8, 32, 2),
+        (16, 32, 1),
+        (32, 32, 1),
+        (4, 16, 2),
+        (4, 4, 1),
+        (4, 0, 1),
+    ],
+)
+def test_a_share_gives_every_server_a_request_at_its_door(parallelism: int, free: int, share: int) -> None:
+    """Eight servers want 16 requests; more than one per partition takes at most half of what is free."""
+    servers = Settings(ollama={"urls": ",".join(f"http://ollama-{n}:11434" for n in range(8))})
+    assert choose_share(servers, parallelism, free) == share
+
+
+def test_a_lone_jobs_share_is_the_default() -> None:
+    """One worker on one server has two of its four requests, and half of the texts per second."""
+    settings = Settings(state_url="file:///s", embed={"texts_per_second": 40})
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "notes"})
+    limits = make_spec(settings, request, EngineName.LOCAL, "job-a", parallelism=1).limits
+    assert (limits.embed_in_flight, limits.embed_texts_per_second) == (2, 20)
+    limits = make_spec(settings, request, EngineName.LOCAL, "job-a", parallelism=1, share=1).limits
+    assert (limits.embed_in_flight, limits.embed_texts_per_second) == (1, 10)
 
 
 def test_an_event_is_one_line() -> None:

@@ -10,7 +10,14 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
-from ingestion_engine.pipeline.worker import check_worker, process_partition, report_of, split_slot, warm_worker
+from ingestion_engine.pipeline.worker import (
+    check_worker,
+    choose_home,
+    process_partition,
+    report_of,
+    split_slot,
+    warm_worker,
+)
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 
@@ -92,6 +99,16 @@ def test_the_slot_behind_a_spec_uri_is_told_apart() -> None:
     uri = "file:///a#5/jobs/job-none/spec.json"
     assert split_slot(uri) == (uri, None)
     assert split_slot(f"{uri}#12") == (uri, 12)
+
+
+def test_homes_stand_apart_by_what_each_may_have_in_flight(settings: Settings) -> None:
+    """From a place of the job's own on; a process without a slot has none and takes turns."""
+    spec = spec_for(settings)
+    spec = spec.model_copy(update={"limits": spec.limits.model_copy(update={"embed_in_flight": 4})})
+    first = choose_home(spec, 0)
+    assert first is not None
+    assert [choose_home(spec, slot) for slot in (None, 1, 2)] == [None, first + 4, first + 8]
+    assert choose_home(spec.model_copy(update={"job_id": "job-other"}), 0) != first
 
 
 def test_warming_up_never_fails(tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,9 +32,9 @@ class EndpointPool:
 
         Args:
             urls: At least one server; duplicates count once.
-            home: The server, modulo their number, that is preferred to others that are as good: processes with one
-                request each, which do not know of one another, keep out of each other's way by another home for each.
-                None takes turns.
+            home: The server, modulo their number, that is preferred to others that are as good, then those behind
+                it: processes that do not know of one another keep out of each other's way by another home for each,
+                as far apart as they have requests at once. None takes turns.
             clock: Seconds.
         """
         if not urls:

@@ -227,7 +227,8 @@ class FrozenLimits(Strict):
     """Limits and sizes in force for one job, copied from the settings when it was submitted."""
 
     embed_in_flight: int = 1
-    """Embedding requests in flight per partition: this job's exact share of the cluster-wide limit."""
+    """Embedding requests in flight per partition; times ``parallelism`` this job's exact share of the cluster-wide
+    limit."""
     embed_texts_per_second: float | None = None
     """Texts per second per partition; None means no limit."""
     embed_batch_texts: int = 32

@@ -62,6 +62,16 @@ def split_slot(spec_uri: str) -> tuple[str, int | None]:
     return (uri, int(slot)) if mark and slot.isdecimal() else (spec_uri, None)
 
 
+def choose_home(spec: JobSpec, slot: int | None) -> int | None:
+    """Return the first server, modulo their number, of the process in a slot of the engine's window. Pure.
+
+    Each process has as many servers from there on as it may have requests in flight, the next slot begins behind
+    them: together the processes of a job spread evenly, though none knows of another. The first slot's place is the
+    job's own, so that small jobs at the same time do not share the first servers. None without a slot.
+    """
+    return None if slot is None else zlib.crc32(spec.job_id.encode()) + slot * spec.limits.embed_in_flight
+
+
 def warm_worker(spec_uri: str) -> None:
     """Import and open in this process what partitions of a job will need; whatever goes wrong waits for them.
 
@@ -224,8 +234,7 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: in
     stores = open_stores(settings, contract.stores)
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second
-    # From a place of the job's own on, so that small jobs at the same time do not share the first servers.
-    home = None if slot is None else zlib.crc32(spec.job_id.encode()) + slot
+    home = choose_home(spec, slot)
     embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
     context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
     spare_collector()

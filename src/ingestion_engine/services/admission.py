@@ -8,14 +8,15 @@ from types import MappingProxyType
 
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.shares import Grant, frozen_grant
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What becomes of one queued job: admitted with ``parallelism``, or waiting because of ``note``."""
+    """What becomes of one queued job: admitted with ``grant``, or waiting because of ``note``."""
 
     job: JobRecord
-    parallelism: int | None
+    grant: Grant | None
     note: str | None
 
 
@@ -23,7 +24,7 @@ def admit_jobs(
     active: Sequence[JobRecord],
     *,
     limit: int,
-    wanted: Callable[[JobRecord], int],
+    wanted: Callable[[JobRecord, int], Grant],
     away: Mapping[EngineName, str] = MappingProxyType({}),
 ) -> list[Admission]:
     """Return a decision for every job of ``active`` that waits for admission, oldest first. Pure.
@@ -32,15 +33,17 @@ def admit_jobs(
       those behind them.
     - A job for which the rest of the limit is too small holds up all behind it, so that a large one is not starved by
       small ones.
+    - The requests that admitted jobs may have in flight never exceed the limit together. Only a job whose spec was
+      frozen under a larger limit, and needs more than there is now, is admitted all the same, once it is alone.
 
     Args:
-        active: All jobs that have not ended, oldest first; the admitted ones hold their share and their collection.
-        limit: The sum of granted parallelism that must not be exceeded.
-        wanted: Share a job needs, at most ``limit``.
+        active: All jobs that have not ended, oldest first; the admitted ones hold their grant and their collection.
+        limit: Embedding requests in flight, over all jobs.
+        wanted: What a job needs when the given number of requests is free; it is admitted with all of it or waits.
         away: Engines that cannot take a job now, and why.
     """
     holders = [job for job in active if job.admitted_at is not None]
-    free = limit - sum(job.parallelism or 0 for job in holders)
+    free = limit - sum(_held(job) for job in holders)
     # Weaviate folds the case of a collection's first letter, so names are compared without case.
     busy = {name: job.id for job in holders for name in _names(job)}
     ahead: JobRecord | None = None
@@ -48,7 +51,8 @@ def admit_jobs(
     for job in active:
         if job.admitted_at is not None:
             continue
-        names, share = _names(job), wanted(job)
+        names, grant = _names(job), wanted(job, max(free, 0))
+        needed = min(grant.requests, limit)
         if (name := next((name for name in names if name in busy), None)) is not None:
             what = "collection" if name == job.collection.lower() else "alias"
             decisions.append(Admission(job, None, f"waits for job {busy[name]} on the same {what}"))
@@ -58,16 +62,22 @@ def admit_jobs(
         elif ahead is not None:
             decisions.append(Admission(job, None, f"waits behind job {ahead.id}"))
             busy.update(dict.fromkeys(names, job.id))
-        elif share > free:
-            note = f"waits for embedding capacity: needs {share}, {max(free, 0)} of {limit} free"
+        elif needed > free:
+            note = f"waits for embedding capacity: needs {needed}, {max(free, 0)} of {limit} free"
             decisions.append(Admission(job, None, note))
             ahead = job
             busy.update(dict.fromkeys(names, job.id))
         else:
-            decisions.append(Admission(job, share, None))
+            decisions.append(Admission(job, grant, None))
             busy.update(dict.fromkeys(names, job.id))
-            free -= share
+            free -= grant.requests
     return decisions
+
+
+def _held(job: JobRecord) -> int:
+    """What an admitted job holds of the limit: what its frozen spec lets it have in flight. Pure."""
+    grant = frozen_grant(job)
+    return (job.parallelism or 0) if grant is None else grant.requests
 
 
 def _names(job: JobRecord) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconcile import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
-from ingestion_engine.services.specs import grant_parallelism, make_spec
+from ingestion_engine.services.shares import Grant, choose_share, frozen_grant, grant_parallelism
+from ingestion_engine.services.specs import make_spec
 
 HOLD_S: Final = 6.0
 """How long another copy of the service waits before it takes over from a dead dispatcher."""
@@ -123,8 +124,8 @@ class Dispatcher:
         Cost: one query for ids and revisions of all active jobs, and the rows that changed since the last time.
         """
         active = await self._active.read()
-        waiting = [job for job in active if job.admitted_at is None]
-        self._wanted = {job.id: self._wanted.get(job.id) or self._want_parallelism(job) for job in waiting}
+        new = [job for job in active if job.spec is None]
+        self._wanted = {job.id: self._wanted.get(job.id) or self._want_parallelism(job) for job in new}
         now = self._now()
         for job in active:
             due = job.next_look_at is None or job.next_look_at <= now
@@ -135,13 +136,13 @@ class Dispatcher:
         away = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         limit = self._settings.embed_in_flight
         notes: dict[str, str | None] = {}
-        for decision in admit_jobs(active, limit=limit, wanted=lambda job: self._wanted[job.id], away=away):
-            if decision.parallelism is None:
+        for decision in admit_jobs(active, limit=limit, wanted=self._want, away=away):
+            if decision.grant is None:
                 if decision.note != decision.job.note:
                     notes[decision.job.id] = decision.note
                 continue
             try:
-                await self._admit(decision.job, decision.parallelism)
+                await self._admit(decision.job, decision.grant)
             except Exception:
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
         if notes:
@@ -167,18 +168,25 @@ class Dispatcher:
             await self._postpone(job, 5, f"internal error ({type(error).__name__}); see the service's log")
 
     def _want_parallelism(self, job: JobRecord) -> int:
-        if job.spec is not None:
-            # Frozen when it was first admitted; the limit may have shrunk since.
-            return min(int(job.spec["parallelism"]), self._settings.embed_in_flight)
         return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
 
-    async def _admit(self, job: JobRecord, parallelism: int) -> None:
+    def _want(self, job: JobRecord, free: int) -> Grant:
+        """What a job needs: what is frozen since it was first admitted, else what suits what is free now."""
+        if (frozen := frozen_grant(job)) is not None:
+            return frozen
+        parallelism = self._wanted[job.id]
+        return Grant(parallelism, choose_share(self._settings, parallelism, free))
+
+    async def _admit(self, job: JobRecord, grant: Grant) -> None:
+        # Less than its spec says only where the limit has shrunk since: then its engine is asked for less room.
+        parallelism = max(1, min(grant.parallelism, self._settings.embed_in_flight // grant.share))
         spec = job.spec or make_spec(
             self._settings,
             JobRequest.model_validate(job.request),
             job.engine,
             job.id,
-            parallelism=parallelism,
+            parallelism=grant.parallelism,
+            share=grant.share,
             only_keys_path=job.only_keys_path,
         ).model_dump(mode="json")
         admitted = await self._store.update(
@@ -193,7 +201,7 @@ class Dispatcher:
             next_look_at=None,
         )
         if admitted:
-            _log.info("job admitted", extra={"job_id": job.id, "parallelism": parallelism})
+            _log.info("job admitted", extra={"job_id": job.id, "parallelism": parallelism, "share": grant.share})
             self.wake()
 
     async def _submit(self, job: JobRecord) -> None:

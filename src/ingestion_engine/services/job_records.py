@@ -109,7 +109,7 @@ class JobRecord:
     spec: Mapping[str, Any] | None = None
     """The frozen spec, from admission on."""
     parallelism: int | None = None
-    """Granted share of the embedding limit, from admission on."""
+    """Partitions at once, as granted, from admission on."""
     idempotency_key: str | None = None
     progress: Mapping[str, Any] | None = None
     """The ledger's ``progress.json`` as last seen."""

@@ -11,7 +11,8 @@ from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.job_records import Moment, utc_now
-from ingestion_engine.services.specs import grant_parallelism, make_spec
+from ingestion_engine.services.shares import grant_parallelism
+from ingestion_engine.services.specs import make_spec
 from ingestion_engine.submission.kubernetes_api import KubernetesApi, SparkApplication
 from ingestion_engine.submission.pod_templates import PodTemplates, read_pod_templates
 from ingestion_engine.submission.spark_manifest import (

@@ -8,21 +8,7 @@ from ingestion_engine import __version__
 from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.job_records import utc_now
-
-EMBED_SHARE = 1
-"""Embedding requests in flight per partition.
-
-The dispatcher admits jobs so that the sum of their granted parallelism stays within ``Settings.embed_in_flight``;
-with one request per
-partition the sum of what all workers may have in flight is exactly that. A larger share for a job that is alone would
-make the next
-one wait for its end; a user who wants more asks for more parallelism, which also overlaps fetching and parsing.
-"""
-
-
-def grant_parallelism(settings: Settings, request: JobRequest) -> int:
-    """Return how many partitions of a job may run at once: what it asks for, at most the whole limit. Pure."""
-    return min(request.parallelism, settings.embed_in_flight // EMBED_SHARE)
+from ingestion_engine.services.shares import choose_share
 
 
 def name_model(settings: Settings, request: JobRequest) -> str:
@@ -37,6 +23,7 @@ def make_spec(
     job_id: str,
     *,
     parallelism: int,
+    share: int | None = None,
     only_keys_path: str | None = None,
 ) -> JobSpec:
     """Return the spec of a job.
@@ -47,11 +34,14 @@ def make_spec(
         engine: Where partitions run.
         job_id: The job.
         parallelism: What was granted, at most what was asked.
+        share: Embedding requests in flight per partition, as granted; None means what the job gets when it is alone.
         only_keys_path: Where the state store holds the keys to look at; None means all under the prefix.
 
     ``settings.state_url`` must be set.
     """
     assert settings.state_url is not None
+    if share is None:
+        share = choose_share(settings, parallelism, settings.embed_in_flight)
     return JobSpec(
         job_id=job_id,
         engine=engine,
@@ -62,21 +52,21 @@ def make_spec(
         request=request,
         model=name_model(settings, request),
         parallelism=parallelism,
-        limits=freeze_limits(settings),
+        limits=freeze_limits(settings, share),
         endpoints=settings.endpoints(),
         only_keys_path=only_keys_path,
     )
 
 
-def freeze_limits(settings: Settings) -> FrozenLimits:
-    """Return the limits in force for one partition's worker. Pure.
+def freeze_limits(settings: Settings, share: int) -> FrozenLimits:
+    """Return the limits in force for one partition's worker, with ``share`` embedding requests in flight. Pure.
 
-    Rates are shared like requests: a partition gets ``EMBED_SHARE / embed_in_flight`` of the texts per second.
+    Rates are shared like requests: a partition gets ``share / embed_in_flight`` of the texts per second.
     """
     rate = settings.embed.texts_per_second
     return FrozenLimits(
-        embed_in_flight=EMBED_SHARE,
-        embed_texts_per_second=None if rate is None else rate * EMBED_SHARE / settings.embed_in_flight,
+        embed_in_flight=share,
+        embed_texts_per_second=None if rate is None else rate * share / settings.embed_in_flight,
         embed_batch_texts=settings.embed.batch_texts,
         embed_batch_chars=settings.embed.batch_chars,
         object_max_bytes=settings.worker.object_max_bytes,
