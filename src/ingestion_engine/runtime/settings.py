@@ -56,8 +56,8 @@ class EmbedSettings(Group):
     """The cluster-wide limit on embedding, over all jobs and engines."""
 
     in_flight: int | None = Field(default=None, ge=1)
-    """Embedding requests at once, in all; None means four per Ollama server (one works, the others wait at its
-    door)."""
+    """Embedding requests at once, in all; None means four per Ollama server: two for a job that is alone, the rest for
+    the next ones."""
     texts_per_second: float | None = Field(default=None, gt=0)
     """None means no limit."""
     batch_texts: int = Field(default=32, ge=1)
