@@ -193,14 +193,17 @@ def test_a_chunk_over_the_context_is_split_not_cut(world: World) -> None:
 
 
 def test_batches_depend_on_the_partition_not_on_timing(world: World) -> None:
-    """The same corpus makes the same embed calls, however many are in flight."""
-    calls = set()
+    """The same corpus makes the same embed calls and the same points, bit for bit, however many are in flight."""
+    calls, points = set(), []
     for in_flight in (1, 2, 5):
         other = World(bucket=world.bucket, limits=FAST.model_copy(update={"embed_in_flight": in_flight}))
         calls.add(other.run()["counts"]["embed_calls"])
         assert other.embedder.most_running <= in_flight
         assert max(other.embedder.batches) <= 4
+        written = other.points(other.qdrant)
+        points.append([(p.id, {**p.payload, "ingested_at": None}, p.vector.tobytes()) for p in written])
     assert len(calls) == 1
+    assert points[0] == points[1] == points[2]
 
 
 def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
