@@ -42,13 +42,17 @@ class MeetingEmbedder(HashEmbedder):
         self.most_inside = max(self.most_inside, self.inside)
         if self.inside == 2:
             self.second.set()
-        async with asyncio.timeout(30):
-            await self.second.wait()
+        try:
+            async with asyncio.timeout(10):
+                await self.second.wait()
+        except TimeoutError:
+            self.second.set()  # nobody comes: all may go on, and ``most_inside`` tells
         for _ in range(100):
             await asyncio.sleep(0)
-        vectors = await super().embed(model, texts)
-        self.inside -= 1
-        return vectors
+        try:
+            return await super().embed(model, texts)
+        finally:
+            self.inside -= 1
 
 
 def balanced(summary: dict[str, object]) -> bool:
