@@ -34,7 +34,7 @@ def measure(world: World, options: argparse.Namespace, engine: EngineName, endpo
         f"saturation/{endpoints}/",
         model=model,
         endpoints=endpoints,
-        parallelism=min(options.parallelism * endpoints, options.most_parallelism),
+        parallelism=options.parallelism,
     )
     rate = run.chunks / run.elapsed_s
     found = {
@@ -67,8 +67,7 @@ def main() -> None:
     parser.add_argument("--request-ms", type=float, default=10.0)
     parser.add_argument("--text-ms", type=float, default=15.0)
     parser.add_argument("--dimension", type=int, default=768)
-    parser.add_argument("--parallelism", type=int, default=2, help="partitions at once per endpoint")
-    parser.add_argument("--most-parallelism", type=int, default=8, help="partitions at once in all, at most")
+    parser.add_argument("--parallelism", type=int, default=2, help="partitions at once, on Ray and Spark processes")
     options = parse_options(parser, {"seconds": 4.0, "endpoints": [1, 2]})
     engines = [EngineName(name) for name in options.engine or ("local", "ray", "spark")]
     endpoints = sorted(options.endpoints or [1, 8])
@@ -88,7 +87,7 @@ def main() -> None:
             "request ms": options.request_ms,
             "text ms": options.text_ms,
             "dimension": options.dimension,
-            "partitions at once": f"{options.parallelism} per endpoint, at most {options.most_parallelism}",
+            "partitions at once": options.parallelism,
             "stores": 2,
         },
         quick=options.quick,

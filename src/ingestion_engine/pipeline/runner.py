@@ -236,13 +236,13 @@ class PartitionRun:
     async def _embed_batch(self, batch: list[tuple[_ObjectWork, Chunk]]) -> None:
         try:
             results = await self._watch.time("embed", self._embed.embed_chunks([chunk for _, chunk in batch]))
+            for (work, chunk), result in zip(batch, results, strict=True):
+                work.put(chunk.index, result)
+                work.waiting -= 1
+                if work.is_done:
+                    await self._finish(work)  # waits when the stores are behind, and the next batch with it
         finally:
             self._in_flight.release()
-        for (work, chunk), result in zip(batch, results, strict=True):
-            work.put(chunk.index, result)
-            work.waiting -= 1
-            if work.is_done:
-                await self._finish(work)
 
     async def _finish(self, work: _ObjectWork) -> None:
         if work.failed is not None:
