@@ -54,6 +54,7 @@ CONF: Final = {
     # Else a task that begins within 0.1 s of its stage's submission is not told to the status tracker before the next
     # heartbeat (10 s): an abort would take it for one that waits, and cancel what runs.
     "spark.ui.liveUpdate.period": "0",
+    "spark.python.daemon.module": "ingestion_engine.engines.spark_daemon",
 }
 """What the engine needs of Spark, whatever the job's own settings say."""
 
