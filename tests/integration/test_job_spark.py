@@ -17,6 +17,7 @@ import pytest
 
 from ingestion_engine.devstack.kube_java import find_java
 from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.engines.spark_engine import CONF
 from ingestion_engine.state.held_lease import read_lease
 from ingestion_engine.state.ledger import Ledger
 from own_main import start_main
@@ -147,7 +148,7 @@ def driver_shot(platform: Platform, job_id: str) -> Iterator[None]:
     """
     drivers = platform.find_drivers(job_id)
     living = [child for child in drivers[0].children() if child.status() != psutil.STATUS_ZOMBIE]
-    (daemon,) = [child for child in living if "pyspark.daemon" in child.cmdline()]
+    (daemon,) = [child for child in living if CONF["spark.python.daemon.module"] in child.cmdline()]
     executors = daemon.children()
     assert len(executors) == 2
     guard = drivers[0].parent()
