@@ -12,7 +12,7 @@ def main() -> None:
     leave_archive()
     from pyspark.daemon import manager
 
-    import ingestion_engine.pipeline.worker  # noqa: F401 - for the workers
+    import ingestion_engine.pipeline.worker  # noqa: F401 - not for use here: forked workers have it
 
     manager()
 

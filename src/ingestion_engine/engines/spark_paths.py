@@ -15,10 +15,8 @@ def leave_archive() -> None:
     """
     for number, entry in enumerate(sys.path):
         archive = Path(entry)
-        if archive.name != "pyspark.zip" or len(archive.parents) < 4:
-            continue
-        for folder in (archive.parents[1], archive.parents[3]):
-            package = folder / "pyspark"
-            if (package / "__init__.py").exists() and package in (archive.parents[1] / "pyspark", archive.parents[2]):
-                sys.path[number] = str(folder)
+        python = archive.parent.parent
+        for package in (python / "pyspark", python.parent):
+            if archive.name == "pyspark.zip" and package.name == "pyspark" and (package / "__init__.py").exists():
+                sys.path[number] = str(package.parent)
                 break
