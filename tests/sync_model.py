@@ -208,11 +208,16 @@ class Model:
     # -- what attempts did --------------------------------------------------------------------------------------------
 
     def note_run(self, run: Run) -> None:
-        """After a run that did not report: its objects may be in any state between the old and the new version."""
-        if run.status is ReportStatus.DONE:
-            return
+        """After a run that did not report: its objects may be in any state between the old and the new version.
+
+        One that did report settles nothing before it is merged; until then, what was gone may be missing.
+        """
         for planned in run.partition.objects:
             key = planned.ref.key
+            if run.status is ReportStatus.DONE:
+                if key in self.loose and key not in run.fetched:
+                    self.loose[key].removal = True
+                continue
             loose = self.loose.setdefault(key, Loose())
             if planned.action.value in {"delete", "purge"} or (key not in run.fetched and run.stands_at is not None):
                 loose.removal = True

@@ -510,6 +510,7 @@ PROFILE = settings(
     deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
+    derandomize=True,  # a change is judged by the same sequences everywhere; the nightly ones are new each time
 )
 
 
@@ -542,4 +543,6 @@ def test_sync_is_right_after_any_sequence() -> None:
 @pytest.mark.timeout(4 * 3600)
 def test_sync_is_right_after_thousands_of_sequences() -> None:
     """The same, longer and more often."""
-    run_state_machine_as_test(SyncMachine, settings=settings(PROFILE, max_examples=5000, stateful_step_count=20))
+    run_state_machine_as_test(
+        SyncMachine, settings=settings(PROFILE, max_examples=5000, stateful_step_count=20, derandomize=False)
+    )
