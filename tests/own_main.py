@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ingestion_engine.domain.spec import EngineName, JobSpec
+from ingestion_engine.runtime.spec_uri import with_location
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.submission.ray_jobs import RayJobsClient
 from ingestion_engine.submission.spark_manifest import build_manifest
@@ -21,9 +22,10 @@ DRIVER_MAIN = Path(__file__).with_name("driver_main.py")
 def start_main(platform: Platform, ledger: Ledger, attempt: int, *arguments: str) -> None:
     """Start an attempt whose driver is ``driver_main.py``; locally, run it to its end."""
     spec = ledger.read_spec()
-    words = ["--spec", ledger.spec_uri, "--attempt", str(attempt), "--engine", spec.engine.value, *arguments]
+    spec_uri = with_location(ledger.spec_uri, platform.settings.s3)
+    words = ["--spec", spec_uri, "--attempt", str(attempt), "--engine", spec.engine.value, *arguments]
     if spec.engine is EngineName.SPARK:
-        _create_application(platform, spec, attempt, ledger.spec_uri, words)
+        _create_application(platform, spec, attempt, spec_uri, words)
         return
     command = [sys.executable, str(DRIVER_MAIN), *words]
     if spec.engine is EngineName.RAY:
@@ -42,13 +44,11 @@ def _create_application(platform: Platform, spec: JobSpec, attempt: int, spec_ur
 
 
 async def _submit_to_ray(platform: Platform, submission_id: str, command: list[str]) -> None:
-    ray, s3 = platform.settings.ray, platform.settings.s3
+    ray = platform.settings.ray
     assert ray.address is not None
     assert ray.auth_token is not None
-    variables = {"INGEST_S3__ENDPOINT_URL": str(s3.endpoint_url), "INGEST_S3__REGION": s3.region}
     client = RayJobsClient(ray.address, ray.auth_token.get_secret_value())
     try:
-        runtime_env = {"env_vars": variables}
-        await client.submit(submission_id, shlex.join(command), runtime_env=runtime_env, metadata={})
+        await client.submit(submission_id, shlex.join(command), runtime_env={}, metadata={})
     finally:
         await client.close()

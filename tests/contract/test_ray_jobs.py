@@ -238,17 +238,16 @@ async def test_rays_words_become_ours(
 
 
 async def test_a_submission_carries_no_secret_and_a_quoted_command(head: Imitation) -> None:
-    """Endpoint and region are all that the runtime environment names."""
+    """Endpoint and region of S3 stand behind the spec's URI; a runtime environment would delay every worker."""
     s3 = {"endpoint_url": "http://s3:9000", "access_key_id": "the-id", "secret_access_key": "the-secret"}
     settings = Settings(s3=s3, ray={"python": "python 3"}, qdrant={"url": "http://q", "api_key": "the-key"})
     service = RayService(settings, RayJobsClient("http://head:8265", TOKEN, transport=head))
     await service.submit("job-a", 2, "s3://b/state; rm -rf/jobs/job-a/spec.json", 4)
     job = head.jobs["job-a-02"]
-    assert job["runtime_env"] == {
-        "env_vars": {"INGEST_S3__ENDPOINT_URL": "http://s3:9000", "INGEST_S3__REGION": "us-east-1"}
-    }
+    assert job["runtime_env"] == {}
     assert job["entrypoint"] == (
-        "'python 3' -m ingestion_engine.engines.entry --spec 's3://b/state; rm -rf/jobs/job-a/spec.json' --attempt 2"
+        "'python 3' -m ingestion_engine.engines.entry --spec 's3://b/state; rm -rf/jobs/job-a/spec.json"
+        "?endpoint_url=http%3A%2F%2Fs3%3A9000&region=us-east-1' --attempt 2"
     )
     assert job["metadata"] == {"job_id": "job-a", "attempt": "2", "parallelism": "4"}
     assert not any(word in str(job) for word in ("the-id", "the-secret", "the-key", TOKEN))

@@ -27,6 +27,7 @@ from ingestion_engine.engines.log_tail import LogTail
 from ingestion_engine.pipeline.parse import PARSER_VERSION
 from ingestion_engine.pipeline.worker import Process, check_worker, process_partition
 from ingestion_engine.runtime.settings import load_settings
+from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import TextFormatter, configure_logging, get_logger
 from ingestion_engine.state.ledger import Ledger
 
@@ -43,8 +44,8 @@ def run_driver(spec_uri: str, attempt: int, process: Process = process_partition
     Raises:
         IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
     """
-    settings = load_settings()
-    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+    settings, bare_uri = load_settings_for(spec_uri)
+    state_url, job_id = Ledger.parse_spec_uri(bare_uri)
     state = open_state_store(settings, state_url)
     ledger = Ledger(state, job_id)
     spec = ledger.read_spec()

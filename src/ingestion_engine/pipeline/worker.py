@@ -23,7 +23,8 @@ from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.runtime.collector import spare_collector
-from ingestion_engine.runtime.settings import Settings, load_settings
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
@@ -177,15 +178,15 @@ def close_worker() -> None:
 
 
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
-    spec_uri, slot = split_slot(spec_uri)
-    settings = load_settings()
+    uri, slot = split_slot(spec_uri)
+    settings, spec_uri = load_settings_for(uri)
     ledger = _open_ledger(settings, spec_uri)
     tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0], slot)
     return await run_partition(ledger, tools, partition_id)
 
 
 async def _warm(spec_uri: str) -> None:
-    settings = load_settings()
+    settings, spec_uri = load_settings_for(spec_uri)
     spec = await asyncio.to_thread(_open_ledger(settings, spec_uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
     # What these import is what takes long; the next ones, for the attempt that has the lease by then, are quick.

@@ -12,6 +12,7 @@ from typing import Any, Final
 from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.spec_uri import with_location
 from ingestion_engine.services.package_zip import build_package_zip
 from ingestion_engine.submission.ray_jobs import RayJob, RayJobsClient, RayJobStatus
 
@@ -53,7 +54,7 @@ class RayService:
         metadata = {"job_id": job_id, "attempt": str(attempt), "parallelism": str(parallelism)}
         await self._client.submit(
             self.reference(job_id, attempt),
-            build_entrypoint(self._settings.ray.python, spec_uri, attempt),
+            build_entrypoint(self._settings.ray.python, with_location(spec_uri, self._settings.s3), attempt),
             runtime_env=await self._prepare_runtime_env(),
             metadata=metadata,
         )
@@ -82,12 +83,12 @@ class RayService:
         await self._client.close()
 
     async def _prepare_runtime_env(self) -> dict[str, Any]:
-        """Return the runtime environment; uploads the package first where it is shipped. Holds no secret."""
+        """Return the runtime environment; uploads the package first where it is shipped. Holds no secret.
+
+        Empty where the cluster has the package: any other makes every worker start a second later.
+        """
         settings = self._settings
-        env_vars = {"INGEST_S3__REGION": settings.s3.region}
-        if settings.s3.endpoint_url is not None:
-            env_vars["INGEST_S3__ENDPOINT_URL"] = settings.s3.endpoint_url
-        runtime_env: dict[str, Any] = {"env_vars": env_vars}
+        runtime_env: dict[str, Any] = {}
         if settings.ray.ship_package:
             package = await asyncio.to_thread(build_package_zip)
             if not await self._client.has_package(package.name):
