@@ -161,6 +161,7 @@ class World:
             return [*submit, "--driver-java-options", SPARK_JAVA_OPTIONS, str(main), *arguments], env
         if engine is EngineName.RAY:
             env |= self._ray_env()
+            arguments = ("--engine", engine.value, *arguments)
         return [sys.executable, "-m", "ingestion_engine.engines.entry", *arguments], env
 
     def _ray_env(self) -> dict[str, str]:

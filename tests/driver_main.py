@@ -17,7 +17,7 @@ from typing import Any
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.records import PartitionReport
 from ingestion_engine.domain.spec import EngineName
-from ingestion_engine.engines.entry import run_driver
+from ingestion_engine.engines.run import run_driver
 from ingestion_engine.pipeline import write
 from ingestion_engine.pipeline.worker import Process, process_partition
 from ingestion_engine.state.ledger import Ledger

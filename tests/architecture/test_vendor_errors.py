@@ -86,7 +86,7 @@ class TestS3:
             raise make_bare(kind)
         assert type(raised.value) in (TransientError, FatalError)
         assert raised.value.__cause__ is not None
-        assert isinstance(raised.value, TransientError) == issubclass(kind, s3_client.TRANSIENT_ERRORS)
+        assert isinstance(raised.value, TransientError) == issubclass(kind, s3_client.transient_errors())
 
     @pytest.mark.parametrize(
         "kind",

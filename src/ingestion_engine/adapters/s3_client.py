@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as boto
-from botocore.parsers import ResponseParserError
 
 from ingestion_engine.adapters.s3_listing import read_pages_quickly
 from ingestion_engine.domain.errors import (
@@ -71,19 +70,26 @@ TRANSIENT_CODES = frozenset(
     ]
 )
 """What botocore's standard mode retries as well, and S3's own; those with a 4xx status matter here."""
-TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
-    boto.HTTPClientError,  # connections refused, reset, timed out; TLS; proxies
-    boto.ConnectionError,
-    boto.ResponseStreamingError,
-    boto.IncompleteReadError,
-    boto.ChecksumError,
-    boto.FlexibleChecksumError,
-    boto.CredentialRetrievalError,  # the credential service is away
-    boto.MetadataRetrievalError,
-    boto.TokenRetrievalError,
-    ResponseParserError,  # not XML: a proxy's page, or an answer cut short
-)
-"""All else that botocore raises by itself speaks of settings: no credentials, a bad endpoint or parameter."""
+
+
+@functools.cache
+def transient_errors() -> tuple[type[Exception], ...]:
+    """Return what botocore raises by itself when something is away; all else of it speaks of settings."""
+    # Not with this module: it takes 0.1 CPU s, and only a client raises any of these.
+    from botocore.parsers import ResponseParserError
+
+    return (
+        boto.HTTPClientError,  # connections refused, reset, timed out; TLS; proxies
+        boto.ConnectionError,
+        boto.ResponseStreamingError,
+        boto.IncompleteReadError,
+        boto.ChecksumError,
+        boto.FlexibleChecksumError,
+        boto.CredentialRetrievalError,  # the credential service is away
+        boto.MetadataRetrievalError,
+        boto.TokenRetrievalError,
+        ResponseParserError,  # not XML: a proxy's page, or an answer cut short
+    )
 
 
 _making_client = threading.Lock()
@@ -159,7 +165,7 @@ def s3_errors(place: Place) -> Iterator[None]:
         yield
     except boto.ClientError as error:
         raise translate_response(error, place) from error
-    except (boto.BotoCoreError, ResponseParserError) as error:
+    except (boto.BotoCoreError, *transient_errors()) as error:
         raise translate_failure(error, place) from error
 
 
@@ -196,7 +202,7 @@ def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
 def translate_failure(error: Exception, place: Place) -> IngestionError:
     """Return our error where there was no answer. Pure."""
     kind = type(error).__name__
-    if isinstance(error, TRANSIENT_ERRORS):
+    if isinstance(error, transient_errors()):
         return TransientError("s3_unavailable", f"{place}: {kind}: {error}", **place.context)
     return _denied(place, f"{place}: {kind}: {error}", dict(place.context))
 

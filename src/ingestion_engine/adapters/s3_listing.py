@@ -9,8 +9,6 @@ from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
-from botocore.parsers import ResponseParserError
-
 from ingestion_engine.domain.records import ObjectRef
 
 
@@ -63,6 +61,8 @@ def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[
     for element in contents:
         key, etag, size, modified = map(element.findtext, names)
         if not key or not size or not modified:
+            from botocore.parsers import ResponseParserError
+
             raise ResponseParserError("a listing has an entry without key, size or time")
         entries.append((read(key), read_etag(etag), int(size), _read_time(modified)))
         root.remove(element)

@@ -2,7 +2,9 @@
 
 Both ship in one package, and importing anything of a package runs the package itself first: 1.5 s of processor time for
 a client that is not used, in every worker process. So a stand-in takes the package's place while the messages are
-imported, and leaves it again: who imports the client afterwards gets the real one, with these messages.
+imported, and leaves it again: who imports the client afterwards gets the real one, with these messages. Another one
+stands for its exceptions, of which the messages' package takes one that says that gRPC is too old: they bring an HTTP
+client and its command line.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ def _without_its_client() -> Iterator[None]:
     if PACKAGE in sys.modules or found is None:  # there already, or not installed, which the import will say
         yield
         return
-    stand_in = ModuleType(PACKAGE)
-    stand_in.__path__ = list(found.submodule_search_locations or ())
-    sys.modules[PACKAGE] = stand_in
+    package, exceptions = ModuleType(PACKAGE), ModuleType(f"{PACKAGE}.exceptions")
+    package.__path__ = list(found.submodule_search_locations or ())
+    vars(exceptions)["WeaviateProtobufIncompatibility"] = ImportError
+    stand_ins = {module.__name__: module for module in (package, exceptions)}
+    sys.modules.update(stand_ins)
     try:
         yield
     finally:
-        del sys.modules[PACKAGE]
+        for name in stand_ins:
+            del sys.modules[name]
 
 
 with _without_its_client():

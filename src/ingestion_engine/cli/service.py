@@ -85,7 +85,7 @@ def partition(
     spec: Spec, partition_id: Annotated[str, typer.Option("--id", help="Id of a partition.", show_default=False)]
 ) -> None:
     """Run one partition again and print its report as JSON."""
-    from ingestion_engine.engines.entry import run_partition
+    from ingestion_engine.engines.run import run_partition
 
     run_partition(spec, partition_id)
 
@@ -105,7 +105,8 @@ def run(
     """Run a whole job in this process, without service or cluster, and print its summary as JSON."""
     from ingestion_engine.adapters.connect import open_state_store
     from ingestion_engine.domain.spec import EngineName, JobRequest
-    from ingestion_engine.engines.entry import EXIT_SUPERSEDED, run_driver
+    from ingestion_engine.engines.entry import EXIT_SUPERSEDED
+    from ingestion_engine.engines.run import run_driver
     from ingestion_engine.runtime.telemetry import configure_logging
     from ingestion_engine.services.job_ids import JobIds
     from ingestion_engine.services.specs import make_spec

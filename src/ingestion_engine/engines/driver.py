@@ -71,6 +71,8 @@ class Driver:
     log_text: Callable[[], str | None] = lambda: None
     check_environment: Callable[[], None] = lambda: None
     """Raises FatalError "worker_mismatch" when this process differs from the service that accepted the job."""
+    begun: float | None = None
+    """Monotonic seconds when the attempt began; None means now."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     ledger: Ledger = field(init=False)
@@ -86,7 +88,7 @@ class Driver:
         self.ledger = Ledger(self.state, self.spec.job_id)
         self.table = ObjectTable(self.state, self.spec.request.collection)
         self.counts = Counts()
-        self.monitor = Monitor(self.spec, self.attempt, self.ledger, self.counts, self.log_text)
+        self.monitor = Monitor(self.spec, self.attempt, self.ledger, self.counts, self.log_text, self.begun)
         self.patience = Patience(self.monitor, self.spec.limits.outage_retry_s, self.sleep, self.clock)
         self.writer = LedgerWriter(self.ledger, self.attempt, self.patience.persist)
         self._async = asyncio.Runner()

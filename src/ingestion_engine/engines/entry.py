@@ -3,102 +3,22 @@
 ``python -m ingestion_engine.engines.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
 
 Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a
-crash, and the
-service starts the next attempt.
+crash, and the service starts the next attempt.
+
+Nothing is imported here that takes long, so that Ray, when it is named, starts a worker while the driver imports the
+rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
-from pathlib import Path
+import time
 from types import FrameType
-from typing import Any
+from typing import Final
 
-import orjson
-
-from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
-from ingestion_engine.domain.ports import Engine
-from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
-from ingestion_engine.engines.driver import Driver
-from ingestion_engine.engines.log_tail import LogTail
-from ingestion_engine.pipeline.parse import PARSER_VERSION
-from ingestion_engine.pipeline.worker import Process, check_worker, process_partition
-from ingestion_engine.runtime.settings import load_settings
-from ingestion_engine.runtime.spec_uri import load_settings_for
-from ingestion_engine.runtime.telemetry import TextFormatter, configure_logging, get_logger
-from ingestion_engine.state.ledger import Ledger
-
-log = get_logger(__name__)
-
-EXIT_SUPERSEDED = 3
-
-
-def run_driver(spec_uri: str, attempt: int, process: Process = process_partition) -> dict[str, Any] | None:
-    """Run one attempt of a job in this process and return its summary; None when another attempt owns the job.
-
-    ``process`` is what the engine ships to its workers.
-
-    Raises:
-        IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
-    """
-    settings, bare_uri = load_settings_for(spec_uri)
-    state_url, job_id = Ledger.parse_spec_uri(bare_uri)
-    state = open_state_store(settings, state_url)
-    ledger = Ledger(state, job_id)
-    spec = ledger.read_spec()
-    tail = LogTail()
-    tail.setFormatter(TextFormatter())
-    logging.getLogger().addHandler(tail)
-    where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
-    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
-    engine = _engine(spec, spec_uri, ledger, settings.ray.task_cpus, process)
-    settings_of_job = settings.with_endpoints(spec.endpoints)
-    driver = Driver(
-        spec,
-        spec_uri,
-        attempt,
-        PARSER_VERSION,
-        state,
-        open_source(settings_of_job),
-        open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
-        open_stores(settings_of_job, spec.request.stores),
-        engine,
-        log_text=tail.take,
-        check_environment=lambda: check_worker(spec, settings),
-    )
-    return driver.run()
-
-
-def run_partition(spec_uri: str, partition_id: str) -> None:
-    """Rerun one partition in this process and print its report as JSON."""
-    report = process_partition(spec_uri, partition_id)
-    sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-def _engine(spec: JobSpec, spec_uri: str, ledger: Ledger, task_cpus: float, process: Process) -> Engine:
-    """The job's engine, which starts what it runs on while the driver opens its clients and plans."""
-    works = spec.request.mode is not Mode.PLAN
-    if spec.engine is EngineName.RAY:
-        from ingestion_engine.engines.ray_engine import RayEngine
-
-        on_ray = RayEngine(spec.parallelism, process, task_cpus=task_cpus)
-        if works:
-            on_ray.warm_up(spec_uri)
-        return on_ray
-    if spec.engine is EngineName.SPARK:
-        from ingestion_engine.engines.spark_engine import SparkEngine
-
-        find_report = ledger.find_done_report
-        on_spark = SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
-        if works:
-            on_spark.warm_up()
-        return on_spark
-    from ingestion_engine.engines.local import LocalEngine
-
-    return LocalEngine(spec.parallelism, process)
+EXIT_SUPERSEDED: Final = 3
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -108,13 +28,31 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
+    begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="ingestion_engine.engines.entry")
     parser.add_argument("--spec", required=True, help="URI of the job's spec.json")
     parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument(
+        "--engine", choices=["ray"], help="start a worker there at once; without it, when the spec is read"
+    )
     options = parser.parse_args(arguments)
-    configure_logging(load_settings().log_level, stream=sys.stdout)
     signal.signal(signal.SIGTERM, _terminate)
-    return 0 if run_driver(options.spec, options.attempt) is not None else EXIT_SUPERSEDED
+
+    from ingestion_engine.runtime.settings import load_settings
+    from ingestion_engine.runtime.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_level, stream=sys.stdout)
+    warming = []
+    if options.engine == "ray":
+        from ingestion_engine.engines.ray_start import warm_up
+
+        warming = warm_up(options.spec, settings.ray.task_cpus)
+
+    from ingestion_engine.engines.run import run_driver
+
+    summary = run_driver(options.spec, options.attempt, warming=warming, begun=begun)
+    return 0 if summary is not None else EXIT_SUPERSEDED
 
 
 if __name__ == "__main__":

@@ -29,14 +29,20 @@ class Monitor:
     """Runs from ``with`` entry to exit. ``check`` raises what stops the job; ``should_stop`` only tells."""
 
     def __init__(
-        self, spec: JobSpec, attempt: int, ledger: Ledger, counts: Counts, log_text: Callable[[], str | None]
+        self,
+        spec: JobSpec,
+        attempt: int,
+        ledger: Ledger,
+        counts: Counts,
+        log_text: Callable[[], str | None],
+        begun: float | None = None,
     ) -> None:
         self._spec = spec
         self._attempt = attempt
         self._ledger = ledger
         self._counts = counts
         self._log_text = log_text
-        self._started = time.monotonic()
+        self._started = time.monotonic() if begun is None else begun
         self._meter = RateMeter()
         self._ended = threading.Event()
         self._finishing = False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.engines.ray_start import make_task
 from ingestion_engine.engines.slots import Slots, mark_slot
-from ingestion_engine.pipeline.worker import Process, process_partition, warm_worker
+from ingestion_engine.pipeline.worker import Process, process_partition
 
 
 class RayEngine:
@@ -17,21 +18,22 @@ class RayEngine:
 
     Tasks run with ``max_retries=0``: retries are the driver's, so that one partition never runs twice at the same
     time behind its back.
+
+    Args:
+        window: Partitions at once.
+        process: What workers run.
+        task_cpus: Of each task, by which Ray finds room for it.
+        warming: Tasks of ``ray_start.warm_up``. They have their places in the window until they end, so that Ray
+            starts no process beyond the job's share.
     """
 
-    def __init__(self, window: int, process: Process = process_partition, *, task_cpus: float) -> None:
+    def __init__(
+        self, window: int, process: Process = process_partition, *, task_cpus: float, warming: Sequence[Any] = ()
+    ) -> None:
         self._window = window
         self._process = process
         self._task_cpus = task_cpus
-        self._warming: list[Any] = []
-
-    def warm_up(self, spec_uri: str) -> None:
-        """Connect to Ray and have one worker process get ready while the driver plans; returns meanwhile.
-
-        One, for a job that finds nothing to do would have started the others in vain; the rest start with their
-        first partitions. It takes its place in the window, so that Ray starts no process beyond the job's share.
-        """
-        self._warming = [self._make_task(warm_worker).remote(spec_uri)]
+        self._warming = list(warming)
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
         """Yield one report per partition, as they end. A task without an answer becomes a RETRY with
@@ -39,7 +41,7 @@ class RayEngine:
         """
         import ray
 
-        task = self._make_task(self._process)
+        task = make_task(self._process, self._task_cpus)
         waiting = iter(partition_ids)
         running: dict[Any, PartitionId | None] = dict.fromkeys(self._warming)
         self._warming = []
@@ -60,14 +62,6 @@ class RayEngine:
                     if ended_id is not None:
                         slots.give_back(ended_id)
                         yield _report(reference, ended_id)
-
-    def _make_task(self, function: Callable[..., Any]) -> Any:
-        """Return a function as a task, connected to Ray."""
-        import ray
-
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, configure_logging=False)
-        return ray.remote(max_retries=0, num_cpus=self._task_cpus)(function)
 
 
 def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
