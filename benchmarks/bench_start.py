@@ -38,7 +38,7 @@ TOP_IMPORTS = 12
 IMPORTS = {
     "Python alone": "pass",
     "worker's entry": "import ingestion_engine.pipeline.worker",
-    "driver's entry": "import ingestion_engine.engines.entry",
+    "driver's entry": "import ingestion_engine.engines.run, ingestion_engine.engines.driver",
     "worker's entry, and every adapter a partition opens": (
         "import ingestion_engine.pipeline.worker, ingestion_engine.adapters.s3, ingestion_engine.adapters.s3_state, "
         "ingestion_engine.adapters.ollama, ingestion_engine.adapters.qdrant, ingestion_engine.adapters.weaviate"

@@ -17,7 +17,7 @@ import pytest
 
 from ingestion_engine.devstack.kube_java import find_java
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.engines.spark_engine import CONF
+from ingestion_engine.engines.spark_start import CONF
 from ingestion_engine.state.held_lease import read_lease
 from ingestion_engine.state.ledger import Ledger
 from own_main import start_main

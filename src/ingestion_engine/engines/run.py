@@ -7,20 +7,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
-from ingestion_engine.domain.ports import Engine
 from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
-from ingestion_engine.engines.driver import Driver
 from ingestion_engine.engines.log_tail import LogTail
-from ingestion_engine.pipeline.parse import PARSER_VERSION
-from ingestion_engine.pipeline.worker import Process, check_worker, process_partition
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import TextFormatter, get_logger
 from ingestion_engine.state.ledger import Ledger
+
+if TYPE_CHECKING:
+    from ingestion_engine.domain.ports import Engine
+    from ingestion_engine.pipeline.worker import Process
 
 log = get_logger(__name__)
 
@@ -28,7 +28,7 @@ log = get_logger(__name__)
 def run_driver(
     spec_uri: str,
     attempt: int,
-    process: Process = process_partition,
+    process: Process | None = None,
     *,
     warming: Sequence[Any] = (),
     begun: float | None = None,
@@ -38,7 +38,7 @@ def run_driver(
     Args:
         spec_uri: Where its spec is.
         attempt: Its number, from 1.
-        process: What the engine ships to its workers.
+        process: What the engine ships to its workers; None means ``process_partition``.
         warming: On Ray, the worker that gets ready already.
         begun: Monotonic seconds when the attempt began; None means now.
 
@@ -56,7 +56,12 @@ def run_driver(
     logging.getLogger().addHandler(tail)
     where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
     log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
-    engine = _engine(spec, spec_uri, ledger, settings.ray.task_cpus, process, warming)
+    warming = _start_engine(spec, spec_uri, settings.ray.task_cpus, warming)
+
+    from ingestion_engine.engines.driver import Driver
+    from ingestion_engine.pipeline.parse import PARSER_VERSION
+    from ingestion_engine.pipeline.worker import check_worker
+
     settings_of_job = settings.with_endpoints(spec.endpoints)
     driver = Driver(
         spec,
@@ -67,7 +72,7 @@ def run_driver(
         open_source(settings_of_job),
         open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
         open_stores(settings_of_job, spec.request.stores),
-        engine,
+        _make_engine(spec, ledger, process, settings.ray.task_cpus, warming),
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
         begun=begun,
@@ -77,30 +82,42 @@ def run_driver(
 
 def run_partition(spec_uri: str, partition_id: str) -> None:
     """Rerun one partition in this process and print its report as JSON."""
+    from ingestion_engine.pipeline.worker import process_partition
+
     report = process_partition(spec_uri, partition_id)
     sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _engine(
-    spec: JobSpec, spec_uri: str, ledger: Ledger, task_cpus: float, process: Process, warming: Sequence[Any]
+def _start_engine(spec: JobSpec, spec_uri: str, task_cpus: float, warming: Sequence[Any]) -> Sequence[Any]:
+    """Have the engine start what it runs on, if the job will need it, and return what gets ready there."""
+    if spec.request.mode is Mode.PLAN or warming:
+        return warming
+    if spec.engine is EngineName.RAY:
+        from ingestion_engine.engines import ray_start
+
+        return ray_start.warm_up(spec_uri, task_cpus)
+    if spec.engine is EngineName.SPARK:
+        from ingestion_engine.engines import spark_start
+
+        spark_start.warm_up()
+    return ()
+
+
+def _make_engine(
+    spec: JobSpec, ledger: Ledger, process: Process | None, task_cpus: float, warming: Sequence[Any]
 ) -> Engine:
-    """The job's engine, which starts what it runs on while the driver opens its clients and plans."""
-    works = spec.request.mode is not Mode.PLAN
+    from ingestion_engine.pipeline.worker import process_partition
+
+    process = process or process_partition
     if spec.engine is EngineName.RAY:
         from ingestion_engine.engines.ray_engine import RayEngine
-        from ingestion_engine.engines.ray_start import warm_up
 
-        if works and not warming:
-            warming = warm_up(spec_uri, task_cpus)
         return RayEngine(spec.parallelism, process, task_cpus=task_cpus, warming=warming)
     if spec.engine is EngineName.SPARK:
         from ingestion_engine.engines.spark_engine import SparkEngine
 
         find_report = ledger.find_done_report
-        on_spark = SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
-        if works:
-            on_spark.warm_up()
-        return on_spark
+        return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
     from ingestion_engine.engines.local import LocalEngine
 
     return LocalEngine(spec.parallelism, process)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import itertools
 import math
 import queue
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,7 @@ from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.engines.slots import Slots, mark_slot
+from ingestion_engine.engines.spark_start import open_context
 from ingestion_engine.pipeline.worker import Process, process_partition
 from ingestion_engine.runtime.telemetry import get_logger
 
@@ -47,18 +47,6 @@ LOOK_S: Final = 1.0
 
 SETTLE_S: Final = 3.0
 """Spark's events reach the status tracker some time after the fact; an abort waits so long to be sure (a guess)."""
-
-CONF: Final = {
-    "spark.speculation": "false",
-    "spark.task.maxFailures": "1",
-    # Else a task that begins within 0.1 s of its stage's submission is not told to the status tracker before the next
-    # heartbeat (10 s): an abort would take it for one that waits, and cancel what runs.
-    "spark.ui.liveUpdate.period": "0",
-    "spark.python.daemon.module": "ingestion_engine.engines.spark_daemon",
-}
-"""What the engine needs of Spark, whatever the job's own settings say."""
-
-JAVA_HINT: Final = "install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre-headless) or set JAVA_HOME"
 
 PYTHON_EXCEPTION: Final = "org.apache.spark.api.python.PythonException"
 
@@ -100,20 +88,6 @@ class SparkEngine:
         self._process = process
         self._find_report = find_report
         self._is_aborted = is_aborted
-
-    def warm_up(self) -> None:
-        """Begin to open Spark, seconds of the JVM's work, while the driver opens its clients and plans.
-
-        Returns at once.
-        """
-
-        def work() -> None:
-            try:
-                open_context()
-            except BaseException as error:  # whatever it is, `run` meets it again
-                log.warning("Spark not opened early", extra={"error": f"{type(error).__name__}: {error}"})
-
-        threading.Thread(target=work, name="ingest-warm-up", daemon=True).start()
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
         """Yield one report per partition, as they end. A task without an answer becomes a RETRY with ``process_died``.
@@ -241,25 +215,6 @@ class _Run:
             return context is None or bool(context.sc().isStopped())
         except (Py4JError, OSError):
             return True
-
-
-def open_context() -> SparkContext:
-    """Return this process's SparkContext, made on first use (seconds).
-
-    Raises:
-        FatalError: "java_missing".
-    """
-    from pyspark import SparkConf, SparkContext
-    from pyspark.errors import PySparkRuntimeError
-
-    conf = SparkConf().setIfMissing("spark.app.name", "ingestion-engine")
-    conf.setAll(list(CONF.items()))
-    try:
-        return SparkContext.getOrCreate(conf)
-    except PySparkRuntimeError as error:
-        if error.getCondition() != "JAVA_GATEWAY_EXITED":
-            raise
-        raise FatalError("java_missing", "Spark could not start a Java process.", hint=JAVA_HINT) from error
 
 
 def _make_work(
