@@ -79,7 +79,8 @@ def main() -> None:
         "text; its busy time is known exactly. First a load generator that does nothing else measures what the "
         "endpoints can do, then a job over Markdown objects runs, from SeaweedFS into two sinks for points. Busy "
         "share: of the time between the start of the first and the end of the last embed call, over all endpoints. "
-        "Rate: chunks by the time from the driver's start to its summary, beside the generator's texts per second. "
+        "Rate: chunks by the time from the start of the driver's process, its imports included, to its summary, "
+        "beside the generator's texts per second. "
         "Ray's head runs before the job; Spark's JVM is up when the driver starts.",
         ["ingestion-engine", "ray", "pyspark", "httpx", "numpy", "orjson"],
         {

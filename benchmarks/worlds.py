@@ -74,7 +74,7 @@ class JobRun:
 
     @property
     def elapsed_s(self) -> float:
-        """From the driver's start to its summary."""
+        """From the start of the driver's process, its imports included, to its summary."""
         return float(self.summary["timings"]["elapsed_s"])
 
 
