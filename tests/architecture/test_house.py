@@ -105,9 +105,28 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
 
 def test_the_worker_starts_without_heavy_imports() -> None:
     """Parsers and clients are loaded when they are first used, not with the entry."""
-    code = "import sys, ingestion_engine.engines.entry; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = (
+        "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver, ingestion_engine.pipeline.worker; "
+    )
+    code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_an_engine_is_started_before_the_driver_is_imported() -> None:
+    """What the entry imports until then takes no time."""
+    code = "import sys, ingestion_engine.engines.entry, ingestion_engine.engines.ray_start, "
+    code += "ingestion_engine.engines.spark_start; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    heavy = {
+        "numpy",
+        "pydantic",
+        "orjson",
+        "asyncio",
+        "ingestion_engine.domain.spec",
+        "ingestion_engine.pipeline.worker",
+    }
     assert heavy.isdisjoint(loaded)
 
 
@@ -116,10 +135,11 @@ def test_the_weaviate_adapter_leaves_the_client_alone() -> None:
     program = """
 import sys
 from ingestion_engine.adapters.weaviate import batch_pb2
-assert "weaviate" not in sys.modules and "weaviate.client" not in sys.modules
+assert not {"weaviate", "weaviate.client", "weaviate.exceptions", "httpx"} & set(sys.modules)
 import weaviate
 from weaviate.proto.v1 import batch_pb2 as again
-assert weaviate.connect_to_custom and again is batch_pb2
+from weaviate.exceptions import WeaviateProtobufIncompatibility
+assert weaviate.connect_to_custom and again is batch_pb2 and WeaviateProtobufIncompatibility is not ImportError
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
