@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import subprocess
@@ -105,17 +106,15 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
 
 def test_the_worker_starts_without_heavy_imports() -> None:
     """Parsers and clients are loaded when they are first used, not with the entry."""
-    code = (
-        "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver, ingestion_engine.pipeline.worker; "
-    )
+    code = "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver; "
     code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
     assert heavy.isdisjoint(loaded)
 
 
-def test_an_engine_is_started_before_the_driver_is_imported() -> None:
-    """What the entry imports until then takes no time."""
+def test_what_starts_an_engine_imports_nothing_that_takes_long() -> None:
+    """The entry asks for it first; the driver's own imports, half a second, come meanwhile."""
     code = "import sys, ingestion_engine.engines.entry, ingestion_engine.engines.ray_start, "
     code += "ingestion_engine.engines.spark_start; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
@@ -128,6 +127,20 @@ def test_an_engine_is_started_before_the_driver_is_imported() -> None:
         "ingestion_engine.pipeline.worker",
     }
     assert heavy.isdisjoint(loaded)
+
+
+def test_what_spark_forks_from_has_no_thread_of_ours() -> None:
+    """A fork takes along the thread that forks and no other: one of gRPC's or obstore's would be missing in a worker.
+
+    Numpy's library for linear algebra has threads of its own, and mends itself after a fork; it is asked for none.
+    """
+    code = (
+        "import importlib, os; from ingestion_engine.engines.spark_daemon import FOR_WORKERS; "
+        "[importlib.import_module(name) for name in FOR_WORKERS]; print(len(os.listdir('/proc/self/task')))"
+    )
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "1"
 
 
 def test_the_weaviate_adapter_leaves_the_client_alone() -> None:

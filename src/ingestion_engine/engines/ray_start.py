@@ -14,6 +14,11 @@ def make_task(function: Callable[..., Any], task_cpus: float) -> Any:
     """Return a function as a task of Ray's, and connect this process to Ray where it is not yet.
 
     It runs at most once: retries are the driver's.
+
+    Raises:
+        ConnectionError: no cluster answers at ``RAY_ADDRESS``.
+
+    Cost: on the first call, importing Ray (half a CPU second) and a connection; nothing later.
     """
     import ray
 
@@ -26,7 +31,7 @@ def warm_up(spec_uri: str, task_cpus: float) -> list[Any]:
     """Have one worker process get ready for a job; return what is under way, for ``RayEngine``. Returns meanwhile.
 
     One, for a job that finds nothing to do would have started the others in vain; the rest start with their first
-    partitions.
+    partitions. Raises and costs what ``make_task`` does.
     """
     return [make_task(_warm, task_cpus).remote(spec_uri)]
 

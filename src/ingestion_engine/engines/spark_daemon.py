@@ -1,10 +1,23 @@
 """What Spark runs in an executor to fork Python workers from (``spark.python.daemon.module``).
 
 What is imported before the fork is there in each of them: a worker takes up its first partition at once, and all of
-an executor share the memory. Importing the adapters starts no thread; that begins with the first client.
+an executor share the memory.
 """
 
+import importlib
+from typing import Final
+
 from ingestion_engine.engines.spark_paths import leave_archive
+
+FOR_WORKERS: Final = (
+    "ingestion_engine.pipeline.worker",
+    "ingestion_engine.adapters.ollama",
+    "ingestion_engine.adapters.qdrant",
+    "ingestion_engine.adapters.s3",
+    "ingestion_engine.adapters.s3_state",
+    "ingestion_engine.adapters.weaviate",
+)
+"""What a partition uses. None of them starts a thread when it is imported, which a fork would lose; clients do."""
 
 
 def main() -> None:
@@ -12,9 +25,8 @@ def main() -> None:
     leave_archive()
     from pyspark.daemon import manager
 
-    import ingestion_engine.pipeline.worker  # noqa: F401 - not for use here: forked workers have it, and the next ones
-    from ingestion_engine.adapters import ollama, qdrant, s3, s3_state, weaviate  # noqa: F401
-
+    for name in FOR_WORKERS:
+        importlib.import_module(name)
     manager()
 
 

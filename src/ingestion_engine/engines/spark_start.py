@@ -1,6 +1,6 @@
 """Opening Spark, which is seconds of the JVM's work, while the driver still imports, opens its clients and plans.
 
-Nothing else is imported here, so that it can begin early.
+Nothing that takes long is imported here, so that it can begin early.
 """
 
 from __future__ import annotations
