@@ -22,6 +22,8 @@ RATE_TARGET = 0.93
 SPREAD_TARGET = 0.97
 """Ray's and Spark's rate beside the local engine's."""
 GENERATOR_S = 10.0
+SECONDS = 60.0
+"""The length of a job that the targets are about; a report of longer or shorter ones has theirs in its name."""
 
 
 def measure(world: World, options: argparse.Namespace, engine: EngineName, endpoints: int) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", action="append", choices=[e.value for e in EngineName], help="may be repeated")
     parser.add_argument("--endpoints", type=int, action="append", help="may be repeated; 1 and 8 by default")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of a job that keeps the embedder busy")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a job that keeps the embedder busy")
     parser.add_argument("--request-ms", type=float, default=10.0)
     parser.add_argument("--text-ms", type=float, default=15.0)
     parser.add_argument("--dimension", type=int, default=768)
@@ -72,7 +74,7 @@ def main() -> None:
     engines = [EngineName(name) for name in options.engine or ("local", "ray", "spark")]
     endpoints = sorted(options.endpoints or [1, 8])
     report = Report(
-        "saturation",
+        "saturation" if options.seconds == SECONDS else f"saturation_{options.seconds:g}s",
         "Saturation of the embedder",
         repeat_command(__file__),
         "A simulated Ollama with endpoints that take one request at a time, each for 'request ms' plus 'text ms' per "
