@@ -2,7 +2,7 @@
 
     python benchmarks/bench_scaling.py [--runs 3] [--engine local --engine ray --engine spark] [--skew-mb 200] [--quick]
 
-``--skew-mb 0`` leaves the second part out, ``--no-scaling`` the first.
+``--skew-mb 0`` leaves the second part out, ``--no-scaling`` the first; that alone has a report of its own.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
     engines = [EngineName(name) for name in options.engine or ("local", "ray", "spark")]
     options.at_once = [] if options.no_scaling else sorted(set(options.at_once or [1, 2, 4, 8]))
     report = Report(
-        "scaling",
+        "skew" if options.no_scaling else "scaling",
         "Scaling with partitions and endpoints",
         repeat_command(__file__),
         "n partitions at once on n endpoints of a simulated Ollama, n times the work, on every engine; the local "
