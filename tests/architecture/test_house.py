@@ -106,7 +106,9 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
 
 def test_the_worker_starts_without_heavy_imports() -> None:
     """Parsers and clients are loaded when they are first used, not with the entry."""
-    code = "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver; "
+    code = (
+        "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver, ingestion_engine.pipeline.worker; "
+    )
     code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}

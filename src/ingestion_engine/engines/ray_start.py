@@ -16,7 +16,7 @@ def make_task(function: Callable[..., Any], task_cpus: float) -> Any:
     It runs at most once: retries are the driver's.
 
     Raises:
-        ConnectionError: no cluster answers at ``RAY_ADDRESS``.
+        ConnectionError: no cluster answers at ``RAY_ADDRESS``, after minutes in which Ray keeps trying.
 
     Cost: on the first call, importing Ray (half a CPU second) and a connection; nothing later.
     """
