@@ -12,7 +12,7 @@ from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
 from ingestion_engine.engines.listing import ListingOutOfOrderError, check_order, sort_listing
-from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects
+from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects, stagger, weigh
 from ingestion_engine.engines.selection import MOST_PREFIXES, Selection
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
@@ -81,17 +81,31 @@ objects = st.lists(
 )
 
 
-@given(objects, st.integers(1, 64))
-def test_partitions_are_a_disjoint_cover_within_limits(shapes: list[tuple[int, str, Action]], parallelism: int) -> None:
-    """Nothing is lost, doubled or reordered, and only a single object may exceed a limit."""
+def is_large(planned: PlannedObject, packer: Packer) -> bool:
+    size_bytes, chunks = weigh(planned, packer.chunking)
+    return size_bytes > packer.limits.partition_bytes or chunks > packer.limits.partition_chunks
+
+
+@given(objects, st.integers(1, 64), st.booleans(), st.booleans())
+def test_partitions_are_a_disjoint_cover_within_limits(
+    shapes: list[tuple[int, str, Action]], parallelism: int, begins: bool, ends: bool
+) -> None:
+    """Nothing is lost or doubled, only large objects are moved, and only a single object may exceed a limit."""
     planned = [
         PlannedObject(ObjectRef("docs", f"{i:04}.{kind}", "e", size, "t"), action)
         for i, (size, kind, action) in enumerate(shapes)
     ]
     limits = FrozenLimits()
     packer = Packer(limits, Chunking()).shrunk_for(planned, parallelism)
-    parts = list(packer.pack(planned))
-    assert [o for part in parts for o in part] == planned
+    shares = stagger(parallelism)
+    assert [o for part in packer.pack(planned, shares) for o in part] == planned
+    parts = packer.pack_block(planned, rising=shares if begins else (), falling=shares if ends else ())
+    seen = [o for part in parts for o in part]
+    assert sorted(seen, key=lambda o: o.ref.key) == planned
+    assert [o for part in parts for o in part if not is_large(o, packer)] == [
+        o for o in planned if not is_large(o, packer)
+    ]
+    assert all(is_large(o, packer) for o in seen[: sum(is_large(o, packer) for o in planned)])
     for part in parts:
         assert part
         work = [o.ref.size_bytes for o in part if o.action is not Action.DELETE]

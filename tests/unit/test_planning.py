@@ -9,7 +9,7 @@ import pytest
 
 from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
-from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects, estimate_chunks
+from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects, estimate_chunks, stagger
 from ingestion_engine.engines.selection import Selection
 
 RULES = DiffRules("job-me", "docs", "f1", full=False, delete_missing=True, retry_failed=False, selects=lambda _: True)
@@ -187,6 +187,41 @@ def test_a_small_job_is_spread_over_its_workers() -> None:
     packer = Packer(FrozenLimits(), Chunking())
     parts = list(packer.shrunk_for(objects, 4).pack(objects))
     assert 16 <= len(parts) <= 34
+
+
+def count_objects(parts: list[tuple[PlannedObject, ...]]) -> list[int]:
+    return [len(part) for part in parts]
+
+
+def test_partitions_of_a_job_rise_at_its_begin_and_fall_at_its_end() -> None:
+    """Workers that began together would otherwise end together; and all of them end with the job."""
+    assert stagger(4) == [0.25, 0.5, 0.75]
+    assert stagger(1) == []
+    limits = FrozenLimits().model_copy(update={"partition_objects": 40})
+    objects = [planned(f"{i:04}", 10) for i in range(320)]
+    packer = Packer(limits, Chunking())
+    whole = packer.pack_block(objects, rising=stagger(4), falling=stagger(4))
+    assert count_objects(whole) == [10, 20, 30, 40, 40, 40, 40, 40, 30, 20, 10]
+    assert [o for part in whole for o in part] == objects
+    ends = [0] * 4
+    for size in count_objects(whole):  # whoever ends first takes the next
+        ends[ends.index(min(ends))] += size
+    assert ends == [80] * 4
+    assert count_objects(packer.pack_block(objects, rising=stagger(4)))[-3:] == [40, 40, 20]
+    assert count_objects(packer.pack_block(objects, falling=stagger(4)))[:3] == [40, 40, 40]
+
+
+def test_large_objects_begin_first() -> None:
+    """One that began last would keep a worker busy when nothing else is left."""
+    objects = [planned("a", 10), planned("b", 40 * 2**20), planned("c", 10), planned("d", 50 * 2**20)]
+    parts = Packer(FrozenLimits(), Chunking()).pack_block(objects)
+    assert [[p.ref.key for p in part] for part in parts] == [["d"], ["b"], ["a", "c"]]
+
+
+def test_blocks_of_deletions_have_no_large_object() -> None:
+    """Nothing of them is read."""
+    objects = [PlannedObject(ref(key, size=40 * 2**20), Action.DELETE) for key in "abc"]
+    assert Packer(FrozenLimits(), Chunking()).pack_block(objects) == [tuple(objects)]
 
 
 CHUNKS: list[tuple[str, int, Callable[[int], bool]]] = [

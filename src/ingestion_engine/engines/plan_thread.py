@@ -17,7 +17,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Partition, PlannedObject
 from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.engines.counts import Counts
-from ingestion_engine.engines.planning import REMOVALS, SMALL_JOB_OBJECTS, Packer, segment_name, weigh
+from ingestion_engine.engines.planning import REMOVALS, SMALL_JOB_OBJECTS, Packer, segment_name, stagger, weigh
 from ingestion_engine.state.ledger import Ledger
 
 MASS_DELETE_OBJECTS = 100
@@ -141,20 +141,18 @@ class PlanThread:
 
     def _write_work(self, deletions: _Deletions, packer: Packer) -> None:
         work = self._split_off(self.find_objects(), deletions)
-        head = list(itertools.islice(work, SMALL_JOB_OBJECTS))
-        if len(head) < SMALL_JOB_OBJECTS:
-            self._refuse_mass_delete()
-            packer = packer.shrunk_for(head, self.spec.parallelism)
-        segment: list[tuple[PlannedObject, ...]] = []
-        size = 0
-        for part in packer.pack(itertools.chain(head, work)):
-            segment.append(part)
-            size += len(part)
-            if size >= SMALL_JOB_OBJECTS:
-                self._hand_out(self._write_segment(self.kind, segment))
-                segment, size = [], 0
-        if segment:
-            self._hand_out(self._write_segment(self.kind, segment))
+        shares = stagger(self.spec.parallelism)
+        for number in itertools.count():
+            block = list(itertools.islice(work, SMALL_JOB_OBJECTS))
+            is_first, is_last = number == 0, len(block) < SMALL_JOB_OBJECTS
+            if is_first and is_last:
+                self._refuse_mass_delete()
+                packer = packer.shrunk_for(block, self.spec.parallelism)
+            parts = packer.pack_block(block, rising=shares if is_first else (), falling=shares if is_last else ())
+            if parts:
+                self._hand_out(self._write_segment(self.kind, parts))
+            if is_last:
+                return
 
     def _split_off(self, stream: Iterable[PlannedObject], deletions: _Deletions) -> Iterator[PlannedObject]:
         """Yield what is to be embedded; keep deletions aside: they run after everything else."""

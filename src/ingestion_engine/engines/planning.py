@@ -1,12 +1,13 @@
 """Planning: one ordered merge of listing and object table, then partitions packed by bytes, count and estimated chunks.
 
-Pure functions over streams; memory does not depend on the number of objects.
+Pure functions; memory does not depend on the number of objects.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ingestion_engine.domain.ids import PartitionId
@@ -17,11 +18,10 @@ INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
 
 SMALL_JOB_OBJECTS = 10_000
-"""Objects held back until the plan's size is known, so that a small job is spread evenly; also the first plan
-segment."""
+"""Objects that are packed together, into one plan segment; a job that has no more is known whole before it begins."""
 
 PARTITIONS_PER_WORKER = 4
-"""A small job has at least so many partitions per parallel worker, so that the last ones end at about the same time."""
+"""A small job has about so many partitions per parallel worker, so that the last ones end at about the same time."""
 
 _TEXT_SHARE = {
     "pdf": 0.1,
@@ -216,36 +216,77 @@ def weigh(planned: PlannedObject, chunking: Chunking) -> tuple[int, int]:
     return planned.ref.size_bytes, estimate_chunks(planned.ref, chunking)
 
 
+def stagger(parallelism: int) -> list[float]:
+    """Return rising shares of a full partition, one for each parallel worker but the last. Pure.
+
+    Workers that begin together with equal partitions would end them together, again and again, and each end is a
+    moment in which a worker has too little to embed. With these they end one after another, at equal distances.
+    """
+    return [number / parallelism for number in range(1, parallelism)]
+
+
 @dataclass(slots=True)
 class Packer:
-    """Cuts a stream of planned objects into partitions, in order: greedy, bounded by bytes, count and estimated
-    chunks.
-    """
+    """Cuts planned objects into partitions: greedy, bounded by bytes, count and estimated chunks."""
 
     limits: FrozenLimits
     chunking: Chunking
 
-    def pack(self, objects: Iterable[PlannedObject]) -> Iterator[tuple[PlannedObject, ...]]:
-        """Yield partitions; together they are a disjoint cover of the stream, order kept. Every one has an object."""
+    def pack(
+        self, objects: Iterable[PlannedObject], shares: Iterable[float] = ()
+    ) -> Iterator[tuple[PlannedObject, ...]]:
+        """Yield partitions; together they are a disjoint cover of the stream, order kept. Every one has an object.
+
+        Args:
+            objects: In the order of their keys.
+            shares: Of the limits, for the first partitions; the others may be full.
+        """
+        limits = self.limits
+        following = itertools.chain(shares, itertools.repeat(1.0))
+        share = next(following)
         part: list[PlannedObject] = []
         size_bytes = chunks = 0
         for planned in objects:
             weight, estimate = weigh(planned, self.chunking)
             over = (
-                len(part) >= self.limits.partition_objects
-                or size_bytes + weight > self.limits.partition_bytes
-                or chunks + estimate > self.limits.partition_chunks
+                len(part) >= share * limits.partition_objects
+                or size_bytes + weight > share * limits.partition_bytes
+                or chunks + estimate > share * limits.partition_chunks
             )
             if part and over:
                 yield tuple(part)
-                part, size_bytes, chunks = [], 0, 0
+                part, size_bytes, chunks, share = [], 0, 0, next(following)
             part.append(planned)
             size_bytes += weight
             chunks += estimate
         if part:
             yield tuple(part)
 
-    def shrunk_for(self, objects: list[PlannedObject], parallelism: int) -> Packer:
+    def pack_block(
+        self, objects: Sequence[PlannedObject], *, rising: Sequence[float] = (), falling: Sequence[float] = ()
+    ) -> list[tuple[PlannedObject, ...]]:
+        """Return the partitions of one block of the plan, in the order in which they should begin.
+
+        Objects above a limit come first, the largest before the others: one that began last would keep a worker busy
+        when all others have nothing left. The rest keeps its order.
+
+        Args:
+            objects: In the order of their keys.
+            rising: Shares of the limits for the first partitions of many objects, when the job begins with them.
+            falling: The same for the last partitions, from the last one on, when the job ends with them.
+        """
+        large = [planned for planned in objects if self._is_large(planned)]
+        large.sort(key=lambda planned: weigh(planned, self.chunking)[::-1], reverse=True)
+        rest = [planned for planned in objects if not self._is_large(planned)] if large else objects
+        last = list(itertools.islice(self.pack(reversed(rest), falling), len(falling)))
+        first = self.pack(rest[: len(rest) - sum(map(len, last))], rising)
+        return [*((planned,) for planned in large), *first, *(part[::-1] for part in reversed(last))]
+
+    def _is_large(self, planned: PlannedObject) -> bool:
+        weight, estimate = weigh(planned, self.chunking)
+        return weight > self.limits.partition_bytes or estimate > self.limits.partition_chunks
+
+    def shrunk_for(self, objects: Sequence[PlannedObject], parallelism: int) -> Packer:
         """The packer for a job that is known whole: limits lowered so that every worker gets several partitions."""
         pieces = PARTITIONS_PER_WORKER * parallelism
         chunks = sum(weigh(planned, self.chunking)[1] for planned in objects)
