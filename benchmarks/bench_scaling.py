@@ -95,7 +95,7 @@ def main() -> None:
     options.at_once = [] if options.no_scaling else sorted(set(options.at_once or [1, 2, 4, 8]))
     report = Report(
         "skew" if options.no_scaling else "scaling",
-        "Scaling with partitions and endpoints",
+        "One large object among many small ones" if options.no_scaling else "Scaling with partitions and endpoints",
         repeat_command(__file__),
         "n partitions at once on n endpoints of a simulated Ollama, n times the work, on every engine; the local "
         "engine may run fewer at once than it is granted. Steady rate: chunks by the time between the start of the "
