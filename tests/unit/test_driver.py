@@ -223,7 +223,6 @@ def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
 
 def test_an_object_that_changes_while_it_is_read_is_read_whole(world: World) -> None:
     """The etag on record is the one that was read."""
-
     listed = world.bucket.ref("doc-01.txt")
 
     def change(key: str) -> None:
