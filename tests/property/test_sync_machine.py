@@ -501,7 +501,7 @@ def in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncio.to_thread", call)
     monkeypatch.setattr(load, "parse_object", parse)
     monkeypatch.setattr(plan_thread.PlanThread, "start", plan_thread.PlanThread._run)
-    monkeypatch.setattr(plan_thread, "SMALL_JOB_OBJECTS", 3)
+    monkeypatch.setattr(plan_thread, "BLOCK_OBJECTS", 3)
 
 
 PROFILE = settings(

@@ -110,7 +110,7 @@ def test_what_a_plan_wrote_before_it_was_given_up_does_not_stay(
     monkeypatch: pytest.MonkeyPatch, bucket: TornListing, left: list[str], mode: str
 ) -> None:
     """The next plan of the attempt meets points of its own epoch, of a version that is no more."""
-    monkeypatch.setattr(plan_thread, "SMALL_JOB_OBJECTS", 1)
+    monkeypatch.setattr(plan_thread, "BLOCK_OBJECTS", 1)
     world = World(bucket=type(bucket)())
     world.bucket.put("b.txt", TEXTS[7])
     world.run()

@@ -273,7 +273,7 @@ def test_a_disordered_listing_of_many_known_objects_plans_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys that the listing jumped over look gone until it is sorted; none of that may reach the plan or the table."""
-    monkeypatch.setattr("ingestion_engine.engines.plan_thread.SMALL_JOB_OBJECTS", 1)
+    monkeypatch.setattr("ingestion_engine.engines.plan_thread.BLOCK_OBJECTS", 1)
     world.run()
     before, gets = world.table(), world.bucket.gets
     world.bucket.shuffle = True
@@ -287,7 +287,7 @@ def test_a_disordered_listing_of_many_known_objects_plans_nothing(
 
 def test_more_deletions_than_are_held_at_once_all_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deletions wait on disk, and come back whole and in order."""
-    monkeypatch.setattr("ingestion_engine.engines.plan_thread.SMALL_JOB_OBJECTS", 2)
+    monkeypatch.setattr("ingestion_engine.engines.plan_thread.BLOCK_OBJECTS", 2)
     for number in range(5):
         world.bucket.put(f"extra-{number}.txt", f"Text number {number}.")
     world.run()

@@ -218,9 +218,9 @@ def test_large_objects_begin_first() -> None:
     assert [[p.ref.key for p in part] for part in parts] == [["d"], ["b"], ["a", "c"]]
 
 
-def test_blocks_of_deletions_have_no_large_object() -> None:
-    """Nothing of them is read."""
-    objects = [PlannedObject(ref(key, size=40 * 2**20), Action.DELETE) for key in "abc"]
+def test_comparisons_are_weighed_by_their_points() -> None:
+    """Nothing of an object is read, so none is large."""
+    objects = [PlannedObject(ref(key, size=40 * 2**20), Action.VERIFY, 100) for key in "abc"]
     assert Packer(FrozenLimits(), Chunking()).pack_block(objects) == [tuple(objects)]
 
 

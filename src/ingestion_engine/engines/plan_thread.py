@@ -17,7 +17,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Partition, PlannedObject
 from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.engines.counts import Counts
-from ingestion_engine.engines.planning import REMOVALS, SMALL_JOB_OBJECTS, Packer, segment_name, stagger, weigh
+from ingestion_engine.engines.planning import BLOCK_OBJECTS, REMOVALS, Packer, segment_name, stagger, weigh
 from ingestion_engine.state.ledger import Ledger
 
 MASS_DELETE_OBJECTS = 100
@@ -44,13 +44,13 @@ class _Deletions:
     def add(self, planned: PlannedObject) -> None:
         """Keep one."""
         self._held.append(planned)
-        if len(self._held) >= SMALL_JOB_OBJECTS:
+        if len(self._held) >= BLOCK_OBJECTS:
             batch = Partition(PartitionId(""), tuple(self._held))
             self.file.write(orjson.dumps(batch.to_json(), option=orjson.OPT_APPEND_NEWLINE))
             self._held = []
 
     def batches(self) -> Iterator[Sequence[PlannedObject]]:
-        """Yield all of them, at most ``SMALL_JOB_OBJECTS`` at once. Call once, after the last ``add``."""
+        """Yield all of them, at most ``BLOCK_OBJECTS`` at once. Call once, after the last ``add``."""
         self.file.seek(0)
         for line in self.file:
             yield Partition.from_json(PartitionId(""), orjson.loads(line)).objects
@@ -143,8 +143,8 @@ class PlanThread:
         work = self._split_off(self.find_objects(), deletions)
         shares = stagger(self.spec.parallelism)
         for number in itertools.count():
-            block = list(itertools.islice(work, SMALL_JOB_OBJECTS))
-            is_first, is_last = number == 0, len(block) < SMALL_JOB_OBJECTS
+            block = list(itertools.islice(work, BLOCK_OBJECTS))
+            is_first, is_last = number == 0, len(block) < BLOCK_OBJECTS
             if is_first and is_last:
                 self._refuse_mass_delete()
                 packer = packer.shrunk_for(block, self.spec.parallelism)

@@ -17,8 +17,8 @@ from ingestion_engine.domain.spec import Chunking, FrozenLimits
 INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
 
-SMALL_JOB_OBJECTS = 10_000
-"""Objects that are packed together, into one plan segment; a job that has no more is known whole before it begins."""
+BLOCK_OBJECTS = 10_000
+"""Objects that are packed together, into one plan segment; a job that has fewer is known whole before it begins."""
 
 PARTITIONS_PER_WORKER = 4
 """A small job has about so many partitions per parallel worker, so that the last ones end at about the same time."""
@@ -263,7 +263,7 @@ class Packer:
             yield tuple(part)
 
     def pack_block(
-        self, objects: Sequence[PlannedObject], *, rising: Sequence[float] = (), falling: Sequence[float] = ()
+        self, objects: Iterable[PlannedObject], *, rising: Sequence[float] = (), falling: Sequence[float] = ()
     ) -> list[tuple[PlannedObject, ...]]:
         """Return the partitions of one block of the plan, in the order in which they should begin.
 
@@ -274,10 +274,14 @@ class Packer:
             objects: In the order of their keys.
             rising: Shares of the limits for the first partitions of many objects, when the job begins with them.
             falling: The same for the last partitions, from the last one on, when the job ends with them.
+
+        Memory: a reference per object.
         """
-        large = [planned for planned in objects if self._is_large(planned)]
+        large: list[PlannedObject] = []
+        rest: list[PlannedObject] = []
+        for planned in objects:
+            (large if self._is_large(planned) else rest).append(planned)
         large.sort(key=lambda planned: weigh(planned, self.chunking)[::-1], reverse=True)
-        rest = [planned for planned in objects if not self._is_large(planned)] if large else objects
         last = list(itertools.islice(self.pack(reversed(rest), falling), len(falling)))
         first = self.pack(rest[: len(rest) - sum(map(len, last))], rising)
         return [*((planned,) for planned in large), *first, *(part[::-1] for part in reversed(last))]
