@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
-from ingestion_engine.domain.states import EngineState
+from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
@@ -272,3 +274,10 @@ def write_keys(folder: Path, *entries: dict[str, Any]) -> Path:
 def bearer(name: str) -> dict[str, str]:
     """The tests' keys are their own names."""
     return {"Authorization": f"Bearer {name}"}
+
+
+def queued(number: int, collection: str, **fields: Any) -> JobRecord:
+    """A job record that waits, submitted as many seconds after the others as its number says."""
+    created = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
+    values: dict[str, Any] = {"engine": EngineName.RAY, "state": JobState.QUEUED, "request": {}, "body_hash": ""}
+    return JobRecord(**{**values, "id": f"job-{number}", "collection": collection, "created_at": created, **fields})

@@ -18,6 +18,7 @@ from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table import ObjectTable
 
 FAST = FrozenLimits(lease_ttl_s=30, lease_grace_s=35, outage_retry_s=5, embed_batch_texts=4, embed_in_flight=2)
+PARAGRAPHS = [f"Paragraph number {i} speaks about subject {i * 7 % 13} at length." for i in range(12)]
 
 
 @dataclass
@@ -125,3 +126,18 @@ class World:
     def table(self) -> dict[str, tuple[str, str | None]]:
         """State and error code of every object in the object table."""
         return {row.key: (row.state, row.error_code) for row in ObjectTable(self.state, "notes").scan()}
+
+
+def make_world() -> World:
+    """A bucket with a few objects of one to twelve chunks."""
+    made = World()
+    for count in (1, 3, 12):
+        made.bucket.put(f"doc-{count:02}.txt", "\n\n".join(f"{p} ({count})" for p in PARAGRAPHS[:count]))
+    return made
+
+
+def balanced(summary: dict[str, object]) -> bool:
+    """Whether every listed object is accounted for."""
+    counts = summary["counts"]
+    assert isinstance(counts, dict)
+    return bool(counts["done"] + counts["failed"] + counts["skipped"] == counts["listed"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pydantic import SecretStr
 
+from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.domain.ports import VectorStore
+from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import S3Settings
 from servers import RunningServer
+from vector_stores import make_contract, make_settings
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,25 @@ def s3_bucket(s3_settings: S3Settings) -> Iterator[str]:
             list(pool.map(lambda entry: client.delete_object(Bucket=name, Key=entry["Key"]), entries))
     client.delete_bucket(Bucket=name)
     client.close()
+
+
+@pytest.fixture
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[dict[StoreName, VectorStore]]:
+    opened = open_stores(make_settings(request), list(StoreName))
+    yield opened
+    for store in opened.values():
+        await store.close()
+
+
+@pytest.fixture(params=list(StoreName))
+def store(request: pytest.FixtureRequest, stores: dict[StoreName, VectorStore]) -> VectorStore:
+    return stores[request.param]
+
+
+@pytest.fixture
+async def contract(stores: dict[StoreName, VectorStore]) -> AsyncIterator[CollectionContract]:
+    """A collection that exists in no store yet."""
+    contract = make_contract(f"contract_{uuid.uuid4().hex[:12]}")
+    yield contract
+    for store in stores.values():
+        await store.drop_collection(contract.collection)

@@ -2,129 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import servers
-from answering import serving
 from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.qdrant import QdrantStore
 from ingestion_engine.adapters.weaviate import WeaviateStore
 from ingestion_engine.adapters.weaviate_messages import escape, unescape
-from ingestion_engine.adapters.weaviate_schema import make_definition
-from ingestion_engine.domain.errors import FatalError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id, make_point_id
 from ingestion_engine.domain.ports import SearchFilter, VectorStore
-from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
-from ingestion_engine.domain.spec import Chunking, CollectionContract, StoreName
-from ingestion_engine.runtime.retry import RetryPolicy, retry_async
-from ingestion_engine.runtime.settings import QdrantSettings, Settings, WeaviateSettings, load_settings
+from ingestion_engine.domain.records import SearchHit
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+from vector_stores import DIMENSION, EVERYTHING, make_point, make_settings, make_vector, read_all
 
-DIMENSION = 16
-EVERYTHING = SearchFilter()
 ODD_METADATA = {"team": "docs", "a=b": "c=d", "100%": "%3D", "empty": "", "größe": " zwei  Worte ", "k": "v"}
-
-
-def make_settings(request: pytest.FixtureRequest) -> Settings:
-    """The servers of the environment where they are named, else the stand-ins of this run."""
-    settings = load_settings()
-    if settings.qdrant.url is None:
-        server = request.getfixturevalue("qdrant_server")
-        qdrant = QdrantSettings(url=server.url, api_key=server.secrets["QDRANT_API_KEY"])
-        settings = settings.model_copy(update={"qdrant": qdrant})
-    if settings.weaviate.url is None:
-        server = request.getfixturevalue("weaviate_server")
-        grpc_url = f"http://127.0.0.1:{server.ports['grpc']}"
-        key = server.secrets["WEAVIATE_API_KEY"]
-        weaviate = WeaviateSettings(url=server.url, grpc_url=grpc_url, api_key=key)
-        settings = settings.model_copy(update={"weaviate": weaviate})
-    return settings
-
-
-@pytest.fixture
-async def stores(request: pytest.FixtureRequest) -> AsyncIterator[dict[StoreName, VectorStore]]:
-    opened = open_stores(make_settings(request), list(StoreName))
-    yield opened
-    for store in opened.values():
-        await store.close()
-
-
-@pytest.fixture(params=list(StoreName))
-def store(request: pytest.FixtureRequest, stores: dict[StoreName, VectorStore]) -> VectorStore:
-    return stores[request.param]
-
-
-@pytest.fixture
-async def contract(stores: dict[StoreName, VectorStore]) -> AsyncIterator[CollectionContract]:
-    """A collection that exists in no store yet."""
-    contract = make_contract(f"contract_{uuid.uuid4().hex[:12]}")
-    yield contract
-    for store in stores.values():
-        await store.drop_collection(contract.collection)
-
-
-def make_contract(name: str, **changes: Any) -> CollectionContract:
-    fields: dict[str, Any] = {
-        "collection": name,
-        "stores": tuple(StoreName),
-        "model": "hash-16",
-        "model_digest": "d" * 64,
-        "dimension": DIMENSION,
-        "embedding_id": "e" * 16,
-        "prefix": "",
-        "query_prefix": "",
-        "options": {},
-        "chunking": Chunking(),
-        "created_at": "2026-11-01T00:00:00Z",
-        "created_by": "job-1",
-    }
-    return CollectionContract(**{**fields, **changes})
-
-
-def make_vector(seed: int, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.float32]]:
-    vector = np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-def make_point(key: str, number: int, *, epoch: int = 1, **changes: Any) -> Point:
-    object_id = make_object_id("docs", key)
-    payload: dict[str, Any] = {
-        "object_id": object_id,
-        "bucket": "docs",
-        "key": key,
-        "uri": f"s3://docs/{key}",
-        "etag": "0123456789abcdef-3",
-        "content_type": "text/plain",
-        "text": f"Passage {number} of {key}.\nIt has two lines, “quotes” and an emoji 😀.",
-        "content_hash": f"{number:064x}",
-        "chunk_index": number,
-        "start_char": number * 100,
-        "end_char": number * 100 + 57,
-        "embedding_id": "0123456789abcdef-fedcba9876543210",
-        "epoch": epoch,
-        "job_id": "job-01jd00000000000000000000",
-        "ingested_at": "2026-11-23T21:43:05Z",
-    }
-    point_id = make_point_id(object_id, f"{number:064x}", 0)
-    return Point(point_id, {**payload, **changes}, make_vector(hash_of(key) + number))
-
-
-def hash_of(text: str) -> int:
-    return sum(text.encode()) * 1009
-
-
-async def read_all(store: VectorStore, collection: str, page: int = 500) -> list[StoredPoint]:
-    return [point async for point in store.scroll(collection, with_vectors=True, page=page)]
 
 
 class TestCollections:
@@ -511,192 +409,6 @@ async def test_a_filter_that_lets_too_much_through_is_given_up() -> None:
         await search_exactly(ask, SearchFilter(key_prefix="a"), 10, "weaviate")
     assert broad.value.code == "filter_too_broad"
     assert asked == [10, 80, 640, 5120, 10_000]
-
-
-class TestOutages:
-    """Servers that are away or refuse us."""
-
-    async def test_nobody_listens(self, request: pytest.FixtureRequest) -> None:
-        """Every call is transient."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        contract = make_contract("nowhere")
-        stores: list[VectorStore] = [QdrantStore(url), WeaviateStore(url, url)]
-        rest = make_settings(request).weaviate
-        assert rest.url is not None
-        key = rest.api_key.get_secret_value() if rest.api_key else None
-        half_away = WeaviateStore(rest.url, url, key)
-        for store in [*stores, half_away]:
-            for call in (
-                store.check(),
-                store.count("nowhere"),
-                store.upsert("nowhere", [make_point("a", 0)]),
-                store.search("nowhere", make_vector(1), limit=1, where=EVERYTHING),
-            ):
-                with pytest.raises(TransientError):
-                    await call
-        for store in stores:
-            with pytest.raises(TransientError):
-                await store.ensure_collection(contract)
-            await store.close()
-        await half_away.close()
-
-    @pytest.mark.parametrize("name", list(StoreName))
-    async def test_a_server_that_comes_back(self, name: StoreName, tmp_path: Path) -> None:
-        """Killed and started again on the same data: the same adapter works again, and nothing was lost."""
-        start = servers.start_qdrant if name is StoreName.QDRANT else servers.start_weaviate
-        with servers.stopping(start(tmp_path)) as first:
-            (key,) = first.secrets.values()
-            ports = {"port": int(first.url.rsplit(":", 1)[1])} | {
-                f"{kind}_port": at for kind, at in first.ports.items()
-            }
-            store: VectorStore = QdrantStore(first.url, key)
-            if name is StoreName.WEAVIATE:
-                store = WeaviateStore(first.url, f"http://127.0.0.1:{ports['grpc_port']}", key)
-            contract = make_contract("survivor")
-            await store.ensure_collection(contract)
-            await store.upsert("survivor", [make_point("a", 0)])
-            first.kill()
-            for _ in range(3):
-                with pytest.raises(TransientError):
-                    await store.upsert("survivor", [make_point("a", 1)])
-            with servers.stopping(start(tmp_path, api_key=key, **ports)):
-                patient = RetryPolicy(first_s=0.1, longest_s=1.0, deadline_s=20.0)
-                write = functools.partial(store.upsert, "survivor", [make_point("a", 1)])
-                await retry_async(write, TransientError, patient)
-                await store.check_collection(contract)
-                assert await store.count("survivor") == 2
-                await store.close()
-
-    async def test_a_weaviate_that_has_not_loaded_its_schema(self, tmp_path: Path) -> None:
-        """What gRPC misses is asked for over REST: there, or nobody answers, means wait; only missing is missing."""
-        with (
-            servers.stopping(servers.start_weaviate(tmp_path / "loaded", api_key="key")) as loaded,
-            servers.stopping(servers.start_weaviate(tmp_path / "starting", api_key="key")) as starting,
-        ):
-            whole, half = (
-                WeaviateStore(loaded.url, f"http://127.0.0.1:{server.ports['grpc']}", "key")
-                for server in (loaded, starting)
-            )
-            await whole.ensure_collection(make_contract("slow"))
-
-            def calls(name: str) -> list[Callable[[], Any]]:
-                return [
-                    lambda: half.count(name),
-                    lambda: half.read_points(name, [make_point("a", 0).id], with_vectors=False),
-                    lambda: half.delete_object_points(name, [make_object_id("docs", "a")], before_epoch=2),
-                    lambda: half.search(name, make_vector(1), limit=3, where=EVERYTHING),
-                    lambda: read_all(half, name),
-                ]
-
-            for call in calls("slow"):
-                with pytest.raises(TransientError, match="has not loaded collection slow yet"):
-                    await call()
-            for call in calls("never"):
-                with pytest.raises(FatalError) as missing:
-                    await call()
-                assert missing.value.code == "collection_missing"
-            loaded.kill()
-            for call in calls("slow"):
-                with pytest.raises(TransientError):
-                    await call()
-            await whole.close()
-            await half.close()
-
-    async def test_a_weaviate_that_is_not_ready(self) -> None:
-        """A class is missing only when a server says so after it said that it is ready."""
-        contract = make_contract("slow")
-        missing, found, ready, starting = (404, {}), (200, make_definition(contract)), (200, {}), (503, {})
-        for looks, readiness, error in (
-            ([missing], starting, TransientError),
-            ([missing, missing], ready, FatalError),
-            ([missing, found], ready, None),
-        ):
-            answers = iter(looks)
-            with serving(
-                {
-                    "/v1/schema/Slow": lambda _, answers=answers: next(answers),
-                    "/v1/.well-known/ready": lambda _, readiness=readiness: readiness,
-                }
-            ) as url:
-                store = WeaviateStore(url)
-                with contextlib.nullcontext() if error is None else pytest.raises(error):
-                    await store.check_collection(contract)
-                await store.close()
-            assert list(answers) == []
-
-    async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
-        """The key is never in the error."""
-        settings = make_settings(request)
-        if settings.qdrant.api_key is None or settings.weaviate.api_key is None:
-            pytest.fail("run this suite against servers that ask for a key")
-        assert settings.qdrant.url is not None
-        assert settings.weaviate.url is not None
-        wrong = f"wrong-{uuid.uuid4()}"
-        stores: list[VectorStore] = [
-            QdrantStore(settings.qdrant.url, wrong),
-            WeaviateStore(settings.weaviate.url, settings.weaviate.grpc_url, wrong),
-        ]
-        for store in stores:
-            for call in (store.check(), store.count("any"), store.check_collection(make_contract("any"))):
-                with pytest.raises(FatalError) as refused:
-                    await call
-                assert refused.value.code == "store_access_denied"
-                assert wrong not in repr(refused.value.record())
-            await store.close()
-
-    @pytest.mark.parametrize("name", list(StoreName))
-    def test_a_store_without_url_is_not_configured(self, name: StoreName) -> None:
-        """The message names the setting."""
-        bare = Settings(qdrant=QdrantSettings(), weaviate=WeaviateSettings())
-        with pytest.raises(FatalError) as refused:
-            open_stores(bare, [name])
-        assert refused.value.code == "store_not_configured"
-        assert f"INGEST_{name.upper()}__URL" in refused.value.hint
-
-
-async def test_an_alias_stands_for_one_collection_after_another(
-    store: VectorStore, contract: CollectionContract
-) -> None:
-    """Set twice, moved, listed as the store spells it, dropped twice; what it stands for stays."""
-    second = make_contract(f"{contract.collection}_b")
-    alias = f"{contract.collection}_alias"
-    try:
-        await store.ensure_collection(contract)
-        await store.ensure_collection(second)
-        for target in (contract.collection, contract.collection, second.collection):
-            await store.set_alias(alias, target)
-            assert (await store.list_aliases())[store.spell(alias)] == store.spell(target)
-        await store.upsert(second.collection, [make_point("a.txt", 0)])
-        assert await store.count(alias) == 1
-        await store.drop_alias(alias)
-        await store.drop_alias(alias)
-        assert store.spell(alias) not in await store.list_aliases()
-        assert store.spell(second.collection) in await store.list_collections()
-    finally:
-        await store.drop_alias(alias)
-        await store.drop_collection(second.collection)
-
-
-async def test_an_alias_needs_a_collection_and_a_name_of_its_own(
-    store: VectorStore, contract: CollectionContract
-) -> None:
-    """A refused move leaves the alias where it was."""
-    alias = f"{contract.collection}_alias"
-    await store.ensure_collection(contract)
-    with pytest.raises(FatalError) as missing:
-        await store.set_alias(alias, f"{contract.collection}_absent")
-    assert missing.value.code == "collection_missing"
-    with pytest.raises(FatalError) as taken:
-        await store.set_alias(contract.collection, contract.collection)
-    assert taken.value.code == "alias_name_taken"
-    try:
-        await store.set_alias(alias, contract.collection)
-        with pytest.raises(FatalError):
-            await store.set_alias(alias, f"{contract.collection}_absent")
-        assert (await store.list_aliases())[store.spell(alias)] == store.spell(contract.collection)
-    finally:
-        await store.drop_alias(alias)
 
 
 @pytest.mark.parametrize("key", ["", "=", "%", "%3D", "%25", "a=b%3Dc%%", "plain"])

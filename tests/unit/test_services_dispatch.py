@@ -1,24 +1,18 @@
-"""The dispatcher: admission, submission, reconciliation, cancel, restarts, over an engine that the test drives."""
+"""The dispatcher: submission, reconciliation, cancel, restarts, over an engine that the test drives."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from control import BODY, World, unreachable
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
-from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import EngineState, JobState
-from ingestion_engine.services.active_jobs import ActiveJobs
-from ingestion_engine.services.admission import admit_jobs
-from ingestion_engine.services.job_records import JobRecord, utc_now
-from ingestion_engine.services.job_store import IdempotencyTaken, JobStore
+from ingestion_engine.services.job_records import utc_now
+from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.shares import Grant, frozen_grant
 from ingestion_engine.state.ledger import Ledger
 
@@ -26,70 +20,6 @@ from ingestion_engine.state.ledger import Ledger
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def queued(number: int, collection: str, **fields: Any) -> JobRecord:
-    created = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number)
-    values: dict[str, Any] = {"engine": EngineName.RAY, "state": JobState.QUEUED, "request": {}, "body_hash": ""}
-    return JobRecord(**{**values, "id": f"job-{number}", "collection": collection, "created_at": created, **fields})
-
-
-def frozen(parallelism: int, share: int) -> dict[str, Any]:
-    """What admission looks at in a frozen spec."""
-    return {"parallelism": parallelism, "limits": {"embed_in_flight": share}}
-
-
-def admitted(jobs: list[JobRecord], needs: dict[str, int], limit: int = 8, **options: Any) -> dict[str, int | None]:
-    decisions = admit_jobs(jobs, limit=limit, wanted=lambda job, _free: Grant(needs[job.id], 1), **options)
-    return {decision.job.id: decision.grant and decision.grant.parallelism for decision in decisions}
-
-
-def test_admission_is_first_come_first_served() -> None:
-    """A job that does not fit holds up the smaller ones behind it, so that it is not starved."""
-    jobs = [queued(1, "a"), queued(2, "b"), queued(3, "c")]
-    assert admitted(jobs, {"job-1": 4, "job-2": 6, "job-3": 1}) == {"job-1": 4, "job-2": None, "job-3": None}
-
-
-def test_a_busy_collection_holds_up_its_own_jobs_only() -> None:
-    """Names are compared without case, as Weaviate does; order within a collection is kept."""
-    running = queued(1, "Notes", admitted_at=utc_now(), parallelism=2)
-    jobs = [running, queued(2, "notes"), queued(3, "other")]
-    assert admitted(jobs, {"job-2": 1, "job-3": 1}) == {"job-2": None, "job-3": 1}
-    decisions = admit_jobs(jobs, limit=8, wanted=lambda _job, _free: Grant(1, 1))
-    assert decisions[0].note == "waits for job job-1 on the same collection"
-
-
-def test_an_engine_that_is_away_holds_up_its_own_jobs_only() -> None:
-    """Jobs of another engine pass."""
-    jobs = [queued(1, "a"), queued(2, "b", engine=EngineName.SPARK)]
-    away = {EngineName.RAY: "away"}
-    assert admitted(jobs, {"job-1": 4, "job-2": 4}, away=away) == {"job-1": None, "job-2": 4}
-
-
-def test_a_job_holds_all_its_partitions_requests() -> None:
-    """Both what is free and what a job needs are told in requests, not in partitions."""
-    running = queued(1, "a", admitted_at=utc_now(), parallelism=2, spec=frozen(2, 2))
-    (decision,) = admit_jobs([running, queued(2, "b")], limit=8, wanted=lambda _job, free: Grant(3, free // 2))
-    assert decision.note == "waits for embedding capacity: needs 6, 4 of 8 free"
-    (decision,) = admit_jobs([running, queued(2, "b")], limit=10, wanted=lambda _job, free: Grant(2, free // 2))
-    assert decision.grant == Grant(2, 3)
-
-
-def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
-    """It is not stuck for ever, waits until nothing else runs, and nothing starts beside it."""
-    large = queued(2, "b", spec=frozen(4, 4))
-    other = queued(3, "c")
-
-    def want(job: JobRecord, free: int) -> Grant:
-        return frozen_grant(job) or Grant(1, 1)
-
-    beside = admit_jobs([queued(1, "a", admitted_at=utc_now(), parallelism=1), large], limit=8, wanted=want)
-    assert beside[0].note == "waits for embedding capacity: needs 8, 7 of 8 free"
-    alone = admit_jobs([large, other], limit=8, wanted=want)
-    assert [decision.grant for decision in alone] == [Grant(4, 4), None]
-    running = dataclasses.replace(large, admitted_at=utc_now(), parallelism=2)
-    (behind,) = admit_jobs([running, other], limit=8, wanted=want)
-    assert behind.note == "waits for embedding capacity: needs 1, 0 of 8 free"
 
 
 async def test_requests_in_flight_never_exceed_the_limit(world: World) -> None:
@@ -446,63 +376,3 @@ async def test_the_running_service_dispatches_by_itself(world: World) -> None:
 
 async def _skip_pause(store: JobStore, job_id: str) -> None:
     assert await store.update(job_id, set(JobState), next_look_at=None)
-
-
-async def test_only_rows_that_changed_are_read_again(tmp_path: Path) -> None:
-    """Whoever changed them, another copy of the service included; what has ended is left out."""
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    store, other = await JobStore.open(url), await JobStore.open(url)
-    try:
-        active = ActiveJobs(store)
-        for number in (2, 1, 3):
-            await store.insert(queued(number, f"c{number}"))
-        first = await active.read()
-        assert [job.id for job in first] == ["job-1", "job-2", "job-3"]
-        await other.update("job-1", {JobState.QUEUED}, state=JobState.CANCELED)
-        await other.note_waiting({"job-1": "too late", "job-3": "waits"})
-        second = await active.read()
-        assert [(job.id, job.note) for job in second] == [("job-2", None), ("job-3", "waits")]
-        assert second[0] is first[1]
-        assert second == await store.list_active() == await ActiveJobs(other).read()
-    finally:
-        await store.close()
-        await other.close()
-
-
-async def test_writers_of_one_process_take_turns(tmp_path: Path) -> None:
-    """A hundred submissions at once are all stored, though SQLite knows one writer and we wait for none."""
-    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
-    try:
-        event.listen(store._engine.sync_engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=0"))
-        await store._engine.dispose()
-        await asyncio.gather(*(store.insert(queued(number, "c")) for number in range(100)))
-        assert len(await store.list_active()) == 100
-    finally:
-        await store.close()
-
-
-async def test_submissions_that_share_a_commit_fail_alone(tmp_path: Path) -> None:
-    """Of several with one idempotency key one is stored, the others learn which; those beside them are all stored."""
-    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
-    try:
-        jobs = [queued(number, "c", idempotency_key="same" if number % 2 else None) for number in range(6)]
-        outcomes = await asyncio.gather(*(store.insert(job) for job in jobs), return_exceptions=True)
-        taken = [outcome.first.id for outcome in outcomes if isinstance(outcome, IdempotencyTaken)]
-        assert taken == ["job-1", "job-1"]
-        assert outcomes.count(None) == 4
-        assert {job.id for job in await store.list_active()} == {"job-0", "job-1", "job-2", "job-4"}
-    finally:
-        await store.close()
-
-
-async def test_a_submission_whose_caller_gives_up_keeps_no_other_from_its_commit(tmp_path: Path) -> None:
-    """The rest of the batch is stored all the same."""
-    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
-    try:
-        inserts = [asyncio.create_task(store.insert(queued(number, "c"))) for number in range(3)]
-        await asyncio.sleep(0)
-        inserts[0].cancel()
-        await asyncio.gather(*inserts[1:])
-        assert {"job-1", "job-2"} <= {job.id for job in await store.list_active()}
-    finally:
-        await store.close()

@@ -1,0 +1,176 @@
+"""What the product relies on in Qdrant's collections and aliases.
+
+Runs against the embedded stand-in, or unchanged against the server named by INGEST_QDRANT__URL (and
+INGEST_QDRANT__API_KEY).
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from qdrant_client_side import DIMENSION, Server, embedded_only, error_of, points_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback
+
+
+def test_the_root_and_the_probes_need_no_key(server: Server) -> None:
+    """`GET /` names the version; the probes answer plain text; none of them asks for the key."""
+    root = httpx.get(f"{server.url}/").json()
+    assert root["title"] == "qdrant - vector search engine"
+    assert root["version"].startswith("1.19.")
+    assert httpx.get(f"{server.url}/healthz").text == "healthz check passed"
+    assert httpx.get(f"{server.url}/livez").text == "healthz check passed"
+    assert httpx.get(f"{server.url}/readyz").text == "all shards are ready"
+
+
+def test_a_missing_and_a_wrong_key_are_401_with_a_bare_text(server: Server) -> None:
+    """401 is no JSON: clients see the plain sentence."""
+    if server.api_key is None:
+        pytest.skip("this server asks for no key")
+    missing = httpx.get(f"{server.url}/collections")
+    assert (missing.status_code, missing.text) == (401, "Must provide an API key or an Authorization bearer token")
+    wrong = httpx.get(f"{server.url}/collections", headers={"api-key": "no"})
+    assert (wrong.status_code, wrong.text) == (401, "Invalid API key or JWT")
+    bearer = httpx.get(f"{server.url}/collections", headers={"authorization": f"Bearer {server.api_key}"})
+    assert bearer.status_code == 200
+
+
+def test_a_path_that_is_not_served_is_404(http: httpx.Client) -> None:
+    """Also a known path with another method."""
+    assert http.get("/nothing").status_code == 404
+    assert http.put("/collections").status_code == 404
+
+
+def test_slashes_are_trimmed(http: httpx.Client) -> None:
+    """A trailing slash and doubled slashes change nothing."""
+    assert http.get("/collections/").status_code == 200
+    assert http.get("//collections").status_code == 200
+
+
+def test_a_collection_is_created_described_listed_and_deleted(client: QdrantClient) -> None:
+    """The official client reads every answer, and info shows what was asked for."""
+    fresh = f"contract_{uuid.uuid4().hex}"
+    assert not client.collection_exists(fresh)
+    vectors = models.VectorParams(size=3, distance=models.Distance.DOT, on_disk=True)
+    settings = models.OptimizersConfigDiff(indexing_threshold=0)
+    assert client.create_collection(fresh, vectors, optimizers_config=settings, metadata={"made": "here"})
+    info = client.get_collection(fresh)
+    assert info.config.params.vectors == vectors
+    assert info.config.optimizer_config.indexing_threshold == 0
+    assert info.config.metadata == {"made": "here"}
+    assert (info.status, info.points_count, info.payload_schema) == (models.CollectionStatus.GREEN, 0, {})
+    assert client.update_collection(fresh, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=77))
+    assert client.get_collection(fresh).config.optimizer_config.indexing_threshold == 77
+    assert fresh in [item.name for item in client.get_collections().collections]
+    assert client.delete_collection(fresh)
+    assert not client.collection_exists(fresh)
+
+
+def test_errors_about_collections(http: httpx.Client, name: str) -> None:
+    """404, 409 and the malformed, with the real texts; deleting nothing is `false`, not an error."""
+    body = {"vectors": {"size": 4, "distance": "Cosine"}}
+    assert error_of(http.get("/collections/nope")) == (404, "Not found: Collection `nope` doesn't exist!")
+    assert error_of(http.put(f"/collections/{name}", json=body)) == (
+        409,
+        f"Wrong input: Collection `{name}` already exists!",
+    )
+    deleted = http.delete("/collections/nope")
+    assert (deleted.status_code, deleted.json()["result"], deleted.json()["status"]) == (200, False, "ok")
+    status, text = error_of(http.put("/collections/x_bad", json={"vectors": {"size": 4, "distance": "Cosinus"}}))
+    assert status == 400
+    assert text.startswith("Format error in JSON body: ")
+    status, text = error_of(http.put("/collections/x_bad", json={"vectors": {"size": 65537, "distance": "Dot"}}))
+    assert (status, text) == (
+        422,
+        "Validation error in JSON body: [vectors.size: value 65537 invalid, must be from 1 to 65536]",
+    )
+    assert http.put("/collections/a:b", json=body).status_code == 422
+
+
+def test_what_the_stand_in_cannot_do_is_refused_by_name(server: Server, http: httpx.Client, name: str) -> None:
+    """Nothing is silently ignored: sparse vectors, quantization, unknown fields and parameters."""
+    embedded_only(server)
+    vectors = {"size": 4, "distance": "Cosine"}
+    for extra, named in (
+        ({"sparse_vectors": {"s": {}}}, "sparse_vectors"),
+        ({"quantization_config": {"scalar": {"type": "int8"}}}, "quantization_config"),
+        ({"shard_number": 2}, "shard_number"),
+        ({"vektors": 1}, "vektors"),
+    ):
+        status, text = error_of(http.put("/collections/x_refused", json={"vectors": vectors, **extra}))
+        assert status == 400
+        assert named in text
+    path = f"/collections/{name}/points"
+    sparse = {"points": [{"id": 1, "vector": {"s": {"indices": [1], "values": [1.0]}}}]}
+    assert "dense" in error_of(http.put(path, json=sparse))[1]
+    assert "recommend" in error_of(http.post(f"{path}/query", json={"query": {"recommend": {"positive": [1]}}}))[1]
+    assert "prefetch" in error_of(http.post(f"{path}/query", json={"prefetch": [{"query": [1.0]}]}))[1]
+    assert error_of(http.post(f"{path}/count", json={"exakt": True}))[0] == 400
+    assert error_of(http.post(f"{path}/count?weit=true", json={}))[0] == 400
+    assert "not served" in error_of(http.post(f"{path}/search", json={}))[1]
+
+
+def test_named_dense_vectors(client: QdrantClient) -> None:
+    """Each name has its own dimension; a query says which one it uses."""
+    fresh = f"contract_{uuid.uuid4().hex}"
+    both = {name: models.VectorParams(size=size, distance=models.Distance.DOT) for name, size in (("a", 2), ("b", 3))}
+    client.create_collection(fresh, both)
+    client.upsert(fresh, [models.PointStruct(id=1, vector={"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})])
+    assert client.retrieve(fresh, [1], with_vectors=["b"])[0].vector == {"b": [1.0, 2.0, 3.0]}
+    assert client.query_points(fresh, [1.0, 1.0], using="a").points[0].score == pytest.approx(3.0)
+    with pytest.raises(UnexpectedResponse, match="Not existing vector name error: c"):
+        client.query_points(fresh, [1.0], using="c")
+    client.delete_collection(fresh)
+
+
+def test_an_alias_stands_for_its_collection_and_moves_in_one_call(client: QdrantClient, name: str) -> None:
+    """Points, info, indexes and changes go through an alias; a deletion does not."""
+    other, alias = f"{name}_other", f"{name}_alias"
+    client.create_collection(other, models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE))
+    create = models.CreateAlias(collection_name=name, alias_name=alias)
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+    client.upsert(alias, points_of(3))
+    assert client.count(name).count == client.count(alias).count == 3
+    assert client.collection_exists(alias)
+    assert client.get_collection(alias).points_count == 3
+    client.delete_collection(alias)
+    assert client.count(alias).count == 3
+    swap = models.CreateAlias(collection_name=other, alias_name=alias)
+    client.update_collection_aliases(
+        [
+            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)),
+            models.CreateAliasOperation(create_alias=swap),
+        ],
+    )
+    assert client.count(alias).count == 0
+    assert [item.alias_name for item in client.get_collection_aliases(other).aliases] == [alias]
+    assert (alias, other) in [(item.alias_name, item.collection_name) for item in client.get_aliases().aliases]
+    client.delete_collection(other)
+    assert alias not in [item.alias_name for item in client.get_aliases().aliases]
+
+
+def test_errors_about_aliases(http: httpx.Client, name: str) -> None:
+    """To no collection 404, over a collection 409, renaming none 404; deleting none is fine."""
+
+    def change(action: dict[str, Any]) -> httpx.Response:
+        return http.post("/collections/aliases", json={"actions": [action]})
+
+    missing = change({"create_alias": {"collection_name": "nope", "alias_name": "x"}})
+    assert error_of(missing) == (404, "Not found: Collection `nope` doesn't exist!")
+    taken = change({"create_alias": {"collection_name": name, "alias_name": name}})
+    assert error_of(taken) == (409, f"Wrong input: Collection `{name}` already exists!")
+    renamed = change({"rename_alias": {"old_alias_name": "no_alias", "new_alias_name": "x"}})
+    assert error_of(renamed) == (404, "Not found: Alias no_alias does not exists!")
+    assert change({"delete_alias": {"alias_name": "no_alias"}}).status_code == 200
+    assert change({"create_alias": {"collection_name": name, "alias_name": f"{name}_a"}}).status_code == 200
+    body = {"vectors": {"size": 4, "distance": "Dot"}}
+    assert error_of(http.put(f"/collections/{name}_a", json=body)) == (
+        400,
+        f"Wrong input: Can't create collection with name {name}_a. Alias with the same name already exists",
+    )

@@ -1,0 +1,288 @@
+"""What Weaviate finds: filters, order, cursors, and the nearest vectors.
+
+Runs against the embedded stand-in, or unchanged against the server named by INGEST_WEAVIATE__URL and
+INGEST_WEAVIATE__GRPC_URL (and INGEST_WEAVIATE__API_KEY).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import httpx
+import pytest
+from weaviate.classes.config import Configure
+from weaviate.classes.query import Filter, MetadataQuery, Sort
+from weaviate.exceptions import WeaviateDeleteManyError, WeaviateInsertManyAllFailedError, WeaviateQueryError
+
+from weaviate_client import Client, by, insert, item, make, number, uid
+
+# The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
+
+
+TEN = list(range(10, 20))
+REST = [20, 21]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (by("object_id").equal(uid(1)), [10, 13, 16, 19]),
+        (by("object_id").equal(uid(1).upper()), [10, 13, 16, 19]),
+        (by("object_id").equal(uid(1)) & by("epoch").less_than(16), [10, 13]),
+        (by("object_id").not_equal(uid(1)), [11, 12, 14, 15, 17, 18, *REST]),
+        (by("object_id").contains_any([uid(0), uid(2)]), [11, 12, 14, 15, 17, 18]),
+        (by("object_id").greater_than(uid(1)), [11, 14, 17]),
+        (by("epoch").equal(12) | by("epoch").greater_or_equal(18), [12, 18, 19]),
+        (by("epoch").equal(12.0), [12]),
+        (by("epoch").equal("12"), [12]),
+        (by("epoch").contains_any([12, 13, 99]), [12, 13]),
+        (Filter.not_(by("epoch").less_than(18)), [18, 19, *REST]),
+        (by("ratio").equal(6), [12]),
+        (by("ratio").less_or_equal(5.5), [10, 11]),
+        (by("flag").equal(True), [10, 12, 14, 16, 18]),
+        (by("flag").not_equal(True), [11, 13, 15, 17, 19, *REST]),
+        (by("at").greater_than(dt.datetime(2024, 1, 17, tzinfo=dt.UTC)), [18, 19]),
+        (by("at").equal("2024-01-12T01:00:00+01:00"), [12]),
+        (by("key").equal("Dir/File 12"), [12]),
+        (by("key").equal(" Dir/File 12 "), [12]),
+        (by("key").equal("dir/file 12"), []),
+        (by("key").equal("Dir/File"), []),
+        (by("key").equal("padded"), [21]),
+        (by("key").not_equal("Dir/File 12"), [n for n in TEN if n != 12] + REST),
+        (by("key").like("Dir/*1?"), TEN),
+        (by("key").like("dir/*"), []),
+        (by("key").like("[D]*"), []),
+        (by("key").contains_any(["Dir/File 12", "padded"]), [12, 21]),
+        (by("key").greater_than("Dir/File 17"), [18, 19, 21]),
+        (by("text").equal("apple"), TEN),
+        (by("text").equal("PIE word12"), [12]),
+        (by("text").equal("the apple"), TEN),
+        (by("text").equal("appl"), []),
+        (by("text").equal("fox"), [21]),
+        (by("text").not_equal("apple"), REST),
+        (by("text").like("WORD1?"), TEN),
+        (by("text").contains_any(["word12", "den"]), [12, 21]),
+        (by("text").contains_all(["word12", "apple"]), [12]),
+        (by("lower").equal("LOW 12"), [12]),
+        (by("white").equal("White"), TEN),
+        (by("white").equal("white"), []),
+        (by("metadata").equal("k=12"), [12]),
+        (by("metadata").equal("p=q"), [21]),
+        (by("metadata").contains_all(["k=12", "Common X"]), [12]),
+        (by("metadata").contains_none(["Common X"]), REST),
+        (by("metadata").like("k=1*"), TEN),
+        (by("pages").equal(12), [11, 12]),
+        (by("pages").not_equal(12), [n for n in TEN if n not in (11, 12)] + REST),
+        (by("pages").greater_than(18), [18, 19]),
+        (by("owners").equal(uid(12)), [12]),
+        (Filter.by_id().equal(uid(12)), [12]),
+        (Filter.by_id().contains_any([uid(12), uid(20), uid(99)]), [12, 20]),
+        (Filter.by_id().not_equal(uid(12)), [n for n in TEN if n != 12] + REST),
+        (Filter.all_of([by("epoch").greater_than(10), by("flag").equal(True), by("text").like("*1[46]")]), []),
+        (Filter.any_of([by("epoch").equal(10), by("text").equal("den")]) & by("key").like("*"), [10, 21]),
+    ],
+)  # fmt: skip
+def test_filter(shelf: Any, where: Any, expected: list[int]) -> None:
+    """Search and count agree on what matches."""
+    found = [number(o) for o in shelf.query.fetch_objects(filters=where, limit=100, return_properties=[]).objects]
+    assert sorted(found) == expected
+    assert shelf.aggregate.over_all(total_count=True, filters=where).total_count == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        (by("nope").equal(1), "no such prop with name 'nope' found in class"),
+        (by("epoch").equal("x"), "could not parse string 'x' as int"),
+        (by("epoch").equal(1.5), "received a floating point number 1.5"),
+        (by("epoch").equal(True), "expected value to be int, got bool"),
+        (by("flag").equal("true"), "expected value to be bool, got string"),
+        (by("key").equal(5), "expected value to be string, got 'int'"),
+        (by("object_id").equal("x"), "invalid UUID length: 1"),
+        (by("object_id").like("0*"), 'operator "Like" cannot be used on uuid/uuid[] props'),
+        (by("at").equal("x"), "trying parse time as RFC3339 string"),
+        (by("text").equal("the"), "only stopwords provided"),
+        (by("hidden").equal("h"), "requires inverted index"),
+        (by("key").is_none(True), "Nullstate must be indexed to be filterable"),
+        (by("key", length=True).equal(3), "Property length must be indexed to be filterable"),
+        (Filter.by_creation_time().greater_than(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)), "Timestamps must be indexed"),
+    ],
+)
+def test_wrong_filters_say_why(shelf: Any, where: Any, text: str) -> None:
+    with pytest.raises(WeaviateQueryError) as read:
+        shelf.query.fetch_objects(filters=where)
+    assert text in str(read.value.message)
+    with pytest.raises(WeaviateDeleteManyError) as deleted:
+        shelf.data.delete_many(where=where)
+    assert text in str(deleted.value.message)
+
+
+def test_state_filters_work_where_the_class_indexes_them(client: Client, name: str) -> None:
+    inverted = Configure.inverted_index(index_null_state=True, index_property_length=True, index_timestamps=True)
+    collection = make(client, name, inverted_index_config=inverted)
+    insert(collection, item(1, key="abc", pages=[1, 2]), item(2, key="", pages=[]), item(3, epoch=1))
+
+    def found(where: Any) -> list[int]:
+        return sorted(number(o) for o in collection.query.fetch_objects(filters=where).objects)
+
+    assert found(by("key").is_none(True)) == [2, 3]
+    assert found(by("key").is_none(False)) == [1]
+    assert found(by("pages", length=True).equal(2)) == [1]
+    assert found(by("key", length=True).not_equal(3)) == [2, 3]
+    assert found(Filter.by_creation_time().greater_than(dt.datetime(2024, 1, 1, tzinfo=dt.UTC))) == [1, 2, 3]
+
+
+def test_lists_are_ordered_by_id_and_default_to_ten(shelf: Any) -> None:
+    assert [number(o) for o in shelf.query.fetch_objects().objects] == TEN
+    assert [number(o) for o in shelf.query.fetch_objects(limit=3, offset=10).objects] == [20, 21]
+    assert len(shelf.query.fetch_objects_by_ids([uid(n) for n in range(10, 22)]).objects) == 10
+    assert len(shelf.query.fetch_objects_by_ids([uid(n) for n in range(10, 22)], limit=12).objects) == 12
+    assert shelf.query.fetch_object_by_id(uid(99)) is None
+
+
+def test_cursor_walks_everything_once(shelf: Any) -> None:
+    assert [number(o) for o in shelf.iterator(cache_size=5)] == [*TEN, *REST]
+    assert [number(o) for o in shelf.query.fetch_objects(limit=2, after=uid(11)).objects] == [12, 13]
+    with pytest.raises(WeaviateQueryError, match="where cannot be set with after and limit parameters"):
+        shelf.query.fetch_objects(limit=2, after=uid(11), filters=by("epoch").equal(1))
+    with pytest.raises(WeaviateQueryError, match="is not a valid uuid"):
+        shelf.query.fetch_objects(limit=2, after="zz")
+
+
+def test_offset_plus_limit_has_a_bound(shelf: Any) -> None:
+    assert len(shelf.query.fetch_objects(limit=10_000).objects) == 12
+    for arguments in ({"limit": 10_001}, {"limit": 1, "offset": 10_000}):
+        with pytest.raises(WeaviateQueryError, match="query maximum results exceeded"):
+            shelf.query.fetch_objects(**arguments)
+
+
+def test_only_wanted_properties_come_back(shelf: Any) -> None:
+    assert shelf.query.fetch_object_by_id(uid(12), return_properties=["epoch", "key"]).properties == {
+        "epoch": 12,
+        "key": "Dir/File 12",
+    }
+    assert shelf.query.fetch_object_by_id(uid(12), return_properties=[]).properties == {}
+    assert set(shelf.query.fetch_object_by_id(uid(20)).properties.values()) == {None}
+    with pytest.raises(WeaviateQueryError, match="no such prop with name 'nope'"):
+        shelf.query.fetch_objects(return_properties=["nope"])
+
+
+def test_metadata_only_where_asked(shelf: Any) -> None:
+    (plain,) = shelf.query.fetch_objects(filters=by("epoch").equal(12)).objects
+    assert (plain.metadata.creation_time, plain.metadata.last_update_time, plain.vector) == (None, None, {})
+    (full,) = shelf.query.fetch_objects(filters=by("epoch").equal(12), return_metadata=MetadataQuery.full()).objects
+    age = dt.datetime.now(dt.UTC) - full.metadata.creation_time
+    assert abs(age) < dt.timedelta(minutes=10)
+    assert (full.metadata.distance, full.metadata.certainty) == (None, None)
+
+
+def test_sort(shelf: Any) -> None:
+    """Missing values are first when ascending and last when descending; text ignores case."""
+
+    def order(sort: Any, **kwargs: Any) -> list[int]:
+        return [number(o) for o in shelf.query.fetch_objects(sort=sort, limit=20, **kwargs).objects]
+
+    assert order(Sort.by_property("epoch")) == [20, 21, *TEN]
+    assert order(Sort.by_property("epoch", ascending=False)) == [*reversed(TEN), 20, 21]
+    assert order(Sort.by_property("flag").by_property("epoch", ascending=False)) == [
+        20, 21, 19, 17, 15, 13, 11, 18, 16, 14, 12, 10,
+    ]  # fmt: skip
+    assert order(Sort.by_id(ascending=False)) == [21, 20, *reversed(TEN)]
+    assert order(Sort.by_property("at", ascending=False), filters=by("epoch").greater_than(16)) == [19, 18, 17]
+    assert order(Sort.by_property("key"), offset=1)[:3] == [21, 10, 11]
+    with pytest.raises(WeaviateQueryError, match="sorting by uuid is currently not supported"):
+        order(Sort.by_property("object_id"))
+
+
+def test_unknown_class_is_named(client: Client, name: str) -> None:
+    absent = client.collections.use(name)
+    for call in (
+        absent.query.fetch_objects,
+        lambda: absent.aggregate.over_all(total_count=True),
+        lambda: absent.query.near_vector([1.0]),
+    ):
+        with pytest.raises(WeaviateQueryError) as caught:
+            call()
+        assert f"could not find class {name} in schema" in str(caught.value.message)
+    with pytest.raises(WeaviateDeleteManyError, match=f"could not find class {name} in schema"):
+        absent.data.delete_many(where=by("epoch").equal(1))
+
+
+def near(response: Any) -> list[tuple[int, float]]:
+    return [(number(o), pytest.approx(o.metadata.distance, abs=1e-5)) for o in response.objects]
+
+
+def test_near_vector(client: Client, name: str) -> None:
+    collection = make(client, name)
+    assert collection.query.near_vector([1.0, 0.0]).objects == []
+    vectors = {1: [1.0, 0.0], 2: [3.0, 4.0], 3: [0.0, 2.0], 4: [-1.0, 0.0]}
+    insert(collection, *(item(n, vector, epoch=n) for n, vector in vectors.items()), item(5, epoch=5))
+    want = MetadataQuery(distance=True, certainty=True)
+    search = collection.query.near_vector
+    everything = search([2.0, 0.0], return_metadata=want)
+    assert near(everything) == [(1, 0.0), (2, 0.4), (3, 1.0), (4, 2.0)]
+    assert [o.metadata.certainty for o in everything.objects] == pytest.approx([1.0, 0.8, 0.5, 0.0], abs=1e-5)
+    assert near(search([2.0, 0.0], limit=2, offset=1, return_metadata=want)) == [(2, 0.4), (3, 1.0)]
+    assert near(search([2.0, 0.0], distance=0.5, return_metadata=want)) == [(1, 0.0), (2, 0.4)]
+    assert near(search([2.0, 0.0], certainty=0.75, return_metadata=want)) == [(1, 0.0), (2, 0.4)]
+    assert near(search([2.0, 0.0], filters=by("epoch").greater_than(2), return_metadata=want)) == [(3, 1.0), (4, 2.0)]
+    assert near(collection.query.near_object(uid(3), limit=1, return_metadata=want)) == [(3, 0.0)]
+    insert(collection, item(1, [0.0, 1.0], epoch=1))
+    collection.data.delete_by_id(uid(2))
+    assert {n for n, _ in near(search([0.0, 1.0], limit=2, return_metadata=want))} == {1, 3}
+    with pytest.raises(WeaviateQueryError, match="vector lengths don't match"):
+        search([1.0, 0.0, 0.0])
+    with pytest.raises(WeaviateQueryError, match="query maximum results exceeded"):
+        search([1.0, 0.0], limit=10_001)
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [
+        ("l2-squared", [(2, 0.0), (1, 1.0), (3, 4.0)]),
+        ("dot", [(3, -9.0), (2, -5.0), (1, -3.0)]),
+        ("manhattan", [(2, 0.0), (1, 1.0), (3, 2.0)]),
+    ],
+)
+def test_other_distances(client: Client, http: httpx.Client, name: str, distance: str, expected: Any) -> None:
+    created = http.post("/schema", json={"class": name, "vectorIndexConfig": {"distance": distance}})
+    assert created.status_code == 200
+    collection = client.collections.use(name)
+    insert(collection, item(1, [1.0, 1.0]), item(2, [2.0, 1.0]), item(3, [4.0, 1.0]))
+    found = collection.query.near_vector([2.0, 1.0], return_metadata=MetadataQuery(distance=True))
+    assert near(found) == expected
+    with pytest.raises(WeaviateQueryError, match="can't compute and return certainty"):
+        collection.query.near_vector([2.0, 1.0], certainty=0.9)
+
+
+def test_named_vectors(client: Client, name: str) -> None:
+    spaces = [Configure.Vectors.self_provided(name="one"), Configure.Vectors.self_provided(name="two")]
+    collection = client.collections.create(name, vector_config=spaces)
+    errors = insert(
+        collection,
+        item(1, {"one": [1.0, 0.0], "two": [1.0, 2.0, 3.0]}),
+        item(2, {"one": [0.0, 1.0]}),
+        item(3, [1.0, 0.0]),
+        item(4, {"three": [1.0]}),
+    )
+    assert errors == {
+        2: f"collection {name} configuration does not have single vector index",
+        3: f"collection {name} does not have configuration for vector three",
+    }
+    found = collection.query.near_vector([0.0, 1.0], target_vector="one", include_vector=["two"]).objects
+    assert [(number(o), o.vector) for o in found] == [(2, {}), (1, {"two": [1.0, 2.0, 3.0]})]
+    assert set(collection.query.fetch_object_by_id(uid(1), include_vector=True).vector) == {"one", "two"}
+    with pytest.raises(WeaviateQueryError, match="no target vectors were provided"):
+        collection.query.near_vector([0.0, 1.0])
+    with pytest.raises(WeaviateQueryError, match="does not have named vector zzz configured"):
+        collection.query.near_vector([0.0, 1.0], target_vector="zzz")
+
+
+def test_one_vector_with_the_default_name_takes_unnamed_ones(client: Client, name: str) -> None:
+    collection = client.collections.create(name, vector_config=Configure.Vectors.self_provided())
+    assert insert(collection, item(1, [1.0, 0.0]), item(2, {"default": [0.0, 1.0]})) == {}
+    assert [number(o) for o in collection.query.near_vector([0.0, 1.0]).objects] == [2, 1]
+    with pytest.raises(WeaviateInsertManyAllFailedError, match="Validate vector index default for target vector"):
+        insert(collection, item(3, [1.0, 0.0, 0.0]))
