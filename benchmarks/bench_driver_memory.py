@@ -40,7 +40,7 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import CollectionContract, EngineName, JobRequest, StoreName
-from ingestion_engine.engines.driver import Driver
+from ingestion_engine.driver.driver import Driver
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.lease import read_lease

@@ -26,7 +26,7 @@ from report import Report, parse_options, repeat_command
 
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.records import TableRow
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.table import ObjectTable
 
 
 def make_row(number: int, epoch: int = 1) -> TableRow:

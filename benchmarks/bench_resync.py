@@ -30,13 +30,13 @@ from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import ModelInfo, PartitionReport, TableRow
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
-from ingestion_engine.engines.driver import Driver
-from ingestion_engine.engines.preflight import wanted_contract
-from ingestion_engine.pipeline.parse import PARSER_VERSION
+from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.preflight import wanted_contract
+from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.ledger import Ledger
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.table import ObjectTable
 
 COLLECTION = "bench"
 MODEL = "sim-384"

@@ -24,8 +24,8 @@ from report import Report, Target, median_of, parse_options, repeat_command
 from stacks import open_stack
 from worlds import list_markdown, upload_objects
 
-from ingestion_engine.devstack.stack import Stack
-from ingestion_engine.submission.kubernetes_api import KubernetesApi
+from ingestion_devstack.stack.stack import Stack
+from ingestion_engine.submission.kubernetes.api import KubernetesApi
 
 FIRST_CALL_TARGET_S = 2.0
 IMPORT_TARGET_S = 1.0
@@ -38,10 +38,12 @@ TOP_IMPORTS = 12
 IMPORTS = {
     "Python alone": "pass",
     "worker's entry": "import ingestion_engine.pipeline.worker",
-    "driver's entry": "import ingestion_engine.engines.run, ingestion_engine.engines.driver",
+    "driver's entry": "import ingestion_engine.driver.run, ingestion_engine.driver.driver",
     "worker's entry, and every adapter a partition opens": (
-        "import ingestion_engine.pipeline.worker, ingestion_engine.adapters.s3, ingestion_engine.adapters.s3_state, "
-        "ingestion_engine.adapters.ollama, ingestion_engine.adapters.qdrant, ingestion_engine.adapters.weaviate"
+        "import ingestion_engine.pipeline.worker, "
+        "ingestion_engine.adapters.s3.source, ingestion_engine.adapters.s3.state_store, "
+        "ingestion_engine.adapters.ollama.embedder, ingestion_engine.adapters.qdrant.store, "
+        "ingestion_engine.adapters.weaviate.store"
     ),
 }
 TRIVIAL_RAY = """

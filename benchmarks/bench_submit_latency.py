@@ -19,7 +19,7 @@ import httpx
 from report import Report, Target, parse_options, repeat_command
 from stacks import MODEL, open_stack
 
-from ingestion_engine.devstack.stack import SYSTEMS, Stack
+from ingestion_devstack.stack.stack import SYSTEMS, Stack
 
 TARGET_MS = 100
 WARM_UP_REQUESTS = 5

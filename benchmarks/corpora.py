@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from corpus_pdf import build_pdf
-from corpus_text import write_big_text, write_paragraphs, write_sentence
+from support.corpus.pdf import build_pdf
+from support.corpus.text import write_big_text, write_paragraphs, write_sentence
 
 MB = 1_000_000
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ingestion_engine.devstack.stack import Stack
+from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import PREFIX, Settings
 
 MODEL = "hash-384"

@@ -28,12 +28,12 @@ from processes import Measured, run_measured
 from stacks import open_stack
 
 import ingestion_engine
+from ingestion_devstack.kubernetes.find_spark import find_java, find_spark
+from ingestion_devstack.stack.credentials import load_or_make_credentials
+from ingestion_devstack.stack.processes import Ports
+from ingestion_devstack.stack.ray_head import plan_ray_head
+from ingestion_devstack.stack.service import Home, Service
 from ingestion_engine.adapters.connect import open_state_store
-from ingestion_engine.devstack.credentials import load_or_make_credentials
-from ingestion_engine.devstack.kube_java import find_java, find_spark
-from ingestion_engine.devstack.processes import Ports
-from ingestion_engine.devstack.ray_head import plan_ray_head
-from ingestion_engine.devstack.service import Home, Service
 from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
@@ -153,7 +153,7 @@ class World:
     ) -> tuple[list[str], dict[str, str]]:
         env = {**os.environ, **self.env}
         if engine is EngineName.SPARK:
-            main = Path(ingestion_engine.__file__).parent / "engines" / "spark_main.py"
+            main = Path(ingestion_engine.__file__).parent / "driver" / "spark_main.py"
             env |= {"JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
             conf = ("spark.ui.enabled=false", "spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1")
             options = [part for value in conf for part in ("--conf", value)]
@@ -162,7 +162,7 @@ class World:
         if engine is EngineName.RAY:
             env |= self._ray_env()
             arguments = ("--engine", engine.value, *arguments)
-        return [sys.executable, "-m", "ingestion_engine.engines.entry", *arguments], env
+        return [sys.executable, "-m", "ingestion_engine.driver.entry", *arguments], env
 
     def _ray_env(self) -> dict[str, str]:
         """Start a head on the first call; return what leads a driver to it."""

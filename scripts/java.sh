@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-find_java() { .venv/bin/python -c 'from ingestion_engine.devstack.kube_java import find_java; find_java()' 2>/dev/null; }
+find_java() { .venv/bin/python -c 'from ingestion_devstack.kubernetes.find_spark import find_java; find_java()' 2>/dev/null; }
 
 install_java() {
     local package

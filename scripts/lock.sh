@@ -4,4 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
-    --no-header --no-annotate --no-emit-index-url --output-file requirements.lock "$@" pyproject.toml
+    --no-header --no-annotate --no-emit-index-url --no-emit-package ingestion-engine \
+    --output-file requirements.lock "$@" pyproject.toml src/ingestion_devstack/pyproject.toml

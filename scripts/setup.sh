@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.installed
-wanted="$(cat requirements.lock pyproject.toml | cksum) $PWD"
-if [[ -f $stamp && "$(cat "$stamp")" == "$wanted" ]] && .venv/bin/python -c 'import ingestion_engine' 2>/dev/null; then
+wanted="$(cat requirements.lock pyproject.toml src/ingestion_devstack/pyproject.toml | cksum) $PWD"
+if [[ -f $stamp && "$(cat "$stamp")" == "$wanted" ]] && .venv/bin/python -c 'import ingestion_engine, ingestion_devstack' 2>/dev/null; then
     exit 0
 fi
 
@@ -58,7 +58,7 @@ if ! install_by_uv; then
     say "installing with plain pip"
     .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 fi
-.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable . --editable src/ingestion_devstack
 echo "$wanted" >"$stamp"
 scripts/java.sh
 say "done"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-import servers
-from ingestion_engine.devstack.stack import Stack
+from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import Settings
-from platform_world import Platform
-from servers import RunningServer
+from support import servers
+from support.platform_world import Platform
+from support.servers import RunningServer
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, fields, output
 
-_ROOT = "ingestion_engine"
+_ROOTS = ("ingestion_engine", "ingestion_devstack")
 
 
 class HomesContract(Contract):
-    """``homes`` lists ``package: pattern, pattern``; a pattern is a glob over module names below the root package.
+    """``homes`` lists ``package: pattern, pattern``; a pattern is a glob over module names, those of the
+    product without their root package.
 
     Broken by an import outside the homes, and by a third-party package that the list does not name at all.
     """
@@ -48,10 +49,10 @@ def _parse(line: str) -> tuple[str, tuple[str, ...]]:
 def _third_party(graph: ImportGraph) -> Iterator[str]:
     for module in graph.modules:
         top = module.partition(".")[0]
-        if top != _ROOT and top not in sys.stdlib_module_names:
+        if top not in _ROOTS and top not in sys.stdlib_module_names:
             yield module
 
 
 def _is_home(importer: str, patterns: tuple[str, ...]) -> bool:
-    name = importer.removeprefix(f"{_ROOT}.")
+    name = importer.removeprefix("ingestion_engine.")
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

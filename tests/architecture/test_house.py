@@ -106,9 +106,7 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
 
 def test_the_worker_starts_without_heavy_imports() -> None:
     """Parsers and clients are loaded when they are first used, not with the entry."""
-    code = (
-        "import sys, ingestion_engine.engines.run, ingestion_engine.engines.driver, ingestion_engine.pipeline.worker; "
-    )
+    code = "import sys, ingestion_engine.driver.run, ingestion_engine.driver.driver, ingestion_engine.pipeline.worker; "
     code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
@@ -117,8 +115,8 @@ def test_the_worker_starts_without_heavy_imports() -> None:
 
 def test_what_starts_an_engine_imports_nothing_that_takes_long() -> None:
     """The entry asks for it first; the driver's own imports, half a second, come meanwhile."""
-    code = "import sys, ingestion_engine.engines.entry, ingestion_engine.engines.ray_start, "
-    code += "ingestion_engine.engines.spark_start; print(*sys.modules)"
+    code = "import sys, ingestion_engine.driver.entry, ingestion_engine.engines.ray.start, "
+    code += "ingestion_engine.engines.spark.start; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {
         "numpy",
@@ -137,7 +135,7 @@ def test_what_spark_forks_from_has_no_thread_of_ours() -> None:
     Numpy's library for linear algebra has threads of its own, and mends itself after a fork; it is asked for none.
     """
     code = (
-        "import importlib, os; from ingestion_engine.engines.spark_daemon import FOR_WORKERS; "
+        "import importlib, os; from ingestion_engine.engines.spark.daemon import FOR_WORKERS; "
         "[importlib.import_module(name) for name in FOR_WORKERS]; print(len(os.listdir('/proc/self/task')))"
     )
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
@@ -149,7 +147,7 @@ def test_the_weaviate_adapter_leaves_the_client_alone() -> None:
     """It imports the messages without the client, and who wants the client afterwards gets it whole, with the same."""
     program = """
 import sys
-from ingestion_engine.adapters.weaviate import batch_pb2
+from ingestion_engine.adapters.weaviate.store import batch_pb2
 assert not {"weaviate", "weaviate.client", "weaviate.exceptions", "httpx"} & set(sys.modules)
 import weaviate
 from weaviate.proto.v1 import batch_pb2 as again

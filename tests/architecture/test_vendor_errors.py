@@ -13,10 +13,12 @@ import pytest
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from ingestion_engine.adapters import qdrant_answers, s3_client, weaviate_answers
-from ingestion_engine.adapters.ollama_answers import translate_answer as translate_ollama
-from ingestion_engine.adapters.s3_client import Place, s3_errors, translate_response
+from ingestion_engine.adapters.ollama.responses import translate_answer as translate_ollama
+from ingestion_engine.adapters.qdrant import responses as qdrant_responses
+from ingestion_engine.adapters.s3 import client as s3_client
+from ingestion_engine.adapters.s3.client import Place, s3_errors, translate_response
 from ingestion_engine.adapters.transport import MISCONFIGURED, transport_errors
+from ingestion_engine.adapters.weaviate import responses as weaviate_responses
 from ingestion_engine.domain import errors
 from ingestion_engine.domain.errors import (
     FatalError,
@@ -240,27 +242,27 @@ class TestQdrant:
     def test_answers(self, status: int, text: str, kind: type[IngestionError], code: str) -> None:
         """One row per documented error."""
         answer = httpx.Response(status, json={"status": {"error": text}, "time": 0.1})
-        error = qdrant_answers.translate_answer(answer, "http://q", "c")
+        error = qdrant_responses.translate_answer(answer, "http://q", "c")
         assert (type(error), error.code) == (kind, code)
         assert text in error.message or code == "collection_missing"
 
     def test_the_servers_wish_is_kept(self) -> None:
         """Retry-After of a rate limit."""
         answer = httpx.Response(429, json={"status": {"error": "Rate limit"}}, headers={"retry-after": "12"})
-        assert qdrant_answers.translate_answer(answer, "http://q", "c").context["retry_after_s"] == 12
+        assert qdrant_responses.translate_answer(answer, "http://q", "c").context["retry_after_s"] == 12
 
     @pytest.mark.parametrize("status", ["wait_timeout", "acknowledged"])
     def test_an_update_that_is_not_applied_is_transient(self, status: str) -> None:
         """HTTP 200 alone does not mean that points are there."""
         answer = httpx.Response(200, json={"result": {"operation_id": 1, "status": status}, "status": "ok"})
         with pytest.raises(TransientError):
-            qdrant_answers.read_result(answer, "http://q", "c")
+            qdrant_responses.read_result(answer, "http://q", "c")
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"ok":1}'])
     def test_a_foreign_answer_is_transient(self, body: bytes) -> None:
         """A proxy's page with status 200."""
         with pytest.raises(TransientError):
-            qdrant_answers.read_result(httpx.Response(200, content=body), "http://q", "c")
+            qdrant_responses.read_result(httpx.Response(200, content=body), "http://q", "c")
 
 
 class GrpcError(grpc.RpcError):
@@ -283,7 +285,7 @@ class TestWeaviate:
     @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
     def test_every_grpc_code_has_a_reaction(self, code: grpc.StatusCode) -> None:
         """Only three codes say by themselves that waiting helps."""
-        with pytest.raises(IngestionError) as raised, weaviate_answers.weaviate_errors("host:1", "c"):
+        with pytest.raises(IngestionError) as raised, weaviate_responses.weaviate_errors("host:1", "c"):
             raise GrpcError(code, "planted")
         passing = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
         assert type(raised.value) is (TransientError if code.name in passing else FatalError)
@@ -309,7 +311,7 @@ class TestWeaviate:
     )
     def test_texts_of_unknown(self, text: str, kind: type[IngestionError], code: str) -> None:
         """Weaviate's untyped errors are told apart by their words."""
-        error = weaviate_answers.translate_call(GrpcError(grpc.StatusCode.UNKNOWN, text), "host:1", "docs")
+        error = weaviate_responses.translate_call(GrpcError(grpc.StatusCode.UNKNOWN, text), "host:1", "docs")
         assert (type(error), error.code) == (kind, code)
 
     @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ class TestWeaviate:
     def test_rest_answers(self, status: int, kind: type[IngestionError], code: str) -> None:
         """Schemas travel over REST."""
         answer = httpx.Response(status, json={"error": [{"message": "planted"}]})
-        error = weaviate_answers.translate_answer(answer, "http://w", "docs")
+        error = weaviate_responses.translate_answer(answer, "http://w", "docs")
         assert (type(error), error.code) == (kind, code)
 
     @pytest.mark.parametrize(
@@ -349,5 +351,5 @@ class TestWeaviate:
     )
     def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:
         """Only what speaks of one object is that object's fault."""
-        about_others = weaviate_answers.is_trouble(text) or weaviate_answers.is_about_all(text)
+        about_others = weaviate_responses.is_trouble(text) or weaviate_responses.is_about_all(text)
         assert about_others is not of_point

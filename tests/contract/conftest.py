@@ -10,12 +10,12 @@ import pytest
 from pydantic import SecretStr
 
 from ingestion_engine.adapters.connect import open_stores
-from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.adapters.s3.client import make_client
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import S3Settings
-from servers import RunningServer
-from vector_stores import make_contract, make_settings
+from support.servers import RunningServer
+from support.vector_stores import make_contract, make_settings
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
-from corpus_keys import AWKWARD_KEYS, seaweedfs_stores
-from ingestion_engine.adapters.s3 import S3Source
-from ingestion_engine.adapters.s3_client import make_client
+from ingestion_engine.adapters.s3.client import make_client
+from ingestion_engine.adapters.s3.source import S3Source
 from ingestion_engine.runtime.settings import S3Settings
+from support.corpus.keys import AWKWARD_KEYS, seaweedfs_stores
 
 
 @pytest.fixture(scope="module")

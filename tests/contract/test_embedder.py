@@ -14,14 +14,14 @@ import numpy as np
 import orjson
 import pytest
 
-from answering import Answers, serving
-from ingestion_engine.adapters.ollama import OllamaEmbedder
-from ingestion_engine.adapters.ollama_answers import canonical_name, translate_answer
-from ingestion_engine.adapters.ollama_pool import EndpointPool
+from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
+from ingestion_engine.adapters.ollama.responses import canonical_name, translate_answer
+from ingestion_engine.adapters.ollama.server_pool import EndpointPool
 from ingestion_engine.domain.errors import FatalError, TextRefused, TransientError
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
-from servers import RunningServer
+from support.answering import Answers, serving
+from support.servers import RunningServer
 
 MODEL = "hash-384"
 QUICK = RetryPolicy(first_s=0.02, longest_s=0.1, deadline_s=5.0)

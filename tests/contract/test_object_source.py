@@ -21,9 +21,9 @@ from botocore.awsrequest import AWSRequest
 from pydantic import SecretStr
 
 from ingestion_engine.adapters.local_files import LocalSource
-from ingestion_engine.adapters.s3 import PIECE_BYTES, S3Source
-from ingestion_engine.adapters.s3_client import make_client
-from ingestion_engine.adapters.s3_listing import is_plain
+from ingestion_engine.adapters.s3.client import make_client
+from ingestion_engine.adapters.s3.listing import is_plain
+from ingestion_engine.adapters.s3.source import PIECE_BYTES, S3Source
 from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, TransientError
 from ingestion_engine.domain.ports import ObjectSource
 from ingestion_engine.domain.records import ObjectRef, RawObject

@@ -22,7 +22,7 @@ TOO_LONG = "the input length exceeds the context length"
 
 @contextmanager
 def running(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    command = [sys.executable, "-m", "ingestion_engine.devstack.ollama_server", "--port", "0", *flags]
+    command = [sys.executable, "-m", "ingestion_devstack.ollama.server", "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -246,7 +246,7 @@ async def test_a_submission_carries_no_secret_and_a_quoted_command(head: Imitati
     job = head.jobs["job-a-02"]
     assert job["runtime_env"] == {}
     assert job["entrypoint"] == (
-        "'python 3' -m ingestion_engine.engines.entry --engine ray --spec 's3://b/state; rm -rf/jobs/job-a/spec.json"
+        "'python 3' -m ingestion_engine.driver.entry --engine ray --spec 's3://b/state; rm -rf/jobs/job-a/spec.json"
         "?endpoint_url=http%3A%2F%2Fs3%3A9000&region=us-east-1' --attempt 2"
     )
     assert job["metadata"] == {"job_id": "job-a", "attempt": "2", "parallelism": "4"}
@@ -268,7 +268,7 @@ async def test_the_package_is_uploaded_once(head: Imitation) -> None:
     assert runtime_env["pip"] == ["httpx", "orjson"]
     (data,) = head.packages.values()
     names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    assert "ingestion_engine/engines/entry.py" in names
+    assert "ingestion_engine/driver/entry.py" in names
     assert all(name.startswith("ingestion_engine/") for name in names)
     await service.close()
 

@@ -6,15 +6,15 @@ import threading
 
 import pytest
 
-from ingestion_engine.adapters.s3_state import S3StateStore
+from ingestion_engine.adapters.s3.state_store import S3StateStore
 from ingestion_engine.domain.errors import LeaseLost
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
 from ingestion_engine.runtime.settings import S3Settings
 from ingestion_engine.state.lease import LeaseCheck, acquire
 from ingestion_engine.state.ledger import Ledger
-from ingestion_engine.state.object_manifest import read_manifest
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.manifest import read_manifest
+from ingestion_engine.state.object_table.table import ObjectTable
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from ingestion_engine.adapters import s3_state
 from ingestion_engine.adapters.connect import open_state_store
 from ingestion_engine.adapters.local_files import LocalStateStore, file_to_path, path_to_file
-from ingestion_engine.adapters.s3_client import make_client
-from ingestion_engine.adapters.s3_state import S3StateStore
+from ingestion_engine.adapters.s3 import state_store as s3_state
+from ingestion_engine.adapters.s3.client import make_client
+from ingestion_engine.adapters.s3.state_store import S3StateStore
 from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.retry import RetryPolicy

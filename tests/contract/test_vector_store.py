@@ -12,15 +12,15 @@ import pytest
 
 from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.qdrant import QdrantStore
-from ingestion_engine.adapters.weaviate import WeaviateStore
-from ingestion_engine.adapters.weaviate_messages import escape, unescape
+from ingestion_engine.adapters.qdrant.store import QdrantStore
+from ingestion_engine.adapters.weaviate.messages import escape, unescape
+from ingestion_engine.adapters.weaviate.store import WeaviateStore
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id, make_point_id
 from ingestion_engine.domain.ports import SearchFilter, VectorStore
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
-from vector_stores import DIMENSION, EVERYTHING, make_point, make_settings, make_vector, read_all
+from support.vector_stores import DIMENSION, EVERYTHING, make_point, make_settings, make_vector, read_all
 
 ODD_METADATA = {"team": "docs", "a=b": "c=d", "100%": "%3D", "empty": "", "größe": " zwei  Worte ", "k": "v"}
 

@@ -7,7 +7,7 @@ import pytest
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import CollectionContract
-from vector_stores import make_contract, make_point
+from support.vector_stores import make_contract, make_point
 
 
 async def test_an_alias_stands_for_one_collection_after_another(

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-import servers
-from answering import serving
 from ingestion_engine.adapters.connect import open_stores
-from ingestion_engine.adapters.qdrant import QdrantStore
-from ingestion_engine.adapters.weaviate import WeaviateStore
-from ingestion_engine.adapters.weaviate_schema import make_definition
+from ingestion_engine.adapters.qdrant.store import QdrantStore
+from ingestion_engine.adapters.weaviate.schema import make_definition
+from ingestion_engine.adapters.weaviate.store import WeaviateStore
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.settings import QdrantSettings, Settings, WeaviateSettings
-from vector_stores import EVERYTHING, make_contract, make_point, make_settings, make_vector, read_all
+from support import servers
+from support.answering import serving
+from support.vector_stores import EVERYTHING, make_contract, make_point, make_settings, make_vector, read_all
 
 
 class TestOutages:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from platform_world import Platform
+from support.platform_world import Platform
 
 MODELS = ("hash-384", "hash-768")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from corpus import generate_corpus
-from own_main import start_main
-from platform_world import Platform, without_job_fields
+from support.corpus.corpus import generate_corpus
+from support.own_main import start_main
+from support.platform_world import Platform, without_job_fields
 
 ENGINES = ("local", "ray", "spark")
 OBJECTS = 50

@@ -8,9 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
-from corpus import CorpusObject, generate_corpus
 from ingestion_engine.services.ray_service import RayService
-from platform_world import Platform, without_job_fields
+from support.corpus.corpus import CorpusObject, generate_corpus
+from support.platform_world import Platform, without_job_fields
 
 OBJECTS = 200
 BIG_TEXT_BYTES = 2 * 2**20

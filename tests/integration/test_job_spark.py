@@ -15,13 +15,13 @@ import orjson
 import psutil
 import pytest
 
-from ingestion_engine.devstack.kube_java import find_java
+from ingestion_devstack.kubernetes.find_spark import find_java
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.engines.spark_start import CONF
+from ingestion_engine.engines.spark.start import CONF
 from ingestion_engine.state.held_lease import read_lease
 from ingestion_engine.state.ledger import Ledger
-from own_main import start_main
-from platform_world import APPLICATIONS, Platform, without_job_fields
+from support.own_main import start_main
+from support.platform_world import APPLICATIONS, Platform, without_job_fields
 
 UNDEAD: dict[str, Any] = {"source": {"bucket": "docs", "prefix": "undead/"}, "collection": "undead", "parallelism": 2}
 

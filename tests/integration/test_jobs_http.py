@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ingestion_engine.api.views import JobAccepted, JobView
-from platform_world import Platform
+from support.platform_world import Platform
 
 pytestmark = pytest.mark.parametrize("engine", ["ray", "spark"])
 

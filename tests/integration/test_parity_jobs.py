@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qdrant_client import models
 
-from platform_world import Platform, Points, without_job_fields
+from support.platform_world import Platform, Points, without_job_fields
 
 COLLECTION = "damaged"
 SOURCE = {"bucket": "docs", "prefix": "parity/"}

@@ -15,8 +15,8 @@ from pyspark import SparkConf, SparkContext
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
-from ingestion_engine.engines.spark_engine import SparkEndedError, SparkEngine
-from ingestion_engine.engines.spark_start import CONF, JAVA_HINT
+from ingestion_engine.engines.spark.engine import SparkEndedError, SparkEngine
+from ingestion_engine.engines.spark.start import CONF, JAVA_HINT
 
 SPEC = "file:///nowhere/jobs/job-x/spec.json"
 SLOTS = 2
@@ -209,7 +209,7 @@ def test_without_java_the_message_says_what_to_install() -> None:
     """Not a stack trace of Spark's launcher, but the package's name."""
     code = (
         "from ingestion_engine.domain.errors import FatalError\n"
-        "from ingestion_engine.engines.spark_start import open_context\n"
+        "from ingestion_engine.engines.spark.start import open_context\n"
         "try:\n    open_context()\nexcept FatalError as error:\n    print(error.code, '|', error.hint)\n"
     )
     env = {**os.environ, "JAVA_HOME": "/nowhere"}

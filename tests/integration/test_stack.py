@@ -18,15 +18,15 @@ import pytest
 from pydantic import SecretStr
 from rich.console import Console
 
-from ingestion_engine.adapters.s3_client import make_client
-from ingestion_engine.devstack import kube_java
-from ingestion_engine.devstack.demo import run_demo
-from ingestion_engine.devstack.service import StackError
-from ingestion_engine.devstack.stack import SYSTEMS, Stack, configured_systems
-from ingestion_engine.devstack.stack_env import apply_variables, settings_to_env
-from ingestion_engine.devstack.up import render_table
+from ingestion_devstack.demo.demo import run_demo
+from ingestion_devstack.kubernetes import find_spark
+from ingestion_devstack.stack.environment import apply_variables, settings_to_env
+from ingestion_devstack.stack.service import StackError
+from ingestion_devstack.stack.stack import SYSTEMS, Stack, configured_systems
+from ingestion_devstack.stack.up import render_table
+from ingestion_engine.adapters.s3.client import make_client
 from ingestion_engine.runtime.settings import Settings
-from platform_world import Platform
+from support.platform_world import Platform
 
 PACKAGE = "openjdk-17-jre-headless"
 _supervisors: list[subprocess.Popen[str]] = []
@@ -48,7 +48,7 @@ def stack(data_dir: Path, only: set[str], **settings: object) -> Stack:
 def start_up(data_dir: Path, only: set[str]) -> subprocess.Popen[str]:
     """`ingest up` in a process of its own, with these systems embedded and no API."""
     code = (
-        "import sys; from pathlib import Path; from ingestion_engine.devstack import up\n"
+        "import sys; from pathlib import Path; from ingestion_devstack.stack import up\n"
         "from ingestion_engine.runtime.settings import Settings\n"
         f"made = up.Stack; up.Stack = lambda *a, **k: made(*a, **{{**k, 'only': {only!r}, 'with_api': False}})\n"
         "sys.exit(up.run_up(Settings(data_dir=Path(sys.argv[1]))))"
@@ -143,7 +143,7 @@ def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without Java."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setattr(kube_java, "_SYSTEM_HOMES", tmp_path)
+    monkeypatch.setattr(find_spark, "_SYSTEM_HOMES", tmp_path)
 
 
 @pytest.mark.usefixtures("no_java")

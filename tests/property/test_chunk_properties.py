@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from ingestion_engine.domain.records import Chunk, Document, ObjectRef, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunk import chunk_document, split_refused
-from ingestion_engine.pipeline.parsed import clean_text
-from ingestion_engine.pipeline.sections import cut_sections
-from ingestion_engine.pipeline.tokens import estimate_tokens, probably_fits
+from ingestion_engine.pipeline.chunking.chunk import chunk_document, split_refused
+from ingestion_engine.pipeline.chunking.sections import cut_sections
+from ingestion_engine.pipeline.chunking.tokens import estimate_tokens, probably_fits
+from ingestion_engine.pipeline.parsing.parsed import clean_text
 
 REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
 

@@ -7,10 +7,10 @@ import tempfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faulty_state import Crash, FaultyStore
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.records import TableRow
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.table import ObjectTable
+from support.faulty_state import Crash, FaultyStore
 
 KEYS = st.text(st.sampled_from("ab/ é\uffff😀\x00"), max_size=4)
 """Few letters, so that keys meet again; of one to four UTF-8 bytes, on both sides of the surrogates of UTF-16."""

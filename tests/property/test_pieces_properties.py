@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
-from ingestion_engine.pipeline import sections
-from ingestion_engine.pipeline.body import WholeBody
-from ingestion_engine.pipeline.chunk import chunk_document, chunk_pieces
-from ingestion_engine.pipeline.decode import NotTextError, choose_encoding, decode_pieces
-from ingestion_engine.pipeline.parse import parse_bytes, parse_object
-from ingestion_engine.pipeline.parse_json import read_jsonl, render_jsonl
-from ingestion_engine.pipeline.parse_large import read_large
-from ingestion_engine.pipeline.parsed import clean_pieces, clean_text
-from ingestion_engine.pipeline.sections import cut_sections
+from ingestion_engine.pipeline.chunking import sections
+from ingestion_engine.pipeline.chunking.chunk import chunk_document, chunk_pieces
+from ingestion_engine.pipeline.chunking.sections import cut_sections
+from ingestion_engine.pipeline.parsing.body import WholeBody
+from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
+from ingestion_engine.pipeline.parsing.formats.json import read_jsonl, render_jsonl
+from ingestion_engine.pipeline.parsing.large import read_large
+from ingestion_engine.pipeline.parsing.parse import parse_bytes, parse_object
+from ingestion_engine.pipeline.parsing.parsed import clean_pieces, clean_text
 
 Part = TypeVar("Part", str, bytes)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
-from ingestion_engine.engines.listing import ListingOutOfOrderError, check_order, sort_listing
-from ingestion_engine.engines.planning import DiffRules, Packer, Tally, diff_objects, stagger, weigh
-from ingestion_engine.engines.selection import MOST_PREFIXES, Selection
+from ingestion_engine.driver.plan.diff import DiffRules, Packer, Tally, diff_objects, stagger, weigh
+from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
+from ingestion_engine.driver.plan.selection import MOST_PREFIXES, Selection
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 versions = st.dictionaries(keys, st.sampled_from(["e1", "e2"]), max_size=30)

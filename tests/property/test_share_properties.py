@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_engine.adapters.ollama_pool import EndpointPool
+from ingestion_engine.adapters.ollama.server_pool import EndpointPool
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.pipeline.worker import choose_home

@@ -19,20 +19,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from doubles import Crash
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.records import Document, Point, RawObject
 from ingestion_engine.domain.spec import FrozenLimits, StoreName
-from ingestion_engine.engines import plan_thread
-from ingestion_engine.engines.driver import Driver
+from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.plan import plan_thread
 from ingestion_engine.pipeline import load
-from ingestion_engine.pipeline.parse import parse_bytes
+from ingestion_engine.pipeline.parsing.parse import parse_bytes
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import read_lease
 from ingestion_engine.state.ledger import Ledger
-from ingestion_engine.state.object_table import ObjectTable
-from sync_model import Model, OpenWork, Request, Row
-from sync_steps import (
+from ingestion_engine.state.object_table.table import ObjectTable
+from support.doubles import Crash
+from support.sync.model import Model, OpenWork, Request, Row
+from support.sync.steps import (
     DAMAGES,
     FILTERS,
     KEYS,
@@ -47,8 +47,8 @@ from sync_steps import (
     damage,
     troubles,
 )
-from sync_world import Attempt, Fault, MortalEngine, Process, Run, SeenState, SeenStore, VersionedBucket
-from world import FAST, SkippingClock, World
+from support.sync.world import Attempt, Fault, MortalEngine, Process, Run, SeenState, SeenStore, VersionedBucket
+from support.world import FAST, SkippingClock, World
 
 
 @dataclass

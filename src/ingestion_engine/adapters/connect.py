@@ -24,7 +24,7 @@ def open_state_store(settings: Settings, url: str | None = None) -> StateStore:
         raise FatalError("store_not_configured", "the state store is not configured", hint="Set INGEST_STATE_URL.")
     scheme = urlsplit(place).scheme
     if scheme == "s3":
-        from ingestion_engine.adapters.s3_state import S3StateStore
+        from ingestion_engine.adapters.s3.state_store import S3StateStore
 
         return S3StateStore.from_settings(settings, place)
     if scheme == "file":
@@ -37,7 +37,7 @@ def open_state_store(settings: Settings, url: str | None = None) -> StateStore:
 
 def open_source(settings: Settings) -> ObjectSource:
     """Return the buckets to read. No request is made."""
-    from ingestion_engine.adapters.s3 import S3Source
+    from ingestion_engine.adapters.s3.source import S3Source
 
     return S3Source.from_settings(settings)
 
@@ -49,7 +49,7 @@ def open_embedder(
 
     ``home`` is the server, modulo their number, that is asked where others are as good; None takes turns.
     """
-    from ingestion_engine.adapters.ollama import OllamaEmbedder
+    from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 
     return OllamaEmbedder.from_settings(settings, in_flight, texts_per_second, home)
 
@@ -65,12 +65,12 @@ def open_stores(settings: Settings, names: Iterable[StoreName]) -> dict[StoreNam
 
 def _open_store(settings: Settings, name: StoreName) -> VectorStore:
     if name is StoreName.QDRANT:
-        from ingestion_engine.adapters.qdrant import QdrantStore
+        from ingestion_engine.adapters.qdrant.store import QdrantStore
 
         return QdrantStore.from_settings(settings)
     if settings.weaviate.url is None:  # said before the slow import
         hint = "Set INGEST_WEAVIATE__URL."
         raise FatalError("store_not_configured", "the store weaviate is not configured", hint=hint, store="weaviate")
-    from ingestion_engine.adapters.weaviate import WeaviateStore
+    from ingestion_engine.adapters.weaviate.store import WeaviateStore
 
     return WeaviateStore.from_settings(settings)

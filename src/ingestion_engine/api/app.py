@@ -17,7 +17,7 @@ from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.middleware import RequestContext
 from ingestion_engine.api.problems import install_problem_handlers
-from ingestion_engine.runtime.collector import spare_collector
+from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 
 THREADS = 32
@@ -49,7 +49,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         opened = parts if parts is not None else open_parts(settings)
         async with run_services(settings, opened, metrics) as services:
             app.state.services = services
-            spare_collector()
+            freeze_startup_objects()
             yield
 
     # The documentation page without its usual content delivery network: clusters often have no way out.

@@ -18,7 +18,7 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
-from ingestion_engine.services.dispatch import Dispatcher
+from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.health import HealthService
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.jobs import JobService

@@ -16,10 +16,10 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, CollectionContract, EngineName, StoreName, Strict
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_records import JobRecord, format_moment
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.search import SearchQuery
-from ingestion_engine.services.terms import request_removal
 
 router = APIRouter(responses=PROBLEMS)
 

@@ -26,10 +26,10 @@ from ingestion_engine.api.views import (
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX, Submitted
-from ingestion_engine.services.terms import check_submittable
 
 router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 

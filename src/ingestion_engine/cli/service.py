@@ -46,7 +46,7 @@ def serve(
 
 def up() -> int:
     """Start whatever INGEST_* does not configure, on loopback, and the service; Ctrl-C stops it all."""
-    from ingestion_engine.devstack.up import run_up
+    from ingestion_devstack.stack.up import run_up
 
     return run_up(load_settings())
 
@@ -58,7 +58,7 @@ def demo(
     engine: Annotated[str, typer.Option(help="ray, spark, or both: the same by each, then compared.")] = "ray",
 ) -> int:
     """Do the whole job on an embedded stack, show it, and end."""
-    from ingestion_engine.devstack.demo import ENGINES, run_demo
+    from ingestion_devstack.demo.demo import ENGINES, run_demo
 
     if engine not in ENGINES:
         raise typer.BadParameter("ray, spark or both", param_hint="--engine")
@@ -85,7 +85,7 @@ def partition(
     spec: Spec, partition_id: Annotated[str, typer.Option("--id", help="Id of a partition.", show_default=False)]
 ) -> None:
     """Run one partition again and print its report as JSON."""
-    from ingestion_engine.engines.run import run_partition
+    from ingestion_engine.driver.run import run_partition
 
     run_partition(spec, partition_id)
 
@@ -93,7 +93,7 @@ def partition(
 @worker.command()
 def driver(spec: Spec, attempt: Annotated[int, typer.Option(min=1)] = 1) -> int:
     """Run a job's driver; what an engine's cluster runs."""
-    from ingestion_engine.engines.entry import main
+    from ingestion_engine.driver.entry import main
 
     return main(["--spec", spec, "--attempt", str(attempt)])
 
@@ -105,8 +105,8 @@ def run(
     """Run a whole job in this process, without service or cluster, and print its summary as JSON."""
     from ingestion_engine.adapters.connect import open_state_store
     from ingestion_engine.domain.spec import EngineName, JobRequest
-    from ingestion_engine.engines.entry import EXIT_SUPERSEDED
-    from ingestion_engine.engines.run import run_driver
+    from ingestion_engine.driver.entry import EXIT_SUPERSEDED
+    from ingestion_engine.driver.run import run_driver
     from ingestion_engine.runtime.telemetry import configure_logging
     from ingestion_engine.services.job_ids import JobIds
     from ingestion_engine.services.specs import make_spec

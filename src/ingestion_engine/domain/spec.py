@@ -59,11 +59,11 @@ class Mode(StrEnum):
     """Remove objects from the collection; asked for by ``DELETE /collections/{name}/objects``."""
 
 
-EMBED_NOTHING = frozenset({Mode.VERIFY, Mode.DELETE})
+MODES_WITHOUT_EMBEDDER = frozenset({Mode.VERIFY, Mode.DELETE})
 """Modes that work also while the embedder is away or the model is gone."""
-ON_WHAT_IS_THERE = frozenset({Mode.VERIFY, Mode.REPAIR, Mode.DELETE})
+MODES_ON_EXISTING = frozenset({Mode.VERIFY, Mode.REPAIR, Mode.DELETE})
 """Modes that go by the collection's contract and object table, not by the bucket's listing."""
-BEHIND_AN_ALIAS = frozenset({Mode.SYNC, Mode.FULL})
+MODES_ALLOWING_ALIAS = frozenset({Mode.SYNC, Mode.FULL})
 """Modes that can make a new version of what an alias stands for."""
 
 
@@ -181,13 +181,13 @@ class JobRequest(Strict):
 
     @model_validator(mode="after")
     def _alias_is_of_new_versions(self) -> JobRequest:
-        if self.alias is not None and self.mode not in BEHIND_AN_ALIAS:
+        if self.alias is not None and self.mode not in MODES_ALLOWING_ALIAS:
             raise ValueError(f"alias goes with mode 'sync' or 'full', not with mode {self.mode.value!r}")
         return self
 
     @model_validator(mode="after")
     def _metadata_is_new(self) -> JobRequest:
-        if self.metadata and self.mode in ON_WHAT_IS_THERE:
+        if self.metadata and self.mode in MODES_ON_EXISTING:
             raise ValueError(f"metadata is given when objects are ingested, not with mode {self.mode.value!r}")
         return self
 

@@ -1,1 +1,1 @@
-"""The driver, and one small file per engine: where partitions run. What does not belong: stage logic."""
+"""Engines: where partitions run. What does not belong: planning, retries, stage logic."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.records import Chunk, EmbeddedChunk
-from ingestion_engine.pipeline.chunk import number_chunks
+from ingestion_engine.pipeline.chunking.chunk import number_chunks
 from ingestion_engine.pipeline.spool import TempFile, disk_errors
 
 

@@ -12,11 +12,11 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ports import ObjectSource
 from ingestion_engine.domain.records import Action, Chunk, Document, ObjectHead, ObjectRef, PlannedObject, RawObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
-from ingestion_engine.pipeline.chunk import chunk_pieces
-from ingestion_engine.pipeline.parse import parse_object
-from ingestion_engine.pipeline.parse_large import parse_large
+from ingestion_engine.pipeline.chunking.chunk import chunk_pieces
+from ingestion_engine.pipeline.parsing.large import parse_large
+from ingestion_engine.pipeline.parsing.parse import parse_object
 from ingestion_engine.pipeline.spool import LARGE_BYTES, SpooledBody, disk_errors
-from ingestion_engine.pipeline.tools import Stopwatch
+from ingestion_engine.pipeline.worker_context import Stopwatch
 
 T = TypeVar("T")
 

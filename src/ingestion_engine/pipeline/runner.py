@@ -33,16 +33,16 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import Mode
-from ingestion_engine.pipeline.chunk import split_refused
+from ingestion_engine.pipeline.chunking.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlots
-from ingestion_engine.pipeline.joined import Joined
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
 from ingestion_engine.pipeline.spool import next_items
-from ingestion_engine.pipeline.tools import Stopwatch, Tools
+from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
 from ingestion_engine.pipeline.write import FinishedObject, WriteStage, make_result
+from ingestion_engine.runtime.coalesce import RequestCoalescer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,33 +97,33 @@ class _ObjectWork:
 class PartitionRun:
     """One run of one partition. Use once."""
 
-    def __init__(self, tools: Tools, partition: Partition, *, ingested_at: str) -> None:
-        spec, contract = tools.spec, tools.contract
-        self._tools = tools
+    def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str) -> None:
+        spec, contract = context.spec, context.contract
+        self._context = context
         self._partition = partition
         self._watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
-        self._embed = EmbedStage(tools.embedder, contract.model, contract.prefix, split_refused)
+        self._embed = EmbedStage(context.embedder, contract.model, contract.prefix, split_refused)
         self._load = LoadStage(
-            tools.source,
+            context.source,
             spec.limits,
             contract.chunking,
-            tools.context_length,
+            context.context_length,
             self._watch.seconds,
-            AHEAD_BYTES // tools.at_once,
-            tools.large_bytes,
+            AHEAD_BYTES // context.at_once,
+            context.large_bytes,
         )
         self._stamp = PointStamp(
-            spec.job_id, tools.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
+            spec.job_id, context.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
         )
-        self._write = WriteStage(tools, self._stamp, self._watch, self._results)
+        self._write = WriteStage(context, self._stamp, self._watch, self._results)
         self._chunks = self._reused = 0
         self._batch: list[tuple[_ObjectWork, Chunk]] = []
         self._batch_chars = 0
         self._in_flight = asyncio.Semaphore(spec.limits.embed_in_flight)
         self._finished: asyncio.Queue[FinishedObject | None] = asyncio.Queue(WAITING_OBJECTS)
-        self._look_up = {full: Joined(partial(self._find_vectors, is_full=full)) for full in (False, True)}
-        self._removals = Joined(partial(self._write.remove_points, own=True))
+        self._look_up = {full: RequestCoalescer(partial(self._find_vectors, is_full=full)) for full in (False, True)}
+        self._removals = RequestCoalescer(partial(self._write.remove_points, own=True))
 
     async def run(self) -> PartitionReport:
         """Process every object and return the complete report.
@@ -143,7 +143,7 @@ class PartitionRun:
         return PartitionReport(
             self._partition.id,
             ReportStatus.DONE,
-            self._tools.epoch,
+            self._context.epoch,
             tuple(self._results[i] for i in range(len(self._partition.objects))),
             chunks=self._chunks,
             chunks_embedded=self._embed.texts,
@@ -168,7 +168,7 @@ class PartitionRun:
             self._results[position] = await self._delete(planned, object_id)
             return None
         if isinstance(loaded.error, ObjectGone):
-            await self._removals.ask(object_id)
+            await self._removals.request(object_id)
             self._results[position] = make_result(planned, loaded, object_id, Outcome.DELETED)
             return None
         if loaded.error is not None:
@@ -186,17 +186,17 @@ class PartitionRun:
         action = work.loaded.planned.action
         if action is not Action.NEW and chunks:
             wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in chunks}
-            is_full = self._tools.spec.request.mode is Mode.FULL or action is Action.FULL
-            kept = await self._look_up[is_full].ask(wanted)
+            is_full = self._context.spec.request.mode is Mode.FULL or action is Action.FULL
+            kept = await self._look_up[is_full].request(wanted)
         return [(chunk, kept.get(chunk.point_id)) for chunk in chunks]
 
     async def _find_vectors(
         self, asked: Sequence[Mapping[PointId, str]], *, is_full: bool
     ) -> dict[PointId, npt.NDArray[np.float32]]:
         """Look up the chunks of several objects; in a full job only what this very job wrote counts."""
-        request = self._tools.spec.request
+        request = self._context.spec.request
         look_up = find_vectors(
-            self._tools.stores,
+            self._context.stores,
             request.collection,
             {point_id: embedding_id for wanted in asked for point_id, embedding_id in wanted.items()},
             job_id=self._stamp.job_id if is_full else None,
@@ -218,7 +218,7 @@ class PartitionRun:
             await self._finish(work)
 
     async def _add(self, group: asyncio.TaskGroup, work: _ObjectWork, chunk: Chunk) -> None:
-        limits = self._tools.spec.limits
+        limits = self._context.spec.limits
         full = len(self._batch) >= limits.embed_batch_texts
         if full or (self._batch and self._batch_chars + len(chunk.text) > limits.embed_batch_chars):
             await self._send_batch(group)
@@ -254,9 +254,9 @@ class PartitionRun:
         await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, work.embedded))
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
-        if planned.action is Action.DELETE and await self._tools.source.exists(planned.ref.bucket, planned.ref.key):
+        if planned.action is Action.DELETE and await self._context.source.exists(planned.ref.bucket, planned.ref.key):
             return make_result(planned, LoadedObject(planned), object_id, Outcome.KEPT)
-        await self._removals.ask(object_id)
+        await self._removals.request(object_id)
         return make_result(planned, LoadedObject(planned), object_id, Outcome.DELETED)
 
 

@@ -17,19 +17,19 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
-from ingestion_engine.domain.spec import EMBED_NOTHING, CollectionContract, EngineName, JobSpec
-from ingestion_engine.pipeline.parity import ParityRun
+from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
+from ingestion_engine.pipeline.parity.parity import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
-from ingestion_engine.pipeline.tools import Tools
 from ingestion_engine.pipeline.upsert import SchemaWatch
-from ingestion_engine.runtime.collector import spare_collector
+from ingestion_engine.pipeline.worker_context import WorkerContext
+from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.table import ObjectTable
 
 T = TypeVar("T")
 
@@ -102,8 +102,8 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
 
 
-async def run_partition(ledger: Ledger, tools: Tools, partition_id: PartitionId) -> PartitionReport:
-    """Process one partition with open tools; the report is durable when this returns.
+async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: PartitionId) -> PartitionReport:
+    """Process one partition in an open context; the report is durable when this returns.
 
     Raises:
         TransientError, FatalError: as ``PartitionRun.run``.
@@ -111,7 +111,7 @@ async def run_partition(ledger: Ledger, tools: Tools, partition_id: PartitionId)
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     compares = partition.objects[0].action in (Action.VERIFY, Action.REPAIR, Action.STRAY)
-    report = await (ParityRun if compares else PartitionRun)(tools, partition, ingested_at=now).run()
+    report = await (ParityRun if compares else PartitionRun)(context, partition, ingested_at=now).run()
     await asyncio.to_thread(ledger.create_report, report)
     return report
 
@@ -149,7 +149,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.tools: dict[tuple[str, str], asyncio.Task[Tools]] = {}
+        self.contexts: dict[tuple[str, str], asyncio.Task[WorkerContext]] = {}
         self.state_stores: dict[str, StateStore] = {}
         """By URL; opening one costs about 0.4 s."""
         threading.Thread(target=self.loop.run_forever, name="ingest-worker", daemon=True).start()
@@ -174,15 +174,15 @@ def _loop() -> _LoopThread:
 def close_worker() -> None:
     """Release what this process holds open for partitions; the next partition opens it again. Idempotent."""
     if _shared is not None:
-        _shared.run(_close_all(_shared.tools))
+        _shared.run(_close_all(_shared.contexts))
 
 
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
     uri, slot = split_slot(spec_uri)
     settings, spec_uri = load_settings_for(uri)
     ledger = _open_ledger(settings, spec_uri)
-    tools = await _tools(settings, ledger, spec_uri, partition_id.split("-", 1)[0], slot)
-    return await run_partition(ledger, tools, partition_id)
+    context = await _attempt_context(settings, ledger, spec_uri, partition_id.split("-", 1)[0], slot)
+    return await run_partition(ledger, context, partition_id)
 
 
 async def _warm(spec_uri: str) -> None:
@@ -205,13 +205,15 @@ def _open_ledger(settings: Settings, spec_uri: str) -> Ledger:
     return Ledger(state_stores[state_url], job_id)
 
 
-async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str, slot: int | None) -> Tools:
-    """The tools of this attempt, opened once per process; those of an earlier attempt or job are closed."""
-    held = _loop().tools
+async def _attempt_context(
+    settings: Settings, ledger: Ledger, spec_uri: str, attempt: str, slot: int | None
+) -> WorkerContext:
+    """The context of this attempt, opened once per process; contexts of an earlier attempt or job are closed."""
+    held = _loop().contexts
     key = (spec_uri, attempt)
     if key not in held:
         await _close_all(held)
-        held[key] = asyncio.create_task(_open_tools(settings, ledger, attempt, slot))
+        held[key] = asyncio.create_task(_open_context(settings, ledger, attempt, slot))
     opening = held[key]
     try:
         return await opening
@@ -221,7 +223,7 @@ async def _tools(settings: Settings, ledger: Ledger, spec_uri: str, attempt: str
         raise
 
 
-async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: int | None) -> Tools:
+async def _open_context(settings: Settings, ledger: Ledger, attempt: str, slot: int | None) -> WorkerContext:
     spec = await asyncio.to_thread(ledger.read_spec)
     check_worker(spec, settings)
     settings = settings.with_endpoints(spec.endpoints)
@@ -237,9 +239,9 @@ async def _open_tools(settings: Settings, ledger: Ledger, attempt: str, slot: in
     rate = spec.limits.embed_texts_per_second
     home = choose_home(spec, slot)
     embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
-    context_length = None if spec.request.mode in EMBED_NOTHING else await _check_model(embedder, contract)
-    spare_collector()
-    return Tools(
+    context_length = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await _check_model(embedder, contract)
+    freeze_startup_objects()
+    return WorkerContext(
         spec,
         contract,
         context_length,
@@ -267,14 +269,14 @@ async def _check_model(embedder: Embedder, contract: CollectionContract) -> int 
     return model.context_length
 
 
-async def _close_all(held: dict[tuple[str, str], asyncio.Task[Tools]]) -> None:
+async def _close_all(held: dict[tuple[str, str], asyncio.Task[WorkerContext]]) -> None:
     for stale in [held.pop(key) for key in list(held)]:
         if not stale.cancelled() and stale.exception() is None:
             await _close(stale.result())
 
 
-async def _close(tools: Tools) -> None:
-    await tools.source.close()
-    await tools.embedder.close()
-    for store in tools.stores.values():
+async def _close(context: WorkerContext) -> None:
+    await context.source.close()
+    await context.embedder.close()
+    for store in context.stores.values():
         await store.close()

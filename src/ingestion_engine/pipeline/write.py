@@ -15,11 +15,11 @@ from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_p
 from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, PlannedObject, Point
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
+from ingestion_engine.pipeline.parity.store_reads import PointIds, remove_other_points
 from ingestion_engine.pipeline.points import PointStamp, build_points
-from ingestion_engine.pipeline.read import PointIds, remove_other_points
 from ingestion_engine.pipeline.spool import next_items
-from ingestion_engine.pipeline.tools import Stopwatch, Tools
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
+from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
 
 FLUSH_POINTS = 256
 """Points written at once. A flush costs about 3 ms whatever is in it; encoding so many points for both stores keeps
@@ -104,7 +104,7 @@ class _Batch:
 class WriteStage:
     """How this job writes. ``results`` gets an entry per object, by position, when nothing of it is left to do."""
 
-    tools: Tools
+    context: WorkerContext
     stamp: PointStamp
     watch: Stopwatch
     results: MutableMapping[int, ObjectResult]
@@ -165,10 +165,10 @@ class WriteStage:
     async def _flush(self, batch: _Batch) -> None:
         try:
             if batch.points:
-                await asyncio.to_thread(self.tools.lease.check)
-                await self.tools.schema.check()
-                collection = self.tools.spec.request.collection
-                refused = await self.watch.time("upsert", upsert_points(self.tools.stores, collection, batch.points))
+                await asyncio.to_thread(self.context.lease.check)
+                await self.context.schema.check()
+                collection = self.context.spec.request.collection
+                refused = await self.watch.time("upsert", upsert_points(self.context.stores, collection, batch.points))
                 if refused:
                     batch.note_refused(refused)
             for writing in batch.objects:
@@ -193,8 +193,8 @@ class WriteStage:
             self.results[position] = await self.fail(planned, loaded, object_id, error, has_written=True)
             return
         if writing.keep is not None:
-            await asyncio.to_thread(self.tools.lease.check)
-            await remove_other_points(self.tools.stores, self.tools.contract, object_id, writing.keep)
+            await asyncio.to_thread(self.context.lease.check)
+            await remove_other_points(self.context.stores, self.context.contract, object_id, writing.keep)
         digests = format_digest(writing.digest), format_digest(writing.vectors)
         self.results[position] = make_result(planned, loaded, object_id, Outcome.DONE, writing.points, *digests)
 
@@ -214,7 +214,7 @@ class WriteStage:
 
     def _may_be_mixed(self, loaded: LoadedObject) -> bool:
         """True when points that others, or we before, put there may carry any epoch."""
-        return self.tools.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
+        return self.context.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
 
     async def remove_points(self, object_ids: Sequence[ObjectId], *, own: bool = False) -> None:
         """Remove what earlier epochs wrote of some objects, and also what this one did if ``own``.
@@ -222,9 +222,9 @@ class WriteStage:
         Raises:
             TransientError, FatalError: as ``write_objects``.
         """
-        await asyncio.to_thread(self.tools.lease.check)
-        collection, before_epoch = self.tools.spec.request.collection, self.tools.epoch + own
-        deletion = delete_stale_points(self.tools.stores, collection, object_ids, before_epoch=before_epoch)
+        await asyncio.to_thread(self.context.lease.check)
+        collection, before_epoch = self.context.spec.request.collection, self.context.epoch + own
+        deletion = delete_stale_points(self.context.stores, collection, object_ids, before_epoch=before_epoch)
         await self.watch.time("delete", deletion)
 
 

@@ -14,7 +14,7 @@ from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.search import require_contract
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
-from ingestion_engine.state.object_table import ObjectTable
+from ingestion_engine.state.object_table.table import ObjectTable
 
 TIME_LIMIT_S: Final = 5.0
 """For one store's count or one table's statistics; what is late is shown as not known."""

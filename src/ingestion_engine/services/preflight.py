@@ -15,8 +15,8 @@ from ingestion_engine.domain.errors import FatalError, SubmissionError, Transien
 from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.domain.spec import (
-    EMBED_NOTHING,
-    ON_WHAT_IS_THERE,
+    MODES_ON_EXISTING,
+    MODES_WITHOUT_EMBEDDER,
     CollectionContract,
     EngineName,
     JobRequest,
@@ -24,11 +24,11 @@ from ingestion_engine.domain.spec import (
 )
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.contract_defaults import fill_in_terms
 from ingestion_engine.services.job_ids import name_version
+from ingestion_engine.services.response_cache import ResponseCache
 from ingestion_engine.services.search import require_contract
-from ingestion_engine.services.shared_answers import SharedAnswers
 from ingestion_engine.services.specs import name_model
-from ingestion_engine.services.terms import fill_in_terms
 from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
 
@@ -80,7 +80,7 @@ class Preflight:
         self._state = state
         self._engines = frozenset(engines)
         self._stores = frozenset(stores)
-        self._shared = SharedAnswers()
+        self._shared = ResponseCache()
         self._away_until: dict[str, float] = {}
 
     async def complete(self, request: JobRequest) -> JobRequest:
@@ -91,7 +91,7 @@ class Preflight:
 
         Cost: one read of the state store, for modes that are about what is there.
         """
-        if request.mode not in ON_WHAT_IS_THERE:
+        if request.mode not in MODES_ON_EXISTING:
             return request
         return fill_in_terms(await require_contract(self._state, request.collection), request)
 
@@ -133,9 +133,9 @@ class Preflight:
             "ollama": lambda: self._shared.get(("model", model), lambda: self._embedder.describe(model), keep_s=KEEP_S),
             "state": lambda: self._look_up(state, request),
         }
-        if request.mode in ON_WHAT_IS_THERE:
+        if request.mode in MODES_ON_EXISTING:
             del checks["s3"]
-        if request.mode in EMBED_NOTHING:
+        if request.mode in MODES_WITHOUT_EMBEDDER:
             del checks["ollama"]
         answers = await self._ask(checks)
         faults = [_refusal(answer, request) for answer in answers.values() if isinstance(answer, FatalError)]

@@ -104,7 +104,7 @@ def build_entrypoint(python: str, spec_uri: str, attempt: int) -> str:
 
     Ray runs it with a shell, so every word is quoted; nothing of a request is in it.
     """
-    words = [python, "-m", "ingestion_engine.engines.entry", "--engine", "ray"]
+    words = [python, "-m", "ingestion_engine.driver.entry", "--engine", "ray"]
     words += ["--spec", spec_uri, "--attempt", str(attempt)]
     return shlex.join(words)
 

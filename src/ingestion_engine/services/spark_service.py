@@ -13,9 +13,9 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.job_records import Moment, utc_now
 from ingestion_engine.services.shares import grant_parallelism
 from ingestion_engine.services.specs import make_spec
-from ingestion_engine.submission.kubernetes_api import KubernetesApi, SparkApplication
-from ingestion_engine.submission.pod_templates import PodTemplates, read_pod_templates
-from ingestion_engine.submission.spark_manifest import (
+from ingestion_engine.submission.kubernetes.api import KubernetesApi, SparkApplication
+from ingestion_engine.submission.kubernetes.pod_templates import PodTemplates, read_pod_templates
+from ingestion_engine.submission.kubernetes.spark_manifest import (
     LABEL_ATTEMPT,
     LABEL_JOB,
     build_manifest,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kube_cluster import WATCHED, Cluster, manifest
-from servers import free_port
+from support.kube_cluster import WATCHED, Cluster, manifest
+from support.servers import free_port
 
 REAL_JOB = """
 import os, sys

@@ -9,8 +9,8 @@ import httpx
 import kubernetes
 import pytest
 
-from ingestion_engine.devstack import kube_states as states
-from kube_cluster import GROUP, PLURAL, UNWATCHED, VERSION, WATCHED, Cluster, manifest, refusal, wait_for
+from ingestion_devstack.kubernetes import states
+from support.kube_cluster import GROUP, PLURAL, UNWATCHED, VERSION, WATCHED, Cluster, manifest, refusal, wait_for
 
 
 class TestAccess:
@@ -39,7 +39,7 @@ class TestAccess:
         assert (answer.status_code, answer.json()["reason"]) == (405, "MethodNotAllowed")
 
     def test_without_a_token_the_server_does_not_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from ingestion_engine.devstack.kube_server import main
+        from ingestion_devstack.kubernetes.server import main
 
         monkeypatch.delenv("KUBE_TOKEN", raising=False)
         assert main(["--data-dir", str(tmp_path / "none"), "--port", "0"]) == 2

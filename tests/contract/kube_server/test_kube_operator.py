@@ -7,12 +7,23 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.devstack import kube_states as states
-from ingestion_engine.devstack.kube_config import write_secret
-from ingestion_engine.devstack.kube_java import SparkMissingError, find_java
-from ingestion_engine.devstack.kube_submit import Machine, SubmissionRefusedError, build_driver_pod
-from kube_cluster import GROUP, PLURAL, VERSION, WATCHED, Cluster, lives, manifest, refusal, sleeping_pids, wait_for
-from servers import free_port
+from ingestion_devstack.kubernetes import states
+from ingestion_devstack.kubernetes.config import write_secret
+from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java
+from ingestion_devstack.kubernetes.submit import Machine, SubmissionRefusedError, build_driver_pod
+from support.kube_cluster import (
+    GROUP,
+    PLURAL,
+    VERSION,
+    WATCHED,
+    Cluster,
+    lives,
+    manifest,
+    refusal,
+    sleeping_pids,
+    wait_for,
+)
+from support.servers import free_port
 
 
 class TestDecisions:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from qdrant_client import QdrantClient
 
-import servers
-from qdrant_client_side import DIMENSION, Server, start_stand_in
+from support import servers
+from support.qdrant_client_side import DIMENSION, Server, start_stand_in
 
 
 @pytest.fixture(scope="session")

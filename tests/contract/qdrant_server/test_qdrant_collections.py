@@ -14,7 +14,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from qdrant_client_side import DIMENSION, Server, embedded_only, error_of, points_of
+from support.qdrant_client_side import DIMENSION, Server, embedded_only, error_of, points_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback
 

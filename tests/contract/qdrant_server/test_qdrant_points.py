@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from qdrant_client_side import DIMENSION, Server, error_of, points_of, vector_of
+from support.qdrant_client_side import DIMENSION, Server, error_of, points_of, vector_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qdrant_client import models
 
-from qdrant_client_side import DIMENSION, Server, end_stand_in, start_stand_in, vector_of
+from support.qdrant_client_side import DIMENSION, Server, end_stand_in, start_stand_in, vector_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # loopback
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-import servers
-from weaviate_client import Client, Target, embedded, insert, item, make, uid
+from support import servers
+from support.weaviate_client_side import Client, Target, embedded, insert, item, make, uid
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from weaviate.classes.config import DataType, Property, Tokenization
 from weaviate.exceptions import UnexpectedStatusCodeError, WeaviateInsertManyAllFailedError
 from weaviate.proto.v1 import aggregate_pb2, batch_delete_pb2, batch_pb2, search_get_pb2, weaviate_pb2_grpc
 
-from weaviate_client import Client, Target, by, insert, item, make, number, uid
+from support.weaviate_client_side import Client, Target, by, insert, item, make, number, uid
 
 # The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")

@@ -15,7 +15,7 @@ from weaviate.classes.config import Configure
 from weaviate.classes.query import Filter, MetadataQuery, Sort
 from weaviate.exceptions import WeaviateDeleteManyError, WeaviateInsertManyAllFailedError, WeaviateQueryError
 
-from weaviate_client import Client, by, insert, item, make, number, uid
+from support.weaviate_client_side import Client, by, insert, item, make, number, uid
 
 # The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")

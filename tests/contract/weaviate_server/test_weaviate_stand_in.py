@@ -13,13 +13,13 @@ import pytest
 from weaviate.exceptions import WeaviateInsertManyAllFailedError, WeaviateQueryError
 from weaviate.proto.v1 import base_pb2
 
-import servers
-from ingestion_engine.devstack.weaviate_filters import compile_filter
-from ingestion_engine.devstack.weaviate_records import NewObject
-from ingestion_engine.devstack.weaviate_schema import complete_class
-from ingestion_engine.devstack.weaviate_storage import Collection
-from ingestion_engine.devstack.weaviate_vectors import VectorSpace
-from weaviate_client import Target, by, embedded, insert, item, make, number, only_embedded, uid
+from ingestion_devstack.weaviate.filters import compile_filter
+from ingestion_devstack.weaviate.records import NewObject
+from ingestion_devstack.weaviate.schema import complete_class
+from ingestion_devstack.weaviate.storage import Collection
+from ingestion_devstack.weaviate.vectors import VectorSpace
+from support import servers
+from support.weaviate_client_side import Target, by, embedded, insert, item, make, number, only_embedded, uid
 
 # The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")

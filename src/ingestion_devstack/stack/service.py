@@ -1,0 +1,162 @@
+"""What the embedded stack knows about one of its servers, before and while it runs."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from ingestion_devstack.stack.credentials import Credentials
+from ingestion_devstack.stack.processes import ManagedProcess, Ports, child_env, read_tail
+
+PROBE_TIMEOUT_S = 5.0
+"""A starting server on a busy machine may accept a connection long before it answers."""
+
+
+class StackError(Exception):
+    """The embedded stack cannot run; the message says which server, why, and shows the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the stack lives: its directory, its ports and its secrets."""
+
+    data_dir: Path
+    ports: Ports
+    credentials: Credentials
+
+    def log_path(self, name: str) -> Path:
+        """The log of one server, appended to by every run."""
+        return self.data_dir / "logs" / f"{name}.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one server is started and recognised as ready."""
+
+    name: str
+    title: str
+    url: str
+    what: str
+    """For the reader of the table: what really runs, and whether it is a stand-in."""
+    command: tuple[str, ...]
+    is_ready: Callable[[], bool]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """``INGEST_*`` settings that lead the product to this server."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the server itself."""
+    sees_settings: bool = False
+    """True for servers that run the product's code: they get every ``INGEST_*`` variable of the stack."""
+    prepare: Callable[[Mapping[str, str]], None] = lambda _variables: None
+    """Called with every ``INGEST_*`` variable of the stack before the server starts."""
+    grace_s: float = 10.0
+    cleanup: Callable[[], None] = lambda: None
+    """Called after the server is gone."""
+
+
+class Service:
+    """One server of the stack; can be stopped and started again while the others go on."""
+
+    def __init__(self, plan: Plan, home: Home, stack_env: Mapping[str, str]) -> None:
+        self.plan = plan
+        self._home = home
+        self._stack_env = stack_env
+        self._env = child_env({**(stack_env if plan.sees_settings else {}), **plan.env})
+        self._process: ManagedProcess | None = None
+        self._started = 0.0
+        self._log_start = 0
+
+    @property
+    def name(self) -> str:
+        """The server's short name, such as ``s3``."""
+        return self.plan.name
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return self.plan.url
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of a server that ended by itself; None while it runs or was never started."""
+        return self._process.exit_code if self._process else None
+
+    def start(self) -> None:
+        """Start the process; ``wait_until_ready`` tells when it answers."""
+        self.plan.prepare(self._stack_env)
+        log_path = self._home.log_path(self.name)
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        self._started = time.monotonic()
+        self._process = ManagedProcess(
+            self.plan.command, env=self._env, log_path=log_path, cwd=self._home.data_dir, grace_s=self.plan.grace_s
+        )
+
+    def probe(self) -> float | None:
+        """Seconds since the start when the server answers now, else None.
+
+        Raises:
+            StackError: the process ended instead.
+        """
+        self.check()
+        try:
+            return time.monotonic() - self._started if self.plan.is_ready() else None
+        except httpx.HTTPError:
+            return None
+
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Return when the server answers.
+
+        Raises:
+            StackError: it ended, or did not answer in time.
+        """
+        while self.probe() is None:
+            if time.monotonic() - self._started > timeout_s:
+                raise StackError(f"{self.plan.title} did not answer within {timeout_s:.0f} s{self._log_note()}")
+            time.sleep(0.05)
+
+    def check(self) -> None:
+        """Do nothing while the process runs.
+
+        Raises:
+            StackError: it ended; with the end of its log.
+        """
+        if self.exit_code is not None:
+            raise StackError(f"{self.plan.title} ended with exit code {self.exit_code}{self._log_note()}")
+
+    def ask_to_stop(self) -> None:
+        """Begin to end it; returns at once."""
+        if self._process:
+            self._process.ask_to_stop()
+
+    def stop(self) -> None:
+        """End it and everything it started; its data stays. Idempotent."""
+        if self._process:
+            self._process.stop()
+            self._process = None
+        self.plan.cleanup()
+
+    def _log_note(self) -> str:
+        path = self._home.log_path(self.name)
+        tail = read_tail(path, from_byte=self._log_start)
+        return f"; the end of {path}:\n{tail}" if tail else f"; its log {path} is empty"
+
+
+def answers(
+    url: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    trusting: ssl.SSLContext | bool = True,
+) -> bool:
+    """True when the server gives this status now; False for another one. ``trusting`` names its authority.
+
+    Raises:
+        httpx.HTTPError: it is not there.
+    """
+    answer = httpx.request(method, url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
+    return answer.status_code == status

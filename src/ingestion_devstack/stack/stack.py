@@ -1,0 +1,251 @@
+"""The supervisor of the embedded stack: starts on loopback whatever is not configured, and ends all of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from ingestion_devstack.kubernetes.find_spark import SparkMissingError
+from ingestion_devstack.stack.api_service import plan_api
+from ingestion_devstack.stack.credentials import load_or_make_credentials, write_private
+from ingestion_devstack.stack.environment import apply_variables, settings_to_env, write_stack_env
+from ingestion_devstack.stack.processes import Ports
+from ingestion_devstack.stack.ray_head import plan_ray_head
+from ingestion_devstack.stack.seaweedfs import STATE_BUCKET, plan_seaweedfs
+from ingestion_devstack.stack.service import Home, Plan, Service, StackError
+from ingestion_devstack.stack.spark_operator import plan_kube
+from ingestion_devstack.stack.stand_ins import plan_ollama, plan_qdrant, plan_weaviate
+from ingestion_engine.runtime.settings import Settings
+
+START_TIMEOUT_S = 180.0
+"""Ray takes 10 to 30 s on two idle cores; a busy machine takes several times that."""
+
+START_TRIES = 2
+"""Between looking for a free port and using it another program may be faster; twice in a row it is not."""
+
+SYSTEMS = ("s3", "ray", "spark", "ollama", "qdrant", "weaviate")
+"""What can be embedded besides the API."""
+
+
+def configured_systems(settings: Settings) -> set[str]:
+    """The systems that somebody already set up by ``INGEST_*``; the stack leaves them alone. Pure."""
+    configured = {
+        "s3": bool(settings.s3.model_fields_set),
+        "ray": settings.ray.address is not None,
+        "spark": settings.spark.namespace is not None,
+        "ollama": "urls" in settings.ollama.model_fields_set,
+        "qdrant": settings.qdrant.url is not None,
+        "weaviate": settings.weaviate.url is not None,
+    }
+    return {name for name, known in configured.items() if known}
+
+
+class Stack:
+    """The embedded stack as a context manager; inside it, everything answers.
+
+    Args:
+        settings: What is configured already; ``settings.data_dir`` is the stack's home.
+        only: Systems to embed (of ``SYSTEMS``); None means all that are not configured.
+        with_api: Start the product's own service too.
+        buckets: Buckets that the embedded S3 server has.
+        ollama_arguments: Further flags of the Ollama stand-in, for tests.
+        spark_arguments: Further flags of the Kubernetes stand-in, for tests.
+        on_ready: Called with a service and its start-up time in seconds when it answers.
+
+    Attributes (inside the context):
+        settings: The configured settings plus those that lead to the embedded servers.
+        env: The same as ``INGEST_*`` variables, secrets in clear text.
+        services: The running services by name.
+        missing: Why a system is not there although it is not configured, by name; Spark without Java.
+
+    Raises (on entry):
+        StackError: another stack runs in the directory, or a service did not come up. Nothing is left running then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        only: Collection[str] | None = None,
+        with_api: bool = True,
+        buckets: tuple[str, ...] = ("docs",),
+        ollama_arguments: tuple[str, ...] = (),
+        spark_arguments: tuple[str, ...] = (),
+        on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None,
+    ) -> None:
+        unknown = set(only or ()) - set(SYSTEMS)
+        if unknown:
+            raise ValueError(f"not a system of the stack: {', '.join(sorted(unknown))}")
+        self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+        self.env: dict[str, str] = {}
+        self.services: dict[str, Service] = {}
+        self.missing: dict[str, str] = {}
+        self._only = only
+        self._with_api = with_api
+        self._buckets = buckets
+        self._ollama_arguments = ollama_arguments
+        self._spark_arguments = spark_arguments
+        self._on_ready = on_ready
+        self._lock: IO[str] | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        """The stack's home, absolute."""
+        return self.settings.data_dir
+
+    def __enter__(self) -> Self:
+        self._lock = _lock_directory(self.data_dir)
+        try:
+            self._start_on_free_ports()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """Do nothing while every service runs.
+
+        Raises:
+            StackError: one ended; with the end of its log.
+        """
+        for service in self.services.values():
+            service.check()
+
+    def stop(self) -> None:
+        """End every service and everything they started; data stays. Idempotent.
+
+        First those that use others (the API, then Ray and Spark with their jobs), then the rest at once.
+        """
+        self._stop_services()
+        if self._lock:
+            (self.data_dir / "stack.env").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def _stop_services(self) -> None:
+        for name in ("api", "ray", "spark"):
+            if name in self.services:
+                self.services[name].stop()
+        for service in self.services.values():
+            service.ask_to_stop()
+        for service in self.services.values():
+            service.stop()
+
+    def _start_on_free_ports(self) -> None:
+        """Start; when a server ends at once, start all again on other ports, for another program may have taken one."""
+        configured = self.settings
+        for _ in range(START_TRIES - 1):
+            try:
+                self._start()
+            except StackError:
+                if all(service.exit_code is None for service in self.services.values()):
+                    raise
+                self._stop_services()
+                self.services.clear()
+                self.settings = configured
+            else:
+                return
+        self._start()
+
+    def _start(self) -> None:
+        ports_path = self.data_dir / "ports.json"
+        remembered = json.loads(ports_path.read_text(encoding="utf-8")) if ports_path.exists() else {}
+        home = Home(self.data_dir, Ports(remembered), load_or_make_credentials(self.data_dir / "credentials.json"))
+        plans = self._plan(home)
+        variables = {name: value for plan in plans for name, value in plan.variables.items()}
+        variables.update(self._place_state(plans))
+        self.settings = apply_variables(self.settings, variables)
+        self.env = settings_to_env(self.settings)
+        if self._with_api:
+            self.env["INGEST_API_URL"] = plans[-1].url  # what the command line's client reads
+        write_private(ports_path, json.dumps({**remembered, **home.ports.by_name}, indent=2) + "\n")
+        for plan in plans:
+            self.services[plan.name] = Service(plan, home, self.env)
+            self.services[plan.name].start()
+        self._wait_until_ready()
+        write_stack_env(self.data_dir / "stack.env", self.env)
+
+    def _plan(self, home: Home) -> list[Plan]:
+        embedded = (set(SYSTEMS) if self._only is None else set(self._only)) - configured_systems(self.settings)
+        makers: dict[str, Callable[[], Plan]] = {
+            "s3": lambda: plan_seaweedfs(home, self._buckets),
+            "ray": lambda: plan_ray_head(home),
+            "spark": lambda: plan_kube(home, self._spark_arguments),
+            "ollama": lambda: plan_ollama(home, self._ollama_arguments),
+            "qdrant": lambda: plan_qdrant(home),
+            "weaviate": lambda: plan_weaviate(home),
+        }
+        plans = []
+        for name, make in makers.items():
+            if name in embedded:
+                try:
+                    plans.append(make())
+                except SparkMissingError as error:
+                    self.missing[name] = str(error)
+        if self._with_api:
+            plans.append(plan_api(home, self.settings))
+        return plans
+
+    def _place_state(self, plans: list[Plan]) -> dict[str, str]:
+        """Where the product keeps its state when nobody configured it."""
+        if self.settings.state_url is not None:
+            return {}
+        if any(plan.name == "s3" for plan in plans):
+            return {"INGEST_STATE_URL": f"s3://{STATE_BUCKET}"}
+        own = [name.capitalize() for name in ("ray", "spark") if name in configured_systems(self.settings)]
+        if not own or not self._with_api:
+            return {"INGEST_STATE_URL": f"file://{self.data_dir / 'state'}"}
+        raise StackError(
+            f"S3 and {' and '.join(own)} are your own, so their workers need a shared place for the product's state; "
+            "set INGEST_STATE_URL, for example to s3://your-bucket/ingest-state"
+        )
+
+    def _wait_until_ready(self) -> None:
+        waiting = list(self.services.values())
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while waiting:
+            for service in list(waiting):
+                seconds = service.probe()
+                if seconds is not None:
+                    waiting.remove(service)
+                    self._on_ready(service, seconds)
+            if waiting and time.monotonic() > deadline:
+                waiting[0].wait_until_ready(0.0)
+            time.sleep(0.05)
+
+
+def _lock_directory(data_dir: Path) -> IO[str]:
+    """Take the directory for this process; the kernel lets go of it when the process ends in any way.
+
+    Raises:
+        StackError: another process holds it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / "up.lock"
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        raise StackError(
+            f"another stack (process {owner}) runs in {data_dir}; "
+            "stop it first, or set INGEST_DATA_DIR to another directory"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

@@ -1,0 +1,1 @@
+"""Ollama: the embedder. What does not belong: decisions, other adapters."""

@@ -1,0 +1,1 @@
+"""Qdrant: a vector store. What does not belong: decisions, other adapters."""

@@ -1,0 +1,394 @@
+"""Qdrant over REST: one collection with one unnamed cosine vector; payloads as they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from ingestion_engine.adapters.exact_search import search_exactly
+from ingestion_engine.adapters.qdrant.responses import read_result
+from ingestion_engine.adapters.transport import HttpClient, read_object
+from ingestion_engine.domain.errors import FatalError, PointsRefused
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+WRITE_TIMEOUT_S = 30
+"""The server gives up on a write after this; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+CONNECT_TIMEOUT_S = 5.0
+GRACE_S = 2.0
+"""The client waits so much longer than the server, to hear its verdict."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Half of the server's default limit on a body (``service.max_request_size_mb``, 32)."""
+BATCH_POINTS = 500
+"""A guess: some servers cap it in strict mode, none below this by default."""
+READ_POINTS = 500
+DISTANCE = "Cosine"
+INDEXES: Mapping[str, str | Mapping[str, Any]] = {
+    "object_id": "keyword",
+    "epoch": "integer",
+    "bucket": "keyword",
+    "content_type": "keyword",
+    "chunk_index": "integer",
+    "key": {"type": "keyword", "prefix": True},
+}
+"""Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else. Matching
+keys by prefix is new in Qdrant 1.19, byte-wise and case-sensitive (its openapi.json, ``MatchPrefix``)."""
+
+
+class QdrantStore:
+    """Points in Qdrant. For one event loop."""
+
+    name = StoreName.QDRANT
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        batch_bytes: int = BATCH_BYTES,
+        batch_points: int = BATCH_POINTS,
+    ) -> None:
+        """Make no request yet."""
+        self._url = url.rstrip("/")
+        self._batch_bytes = batch_bytes
+        self._batch_points = batch_points
+        headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
+        self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> QdrantStore:
+        """Return the store of ``settings.qdrant``. Raises FatalError ("store_not_configured")."""
+        qdrant = settings.qdrant
+        if qdrant.url is None:
+            hint = "Set INGEST_QDRANT__URL."
+            raise FatalError("store_not_configured", "the store qdrant is not configured", hint=hint, store="qdrant")
+        return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._client.close()
+
+    async def check(self) -> str:
+        """Return the server's version; the key is checked too. Two requests."""
+        await self.list_collections()
+        response = await self._client.request("GET", self._url, "/", timeout_s=WRITE_TIMEOUT_S)
+        return str(read_object(response, "qdrant", self._url).get("version", "unknown"))
+
+    async def ensure_collection(self, contract: CollectionContract) -> None:
+        """Create the collection with its indexes, or check the one that is there. Idempotent.
+
+        Raises:
+            FatalError: "schema_mismatch", naming both values; "store_access_denied".
+            TransientError: the store is away.
+
+        Cost: one request when all is well; two, and one per index, to create.
+        """
+        name = contract.collection
+        if not (await self._call("GET", f"/collections/{name}/exists", name))["exists"]:
+            body = {"vectors": {"size": contract.dimension, "distance": DISTANCE}}
+            try:
+                await self._call("PUT", f"/collections/{name}", name, body, write=True)
+            except FatalError as error:
+                if error.context.get("status") != HTTPStatus.CONFLICT:  # somebody else created it just now
+                    raise
+        info = await self._describe(contract)
+        for field, schema in INDEXES.items():
+            if field not in info["payload_schema"]:
+                index = {"field_name": field, "field_schema": schema}
+                await self._call("PUT", f"/collections/{name}/index", name, index, write=True)
+
+    async def check_collection(self, contract: CollectionContract) -> None:
+        """Check that the collection is there as agreed. One cheap request.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch".
+        """
+        await self._describe(contract)
+
+    async def _describe(self, contract: CollectionContract) -> dict[str, Any]:
+        info: dict[str, Any] = await self._call("GET", f"/collections/{contract.collection}", contract.collection)
+        vectors = info["config"]["params"].get("vectors") or {}
+        expected = {"size": contract.dimension, "distance": DISTANCE}
+        for field, value in expected.items():
+            if vectors.get(field) != value:
+                raise _mismatch(contract, f"vector {field}", vectors.get(field), value)
+        for field, schema in INDEXES.items():
+            kind = schema if isinstance(schema, str) else schema["type"]
+            found = info["payload_schema"].get(field)
+            if found is not None and found["data_type"] != kind:
+                raise _mismatch(contract, f"index of {field}", found["data_type"], kind)
+        return info
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
+
+        A batch that Qdrant refuses is halved until the guilty points are alone.
+
+        Raises:
+            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Qdrant's words}.
+            FatalError: "collection_missing", "schema_mismatch" (another dimension), "store_access_denied".
+            TransientError: the store is away or did not apply a batch in time; some points may have been written.
+
+        Cost: one request per 500 points or 16 MB; memory of one request.
+        """
+        refused: dict[PointId, str] = {}
+        for batch in self._split(points, refused):
+            await self._upsert_or_halve(collection, batch, refused)
+        if refused:
+            some = next(iter(refused.values()))
+            said = f"qdrant refused {len(refused)} of {len(points)} points: {some}"
+            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="qdrant")
+
+    def _split(self, points: Sequence[Point], refused: dict[PointId, str]) -> Iterator[list[tuple[PointId, bytes]]]:
+        batch: list[tuple[PointId, bytes]] = []
+        size = 0
+        for point in points:
+            try:
+                encoded = _encode(point)
+            except orjson.JSONEncodeError as error:
+                refused[point.id] = f"cannot be written as JSON: {error}"
+                continue
+            if batch and (size + len(encoded) > self._batch_bytes or len(batch) >= self._batch_points):
+                yield batch
+                batch, size = [], 0
+            batch.append((point.id, encoded))
+            size += len(encoded)
+        if batch:
+            yield batch
+
+    async def _upsert_or_halve(
+        self, collection: str, batch: list[tuple[PointId, bytes]], refused: dict[PointId, str]
+    ) -> None:
+        body = b'{"points":[' + b",".join(encoded for _, encoded in batch) + b"]}"
+        try:
+            await self._call("PUT", f"/collections/{collection}/points", collection, body, write=True)
+        except PointsRefused as error:
+            if len(batch) == 1:
+                refused[batch[0][0]] = error.message
+                return
+            middle = len(batch) // 2
+            await self._upsert_or_halve(collection, batch[:middle], refused)
+            await self._upsert_or_halve(collection, batch[middle:], refused)
+
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+        """Remove every point of some objects whose epoch is lower. Idempotent. One request.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        must = [_is_any("object_id", object_ids), {"key": "epoch", "range": {"lt": before_epoch}}]
+        await self._call(
+            "POST", f"/collections/{collection}/points/delete", collection, {"filter": {"must": must}}, write=True
+        )
+
+    async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
+        """Return those of the points that exist, in any order. One request per 500 ids.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), READ_POINTS):
+            body = {"ids": list(ids[start : start + READ_POINTS]), "with_payload": True, "with_vector": with_vectors}
+            found += map(_read_point, await self._call("POST", f"/collections/{collection}/points", collection, body))
+        return found
+
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+
+        Cost: one request per 500 points, at least one.
+        """
+        must: list[dict[str, Any]] = [_is_any("object_id", object_ids)]
+        if first_chunk or end_chunk is not None:
+            bounds = {"gte": first_chunk} | ({} if end_chunk is None else {"lt": end_chunk})
+            must.append({"key": "chunk_index", "range": bounds})
+        return [point async for point in self._scroll(collection, {"filter": {"must": must}, "with_vector": True})]
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        for start in range(0, len(ids), READ_POINTS):
+            body = {"points": [_plain_id(point_id) for point_id in ids[start : start + READ_POINTS]]}
+            await self._call("POST", f"/collections/{collection}/points/delete", collection, body, write=True)
+
+    def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id (numbers before UUIDs), from ``start`` on. One request per page.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``.
+        """
+        first = {} if start is None else {"offset": start}
+        return self._scroll(collection, {"limit": page, "with_vector": with_vectors, **first})
+
+    async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncIterator[StoredPoint]:
+        body: dict[str, Any] = {"limit": READ_POINTS, "with_payload": True, **request}
+        while True:
+            result = await self._call("POST", f"/collections/{collection}/points/scroll", collection, body)
+            for point in result["points"]:
+                yield _read_point(point)
+            body["offset"] = result.get("next_page_offset")
+            if body["offset"] is None:
+                return
+
+    async def count(self, collection: str) -> int:
+        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        result = await self._call("POST", f"/collections/{collection}/points/count", collection, {"exact": True})
+        return int(result["count"])
+
+    async def list_collections(self) -> list[str]:
+        """Return the names of all collections."""
+        result = await self._call("GET", "/collections", None)
+        return sorted(entry["name"] for entry in result["collections"])
+
+    async def drop_collection(self, collection: str) -> None:
+        """Remove a collection with its points; no error when absent."""
+        await self._call("DELETE", f"/collections/{collection}", collection, write=True)
+
+    def spell(self, name: str) -> str:
+        """Return a name as it is. Pure."""
+        return name
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Make a name stand for a collection. Idempotent. One request.
+
+        Creating an alias that exists moves it, under the lock that searches take (Qdrant 1.19, ``update_aliases``);
+        deleting it in the same request, as its manual shows, would lose it where the collection is missing.
+
+        Raises:
+            FatalError: "collection_missing"; "alias_name_taken" when a collection has that name.
+            TransientError: the store is away.
+        """
+        create = {"create_alias": {"collection_name": collection, "alias_name": alias}}
+        try:
+            await self._call("POST", "/collections/aliases", collection, {"actions": [create]}, write=True)
+        except FatalError as error:
+            if error.context.get("status") == HTTPStatus.CONFLICT:
+                said = f"qdrant at {self._url} has a collection named {alias}, so no alias can be"
+                raise FatalError("alias_name_taken", said, alias=alias, store="qdrant") from error
+            raise
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Return the collection of every alias. One request."""
+        result = await self._call("GET", "/aliases", None)
+        return {entry["alias_name"]: entry["collection_name"] for entry in result["aliases"]}
+
+    async def drop_alias(self, alias: str) -> None:
+        """Remove an alias; no error when absent. One request."""
+        drop = {"delete_alias": {"alias_name": alias}}
+        await self._call("POST", "/collections/aliases", None, {"actions": [drop]}, write=True)
+
+    async def search(
+        self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
+    ) -> list[SearchHit]:
+        """Return the nearest points, best first; ``score`` is the cosine similarity.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch" (another dimension); "filter_too_broad".
+            TransientError: the store is away.
+
+        Cost: one request; up to five where a metadata name has a quote or a backslash, for which Qdrant has no path.
+        """
+        body: dict[str, Any] = {"query": np.ascontiguousarray(vector, np.float32), "with_payload": True}
+        if must := _conditions(where):
+            body["filter"] = {"must": must}
+
+        async def ask(count: int) -> list[SearchHit]:
+            request = {**body, "limit": count}
+            result = await self._call("POST", f"/collections/{collection}/points/query", collection, request)
+            return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
+
+        return await search_exactly(ask, where, limit, self.name.value)
+
+    async def _call(
+        self, method: str, path: str, collection: str | None, body: Any = None, *, write: bool = False
+    ) -> Any:
+        params: dict[str, Any] = {}
+        if write:
+            params = {"timeout": WRITE_TIMEOUT_S}
+            if "/points" in path or path.endswith("/index"):
+                params["wait"] = "true"  # the default answers before anything is applied
+        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
+        response = await self._client.request(
+            method, self._url, path, params=params, body=content, timeout_s=WRITE_TIMEOUT_S + GRACE_S
+        )
+        try:
+            return read_result(response, self._url, collection)
+        except PointsRefused as error:
+            if path.endswith("/points") and method == "PUT":
+                raise
+            raise FatalError("qdrant_refused", error.message, collection=collection, store="qdrant") from error
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _encode(point: Point) -> bytes:
+    vector = np.ascontiguousarray(point.vector, dtype=np.float32)
+    return orjson.dumps({"id": point.id, "vector": vector, "payload": dict(point.payload)}, option=_NUMPY)
+
+
+def _read_point(point: Mapping[str, Any]) -> StoredPoint:
+    vector = point.get("vector")
+    return StoredPoint(
+        PointId(str(point["id"])),
+        point.get("payload") or {},
+        None if vector is None or isinstance(vector, dict) else np.array(vector, dtype=np.float32),
+    )
+
+
+def _plain_id(point_id: PointId) -> PointId | int:
+    """Foreign points may have numbers for ids; a UUID always has letters or hyphens."""
+    return int(point_id) if point_id.isdigit() else point_id
+
+
+def _equals(field: str, value: str) -> dict[str, Any]:
+    return {"key": field, "match": {"value": value}}
+
+
+def _is_any(field: str, values: Sequence[str]) -> dict[str, Any]:
+    return {"key": field, "match": {"any": list(values)}}
+
+
+def _conditions(where: SearchFilter) -> list[dict[str, Any]]:
+    named = {"bucket": where.bucket, "content_type": where.content_type}
+    must = [_equals(field, value) for field, value in named.items() if value is not None]
+    if where.key_prefix:
+        must.append({"key": "key", "match": {"prefix": where.key_prefix}})
+    # A quoted part of a path may hold any character, also dots, but neither a quote nor a backslash.
+    entries = (where.metadata or {}).items()
+    return must + [_equals(f'metadata."{name}"', value) for name, value in entries if not set(name) & set('"\\')]
+
+
+def _mismatch(contract: CollectionContract, what: str, found: Any, expected: Any) -> FatalError:
+    said = f"collection {contract.collection} in qdrant has {what} {found}, expected {expected}"
+    hint = "Use another collection name, or drop the collection."
+    return FatalError(
+        "schema_mismatch",
+        said,
+        hint=hint,
+        collection=contract.collection,
+        store="qdrant",
+        field=what,
+        found=found,
+        expected=expected,
+    )

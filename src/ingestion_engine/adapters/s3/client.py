@@ -1,0 +1,219 @@
+"""One botocore client for S3, and the one place where S3's errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore import exceptions as boto
+
+from ingestion_engine.adapters.s3.listing import read_pages_quickly
+from ingestion_engine.domain.errors import (
+    FatalError,
+    IngestionError,
+    ObjectError,
+    ObjectGone,
+    StateConflict,
+    TransientError,
+)
+from ingestion_engine.runtime.settings import S3Settings
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+CONNECT_TIMEOUT_S = 5
+"""A server that does not accept a connection in this time is away."""
+READ_TIMEOUT_S = 60
+"""Longest silence on an open connection (botocore's default)."""
+POOL_CONNECTIONS = 32
+"""As many as the default thread pool has threads."""
+
+DENIED_CODES = frozenset(
+    [
+        "AccessDenied",
+        "AccountProblem",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidSecurity",
+        "InvalidToken",
+        "NotSignedUp",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    ]
+)
+"""Who we are is not accepted. Source: the S3 API reference, "Error responses"."""
+CREDENTIAL_CODES = DENIED_CODES - {"AccessDenied", "AllAccessDisabled"}
+"""Those that cannot be the fault of one object."""
+TRANSIENT_CODES = frozenset(
+    [
+        "BandwidthLimitExceeded",
+        "InternalError",
+        "OperationAborted",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    ]
+)
+"""What botocore's standard mode retries as well, and S3's own; those with a 4xx status matter here."""
+
+
+@functools.cache
+def transient_errors() -> tuple[type[Exception], ...]:
+    """Return what botocore raises by itself when something is away; all else of it speaks of settings."""
+    # Not with this module: it takes 0.1 CPU s, and only a client raises any of these.
+    from botocore.parsers import ResponseParserError
+
+    return (
+        boto.HTTPClientError,  # connections refused, reset, timed out; TLS; proxies
+        boto.ConnectionError,
+        boto.ResponseStreamingError,
+        boto.IncompleteReadError,
+        boto.ChecksumError,
+        boto.FlexibleChecksumError,
+        boto.CredentialRetrievalError,  # the credential service is away
+        boto.MetadataRetrievalError,
+        boto.TokenRetrievalError,
+        ResponseParserError,  # not XML: a proxy's page, or an answer cut short
+    )
+
+
+_making_client = threading.Lock()
+
+
+def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+    """Return a botocore S3 client, safe to share by threads. No request is made.
+
+    Path-style addresses where an endpoint is given: servers other than AWS rarely have a name per bucket.
+
+    Args:
+        settings: Endpoint, region and credentials; without credentials AWS's own chain decides.
+        attempts: Tries per request in botocore's standard mode; 1 where the caller must know about every failure.
+        read_timeout_s: Longest silence on an open connection.
+    """
+    from botocore.config import Config
+
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=read_timeout_s,
+        max_pool_connections=POOL_CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+        # Newer checksums only where an operation demands them: several S3-compatible servers refuse the trailers.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    credentials: dict[str, str] = {}
+    if settings.access_key_id and settings.secret_access_key:
+        credentials["aws_access_key_id"] = settings.access_key_id.get_secret_value()
+        credentials["aws_secret_access_key"] = settings.secret_access_key.get_secret_value()
+    with _making_client:  # sessions are not safe to share by threads
+        client = _session().create_client(
+            "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
+        )
+    read_pages_quickly(client)
+    return client
+
+
+@functools.cache
+def _session() -> Session:
+    """This process's session: its loader keeps S3's description, which each of its own would read anew (0.1 CPU s)."""
+    # Not with this module: a worker that reads by obstore alone needs no client before its first report.
+    import botocore.session
+
+    return botocore.session.get_session()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a request was about; decides which reaction an error calls for."""
+
+    bucket: str
+    key: str | None = None
+    """None: the bucket as a whole."""
+    is_state: bool = False
+    """True for the state store, where nothing is skipped."""
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}" + (f"/{self.key}" if self.key is not None else "")
+
+    @property
+    def context(self) -> dict[str, str]:
+        """Fields for errors."""
+        return {"bucket": self.bucket} | ({"key": self.key} if self.key is not None else {})
+
+
+@contextlib.contextmanager
+def s3_errors(place: Place) -> Iterator[None]:
+    """Raise every botocore error as the product's error that says what to do about it."""
+    try:
+        yield
+    except boto.ClientError as error:
+        raise translate_response(error, place) from error
+    except (boto.BotoCoreError, *transient_errors()) as error:
+        raise translate_failure(error, place) from error
+
+
+def status_of(error: boto.ClientError) -> int:
+    """The HTTP status of an error response; 0 when there was none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def code_of(error: boto.ClientError) -> str:
+    """S3's own word for an error; the status as digits where a HEAD had no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
+    """Return our error for S3's answer. Pure."""
+    status, code = status_of(error), code_of(error)
+    said = f"{place}: S3 answered {status} {code}"
+    context: dict[str, Any] = {**place.context, "status": status, "s3_code": code}
+    if status >= 500 or status == 429 or code in TRANSIENT_CODES:
+        return TransientError("s3_unavailable", said, **context)
+    if code == "NoSuchBucket":
+        return _bucket_missing(place, context)
+    if place.is_state and status in (404, 409, 412):
+        return StateConflict("state_conflict", f"{said}: somebody else wrote or removed it", **context)
+    if place.key is not None and not place.is_state and code not in CREDENTIAL_CODES:
+        if status == 404:
+            return ObjectGone("object_gone", f"{place} does not exist any more", **context)
+        return ObjectError("object_unreadable", said, **context)
+    if status == 404:
+        return _bucket_missing(place, context)
+    return _denied(place, said, context)
+
+
+def translate_failure(error: Exception, place: Place) -> IngestionError:
+    """Return our error where there was no answer. Pure."""
+    kind = type(error).__name__
+    if isinstance(error, transient_errors()):
+        return TransientError("s3_unavailable", f"{place}: {kind}: {error}", **place.context)
+    return _denied(place, f"{place}: {kind}: {error}", dict(place.context))
+
+
+def _bucket_missing(place: Place, context: dict[str, Any]) -> FatalError:
+    code = "state_bucket_missing" if place.is_state else "bucket_not_found"
+    hint = "Check the name and INGEST_S3__ENDPOINT_URL, or create the bucket."
+    return FatalError(code, f"the bucket {place.bucket} does not exist", hint=hint, **context)
+
+
+def _denied(place: Place, said: str, context: dict[str, Any]) -> FatalError:
+    code = "state_access_denied" if place.is_state else "bucket_access_denied"
+    hint = "Check INGEST_S3__ACCESS_KEY_ID, its permissions on the bucket, and the clock of this machine."
+    return FatalError(code, said, hint=hint, **context)

@@ -1,0 +1,239 @@
+"""The state store in S3: small values under a prefix, with conditional writes (If-None-Match, If-Match)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from botocore import exceptions as boto
+from obstore.exceptions import BaseError as ObstoreError
+
+from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
+from ingestion_engine.adapters.s3.listing import is_plain, list_pages
+from ingestion_engine.adapters.s3.obstore_reads import make_obstore
+from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
+from ingestion_engine.domain.ports import Stored
+from ingestion_engine.runtime.retry import RetryPolicy
+from ingestion_engine.runtime.settings import S3Settings, Settings
+
+PART_BYTES = 64 * 1024 * 1024
+"""Larger files are uploaded in parts of this size; S3 allows 5 MiB to 5 GiB and 10,000 parts."""
+MAX_PARTS = 10_000
+CONDITIONAL_RETRY = RetryPolicy(first_s=0.2, longest_s=3.0, deadline_s=15.0)
+"""Half a lease's time to live (30 s): a renewal that takes longer has failed anyway."""
+READ_TIMEOUT_S = 10.0
+"""Values are small, so a server that is silent for so long is away; shorter than a lease."""
+
+
+class S3StateStore:
+    """Values as objects ``{prefix}/{path}``; a version is the object's etag. Blocking; safe to share by threads.
+
+    Needs a server that enforces If-None-Match and If-Match on PUT: AWS S3, MinIO, SeaweedFS from 4.x.
+    """
+
+    def __init__(
+        self,
+        settings: S3Settings,
+        url: str,
+        *,
+        retry: RetryPolicy = CONDITIONAL_RETRY,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Make no request yet. ``url`` is ``s3://bucket/prefix``.
+
+        Raises:
+            FatalError: "state_url_invalid".
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise FatalError("state_url_invalid", f"{url!r} is not of the form s3://bucket/prefix", url=url)
+        self.url = url.rstrip("/")
+        self._bucket = parts.netloc
+        self._base = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._settings = settings
+        # None where obstore would address another place than botocore.
+        is_addressable = not self._base or is_plain(self._base.rstrip("/"))
+        timeout = timedelta(seconds=READ_TIMEOUT_S)
+        self._fast = (
+            make_obstore(settings, lambda: self._client, self._bucket, timeout=timeout) if is_addressable else None
+        )
+        self._retry = retry
+        self._sleep = sleep
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """Made on first use (0.2 CPU s, imports included): most values are read without it."""
+        return make_client(self._settings, read_timeout_s=READ_TIMEOUT_S)
+
+    @functools.cached_property
+    def _once(self) -> Any:
+        """Never tries again: a conditional write must know whether a failure came before a conflict."""
+        return make_client(self._settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, url: str) -> S3StateStore:
+        """Return the state store at ``url`` with the endpoint and credentials of ``settings.s3``."""
+        return cls(settings.s3, url)
+
+    def get(self, path: str) -> Stored | None:
+        """Return a value, or None when absent. One request; what obstore finds odd is asked again with botocore."""
+        if self._fast is not None and is_plain(path):
+            try:
+                answer = obstore.get(self._fast, self._base + path)
+                etag = answer.meta["e_tag"]
+                if etag is not None:
+                    return Stored(bytes(answer.bytes()), etag)
+            except (ObstoreError, OSError) as error:
+                # S3's own word in the body: a bucket or a proxy that is not there answers 404 as well.
+                if "<Code>NoSuchKey</Code>" in str(error):
+                    return None
+        return self._get_exact(path)
+
+    def _get_exact(self, path: str) -> Stored | None:
+        with s3_errors(self._place(path)):
+            try:
+                answer = self._client.get_object(**self._name(path))
+                with answer["Body"] as stream:
+                    return Stored(stream.read(), answer["ETag"])
+            except self._client.exceptions.NoSuchKey:
+                return None
+
+    def get_range(self, path: str, start: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``start``, fewer where the value ends before. One request.
+
+        Raises:
+            FatalError: "state_missing".
+        """
+        if length <= 0:
+            return b""
+        with s3_errors(self._place(path)):
+            try:
+                answer = self._client.get_object(**self._name(path), Range=f"bytes={start}-{start + length - 1}")
+                with answer["Body"] as stream:
+                    return bytes(stream.read())
+            except self._client.exceptions.NoSuchKey as error:
+                raise self._missing(path) from error
+            except boto.ClientError as error:
+                if status_of(error) == 416:  # starts at or after the end
+                    return b""
+                raise
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a value, whatever was there. One request; idempotent."""
+        with s3_errors(self._place(path)):
+            self._client.put_object(**self._name(path), Body=data)
+
+    def create(self, path: str, data: bytes) -> str:
+        """Write a value that must not exist yet; return its version.
+
+        Raises:
+            StateConflict: it exists; not when it is our own write of which the answer was lost.
+        """
+        return self._put_if(path, data, {"IfNoneMatch": "*"})
+
+    def replace(self, path: str, data: bytes, version: str) -> str:
+        """Write a value over exactly this version; return the new one.
+
+        Raises:
+            StateConflict: it is another or gone; not when it is our own write of which the answer was lost.
+        """
+        return self._put_if(path, data, {"IfMatch": version})
+
+    def _put_if(self, path: str, data: bytes, condition: dict[str, str]) -> str:
+        pauses = self._retry.pauses()
+        is_uncertain = False
+        while True:
+            try:
+                with s3_errors(self._place(path)):
+                    return str(self._once.put_object(**self._name(path), Body=data, **condition)["ETag"])
+            except StateConflict:
+                if is_uncertain:
+                    # A try before this one may have been applied though its answer was lost: then we are the other
+                    # writer.
+                    found = self.get(path)
+                    if found is not None and found.data == data:
+                        return found.version
+                raise
+            except TransientError:
+                is_uncertain = True
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                self._sleep(pause)
+
+    def delete(self, path: str) -> None:
+        """Remove a value; no error when absent. One request."""
+        with s3_errors(self._place(path)):
+            self._client.delete_object(**self._name(path))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield all paths that start with a prefix, in the server's order. One request per 1,000 paths."""
+        with s3_errors(Place(self._bucket, is_state=True)):
+            for page in list_pages(self._client, self._bucket, self._base + prefix):
+                for ref in page:
+                    yield ref.key.removeprefix(self._base)
+
+    def download(self, path: str, target: Path) -> None:
+        """Copy a large value to a file; the file appears whole or not at all. Memory: one buffer.
+
+        Raises:
+            FatalError: "state_missing".
+        """
+        with (
+            s3_errors(self._place(path)),
+            tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file,
+        ):
+            partial = Path(file.name)
+            try:
+                with self._client.get_object(**self._name(path))["Body"] as stream:
+                    shutil.copyfileobj(stream, file, 1024 * 1024)
+                file.close()
+                partial.replace(target)
+            except self._client.exceptions.NoSuchKey as error:
+                raise self._missing(path) from error
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def upload(self, path: str, source: Path) -> None:
+        """Copy a file to a large value, whatever was there; it appears whole or not at all.
+
+        Memory: one part at most.
+        """
+        size = source.stat().st_size
+        with s3_errors(self._place(path)), source.open("rb") as file:
+            if size <= PART_BYTES:
+                self._client.put_object(**self._name(path), Body=file)
+                return
+            part_bytes = max(PART_BYTES, math.ceil(size / MAX_PARTS))
+            upload: dict[str, Any] = {
+                **self._name(path),
+                "UploadId": self._client.create_multipart_upload(**self._name(path))["UploadId"],
+            }
+            try:
+                parts: list[dict[str, Any]] = []
+                while part := file.read(part_bytes):
+                    number = len(parts) + 1
+                    answer = self._client.upload_part(**upload, PartNumber=number, Body=part)
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._client.abort_multipart_upload(**upload)  # parts left behind cost money and are invisible
+                raise
+
+    def _name(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._base + path}
+
+    def _place(self, path: str) -> Place:
+        return Place(self._bucket, self._base + path, is_state=True)
+
+    def _missing(self, path: str) -> FatalError:
+        return FatalError("state_missing", f"{self.url}/{path} does not exist", path=path)

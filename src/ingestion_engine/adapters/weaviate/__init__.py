@@ -1,0 +1,1 @@
+"""Weaviate: a vector store. What does not belong: decisions, other adapters."""

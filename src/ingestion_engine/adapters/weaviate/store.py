@@ -1,0 +1,485 @@
+"""Weaviate: REST for schemas, gRPC for data, with the message stubs that its Python client ships.
+
+The client itself is not used: leaving its batches never raises for failed objects, and it knows no per-call deadline
+for them. Importing gRPC and the stubs takes half a second: ``connect`` imports this module only when the store is
+configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import grpc.aio
+import orjson
+
+from ingestion_engine.adapters.exact_search import search_exactly
+from ingestion_engine.adapters.transport import Answer, HttpClient, read_object
+from ingestion_engine.adapters.weaviate.messages import (
+    ObjectWriter,
+    filter_ids,
+    filter_objects,
+    filter_stale,
+    filter_where,
+    make_near,
+    make_read,
+    read_result,
+)
+from ingestion_engine.adapters.weaviate.responses import (
+    is_about_all,
+    is_trouble,
+    read_error,
+    translate_answer,
+    translate_text,
+    weaviate_errors,
+)
+from ingestion_engine.adapters.weaviate.schema import check_definition, make_class_name, make_definition
+from ingestion_engine.adapters.weaviate.stubs import (
+    aggregate_pb2,
+    batch_delete_pb2,
+    batch_pb2,
+    health_weaviate_pb2,
+    weaviate_pb2_grpc,
+)
+from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
+from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+TIMEOUT_S = 30.0
+"""For every call; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+CONNECT_TIMEOUT_S = 5.0
+BATCH_BYTES = 8 * 1024 * 1024
+"""Keeps one call well under the time-out; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
+BATCH_POINTS = 500
+"""As for Qdrant, so that both stores see the same batches."""
+READ_POINTS = 100
+"""A chunk may have 100,000 characters, 400 kB in the worst case: so many fit into one message of the server."""
+PAGE_POINTS = 500
+"""Points of one page of a longer read; halved where they do not fit into a message."""
+MAX_RECONNECT_MS = 5_000
+"""gRPC's own default, two minutes, would keep failing calls long after a server is back."""
+DEFAULT_GRPC_PORT = 50051
+DEFAULT_MESSAGE_BYTES = 10 * 1024 * 1024
+"""Where ``/v1/meta`` states no limit (before 1.27)."""
+
+
+class WeaviateStore:
+    """Points in Weaviate. For one event loop."""
+
+    name = StoreName.WEAVIATE
+
+    def __init__(
+        self,
+        url: str,
+        grpc_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        batch_bytes: int = BATCH_BYTES,
+        batch_points: int = BATCH_POINTS,
+    ) -> None:
+        """Make no request yet. ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051."""
+        self._url = url.rstrip("/")
+        rest = urlsplit(self._url)
+        parts = urlsplit(grpc_url or f"{rest.scheme}://{rest.hostname}:{DEFAULT_GRPC_PORT}")
+        self._target = f"{parts.hostname}:{parts.port or DEFAULT_GRPC_PORT}"
+        self._is_secure = parts.scheme == "https"
+        self._batch_bytes = batch_bytes
+        self._batch_points = batch_points
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        headers = {"content-type": "application/json", **dict(self._metadata)}
+        self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
+        self._channel: Any = None
+        self._stub: Any = None
+        self._write_batch: Any = None
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WeaviateStore:
+        """Return the store of ``settings.weaviate``. Raises FatalError ("store_not_configured")."""
+        weaviate = settings.weaviate
+        if weaviate.url is None:
+            said = "the store weaviate is not configured"
+            raise FatalError("store_not_configured", said, hint="Set INGEST_WEAVIATE__URL.", store="weaviate")
+        api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
+        return cls(weaviate.url, weaviate.grpc_url, api_key)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._rest.close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def check(self) -> str:
+        """Return the server's version; both its ports and the key are tried. Three requests."""
+        meta = await self._get("/v1/meta", None)
+        await self.list_collections()
+
+        await self._connect()
+        with weaviate_errors(self._target, None):
+            check = self._channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_weaviate_pb2.WeaviateHealthCheckRequest.SerializeToString,
+                response_deserializer=health_weaviate_pb2.WeaviateHealthCheckResponse.FromString,
+            )
+            await check(health_weaviate_pb2.WeaviateHealthCheckRequest(), timeout=CONNECT_TIMEOUT_S)
+        return str(meta["version"])
+
+    async def ensure_collection(self, contract: CollectionContract) -> None:
+        """Create the class with its explicit schema, or check the one that is there. Idempotent.
+
+        Raises:
+            FatalError: "schema_mismatch", naming both values; "store_access_denied".
+            TransientError: the store is away.
+
+        Cost: one request; five to create.
+        """
+        try:
+            await self.check_collection(contract)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+        else:
+            return
+        response = await self._request("POST", "/v1/schema", make_definition(contract))
+        if response.status_code not in (200, 422):  # 422: somebody else created it just now, or it is refused
+            raise translate_answer(response, self._url, None)
+        try:
+            await self.check_collection(contract)
+        except FatalError as error:
+            if error.code == "collection_missing":
+                raise translate_answer(response, self._url, None) from error
+            raise
+
+    async def check_collection(self, contract: CollectionContract) -> None:
+        """Check that the class is there as agreed: a write would re-create a dropped one with a guessed schema.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch".
+
+        Cost: one cheap request; three when it is missing.
+        """
+        check_definition(await self._read_class(contract.collection), contract)
+
+    async def _read_class(self, collection: str) -> dict[str, Any]:
+        """Return a class's definition. Raises FatalError ("collection_missing"), TransientError.
+
+        A starting server has no classes, over REST for a moment, over gRPC for seconds (seen with 1.40, ended and
+        started), so one that is missing is looked up again once the server says that it is ready.
+        """
+        path = f"/v1/schema/{make_class_name(collection)}"
+        try:
+            return await self._get(path, collection)
+        except FatalError as error:
+            if error.code != "collection_missing":
+                raise
+        ready = await self._request("GET", "/v1/.well-known/ready")
+        if ready.status_code != HTTPStatus.OK:
+            said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
+            raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+        return await self._get(path, collection)
+
+    async def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
+
+        Weaviate re-creates a dropped class by itself: call ``check_collection`` before, now and then.
+
+        Raises:
+            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Weaviate's words}.
+            FatalError: "schema_mismatch" (another dimension), "store_access_denied".
+            TransientError: the store is away or in trouble; some points may have been written.
+
+        Cost: one request per 500 points or 8 MB; memory of one request.
+        """
+        refused: dict[PointId, str] = {}
+        await self._connect()
+        for ids, request in self._split(collection, points, refused):
+            await self._write(collection, ids, request, refused)
+        if refused:
+            some = next(iter(refused.values()))
+            said = f"weaviate refused {len(refused)} of {len(points)} points: {some}"
+            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="weaviate")
+
+    async def _write(self, collection: str, ids: list[PointId], request: bytes, refused: dict[PointId, str]) -> None:
+        reply = await self._call(self._write_batch, request, collection)
+        for entry in reply.errors:
+            if is_about_all(entry.error) or is_trouble(entry.error):
+                said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
+                error = translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
+                await self._confirm_missing(error, collection)
+                raise error
+            refused[ids[entry.index]] = entry.error
+
+    def _split(
+        self, collection: str, points: Sequence[Point], refused: dict[PointId, str]
+    ) -> Iterator[tuple[list[PointId], bytes]]:
+        """Ids and the encoded request of each batch."""
+        writer = ObjectWriter(make_class_name(collection))
+        ids: list[PointId] = []
+        objects: list[bytes] = []
+        size = 0
+        for point in points:
+            try:
+                encoded = writer.write(point)
+            except (TypeError, ValueError) as error:
+                refused[point.id] = f"cannot be written as a message: {error}"
+                continue
+            if objects and (size + len(encoded) > self._batch_bytes or len(objects) >= self._batch_points):
+                yield ids, b"".join(objects)
+                ids, objects, size = [], [], 0
+            ids.append(point.id)
+            objects.append(encoded)
+            size += len(encoded)
+        if objects:
+            yield ids, b"".join(objects)
+
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+        """Remove every point of some objects whose epoch is lower. Idempotent.
+
+        Raises:
+            FatalError, TransientError: as ``upsert``, and FatalError "collection_missing".
+
+        Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
+        """
+        await self._delete(collection, filter_stale(object_ids, before_epoch), f"{len(object_ids)} objects")
+
+    async def _delete(self, collection: str, filters: Any, what: str) -> None:
+        request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
+        while True:
+            reply = await self._ask("BatchDelete", request, collection)
+            if reply.matches == 0:
+                return
+            if reply.successful == 0:
+                said = f"weaviate at {self._url} deleted none of {reply.matches} points of {what}"
+                raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+
+    async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
+        """Return those of the points that exist, in any order. One request per 100 ids.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), READ_POINTS):
+            some = ids[start : start + READ_POINTS]
+            results = await self._search(
+                collection, with_vectors=with_vectors, limit=len(some), filters=filter_ids(some)
+            )
+            found += map(read_result, results)
+        return found
+
+    async def read_object_points(
+        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+    ) -> list[StoredPoint]:
+        """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+
+        Cost: one request per 500 points, and one more; the server refuses to go beyond 10,000 points.
+        """
+        filters = filter_objects(object_ids, first_chunk, end_chunk)
+        found: list[StoredPoint] = []
+        page = PAGE_POINTS
+        while True:
+            results, page = await self._read_page(
+                collection, page, with_vectors=True, offset=len(found), filters=filters
+            )
+            if not results:
+                return found
+            found += map(read_result, results)
+
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        for start in range(0, len(ids), PAGE_POINTS):
+            await self._delete(collection, filter_ids(ids[start : start + PAGE_POINTS]), f"{len(ids)} points")
+
+    async def scroll(
+        self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
+    ) -> AsyncIterator[StoredPoint]:
+        """Yield every point once, ordered by id, from ``start`` on. One request per page, and one more.
+
+        Raises:
+            FatalError, TransientError: as ``delete_object_points``.
+        """
+        # The server's cursor names the last id before the page; UUIDs are whole numbers of 128 bits.
+        number = 0 if start is None else UUID(start).int
+        after = "" if number == 0 else str(UUID(int=number - 1))
+        while True:
+            results, page = await self._read_page(collection, page, with_vectors=with_vectors, after=after)
+            if not results:
+                return
+            for result in results:
+                yield read_result(result)
+            after = results[-1].metadata.id
+
+    async def _read_page(self, collection: str, limit: int, **fields: Any) -> tuple[Any, int]:
+        """Read up to ``limit`` objects, fewer where the answer would be larger than a message may be; and how many."""
+        while True:
+            try:
+                return await self._search(collection, limit=limit, **fields), limit
+            except TransientError as error:
+                if limit == 1 or error.context.get("status") != grpc.StatusCode.RESOURCE_EXHAUSTED.name:
+                    raise
+                limit //= 2
+
+    async def count(self, collection: str) -> int:
+        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        request = aggregate_pb2.AggregateRequest(collection=make_class_name(collection), objects_count=True)
+        reply = await self._ask("Aggregate", request, collection)
+        return int(reply.single_result.objects_count)
+
+    async def list_collections(self) -> list[str]:
+        """Return the names of all classes, with their capital first letters."""
+        schema = await self._get("/v1/schema", None)
+        return sorted(entry["class"] for entry in schema.get("classes") or ())
+
+    async def drop_collection(self, collection: str) -> None:
+        """Remove a class with its points; no error when absent."""
+        response = await self._request("DELETE", f"/v1/schema/{make_class_name(collection)}")
+        if response.status_code not in (200, 404):
+            raise translate_answer(response, self._url, collection)
+
+    def spell(self, name: str) -> str:
+        """Return a name with a capital first letter. Pure."""
+        return make_class_name(name)
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Make a name stand for a class. Idempotent. One request; two for a new alias.
+
+        Raises:
+            FatalError: "collection_missing"; "alias_name_taken" when a class has that name; "aliases_unsupported".
+            TransientError: the store is away.
+        """
+        name, target = make_class_name(alias), make_class_name(collection)
+        response = await self._request("PUT", f"/v1/aliases/{name}", {"class": target})
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            response = await self._request("POST", "/v1/aliases", {"alias": name, "class": target})
+        if response.status_code == HTTPStatus.OK:
+            return
+        text = read_error(response)
+        if f"class {name} already exists" in text:  # with status 500
+            said = f"weaviate at {self._url} has a class named {name}, so no alias can be"
+            raise FatalError("alias_name_taken", said, alias=alias, store="weaviate")
+        if "target class" in text and "does not exist" in text:
+            said = f"weaviate at {self._url} has no collection {collection}"
+            raise FatalError("collection_missing", said, collection=collection, store="weaviate")
+        raise self._refuse_alias(response)
+
+    async def list_aliases(self) -> dict[str, str]:
+        """Return the class of every alias, with capital first letters. One request."""
+        response = await self._request("GET", "/v1/aliases")
+        if response.status_code != HTTPStatus.OK:
+            raise self._refuse_alias(response)
+        entries = read_object(response, "weaviate", self._url).get("aliases") or ()
+        return {entry["alias"]: entry["class"] for entry in entries}
+
+    async def drop_alias(self, alias: str) -> None:
+        """Remove an alias; no error when absent. One request."""
+        response = await self._request("DELETE", f"/v1/aliases/{make_class_name(alias)}")
+        if response.status_code not in (200, 204, 404):
+            raise self._refuse_alias(response)
+
+    def _refuse_alias(self, response: Answer) -> IngestionError:
+        """Our error for a refusal; a server before 1.32 does not know the path at all."""
+        if response.status_code in (404, 405):
+            said = f"weaviate at {self._url} knows no aliases"
+            return FatalError("aliases_unsupported", said, hint="Weaviate 1.32 or newer is needed.", store="weaviate")
+        return translate_answer(response, self._url, None)
+
+    async def search(
+        self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
+    ) -> list[SearchHit]:
+        """Return the nearest points, best first; ``score`` is the cosine similarity, 1 - distance.
+
+        Raises:
+            FatalError: "collection_missing", "schema_mismatch" (another dimension); "filter_too_broad".
+            TransientError: the store is away.
+
+        Cost: one request; up to five where values differ only in what Weaviate's filters do not see: white space at
+        either end, and ``*`` and ``?`` in a key prefix.
+        """
+        filters = filter_where(where)
+        fields = {"near_vector": make_near(vector)} | ({"filters": filters} if filters is not None else {})
+
+        async def ask(count: int) -> list[SearchHit]:
+            hits = []
+            for result in await self._search(collection, with_vectors=False, limit=count, **fields):
+                point = read_result(result)
+                hits.append(SearchHit(point.id, 1.0 - result.metadata.distance, point.payload))
+            return hits
+
+        return await search_exactly(ask, where, limit, self.name.value)
+
+    async def _search(self, collection: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
+        request = make_read(make_class_name(collection), with_vectors=with_vectors, limit=limit, **fields)
+        return (await self._ask("Search", request, collection)).results
+
+    async def _ask(self, method: str, request: Any, collection: str) -> Any:
+        stub = await self._connect()
+        return await self._call(getattr(stub, method), request, collection)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, collection: str) -> Any:
+        try:
+            with weaviate_errors(self._target, collection):
+                return await method(request, timeout=TIMEOUT_S, metadata=self._metadata)
+        except FatalError as error:
+            await self._confirm_missing(error, collection)
+            raise
+
+    async def _confirm_missing(self, error: Exception, collection: str) -> None:
+        """Raise TransientError when a class that gRPC calls missing is there, or nobody can tell yet."""
+        if not isinstance(error, FatalError) or error.code != "collection_missing":
+            return
+        await self._read_class(collection)
+        said = f"weaviate at {self._url} has not loaded collection {collection} yet"
+        raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate") from error
+
+    async def _connect(self) -> Any:
+        async with self._connecting:
+            if self._stub is None:
+                meta = await self._get("/v1/meta", None)
+                limit = int(meta.get("grpcMaxMessageSize") or DEFAULT_MESSAGE_BYTES)
+                self._batch_bytes = min(self._batch_bytes, limit // 2)
+                options = [
+                    ("grpc.max_send_message_length", limit),
+                    ("grpc.max_receive_message_length", limit),
+                    ("grpc.initial_reconnect_backoff_ms", 200),
+                    ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
+                ]
+                if self._is_secure:
+                    credentials = grpc.ssl_channel_credentials()
+                    self._channel = grpc.aio.secure_channel(self._target, credentials, options=options)
+                else:
+                    self._channel = grpc.aio.insecure_channel(self._target, options=options)
+                make_stub: Callable[[Any], Any] = weaviate_pb2_grpc.WeaviateStub
+                self._stub = make_stub(self._channel)
+                self._write_batch = self._channel.unary_unary(  # its request comes encoded
+                    "/weaviate.v1.Weaviate/BatchObjects",
+                    response_deserializer=batch_pb2.BatchObjectsReply.FromString,
+                )
+        return self._stub
+
+    async def _get(self, path: str, collection: str | None) -> dict[str, Any]:
+        response = await self._request("GET", path)
+        if response.status_code != HTTPStatus.OK:
+            raise translate_answer(response, self._url, collection)
+        return read_object(response, "weaviate", self._url)
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        content = None if body is None else orjson.dumps(body)
+        return await self._rest.request(method, self._url, path, body=content, timeout_s=TIMEOUT_S)

@@ -1,0 +1,157 @@
+"""Counts: what a job has seen and done, the one source of progress and summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingestion_engine.domain.records import Action, ObjectResult, Outcome, PartitionReport
+from ingestion_engine.driver.plan.diff import REMOVALS, Tally, is_deletion, is_stray_search
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running totals of one job over its attempts. Objects are counted once, however often they were tried."""
+
+    tally: Tally = field(default_factory=Tally)
+    done: int = 0
+    failed: int = 0
+    gone: int = 0
+    kept: int = 0
+    deleted: int = 0
+    same: int = 0
+    different: int = 0
+    repaired: int = 0
+    foreign_points: int = 0
+    points_seen: dict[str, int] = field(default_factory=dict)
+    """Points that comparisons found, by store."""
+    chunks: int = 0
+    chunks_embedded: int = 0
+    chunks_reused: int = 0
+    embed_calls: int = 0
+    bytes_read: int = 0
+    partitions_planned: int = 0
+    partitions_done: int = 0
+    partitions_repeated: int = 0
+    """How often a partition was put back or lost its process, and had to run again."""
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    def start_over(self) -> None:
+        """Forget what was planned and compared; what was ingested so far is counted from the object table."""
+        self.tally = Tally()
+        self.done = self.failed = self.gone = 0
+        self.same = self.different = self.repaired = self.foreign_points = 0
+        self.points_seen = {}
+
+    def add_work(self, report: PartitionReport) -> None:
+        """Add what a report cost. Also for reports of earlier attempts."""
+        self.chunks += report.chunks
+        self.chunks_embedded += report.chunks_embedded
+        self.chunks_reused += report.chunks_reused
+        self.embed_calls += report.embed_calls
+        self.bytes_read += report.bytes_read
+        for step, seconds in report.seconds.items():
+            self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
+
+    def add_report(self, report: PartitionReport) -> None:
+        """Add a report of this attempt."""
+        self.add_work(report)
+        self.partitions_done += 1
+        for store, points in report.points_seen.items():
+            self.points_seen[store] = self.points_seen.get(store, 0) + points
+        for result in report.results:
+            if is_stray_search(report.partition_id):
+                kinds = (result.differences or {}).values()
+                self.foreign_points += sum(points for by_kind in kinds for points in by_kind.values())
+            elif is_deletion(report.partition_id):
+                self.deleted += result.outcome is Outcome.DELETED
+                self.kept += result.outcome is Outcome.KEPT
+            else:
+                self._add_result(result)
+
+    def _add_result(self, result: ObjectResult) -> None:
+        outcome = result.outcome
+        mended = outcome is Outcome.DONE and result.origin is not None
+        self.done += outcome is Outcome.DONE and not mended
+        self.failed += outcome is Outcome.FAILED
+        self.gone += outcome is Outcome.DELETED
+        self.same += outcome is Outcome.SAME
+        self.different += outcome is Outcome.DIFFERENT
+        self.repaired += outcome is Outcome.REPAIRED or mended
+
+    @property
+    def total_failed(self) -> int:
+        """Objects of this job that failed, in all its attempts."""
+        return self.failed + self.tally.already_failed
+
+    @property
+    def planned(self) -> int:
+        """Objects this job works on, in all its attempts; deletions not included."""
+        tally = self.tally
+        to_do = sum(count for action, count in tally.by_action.items() if action not in REMOVALS)
+        return to_do + tally.already_done + tally.already_failed
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
+        tally = self.tally
+        return {
+            "listed": tally.listed,
+            "planned": self.planned,
+            "done": self.done + tally.already_done + self.same + self.repaired,
+            "failed": self.total_failed,
+            "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
+            "unchanged": tally.unchanged,
+            "directory_markers": tally.directory_markers,
+            "failed_before": tally.failed_before,
+            "outside_filters": tally.outside_filters,
+            "gone": self.gone,
+            "deleted": self.deleted,
+            "to_delete": tally.deletes,
+            "verified": self.same + self.different + self.repaired,
+            "different": self.different,
+            "repaired": self.repaired,
+            "foreign_points": self.foreign_points,
+            "new": tally.by_action.get(Action.NEW, 0),
+            "changed": tally.by_action.get(Action.CHANGED, 0),
+            "retried": tally.by_action.get(Action.RETRY, 0) + tally.by_action.get(Action.DIRTY, 0),
+            "bytes_planned": tally.bytes_planned,
+            "bytes_read": self.bytes_read,
+            "chunks_estimated": tally.chunks_estimated,
+            "chunks": self.chunks,
+            "chunks_embedded": self.chunks_embedded,
+            "chunks_reused": self.chunks_reused,
+            "embed_calls": self.embed_calls,
+            "partitions_planned": self.partitions_planned,
+            "partitions_done": self.partitions_done,
+            "partitions_repeated": self.partitions_repeated,
+        }
+
+
+class RateMeter:
+    """Chunks and bytes per second since work began, and what is left at that rate."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Begin to measure; later calls change nothing."""
+        if self._started is None:
+            self._started = self._clock()
+
+    def measure(self, counts: Counts) -> tuple[dict[str, float], float | None]:
+        """Return the rates, and the seconds left (None while unknown: nothing finished yet, or planning goes on)."""
+        if self._started is None:
+            return {"chunks_per_s": 0.0, "bytes_per_s": 0.0}, None
+        elapsed = max(self._clock() - self._started, 1e-3)
+        rates = {
+            "chunks_per_s": round(counts.chunks / elapsed, 2),
+            "bytes_per_s": round(counts.bytes_read / elapsed, 1),
+        }
+        finished = counts.done + counts.failed + counts.gone + counts.same + counts.different + counts.repaired
+        to_do = counts.planned - counts.tally.already_done - counts.tally.already_failed
+        if not finished:
+            return rates, None
+        return rates, round(max(0, to_do - finished) * elapsed / finished, 1)

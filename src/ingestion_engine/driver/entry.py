@@ -1,0 +1,59 @@
+"""The driver's entry: a fixed command and a spec URI, the same on every engine.
+
+``python -m ingestion_engine.driver.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
+
+Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a
+crash, and the service starts the next attempt.
+
+Nothing is imported here that takes long, so that Ray, when it is named, starts a worker while the driver imports the
+rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Final
+
+EXIT_SUPERSEDED: Final = 3
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """An engine that stops the driver wants it gone now; the lease runs out and the next attempt recovers."""
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    begun = time.monotonic()
+    parser = argparse.ArgumentParser(prog="ingestion_engine.driver.entry")
+    parser.add_argument("--spec", required=True, help="URI of the job's spec.json")
+    parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument(
+        "--engine", choices=["ray"], help="start a worker there at once; without it, when the spec is read"
+    )
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+
+    from ingestion_engine.runtime.settings import load_settings
+    from ingestion_engine.runtime.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_level, stream=sys.stdout)
+    warming = []
+    if options.engine == "ray":
+        from ingestion_engine.engines.ray.start import warm_up
+
+        warming = warm_up(options.spec, settings.ray.task_cpus)
+
+    from ingestion_engine.driver.run import run_driver
+
+    summary = run_driver(options.spec, options.attempt, warming=warming, begun=begun)
+    return 0 if summary is not None else EXIT_SUPERSEDED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

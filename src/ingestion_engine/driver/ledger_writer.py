@@ -1,0 +1,107 @@
+"""Ledger writer: folds reports into segments and writes down failures, a few at a time, while the job runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ingestion_engine.domain.records import Outcome, PartitionReport
+from ingestion_engine.driver.commit import OpenAttempt, attempt_reports
+from ingestion_engine.driver.counts import Counts
+from ingestion_engine.state.ledger import Ledger
+
+FOLD_REPORTS = 64
+"""Reports per segment: one object for the reader instead of so many."""
+FAILURES_PER_SEGMENT = 500
+FAILURES_EVERY_S = 2.0
+"""Failures become visible within about this time."""
+
+Persist = Callable[[Callable[[], None]], None]
+"""Calls a function until the state store has taken it."""
+
+
+class LedgerWriter:
+    """Buffers what one attempt has to write down. Not safe to share by threads."""
+
+    def __init__(self, ledger: Ledger, attempt: int, persist: Persist) -> None:
+        self._ledger = ledger
+        self._attempt = attempt
+        self._persist = persist
+        self._reports: list[PartitionReport] = []
+        self._failures: list[dict[str, Any]] = []
+        self._segments = self._failure_segments = 0
+        self._last_flush = time.monotonic()
+
+    def add(self, report: PartitionReport) -> None:
+        """Take a report that is durable by itself already."""
+        self._reports.append(report)
+        self._failures += failure_items(report, self._attempt)
+        if len(self._reports) >= FOLD_REPORTS:
+            self._fold()
+        waited = time.monotonic() - self._last_flush
+        if len(self._failures) >= FAILURES_PER_SEGMENT or (self._failures and waited > FAILURES_EVERY_S):
+            self._write_failures()
+
+    def add_late(self, report: PartitionReport) -> None:
+        """Take a report while the job is being stopped; ``flush`` writes it."""
+        self._reports.append(report)
+        self._failures += failure_items(report, self._attempt)
+
+    def flush(self) -> None:
+        """Write what is left."""
+        self._fold()
+        self._write_failures()
+
+    def rewrite_attempt(self, dead: OpenAttempt, counts: Counts) -> None:
+        """Write the failures of a dead attempt of this job from its reports, and add its work to the counts.
+        Idempotent.
+        """
+        prefix = f"a{dead.attempt:02d}"
+        items: list[dict[str, Any]] = []
+        number = 0
+        self._persist(lambda: self._ledger.delete_failures(prefix))
+        for report in attempt_reports(self._ledger, dead):
+            counts.add_work(report)
+            items += failure_items(report, dead.attempt)
+            if len(items) >= FAILURES_PER_SEGMENT:
+                number += 1
+                self._store(f"{prefix}-{number:05d}", items)
+                items = []
+        if items:
+            self._store(f"{prefix}-{number + 1:05d}", items)
+
+    def _fold(self) -> None:
+        reports, self._reports = self._reports, []
+        if reports:
+            self._segments += 1
+            name = f"a{self._attempt:02d}-{self._segments:05d}"
+            self._persist(lambda: self._ledger.fold_reports(name, reports))
+
+    def _write_failures(self) -> None:
+        items, self._failures = self._failures, []
+        self._last_flush = time.monotonic()
+        if items:
+            self._failure_segments += 1
+            self._store(f"a{self._attempt:02d}-{self._failure_segments:05d}", items)
+
+    def _store(self, segment: str, items: list[dict[str, Any]]) -> None:
+        self._persist(lambda: self._ledger.write_failures(segment, items))
+
+
+def failure_items(report: PartitionReport, attempt: int) -> list[dict[str, Any]]:
+    """The report's failed objects as the API shows them. Pure."""
+    return [
+        {
+            "key": result.key,
+            "code": result.error_code,
+            "reason": result.reason,
+            "retryable": result.retryable,
+            "etag": result.etag,
+            "size_bytes": result.size_bytes,
+            "attempt": attempt,
+            **({"differences": result.differences} if result.differences else {}),
+        }
+        for result in report.results
+        if result.outcome in (Outcome.FAILED, Outcome.DIFFERENT)
+    ]

@@ -1,0 +1,123 @@
+"""An attempt of a job in this process: its driver, opened from the spec, or one of its partitions."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
+from ingestion_engine.driver.log_tail import LogTail
+from ingestion_engine.runtime.spec_uri import load_settings_for
+from ingestion_engine.runtime.telemetry import TextFormatter, get_logger
+from ingestion_engine.state.ledger import Ledger
+
+if TYPE_CHECKING:
+    from ingestion_engine.domain.ports import Engine
+    from ingestion_engine.pipeline.worker import Process
+
+log = get_logger(__name__)
+
+
+def run_driver(
+    spec_uri: str,
+    attempt: int,
+    process: Process | None = None,
+    *,
+    warming: Sequence[Any] = (),
+    begun: float | None = None,
+) -> dict[str, Any] | None:
+    """Run one attempt of a job in this process and return its summary; None when another attempt owns the job.
+
+    Args:
+        spec_uri: Where its spec is.
+        attempt: Its number, from 1.
+        process: What the engine ships to its workers; None means ``process_partition``.
+        warming: On Ray, the worker that gets ready already.
+        begun: Monotonic seconds when the attempt began; None means now.
+
+    Raises:
+        IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
+    """
+    begun = time.monotonic() if begun is None else begun
+    settings, bare_uri = load_settings_for(spec_uri)
+    state_url, job_id = Ledger.parse_spec_uri(bare_uri)
+    state = open_state_store(settings, state_url)
+    ledger = Ledger(state, job_id)
+    spec = ledger.read_spec()
+    tail = LogTail()
+    tail.setFormatter(TextFormatter())
+    logging.getLogger().addHandler(tail)
+    where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
+    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
+    warming = _start_engine(spec, spec_uri, settings.ray.task_cpus, warming)
+
+    from ingestion_engine.driver.driver import Driver
+    from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
+    from ingestion_engine.pipeline.worker import check_worker
+
+    settings_of_job = settings.with_endpoints(spec.endpoints)
+    driver = Driver(
+        spec,
+        spec_uri,
+        attempt,
+        PARSER_VERSION,
+        state,
+        open_source(settings_of_job),
+        open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
+        open_stores(settings_of_job, spec.request.stores),
+        _make_engine(spec, ledger, process, settings.ray.task_cpus, warming),
+        log_text=tail.take,
+        check_environment=lambda: check_worker(spec, settings),
+        begun=begun,
+    )
+    return driver.run()
+
+
+def run_partition(spec_uri: str, partition_id: str) -> None:
+    """Rerun one partition in this process and print its report as JSON."""
+    from ingestion_engine.pipeline.worker import process_partition
+
+    report = process_partition(spec_uri, partition_id)
+    sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _start_engine(spec: JobSpec, spec_uri: str, task_cpus: float, warming: Sequence[Any]) -> Sequence[Any]:
+    """Have the engine start what it runs on, if the job will need it, and return what gets ready there."""
+    if spec.request.mode is Mode.PLAN or warming:
+        return warming
+    if spec.engine is EngineName.RAY:
+        from ingestion_engine.engines.ray import start as ray_start
+
+        return ray_start.warm_up(spec_uri, task_cpus)
+    if spec.engine is EngineName.SPARK:
+        from ingestion_engine.engines.spark import start as spark_start
+
+        spark_start.warm_up()
+    return ()
+
+
+def _make_engine(
+    spec: JobSpec, ledger: Ledger, process: Process | None, task_cpus: float, warming: Sequence[Any]
+) -> Engine:
+    from ingestion_engine.pipeline.worker import process_partition
+
+    process = process or process_partition
+    if spec.engine is EngineName.RAY:
+        from ingestion_engine.engines.ray.engine import RayEngine
+
+        return RayEngine(spec.parallelism, process, task_cpus=task_cpus, warming=warming)
+    if spec.engine is EngineName.SPARK:
+        from ingestion_engine.engines.spark.engine import SparkEngine
+
+        find_report = ledger.find_done_report
+        return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
+    from ingestion_engine.engines.local import LocalEngine
+
+    return LocalEngine(spec.parallelism, process)

@@ -1,0 +1,1 @@
+"""The Ray engine. What does not belong: the Ray Jobs client, which is in ``submission``."""

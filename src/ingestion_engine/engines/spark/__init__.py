@@ -1,0 +1,1 @@
+"""The Spark engine. What does not belong: the SparkApplication client, which is in ``submission``."""

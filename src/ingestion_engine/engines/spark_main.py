@@ -1,9 +1,0 @@
-"""The file that Spark runs as a job's driver; the image has a copy of it at ``/opt/ingest/spark_main.py``."""
-
-from ingestion_engine.engines.spark_paths import leave_archive
-
-if __name__ == "__main__":
-    leave_archive()
-    from ingestion_engine.engines.entry import main
-
-    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Chunking: from a document to chunks with exact offsets. What does not belong: formats, embedding."""

@@ -1,0 +1,1 @@
+"""Parity: compare and repair one partition. What does not belong: planning which objects to compare."""

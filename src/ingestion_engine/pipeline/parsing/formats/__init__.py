@@ -1,0 +1,1 @@
+"""One reader per document format. What does not belong: format detection, limits."""

@@ -1,0 +1,97 @@
+"""E-mails to text: the headers that people read, the body, and what is attached."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from collections.abc import Callable, Iterator
+from email.errors import HeaderParseError
+from email.message import EmailMessage
+
+from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.domain.records import TextFormat
+from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
+from ingestion_engine.pipeline.parsing.formats.html import find_charset, read_html
+from ingestion_engine.pipeline.parsing.parsed import ParsedText
+
+_HEADERS = ("Subject", "From", "To", "Cc", "Date")
+
+ReadAttachment = Callable[[bytes, str, str], str]
+"""(content, name, declared type) → its text. Raises ObjectError when it has none."""
+
+
+def read_email(body: bytes, read_attachment: ReadAttachment) -> ParsedText:
+    """Return an e-mail's text: headers, body (plain text if there is a plain one, else HTML), attachments.
+
+    An attachment that cannot be read is named with the reason; it does not fail the e-mail.
+
+    Raises:
+        ObjectError: ``corrupt_document`` when there is no header that an e-mail has.
+    """
+    message = email.message_from_bytes(body, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    headers = [f"{name}: {value}" for name in _HEADERS if (value := _header(message, name))]
+    if not headers:
+        raise ObjectError("corrupt_document", "The e-mail has none of the usual headers.", kind="e-mail")
+    blocks = ["\n".join(headers), *_blocks(message, read_attachment)]
+    return ParsedText("\n\n".join(filter(None, blocks)), TextFormat.MARKDOWN, title=_header(message, "Subject"))
+
+
+def _header(message: EmailMessage, name: str) -> str | None:
+    try:
+        value = message[name]
+    except (HeaderParseError, ValueError, IndexError):  # the standard library fails on some malformed headers
+        value = dict(message.raw_items()).get(name)
+    return " ".join(str(value).split()) if value is not None else None
+
+
+def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str]:
+    """Texts of a part and all parts in it, in order."""
+    kind = part.get_content_type()
+    if part.is_multipart():
+        children = [child for child in part.iter_parts() if isinstance(child, EmailMessage)]
+        if kind == "message/rfc822":
+            for child in children:
+                yield "\n".join(f"{name}: {value}" for name in _HEADERS if (value := _header(child, name)))
+                yield from _blocks(child, read_attachment)
+        elif kind == "multipart/alternative":
+            yield from _best_alternative(children, read_attachment)
+        else:
+            for child in children:
+                yield from _blocks(child, read_attachment)
+        return
+    content = part.get_payload(decode=True)
+    if not isinstance(content, bytes) or not content.strip():
+        return
+    name = part.get_filename()
+    if name is None and kind in ("text/plain", "text/html"):
+        yield _read_text(content, part.get_content_charset(), html=kind == "text/html")
+    else:
+        yield _read_attachment(content, name or "unnamed", kind, read_attachment)
+
+
+def _best_alternative(children: list[EmailMessage], read_attachment: ReadAttachment) -> Iterator[str]:
+    """The plain form if it says anything, else the first other form that does."""
+    for child in sorted(children, key=lambda child: child.get_content_type() != "text/plain"):
+        texts = [text for text in _blocks(child, read_attachment) if text.strip()]
+        if texts:
+            yield from texts
+            return
+
+
+def _read_text(content: bytes, charset: str | None, *, html: bool) -> str:
+    try:
+        text = decode_text(content, declared=charset or (find_charset(content) if html else None))
+    except NotTextError:
+        return ""
+    return read_html(text).text if html else text.strip()
+
+
+def _read_attachment(content: bytes, name: str, kind: str, read_attachment: ReadAttachment) -> str:
+    label = " ".join(name.split())
+    if kind.split("/", maxsplit=1)[0] in ("image", "audio", "video"):
+        return f"Attachment: {label}"
+    try:
+        return f"Attachment: {label}\n\n{read_attachment(content, name, kind).strip()}"
+    except ObjectError as error:
+        return f"Attachment: {label} (not read: {error.code})"

@@ -1,0 +1,124 @@
+"""Parse a large object from and to temporary files, where its format can be read in pieces.
+
+The steps, their order, their answers and their errors are those of ``parse``; no more than a piece is in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ingestion_engine.domain.records import Document, ObjectHead, TextFormat
+from ingestion_engine.domain.spec import FrozenLimits
+from ingestion_engine.pipeline.parsing.body import Body
+from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
+from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, Detected, Kind, detect_head, detect_marked, named_kind
+from ingestion_engine.pipeline.parsing.formats.json import render_jsonl
+from ingestion_engine.pipeline.parsing.parse import (
+    blank_body,
+    blank_text,
+    declared_encoding,
+    find_markdown_title,
+    no_text,
+    not_text,
+    parse_errors,
+)
+from ingestion_engine.pipeline.parsing.parsed import clean_pieces, clean_title
+from ingestion_engine.pipeline.parsing.parser_threads import run_parse
+from ingestion_engine.pipeline.spool import SpooledText
+
+MARK_BYTES = 4096
+"""So much of the beginning shows every mark and declaration of a format that is no plain text."""
+
+_TIMED_BYTES = 256 * 1024 * 1024
+"""``parse_timeout_s`` is for so much: the largest object by default."""
+
+_IN_PIECES = (Kind.TEXT, Kind.MARKDOWN, Kind.JSONL)
+
+
+@dataclass(frozen=True, slots=True)
+class LargeDocument:
+    """A document whose text, left empty in it, lies in a temporary file."""
+
+    document: Document
+    text: SpooledText
+
+
+async def parse_large(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> LargeDocument | None:
+    """Return what ``parse_object`` would of the same bytes; None when that takes all of them in memory.
+
+    Raises:
+        ObjectError: as ``parse_object``; ``parse_timeout`` after ``parse_timeout_s`` for every 256 MiB begun.
+        TransientError: "parser_stuck", "temp_files_failed".
+
+    Cost: about 1 s per 60 MB of text, per 10 MB of JSON; memory of a few pieces, and of one record of JSON Lines.
+    """
+    timeout_s = limits.parse_timeout_s * max(1, math.ceil(body.size / _TIMED_BYTES))
+    return await run_parse(lambda _on_start: read_large(body, head), timeout_s)
+
+
+def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
+    """As ``parse_large``, blocking and without a time limit."""
+    start = body.read(0, MARK_BYTES)
+    if not any(piece and not piece.isspace() for piece in body.pieces()):
+        raise blank_body(body.size)
+    if detect_marked(start, body.size) != Detected():
+        return None
+    with parse_errors():
+        return _read_text(body, start, head)
+
+
+def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | None:
+    named = named_kind(head.ref.key, head.content_type)
+    try:
+        encoding = choose_encoding(body, declared=declared_encoding(start, head.content_type))
+    except NotTextError:
+        raise not_text(named) from None
+    cleaned = _Watched(clean_pieces(decode_pieces(body, encoding)))
+    beginning, pieces = _look_ahead(cleaned)
+    kind = detect_head(beginning, named, is_whole=len(beginning) < HEAD_CHARS)
+    if kind not in _IN_PIECES:
+        return None
+    parsed = render_jsonl(pieces) if kind is Kind.JSONL else pieces
+    visible = _Watched(clean_pieces(parsed))
+    text = SpooledText(visible)
+    if not cleaned.has_text:
+        raise blank_text()
+    if not visible.has_text:
+        raise no_text(kind)
+    is_markdown = kind is Kind.MARKDOWN
+    document = Document(
+        ref=head.ref,
+        content_type=kind.value,
+        text="",
+        text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
+        title=clean_title(find_markdown_title(beginning)) or None if is_markdown else None,
+        metadata=head.metadata,
+    )
+    return LargeDocument(document, text)
+
+
+def _look_ahead(pieces: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """The first ``HEAD_CHARS`` of a text, and all its pieces again."""
+    source = iter(pieces)
+    taken: list[str] = []
+    length = 0
+    while length < HEAD_CHARS and (piece := next(source, None)) is not None:
+        taken.append(piece)
+        length += len(piece)
+    return "".join(taken)[:HEAD_CHARS], itertools.chain(taken, source)
+
+
+class _Watched:
+    """A text in pieces that notes on its way whether there is anything but white space in it."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self.has_text = False
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self.has_text = self.has_text or bool(piece and not piece.isspace())
+            yield piece

@@ -1,0 +1,290 @@
+"""The dispatcher: one task that admits queued jobs, hands them to their engines and has running ones looked at.
+
+Everything it knows is in the jobs table, so a restart goes on where it was: an admitted job is submitted again under
+the same
+reference, which the engine recognises. Of several copies of the service on one database, one dispatches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.ports import JobEngine
+from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.active_jobs import ActiveJobs
+from ingestion_engine.services.admission import admit_jobs
+from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
+from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.ledgers import Ledgers
+from ingestion_engine.services.reconciler import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
+from ingestion_engine.services.shares import Grant, choose_share, frozen_grant, grant_parallelism
+from ingestion_engine.services.specs import make_spec
+
+HOLD_S: Final = 6.0
+"""How long another copy of the service waits before it takes over from a dead dispatcher."""
+
+LOOK_EVERY_S: Final = 0.05
+"""Shortest time between two looks: submissions that arrive together are admitted together."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """An engine that could not take a job."""
+
+    until: Moment
+    failures: int
+    message: str
+
+
+class Dispatcher:
+    """Admits, submits and follows jobs.
+
+    Args:
+        settings: Limits, deadlines, pauses.
+        store: The jobs table.
+        ledgers: What jobs write.
+        engines: Engines that are configured.
+        now: The clock.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        ledgers: Ledgers,
+        engines: Mapping[EngineName, JobEngine],
+        now: Callable[[], Moment] = utc_now,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledgers = ledgers
+        self._engines = engines
+        self._now = now
+        self._reconciler = Reconciler(settings, store, ledgers, engines, now)
+        self._holder = secrets.token_hex(8)
+        self._wake = asyncio.Event()
+        self._is_dispatching = False
+        self._held_at = -HOLD_S
+        self._active = ActiveJobs(store)
+        self._wanted: dict[str, int] = {}
+        self._outages: dict[EngineName, Outage] = {}
+        self._working: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def is_dispatching(self) -> bool:
+        """True while this copy of the service, of several on one database, is the one that dispatches."""
+        return self._is_dispatching
+
+    def wake(self) -> None:
+        """Have the next look now instead of after the pause."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dispatch until canceled; nothing that goes wrong ends it."""
+        holding = asyncio.create_task(self._keep_hold())
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    if time.monotonic() - self._held_at >= HOLD_S / 2:  # else `_keep_hold` has renewed it
+                        await self._hold()
+                    if self._is_dispatching:
+                        await self.step()
+                except Exception:
+                    _log.exception("dispatcher's look failed")
+                await asyncio.sleep(LOOK_EVERY_S)
+                # Not wait_for: Python 3.11's loses a cancellation that comes together with the wake-up.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.dispatch.poll_s):
+                        await self._wake.wait()
+        finally:
+            tasks = [holding, *self._working.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                await self._store.release_dispatch(self._holder)
+
+    async def step(self) -> None:
+        """Start what is due: looks, submissions and admissions. Returns without waiting for the first two.
+
+        Cost: one query for ids and revisions of all active jobs, and the rows that changed since the last time.
+        """
+        active = await self._active.read()
+        new = [job for job in active if job.spec is None]
+        self._wanted = {job.id: self._wanted.get(job.id) or self._want_parallelism(job) for job in new}
+        now = self._now()
+        for job in active:
+            due = job.next_look_at is None or job.next_look_at <= now
+            if job.admitted_at is None or not due or job.id in self._working:
+                continue
+            unsubmitted = job.attempt_started_at is None and job.state is not JobState.CANCELING
+            self._start(job, self._submit(job) if unsubmitted else self._reconciler.look(job))
+        away = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
+        limit = self._settings.embed_in_flight
+        notes: dict[str, str | None] = {}
+        for decision in admit_jobs(active, limit=limit, wanted=self._want, away=away):
+            if decision.grant is None:
+                if decision.note != decision.job.note:
+                    notes[decision.job.id] = decision.note
+                continue
+            try:
+                await self._admit(decision.job, decision.grant)
+            except Exception:
+                _log.exception("job not admitted", extra={"job_id": decision.job.id})
+        if notes:
+            await self._store.note_waiting(notes)
+
+    async def settle(self) -> None:
+        """Wait until every look and submission that was started has ended."""
+        while self._working:
+            await asyncio.gather(*self._working.values(), return_exceptions=True)
+            await asyncio.sleep(0)
+
+    def _start(self, job: JobRecord, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._guard(job, work))
+        self._working[job.id] = task
+        task.add_done_callback(lambda _: self._working.pop(job.id, None))
+
+    async def _guard(self, job: JobRecord, work: Coroutine[Any, Any, None]) -> None:
+        """Keep one job's surprise from the others, and try it again later."""
+        try:
+            await work
+        except Exception as error:
+            _log.exception("job not dispatched", extra={"job_id": job.id})
+            await self._postpone(job, 5, f"internal error ({type(error).__name__}); see the service's log")
+
+    def _want_parallelism(self, job: JobRecord) -> int:
+        return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
+
+    def _want(self, job: JobRecord, free: int) -> Grant:
+        """What a job needs: what is frozen since it was first admitted, else what suits what is free now."""
+        if (frozen := frozen_grant(job)) is not None:
+            return frozen
+        parallelism = self._wanted[job.id]
+        return Grant(parallelism, choose_share(self._settings, parallelism, free))
+
+    async def _admit(self, job: JobRecord, grant: Grant) -> None:
+        # Less than its spec says only where the limit has shrunk since: then its engine is asked for less room.
+        parallelism = max(1, min(grant.parallelism, self._settings.embed_in_flight // grant.share))
+        spec = job.spec or make_spec(
+            self._settings,
+            JobRequest.model_validate(job.request),
+            job.engine,
+            job.id,
+            parallelism=grant.parallelism,
+            share=grant.share,
+            only_keys_path=job.only_keys_path,
+        ).model_dump(mode="json")
+        admitted = await self._store.update(
+            job.id,
+            {JobState.QUEUED},
+            unadmitted=True,
+            admitted_at=self._now(),
+            parallelism=parallelism,
+            attempt=1,
+            spec=spec,
+            note=None,
+            next_look_at=None,
+        )
+        if admitted:
+            _log.info("job admitted", extra={"job_id": job.id, "parallelism": parallelism, "share": grant.share})
+            self.wake()
+
+    async def _submit(self, job: JobRecord) -> None:
+        """Write the spec and hand the attempt to its engine; both may have happened before."""
+        assert job.spec is not None
+        engine = self._engines.get(job.engine)
+        outage = self._outages.get(job.engine)
+        if outage is not None and outage.until > self._now():
+            return
+        try:
+            if engine is None:
+                raise TransientError(
+                    "engine_not_configured",
+                    f"this service has no {job.engine.value} cluster any more",
+                    maybe_started=True,
+                )
+            spec_uri = await self._ledgers.write_spec(JobSpec.model_validate(job.spec))
+        except IngestionError as error:
+            await self._postpone(job, 5, error.message)
+            return
+        try:
+            await engine.submit(job.id, job.attempt, spec_uri, job.parallelism or 1)
+        except TransientError as error:
+            await self._note_outage(job, error)
+        except SubmissionError as error:
+            _log.warning("job refused by its engine", extra={"job_id": job.id, **error.log_fields()})
+            await self._store.update(
+                job.id, ACTIVE_STATES, state=JobState.FAILED, error=error.record(), finished_at=self._now(), note=None
+            )
+        else:
+            self._outages.pop(job.engine, None)
+            await self._note_submitted(job, engine)
+
+    async def _note_submitted(self, job: JobRecord, engine: JobEngine) -> None:
+        now = self._now()
+        values: dict[str, Any] = {
+            "attempt_started_at": now,
+            "submitted_at": job.submitted_at or now,
+            "next_look_at": None,
+        }
+        reference = engine.reference(job.id, job.attempt)
+        _log.info("job submitted", extra={"job_id": job.id, "attempt": job.attempt, "reference": reference})
+        if not await self._store.update(job.id, {JobState.QUEUED}, state=JobState.SUBMITTED, note=None, **values):
+            # A later attempt, or canceled meanwhile.
+            await self._store.update(job.id, ACTIVE_STATES, **values)
+
+    async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
+        """Leave an engine alone for a while; a job that it cannot have started gives its share back."""
+        now = self._now()
+        last = self._outages.get(job.engine)
+        failures = 1 if last is None else last.failures + 1
+        asked_s = min(RETRY_LONGEST_S, error.context.get("retry_after_s") or 0.0)
+        until = now + dt.timedelta(seconds=max(back_off_s(failures), asked_s))
+        if last is not None and last.until > now:
+            # Another job's submission, made at the same time, has found the same outage.
+            failures, until = last.failures, last.until
+        moment = until.strftime("%H:%M:%SZ")
+        hint = f" ({error.hint})" if error.hint else ""
+        message = f"{error.message}{hint}; attempt {failures} to submit failed, the next follows at {moment}"
+        self._outages[job.engine] = Outage(until, failures, message)
+        _log.warning("engine away", extra={"job_id": job.id, "engine": job.engine.value, **error.log_fields()})
+        if job.attempt == 1 and not error.context.get("maybe_started"):
+            released: dict[str, Any] = {"admitted_at": None, "parallelism": None, "attempt": 0}
+            if await self._store.update(job.id, {JobState.QUEUED}, note=message, **released):
+                return
+        await self._store.update(job.id, ACTIVE_STATES, note=message, next_look_at=until)
+
+    async def _postpone(self, job: JobRecord, pause_s: float, note: str) -> None:
+        moment = self._now() + dt.timedelta(seconds=pause_s)
+        with contextlib.suppress(Exception):
+            await self._store.update(job.id, {job.state}, note=note, next_look_at=moment)
+
+    async def _hold(self) -> None:
+        """Take or renew the right to dispatch, or note that another copy has it."""
+        asked_at = time.monotonic()
+        self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
+        self._held_at = asked_at if self._is_dispatching else -HOLD_S
+
+    async def _keep_hold(self) -> None:
+        """Renew the right to dispatch, also while a look takes long."""
+        while True:
+            await asyncio.sleep(HOLD_S / 3)
+            try:
+                await self._hold()
+            except Exception:
+                _log.exception("right to dispatch not renewed")

@@ -1,0 +1,362 @@
+"""The object table: what is in a collection, over all jobs; one row per object.
+
+It is a set of key-sorted Parquet runs under ``collections/{c}/objects/runs/`` and ``manifest.json``, which names them
+from oldest to newest and is replaced by conditional writes. A job appends one run; readers merge the runs, the newest
+row of a key is true; compaction merges small runs. Reading, diffing and committing are therefore streams, with memory
+bounded by the number of runs times one row group.
+
+States of a row: ``present`` (its points are in the stores as ``points_digest`` says), ``failed`` (this version could
+not be ingested; ``chunk_count`` and ``points_digest`` are of the older points that stayed, if any) and ``removed``: a
+tombstone that hides older rows until a compaction reaches the oldest run, never shown to readers.
+
+Other tools read the runs directly. In DuckDB (tried: 1.1 and 2.0; ``INSTALL httpfs`` for S3; a ``file://`` state store
+puts ``=`` behind every file's name)::
+
+    SET VARIABLE root = 's3://bucket/prefix/collections/handbook/';
+    SET VARIABLE runs = (
+        SELECT list(getvariable('root') || run.path ORDER BY position)
+        FROM (SELECT unnest(runs) AS run, generate_subscripts(runs, 1) AS position
+              FROM read_json(getvariable('root') || 'objects/manifest.json', maximum_object_size = 100000000)));
+    CREATE TEMP VIEW objects AS
+        SELECT * EXCLUDE (filename)
+        FROM (SELECT * FROM read_parquet(getvariable('runs'), filename = true)
+              QUALIFY row_number() OVER (
+                  PARTITION BY key ORDER BY list_position(getvariable('runs'), filename) DESC) = 1)
+        WHERE state <> 'removed';
+    SELECT state, count(*), sum(chunk_count) FROM objects GROUP BY state;
+
+All calls block. Everything may raise ``TransientError`` while the state store is away; every writing call may then be
+made again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ingestion_engine.domain.errors import LeaseLost
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.records import TableRow
+from ingestion_engine.state.cursors import decode_cursor, encode_cursor
+from ingestion_engine.state.object_table.external_sort import sort_rows
+from ingestion_engine.state.object_table.manifest import Manifest, Retired, Run, read_manifest, update_manifest
+from ingestion_engine.state.object_table.runs import (
+    COLUMNS,
+    REMOVED,
+    ROW_GROUP_ROWS,
+    KeyRange,
+    RunFile,
+    iter_rows,
+    iter_tables,
+    merge_tables,
+    read_run,
+    write_run,
+)
+
+_RUNS = "objects/runs/"
+_PAGE_SCAN_ROWS = 200_000
+"""Rows that one page looks at before it answers with what it has: well under a second."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class ObjectTable:
+    """The object table of one collection. Reading is safe at any time; write while holding the collection's lease.
+
+    Args:
+        store: The state store.
+        collection: The collection's name.
+        now: Wall clock, for how long files have been out of use.
+        row_group_rows: Rows that a reader holds of each run written by this table.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        collection: str,
+        *,
+        now: Callable[[], datetime] = _utc_now,
+        row_group_rows: int = ROW_GROUP_ROWS,
+    ) -> None:
+        self._store = store
+        self.collection = collection
+        self._root = f"collections/{collection}/"
+        self._manifest_path = f"{self._root}objects/manifest.json"
+        self._now = now
+        self._row_group_rows = row_group_rows
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def scan(self, prefix: str = "", columns: Sequence[str] | None = None) -> Iterator[TableRow]:
+        """Return the rows whose key starts with a prefix, in key order, as of now; later writes do not show.
+
+        Args:
+            prefix: Compared with the key, code point by code point.
+            columns: Fields to read; None means all. The others are empty ("", 0, False, None); ``key`` is always read.
+
+        Raises:
+            FatalError: "state_missing" from the iterator, when it is still read a day after the table was compacted.
+
+        Memory: one row group per run. Cost: one request, then one per run and per row group (16,384 rows) touched.
+        """
+        wanted = COLUMNS if columns is None else columns
+        tables = self._read_visible(KeyRange(prefix), wanted)
+        return (row for table in tables for row in iter_rows(table))
+
+    def scan_object_ids(self) -> Iterator[list[str]]:
+        """Yield the object ids of all rows, in batches. Reads three columns; memory: one row group per run."""
+        return (table["object_id"].to_pylist() for table in self._read_visible(KeyRange(""), ("object_id",)))
+
+    def stats(self, prefix: str = "") -> dict[str, int]:
+        """Return ``{"present": objects, "failed": objects, "chunks": chunks in the stores}`` under a prefix.
+
+        Reads three columns.
+        """
+        import pyarrow.compute as pc
+
+        counts = {"present": 0, "failed": 0, "chunks": 0}
+        for table in self._read_visible(KeyRange(prefix), ("key", "state", "chunk_count")):
+            for entry in pc.value_counts(table["state"]).to_pylist():
+                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+            counts["chunks"] += pc.sum(table["chunk_count"]).as_py() or 0
+        return counts
+
+    def page(self, prefix: str, state: str | None, cursor: str | None, limit: int) -> tuple[list[TableRow], str | None]:
+        """Return one page of rows in key order, and the cursor of the next page.
+
+        Args:
+            prefix: Only keys that start with it.
+            state: Only rows in this state; None means any.
+            cursor: From the page before; None means the first page. Stays valid over later writes.
+            limit: Rows at most, at least 1.
+
+        Returns:
+            The rows and a cursor; None when there are no more. A page may have fewer rows than ``limit``, even none,
+            and still a cursor: it looks at 200,000 rows at most.
+
+        Raises:
+            SubmissionError: "validation_error" for a cursor that this method did not make.
+        """
+        import pyarrow.compute as pc
+
+        if limit < 1:
+            raise ValueError("limit must be at least 1")
+        rows: list[TableRow] = []
+        scanned = 0
+        after = None if cursor is None else decode_cursor(cursor)
+        for table in self._read_visible(KeyRange(prefix, after), COLUMNS):
+            if scanned >= _PAGE_SCAN_ROWS and after is not None:
+                return rows, encode_cursor(after)
+            matching = table if state is None else table.filter(pc.equal(table["state"], state))
+            rows.extend(iter_rows(matching.slice(0, limit + 1 - len(rows))))
+            if len(rows) > limit:
+                return rows[:limit], encode_cursor(rows[limit - 1].key)
+            scanned += table.num_rows
+            after = table["key"][-1].as_py()
+        return rows, None
+
+    def _read_visible(self, keys: KeyRange, columns: Sequence[str]) -> Iterator[Any]:
+        """Return merged tables without tombstones, of the manifest as it is now."""
+        import pyarrow.compute as pc
+
+        needed = [name for name in COLUMNS if name in {"key", "state", *columns}]
+        runs = [
+            run
+            for run in read_manifest(self._store, self._manifest_path).runs
+            if keys.touches(run.min_key, run.max_key)
+        ]
+
+        def visible() -> Iterator[Any]:
+            for table in merge_tables([self._read_run(run, needed, keys) for run in runs]):
+                shown = table.filter(pc.not_equal(table["state"], REMOVED))
+                if shown.num_rows:
+                    yield shown
+
+        return visible()
+
+    def _read_run(self, run: Run, columns: Sequence[str] = COLUMNS, keys: KeyRange | None = None) -> Iterator[Any]:
+        path = f"{self._root}{run.path}"
+        return read_run(
+            lambda start, length: self._store.get_range(path, start, length), run.bytes, columns, keys or KeyRange()
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def fence(self, epoch: int) -> None:
+        """Refuse all lower epochs from now on; call it with a fresh lease, before the table is read. Idempotent.
+
+        Raises:
+            LeaseLost: a higher epoch has written or fenced the table.
+        """
+        self._update(lambda manifest: replace(self._checked(manifest, epoch), epoch=epoch))
+
+    def append_run(self, rows: Iterable[TableRow], *, epoch: int, job_id: str) -> int:
+        """Add rows as the newest run and return how many they are; nothing happens when there are none.
+
+        Idempotent: the same rows under the same epoch and job are added once, however often a crash or a lost answer
+        makes it be repeated. Atomic: readers see all rows or none.
+
+        Args:
+            rows: In strictly increasing key order, consumed once.
+            epoch: The writer's.
+            job_id: The writer's; part of the file's name.
+
+        Raises:
+            ValueError: the keys are not strictly increasing; nothing was written.
+            LeaseLost: a higher epoch has written or fenced the table; it is unchanged.
+
+        Memory: one row group. Disk: the run. Cost: an upload and three requests.
+        """
+        with tempfile.TemporaryDirectory(prefix="ingest-run-") as folder:
+            return self._append(self._write(folder, iter_tables(rows)), epoch, job_id)
+
+    def append_unsorted(self, rows: Iterable[TableRow], *, epoch: int, job_id: str) -> int:
+        """Add rows in any order as the newest run; of rows with equal keys the last one counts. Else as ``append_run``.
+
+        Returns:
+            How many different keys they have.
+
+        Memory: 32,768 rows as Arrow and one small row group per spill; measured in
+        benchmarks/reports/object_table.md. Disk: twice the rows.
+        """
+        with tempfile.TemporaryDirectory(prefix="ingest-run-") as folder:
+            return self._append(self._write(folder, sort_rows(rows, Path(folder))), epoch, job_id)
+
+    def compact(self, *, max_runs: int = 8) -> int:
+        """Merge the newest runs into one when there are more than ``max_runs``; return how many runs there are now.
+
+        Only runs that are small beside those after them are merged, so that over the table's life a row is rewritten a
+        logarithmic number of times. Tombstones go when the oldest run is among them. The merged files stay until
+        ``clean``. Idempotent; readers see no difference.
+
+        Memory: one row group per merged run. Cost: reads and writes the merged runs.
+        """
+        runs = read_manifest(self._store, self._manifest_path).runs
+        if len(runs) <= max_runs:
+            return len(runs)
+        start = _choose_start(runs, max_runs)
+        merged = runs[start:]
+        with tempfile.TemporaryDirectory(prefix="ingest-compact-") as folder:
+            tables = merge_tables([self._read_run(run) for run in merged])
+            file = self._write(folder, tables if start else _drop_tombstones(tables))
+            replacement = () if not file.rows else (self._upload(file, max(run.epoch for run in merged), "compact"),)
+        since = _format_time(self._now())
+
+        def swap(manifest: Manifest) -> Manifest:
+            # Somebody may have appended meanwhile, never before these; if they are gone, somebody else has compacted.
+            if manifest.runs[start : start + len(merged)] != merged:
+                return manifest
+            now = (*manifest.runs[:start], *replacement, *manifest.runs[start + len(merged) :])
+            paths = {run.path for run in now}
+            retired = tuple(Retired(run.path, since, merged=True) for run in merged if run.path not in paths)
+            kept = tuple(entry for entry in manifest.retired if entry.path not in paths)
+            return replace(manifest, runs=now, retired=(*kept, *retired))
+
+        return len(self._update(swap).runs)
+
+    def clean(self, older_than: timedelta = timedelta(days=1)) -> int:
+        """Remove files that have been out of use for longer than that, and return how many.
+
+        Files that no manifest names (a writer died before it could) are noted now and removed by a later call.
+        Idempotent. Cost: one listing, one request per file, two for the manifest.
+        """
+        listed = [path.removeprefix(self._root) for path in self._store.list(f"{self._root}{_RUNS}")]
+        manifest = read_manifest(self._store, self._manifest_path)
+        now = self._now()
+        used = {run.path for run in manifest.runs}
+        expired = {
+            entry.path for entry in manifest.retired if now - datetime.fromisoformat(entry.since) > older_than
+        } - used
+        for path in sorted(expired):
+            self._store.delete(f"{self._root}{path}")
+
+        def note(manifest: Manifest) -> Manifest:
+            kept = tuple(entry for entry in manifest.retired if entry.path not in expired)
+            known = {run.path for run in manifest.runs} | {entry.path for entry in manifest.retired} | expired
+            orphans = tuple(
+                Retired(path, _format_time(now), merged=False) for path in sorted(listed) if path not in known
+            )
+            return replace(manifest, retired=(*kept, *orphans))
+
+        self._update(note)
+        return len(expired)
+
+    def _write(self, folder: str, tables: Iterable[Any]) -> RunFile:
+        return write_run(Path(folder) / "run.parquet", tables, self._row_group_rows)
+
+    def _append(self, file: RunFile, epoch: int, job_id: str) -> int:
+        if not file.rows:
+            return 0
+        path = _run_path(epoch, job_id, file)
+        if _has_seen(self._checked(read_manifest(self._store, self._manifest_path), epoch), path):
+            return file.rows
+        run = self._upload(file, epoch, job_id)
+
+        def add(manifest: Manifest) -> Manifest:
+            if _has_seen(self._checked(manifest, epoch), path):
+                return manifest
+            retired = tuple(entry for entry in manifest.retired if entry.path != path)
+            return Manifest(epoch, (*manifest.runs, run), retired)
+
+        self._update(add)
+        return file.rows
+
+    def _upload(self, file: RunFile, epoch: int, writer: str) -> Run:
+        assert file.min_key is not None
+        assert file.max_key is not None
+        path = _run_path(epoch, writer, file)
+        self._store.upload(f"{self._root}{path}", file.path)
+        return Run(path, file.rows, file.min_key, file.max_key, epoch, file.size_bytes)
+
+    def _update(self, change: Callable[[Manifest], Manifest]) -> Manifest:
+        return update_manifest(self._store, self._manifest_path, change)
+
+    def _checked(self, manifest: Manifest, epoch: int) -> Manifest:
+        if manifest.epoch > epoch:
+            raise LeaseLost(
+                "lease_lost",
+                f"epoch {manifest.epoch} has taken over the object table of {self.collection} from epoch {epoch}",
+                collection=self.collection,
+                epoch=epoch,
+                stored_epoch=manifest.epoch,
+            )
+        return manifest
+
+
+def _run_path(epoch: int, writer: str, file: RunFile) -> str:
+    return f"{_RUNS}{epoch:010d}-{writer}-{file.content_hash}.parquet"
+
+
+def _has_seen(manifest: Manifest, path: str) -> bool:
+    """True when a run is in the table already, as itself or merged into another."""
+    return any(run.path == path for run in manifest.runs) or any(
+        entry.path == path and entry.merged for entry in manifest.retired
+    )
+
+
+def _choose_start(runs: Sequence[Run], max_runs: int) -> int:
+    """Return the first of the newest runs to merge: all but half of ``max_runs``, and older small ones."""
+    target = max(1, min(max_runs, max_runs // 2 + 1))
+    start = len(runs)
+    rows = 0
+    while start and (start + 1 > target or runs[start - 1].rows <= 2 * rows):
+        start -= 1
+        rows += runs[start].rows
+    return start
+
+
+def _drop_tombstones(tables: Iterable[Any]) -> Iterator[Any]:
+    import pyarrow.compute as pc
+
+    for table in tables:
+        yield table.filter(pc.not_equal(table["state"], REMOVED))
+
+
+def _format_time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

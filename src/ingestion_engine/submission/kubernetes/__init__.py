@@ -1,0 +1,1 @@
+"""SparkApplications on Kubernetes: manifest and typed client. What does not belong: decisions."""

@@ -1,0 +1,267 @@
+"""A typed client of what Spark jobs need of the Kubernetes API: SparkApplications, the driver's log, the version.
+
+The official client blocks, so it runs in a few threads of its own: a cluster that does not answer holds up neither
+the event loop nor the threads that others use. What it corrects for:
+
+- The client retries a refused connection three times by itself; here nothing is retried, the service's dispatcher
+  does that.
+- Time-outs hold per socket operation; a server that sends a byte now and then is given up after ``TOTAL_TIMEOUT_S``.
+- A container that has not started yet answers a request for its log with 400.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi, VersionApi
+from kubernetes.client.exceptions import ApiException
+
+from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.submission.kubernetes.responses import (
+    Answer,
+    kubernetes_errors,
+    make_unreachable,
+    translate_answer,
+)
+from ingestion_engine.submission.kubernetes.spark_manifest import DRIVER_CONTAINER
+
+CONNECT_TIMEOUT_S: Final = 2.0
+READ_TIMEOUT_S: Final = 10.0
+TOTAL_TIMEOUT_S: Final = 15.0
+"""Time for one request with everything around it; a healthy API server answers in tens of milliseconds."""
+
+THREADS: Final = 4
+"""Requests at once; a look at a job is one, so this bounds what an away cluster can hold up."""
+
+LOG_TAIL_LINES: Final = 20_000
+LOG_TAIL_BYTES: Final = 1024 * 1024
+"""At most so much of the end of a driver's log is kept in memory."""
+
+GROUP: Final = "sparkoperator.k8s.io"
+VERSION: Final = "v1beta2"
+PLURAL: Final = "sparkapplications"
+
+_UNUSABLE: Final = (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError)
+"""What the official client raises for a kubeconfig that is missing, malformed or something else altogether."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SparkApplication:
+    """What Kubernetes holds of one application."""
+
+    name: str
+    labels: Mapping[str, str]
+    arguments: tuple[str, ...]
+    state: str
+    """The operator's word; empty until it has looked at the application."""
+    error_message: str
+    created_at: datetime | None
+    deleting: bool
+    """Deleted, but its driver is still being stopped."""
+    driver_pod: str
+
+
+class KubernetesApi:
+    """Requests about one namespace of one cluster. All raise ``TransientError`` while it is away or refuses us.
+
+    Args:
+        namespace: Where the applications are.
+        kubeconfig: None means the pod's own account, else the default kubeconfig.
+        context: Of the kubeconfig; None means its current one.
+    """
+
+    def __init__(self, namespace: str, *, kubeconfig: Path | None = None, context: str | None = None) -> None:
+        self._namespace = namespace
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kubernetes")
+        self._client: ApiClient | None = None
+
+    async def close(self) -> None:
+        """Release connections and threads; what is under way is left to its time-outs."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._forget_client()
+
+    async def get_version(self) -> str:
+        """Return the API server's version, like ``v1.31.2``."""
+        try:
+            info = await self._call(lambda client, kept: VersionApi(client).get_code(**kept))
+        except Answer as answer:
+            raise translate_answer(answer, self._namespace) from None
+        return str(info.git_version)
+
+    async def create_application(self, manifest: dict[str, Any]) -> SparkApplication | None:
+        """Create an application; None when one of that name exists already. One request.
+
+        Raises:
+            SubmissionError: "engine_refused": schema or webhook refuses the manifest for good.
+            TransientError: not created, as far as known; ``context["maybe_started"]`` is True when that is uncertain.
+        """
+
+        def create(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return CustomObjectsApi(client).create_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, PLURAL, manifest, field_validation="Strict", **kept
+            )
+
+        try:
+            return _read_application(await self._call(create))
+        except Answer as answer:
+            if answer.reason == "AlreadyExists":
+                return None
+            if answer.status in {400, 422} or answer.is_denied:
+                raise SubmissionError(
+                    "engine_refused", f"Kubernetes refuses the SparkApplication: {answer.message}"
+                ) from None
+            raise translate_answer(answer, self._namespace) from None
+
+    async def get_application(self, name: str) -> SparkApplication | None:
+        """Return an application, or None when there is none of that name. One request."""
+
+        def get(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return CustomObjectsApi(client).get_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, PLURAL, name, **kept
+            )
+
+        try:
+            return _read_application(await self._call(get))
+        except Answer as answer:
+            if answer.names_missing_object:
+                return None
+            raise translate_answer(answer, self._namespace) from None
+
+    async def delete_application(self, name: str) -> bool:
+        """Delete an application, its driver first (foreground, seconds later); False when there is none."""
+
+        def delete(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return CustomObjectsApi(client).delete_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, PLURAL, name, propagation_policy="Foreground", **kept
+            )
+
+        try:
+            _check_object(await self._call(delete))
+        except Answer as answer:
+            if answer.names_missing_object:
+                return False
+            raise translate_answer(answer, self._namespace) from None
+        return True
+
+    async def read_driver_log(self, pod: str) -> str | None:
+        """Return the end of a driver's log (at most 1 MiB); None when the pod is gone or not started. One request."""
+
+        def read(client: ApiClient, kept: dict[str, Any]) -> str:
+            answer: Any = CoreV1Api(client).read_namespaced_pod_log(
+                pod,
+                self._namespace,
+                container=DRIVER_CONTAINER,
+                tail_lines=LOG_TAIL_LINES,
+                _preload_content=False,
+                **kept,
+            )
+            tail = b""
+            try:
+                for block in answer.stream(64 * 1024):
+                    tail = (tail + block)[-LOG_TAIL_BYTES:]
+            finally:
+                answer.release_conn()
+            if answer.status != 200:
+                raise ApiException(status=answer.status, reason=answer.reason, body=tail.decode(errors="replace"))
+            return tail.decode("utf-8", errors="replace")
+
+        try:
+            return await self._call(read) or None
+        except Answer as answer:
+            if answer.names_missing_object or answer.status == 400:
+                return None
+            raise translate_answer(answer, self._namespace) from None
+
+    async def _call(self, request: Callable[[ApiClient, dict[str, Any]], T]) -> T:
+        """Make one request in a thread. Raises TransientError without an answer, ``Answer`` for no success."""
+
+        def work() -> T:
+            with kubernetes_errors():
+                return request(self._open_client(), {"_request_timeout": (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)})
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, work), TOTAL_TIMEOUT_S)
+        except TimeoutError:
+            raise make_unreachable("does not answer in time", maybe_started=True) from None
+        except Answer as answer:
+            if answer.status == 401:
+                self._forget_client()  # the kubeconfig may hold a newer token by now
+            raise
+
+    def _open_client(self) -> ApiClient:
+        """The client, made on first use: reading a kubeconfig may run a log-in program."""
+        if self._client is None:
+            configuration = Configuration()
+            try:
+                self._load(configuration)
+            except _UNUSABLE as error:
+                raise TransientError(
+                    "engine_not_configured",
+                    f"the kubeconfig cannot be used ({type(error).__name__})",
+                    hint="check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT",
+                ) from error
+            configuration.retries = 0
+            configuration.connection_pool_maxsize = THREADS
+            self._client = ApiClient(configuration)
+        return self._client
+
+    def _load(self, configuration: Configuration) -> None:
+        chosen = self._kubeconfig is not None or self._context is not None
+        if chosen or not _load_in_cluster(configuration):
+            path = None if self._kubeconfig is None else str(self._kubeconfig)
+            load: Callable[..., None] = config.load_kube_config
+            load(path, self._context, configuration, persist_config=False)
+
+    def _forget_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            close: Callable[[], None] = client.close
+            close()
+
+
+def _load_in_cluster(configuration: Configuration) -> bool:
+    """Use the pod's own account; False when this process is in no pod."""
+    load: Callable[..., None] = config.load_incluster_config
+    try:
+        load(configuration)
+    except config.ConfigException:
+        return False
+    return True
+
+
+def _check_object(data: Any) -> dict[str, Any]:
+    """The answer, proven to be an object of Kubernetes."""
+    if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict):
+        raise TransientError("engine_unexpected_answer", "what answers is not a Kubernetes API server")
+    return data
+
+
+def _read_application(answer: Any) -> SparkApplication:
+    data = _check_object(answer)
+    metadata, status = data["metadata"], data.get("status") or {}
+    state = status.get("applicationState") or {}
+    created = metadata.get("creationTimestamp")
+    name = str(metadata.get("name"))
+    return SparkApplication(
+        name=name,
+        labels=dict(metadata.get("labels") or {}),
+        arguments=tuple((data.get("spec") or {}).get("arguments") or ()),
+        state=str(state.get("state") or ""),
+        error_message=str(state.get("errorMessage") or ""),
+        created_at=datetime.fromisoformat(created) if isinstance(created, str) else None,
+        deleting=metadata.get("deletionTimestamp") is not None,
+        driver_pod=str((status.get("driverInfo") or {}).get("podName") or f"{name}-driver"),
+    )

@@ -1,0 +1,1 @@
+"""A corpus of difficult keys and documents, with the outcome of each."""

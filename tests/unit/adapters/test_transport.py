@@ -1,0 +1,74 @@
+"""The HTTP client of the adapters, against small servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ingestion_engine.adapters.transport import HttpClient, _find_route
+from ingestion_engine.domain.errors import FatalError, TransientError
+from support.answering import serving
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[HttpClient]:
+    client = HttpClient("qdrant", connect_timeout_s=5)
+    yield client
+    await client.close()
+
+
+async def test_any_status_is_an_answer_and_redirects_are_not_followed(client: HttpClient) -> None:
+    """What a status means is the caller's business."""
+    with serving({"/there": lambda _: (307, {"a": 1}), "/gone": lambda _: (503, "busy")}) as url:
+        moved = await client.request("GET", url, "/there", timeout_s=5)
+        gone = await client.request("POST", url, "/gone", timeout_s=5, body=b"{}")
+    assert (moved.status_code, moved.content) == (307, b'{"a":1}')
+    assert (gone.status_code, gone.text) == (503, '"busy"')
+
+
+async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
+    """A server that takes the request and says nothing is an outage, named with its URL."""
+    over = threading.Event()
+
+    def wait(_: bytes) -> tuple[int, str]:
+        over.wait(10)
+        return 200, "late"
+
+    with serving({"/slow": wait}) as url:
+        with pytest.raises(TransientError, match=url) as late:
+            await client.request("POST", url, "/slow", timeout_s=0.05)
+        over.set()
+    assert late.value.code == "qdrant_unavailable"
+
+
+@pytest.mark.parametrize("url", ["", "q:6333", "ftp://q", "http://", "http://q:port", "http://[q"])
+async def test_an_impossible_address_is_fatal(client: HttpClient, url: str) -> None:
+    """Trying again does not mend a setting."""
+    with pytest.raises(FatalError) as wrong:
+        await client.request("GET", url, "/", timeout_s=5)
+    assert wrong.value.code == "qdrant_misconfigured"
+    assert "INGEST_QDRANT__URL" in wrong.value.hint
+
+
+async def test_an_impossible_header_is_fatal() -> None:
+    """A key with a line feed in it, as a careless copy makes one."""
+    client = HttpClient("qdrant", connect_timeout_s=5, headers={"api-key": "secret\n"})
+    with serving({"/": lambda _: (200, {})}) as url, pytest.raises(FatalError) as wrong:
+        await client.request("GET", url, "/", timeout_s=5)
+    await client.close()
+    assert wrong.value.code == "qdrant_misconfigured"
+    assert "secret" not in wrong.value.message
+
+
+async def test_the_proxy_of_the_environment_is_used(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except for servers that ``NO_PROXY`` names."""
+    with serving({"http://far.example/x": lambda _: (200, "by proxy"), "/x": lambda _: (200, "direct")}) as url:
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        _find_route.cache_clear()
+        far = await client.request("GET", "http://far.example", "/x", timeout_s=5)
+        near = await client.request("GET", url, "/x", timeout_s=5)
+    _find_route.cache_clear()
+    assert (far.text, near.text) == ('"by proxy"', '"direct"')

@@ -1,0 +1,284 @@
+"""Health, keys, search, collections, metrics, documentation: the rest of the HTTP API."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from ingestion_engine.api.app import create_app
+from ingestion_engine.api.examples import SEARCH_EXAMPLES
+from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.runtime.settings import SettingsError
+from ingestion_engine.state.object_table.table import ObjectTable
+from support.control import BODY, World, bearer, make_collection, unreachable, write_keys
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_a_search_asks_every_store(world: World) -> None:
+    """Hits per store, best first; the vector is that of the query with the collection's query prefix."""
+    make_collection(world)
+    async with world.serve() as plane:
+        found = (await plane.client.post("/search", json={"collection": "notes", "query": "cats"})).json()
+        assert found["model"] == "all-minilm"
+        for store in ("qdrant", "weaviate"):
+            hits = found["results"][store]
+            assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+            assert (hits[0]["key"], hits[0]["score"]) == ("0.txt", 1.0)
+            assert "epoch" not in hits[0]
+        assert found["errors"] == {}
+
+
+async def test_a_store_that_is_away_does_not_silence_the_other(world: World) -> None:
+    """Its error stands beside the other's hits; 503 only when all are away."""
+    make_collection(world)
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise TransientError("store_unavailable", "no answer")
+
+    world.qdrant.search = away  # type: ignore[method-assign,assignment]
+    async with world.serve() as plane:
+        found = (await plane.client.post("/search", json={"collection": "notes", "query": "cats"})).json()
+        assert list(found["results"]) == ["weaviate"]
+        assert found["errors"]["qdrant"] == {"code": "store_unavailable", "detail": "no answer"}
+        body = {"collection": "notes", "query": "cats", "stores": ["qdrant"]}
+        answer = await plane.client.post("/search", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "stores_unavailable")
+
+
+async def test_filters_reach_the_stores(world: World) -> None:
+    """Bucket, media type and metadata, as documented."""
+    make_collection(world, "handbook")
+    seen: list[tuple[int, SearchFilter]] = []
+
+    async def record(_collection: str, _vector: Any, *, limit: int, where: SearchFilter) -> list[Any]:
+        seen.append((limit, where))
+        return []
+
+    world.qdrant.search = record  # type: ignore[method-assign,assignment]
+    async with world.serve() as plane:
+        answer = await plane.client.post("/search", json=SEARCH_EXAMPLES["filtered"]["value"])
+        assert answer.json()["results"] == {"qdrant": []}
+        assert seen == [(3, SearchFilter("docs", "application/pdf", {"team": "docs"}))]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"collection": "none"}, 404, "collection_not_found"),
+        ({"query": ""}, 422, "validation_error"),
+        ({"limit": 101}, 422, "validation_error"),
+        ({"filter": {"kei": "x"}}, 422, "validation_error"),
+        ({"collection": "single", "stores": ["weaviate"]}, 422, "store_not_in_collection"),
+        ({"collection": "old"}, 409, "model_changed"),
+    ],
+)
+async def test_a_search_that_cannot_be_made_says_why(
+    world: World, change: dict[str, Any], status: int, code: str
+) -> None:
+    """Vectors of another model are never compared."""
+    make_collection(world)
+    make_collection(world, "single", stores=(StoreName.QDRANT,))
+    make_collection(world, "old", model_digest="sha256:before")
+    async with world.serve() as plane:
+        answer = await plane.client.post("/search", json={"collection": "notes", "query": "cats", **change})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_collections_show_contract_counts_and_objects(world: World) -> None:
+    """A store that cannot be counted shows why; objects are paged in key order."""
+    make_collection(world)
+    rows = [
+        TableRow(f"k{n}", "e", 1, "2026-01-01T00:00:00Z", "o", state, None, None, False, "f", 1, "", "", 1, "j", "t")
+        for n, state in enumerate(["present", "failed", "present"])
+    ]
+    ObjectTable(world.state, "notes").append_run(rows, epoch=1, job_id="job-x")
+    del world.weaviate.collections["notes"]
+    async with world.serve() as plane:
+        listed = (await plane.client.get("/collections")).json()["items"]
+        assert [(one["name"], one["stores"]["qdrant"]["points"]) for one in listed] == [("notes", 3)]
+        one = (await plane.client.get("/collections/notes")).json()
+        assert one["contract"]["model_digest"] == "sha256:hash"
+        assert one["objects"] == {"present": 2, "failed": 1, "chunks": 3}
+        assert one["stores"]["weaviate"]["points"] is None
+        assert "no collection" in one["stores"]["weaviate"]["error"]
+        page = (await plane.client.get("/collections/notes/objects", params={"limit": 2})).json()
+        rest = await plane.client.get("/collections/notes/objects", params={"cursor": page["next_cursor"]})
+        assert [item["key"] for item in page["items"] + rest.json()["items"]] == ["k0", "k1", "k2"]
+        failed = (await plane.client.get("/collections/notes/objects", params={"state": "failed"})).json()
+        assert [item["key"] for item in failed["items"]] == ["k1"]
+        for path in ("/collections/none", "/collections/none/objects"):
+            assert (await plane.client.get(path)).json()["code"] == "collection_not_found"
+
+
+async def test_readiness_names_every_dependency(world: World) -> None:
+    """What can wait degrades; what jobs cannot be taken without makes it 503."""
+    async with world.serve() as plane:
+        answer = await plane.client.get("/readyz")
+        found = answer.json()
+        assert (answer.status_code, found["status"]) == (200, "ready")
+        assert set(found["dependencies"]) == {"database", "state", "ollama", "qdrant", "weaviate", "ray"}
+        assert found["dependencies"]["ray"]["version"] == "ledger-engine 1"
+        world.engine.away = unreachable()
+        found = (await plane.client.get("/readyz")).json()
+        assert found["status"] == "degraded"
+        assert found["dependencies"]["ray"] == {
+            "ok": False,
+            "required": False,
+            "latency_ms": found["dependencies"]["ray"]["latency_ms"],
+            "version": None,
+            "error": "Ray cannot be reached",
+        }
+
+        def away(_path: str) -> None:
+            raise TransientError("state_unavailable", "no answer")
+
+        world.state.get = away  # type: ignore[method-assign,assignment]
+        answer = await plane.client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
+        assert (await plane.client.get("/livez")).status_code == 200
+
+
+async def test_metrics_count_jobs_and_requests_by_route(world: World) -> None:
+    """Ids make no new series."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.job(job_id)
+        text = (await plane.client.get("/metrics")).text
+        assert 'ingest_jobs{engine="ray",state="queued"} 1.0' in text
+        assert 'ingest_http_requests_total{method="GET",route="/jobs/{job_id}",status="200"} 1.0' in text
+        assert job_id not in text
+
+
+async def test_the_documentation_has_examples_and_problems(world: World) -> None:
+    """Every route may answer with a problem; submissions and searches have examples."""
+    async with world.serve() as plane:
+        document = (await plane.client.get("/openapi.json")).json()
+        for path in ("/ray/jobs", "/spark/jobs", "/search"):
+            operation = document["paths"][path]["post"]
+            assert operation["requestBody"]["content"]["application/json"]["examples"]
+            assert "default" in operation["responses"]
+        assert set(document["paths"]) == {
+            "/ray/jobs",
+            "/spark/jobs",
+            "/spark/manifest",
+            "/jobs",
+            "/jobs/{job_id}",
+            "/jobs/{job_id}/failures",
+            "/jobs/{job_id}/events",
+            "/jobs/{job_id}/logs",
+            "/jobs/{job_id}/cancel",
+            "/jobs/{job_id}/retry",
+            "/collections",
+            "/collections/{name}",
+            "/collections/{name}/objects",
+            "/aliases",
+            "/aliases/{name}",
+            "/aliases/{name}/rollback",
+            "/aliases/{name}/versions",
+            "/search",
+            "/livez",
+            "/readyz",
+            "/metrics",
+        }
+
+
+async def test_the_page_escapes_and_needs_nothing_from_elsewhere(world: World) -> None:
+    """Its policy forbids scripts and foreign assets; the newest job is on it."""
+    async with world.serve() as plane:
+        assert "No job yet" in (await plane.client.get("/")).text
+        job_id = await plane.submit()
+        answer = await plane.client.get("/")
+        assert job_id in answer.text
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path: Path) -> None:
+    """A restricted key sees its own jobs and its own collections; others do not exist for it."""
+    make_collection(world, "secret")
+    make_collection(world, "team_notes")
+    keys = write_keys(tmp_path, {"name": "admin"}, {"name": "team", "buckets": ["docs"], "collections": ["team_*"]})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        client = plane.client
+        assert (await client.get("/jobs")).status_code == 401
+        refused = await client.get("/jobs", headers=bearer("nobody"))
+        assert (refused.json()["code"], refused.headers["www-authenticate"]) == ("unauthenticated", "Bearer")
+        answer = await client.post("/ray/jobs", json=BODY, headers=bearer("team"))
+        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "not_allowed", "collection")
+        body = {"source": {"bucket": "other"}, "collection": "team_a"}
+        answer = await client.post("/ray/jobs", json=body, headers=bearer("team"))
+        assert (answer.status_code, answer.json()["field"]) == (403, "source.bucket")
+        foreign = (await client.post("/ray/jobs", json=BODY, headers=bearer("admin"))).json()["job_id"]
+        own = await client.post("/ray/jobs", json={**BODY, "collection": "team_a"}, headers=bearer("team"))
+        listed = (await client.get("/jobs", headers=bearer("team"))).json()["items"]
+        assert [job["job_id"] for job in listed] == [own.json()["job_id"]]
+        assert len((await client.get("/jobs", headers=bearer("admin"))).json()["items"]) == 2
+        for method, path in [("GET", ""), ("GET", "/failures"), ("GET", "/events"), ("GET", "/logs")]:
+            answer = await client.request(method, f"/jobs/{foreign}{path}", headers=bearer("team"))
+            assert answer.json()["code"] == "job_not_found"
+        for path in ("cancel", "retry"):
+            answer = await client.post(f"/jobs/{foreign}/{path}", headers=bearer("team"))
+            assert answer.json()["code"] == "job_not_found"
+        names = (await client.get("/collections", headers=bearer("team"))).json()["items"]
+        assert [one["name"] for one in names] == ["team_notes"]
+        body = {"collection": "secret", "query": "x"}
+        assert (await client.post("/search", json=body, headers=bearer("team"))).status_code == 403
+        assert (await client.get("/collections/secret", headers=bearer("team"))).status_code == 403
+
+
+async def test_without_a_key_health_is_bare_and_the_page_shows_no_jobs(world: World, tmp_path: Path) -> None:
+    """Probes need no key; what is told to strangers holds no addresses and no names."""
+    keys = write_keys(tmp_path, {"name": "admin"})
+    world.engine.away = unreachable()
+    async with world.serve(api={"keys_file": keys}) as plane:
+        job_id = (await plane.client.post("/ray/jobs", json=BODY, headers=bearer("admin"))).json()["job_id"]
+        assert (await plane.client.get("/readyz")).json()["dependencies"]["ray"]["error"] is None
+        shown = (await plane.client.get("/readyz", headers=bearer("admin"))).json()
+        assert shown["dependencies"]["ray"]["error"] == "Ray cannot be reached"
+        assert job_id not in (await plane.client.get("/")).text
+
+
+async def test_changed_keys_count_without_a_restart(world: World, tmp_path: Path) -> None:
+    """A broken file leaves the old keys in force."""
+    keys = write_keys(tmp_path, {"name": "admin"})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        write_keys(tmp_path, {"name": "admin"}, {"name": "second"})
+        assert (await plane.client.get("/jobs", headers=bearer("second"))).status_code == 200
+        keys.write_text("[")
+        assert (await plane.client.get("/jobs", headers=bearer("second"))).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["{}", '[{"name": "a"}]', '[{"name": "a", "key_sha256": "xyz"}]', "nonsense"])
+def test_a_broken_keys_file_stops_the_service(world: World, tmp_path: Path, text: str) -> None:
+    """The message names the setting; the service must not start open to all."""
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="INGEST_API__KEYS_FILE"):
+        create_app(world.settings(api={"keys_file": path}), world.parts())
+
+
+async def test_event_streams_send_events_over_http(world: World) -> None:
+    """State first, then progress, each with the whole job; the stream ends with the job."""
+    async with world.serve(background=True) as plane:
+        job_id = await plane.submit()
+        async with asyncio.timeout(10):
+            while f"{job_id}-01" not in world.engine.submits:  # noqa: ASYNC110 - the double has no event
+                await asyncio.sleep(0.01)
+        world.engine.progress(job_id)
+        asyncio.get_running_loop().call_later(1.2, world.engine.finish, job_id)
+        answer = await plane.client.get(f"/jobs/{job_id}/events")
+        events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+        data = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert events[0] == "state"
+        assert data[-1]["state"] == "succeeded"
+        assert [one["state"] for one in data].count("succeeded") == 1

@@ -1,0 +1,343 @@
+"""The client and the command, against a real server process-wide: a service with working doubles on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvicorn
+
+from ingestion_engine.api.app import create_app
+from ingestion_engine.cli import app as command
+from ingestion_engine.cli.output import ExitCode, run_app
+from ingestion_engine.cli.requests import merge_request
+from ingestion_engine.cli.watch import describe_facts
+from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.domain.spec import Chunking, EngineName
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.job_records import JobRecord, utc_now
+from ingestion_engine.state.ledger import Ledger
+from support.control import BODY, World, make_collection
+
+KEY = "a-key-of-this-test"
+
+
+@dataclass
+class Running:
+    """A service on a port, whose jobs end as soon as they are submitted, as ``outcome`` says."""
+
+    world: World
+    url: str = ""
+    outcome: dict[str, Any] = field(default_factory=lambda: {"state": "succeeded"})
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    world = World(tmp_path)
+    running = Running(world)
+    submit = world.engine.submit
+
+    async def submit_and_finish(job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
+        await submit(job_id, attempt, spec_uri, parallelism)
+        world.engine.progress(job_id)
+        await asyncio.sleep(0.05)
+        if running.outcome["state"] != "running":
+            world.engine.finish(job_id, **running.outcome)
+
+    world.engine.submit = submit_and_finish  # type: ignore[method-assign]
+    keys = tmp_path / "keys.json"
+    entry = {"name": "team", "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}
+    keys.write_bytes(orjson.dumps([entry]))
+    settings = world.settings(dispatch={"poll_s": 0.05}, api={"keys_file": keys})
+    config = uvicorn.Config(create_app(settings, world.parts()), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    running.url = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("INGEST_API_URL", running.url)
+    monkeypatch.setenv("INGEST_API_KEY", KEY)
+    yield running
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def run(*arguments: str) -> int:
+    return run_app(command, arguments)
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("succeeded", ExitCode.SUCCEEDED),
+        ("failed", ExitCode.FAILED),
+        ("partially_succeeded", ExitCode.PARTIALLY_SUCCEEDED),
+        ("canceled", ExitCode.CANCELED),
+    ],
+)
+def test_watching_ends_with_the_jobs_exit_code(
+    service: Running, capsys: pytest.CaptureFixture[str], state: str, code: ExitCode
+) -> None:
+    """Scripts learn from the exit code how a job ended; piped output has no control characters."""
+    service.outcome = {"state": state}
+    assert run("submit", "s3://docs/a/", "-c", "notes", "--watch") == code
+    told = capsys.readouterr().out
+    assert state in told
+    assert "\x1b" not in told
+    job_id = told.split()[0]
+    assert run("show", job_id) == code
+    assert run("watch", job_id) == code
+
+
+def test_json_is_one_value_per_line(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command can be read by a program."""
+    assert run("submit", "s3://docs/", "-c", "notes", "--watch", "--json") == 0
+    lines = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["state"] == "queued"
+    assert lines[-1]["state"] == "succeeded"
+    job_id = lines[0]["job_id"]
+    assert run("jobs", "--json", "-n", "5") == 0
+    assert [orjson.loads(line)["job_id"] for line in capsys.readouterr().out.splitlines()] == [job_id]
+    assert run("ready", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out)["dependencies"]["ray"]["ok"]
+
+
+def test_every_flag_reaches_the_request(service: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Flags win over the file; what neither names keeps the service's default."""
+    file = tmp_path / "request.json"
+    file.write_bytes(orjson.dumps({**BODY, "parallelism": 7, "source": {"bucket": "docs", "prefix": "old/"}}))
+    flags = "--alias live --prefix new/ --include *.md --exclude a* --exclude b* --store qdrant --mode full"
+    flags += " --no-delete-missing"
+    flags += " --allow-mass-delete --retry-failed --model m --embed-prefix d: --query-prefix q: --max-chars 900"
+    flags += " --overlap-chars 9 --failure-fraction 0.5 --failure-min 3 --max-runtime 60 --metadata team=docs"
+    assert run("submit", "--file", str(file), *flags.split(), "--json") == 0
+    job = orjson.loads(capsys.readouterr().out)
+    with IngestClient(service.url, KEY) as client:
+        request = client.get_job(job["job_id"])["request"]
+    assert request == {
+        "source": {"bucket": "docs", "prefix": "new/", "include": ["*.md"], "exclude": ["a*", "b*"]},
+        "alias": "live",
+        "collection": "notes",
+        "stores": ["qdrant"],
+        "mode": "full",
+        "delete_missing": False,
+        "allow_mass_delete": True,
+        "retry_failed": True,
+        "embedding": {"model": "m", "prefix": "d:", "query_prefix": "q:"},
+        "chunking": {"max_chars": 900, "overlap_chars": 9},
+        "parallelism": 7,
+        "failure_budget": {"max_fraction": 0.5, "min_objects": 3},
+        "max_runtime_s": 60,
+        "metadata": {"team": "docs"},
+    }
+
+
+def test_a_refusal_names_what_is_wrong(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 5, a sentence and a hint on standard error, nothing on standard output."""
+    assert run("submit", "s3://nowhere/", "-c", "notes") == ExitCode.REFUSED
+    told = capsys.readouterr()
+    assert "bucket_not_found" in told.err
+    assert "hint" in told.err
+    assert told.out == ""
+    assert run("submit", "-c", "notes", "-p", "0") == ExitCode.REFUSED
+    assert "/parallelism" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_has_its_own_exit_code(capsys: pytest.CaptureFixture[str], unused_url: str) -> None:
+    """No traceback; the hint says how to start it."""
+    assert run("jobs", "--url", unused_url) == ExitCode.UNREACHABLE
+    assert "ingest up" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unused_url() -> str:
+    """An address where nobody listens: a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["submit", "--nope"], ["show"], ["submit", "--file", "/does/not/exist"], ["jobs", "-n", "x"]],
+)
+def test_a_wrong_command_line_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Told on standard error."""
+    assert run(*arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err
+
+
+def test_a_wrong_key_is_refused(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key comes from the environment only."""
+    monkeypatch.setenv("INGEST_API_KEY", "another")
+    assert run("jobs") == ExitCode.REFUSED
+
+
+def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands around a job's trouble."""
+    service.outcome = {"state": "partially_succeeded"}
+    with IngestClient(service.url, KEY) as client:
+        job_id = client.submit(BODY)["job_id"]
+        client.wait(job_id, timeout_s=10)
+        ledger = Ledger(service.world.state, job_id)
+        items = [{"key": f"k\x1b{n}", "code": "parse_failed", "reason": "broken"} for n in range(3)]
+        ledger.write_failures("a01-00000", items)
+        ledger.write_log(1, "said the driver\n")
+        assert [item["key"] for item in client.iter_failures(job_id)] == ["k\x1b0", "k\x1b1", "k\x1b2"]
+    assert run("failures", job_id) == 0
+    told = capsys.readouterr().out
+    assert "parse_failed\tk\\x1b0\tbroken" in told
+    assert run("logs", job_id) == 0
+    assert capsys.readouterr().out == "said the driver\n"
+    assert run("retry", job_id, "--json") == 0
+    assert orjson.loads(capsys.readouterr().out)["job_id"] != job_id
+    assert run("cancel", job_id) == 0
+    assert capsys.readouterr().out == f"{job_id} partially_succeeded\n"
+
+
+def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Best first; the query is embedded with the collection's query prefix."""
+    make_collection(service.world)
+    assert run("search", "notes", "cats", "-n", "2", "--json") == 0
+    found = orjson.loads(capsys.readouterr().out)
+    for store in ("qdrant", "weaviate"):
+        hits = found["results"][store]
+        assert (hits[0]["key"], hits[0]["score"], len(hits)) == ("0.txt", 1.0, 2)
+    assert run("search", "notes", "cats") == 0
+    assert "0.txt" in capsys.readouterr().out
+    assert run("collections") == 0
+    assert capsys.readouterr().out.splitlines()[1].split("\t") == ["notes", "all-minilm", "3", "3"]
+    assert run("collections", "notes") == 0
+    assert "8 dimensions" in capsys.readouterr().out
+    assert run("collections", "none") == ExitCode.REFUSED
+
+
+def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--key-prefix``."""
+    make_collection(service.world)
+    assert run("search", "notes", "cats", "--key-prefix", "1", "--json") == 0
+    found = orjson.loads(capsys.readouterr().out)
+    assert {name: [hit["key"] for hit in hits] for name, hits in found["results"].items()} == {
+        "qdrant": ["1.txt"],
+        "weaviate": ["1.txt"],
+    }
+
+
+@pytest.mark.parametrize("mode", ["verify", "repair"])
+def test_what_is_there_is_compared_and_mended(service: Running, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    """Nothing but the collection is named; differences are exit code 1, for whoever looks at the job."""
+    make_collection(service.world, bucket="docs", chunking=Chunking(max_chars=300, overlap_chars=10))
+    assert run(mode, "notes", "--prefix", "a/", "--watch", "--json") == 0
+    done = orjson.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (done["mode"], done["request"]["source"]["prefix"]) == (mode, "a/")
+    error = {
+        "kind": "fatal",
+        "code": "differences_found",
+        "message": "1 of 2 objects differ",
+        "hint": "",
+        "context": {},
+    }
+    service.outcome = {"state": "failed", "error": error, "counts": {"listed": 2, "verified": 2, "different": 1}}
+    assert run(mode, "notes", "--watch") == 1
+    told = capsys.readouterr()
+    job_id = told.out.split()[0]
+    assert "different 1" in told.out
+    assert f"ingest failures {job_id}" in told.out
+    assert "differences_found" in told.err
+    assert run("show", job_id) == run("watch", job_id) == 1
+    assert run("collections", "notes") == 0
+    assert f"{job_id} ({mode}, failed" in capsys.readouterr().out
+    assert run(mode, "none") == ExitCode.REFUSED
+
+
+def test_objects_are_removed_after_a_question(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--yes`` answers it; "no" removes nothing; an empty prefix needs ``--all``."""
+    make_collection(service.world, bucket="docs")
+    for answer, made in ((b"n\n", False), (b"y\n", True)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(answer)))
+        code = run("delete-objects", "notes", "--prefix", "2023/", "--json")
+        told = capsys.readouterr()
+        assert "'2023/'" in told.err
+        assert (code == 0) is made
+        assert bool(told.out.strip()) is made
+    assert run("delete-objects", "notes", "--prefix", "", "--yes") == ExitCode.REFUSED
+    assert run("delete-objects", "notes", "--prefix", "", "--yes", "--all", "--watch") == 0
+    with IngestClient(service.url, KEY) as client:
+        jobs = client.list_jobs()["items"]
+    assert [(job["mode"], job["request"]["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
+
+
+def test_a_collection_that_does_not_know_its_bucket_says_what_to_do(
+    service: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a matter of the command line: another command names the bucket."""
+    make_collection(service.world)
+    assert run("verify", "notes") == ExitCode.USAGE
+    assert "ingest submit" in capsys.readouterr().err
+
+
+def test_a_request_can_come_from_standard_input(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--file -``."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(orjson.dumps(BODY))))
+    assert run("submit", "--file", "-") == 0
+    assert capsys.readouterr().out.startswith("job-")
+
+
+def test_the_client_raises_what_the_service_said(service: Running) -> None:
+    """Code, field and hint are attributes."""
+    with IngestClient(service.url, KEY) as client:
+        with pytest.raises(ApiError) as caught:
+            client.submit({**BODY, "stores": []})
+        assert (caught.value.status, caught.value.code, caught.value.field) == (422, "validation_error", "stores")
+        with pytest.raises(ApiError) as caught:
+            client.get_job("../jobs")
+        assert caught.value.status == 404
+
+
+def test_a_url_that_is_none_is_unreachable() -> None:
+    """Not a traceback from a library."""
+    with pytest.raises(ApiUnreachable), IngestClient("http://[bad") as client:
+        client.list_jobs()
+
+
+def test_flags_do_not_disturb_a_file() -> None:
+    """What was not given stays."""
+    request = {"source": {"bucket": "a", "prefix": "p"}, "collection": "c"}
+    given = {"source.bucket": "b", "source.prefix": None, "stores": [], "chunking.max_chars": 5}
+    assert merge_request(request, given) == {
+        "source": {"bucket": "b", "prefix": "p"},
+        "collection": "c",
+        "chunking": {"max_chars": 5},
+    }
+
+
+def test_a_jobs_facts_use_the_plans_totals() -> None:
+    """While the plan grows, its total is marked."""
+    job = {
+        "state": "running",
+        "counts": {"planned": 10, "done": 3, "failed": 1},
+        "progress": {"planning_complete": False},
+    }
+    assert describe_facts(job) == ["4/10+ objects", "1 failed"]
+
+
+def test_records_survive_their_table() -> None:
+    """``from_row`` is the inverse of ``values``."""
+    record = JobRecord("job-1", EngineName.RAY, "notes", JobState.QUEUED, {"a": 1}, "h", utc_now())
+    assert JobRecord.from_row(record.values()) == record

@@ -1,0 +1,395 @@
+"""The driver and the runner over in-memory ports: what a job leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import Point
+from support.doubles import HashEmbedder
+from support.world import FAST, PARAGRAPHS, World, balanced, make_world
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+class MeetingEmbedder(HashEmbedder):
+    """Answers the first request only when a second has come, and leaves a third one time to come as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = asyncio.Event()
+        self.inside = self.most_inside = 0
+
+    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        if self.inside == 2:
+            self.second.set()
+        try:
+            async with asyncio.timeout(10):
+                await self.second.wait()
+        except TimeoutError:
+            self.second.set()  # nobody comes: all may go on, and ``most_inside`` tells
+        for _ in range(100):
+            await asyncio.sleep(0)
+        try:
+            return await super().embed(model, texts)
+        finally:
+            self.inside -= 1
+
+
+def test_every_object_reaches_both_stores(world: World) -> None:
+    """Ids, payloads and vectors are the same in both; the table lists what is there."""
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert summary["error"] is None
+    assert balanced(summary)
+    assert len(world.texts("doc-12.txt")) >= 12
+    assert summary["counts"]["chunks"] == len(world.points(world.qdrant)) == summary["counts"]["chunks_embedded"]
+    assert world.table() == {f"doc-{n:02}.txt": ("present", None) for n in (1, 3, 12)}
+
+
+def test_a_second_run_reads_and_embeds_nothing(world: World) -> None:
+    """Unchanged objects cost no GET, no embed call and no store write."""
+    world.run()
+    gets, calls, writes = world.bucket.gets, world.embedder.calls, world.qdrant.writes
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert summary["counts"]["unchanged"] == summary["counts"]["skipped"] == 3
+    assert (world.bucket.gets, world.embedder.calls, world.qdrant.writes) == (gets, calls, writes)
+
+
+def test_a_changed_object_embeds_only_its_changed_chunks(world: World) -> None:
+    """Kept text keeps its vector, new text is embedded, old text goes."""
+    world.run()
+    before = world.texts("doc-03.txt")
+    world.embedder.texts.clear()
+    world.bucket.put("doc-03.txt", "A new first paragraph stands above everything else.\n\n" + "\n\n".join(before))
+    summary = world.run()
+    assert summary["counts"]["changed"] == 1
+    assert world.embedder.texts == ["A new first paragraph stands above everything else."]
+    assert world.texts("doc-03.txt") == ["A new first paragraph stands above everything else.", *before]
+
+
+def test_a_removed_object_takes_its_points_with_it(world: World) -> None:
+    """Deletions come last and are confirmed."""
+    world.run()
+    del world.bucket.objects["doc-03.txt"]
+    summary = world.run()
+    assert summary["counts"]["deleted"] == 1
+    assert world.texts("doc-03.txt") == []
+    assert "doc-03.txt" not in world.table()
+
+
+def test_an_object_that_is_back_is_not_deleted(world: World) -> None:
+    """A HEAD stands between a planned deletion and the points."""
+    world.run()
+    body, version = world.bucket.objects.pop("doc-03.txt")
+    ledger = world.submit()
+    engine = world.engine
+
+    def put_back(partition_id: PartitionId) -> None:
+        if "-d" in partition_id:
+            world.bucket.objects["doc-03.txt"] = (body, version)
+
+    engine.before = put_back
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert summary["counts"]["deleted"] == 0
+    assert world.texts("doc-03.txt") != []
+
+
+def test_full_embeds_everything_again(world: World) -> None:
+    """Mode full reuses nothing of other jobs."""
+    first = world.run()
+    summary = world.run(mode="full")
+    assert summary["counts"]["chunks_embedded"] == first["counts"]["chunks_embedded"]
+    assert summary["counts"]["chunks_reused"] == 0
+
+
+def test_plan_writes_nothing(world: World) -> None:
+    """Mode plan counts and leaves no trace in the stores, the table or the contract."""
+    summary = world.run(mode="plan")
+    assert summary["state"] == "succeeded"
+    assert summary["counts"]["new"] == summary["counts"]["planned"] == 3
+    assert summary["counts"]["chunks_estimated"] >= 3
+    assert world.qdrant.collections == {}
+    assert [path for path in world.state.values if path.startswith("collections/")] == []
+
+
+def test_bad_objects_are_recorded_and_the_job_goes_on(world: World) -> None:
+    """Each failure is named by key, code and reason; good neighbours are stored."""
+    world.bucket.put("empty.txt", b"")
+    world.bucket.put("noise.bin", bytes(range(256)) * 8)
+    world.bucket.put("nan.txt", "first is fine\n\n" + "x" * 60 + "\n\n{NAN} is refused by the embedder")
+    ledger = world.submit()
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert summary["state"] == "partially_succeeded"
+    assert balanced(summary)
+    items, _ = ledger.read_failures(None, 100)
+    assert {(i["key"], i["code"]) for i in items} == {
+        ("empty.txt", "empty_document"),
+        ("noise.bin", "binary_content"),
+        ("nan.txt", "embedding_nan"),
+    }
+    assert all(i["reason"] for i in items)
+    assert world.texts("nan.txt") == []
+    assert len(world.texts("doc-12.txt")) >= 12
+    again = world.run()
+    assert again["counts"]["failed_before"] == 3
+    assert again["state"] == "partially_succeeded"
+
+
+def test_a_failed_new_version_keeps_the_old_points(world: World) -> None:
+    """Readers never lose a document to a bad upload."""
+    world.run()
+    before = world.texts("doc-03.txt")
+    world.bucket.put("doc-03.txt", "{NAN} " + "\n\n".join(PARAGRAPHS[:3]))
+    summary = world.run()
+    assert summary["counts"]["failed"] == 1
+    assert world.texts("doc-03.txt") == before
+    assert world.table()["doc-03.txt"] == ("failed", "embedding_nan")
+
+
+def test_too_many_failures_fail_the_job(world: World) -> None:
+    """Beyond the failure budget the job is failed, and says so."""
+    world.bucket.put("empty.txt", b"")
+    summary = world.run(failure_budget={"max_fraction": 0, "min_objects": 0})
+    assert summary["state"] == "failed"
+    assert summary["error"]["code"] == "failure_budget_exceeded"
+
+
+def test_a_chunk_over_the_context_is_split_not_cut(world: World) -> None:
+    """All of its text is stored, in parts, with offsets that still slice back."""
+    world.embedder.longest_chars = 30
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert all(len(p.payload["text"]) <= 30 for p in world.points(world.qdrant))
+    text = world.bucket.objects["doc-12.txt"][0].decode()
+    points = world.points(world.qdrant, "doc-12.txt")
+    assert [p.payload["chunk_index"] for p in points] == list(range(len(points)))
+    assert all(text[p.payload["start_char"] : p.payload["end_char"]] == p.payload["text"] for p in points)
+    assert "".join("".join(p.payload["text"].split()) for p in points) == "".join(text.split())
+
+
+def test_batches_depend_on_the_partition_not_on_timing(world: World) -> None:
+    """The same corpus makes the same embed calls and the same points, bit for bit, however many are in flight."""
+    calls, points = set(), []
+    for in_flight in (1, 2, 5):
+        other = World(bucket=world.bucket, limits=FAST.model_copy(update={"embed_in_flight": in_flight}))
+        calls.add(other.run()["counts"]["embed_calls"])
+        assert other.embedder.most_running <= in_flight
+        assert max(other.embedder.batches) <= 4
+        written = other.points(other.qdrant)
+        points.append([(p.id, {**p.payload, "ingested_at": None}, p.vector.tobytes()) for p in written])
+    assert len(calls) == 1
+    assert points[0] == points[1] == points[2]
+
+
+def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
+    """The first waits until a second is there, and while both wait no third one comes."""
+    meeting = MeetingEmbedder()
+    world = World(embedder=meeting, limits=FAST.model_copy(update={"embed_in_flight": 2}))
+    world.bucket.put("doc.txt", "\n\n".join(PARAGRAPHS))
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert summary["counts"]["embed_calls"] >= 3
+    assert meeting.most_inside == 2
+
+
+def test_an_object_that_changes_while_it_is_read_is_read_whole(world: World) -> None:
+    """The etag on record is the one that was read."""
+    listed = world.bucket.ref("doc-01.txt")
+
+    def change(key: str) -> None:
+        if key == "doc-01.txt" and world.bucket.ref(key) == listed:
+            world.bucket.put(key, "Something else entirely now.")
+
+    world.bucket.on_get = change
+    world.run()
+    assert world.texts("doc-01.txt") == ["Something else entirely now."]
+    assert world.points(world.qdrant, "doc-01.txt")[0].payload["etag"] == world.bucket.ref("doc-01.txt").etag
+    assert world.run()["counts"]["unchanged"] == 3
+
+
+def test_an_object_that_vanishes_is_counted_as_gone(world: World) -> None:
+    """Listed, then 404: neither done nor failed."""
+    world.bucket.on_get = lambda key: world.bucket.objects.pop(key, None) and None if key == "doc-03.txt" else None
+    summary = world.run()
+    assert summary["counts"]["gone"] == 1
+    assert balanced(summary)
+
+
+def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
+    """Transient trouble of a store is waited out."""
+    left = [3]
+
+    def away(_kind: str) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise TransientError("store_unavailable", "weaviate is away")
+
+    world.weaviate.before_write = away
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert left == [0]
+    assert len(world.texts("doc-12.txt")) >= 12
+
+
+def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:
+    """Order is the server's business, correctness ours."""
+    world.bucket.shuffle = True
+    summary = world.run()
+    assert summary["state"] == "succeeded"
+    assert summary["counts"]["done"] == summary["counts"]["listed"] == 3
+    assert world.run()["counts"]["unchanged"] == 3
+
+
+def test_a_disordered_listing_of_many_known_objects_plans_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that the listing jumped over look gone until it is sorted; none of that may reach the plan or the table."""
+    monkeypatch.setattr("ingestion_engine.driver.plan.plan_thread.BLOCK_OBJECTS", 1)
+    world.run()
+    before, gets = world.table(), world.bucket.gets
+    world.bucket.shuffle = True
+    ledger = world.submit()
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert summary["counts"]["unchanged"] == summary["counts"]["listed"] == 3
+    assert (world.table(), world.bucket.gets) == (before, gets)
+    assert list(ledger.iter_plan()) == []
+
+
+def test_more_deletions_than_are_held_at_once_all_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletions wait on disk, and come back whole and in order."""
+    monkeypatch.setattr("ingestion_engine.driver.plan.plan_thread.BLOCK_OBJECTS", 2)
+    for number in range(5):
+        world.bucket.put(f"extra-{number}.txt", f"Text number {number}.")
+    world.run()
+    for number in range(5):
+        del world.bucket.objects[f"extra-{number}.txt"]
+    ledger = world.submit()
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert summary["counts"]["deleted"] == 5
+    assert [[o.ref.key for o in p.objects] for p in ledger.iter_plan()] == [
+        ["extra-0.txt", "extra-1.txt"],
+        ["extra-2.txt", "extra-3.txt"],
+        ["extra-4.txt"],
+    ]
+    assert sorted(world.table()) == [f"doc-{n:02}.txt" for n in (1, 3, 12)]
+
+
+def test_a_deadly_object_fails_alone(world: World) -> None:
+    """A partition that ends its process twice is taken apart; the object that does it alone is recorded."""
+    engine = world.engine
+    ledger = world.submit(parallelism=1)
+
+    def die(partition_id: PartitionId) -> None:
+        keys = [o.ref.key for o in ledger.read_partition(partition_id).objects]
+        if "doc-03.txt" in keys:
+            raise RuntimeError("killed")
+
+    engine.before = die
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert summary["counts"]["done"] == 2
+    items, _ = ledger.read_failures(None, 10)
+    assert [(i["key"], i["code"]) for i in items] == [("doc-03.txt", "kills_worker")]
+    assert balanced(summary)
+
+
+def test_a_refused_point_fails_its_object_alone(world: World) -> None:
+    """And leaves nothing of it behind."""
+
+    def refuse(point: Point) -> str | None:
+        return "too strange" if point.payload["key"] == "doc-03.txt" else None
+
+    world.weaviate.refuse = refuse
+    summary = world.run()
+    assert summary["counts"]["failed"] == 1
+    assert world.points(world.qdrant, "doc-03.txt") == []
+    assert len(world.texts("doc-12.txt")) >= 12
+
+
+def test_a_canceled_job_ends_and_the_next_completes_it(world: World) -> None:
+    """Everything that was not finished is dirty, not lost."""
+    ledger = world.submit(parallelism=1)
+    engine = world.engine
+    engine.before = lambda _pid: ledger.request_abort("changed my mind")
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert summary["state"] == "canceled"
+    assert summary["error"]["code"] == "job_aborted"
+    assert {state for state, _ in world.table().values()} == {"failed"}
+    assert world.run()["counts"]["retried"] == 3
+    assert {state for state, _ in world.table().values()} == {"present"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ({"source": {"bucket": "nope"}}, "bucket_not_found"),
+        ({"embedding": {"model": "missing"}}, "model_not_found"),
+    ],
+)
+def test_a_wrong_request_fails_before_anything_is_written(world: World, request_: dict[str, object], code: str) -> None:
+    """The same codes as the API's, in the summary."""
+    summary = world.run(**request_)
+    assert (summary["state"], summary["error"]["code"]) == ("failed", code)
+    assert world.qdrant.collections == {}
+
+
+def test_a_collection_made_otherwise_is_refused(world: World) -> None:
+    """Another chunking is another collection."""
+    world.run()
+    summary = world.run(chunking={"max_chars": 80, "overlap_chars": 0})
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "contract_mismatch")
+    assert world.run(collection="Notes")["error"]["code"] == "collection_name_taken"
+
+
+def test_a_mass_delete_is_refused_before_anything_is_written(world: World) -> None:
+    """An empty listing over a full table is more likely a mistake than a wish."""
+    world.run()
+    kept = dict(world.bucket.objects)
+    world.bucket.objects.clear()
+    summary = world.run()
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "mass_delete_refused")
+    assert len(world.points(world.qdrant)) > 0
+    assert world.run(allow_mass_delete=True)["counts"]["deleted"] == len(kept)
+    assert world.points(world.qdrant) == []
+
+
+def test_a_lost_collection_is_noticed(world: World) -> None:
+    """A sync must not believe its table when a store was emptied behind its back."""
+    world.run()
+    del world.weaviate.collections["notes"]
+    assert world.run()["error"]["code"] == "collection_missing"
+    assert world.run(mode="full")["state"] == "succeeded"
+    assert len(world.texts("doc-12.txt")) >= 12
+
+
+def test_a_collection_dropped_under_a_running_job_stops_it(world: World) -> None:
+    """Rather than letting a store invent another schema for the rest."""
+    engine = world.engine
+    ledger = world.submit(parallelism=1)
+
+    def drop(_partition_id: PartitionId) -> None:
+        if len(engine.ran) == 2:
+            world.weaviate.collections.clear()
+
+    engine.before = drop
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "collection_missing")

@@ -1,0 +1,378 @@
+"""The dispatcher: submission, reconciliation, cancel, restarts, over an engine that the test drives."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
+from ingestion_engine.domain.states import EngineState, JobState
+from ingestion_engine.services.job_records import utc_now
+from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.shares import Grant, frozen_grant
+from ingestion_engine.state.ledger import Ledger
+from support.control import BODY, World, unreachable
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_requests_in_flight_never_exceed_the_limit(world: World) -> None:
+    """Through a whole life of many jobs over three servers; all of them run in the end, few partitions with more
+    requests each.
+    """
+    async with world.serve(ollama={"urls": "http://a:1,http://b:1,http://c:1"}) as plane:
+        sizes = [4, 5, 100, 1, 2, 8, 3]
+        jobs = [await plane.submit(collection=f"c{n}", parallelism=size) for n, size in enumerate(sizes)]
+        running: set[str] = set()
+        seen: list[str] = []
+        shares: dict[str, int] = {}
+        for _ in range(50):
+            await plane.look(3)
+            running |= {reference[:-3] for reference in world.engine.submits} - set(seen)
+            running -= set(seen)
+            shares |= {job: Ledger(world.state, job).read_spec().limits.embed_in_flight for job in running}
+            assert sum(world.engine.parallelism[job] * shares[job] for job in running) <= 8
+            if not running:
+                break
+            oldest = min(running)
+            world.engine.finish(oldest)
+            seen.append(oldest)
+        assert seen == jobs
+        assert world.engine.parallelism[jobs[2]] == 8
+        assert [shares[job] for job in jobs] == [1, 1, 1, 4, 1, 1, 1]
+
+
+async def test_a_job_keeps_the_share_it_was_first_given(world: World) -> None:
+    """Its spec is written once; under a limit that has shrunk meanwhile it runs all the same, and alone."""
+    servers = {"urls": "http://a:1,http://b:1"}
+    async with world.serve(ollama=servers) as plane:
+        world.engine.away = unreachable()
+        first = await plane.submit(collection="a", parallelism=2)
+        await plane.look()
+        job = await plane.services.store.get(first)
+        assert job is not None
+        assert (job.admitted_at, frozen_grant(job)) == (None, Grant(2, 2))
+    world.engine.away = None
+    async with world.serve(ollama=servers, embed={"in_flight": 2}) as plane:
+        second = await plane.submit(collection="b", parallelism=1)
+        await plane.look()
+        assert Ledger(world.state, first).read_spec().limits.embed_in_flight == 2
+        assert world.engine.parallelism == {first: 1}
+        assert (await plane.job(second))["note"] == "waits for embedding capacity: needs 1, 0 of 2 free"
+        world.engine.finish(first)
+        await plane.look(3)
+        assert (await plane.job(second))["state"] == "submitted"
+
+
+async def test_a_job_goes_from_queued_to_succeeded(world: World) -> None:
+    """The ledger's progress and summary decide; times, counts and the spec are as they should be."""
+    async with world.serve() as plane:
+        job_id = await plane.submit(parallelism=3)
+        await plane.look(1)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["attempt"], job["parallelism"]) == ("submitted", 1, 3)
+        spec = Ledger(world.state, job_id).read_spec()
+        assert (spec.parallelism, spec.limits.embed_in_flight, spec.model) == (3, 1, "all-minilm")
+        world.engine.start(job_id)
+        await plane.look(1)
+        assert (await plane.job(job_id))["state"] == "running"
+        world.engine.progress(job_id)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["progress"]["percent"], job["progress"]["eta_s"], job["counts"]["done"]) == (40.0, 6.0, 4)
+        world.engine.finish(job_id)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"], job["duration_s"], job["progress"]["percent"]) == (
+            "succeeded",
+            None,
+            60.0,
+            100.0,
+        )
+        assert world.engine.submits == [f"{job_id}-01"]
+
+
+async def test_a_failed_job_shows_its_error_as_a_problem(world: World) -> None:
+    """The code is the driver's own."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        error = FatalError("failure_budget_exceeded", "30 of 100 failed", hint="look", failed=30).record()
+        world.engine.finish(job_id, "failed", error=error)
+        await plane.look()
+        job = await plane.job(job_id)
+        assert job["state"] == "failed"
+        assert job["error"]["code"] == "failure_budget_exceeded"
+        assert job["error"]["type"] == "urn:ingestion-engine:problem:failure_budget_exceeded"
+        assert (job["error"]["detail"], job["error"]["failed"]) == ("30 of 100 failed", 30)
+
+
+async def test_a_dead_driver_is_followed_by_the_next_attempt(world: World) -> None:
+    """Until max_attempts drivers have died; then the job fails with the engine's short detail."""
+    async with world.serve(dispatch={"max_attempts": 2}) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.die(job_id, 1)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert job["attempt"] == 2
+        assert "attempt 2 of 2 follows" in job["note"]
+        await _skip_pause(plane.services.store, job_id)
+        await plane.look(1)
+        assert world.engine.submits == [f"{job_id}-01", f"{job_id}-02"]
+        world.engine.die(job_id, 2)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "driver_died")
+        assert "the engine says ended" in job["error"]["detail"]
+
+
+async def test_a_summary_beats_a_dead_driver(world: World) -> None:
+    """Also the summary of an earlier driver that was thought dead; its successor is stopped."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.die(job_id, 1)
+        await plane.look(1)
+        await _skip_pause(plane.services.store, job_id)
+        await plane.look(1)
+        world.engine.start(job_id, 2)
+        world.engine.finish(job_id, "succeeded", attempt=1)
+        await plane.look(1)
+        assert (await plane.job(job_id))["state"] == "succeeded"
+        assert world.engine.stops == [f"{job_id}-02"]
+
+
+async def test_a_queued_job_is_canceled_at_once(world: World) -> None:
+    """Its engine never hears of it; canceling again changes nothing."""
+    async with world.serve() as plane:
+        first = await plane.submit()
+        second = await plane.submit()
+        await plane.look()
+        assert "waits for job" in (await plane.job(second))["note"]
+        answer = await plane.client.post(f"/jobs/{second}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (202, "canceled")
+        assert (await plane.client.post(f"/jobs/{second}/cancel")).json()["state"] == "canceled"
+        world.engine.finish(first)
+        await plane.look()
+        assert world.engine.submits == [f"{first}-01"]
+
+
+async def test_a_working_job_is_asked_first_and_stopped_after_the_grace(world: World) -> None:
+    """Abort marker, then the engine's stop; without a summary the job is canceled when its driver is gone."""
+    world.engine.obedient = False
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.start(job_id)
+        await plane.look(1)
+        assert (await plane.client.post(f"/jobs/{job_id}/cancel")).json()["state"] == "canceling"
+        await plane.look(1)
+        assert Ledger(world.state, job_id).is_aborted()
+        assert world.engine.stops == [f"{job_id}-01"]
+        assert (await plane.job(job_id))["state"] == "canceling"
+        world.engine.die(job_id)
+        await _skip_pause(plane.services.store, job_id)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]) == ("canceled", None)
+
+
+async def test_a_driver_that_heeds_the_marker_is_not_stopped(world: World) -> None:
+    """Within the grace the engine is left alone, and the summary's counts are kept."""
+    async with world.serve(dispatch={"cancel_grace_s": 3600}) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.start(job_id)
+        await plane.client.post(f"/jobs/{job_id}/cancel")
+        await plane.look(1)
+        world.engine.finish(job_id, "canceled", counts={"done": 3})
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["counts"], world.engine.stops) == ("canceled", {"done": 3}, [])
+
+
+async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None:
+    """The job shows why it waits and keeps its place; nothing is submitted twice."""
+    async with world.serve() as plane:
+        world.engine.away = unreachable()
+        job_id = await plane.submit()
+        await plane.look()
+        job = await plane.job(job_id)
+        assert job["state"] == "queued"
+        assert "Ray cannot be reached" in job["note"]
+        assert job["parallelism"] is None
+        world.engine.away = None
+        await asyncio.sleep(1.1)
+        await plane.look()
+        assert (await plane.job(job_id))["state"] == "submitted"
+        assert world.engine.submits == [f"{job_id}-01"]
+
+
+@pytest.mark.parametrize(("asked_s", "pause_s"), [(30.0, 30), (86_400.0, 60)])
+async def test_an_engine_that_says_when_is_asked_then(world: World, asked_s: float, pause_s: float) -> None:
+    """The pause is what a busy engine asks for where our own is shorter, a minute at most."""
+    async with world.serve() as plane:
+        world.engine.away = TransientError("engine_busy", "slow down", retry_after_s=asked_s)
+        job_id = await plane.submit()
+        await plane.look()
+        job = await plane.job(job_id)
+        created = dt.datetime.fromisoformat(job["created_at"])
+        told = dt.time.fromisoformat(job["note"].rpartition(" at ")[2])
+        waits_s = (dt.datetime.combine(created, told) - created).total_seconds() % 86_400
+        assert pause_s - 1 <= waits_s < pause_s + 20
+
+
+async def test_many_jobs_that_find_one_outage_count_as_one(world: World) -> None:
+    """The back-off grows with rounds, not with jobs."""
+    async with world.serve() as plane:
+        world.engine.away = unreachable()
+        jobs = [await plane.submit(collection=f"c{number}", parallelism=1) for number in range(5)]
+        await plane.look(3)
+        for job_id in jobs:
+            assert "attempt 1 to submit failed" in (await plane.job(job_id))["note"]
+
+
+async def test_an_uncertain_submission_keeps_its_share(world: World) -> None:
+    """The driver may be running: no other job gets its part of the limit."""
+    async with world.serve() as plane:
+        world.engine.away = unreachable(maybe_started=True)
+        first = await plane.submit(collection="a", parallelism=8)
+        await plane.look()
+        world.engine.away = None
+        second = await plane.submit(collection="b", parallelism=1)
+        await plane.look()
+        assert (await plane.job(first))["parallelism"] == 8
+        assert (await plane.job(second))["parallelism"] is None
+
+
+async def test_a_refusing_engine_fails_the_job(world: World) -> None:
+    """Trying again would not help."""
+    world.engine.refuse = SubmissionError("engine_refused", "Ray refuses the job: no such thing")
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "engine_refused")
+
+
+async def test_a_job_that_never_starts_fails(world: World) -> None:
+    """After the deadline; its abort marker ends a driver that starts after all."""
+    async with world.serve(dispatch={"pending_timeout_s": 0.01}) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        await asyncio.sleep(0.02)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "engine_never_started")
+        assert Ledger(world.state, job_id).is_aborted()
+        assert world.engine.stops == [f"{job_id}-01"]
+
+
+async def test_a_restart_loses_nothing(world: World) -> None:
+    """Queued, admitted and running jobs go on; a submission cut off by the crash is recognised, not doubled."""
+    async with world.serve() as plane:
+        running = await plane.submit(collection="a")
+        await plane.look()
+        world.engine.progress(running)
+        cut_off = await plane.submit(collection="b")
+        waiting = await plane.submit(collection="a")
+        await plane.look()
+        # As if the process had died between the engine's answer and the row's update.
+        await plane.services.store.update(
+            cut_off, {JobState.SUBMITTED}, state=JobState.QUEUED, attempt_started_at=None, submitted_at=None
+        )
+    async with world.serve() as plane:
+        world.engine.finish(running)
+        await plane.look(3)
+        states = [(await plane.job(job))["state"] for job in (running, cut_off, waiting)]
+        assert states == ["succeeded", "submitted", "submitted"]
+        assert sorted(world.engine.attempts) == sorted(f"{job}-01" for job in (running, cut_off, waiting))
+        assert (await plane.job(cut_off))["attempt"] == 1
+
+
+async def test_one_bad_job_does_not_stop_the_others(world: World) -> None:
+    """A ledger that cannot be read is that job's trouble, is noted, and is looked at again."""
+    async with world.serve() as plane:
+        bad = await plane.submit(collection="a")
+        good = await plane.submit(collection="b")
+        await plane.look()
+        world.state.put(f"jobs/{bad}/summary.json", b'{"state": "nonsense"}')
+        world.engine.finish(good)
+        await plane.look()
+        assert (await plane.job(good))["state"] == "succeeded"
+        job = await plane.job(bad)
+        assert "internal error" in job["note"]
+        assert job["state"] == "submitted"
+
+
+async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None:
+    """An ended driver without a readable ledger is neither dead nor done."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.finish(job_id)
+        get = world.state.get
+
+        def away(path: str) -> None:
+            raise TransientError("state_unavailable", "the state store is away")
+
+        world.state.get = away  # type: ignore[method-assign,assignment]
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["attempt"]) == ("submitted", 1)
+        assert "away" in job["note"]
+        world.state.get = get  # type: ignore[method-assign]
+        await _skip_pause(plane.services.store, job_id)
+        await plane.look(1)
+        assert (await plane.job(job_id))["state"] == "succeeded"
+
+
+async def test_an_engine_that_forgot_a_fresh_attempt_is_given_time(world: World) -> None:
+    """An attempt is not known for a moment after its submission; that is no death."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        del world.engine.attempts[f"{job_id}-01"]
+        await plane.look(1)
+        assert (await plane.job(job_id))["attempt"] == 1
+        long_ago = utc_now() - dt.timedelta(seconds=60)
+        await plane.services.store.update(job_id, {JobState.SUBMITTED}, attempt_started_at=long_ago)
+        await plane.look(1)
+        assert (await plane.job(job_id))["attempt"] == 2
+
+
+async def test_only_one_of_two_services_dispatches(world: World) -> None:
+    """The second takes over when the first lets go."""
+    store = await JobStore.open(world.settings().sqlalchemy_url)
+    other = await JobStore.open(world.settings().sqlalchemy_url)
+    try:
+        assert await store.hold_dispatch("one", 60)
+        assert not await other.hold_dispatch("two", 60)
+        assert await store.hold_dispatch("one", 60)
+        await store.release_dispatch("one")
+        assert await other.hold_dispatch("two", 60)
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_the_running_service_dispatches_by_itself(world: World) -> None:
+    """A submission wakes the dispatcher; nobody waits for its pause."""
+    async with world.serve(background=True, dispatch={"poll_s": 3600}) as plane:
+        answer = await plane.client.post("/ray/jobs", json=BODY)
+        async with asyncio.timeout(5):
+            while f"{answer.json()['job_id']}-01" not in world.engine.submits:  # noqa: ASYNC110 - the double has no event
+                await asyncio.sleep(0.01)
+        assert world.engine.attempts[f"{answer.json()['job_id']}-01"] is EngineState.PENDING
+
+
+async def _skip_pause(store: JobStore, job_id: str) -> None:
+    assert await store.update(job_id, set(JobState), next_look_at=None)

@@ -1,0 +1,150 @@
+"""Small parts of the services: migrations, ids, specs, logging."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from pathlib import Path
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+from ingestion_engine.services.job_ids import JobIds
+from ingestion_engine.services.job_records import metadata
+from ingestion_engine.services.job_store import JobStore, with_async_driver
+from ingestion_engine.services.response_cache import ResponseCache
+from ingestion_engine.services.shares import LARGEST_SHARE, choose_share, grant_parallelism
+from ingestion_engine.services.specs import make_spec
+
+
+async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    """And opening a database again changes nothing."""
+    path = tmp_path / "deep" / "jobs.db"
+    for _ in range(2):
+        await (await JobStore.open(f"sqlite:///{path}")).close()
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    engine.dispose()
+
+
+def test_urls_get_an_asynchronous_driver() -> None:
+    """Those that name one keep it."""
+    assert with_async_driver("postgres://h/d") == "postgresql+asyncpg://h/d"
+    assert with_async_driver("postgresql://h/d") == "postgresql+asyncpg://h/d"
+    assert with_async_driver("postgresql+psycopg://h/d") == "postgresql+psycopg://h/d"
+
+
+def test_ids_sort_as_they_were_made() -> None:
+    """Also within a millisecond; each is a DNS label that starts with a letter."""
+    ids = JobIds()
+    made = [ids.make() for _ in range(5_000)]
+    assert sorted(set(made)) == made
+    assert all(len(one) == 30 and one.startswith("job-") and one.islower() for one in made)
+
+
+def test_a_spec_holds_no_secret_and_the_exact_share() -> None:
+    """The shares of all partitions that may run at once add up to the limit."""
+    settings = Settings(
+        state_url="s3://b/state",
+        s3={"access_key_id": "the-id", "secret_access_key": "the-secret"},
+        qdrant={"url": "http://q", "api_key": "the-key"},
+        embed={"in_flight": 8, "texts_per_second": 40},
+    )
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "notes", "parallelism": 100})
+    granted = grant_parallelism(settings, request)
+    spec = make_spec(settings, request, EngineName.RAY, "job-a", parallelism=granted)
+    assert (granted, spec.parallelism, spec.request.parallelism) == (8, 8, 100)
+    limits = spec.limits
+    assert limits.embed_in_flight * granted == 8
+    assert limits.embed_texts_per_second is not None
+    assert limits.embed_texts_per_second * granted == 40
+    text = spec.model_dump_json()
+    assert not any(secret in text for secret in ("the-id", "the-secret", "the-key"))
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "free", "share"),
+    [
+        (1, 32, LARGEST_SHARE),
+        (4, 32, 4),
+        (5, 32, 3),
+        (8, 32, 2),
+        (16, 32, 1),
+        (32, 32, 1),
+        (4, 16, 2),
+        (4, 4, 1),
+        (4, 0, 1),
+    ],
+)
+def test_a_share_gives_every_server_a_request_at_its_door(parallelism: int, free: int, share: int) -> None:
+    """Eight servers want 16 requests; more than one per partition takes at most half of what is free."""
+    servers = Settings(ollama={"urls": ",".join(f"http://ollama-{n}:11434" for n in range(8))})
+    assert choose_share(servers, parallelism, free) == share
+
+
+def test_a_lone_jobs_share_is_the_default() -> None:
+    """One worker on one server has two of its four requests, and half of the texts per second."""
+    settings = Settings(state_url="file:///s", embed={"texts_per_second": 40})
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "notes"})
+    limits = make_spec(settings, request, EngineName.LOCAL, "job-a", parallelism=1).limits
+    assert (limits.embed_in_flight, limits.embed_texts_per_second) == (2, 20)
+    limits = make_spec(settings, request, EngineName.LOCAL, "job-a", parallelism=1, share=1).limits
+    assert (limits.embed_in_flight, limits.embed_texts_per_second) == (1, 10)
+
+
+def test_an_event_is_one_line() -> None:
+    """As JSON every field is a member; as text, values with spaces are quoted."""
+    root, ours = logging.getLogger(), logging.getLogger("ingestion_engine")
+    before = root.handlers[:], root.level, ours.level
+    try:
+        for as_json in (True, False):
+            stream = io.StringIO()
+            configure_logging("info", json=as_json, stream=stream)
+            extra = {"job_id": "job-a", "note": "two words\nand a line", "_private": 1}
+            get_logger("ingestion_engine.services.x").info("job ended", extra=extra)
+            get_logger("ingestion_engine.services.x").debug("too fine")
+            (line,) = stream.getvalue().splitlines()
+            if as_json:
+                event = orjson.loads(line)
+                assert (event["event"], event["job_id"], event["level"]) == ("job ended", "job-a", "info")
+                assert "_private" not in event
+            else:
+                assert 'services.x job ended job_id=job-a note="two words\\nand a line"' in line
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+        ours.setLevel(before[2])
+
+
+async def test_a_question_on_its_way_is_asked_once_for_all() -> None:
+    """Also when one of those who wait gives up; its answer is kept, and an error is not."""
+    shared, asked = ResponseCache(), asyncio.Event()
+    asks = 0
+
+    async def ask() -> int:
+        nonlocal asks
+        asks += 1
+        await asked.wait()
+        if asks == 1:
+            raise OSError("away")
+        return asks
+
+    async def ask_all() -> list[int | BaseException]:
+        waiting = [asyncio.create_task(shared.get("key", ask, keep_s=60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        asked.set()
+        return await asyncio.gather(*waiting[1:], return_exceptions=True)
+
+    errors = await ask_all()
+    assert [str(error) for error in errors] == ["away", "away"]
+    assert await ask_all() == [2, 2]
+    assert await shared.get("key", ask, keep_s=60) == asks == 2

@@ -1,0 +1,474 @@
+"""Spark as an engine of the service, over the official client and a small Kubernetes API in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from urllib3.exceptions import HTTPError
+
+from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.domain.states import EngineState
+from ingestion_engine.runtime.settings import Settings, SparkSettings
+from ingestion_engine.services.spark_service import EXAMPLE_JOB_ID, SparkService
+from ingestion_engine.services.specs import make_spec
+from ingestion_engine.submission.kubernetes import api as kubernetes_api
+from ingestion_engine.submission.kubernetes.api import LOG_TAIL_BYTES, KubernetesApi
+from ingestion_engine.submission.kubernetes.responses import kubernetes_errors
+
+JOB = "job-01jd0000000000000000000000"
+NAME = f"{JOB}-01"
+URI = f"s3://state/jobs/{JOB}/spec.json"
+ITEMS = "/apis/sparkoperator.k8s.io/v1beta2/namespaces/spark/sparkapplications"
+NOW = dt.datetime(2026, 1, 1, 12, 0, 0, tzinfo=dt.UTC)
+TOKEN = "planted-token"
+
+Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+
+
+def status_of(code: int, reason: str, message: str, **details: Any) -> dict[str, Any]:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "details": details,
+        "code": code,
+    }
+
+
+@dataclass
+class Cluster:
+    """A small Kubernetes API: it keeps SparkApplications and pod logs, and can be told to fail."""
+
+    url: str = ""
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logs: dict[str, bytes] = field(default_factory=dict)
+    requests: list[tuple[str, str, dict[str, list[str]]]] = field(default_factory=list)
+    fault: Callable[[str], Reply | None] = lambda _: None
+    after: Callable[[str], None] = lambda _: None
+    """Called when the request is carried out and before it is answered."""
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any, token: str | None) -> Reply:
+        self.requests.append((method, path, query))
+        if token != f"Bearer {TOKEN}":
+            return 401, status_of(401, "Unauthorized", "Unauthorized")
+        found = self.fault(method) or self._handle(method, path, body)
+        self.after(method)
+        return found
+
+    def _handle(self, method: str, path: str, body: Any) -> Reply:
+        if path == "/version/":
+            version = dict.fromkeys(
+                ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform"), "x"
+            )
+            return 200, {**version, "major": "1", "minor": "31", "gitVersion": "v1.31.2"}
+        if path.endswith("/log"):
+            pod = path.split("/")[-2]
+            missing = status_of(404, "NotFound", f'pods "{pod}" not found', name=pod, kind="pods")
+            return (200, self.logs[pod]) if pod in self.logs else (404, missing)
+        if method == "POST" and path == ITEMS:
+            name = body["metadata"]["name"]
+            if name in self.items:
+                return 409, status_of(409, "AlreadyExists", f'"{name}" already exists', name=name)
+            stamped = {**body["metadata"], "uid": "u", "creationTimestamp": "2026-01-01T11:59:30Z"}
+            self.items[name] = {**body, "metadata": stamped}
+            return 201, self.items[name]
+        name = path.rsplit("/", 1)[-1]
+        if name not in self.items:
+            message = f'sparkapplications.sparkoperator.k8s.io "{name}" not found'
+            return 404, status_of(404, "NotFound", message, name=name, kind="sparkapplications")
+        if method == "DELETE":
+            self.items[name]["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+        return 200, self.items[name]
+
+    def set_state(self, state: str, message: str = "", name: str = NAME) -> None:
+        self.items[name]["status"] = {"applicationState": {"state": state, "errorMessage": message}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    cluster: Cluster
+    protocol_version = "HTTP/1.1"
+
+    def reply(self) -> None:
+        parts = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        found = self.cluster.answer(
+            self.command, parts.path, parse_qs(parts.query), body, self.headers.get("Authorization")
+        )
+        data = found[1] if isinstance(found[1], bytes) else json.dumps(found[1]).encode()
+        self.send_response(found[0])
+        self.send_header("Content-Type", "text/plain" if isinstance(found[1], bytes) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for key, value in (found[2] if len(found) == 3 else {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = reply  # noqa: N815 - the names that http.server calls
+
+    def log_message(self, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": made}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+def write_kubeconfig(path: Path, url: str, token: str = TOKEN) -> Path:
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": {"server": url}}],
+                "users": [{"name": "u", "user": {"token": token}}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    return path
+
+
+def make_service(kubeconfig: Path, **spark: Any) -> SparkService:
+    values = {"namespace": "spark", "image": "registry.example/ingest:0.1", "kubeconfig": kubeconfig, **spark}
+    settings = Settings(spark=SparkSettings(**values), state_url="s3://state")
+    api = KubernetesApi("spark", kubeconfig=kubeconfig, context=settings.spark.context)
+    return SparkService(settings, api, now=lambda: NOW)
+
+
+@pytest.fixture
+async def service(cluster: Cluster, tmp_path: Path) -> AsyncIterator[SparkService]:
+    made = make_service(write_kubeconfig(tmp_path / "kubeconfig", cluster.url))
+    yield made
+    await made.close()
+
+
+async def submit(service: SparkService) -> None:
+    await service.submit(JOB, 1, URI, 4)
+
+
+class TestSubmit:
+    """Creating an attempt's application."""
+
+    async def test_the_manifest_is_created_as_it_is(self, cluster: Cluster, service: SparkService) -> None:
+        """What ``manifest`` shows is what Kubernetes gets, strictly validated."""
+        request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "c"})
+        spec = make_spec(Settings(state_url="s3://state"), request, EngineName.SPARK, JOB, parallelism=4)
+        await submit(service)
+        held = cluster.items[NAME]
+        shown = service.manifest(spec, 1)
+        assert held["spec"] == shown["spec"]
+        assert held["metadata"]["labels"] == shown["metadata"]["labels"]
+        assert service.reference(JOB, 1) == NAME
+        assert cluster.requests[0][2]["fieldValidation"] == ["Strict"]
+
+    async def test_a_repeated_submit_is_recognised(self, cluster: Cluster, service: SparkService) -> None:
+        """409 is the same submit seen twice."""
+        await submit(service)
+        await submit(service)
+        assert list(cluster.items) == [NAME]
+
+    @pytest.mark.parametrize("change", ["label", "arguments"])
+    async def test_a_name_taken_by_another_is_refused(
+        self, cluster: Cluster, service: SparkService, change: str
+    ) -> None:
+        """An application of that name that is not ours is never taken for ours."""
+        await submit(service)
+        if change == "label":
+            cluster.items[NAME]["metadata"]["labels"]["ingestion-engine/job-id"] = "job-other"
+        else:
+            cluster.items[NAME]["spec"]["arguments"][1] = "s3://elsewhere/jobs/x/spec.json"
+        with pytest.raises(SubmissionError) as raised:
+            await submit(service)
+        assert raised.value.code == "engine_refused"
+
+    async def test_a_lost_answer_is_looked_up(self, cluster: Cluster, service: SparkService) -> None:
+        """Created, then the answer fails: the submit has happened, and is not reported as failed."""
+        cluster.fault = lambda method: (
+            (cluster._handle("POST", ITEMS, service_manifest(service)), (500, "gone"))[1] if method == "POST" else None
+        )
+        await submit(service)
+        assert NAME in cluster.items
+
+    async def test_an_uncertain_submit_says_so(self, cluster: Cluster, service: SparkService) -> None:
+        """When the look-up fails too, the dispatcher is told that the attempt may have started."""
+        cluster.fault = lambda _: (500, status_of(500, "InternalError", "etcd is away"))
+        with pytest.raises(TransientError) as raised:
+            await submit(service)
+        assert raised.value.context["maybe_started"] is True
+
+    @pytest.mark.parametrize(
+        ("status", "reason", "message"),
+        [
+            (403, "Forbidden", 'admission webhook "validate-x" denied the request: sparkConf key is not allowed'),
+            (422, "Invalid", "spec.driver.cores: Invalid value: 0"),
+            (400, "BadRequest", 'strict decoding error: unknown field "spec.colour"'),
+        ],
+    )
+    async def test_a_refused_manifest_is_refused_for_good(
+        self, cluster: Cluster, service: SparkService, status: int, reason: str, message: str
+    ) -> None:
+        """Schema and webhook do not change their minds; their own words are shown."""
+        cluster.fault = lambda _: (status, status_of(status, reason, message))
+        with pytest.raises(SubmissionError) as raised:
+            await submit(service)
+        assert raised.value.code == "engine_refused"
+        assert message in raised.value.message
+
+
+def service_manifest(service: SparkService) -> dict[str, Any]:
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "c"})
+    return service.manifest(
+        make_spec(Settings(state_url="s3://state"), request, EngineName.SPARK, JOB, parallelism=4), 1
+    )
+
+
+AWAY = {
+    "missing permission": (403, status_of(403, "Forbidden", "sparkapplications is forbidden"), "engine_access_denied"),
+    "quota": (403, status_of(403, "Forbidden", "exceeded quota: jobs"), "engine_access_denied"),
+    "busy": (429, status_of(429, "TooManyRequests", "slow down"), "engine_busy"),
+    "failure": (500, status_of(500, "InternalError", "etcd"), "engine_error"),
+    "gateway": (502, b"<html>bad gateway</html>", "engine_error"),
+    "webhook": (500, status_of(500, "InternalError", 'failed calling webhook "validate-x": refused'), "engine_error"),
+    "no operator": (404, b"404 page not found\n", "engine_unexpected_answer"),
+    "no namespace": (
+        404,
+        status_of(404, "NotFound", 'namespaces "spark" not found', name="spark", kind="namespaces"),
+        "engine_unexpected_answer",
+    ),
+    "another server": (200, b"<html>welcome</html>", "engine_unexpected_answer"),
+}
+
+
+class TestAway:
+    """A cluster that is away or refuses us: the job waits, with the reason in a short sentence."""
+
+    @pytest.mark.parametrize("call", ["submit", "status", "stop", "logs"])
+    @pytest.mark.parametrize("name", AWAY)
+    async def test_every_failure_is_transient(
+        self, cluster: Cluster, service: SparkService, name: str, call: str
+    ) -> None:
+        """Nothing ends a job because its cluster is away; no page of HTML or JSON is relayed."""
+        status, body, code = AWAY[name]
+        cluster.fault = lambda _: (status, body, {"Retry-After": "7"})
+        calls = {
+            "submit": lambda: submit(service),
+            "status": lambda: service.status(JOB, 1),
+            "stop": lambda: service.stop(JOB, 1),
+            "logs": lambda: service.logs(JOB, 1),
+        }
+        with pytest.raises(TransientError) as raised:
+            await calls[call]()
+        assert raised.value.code == code
+        assert len(raised.value.message) < 200
+        assert "<" not in raised.value.message
+        if status == 429:
+            assert raised.value.context["retry_after_s"] == 7
+
+    async def test_a_wrong_token_names_the_kubeconfig(self, cluster: Cluster, tmp_path: Path) -> None:
+        """401 says what to check, and a kubeconfig mended meanwhile is read without a restart."""
+        path = write_kubeconfig(tmp_path / "kubeconfig", cluster.url, token="wrong")
+        service = make_service(path)
+        with pytest.raises(TransientError) as raised:
+            await service.check()
+        assert raised.value.code == "engine_access_denied"
+        assert "kubeconfig" in raised.value.hint
+        write_kubeconfig(path, cluster.url)
+        assert await service.check() == "v1.31.2"
+        await service.close()
+
+    async def test_a_refused_connection_is_known_at_once(self, tmp_path: Path) -> None:
+        """No hidden retries; nothing can have been started."""
+        service = make_service(write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9"))
+        started = time.monotonic()
+        with pytest.raises(TransientError) as raised:
+            await submit(service)
+        assert time.monotonic() - started < 2
+        assert raised.value.code == "engine_unreachable"
+        assert raised.value.context["maybe_started"] is False
+        await service.close()
+
+    async def test_a_slow_cluster_holds_up_nobody(
+        self, cluster: Cluster, service: SparkService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Many looks at a silent cluster all end in time, and the threads that others use stay free."""
+        released = threading.Event()
+        monkeypatch.setattr(kubernetes_api, "READ_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(kubernetes_api, "TOTAL_TIMEOUT_S", 1.0)
+        cluster.after = lambda _: released.wait(20) and None
+        looks = [asyncio.create_task(service.status(JOB, attempt)) for attempt in range(1, 21)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 0.4) == "free"
+        started = time.monotonic()
+        answers = await asyncio.gather(*looks, return_exceptions=True)
+        released.set()
+        assert time.monotonic() - started < 3
+        assert {type(answer) for answer in answers} == {TransientError}
+        assert {answer.message for answer in answers if isinstance(answer, TransientError)} == {
+            "Kubernetes does not answer in time"
+        }
+
+    @pytest.mark.parametrize("content", [None, "{}", "clusters: [", "just text"])
+    async def test_an_unusable_kubeconfig_is_transient(self, tmp_path: Path, content: str | None) -> None:
+        """It may be mounted or mended later; the job waits and says why."""
+        path = tmp_path / "kubeconfig"
+        if content is not None:
+            path.write_text(content)
+        service = make_service(path)
+        with pytest.raises(TransientError) as raised:
+            await service.check()
+        assert raised.value.code == "engine_not_configured"
+        await service.close()
+
+
+def every_subclass(root: type[BaseException]) -> Iterator[type[BaseException]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from every_subclass(kind)
+
+
+@pytest.mark.parametrize("kind", sorted({HTTPError, *every_subclass(HTTPError)}, key=lambda kind: kind.__name__))
+def test_every_error_below_the_client_has_a_reaction(kind: type[BaseException]) -> None:
+    """Whatever urllib3 raises is an outage of the cluster, and is said in our words."""
+    error = kind.__new__(kind)
+    error.args = ("planted",)
+    with pytest.raises(TransientError) as raised, kubernetes_errors():
+        raise error
+    assert raised.value.code == "engine_unreachable"
+    assert "planted" not in raised.value.message
+
+
+class TestStatus:
+    """Looking at an attempt."""
+
+    async def test_an_unknown_attempt_is_absent(self, service: SparkService) -> None:
+        """Never arrived, or deleted after its time to live."""
+        assert (await service.status(JOB, 1)).state is EngineState.ABSENT
+
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            ("SUBMITTED", EngineState.PENDING),
+            ("RUNNING", EngineState.RUNNING),
+            ("COMPLETED", EngineState.ENDED),
+            ("FAILED", EngineState.ENDED),
+            ("FAILING", EngineState.RUNNING),
+            ("SUBMISSION_FAILED", EngineState.PENDING),
+            ("PENDING_RERUN", EngineState.PENDING),
+            ("UNKNOWN", EngineState.RUNNING),
+        ],
+    )
+    async def test_states_are_read(
+        self, cluster: Cluster, service: SparkService, state: str, expected: EngineState
+    ) -> None:
+        """The operator's word becomes ours, with its error's last line."""
+        await submit(service)
+        cluster.set_state(state, "Traceback\n  at x\njava.lang.Error: no image\n")
+        found = await service.status(JOB, 1)
+        assert found.state is expected
+        assert found.detail.endswith("java.lang.Error: no image")
+        assert "Traceback" not in found.detail
+
+    async def test_a_state_of_tomorrow_decides_nothing(self, cluster: Cluster, service: SparkService) -> None:
+        """An unknown word is no end."""
+        await submit(service)
+        cluster.set_state("HIBERNATING")
+        with pytest.raises(TransientError):
+            await service.status(JOB, 1)
+
+    @pytest.mark.parametrize(("created", "ignored"), [("11:59:30", False), ("11:58:59", True)])
+    async def test_an_operator_that_does_nothing_is_reported(
+        self, cluster: Cluster, service: SparkService, created: str, ignored: bool
+    ) -> None:
+        """An empty state for longer than the deadline means that nobody watches; the attempt still waits."""
+        await submit(service)
+        cluster.items[NAME]["metadata"]["creationTimestamp"] = f"2026-01-01T{created}Z"
+        found = await service.status(JOB, 1)
+        assert found.state is EngineState.PENDING
+        assert ("does not watch namespace spark" in found.detail) is ignored
+
+
+class TestEnd:
+    """Stopping an attempt and reading its log."""
+
+    async def test_stop_deletes_the_driver_first(self, cluster: Cluster, service: SparkService) -> None:
+        """Foreground propagation; once more and for an unknown attempt it is no error."""
+        await submit(service)
+        await service.stop(JOB, 1)
+        await service.stop(JOB, 1)
+        await service.stop(JOB, 2)
+        deletes = [query for method, _, query in cluster.requests if method == "DELETE"]
+        assert all(query["propagationPolicy"] == ["Foreground"] for query in deletes)
+        assert len(deletes) == 3
+
+    async def test_a_stopped_attempt_that_never_ran_has_ended(self, cluster: Cluster, service: SparkService) -> None:
+        """While its object goes away, nobody waits for its driver."""
+        await submit(service)
+        await service.stop(JOB, 1)
+        assert (await service.status(JOB, 1)).state is EngineState.ENDED
+
+    async def test_the_end_of_the_drivers_log_is_read(self, cluster: Cluster, service: SparkService) -> None:
+        """From the pod that the operator names, the driver's container, at most 1 MiB."""
+        await submit(service)
+        cluster.set_state("RUNNING")
+        cluster.items[NAME]["status"]["driverInfo"] = {"podName": "its-pod"}
+        cluster.logs["its-pod"] = b"x" * LOG_TAIL_BYTES + "\nlast ünd end\n".encode()
+        text = await service.logs(JOB, 1)
+        assert text is not None
+        assert text.endswith("\nlast ünd end\n")
+        assert len(text.encode()) == LOG_TAIL_BYTES
+        query = cluster.requests[-1][2]
+        assert query["container"] == ["spark-kubernetes-driver"]
+        assert "tailLines" in query
+
+    async def test_no_log_is_none(self, cluster: Cluster, service: SparkService) -> None:
+        """Unknown attempt, pod gone, container still starting: the ledger's tail answers instead."""
+        assert await service.logs(JOB, 1) is None
+        await submit(service)
+        assert await service.logs(JOB, 1) is None
+        starting = status_of(400, "BadRequest", 'container "spark-kubernetes-driver" is waiting to start')
+        logs_only = {"left": 1}
+
+        def fault(_: str) -> Reply | None:
+            logs_only["left"] -= 1
+            return (400, starting) if logs_only["left"] < 0 else None
+
+        cluster.fault = fault
+        assert await service.logs(JOB, 1) is None
+
+
+class TestManifest:
+    """What is shown to people."""
+
+    def test_a_request_shows_the_manifest_it_would_create(self, service: SparkService) -> None:
+        """Under an example's id, with the parallelism that would be granted."""
+        body = {"source": {"bucket": "docs"}, "collection": "c", "parallelism": 1000}
+        shown = service.show_manifest(JobRequest.model_validate(body))
+        assert shown["metadata"]["name"] == f"{EXAMPLE_JOB_ID}-01"
+        assert shown["spec"]["arguments"][1] == f"s3://state/jobs/{EXAMPLE_JOB_ID}/spec.json"
+        executor = shown["spec"]["executor"]
+        assert executor["instances"] * executor["cores"] == 4
