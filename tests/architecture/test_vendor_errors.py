@@ -21,6 +21,7 @@ from ingestion_engine.adapters.transport import MISCONFIGURED, transport_errors
 from ingestion_engine.adapters.weaviate import responses as weaviate_responses
 from ingestion_engine.domain import errors
 from ingestion_engine.domain.errors import (
+    CollectionMissing,
     FatalError,
     IngestionError,
     ObjectError,
@@ -229,7 +230,7 @@ class TestQdrant:
             (422, "Validation error in JSON body: [points[0].id: no]", PointsRefused, "points_refused"),
             (401, "Invalid API key or JWT", FatalError, "store_access_denied"),
             (403, "Forbidden: Global access is required", FatalError, "store_access_denied"),
-            (404, "Not found: Collection `c` doesn't exist!", FatalError, "collection_missing"),
+            (404, "Not found: Collection `c` doesn't exist!", CollectionMissing, "collection_missing"),
             (404, "page not found", FatalError, "qdrant_refused"),
             (409, "Wrong input: Collection `c` already exists!", FatalError, "qdrant_refused"),
             (408, "Timeout: 30 s", TransientError, "qdrant_unavailable"),
@@ -294,10 +295,10 @@ class TestWeaviate:
     @pytest.mark.parametrize(
         ("text", "kind", "code"),
         [
-            ("could not find class Docs in schema", FatalError, "collection_missing"),
-            ("parse params: could not find class Docs in schema", FatalError, "collection_missing"),
-            ("aggregate: tried to browse non-existing index for Docs", FatalError, "collection_missing"),
-            ("batch delete: cannot find index for class Docs", FatalError, "collection_missing"),
+            ("could not find class Docs in schema", CollectionMissing, "collection_missing"),
+            ("parse params: could not find class Docs in schema", CollectionMissing, "collection_missing"),
+            ("aggregate: tried to browse non-existing index for Docs", CollectionMissing, "collection_missing"),
+            ("batch delete: cannot find index for class Docs", CollectionMissing, "collection_missing"),
             ("no such prop with name 'epoch' found in class 'Docs'", FatalError, "schema_mismatch"),
             ("knn search: 8 vs 16: vector lengths don't match", FatalError, "schema_mismatch"),
             ("new node has a vector with length 8. Existing nodes have 16", FatalError, "schema_mismatch"),
@@ -319,7 +320,7 @@ class TestWeaviate:
         [
             (401, FatalError, "store_access_denied"),
             (403, FatalError, "store_access_denied"),
-            (404, FatalError, "collection_missing"),
+            (404, CollectionMissing, "collection_missing"),
             (422, FatalError, "weaviate_refused"),
             (408, TransientError, "weaviate_unavailable"),
             (429, TransientError, "weaviate_unavailable"),

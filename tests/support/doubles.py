@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestion_engine.domain.errors import (
+    CollectionMissing,
     FatalError,
     ObjectError,
     ObjectGone,
     PointsRefused,
     StateConflict,
+    StateMissing,
     TextRefused,
     TransientError,
 )
@@ -65,7 +67,7 @@ class MemoryState:
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
         if path not in self.values:
-            raise FatalError("state_missing", f"{path} is not there")
+            raise StateMissing("state_missing", f"{path} is not there")
         return self.values[path].data[start : start + length]
 
     def put(self, path: str, data: bytes) -> None:
@@ -90,7 +92,7 @@ class MemoryState:
 
     def download(self, path: str, target: Path) -> None:
         if path not in self.values:
-            raise FatalError("state_missing", f"{path} is not there")
+            raise StateMissing("state_missing", f"{path} is not there")
         target.write_bytes(self.values[path].data)
 
     def upload(self, path: str, source: Path) -> None:
@@ -323,7 +325,7 @@ class MemoryStore:
 
     def _points(self, collection: str) -> dict[PointId, Point]:
         if collection not in self.collections:
-            raise FatalError("collection_missing", f"{self.name} has no collection {collection!r}")
+            raise CollectionMissing("collection_missing", f"{self.name} has no collection {collection!r}")
         return self.collections[collection]
 
 

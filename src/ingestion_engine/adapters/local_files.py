@@ -20,7 +20,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
-from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, StateConflict, TransientError
+from ingestion_engine.domain.errors import (
+    FatalError,
+    ObjectError,
+    ObjectGone,
+    StateConflict,
+    StateMissing,
+    TransientError,
+)
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 
@@ -133,7 +140,7 @@ class LocalStateStore:
     def get_range(self, path: str, start: int, length: int) -> bytes:
         """Return ``length`` bytes from ``start``, fewer where the value ends before.
 
-        Raises FatalError ("state_missing").
+        Raises StateMissing.
         """
         with file_errors(self._root):
             try:
@@ -179,7 +186,7 @@ class LocalStateStore:
                     yield path
 
     def download(self, path: str, target: Path) -> None:
-        """Copy a value to a file. Raises FatalError ("state_missing")."""
+        """Copy a value to a file. Raises StateMissing."""
         with file_errors(self._root):
             try:
                 shutil.copyfile(self._file(path), target)
@@ -204,8 +211,8 @@ class LocalStateStore:
     def _file(self, path: str) -> Path:
         return self._root / path_to_file(path)
 
-    def _missing(self, path: str) -> FatalError:
-        return FatalError("state_missing", f"{self.url}/{path} does not exist", path=path)
+    def _missing(self, path: str) -> StateMissing:
+        return StateMissing("state_missing", f"{self.url}/{path} does not exist", path=path)
 
 
 def _hash(data: bytes) -> str:

@@ -81,6 +81,14 @@ class FatalError(IngestionError):
     """The job cannot go on: its request, its contract or its permissions are wrong."""
 
 
+class CollectionMissing(FatalError):
+    """A collection does not exist in a vector store, or has no contract; some callers create it or read it as empty."""
+
+
+class StateMissing(FatalError):
+    """A file of the state store does not exist; some callers treat it as removed or as a corrupt plan."""
+
+
 class LeaseLost(FatalError):
     """Another attempt owns the collection now; the writer stops at once and writes nothing more."""
 

@@ -50,7 +50,7 @@ class StateStore(Protocol):
         """Return a value, or None when absent."""
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``start``. Raises FatalError ("state_missing") when absent."""
+        """Return ``length`` bytes from ``start``. Raises StateMissing when absent."""
 
     def put(self, path: str, data: bytes) -> None:
         """Write a value, whatever was there."""
@@ -162,7 +162,7 @@ class VectorStore(Protocol):
     """One vector store. Points are the same in every store; how they are spelled is the adapter's business.
 
     Every method raises TransientError while the store is away (also "collection is yellow", rate limits, time-outs),
-    FatalError "store_access_denied", and, where a collection is named, FatalError "collection_missing" or
+    FatalError "store_access_denied", and, where a collection is named, CollectionMissing or FatalError
     "schema_mismatch".
     Writes are applied when the call returns, and time out at 30 s.
     """
@@ -220,7 +220,7 @@ class VectorStore(Protocol):
         """
 
     async def count(self, collection: str) -> int:
-        """Return the exact number of points; raises FatalError "collection_missing"."""
+        """Return the exact number of points; raises CollectionMissing."""
 
     async def list_collections(self) -> list[str]:
         """Return the names of all collections, as the store spells them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError
 from ingestion_engine.domain.ids import make_embedding_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import ModelInfo
@@ -134,20 +134,18 @@ async def prepare_collection(
     All stores are checked before the first is written.
 
     Raises:
-        FatalError: "contract_mismatch", "schema_mismatch"; "collection_missing" when a store lost a collection whose
-        objects the
-            table believes to be there: a sync would leave them out for ever.
+        FatalError: "contract_mismatch", "schema_mismatch".
+        CollectionMissing: a store lost a collection although the object table lists objects in it; a sync would never
+            write them again.
     """
     existing = check_contract(store, wanted)
     agreed = existing or wanted
     for name, vector_store in stores.items():
         try:
             await vector_store.check_collection(agreed)
-        except FatalError as error:
-            if error.code != "collection_missing":
-                raise
+        except CollectionMissing as error:
             if existing is not None and has_objects and mode is not Mode.FULL:
-                raise FatalError(
+                raise CollectionMissing(
                     "collection_missing",
                     f"{name} lost collection {wanted.collection!r}, but the object table lists objects in it.",
                     hint="Run the job once with mode=full to build it again.",

@@ -81,7 +81,7 @@ class SchemaWatch:
         """Return when all was well at most ``SCHEMA_AGE_S`` ago.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch".
+            CollectionMissing, FatalError: "schema_mismatch".
             TransientError: a store is away.
 
         Cost: one request per store when the last look is too old.

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ingestion_engine import __version__
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
-from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
@@ -233,7 +233,7 @@ async def _open_context(settings: Settings, ledger: Ledger, attempt: str, slot: 
         raise LeaseLost("lease_lost", f"Collection {collection!r} belongs to another attempt now.", attempt=attempt)
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
-        raise FatalError("collection_missing", f"Collection {collection!r} has no contract in the state store.")
+        raise CollectionMissing("collection_missing", f"Collection {collection!r} has no contract in the state store.")
     stores = open_stores(settings, contract.stores)
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ingestion_engine.domain.errors import IngestionError, StateConflict, SubmissionError
+from ingestion_engine.domain.errors import CollectionMissing, IngestionError, StateConflict, SubmissionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
@@ -231,9 +231,9 @@ class AliasService:
                 continue
             try:
                 await store.check_collection(contract)
+            except CollectionMissing as error:
+                raise _missing(collection, name.value) from error
             except IngestionError as error:
-                if error.code == "collection_missing":
-                    raise _missing(collection, name.value) from error
                 _log.warning("version not checked", extra={"store": name.value, **error.log_fields()})
 
     async def _require_unused(self, alias: Alias, versions: Sequence[str]) -> None:

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import (
+    CollectionMissing,
+    FatalError,
+    IngestionError,
+    SubmissionError,
+    TransientError,
+)
 from ingestion_engine.domain.ports import Embedder, SearchFilter, StateStore, VectorStore
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
@@ -123,7 +129,7 @@ class SearchService:
         self, name: str, asked: CollectionContract, errors: Mapping[StoreName, IngestionError]
     ) -> CollectionContract | None:
         """What an alias stands for by now, when the version that was asked has been dropped meanwhile; else None."""
-        if asked.collection == name or all(error.code != "collection_missing" for error in errors.values()):
+        if asked.collection == name or not any(isinstance(error, CollectionMissing) for error in errors.values()):
             return None
         now = await require_contract(self._state, name)
         return None if now.collection == asked.collection else now

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from ingestion_engine.domain.errors import FatalError, StateConflict
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, StateConflict
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.state.collections import alias_path, read_contract
@@ -174,7 +174,8 @@ async def settle_alias(store: StateStore, stores: Mapping[StoreName, VectorStore
         name: The alias.
 
     Raises:
-        FatalError: "collection_missing" when a collection or a store's part of it is gone; "alias_name_taken".
+        CollectionMissing: the collection, or a store's part of it, does not exist.
+        FatalError: "alias_name_taken".
         TransientError: a store is away; the others may have followed.
 
     Cost: two or three requests to the state store, one to each vector store.
@@ -202,7 +203,7 @@ async def _point_stores(
 ) -> None:
     if contract is None:
         said = f"alias {alias.name} stands for {alias.collection}, and there is no such collection"
-        raise FatalError("collection_missing", said, alias=alias.name, collection=alias.collection)
+        raise CollectionMissing("collection_missing", said, alias=alias.name, collection=alias.collection)
     for name, store in stores.items():
         if name in contract.stores:
             await store.set_alias(alias.name, alias.collection)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import StateMissing
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 from ingestion_engine.state.json_files import dump_lines, iter_lines, list_segments, parse_json
@@ -63,9 +63,8 @@ class FailureList:
             try:
                 for offset, line in iter_lines(self._store, self._path(segment), start):
                     yield segment, offset, line
-            except FatalError as error:
-                if error.code != "state_missing":  # removed since it was listed: its items are no failures any more
-                    raise
+            except StateMissing:  # removed since it was listed: its items are no failures any more
+                continue
 
     def _path(self, segment: str) -> str:
         return f"{self._folder}{segment}.jsonl"

@@ -71,7 +71,7 @@ def iter_lines(store: StateStore, path: str, start: int = 0) -> Iterator[tuple[i
 
     Raises:
         ValueError: no line starts at ``start``.
-        FatalError: "state_missing".
+        StateMissing: the file does not exist.
     """
     position = line_start = start
     pending = b""

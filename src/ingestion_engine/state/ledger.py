@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from ingestion_engine.domain.errors import FatalError, LeaseLost, StateConflict
+from ingestion_engine.domain.errors import FatalError, LeaseLost, StateConflict, StateMissing
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Partition, PartitionReport, PlannedObject
@@ -151,9 +151,7 @@ class Ledger:
         path = f"{self._root}plan/{match['segment']}.jsonl"
         try:
             line = self.store.get_range(path, int(match["offset"]), int(match["length"]))
-        except FatalError as error:
-            if error.code != "state_missing":
-                raise
+        except StateMissing as error:
             raise FatalError(
                 "plan_corrupt", f"{path} is missing from the state store", partition_id=partition_id
             ) from error

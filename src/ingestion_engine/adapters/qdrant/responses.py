@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ingestion_engine.adapters.transport import Answer, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, PointsRefused, TransientError
 
 TRANSIENT_STATUS = frozenset({408, 429})
 """And all of 500 and more: 503 shard away, 507 disk full (an operator can mend it while the job waits)."""
@@ -23,7 +23,7 @@ def read_result(response: Answer, url: str, collection: str | None = None) -> An
 
     Raises:
         TransientError: time-outs, rate limits, 5xx, an answer that is not Qdrant's, an update that was not applied
-        in time. FatalError: "store_access_denied", "collection_missing", "schema_mismatch", "qdrant_refused".
+        in time. FatalError: "store_access_denied", "schema_mismatch", "qdrant_refused".
         PointsRefused: a batch that is refused for what is in it (400, 413, 422); ``refused`` is still empty.
     """
     if response.status_code != HTTPStatus.OK:
@@ -57,10 +57,10 @@ def translate_answer(response: Answer, url: str, collection: str | None) -> Inge
     return FatalError("qdrant_refused", said, hint="Is INGEST_QDRANT__URL a Qdrant server?", **context)
 
 
-def collection_missing(collection: str | None, url: str) -> FatalError:
+def collection_missing(collection: str | None, url: str) -> CollectionMissing:
     """Return the error for a collection that is not there. Pure."""
     said = f"qdrant at {url} has no collection {collection}"
-    return FatalError("collection_missing", said, collection=collection, store="qdrant", url=url)
+    return CollectionMissing("collection_missing", said, collection=collection, store="qdrant", url=url)
 
 
 def read_error(response: Answer) -> str:

@@ -111,7 +111,7 @@ class QdrantStore:
         """Check that the collection is there as agreed. One cheap request.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch".
+            CollectionMissing, FatalError: "schema_mismatch".
         """
         await self._describe(contract)
 
@@ -136,7 +136,7 @@ class QdrantStore:
 
         Raises:
             PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Qdrant's words}.
-            FatalError: "collection_missing", "schema_mismatch" (another dimension), "store_access_denied".
+            CollectionMissing, FatalError: "schema_mismatch" (another dimension), "store_access_denied".
             TransientError: the store is away or did not apply a batch in time; some points may have been written.
 
         Cost: one request per 500 points or 16 MB; memory of one request.
@@ -251,7 +251,7 @@ class QdrantStore:
                 return
 
     async def count(self, collection: str) -> int:
-        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        """Return the exact number of points. Raises CollectionMissing, TransientError."""
         result = await self._call("POST", f"/collections/{collection}/points/count", collection, {"exact": True})
         return int(result["count"])
 
@@ -275,7 +275,7 @@ class QdrantStore:
         deleting it in the same request, as its manual shows, would lose it where the collection is missing.
 
         Raises:
-            FatalError: "collection_missing"; "alias_name_taken" when a collection has that name.
+            CollectionMissing, FatalError: "alias_name_taken" when a collection has that name.
             TransientError: the store is away.
         """
         create = {"create_alias": {"collection_name": collection, "alias_name": alias}}
@@ -303,7 +303,7 @@ class QdrantStore:
         """Return the nearest points, best first; ``score`` is the cosine similarity.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch" (another dimension); "filter_too_broad".
+            CollectionMissing, FatalError: "schema_mismatch" (another dimension); "filter_too_broad".
             TransientError: the store is away.
 
         Cost: one request; up to five where a metadata name has a quote or a backslash, for which Qdrant has no path.

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError as ObstoreError
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages
 from ingestion_engine.adapters.s3.obstore_reads import make_obstore
-from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
+from ingestion_engine.domain.errors import FatalError, StateConflict, StateMissing, TransientError
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
@@ -111,7 +111,7 @@ class S3StateStore:
         """Return ``length`` bytes from ``start``, fewer where the value ends before. One request.
 
         Raises:
-            FatalError: "state_missing".
+            StateMissing: the file does not exist.
         """
         if length <= 0:
             return b""
@@ -186,7 +186,7 @@ class S3StateStore:
         """Copy a large value to a file; the file appears whole or not at all. Memory: one buffer.
 
         Raises:
-            FatalError: "state_missing".
+            StateMissing: the file does not exist.
         """
         with (
             s3_errors(self._place(path)),
@@ -235,5 +235,5 @@ class S3StateStore:
     def _place(self, path: str) -> Place:
         return Place(self._bucket, self._base + path, is_state=True)
 
-    def _missing(self, path: str) -> FatalError:
-        return FatalError("state_missing", f"{self.url}/{path} does not exist", path=path)
+    def _missing(self, path: str) -> StateMissing:
+        return StateMissing("state_missing", f"{self.url}/{path} does not exist", path=path)

@@ -14,7 +14,7 @@ import grpc
 import orjson
 
 from ingestion_engine.adapters.transport import Answer, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
 
 TRANSIENT_CODES = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -86,7 +86,7 @@ def translate_text(text: str, said: str, context: dict[str, Any]) -> IngestionEr
     """Return our error where only Weaviate's words tell; unknown words are fatal. Pure."""
     if any(words in text for words in MISSING_WORDS):
         said = f"weaviate has no collection {context.get('collection')}"
-        return FatalError("collection_missing", said, **context)
+        return CollectionMissing("collection_missing", said, **context)
     if any(words in text for words in MISMATCH_WORDS):
         return FatalError("schema_mismatch", said, **context)
     if any(words in text for words in DENIED_WORDS):
@@ -106,7 +106,7 @@ def translate_answer(response: Answer, url: str, collection: str | None) -> Inge
     if status in (401, 403):
         return _denied(said, context)
     if status == 404 and collection is not None:
-        return FatalError("collection_missing", f"weaviate at {url} has no collection {collection}", **context)
+        return CollectionMissing("collection_missing", f"weaviate at {url} has no collection {collection}", **context)
     return FatalError("weaviate_refused", said, hint="Is INGEST_WEAVIATE__URL a Weaviate server?", **context)
 
 

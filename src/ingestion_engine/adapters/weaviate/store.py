@@ -8,6 +8,7 @@ configured.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ from ingestion_engine.adapters.weaviate.stubs import (
     health_weaviate_pb2,
     weaviate_pb2_grpc,
 )
-from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -144,45 +145,35 @@ class WeaviateStore:
 
         Cost: one request; five to create.
         """
-        try:
-            await self.check_collection(contract)
-        except FatalError as error:
-            if error.code != "collection_missing":
-                raise
-        else:
-            return
+        with contextlib.suppress(CollectionMissing):
+            return await self.check_collection(contract)
         response = await self._request("POST", "/v1/schema", make_definition(contract))
         if response.status_code not in (200, 422):  # 422: somebody else created it just now, or it is refused
             raise translate_answer(response, self._url, None)
         try:
             await self.check_collection(contract)
-        except FatalError as error:
-            if error.code == "collection_missing":
-                raise translate_answer(response, self._url, None) from error
-            raise
+        except CollectionMissing as error:
+            raise translate_answer(response, self._url, None) from error
 
     async def check_collection(self, contract: CollectionContract) -> None:
         """Check that the class is there as agreed: a write would re-create a dropped one with a guessed schema.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch".
+            CollectionMissing, FatalError: "schema_mismatch".
 
         Cost: one cheap request; three when it is missing.
         """
         check_definition(await self._read_class(contract.collection), contract)
 
     async def _read_class(self, collection: str) -> dict[str, Any]:
-        """Return a class's definition. Raises FatalError ("collection_missing"), TransientError.
+        """Return a class's definition. Raises CollectionMissing, TransientError.
 
         A starting server has no classes, over REST for a moment, over gRPC for seconds (seen with 1.40, ended and
         started), so one that is missing is looked up again once the server says that it is ready.
         """
         path = f"/v1/schema/{make_class_name(collection)}"
-        try:
+        with contextlib.suppress(CollectionMissing):
             return await self._get(path, collection)
-        except FatalError as error:
-            if error.code != "collection_missing":
-                raise
         ready = await self._request("GET", "/v1/.well-known/ready")
         if ready.status_code != HTTPStatus.OK:
             said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
@@ -216,7 +207,8 @@ class WeaviateStore:
             if is_about_all(entry.error) or is_trouble(entry.error):
                 said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
                 error = translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
-                await self._confirm_missing(error, collection)
+                if isinstance(error, CollectionMissing):
+                    await self._confirm_missing(error, collection)
                 raise error
             refused[ids[entry.index]] = entry.error
 
@@ -247,7 +239,7 @@ class WeaviateStore:
         """Remove every point of some objects whose epoch is lower. Idempotent.
 
         Raises:
-            FatalError, TransientError: as ``upsert``, and FatalError "collection_missing".
+            FatalError, TransientError: as ``upsert``. CollectionMissing: the class does not exist.
 
         Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
         """
@@ -338,7 +330,7 @@ class WeaviateStore:
                 limit //= 2
 
     async def count(self, collection: str) -> int:
-        """Return the exact number of points. Raises FatalError ("collection_missing"), TransientError."""
+        """Return the exact number of points. Raises CollectionMissing, TransientError."""
         request = aggregate_pb2.AggregateRequest(collection=make_class_name(collection), objects_count=True)
         reply = await self._ask("Aggregate", request, collection)
         return int(reply.single_result.objects_count)
@@ -362,7 +354,7 @@ class WeaviateStore:
         """Make a name stand for a class. Idempotent. One request; two for a new alias.
 
         Raises:
-            FatalError: "collection_missing"; "alias_name_taken" when a class has that name; "aliases_unsupported".
+            CollectionMissing, FatalError: "alias_name_taken" when a class has that name; "aliases_unsupported".
             TransientError: the store is away.
         """
         name, target = make_class_name(alias), make_class_name(collection)
@@ -377,7 +369,7 @@ class WeaviateStore:
             raise FatalError("alias_name_taken", said, alias=alias, store="weaviate")
         if "target class" in text and "does not exist" in text:
             said = f"weaviate at {self._url} has no collection {collection}"
-            raise FatalError("collection_missing", said, collection=collection, store="weaviate")
+            raise CollectionMissing("collection_missing", said, collection=collection, store="weaviate")
         raise self._refuse_alias(response)
 
     async def list_aliases(self) -> dict[str, str]:
@@ -407,7 +399,7 @@ class WeaviateStore:
         """Return the nearest points, best first; ``score`` is the cosine similarity, 1 - distance.
 
         Raises:
-            FatalError: "collection_missing", "schema_mismatch" (another dimension); "filter_too_broad".
+            CollectionMissing, FatalError: "schema_mismatch" (another dimension); "filter_too_broad".
             TransientError: the store is away.
 
         Cost: one request; up to five where values differ only in what Weaviate's filters do not see: white space at
@@ -437,14 +429,12 @@ class WeaviateStore:
         try:
             with weaviate_errors(self._target, collection):
                 return await method(request, timeout=TIMEOUT_S, metadata=self._metadata)
-        except FatalError as error:
+        except CollectionMissing as error:
             await self._confirm_missing(error, collection)
             raise
 
-    async def _confirm_missing(self, error: Exception, collection: str) -> None:
-        """Raise TransientError when a class that gRPC calls missing is there, or nobody can tell yet."""
-        if not isinstance(error, FatalError) or error.code != "collection_missing":
-            return
+    async def _confirm_missing(self, error: CollectionMissing, collection: str) -> None:
+        """Raise TransientError when a class that gRPC reports as missing exists, or the server is not ready to tell."""
         await self._read_class(collection)
         said = f"weaviate at {self._url} has not loaded collection {collection} yet"
         raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate") from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import Action, ObjectRef, ObjectResult, Origin, Outcome, PlannedObject, TableRow
 from ingestion_engine.domain.spec import CollectionContract, StoreName
@@ -113,9 +113,7 @@ async def count_points(stores: Mapping[StoreName, VectorStore], collection: str)
     for name, store in stores.items():
         try:
             counts[name.value] = await store.count(collection)
-        except FatalError as error:
-            if error.code != "collection_missing":
-                raise
+        except CollectionMissing:
             counts[name.value] = 0
     return counts
 

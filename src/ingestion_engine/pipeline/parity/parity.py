@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from ingestion_engine.domain.errors import FatalError, ObjectError
+from ingestion_engine.domain.errors import CollectionMissing, ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import (
@@ -313,9 +313,8 @@ async def _scroll(store: VectorStore, collection: str, first: str, last: str) ->
             if point.id > last and not point.id.isdigit():
                 return
             yield point
-    except FatalError as error:
-        if error.code != "collection_missing":
-            raise
+    except CollectionMissing:  # a store that lost the collection holds none of its points
+        return
 
 
 def _object_id_of(point: StoredPoint) -> bytes | None:

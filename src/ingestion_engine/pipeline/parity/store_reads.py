@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import CollectionMissing
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import StoredPoint
@@ -109,8 +109,8 @@ async def _read_objects(
 ) -> list[StoredPoint]:
     try:
         return await store.read_object_points(collection, object_ids, first_chunk=first, end_chunk=end)
-    except FatalError as error:
-        return _nothing(error)
+    except CollectionMissing:  # a store that lost the collection holds none of its points
+        return []
 
 
 async def _read_ids(store: VectorStore, collection: str, ids: Sequence[PointId]) -> list[StoredPoint]:
@@ -118,12 +118,5 @@ async def _read_ids(store: VectorStore, collection: str, ids: Sequence[PointId])
         return []
     try:
         return await store.read_points(collection, ids, with_vectors=True)
-    except FatalError as error:
-        return _nothing(error)
-
-
-def _nothing(error: FatalError) -> list[StoredPoint]:
-    """A store that lost the collection holds none of its points; every other refusal stops the job."""
-    if error.code != "collection_missing":
-        raise error
-    return []
+    except CollectionMissing:
+        return []

@@ -101,7 +101,7 @@ class ObjectTable:
             columns: Fields to read; None means all. The others are empty ("", 0, False, None); ``key`` is always read.
 
         Raises:
-            FatalError: "state_missing" from the iterator, when it is still read a day after the table was compacted.
+            StateMissing: from the iterator, when it is still read a day after the table was compacted.
 
         Memory: one row group per run. Cost: one request, then one per run and per row group (16,384 rows) touched.
         """
