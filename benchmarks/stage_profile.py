@@ -1,7 +1,7 @@
-"""CPU by stage: a sampling profile of a worker, each sample counted for the stage whose code it ran for.
+"""CPU by stage: a sampling profile of a worker, with each sample assigned to one pipeline stage.
 
-Needs the program ``py-spy`` (it comes with Ray's dashboard); without it there is no profile. Python threads only: what
-obstore's and gRPC's own threads do is not seen.
+Requires the program ``py-spy`` (installed with Ray's dashboard); without it no profile is taken. Only Python threads
+are sampled: the native threads of obstore and gRPC are not included.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ RATE_HZ = 100
 IDLE = re.compile(
     r"^(_worker \(.*concurrent/futures/thread|wait \(.*threading|Condition\.wait \(|select \(|EpollSelector)"
 )
-"""Innermost frames that only wait; the profiler takes some of them for work."""
+"""Innermost frames that only wait; the profiler reports some of them as busy."""
 
 STARTING = re.compile(r"importlib|botocore/(loaders|session)|ssl\.py")
-"""Frames of what a process does once: imports, botocore's models, TLS contexts."""
+"""Frames of one-time work: imports, botocore's models, TLS contexts."""
 
 START = "start: imports, botocore's models, TLS"
 
 STAGES: tuple[tuple[str, str], ...] = (
-    (r"adapters/ollama", "embed: request, answer to array"),
-    (r"adapters/qdrant", "write to Qdrant"),
-    (r"adapters/weaviate", "write to Weaviate"),
-    (r"adapters/s3(_listing|_client|_obstore)?\.py", "fetch and list"),
-    (r"adapters/s3_state|/state/", "ledger, lease, table"),
-    (r"pipeline/(parse|decode|detect|unpack|spool|body)", "parse"),
-    (r"pipeline/(chunk|tokens|sections)", "chunk"),
+    (r"adapters/ollama/", "embed: request, answer to array"),
+    (r"adapters/qdrant/", "write to Qdrant"),
+    (r"adapters/weaviate/", "write to Weaviate"),
+    (r"adapters/s3/state_store|ingestion_engine/state/", "ledger, lease, table"),
+    (r"adapters/s3/", "fetch and list"),
+    (r"pipeline/(parsing/|spool)", "parse"),
+    (r"pipeline/chunking/", "chunk"),
     (r"pipeline/(points|write)|domain/ids", "points, ids and digests"),
     (r"pipeline/", "runner"),
-    (r"ingestion_engine/engines", "driver"),
+    (r"ingestion_engine/(driver|engines)/", "driver"),
 )
-"""The innermost frame that matches one of these decides; a digest made for a point so counts for points."""
+"""Stage by the path of the innermost matching frame; a digest that is computed for a point counts as points."""
 
 LOOPS: tuple[tuple[str, str], ...] = (
     (r"grpc/", "gRPC's event loop"),
     (r"asyncio/|selectors|threading|concurrent/", "event loop and threads"),
 )
-"""What is left when no stage's code is on the stack."""
+"""Category of a sample that has no frame of a stage on its stack."""
 
 _FRAME = re.compile(r"\((.+?)(?::\d+)?\)$")
 
 
 def find_profiler(target: Path) -> tuple[str, ...] | None:
-    """The command to put before a worker's own; None when there is no profiler."""
+    """Return the command prefix that profiles a worker; None when py-spy is not installed."""
     beside = Path(sys.executable).parent / "py-spy"
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
@@ -68,7 +68,7 @@ def find_profiler(target: Path) -> tuple[str, ...] | None:
 
 
 def read_profile(path: Path) -> dict[str, float]:
-    """Share of the samples per stage, largest first."""
+    """Return the share of samples per stage, largest first."""
     counts: Counter[str] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
