@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(_ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
 from stage_profile import STAGES
 
+_ROOT = Path(__file__).parents[3]
 _SOURCES = [str(path.relative_to(_ROOT)) for path in sorted((_ROOT / "src" / "ingestion_engine").rglob("*.py"))]
 
 
