@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ingestion_engine.cli.extras import NotInstalled
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.settings import SettingsError
@@ -80,6 +81,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         return _tell(ExitCode.UNREACHABLE, "api_unreachable", str(error), hint)
     except SettingsError as error:
         return _tell(ExitCode.UNEXPECTED, "settings", str(error), "")
+    except NotInstalled as error:
+        return _tell(ExitCode.USAGE, "not_installed", str(error), error.hint)
     except IngestionError as error:
         return _tell(ExitCode.UNEXPECTED, error.code, error.message, error.hint)
     except BrokenPipeError:

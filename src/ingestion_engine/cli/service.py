@@ -1,9 +1,11 @@
-"""Commands that run something here: the service, the embedded stack, the demo, a worker. Imports are made when
-needed.
+"""Commands that run something in this process: the service, the embedded stack, the demo, a worker.
+
+Everything heavy is imported inside the command that uses it, so that each command runs with its own extra alone.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +14,16 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
+from ingestion_engine.cli.extras import requires_devstack, requires_extra
 from ingestion_engine.cli.output import err, exit_code_of, write_json, write_table
 from ingestion_engine.cli.output import open_client as _open_client
 from ingestion_engine.cli.requests import read_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
-from ingestion_engine.runtime.settings import load_settings
+from ingestion_engine.runtime.settings import Settings, load_settings
 
 Spec = Annotated[str, typer.Option("--spec", help="URI of the job's spec.json.", show_default=False)]
 
-worker = typer.Typer(help="Run parts of a job in this process.", no_args_is_help=True)
+worker = typer.Typer(help="Run a job, or a part of one, in this process.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,49 +34,71 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address; INGEST_API__HOST when left out.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: INGEST_API__HOST.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="0 means any; INGEST_API__PORT when left out.")
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 means any free port. Default: INGEST_API__PORT.")
     ] = None,
 ) -> None:
-    """Run the HTTP service alone; everything else is configured by INGEST_*."""
-    from ingestion_engine.api.serve import serve as run_service
-
+    """Run the HTTP service alone; all other systems are configured with INGEST_* variables."""
     settings = load_settings()
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    run_service(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
+    settings = settings.model_copy(update={"api": settings.api.model_copy(update=given)})
+    with requires_extra("api", "`ingest serve`"):
+        from ingestion_engine.api.serve import serve as run_service
+
+        _check_extras(settings)
+        run_service(settings)
+
+
+def _check_extras(settings: Settings) -> None:
+    """Import what the configured systems need, because an import error inside the running service has a traceback."""
+    needed = {
+        "weaviate": (settings.weaviate.url, "INGEST_WEAVIATE__URL", "ingestion_engine.adapters.weaviate.store"),
+        "kubernetes": (
+            settings.spark.namespace,
+            "INGEST_SPARK__NAMESPACE",
+            "ingestion_engine.services.spark_service",
+        ),
+        "postgres": ("+asyncpg" in settings.sqlalchemy_url, "INGEST_DATABASE_URL", "asyncpg"),
+    }
+    for extra, (configured, variable, module) in needed.items():
+        if configured:
+            with requires_extra(extra, variable):
+                importlib.import_module(module)
 
 
 def up() -> int:
-    """Start whatever INGEST_* does not configure, on loopback, and the service; Ctrl-C stops it all."""
-    from ingestion_devstack.stack.up import run_up
+    """Start every system that INGEST_* does not configure, on loopback, and the service; Ctrl-C stops them all."""
+    with requires_devstack("ingest up"):
+        from ingestion_devstack.stack.up import run_up
 
-    return run_up(load_settings())
+        return run_up(load_settings())
 
 
 def demo(
     data_dir: Annotated[
-        Path | None, typer.Option(help="Keep the stack's data here; a temporary directory when left out.")
+        Path | None, typer.Option(help="Directory that keeps the stack's data. Default: a temporary directory.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="ray, spark, or both: the same by each, then compared.")] = "ray",
+    engine: Annotated[str, typer.Option(help="ray, spark, or both: each runs the demo, then compare.")] = "ray",
 ) -> int:
-    """Do the whole job on an embedded stack, show it, and end."""
-    from ingestion_devstack.demo.demo import ENGINES, run_demo
+    """Run an end-to-end demo locally and exit."""
+    with requires_devstack("ingest demo"):
+        from ingestion_devstack.demo.demo import ENGINES, run_demo
 
-    if engine not in ENGINES:
-        raise typer.BadParameter("ray, spark or both", param_hint="--engine")
-    return run_demo(data_dir, engine=engine)
+        if engine not in ENGINES:
+            raise typer.BadParameter("Use ray, spark or both.", param_hint="--engine")
+        return run_demo(data_dir, engine=engine)
 
 
 def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
-    """Show whether everything that the service needs is there; exit code 1 when it cannot take jobs."""
+    """Show the state of every system that the service depends on; exit code 1 when it cannot accept jobs."""
     with _open_client(url) as client:
         found = client.check_ready()
     if json:
         write_json(found)
     else:
         rows = (
-            (name, "ok" if one["ok"] else "away", one["latency_ms"], one.get("version") or one.get("error"))
+            (name, "ok" if one["ok"] else "unavailable", one["latency_ms"], one.get("version") or one.get("error"))
             for name, one in found["dependencies"].items()
         )
         write_table(("NAME", "STATE", "MS", "DETAIL"), rows)
@@ -84,25 +109,32 @@ def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
 def partition(
     spec: Spec, partition_id: Annotated[str, typer.Option("--id", help="Id of a partition.", show_default=False)]
 ) -> None:
-    """Run one partition again and print its report as JSON."""
-    from ingestion_engine.driver.run import run_partition
+    """Run one partition of a job again and print its report as JSON."""
+    with requires_extra("worker", "`ingest worker partition`"):
+        from ingestion_engine.driver.run import run_partition
 
-    run_partition(spec, partition_id)
+        run_partition(spec, partition_id)
 
 
 @worker.command()
-def driver(spec: Spec, attempt: Annotated[int, typer.Option(min=1)] = 1) -> int:
-    """Run a job's driver; what an engine's cluster runs."""
-    from ingestion_engine.driver.entry import main
+def driver(spec: Spec, attempt: Annotated[int, typer.Option(min=1, help="Number of the attempt.")] = 1) -> int:
+    """Run the driver of a job, as an engine's cluster does."""
+    with requires_extra("worker", "`ingest worker driver`"):
+        from ingestion_engine.driver.entry import main
 
-    return main(["--spec", spec, "--attempt", str(attempt)])
+        return main(["--spec", spec, "--attempt", str(attempt)])
 
 
 @worker.command()
 def run(
-    file: Annotated[Path, typer.Argument(help="Request as JSON, - for standard input.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Request as JSON; - reads standard input.", show_default=False)],
 ) -> int:
-    """Run a whole job in this process, without service or cluster, and print its summary as JSON."""
+    """Run a job in this process, without service or cluster, and print its summary as JSON."""
+    with requires_extra("worker", "`ingest worker run`"):
+        return _run_job(file)
+
+
+def _run_job(file: Path) -> int:
     from ingestion_engine.adapters.connect import open_state_store
     from ingestion_engine.domain.spec import EngineName, JobRequest
     from ingestion_engine.driver.entry import EXIT_SUPERSEDED
@@ -123,7 +155,7 @@ def run(
     ledger.write_spec(make_spec(settings, request, EngineName.LOCAL, ledger.job_id, parallelism=1))
     summary = run_driver(ledger.spec_uri, 1)
     if summary is None:
-        err.print(Text("another job owns the collection"))
+        err.print(Text("Another job owns the collection."))
         return EXIT_SUPERSEDED
     write_json(summary)
     return int(exit_code_of(str(summary["state"])))

@@ -1,0 +1,193 @@
+"""The two wheels: what they contain, and what the product's wheel does beside the packages of one extra only."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from support.servers import answers, free_port, start_command
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCT = "ingestion-engine"
+MODULE = "ingestion_engine"
+
+Install = Callable[..., "Environment"]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment with the product's wheel and the dependencies of some of its extras."""
+
+    bin: Path
+
+    def ingest(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.bin / "ingest", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=self.bin,
+            env={"PATH": os.environ["PATH"], "COLUMNS": "200", **(env or {})},
+        )
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both wheels, built without an index."""
+    folder = tmp_path_factory.mktemp("wheels")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    packages = [str(ROOT), str(ROOT / "src" / "ingestion_devstack")]
+    subprocess.run([*build, "--wheel-dir", str(folder), *packages], check=True, timeout=120)
+    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture(scope="module")
+def install(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """A function that makes an environment for some extras, without downloading: dependencies are linked."""
+
+    def make(*extras: str) -> Environment:
+        home = tmp_path_factory.mktemp("-".join(("env", *extras)))
+        venv.create(home, with_pip=False, symlinks=True)
+        packages = next(home.glob("lib/python*/site-packages"))
+        for entry in find_files(find_dependencies(wheels[MODULE], extras)):
+            (packages / entry.name).symlink_to(entry)
+        python = str(home / "bin" / "python")
+        command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run([*command, "--no-compile", str(wheels[MODULE])], check=True, timeout=60)
+        return Environment(home / "bin")
+
+    return make
+
+
+def find_dependencies(wheel: Path, extras: Sequence[str]) -> set[str]:
+    """Return the names of the distributions that pip would install for a wheel and extras of it."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    own = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("Requires-Dist: ")]
+    seen: set[tuple[str, str]] = set()
+
+    def walk(name: str, extra: str) -> None:
+        if (name, extra) in seen:
+            return
+        seen.add((name, extra))
+        requires = own if name == PRODUCT else importlib.metadata.requires(name) or []
+        for requirement in map(Requirement, requires):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                for inner in ("", *requirement.extras):
+                    walk(canonicalize_name(requirement.name), inner)
+
+    for extra in ("", *extras):
+        walk(PRODUCT, extra)
+    return {name for name, _ in seen} - {PRODUCT}
+
+
+def find_files(distributions: Iterable[str]) -> set[Path]:
+    """Return the top-level files and directories of distributions in this interpreter's site-packages."""
+    found = set()
+    for name in distributions:
+        distribution = importlib.metadata.distribution(name)
+        for file in distribution.files or ():
+            top = file.parts[0]
+            if top not in {"..", "__pycache__"}:
+                found.add(Path(str(distribution.locate_file(top))))
+    return found
+
+
+def list_modules(wheel: Path) -> Iterator[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        yield from (name for name in archive.namelist() if ".dist-info/" not in name)
+
+
+def list_sources(package: str) -> set[str]:
+    folder = ROOT / "src"
+    return {str(path.relative_to(folder)) for path in (folder / package).rglob("*.py")}
+
+
+def test_each_wheel_holds_its_own_package_and_nothing_else(wheels: dict[str, Path]) -> None:
+    """No module of the embedded stack is in the product's wheel; no source file is missing from either."""
+    assert set(wheels) == {"ingestion_engine", "ingestion_devstack"}
+    for package, wheel in wheels.items():
+        modules = set(list_modules(wheel))
+        assert {name.partition("/")[0] for name in modules} == {package}
+        assert {name for name in modules if name.endswith(".py")} == list_sources(package)
+        assert f"{package}/py.typed" in modules
+        assert f"{package}/pyproject.toml" not in modules
+
+
+@pytest.fixture(scope="module")
+def base(install: Install) -> Environment:
+    return install()
+
+
+def test_the_base_install_has_help_and_a_client(base: Environment) -> None:
+    """Nothing but the base dependencies is imported for the help and for commands that call the service."""
+    shown = base.ingest("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "serve" in shown.stdout
+    away = base.ingest("jobs", "--url", f"http://127.0.0.1:{free_port()}")
+    assert away.returncode == 7, away.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["up"], "`make setup`"),
+        (["demo"], "`make setup`"),
+        (["serve"], "pip install 'ingestion-engine[api]'"),
+        (["worker", "run", "{request}"], "pip install 'ingestion-engine[worker]'"),
+        (["worker", "partition", "--spec", "s3://b/jobs/j/spec.json", "--id", "a01-00000"], "[worker]"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_missing_extra_is_one_error_with_the_command_to_run(
+    base: Environment, tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    """Exit code 2, no traceback, on a base install."""
+    request = tmp_path / "request.json"
+    request.write_bytes(orjson.dumps({"source": {"bucket": "docs"}, "collection": "notes"}))
+    done = base.ingest(
+        *(part.format(request=request) for part in arguments), env={"INGEST_STATE_URL": f"file://{tmp_path}/state"}
+    )
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_extra_api_serves(install: Install, tmp_path: Path) -> None:
+    """The service starts with its own extra alone; a system of another extra that is configured names that extra."""
+    environment = install("api")
+    port = free_port()
+    env = {"INGEST_DATA_DIR": str(tmp_path), "INGEST_STATE_URL": f"file://{tmp_path}/state"}
+    url = f"http://127.0.0.1:{port}"
+    server = start_command(
+        "serve",
+        # -I: without PYTHONPATH, which leads to this checkout.
+        [str(environment.bin / "python"), "-I", "-m", "ingestion_engine.cli", "serve", "--port", str(port)],
+        url=url,
+        log=tmp_path / "serve.log",
+        env=env,
+        is_ready=answers(url + "/livez"),
+    )
+    try:
+        assert httpx.get(url + "/jobs").json() == {"items": [], "next_cursor": None}
+    finally:
+        server.stop()
+    refused = environment.ingest("serve", "--port", "0", env={**env, "INGEST_WEAVIATE__URL": "http://127.0.0.1:1"})
+    assert refused.returncode == 2
+    assert "INGEST_WEAVIATE__URL requires the extra 'weaviate'" in refused.stderr
