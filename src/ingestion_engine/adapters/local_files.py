@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
@@ -30,6 +29,7 @@ from ingestion_engine.domain.errors import (
 )
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
+from ingestion_engine.runtime.timestamps import timestamp_now
 
 PIECE_CHARS = 200
 """Longest piece of a name; file systems allow 255 bytes."""
@@ -236,7 +236,7 @@ class LocalSource:
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectRef:
         """Put an object, making its bucket where it is missing; return what a listing will show."""
-        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = timestamp_now()
         header = orjson.dumps({"content_type": content_type, "metadata": dict(metadata or {}), "last_modified": moment})
         write_whole(self._file(bucket, key), header + b"\n" + body)
         return ObjectRef(bucket, key, hashlib.md5(body, usedforsecurity=False).hexdigest(), len(body), moment)

@@ -16,8 +16,9 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, CollectionContract, EngineName, StoreName, Strict
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.timestamps import format_milliseconds
 from ingestion_engine.services.contract_defaults import request_removal
-from ingestion_engine.services.job_records import JobRecord, format_moment
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.search import SearchQuery
 
@@ -164,7 +165,7 @@ async def get_collection(name: str, asking: Asking, services: Using) -> Collecti
 
 
 def _show_last(job: JobRecord) -> LastJob:
-    finished_at = format_moment(job.finished_at)
+    finished_at = format_milliseconds(job.finished_at)
     return LastJob(job_id=job.id, state=job.state, mode=str(job.request["mode"]), finished_at=finished_at)
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingestion_engine.api.problems import Problem, problem_of_record
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.services.job_records import JobRecord, format_moment, utc_now
+from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
+from ingestion_engine.services.job_records import JobRecord
 
 
 class View(BaseModel):
@@ -210,10 +211,10 @@ def show_job(job: JobRecord) -> JobView:
         attempt=job.attempt,
         parallelism=job.parallelism,
         retry_of=job.retry_of,
-        created_at=format_moment(job.created_at) or "",
-        submitted_at=format_moment(job.submitted_at),
-        started_at=format_moment(job.started_at),
-        finished_at=format_moment(job.finished_at),
+        created_at=format_milliseconds(job.created_at),
+        submitted_at=format_milliseconds(job.submitted_at),
+        started_at=format_milliseconds(job.started_at),
+        finished_at=format_milliseconds(job.finished_at),
         duration_s=duration_s,
         progress=show_progress(job),
         counts=dict(job.counts or {}),

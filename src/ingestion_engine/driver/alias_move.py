@@ -7,8 +7,9 @@ from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.driver.attempt import Attempt
 from ingestion_engine.driver.comparison import prove_parity
 from ingestion_engine.driver.plan.plan_thread import is_mass_delete
-from ingestion_engine.driver.preflight import check_alias, check_alias_in_stores, utc_now
+from ingestion_engine.driver.preflight import check_alias, check_alias_in_stores
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.aliases import find_alias, record_move, settle_alias
 from ingestion_engine.state.lease import HeldLease
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -34,7 +35,7 @@ def move_alias(attempt: Attempt, lease: HeldLease, contract: CollectionContract)
                 contract.collection,
                 job_id=spec.job_id,
                 job_created_at=spec.created_at,
-                now=utc_now(),
+                now=timestamp_now(),
                 check=lease.check,
             )
         )

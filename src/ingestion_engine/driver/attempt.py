@@ -20,9 +20,9 @@ from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError
 from ingestion_engine.driver.plan.plan_thread import PlanThread
-from ingestion_engine.driver.preflight import utc_now
 from ingestion_engine.driver.rounds import Rounds
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
 
@@ -106,7 +106,12 @@ class Attempt:
                 raise plan.error
             return
         tally = self.counts.tally
-        plan_json = {"format": 1, "attempt": self.number, "written_at": utc_now(), "counts": self.counts.to_json()}
+        plan_json = {
+            "format": 1,
+            "attempt": self.number,
+            "written_at": timestamp_now(),
+            "counts": self.counts.to_json(),
+        }
         self.outages.retry_until_available(lambda: self.ledger.write_plan(plan_json))
         log.info("planned", extra={"listed": tally.listed, "planned": self.counts.planned, "deletes": tally.deletes})
         self._check_budget()
@@ -141,7 +146,9 @@ class Attempt:
         """Make the outcome of an attempt, this one or a dead one, rows of the object table."""
         collection, epoch = self.spec.request.collection, self.monitor.epoch
         self.outages.retry_until_available(
-            lambda: merge_attempt(self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=utc_now())
+            lambda: merge_attempt(
+                self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=timestamp_now()
+            )
         )
 
     def only_keys(self) -> frozenset[str] | None:

@@ -12,9 +12,9 @@ from ingestion_engine.driver.commit import OpenAttempt, attempt_reports
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.plan.parity_plan import ParityPlan, count_points, differences_found
 from ingestion_engine.driver.plan.selection import Selection
-from ingestion_engine.driver.preflight import utc_now
 from ingestion_engine.driver.rounds import Rounds
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.ledger import Ledger
 
@@ -35,7 +35,7 @@ def compare(attempt: Attempt, opened: OpenAttempt, contract: CollectionContract)
     elif error is None and plan.is_whole:
         found = attempt.counts.different + attempt.counts.foreign_points
         attempt.outages.retry_until_available(
-            lambda: write_verified(attempt.state, request.collection, attempt.spec.job_id, utc_now(), found)
+            lambda: write_verified(attempt.state, request.collection, attempt.spec.job_id, timestamp_now(), found)
         )
     return error
 

@@ -44,10 +44,10 @@ from ingestion_engine.driver.preflight import (
     ensure_collections,
     prepare_collection,
     require_contract,
-    utc_now,
     wanted_contract,
 )
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -118,7 +118,7 @@ class Driver:
         done_before = self.outages.retry_until_available(self.ledger.read_summary)
         if done_before is not None:
             return done_before
-        started_at = utc_now()
+        started_at = timestamp_now()
         error: IngestionError | None = None
         with self._async, self.monitor:
             try:
@@ -219,7 +219,7 @@ class Driver:
 
     def _run_phases(self, lease: HeldLease, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
-        opened = OpenAttempt(self.spec.job_id, self.attempt, lease.epoch, fingerprint, utc_now())
+        opened = OpenAttempt(self.spec.job_id, self.attempt, lease.epoch, fingerprint, timestamp_now())
         mode = self.spec.request.mode
         sort_first = False
         while True:
@@ -295,7 +295,7 @@ class Driver:
             "attempt": self.attempt,
             "epoch": self.monitor.epoch,
             "started_at": started_at,
-            "finished_at": utc_now(),
+            "finished_at": timestamp_now(),
             "counts": self.counts.to_json(),
             "timings": {"stage_seconds": self.counts.stage_seconds, "elapsed_s": self.monitor.elapsed_s()},
             "error": None if error is None else error.record(),

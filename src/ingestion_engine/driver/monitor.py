@@ -12,8 +12,8 @@ from typing import Any, Self
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.driver.counts import Counts, RateMeter
-from ingestion_engine.driver.preflight import utc_now
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.lease import HeldLease
 from ingestion_engine.state.ledger import Ledger
 
@@ -150,7 +150,7 @@ class Monitor:
             "format": 1,
             "attempt": self._attempt,
             "phase": "paused" if self._paused else self.phase,
-            "updated_at": utc_now(),
+            "updated_at": timestamp_now(),
             "planning_complete": self._counts.tally.complete,
             "counts": self._counts.to_json(),
             "rates": rates,

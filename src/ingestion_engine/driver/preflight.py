@@ -5,13 +5,13 @@ too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from ingestion_engine.domain.errors import CollectionMissing, FatalError
 from ingestion_engine.domain.ids import make_embedding_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.domain.spec import CollectionContract, JobRequest, JobSpec, Mode, StoreName
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.aliases import find_alias
 from ingestion_engine.state.collections import (
     compare_contract,
@@ -20,11 +20,6 @@ from ingestion_engine.state.collections import (
     find_name_collision,
     read_contract,
 )
-
-
-def utc_now() -> str:
-    """The time as RFC 3339 in UTC with whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
@@ -43,7 +38,7 @@ def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
         query_prefix=request.embedding.query_prefix,
         options=options,
         chunking=request.chunking,
-        created_at=utc_now(),
+        created_at=timestamp_now(),
         created_by=spec.job_id,
     )
 

@@ -8,7 +8,6 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from ingestion_engine import __version__
@@ -26,6 +25,7 @@ from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
@@ -109,7 +109,7 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
         TransientError, FatalError: as ``PartitionRun.run``.
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = timestamp_now()
     compares = partition.objects[0].action in (Action.VERIFY, Action.REPAIR, Action.STRAY)
     report = await (ParityRun if compares else PartitionRun)(context, partition, ingested_at=now).run()
     await asyncio.to_thread(ledger.create_report, report)

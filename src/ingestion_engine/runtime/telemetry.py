@@ -13,6 +13,8 @@ import logging
 import sys
 from typing import Any, Final, TextIO
 
+from ingestion_engine.runtime.timestamps import format_milliseconds
+
 ROOT: Final = "ingestion_engine"
 """Name of the logger that all of the product's loggers descend from."""
 
@@ -50,8 +52,7 @@ def event_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    moment = dt.datetime.fromtimestamp(record.created, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_milliseconds(dt.datetime.fromtimestamp(record.created, dt.UTC))
 
 
 class JsonFormatter(logging.Formatter):

@@ -15,7 +15,7 @@ from ingestion_engine.domain.errors import CollectionMissing, IngestionError, St
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.job_records import format_moment, utc_now
+from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import state_needed, state_not_configured
 from ingestion_engine.state.aliases import Alias, find_alias, put_first, read_alias, settle_alias, write_alias
@@ -95,7 +95,7 @@ class AliasService:
             raise SubmissionError("no_previous_version", said, status=409)
         target = alias.previous[0]
         await self._require_whole(target)
-        moved_at = format_moment(utc_now()) or ""
+        moved_at = format_milliseconds(utc_now())
         previous = put_first(alias, target)
         moved = replace(alias, collection=target, previous=previous, settled=False, moved_at=moved_at)
         await self._write(moved)

@@ -22,9 +22,10 @@ from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
-from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconciler import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s

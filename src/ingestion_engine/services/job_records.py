@@ -17,9 +17,7 @@ from sqlalchemy.types import TypeDecorator
 
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
-
-Moment = dt.datetime
-"""A point in time; always with UTC as its zone."""
+from ingestion_engine.runtime.timestamps import Moment
 
 
 class UtcMoment(TypeDecorator[Moment]):
@@ -149,23 +147,3 @@ class JobRecord:
     def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
         """The inverse of ``values``."""
         return cls(**{**row, "engine": EngineName(row["engine"]), "state": JobState(row["state"])})
-
-
-def parse_moment(text: str) -> Moment:
-    """Return the moment of an RFC 3339 text. Raises ValueError. Pure."""
-    moment = dt.datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("no time zone")
-    return moment.astimezone(dt.UTC)
-
-
-def format_moment(moment: Moment | None) -> str | None:
-    """Return RFC 3339 with milliseconds and ``Z``; None stays None. Pure."""
-    if moment is None:
-        return None
-    return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def utc_now() -> Moment:
-    """The time now, in UTC."""
-    return dt.datetime.now(dt.UTC)

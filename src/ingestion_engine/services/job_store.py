@@ -23,13 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.job_records import (
     JobRecord,
-    Moment,
     dispatchers,
     jobs,
-    parse_moment,
-    utc_now,
 )
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 
@@ -303,7 +301,7 @@ def _parse_cursor(cursor: str) -> tuple[Moment, str]:
     """Return the creation time and id of the last job of the page before. Pure. Raises SubmissionError."""
     moment, _, job_id = decode_cursor(cursor).partition(" ")
     try:
-        return parse_moment(moment), job_id
+        return parse_timestamp(moment), job_id
     except ValueError:
         raise bad_cursor(cursor) from None
 

@@ -13,8 +13,9 @@ from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_ids import JobIds
-from ingestion_engine.services.job_records import JobRecord, utc_now
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
 from ingestion_engine.services.preflight import Preflight

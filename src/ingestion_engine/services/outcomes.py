@@ -7,7 +7,8 @@ from typing import Any
 
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.services.job_records import JobRecord, Moment, parse_moment
+from ingestion_engine.runtime.timestamps import Moment, parse_timestamp
+from ingestion_engine.services.job_records import JobRecord
 
 
 def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> dict[str, Any]:
@@ -59,6 +60,6 @@ def end_canceled(now: Moment) -> dict[str, Any]:
 def read_moment(text: Any) -> Moment | None:
     """Return the moment of an RFC 3339 text; None for anything else, which a foreign version may have written. Pure."""
     try:
-        return parse_moment(text)
+        return parse_timestamp(text)
     except (TypeError, ValueError):
         return None

@@ -12,7 +12,8 @@ from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.job_records import JobRecord, Moment, utc_now
+from ingestion_engine.runtime.timestamps import Moment, utc_now
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.outcomes import end_canceled, end_without_result, read_outcome, read_progress

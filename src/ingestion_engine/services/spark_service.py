@@ -10,7 +10,7 @@ from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.services.job_records import Moment, utc_now
+from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.shares import grant_parallelism
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.submission.kubernetes.api import KubernetesApi, SparkApplication

@@ -7,7 +7,7 @@ import sys
 from ingestion_engine import __version__
 from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.services.job_records import utc_now
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.services.shares import choose_share
 
 
@@ -45,7 +45,7 @@ def make_spec(
     return JobSpec(
         job_id=job_id,
         engine=engine,
-        created_at=utc_now().isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created_at=timestamp_now(),
         package_version=__version__,
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         state_url=settings.state_url,

@@ -24,7 +24,8 @@ from ingestion_engine.cli.watch import describe_facts
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.services.job_records import JobRecord, utc_now
+from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, make_collection
 

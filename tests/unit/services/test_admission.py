@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 from ingestion_engine.domain.spec import EngineName
+from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.admission import admit_jobs
-from ingestion_engine.services.job_records import JobRecord, utc_now
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.shares import Grant, frozen_grant
 from support.control import queued
 

@@ -10,7 +10,7 @@ import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.states import EngineState, JobState
-from ingestion_engine.services.job_records import utc_now
+from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.shares import Grant, frozen_grant
 from ingestion_engine.state.ledger import Ledger

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import email.header
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.records import ObjectRef
+from ingestion_engine.runtime.timestamps import format_seconds, parse_timestamp
 
 
 def read_pages_quickly(client: Any) -> None:
@@ -71,22 +71,15 @@ def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[
 
 
 def _read_time(text: str) -> str:
+    """Return whole seconds: listings have milliseconds, headers do not, and both must be equal."""
     if text.endswith("Z"):
         return text[:19] + "Z"
-    return format_time(datetime.fromisoformat(text))
+    return format_seconds(parse_timestamp(text))
 
 
 def read_etag(header: str | None) -> str:
     """Return an etag without its quotes; empty when the server sends none. Pure."""
     return (header or "").strip('"')
-
-
-def format_time(moment: datetime) -> str:
-    """Return RFC 3339 in UTC, whole seconds: listings have milliseconds, headers do not, and both must be equal.
-
-    Pure.
-    """
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_metadata(headers: Mapping[str, str]) -> dict[str, str]:

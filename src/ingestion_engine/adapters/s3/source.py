@@ -18,7 +18,6 @@ from obstore.store import S3Store
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import (
-    format_time,
     is_plain,
     list_pages,
     read_etag,
@@ -28,6 +27,7 @@ from ingestion_engine.adapters.s3.obstore_reads import make_obstore
 from ingestion_engine.domain.errors import ObjectError, ObjectGone
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings
+from ingestion_engine.runtime.timestamps import format_seconds
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -176,7 +176,7 @@ class S3Source:
             answer = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
             meta = answer.meta
             seen = ObjectRef(
-                ref.bucket, ref.key, read_etag(meta["e_tag"]), meta["size"], format_time(meta["last_modified"])
+                ref.bucket, ref.key, read_etag(meta["e_tag"]), meta["size"], format_seconds(meta["last_modified"])
             )
             _check_size(seen, max_bytes)
             body = await take(answer)
@@ -208,7 +208,7 @@ class S3Source:
                 ref,
                 etag=read_etag(answer.get("ETag")),
                 size_bytes=int(answer["ContentLength"]),
-                last_modified=format_time(answer["LastModified"]),
+                last_modified=format_seconds(answer["LastModified"]),
             )
             _check_size(seen, max_bytes)
             body = take(answer["Body"])

@@ -34,13 +34,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ingestion_engine.domain.errors import LeaseLost
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import TableRow
+from ingestion_engine.runtime.timestamps import format_seconds, parse_timestamp, utc_now
 from ingestion_engine.state.cursors import decode_cursor, encode_cursor
 from ingestion_engine.state.object_table.external_sort import sort_rows
 from ingestion_engine.state.object_table.manifest import Manifest, Retired, Run, read_manifest, update_manifest
@@ -62,10 +63,6 @@ _PAGE_SCAN_ROWS = 200_000
 """Rows that one page looks at before it answers with what it has: well under a second."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class ObjectTable:
     """The object table of one collection. Reading is safe at any time; write while holding the collection's lease.
 
@@ -81,7 +78,7 @@ class ObjectTable:
         store: StateStore,
         collection: str,
         *,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         row_group_rows: int = ROW_GROUP_ROWS,
     ) -> None:
         self._store = store
@@ -246,7 +243,7 @@ class ObjectTable:
             tables = merge_tables([self._read_run(run) for run in merged])
             file = self._write(folder, tables if start else _drop_tombstones(tables))
             replacement = () if not file.rows else (self._upload(file, max(run.epoch for run in merged), "compact"),)
-        since = _format_time(self._now())
+        since = format_seconds(self._now())
 
         def swap(manifest: Manifest) -> Manifest:
             # Somebody may have appended meanwhile, never before these; if they are gone, somebody else has compacted.
@@ -270,9 +267,7 @@ class ObjectTable:
         manifest = read_manifest(self._store, self._manifest_path)
         now = self._now()
         used = {run.path for run in manifest.runs}
-        expired = {
-            entry.path for entry in manifest.retired if now - datetime.fromisoformat(entry.since) > older_than
-        } - used
+        expired = {entry.path for entry in manifest.retired if now - parse_timestamp(entry.since) > older_than} - used
         for path in sorted(expired):
             self._store.delete(f"{self._root}{path}")
 
@@ -280,7 +275,7 @@ class ObjectTable:
             kept = tuple(entry for entry in manifest.retired if entry.path not in expired)
             known = {run.path for run in manifest.runs} | {entry.path for entry in manifest.retired} | expired
             orphans = tuple(
-                Retired(path, _format_time(now), merged=False) for path in sorted(listed) if path not in known
+                Retired(path, format_seconds(now), merged=False) for path in sorted(listed) if path not in known
             )
             return replace(manifest, retired=(*kept, *orphans))
 
@@ -356,7 +351,3 @@ def _drop_tombstones(tables: Iterable[Any]) -> Iterator[Any]:
 
     for table in tables:
         yield table.filter(pc.not_equal(table["state"], REMOVED))
-
-
-def _format_time(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
