@@ -148,6 +148,7 @@ def test_the_base_install_has_help_and_a_client(base: Environment) -> None:
     [
         (["up"], "`make setup`"),
         (["demo"], "`make setup`"),
+        (["upload", ".", "s3://docs"], "pip install 'ingestion-engine[s3]'"),
         (["serve"], "pip install 'ingestion-engine[api]'"),
         (["worker", "run", "{request}"], "pip install 'ingestion-engine[worker]'"),
         (["worker", "partition", "--spec", "s3://b/jobs/j/spec.json", "--id", "a01-00000"], "[worker]"),
