@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from support.servers import answers, free_port, start_command
+from support.servers import RunningServer, answers, free_port, start_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = "ingestion-engine"
@@ -192,3 +192,39 @@ def test_the_extra_api_serves(install: Install, tmp_path: Path) -> None:
     refused = environment.ingest("serve", "--port", "0", env={**env, "INGEST_WEAVIATE__URL": "http://127.0.0.1:1"})
     assert refused.returncode == 2
     assert "INGEST_WEAVIATE__URL requires the extra 'weaviate'" in refused.stderr
+
+
+def test_the_extra_worker_runs_a_job(
+    install: Install,
+    tmp_path: Path,
+    seaweedfs: RunningServer,
+    ollama_server: RunningServer,
+    qdrant_server: RunningServer,
+) -> None:
+    """``ingest upload`` and ``ingest worker run`` need neither FastAPI nor SQLAlchemy, Ray or Spark."""
+    environment = install("worker")
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"note {number} of a worker", encoding="utf-8")
+    env = {
+        "INGEST_S3__ENDPOINT_URL": seaweedfs.url,
+        "INGEST_S3__ACCESS_KEY_ID": seaweedfs.secrets["AWS_ACCESS_KEY_ID"],
+        "INGEST_S3__SECRET_ACCESS_KEY": seaweedfs.secrets["AWS_SECRET_ACCESS_KEY"],
+        "INGEST_OLLAMA__URLS": ollama_server.url,
+        "INGEST_QDRANT__URL": qdrant_server.url,
+        "INGEST_QDRANT__API_KEY": qdrant_server.secrets["QDRANT_API_KEY"],
+        "INGEST_STATE_URL": f"file://{tmp_path}/state",
+        "INGEST_LEASE__GRACE_S": "0",
+    }
+    prefix = f"{tmp_path.name}/"
+    uploaded = environment.ingest("upload", str(folder), f"s3://docs/{prefix}", "--json", env=env)
+    assert uploaded.returncode == 0, uploaded.stderr
+    request = tmp_path / "request.json"
+    source = {"bucket": "docs", "prefix": prefix}
+    body = {"source": source, "collection": "wheels", "stores": ["qdrant"], "embedding": {"model": "hash-384"}}
+    request.write_bytes(orjson.dumps(body))
+    done = environment.ingest("worker", "run", str(request), env=env)
+    assert done.returncode == 0, done.stderr
+    summary = orjson.loads(done.stdout)
+    assert (summary["state"], summary["counts"]["done"]) == ("succeeded", 3)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.services.job_records import JobRecord
+
+if TYPE_CHECKING:  # a worker makes specs too, without SQLAlchemy
+    from ingestion_engine.services.job_records import JobRecord
 
 QUEUED_PER_SERVER: Final = 2
 """Requests of a job per Ollama server: one that is worked on and one that waits at the door, so that the server need
