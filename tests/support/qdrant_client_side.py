@@ -1,4 +1,4 @@
-"""Qdrant by its official client: where it runs, and points to write."""
+"""Qdrant and its official client: the address of the server, and points to write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIMENSION = 8
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and how to reach it."""
+    """Address and key of a running server."""
 
     url: str
     api_key: str | None

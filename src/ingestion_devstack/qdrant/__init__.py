@@ -1,1 +1,1 @@
-"""A stand-in for Qdrant over the real Qdrant engine. What does not belong: product code."""
+"""A stand-in for Qdrant over the real Qdrant engine. Product code does not belong here."""

@@ -1,10 +1,13 @@
 """One collection of the Qdrant stand-in: a shard of the real engine, and a file with its settings.
 
+Imitates Qdrant 1.19: `CreateCollection`, `CollectionInfo` and `CreateFieldIndex` of its openapi.json, with the
+defaults of config/config.yaml. A collection has one unnamed dense vector per point and payload indexes of the types
+keyword (also by prefix), integer, float and bool. Everything else is refused by name.
+
 Durability: the engine appends every update to its write-ahead log (a mapped file) before it applies it, and replays the
-log when a shard is loaded [ran: SIGKILL under four writers, five times, lost nothing that was answered]. So what was
-answered survives the death of the process; against loss of power there is the flush, every few seconds and at the end,
-as in the real server.
-`collection.json` is replaced atomically and synced.
+log when a shard is loaded [ran: SIGKILL under four writers, five times, lost nothing that was answered]. So every
+answered update survives the death of the process; against loss of power there is the flush, every few seconds and at
+the end, as in the real server. `collection.json` is replaced atomically and synced.
 
 Concurrency: the engine holds the interpreter's lock during every call [ran], so its calls never run in parallel; one
 lock per collection keeps checks and changes together.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,16 +28,14 @@ import qdrant_edge as edge
 from ingestion_devstack.qdrant.errors import (
     PointMissingError,
     RequestRefusedError,
+    check_fields,
+    check_type,
     collection_missing,
     engine_errors,
-)
-from ingestion_devstack.qdrant.settings import (
-    apply_changes,
-    engine_config,
-    make_index,
-    named_vectors,
-    parse_index,
-    show_index,
+    out_of_range,
+    require,
+    unsupported,
+    wrong_format,
 )
 
 T = TypeVar("T")
@@ -42,36 +43,74 @@ T = TypeVar("T")
 _SETTINGS: Final = "collection.json"
 _SHARD: Final = "shard"
 HALF_DONE: Final = "."
-"""Directories that begin with it are being made or deleted; a start removes them."""
+"""Prefix of directories that are being created or deleted; a start removes them."""
+_LARGEST_DIMENSION: Final = 65536
+_DISTANCES: Final = {
+    "Cosine": edge.Distance.Cosine,
+    "Euclid": edge.Distance.Euclid,
+    "Dot": edge.Distance.Dot,
+    "Manhattan": edge.Distance.Manhattan,
+}
+_DEFAULTS: Final[dict[str, Any]] = {
+    "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, "max_indexing_threads": 0},
+    "optimizer_config": {
+        "deleted_threshold": 0.2,
+        "vacuum_min_vector_number": 1000,
+        "default_segment_number": 0,
+        "indexing_threshold": 10000,
+        "flush_interval_sec": 5,
+    },
+    "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0, "wal_retain_closed": 1},
+    "quantization_config": None,
+}
+"""Shown by collection info; they only change speed and memory in the real server, and nothing here."""
+_INDEX_TYPES: Final = ("keyword", "integer", "float", "bool")
 
 
 class Collection:
     """One collection: its engine shard, its settings file, and the lock around both."""
 
     def __init__(self, directory: Path) -> None:
-        """Open what is in `directory`, and make the shard's payload indexes those of the settings."""
+        """Open `directory`, and give the shard the payload indexes of the settings."""
         self.directory = directory
         self.lock = threading.RLock()
         self._settings: dict[str, Any] = orjson.loads((directory / _SETTINGS).read_bytes())
         self.name: str = self._settings["name"]
-        self.sizes = {name: vector["size"] for name, vector in named_vectors(self._settings["config"]).items()}
+        self.size: int = self._settings["config"]["params"]["vectors"]["size"]
         self._shard = edge.EdgeShard.load(str(directory / _SHARD))
         self._closed = False
         self._dirty = True
         self._operations = 0
-        self._reconcile_indexes()
+        # The settings are written before the engine gets the request, so after a crash between the two they are right.
+        existing = self._shard.info().payload_schema
+        for field, schema in self._settings["indexes"].items():
+            if field not in existing:
+                self._shard.update(_make_index(field, schema))
         self._shard.optimize()  # only drops the space of deleted points; graphs are never built
 
     @staticmethod
-    def create(parent: Path, name: str, config: dict[str, Any]) -> Collection:
-        """Make a new, empty collection in a directory of its own; all of it is there, or nothing."""
+    def create(parent: Path, name: str, body: Any) -> Collection:
+        """Create a collection in a directory of its own, atomically.
+
+        Raises:
+            RequestRefusedError: malformed or unsupported settings.
+        """
+        vectors = _parse_vectors(body)
+        params = {"vectors": vectors, "shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1}
         final = parent / uuid.uuid4().hex
-        making = parent / f"{HALF_DONE}{final.name}"
-        (making / _SHARD).mkdir(parents=True)
+        partial = parent / f"{HALF_DONE}{final.name}"
+        (partial / _SHARD).mkdir(parents=True)
+        # Building a graph would hold the interpreter's lock for as long as it takes.
+        engine = edge.EdgeConfig(
+            vectors={"": edge.EdgeVectorParams(size=vectors["size"], distance=_DISTANCES[vectors["distance"]])},
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=0),
+            max_search_threads=1,
+        )
         with engine_errors():
-            edge.EdgeShard.create(str(making / _SHARD), engine_config(config)).close()
-        write_json(making / _SETTINGS, {"name": name, "config": config, "indexes": {}})
-        making.rename(final)
+            edge.EdgeShard.create(str(partial / _SHARD), engine).close()
+        config = {"params": {**params, "on_disk_payload": True}, **_DEFAULTS}
+        write_json(partial / _SETTINGS, {"name": name, "config": config, "indexes": {}})
+        partial.rename(final)
         sync_directory(parent)
         return Collection(final)
 
@@ -85,52 +124,52 @@ class Collection:
             self._check_open()
             return request(self._shard)
 
-    def update(self, operations: Sequence[edge.UpdateOperation], *, wait: bool) -> list[dict[str, Any]]:
-        """Apply updates in order and return one result each; those before a failing one stay applied.
+    def update(self, operation: edge.UpdateOperation, *, wait: bool) -> dict[str, Any]:
+        """Apply an update and return its result.
 
-        With wait=false they are applied all the same, but a missing point is no error, as in the real server.
+        With wait=false it is applied all the same, but a missing point is no error, as in the real server.
         """
         with self.lock:
             self._check_open()
-            return [self._apply(operation, wait=wait) for operation in operations]
+            self._dirty = True
+            number, self._operations = self._operations, self._operations + 1
+            try:
+                with engine_errors():
+                    self._shard.update(operation)
+            except PointMissingError:
+                if wait:
+                    raise
+            return {"operation_id": number, "status": "completed" if wait else "acknowledged"}
 
     def create_index(self, body: Any, *, wait: bool) -> dict[str, Any]:
         """Index a payload field; the same schema again changes nothing."""
-        field, schema = parse_index(body)
+        check_fields(body, ("field_name", "field_schema"), "struct CreateFieldIndex")
+        field, schema = check_type(require(body, "field_name"), str, "a string"), body.get("field_schema")
+        if schema is None:
+            text = "Bad request: Can't auto-detect field type, please specify `field_schema` in the request"
+            raise RequestRefusedError(400, text)
+        operation = _make_index(field, schema)
         with self.lock:
             self._check_open()
             before = self._settings
             self._save({**before, "indexes": before["indexes"] | {field: schema}})
             try:
-                return self._apply(make_index(field, schema), wait=wait)
+                return self.update(operation, wait=wait)
             except RequestRefusedError:
                 self._save(before)
                 raise
 
-    def delete_index(self, field: str, *, wait: bool) -> dict[str, Any]:
-        """Drop the index of a payload field; no index is no error."""
-        with self.lock, engine_errors():
-            self._check_open()
-            operation = edge.UpdateOperation.delete_field_index(field)
-            indexes = {name: schema for name, schema in self._settings["indexes"].items() if name != field}
-            self._save({**self._settings, "indexes": indexes})
-            return self._apply(operation, wait=wait)
-
-    def change(self, body: Any) -> None:
-        """Change the settings that collection info shows."""
-        with self.lock:
-            self._check_open()
-            self._save({**self._settings, "config": apply_changes(self._settings["config"], body)})
-
     def describe(self) -> dict[str, Any]:
-        """Return what `GET /collections/{name}` answers."""
+        """Return the answer of `GET /collections/{name}`."""
         with self.lock:
             self._check_open()
             info, settings = self._shard.info(), self._settings
-        indexes = {
-            field: show_index(settings["indexes"].get(field, _type_name(index)), index.points)
-            for field, index in info.payload_schema.items()
-        }
+        indexes = {}
+        for field, schema in settings["indexes"].items():
+            points = info.payload_schema[field].points if field in info.payload_schema else 0
+            indexes[field] = {"data_type": schema, "points": points}
+            if type(schema) is dict:
+                indexes[field] |= {"data_type": schema["type"], "params": schema}
         return {
             "status": "green",
             "optimizer_status": "ok",
@@ -143,7 +182,7 @@ class Collection:
         }
 
     def flush(self) -> None:
-        """Write to disk what was changed since the last time.
+        """Write the changes since the last flush to disk.
 
         Cost: about 50 ms after 10,000 points of 384 dimensions.
         """
@@ -159,26 +198,6 @@ class Collection:
                 self._closed = True
                 self._shard.close()
 
-    def _apply(self, operation: edge.UpdateOperation, *, wait: bool) -> dict[str, Any]:
-        self._dirty = True
-        number, self._operations = self._operations, self._operations + 1
-        try:
-            with engine_errors():
-                self._shard.update(operation)
-        except PointMissingError:
-            if wait:
-                raise
-        return {"operation_id": number, "status": "completed" if wait else "acknowledged"}
-
-    def _reconcile_indexes(self) -> None:
-        """The settings are written before the engine is asked, so after a crash between the two they are right."""
-        wanted = self._settings["indexes"]
-        existing = self._shard.info().payload_schema
-        for field in existing.keys() - wanted.keys():
-            self._shard.update(edge.UpdateOperation.delete_field_index(field))
-        for field in wanted.keys() - existing.keys():
-            self._shard.update(make_index(field, wanted[field]))
-
     def _save(self, settings: dict[str, Any]) -> None:
         write_json(self.directory / _SETTINGS, settings)
         self._settings = settings
@@ -188,18 +207,44 @@ class Collection:
             raise collection_missing(self.name)
 
 
-def _type_name(index: Any) -> str:
-    return str(index.data_type).rpartition(".")[2].lower()
+def _parse_vectors(body: Any) -> dict[str, Any]:
+    """Return size and distance of a new collection's vector."""
+    vectors = check_fields(body, ("vectors",), "struct CreateCollection").get("vectors")
+    if type(vectors) is not dict:
+        raise unsupported("a collection without dense vectors")
+    if vectors and all(type(vector) is dict for vector in vectors.values()):
+        raise unsupported("a collection of named vectors")
+    check_fields(vectors, ("size", "distance"), "struct VectorParams")
+    size, distance = vectors.get("size"), vectors.get("distance")
+    if type(size) is not int or size < 1 or distance not in _DISTANCES:
+        raise wrong_format("data did not match any variant of untagged enum VectorsConfig")
+    if size > _LARGEST_DIMENSION:
+        raise out_of_range("vectors.size", f"value {size} invalid, must be from 1 to {_LARGEST_DIMENSION}")
+    return {"size": size, "distance": distance}
+
+
+def _make_index(field: str, schema: Any) -> edge.UpdateOperation:
+    """Return the engine's operation for an index: by the name of a type, or `{type: keyword, prefix?}`."""
+    kind = schema.get("type") if type(schema) is dict else schema
+    if kind not in _INDEX_TYPES:
+        raise unsupported(f"the index type {kind!r}")
+    with engine_errors():
+        if type(schema) is not dict:
+            return edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, kind.capitalize()))
+        check_fields(schema, ("type", "prefix") if kind == "keyword" else ("type",), f"the {kind} index")
+        if kind != "keyword":
+            return _make_index(field, kind)
+        return edge.UpdateOperation.create_field_index(field, edge.KeywordIndexParams(prefix=schema.get("prefix")))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a file atomically; it is on disk when this returns."""
-    making = path.with_suffix(".new")
-    with making.open("wb") as file:
+    partial = path.with_suffix(".new")
+    with partial.open("wb") as file:
         file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))
         file.flush()
         os.fsync(file.fileno())
-    making.rename(path)
+    partial.rename(path)
     sync_directory(path.parent)
 
 

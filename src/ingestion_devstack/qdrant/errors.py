@@ -1,31 +1,24 @@
-"""How the Qdrant stand-in refuses: the real server's statuses and texts (Qdrant 1.19, its `StorageError` display).
+"""Refusals of the Qdrant stand-in, with the real server's statuses and texts, and checks of JSON bodies.
 
-Where a text of the real server comes out of serde (which quotes lines and columns) only its beginning is the same.
+Imitates Qdrant 1.19: `validation_error_handler` in src/actix/mod.rs (400 "Format error in JSON body", 422 "Validation
+error in JSON body"), the display of `StorageError` in lib/storage/src/content_manager/errors.rs and its statuses in
+src/actix/helpers.rs. A text that the real server takes from serde (with line and column) only has the same beginning.
+
+The stand-in is stricter than the real server: a field that it does not support is refused by name, never ignored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-_MISSED_POINT = re.compile(r"No point with id (\S+)")
-_NO_PATH = re.compile(r"invalid JSON path (.*)")
-_NO_UUID = re.compile(r"failed to parse (.*) as UUID: ")
-_BAD_INPUT_BEGINNINGS = (
-    "Vector dimension error",
-    "Not existing vector name error",
-    "No range index for `order_by`",
-    "Payload type does not match",
-    "Validation failed",
-    "Wrong usage of",
-)
-"""Beginnings of the engine's messages that the real server answers with 400; it gives no types to tell them apart."""
-_JSON_KINDS = {dict: "map", list: "sequence", str: "string", bool: "boolean", int: "integer", float: "floating point"}
-
-
-T = TypeVar("T")
+_MISSING_POINT = re.compile(r"No point with id (\S+)")
+_INVALID_UUID = re.compile(r"failed to parse (.*) as UUID: ")
+_BAD_INPUT_BEGINNINGS = ("Vector dimension error", "Payload type does not match", "Validation failed", "Wrong usage of")
+"""Beginnings of the engine's messages that the real server answers with 400; the engine has no error types."""
+_JSON_TYPES = {dict: "map", list: "sequence", str: "string", bool: "boolean", int: "integer", float: "floating point"}
 
 
 class RequestRefusedError(Exception):
@@ -38,7 +31,7 @@ class RequestRefusedError(Exception):
 
 
 class PointMissingError(RequestRefusedError):
-    """An update or a query names a point that is not there; with wait=false the real server says nothing."""
+    """An update names a point that does not exist; with wait=false the real server reports no error."""
 
 
 def collection_missing(name: str) -> RequestRefusedError:
@@ -51,13 +44,8 @@ def collection_taken(name: str) -> RequestRefusedError:
     return RequestRefusedError(409, f"Wrong input: Collection `{name}` already exists!")
 
 
-def point_missing(point_id: object) -> PointMissingError:
-    """Return the 404 for a point that an update or a query names."""
-    return PointMissingError(404, f"Not found: No point with id {point_id} found")
-
-
 def empty_update() -> RequestRefusedError:
-    """Return the 400 for an upsert or deletion of no points at all."""
+    """Return the 400 for an upsert or deletion without points."""
     return RequestRefusedError(400, "Bad request: Empty update request")
 
 
@@ -66,78 +54,75 @@ def wrong_input(text: str) -> RequestRefusedError:
     return RequestRefusedError(400, f"Wrong input: {text}")
 
 
-def bad_format(text: str) -> RequestRefusedError:
+def wrong_format(text: str) -> RequestRefusedError:
     """Return the 400 for a body that is not JSON or not of the expected shape."""
     return RequestRefusedError(400, f"Format error in JSON body: {text}")
 
 
-def invalid(field: str, text: str, place: str = "JSON body") -> RequestRefusedError:
+def out_of_range(field: str, text: str, place: str = "JSON body") -> RequestRefusedError:
     """Return the 422 for a value out of its range."""
     return RequestRefusedError(422, f"Validation error in {place}: [{field}: {text}]")
 
 
-def bad_id(value: object) -> RequestRefusedError:
-    """Return the 400 for something that is no point id."""
-    shown = str(value).lower() if isinstance(value, bool) else value
-    return bad_format(
-        f"value {shown} is not a valid point ID, valid values are either an unsigned integer or a UUID",
-    )
-
-
 def unsupported(what: str) -> RequestRefusedError:
-    """Return the 400 for something the real server does and this one does not."""
+    """Return the 400 for something that the real server supports and this one does not."""
     return wrong_input(f"{what} is not supported by this stand-in")
 
 
-def check_fields(value: Any, allowed: Collection[str], what: str, rejected: Collection[str] = ()) -> dict[str, Any]:
-    """Return `value` as an object that has only `allowed` fields.
-
-    Stricter than the real server, which ignores most fields it does not know.
+def check_fields(value: Any, allowed: Sequence[str], what: str) -> dict[str, Any]:
+    """Return `value` as an object; a field that is not `allowed` may only be null.
 
     Raises:
-        RequestRefusedError: not an object, an unknown field, or one of `rejected` (known to the real server, not
-            supported here) with a value.
+        RequestRefusedError: not an object, or a further field with a value.
     """
-    if type(value) is not dict:
-        raise bad_format(f"invalid type: {_JSON_KINDS.get(type(value), 'null')}, expected {what}")
-    if not value.keys() <= (names := set(allowed)):
-        for name in value.keys() - names:
-            if name not in rejected:
-                listed = ", ".join(f"`{known}`" for known in allowed)
-                raise bad_format(f"unknown field `{name}`, expected one of {listed}")
-            if value[name] not in (None, {}, []):
-                raise unsupported(f"`{name}`")
+    check_type(value, dict, what)
+    for name in value.keys() - set(allowed):
+        if value[name] is not None:
+            raise unsupported(f"`{name}` in {what}")
+    return dict(value)
+
+
+def check_type(value: Any, kind: type, what: str) -> Any:
+    """Return a value of exactly one JSON type (`true` is not an integer)."""
+    if type(value) is not kind:
+        raise wrong_format(f"invalid type: {_JSON_TYPES.get(type(value), 'null')}, expected {what}")
     return value
 
 
-def require(body: Mapping[str, Any], field: str) -> Any:
-    """Return a field that must be there."""
+def require(body: dict[str, Any], field: str) -> Any:
+    """Return a required field."""
     if field not in body:
-        raise bad_format(f"missing field `{field}`")
+        raise wrong_format(f"missing field `{field}`")
     return body[field]
 
 
-def typed_or_none(body: Mapping[str, Any], field: str, kind: type[T], expected: str) -> T | None:
-    """Return an optional field that must be of one JSON type exactly (so `true` is no integer)."""
+def read_count(body: dict[str, Any], field: str, *, least: int, default: int, path: str = "") -> int:
+    """Return an optional number; `path` precedes the field's name in the error for a value below `least`."""
     value = body.get(field)
-    if value is not None and type(value) is not kind:
-        raise bad_format(f"{field}: invalid type: {_JSON_KINDS.get(type(value), 'null')}, expected {expected}")
-    return value
+    if value is None:
+        return default
+    if check_type(value, int, f"usize for {field}") < 0:
+        raise wrong_format(f"{field}: invalid value: integer `{value}`, expected usize")
+    if value < least:
+        raise out_of_range(path + field, f"value {value} invalid, must be {least} or larger")
+    return int(value)
 
 
-def count_or_none(body: Mapping[str, Any], field: str, least: int, path: str = "") -> int | None:
-    """Return an optional number: below zero is malformed, below `least` invalid; `path` goes before its name."""
-    value = typed_or_none(body, field, int, "usize")
-    if value is not None and value < 0:
-        raise bad_format(f"{field}: invalid value: integer `{value}`, expected usize")
-    if value is not None and value < least:
-        raise invalid(path + field, f"value {value} invalid, must be {least} or larger")
-    return value
+def check_id(value: Any) -> Any:
+    """Return a point id of the right type and range; the engine itself checks that a text is a UUID."""
+    if (type(value) is int and 0 <= value < 1 << 64) or type(value) is str:
+        return value
+    raise _bad_id(str(value).lower() if isinstance(value, bool) else value)
+
+
+def _bad_id(shown: object) -> RequestRefusedError:
+    rule = "valid values are either an unsigned integer or a UUID"
+    return wrong_format(f"value {shown} is not a valid point ID, {rule}")
 
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Turn the engine's exceptions into refusals; it raises bare `Exception`, so the text decides.
+    """Raise the engine's exceptions as refusals, by their texts: it raises bare `Exception`.
 
     `TypeError` and `ValueError` come from its conversions of Python values: the body did not have the right shape.
     """
@@ -147,17 +132,15 @@ def engine_errors() -> Iterator[None]:
         raise
     except (TypeError, ValueError, OverflowError) as error:
         text = str(error).splitlines()[0]
-        if no_uuid := _NO_UUID.match(text):
-            raise bad_id(no_uuid[1]) from error
-        if no_path := _NO_PATH.fullmatch(text):
-            raise bad_format(f"Invalid json path: '{no_path[1]}'") from error
-        raise bad_format(text) from error
-    except Exception as error:  # the engine raises this very class; anything else goes on
+        if invalid := _INVALID_UUID.match(text):
+            raise _bad_id(invalid[1]) from error
+        raise wrong_format(text) from error
+    except Exception as error:  # the engine raises this very class; subclasses are passed on
         if type(error) is not Exception:
             raise
         text = str(error)
-        if missed := _MISSED_POINT.match(text):
-            raise point_missing(missed[1]) from error
+        if missing := _MISSING_POINT.match(text):
+            raise PointMissingError(404, f"Not found: No point with id {missing[1]} found") from error
         if text.startswith(_BAD_INPUT_BEGINNINGS):
             raise wrong_input(text) from error
         raise RequestRefusedError(500, f"Service internal error: {text}") from error

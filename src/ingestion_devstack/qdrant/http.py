@@ -1,4 +1,8 @@
-"""How the Qdrant stand-in speaks HTTP: the envelope of its answers, errors, the API key, bodies and parameters."""
+"""HTTP of the Qdrant stand-in: the envelope of its answers, errors, the API key, bodies and query parameters.
+
+Imitates Qdrant 1.19: src/actix/mod.rs (slashes, `validation_error_handler`, the limit on a body), src/actix/auth.rs
+(the key and the public paths), src/actix/helpers.rs (the envelope).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingestion_devstack.qdrant.collection import Collection
-from ingestion_devstack.qdrant.errors import RequestRefusedError, bad_format, invalid
+from ingestion_devstack.qdrant.errors import RequestRefusedError, out_of_range, wrong_format
 from ingestion_devstack.qdrant.store import CollectionStore
 
 _log = logging.getLogger(__name__)
@@ -25,13 +29,7 @@ _log = logging.getLogger(__name__)
 BODY_LIMIT_BYTES: Final = 32 * 1024 * 1024
 """The real server's default `service.max_request_size_mb`."""
 
-UPDATE_PARAMS: Final = frozenset({"wait", "ordering", "timeout"})
-READ_PARAMS: Final = frozenset({"consistency", "timeout"})
-META_PARAMS: Final = frozenset({"timeout"})
-NO_PARAMS: Final[frozenset[str]] = frozenset()
-
 _PUBLIC: Final = frozenset({"/", "/healthz", "/livez", "/readyz"})
-_ORDERINGS: Final = ("weak", "medium", "strong")
 _BAD_NAME_CHARS: Final = '<>:"/\\|?*\0\x1f'
 _LONGEST_NAME: Final = 255
 _REPEATED_SLASHES: Final = re.compile("/{2,}")
@@ -39,7 +37,7 @@ _REPEATED_SLASHES: Final = re.compile("/{2,}")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, read: what a handler needs of it."""
+    """The parts of one request that a handler uses."""
 
     store: CollectionStore
     path: Mapping[str, str]
@@ -53,7 +51,7 @@ class Call:
 
     @property
     def wait(self) -> bool:
-        """Whether the answer says that the update was applied; the default is false."""
+        """Whether the answer reports the update as applied; the default is false."""
         return self.query.get("wait") == "true"
 
     def collection(self) -> Collection:
@@ -73,22 +71,18 @@ class Call:
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
-            raise bad_format(str(error)) from error
+            raise wrong_format(str(error)) from error
 
 
 Handler = Callable[[Call], Any]
 
 
 def make_endpoint(
-    store: CollectionStore,
-    handler: Handler,
-    params: frozenset[str],
-    *,
-    names_collection: bool = False,
+    store: CollectionStore, handler: Handler, *, params: frozenset[str], is_new_name: bool = False
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint that answers with what `handler` returns, run in a thread, in Qdrant's envelope.
+    """Return the endpoint that answers with the result of `handler`, run in a thread, in Qdrant's envelope.
 
-    `params` are the query parameters it takes; `names_collection` applies the stricter rules for new names.
+    `params` are the supported query parameters; `is_new_name` applies the stricter rules for new names.
     """
 
     async def answer(request: Request) -> Response:
@@ -96,8 +90,8 @@ def make_endpoint(
         try:
             body = await _read_body(request)
             _check_params(request.query_params, params)
-            _check_name(request.path_params.get("collection_name"), new=names_collection)
-            call = Call(store, request.path_params, request.query_params, body)
+            _check_name(request.path_params.get("collection_name"), is_new=is_new_name)
+            call = Call(store, request.path_params, query=request.query_params, body=body)
             result = await asyncio.to_thread(handler, call)
         except RequestRefusedError as refusal:
             return answer_error(refusal.status, refusal.text, time.perf_counter() - started)
@@ -115,15 +109,15 @@ def answer_error(status: int, text: str, time_s: float = 0.0) -> Response:
 
 
 async def answer_unknown(request: Request, _: Exception) -> Response:
-    """Answer a path or method that is not served: 404 as the real server, but with a text that says so."""
+    """Answer an unsupported path or method: 404 as in the real server, with a text that names the path."""
     return answer_error(404, f"Not found: {request.method} {request.url.path} is not served by this stand-in")
 
 
 class Guard:
-    """Trims slashes from the path, as the real server does, and asks for the API key unless the path is public."""
+    """Trims slashes from the path, as the real server does, and requires the API key unless the path is public."""
 
     def __init__(self, app: ASGIApp, api_key: str | None) -> None:
-        """`api_key` None: no key is needed."""
+        """`api_key` None: no key is required."""
         self._app = app
         self._api_key = None if api_key is None else api_key.encode()
 
@@ -140,10 +134,9 @@ class Guard:
     def _refuse(self, request: Request) -> str | None:
         if self._api_key is None:
             return None
-        given = request.headers.get("api-key")
         authorization = request.headers.get("authorization", "")
-        if given is None and authorization.startswith("Bearer "):
-            given = authorization.removeprefix("Bearer ")
+        bearer = authorization.removeprefix("Bearer ") if authorization.startswith("Bearer ") else None
+        given = request.headers.get("api-key", bearer)
         if given is None:
             return "Must provide an API key or an Authorization bearer token"
         return None if hmac.compare_digest(given.encode(), self._api_key) else "Invalid API key or JWT"
@@ -157,7 +150,7 @@ class _Json(Response):
 
 
 async def _read_body(request: Request) -> bytes:
-    """Return the body; one that is too large is read to its end, so that the client sees the answer."""
+    """Return the body; one that is too large is read to its end, so that the client receives the answer."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestRefusedError(400, "Content-Encoding is not supported by this stand-in")
     chunks: list[bytes] = []
@@ -167,41 +160,31 @@ async def _read_body(request: Request) -> bytes:
         if size <= BODY_LIMIT_BYTES:
             chunks.append(chunk)
     if size > BODY_LIMIT_BYTES:
-        if "content-length" in request.headers:
-            text = f"JSON payload ({size} bytes) is larger than allowed (limit: {BODY_LIMIT_BYTES} bytes)."
-        else:
-            text = f"JSON payload has exceeded limit ({BODY_LIMIT_BYTES} bytes)."
+        text = f"JSON payload ({size} bytes) is larger than allowed (limit: {BODY_LIMIT_BYTES} bytes)."
         raise RequestRefusedError(400, text)
     return b"".join(chunks)
 
 
-def _check_params(query: Mapping[str, str], allowed: frozenset[str]) -> None:
+def _check_params(query: Mapping[str, str], supported: frozenset[str]) -> None:
     for name, value in query.items():
-        if name not in allowed:
+        if name not in supported:
             raise _bad_param(f"unknown field `{name}`")
         if name == "wait" and value not in ("true", "false"):
             raise _bad_param("provided string was not `true` or `false`")
-        if name == "ordering" and value not in _ORDERINGS:
-            raise _bad_param(f"unknown variant `{value}`, expected one of `weak`, `medium`, `strong`")
-        if name == "timeout":
-            if not (value.isascii() and value.isdecimal()):
-                raise _bad_param("invalid digit found in string")
-            if int(value) == 0 and allowed is READ_PARAMS:
-                raise _bad_param("invalid value: integer `0`, expected a nonzero u64")
-            if int(value) == 0 and allowed is META_PARAMS:
-                raise invalid("timeout", "value 0 invalid, must be 1 or larger", "query parameters")
+        if name == "timeout" and not (value.isascii() and value.isdecimal()):
+            raise _bad_param("invalid digit found in string")
 
 
 def _bad_param(text: str) -> RequestRefusedError:
     return RequestRefusedError(400, f"Deserialize error in query parameters: {text}")
 
 
-def _check_name(name: str | None, *, new: bool) -> None:
+def _check_name(name: str | None, *, is_new: bool) -> None:
     if name is None:
         return
     if not 1 <= len(name) <= _LONGEST_NAME:
         text = f'value "{name}" invalid, must be from 1 to {_LONGEST_NAME} characters'
-        raise invalid("collection_name", text, "path parameters")
-    bad = next((char for char in _BAD_NAME_CHARS if char in name), None) if new else None
+        raise out_of_range("collection_name", text, "path parameters")
+    bad = next((char for char in _BAD_NAME_CHARS if char in name), None) if is_new else None
     if bad is not None:
-        raise invalid("collection_name", f'collection name cannot contain "{bad}" char', "path parameters")
+        raise out_of_range("collection_name", f'collection name cannot contain "{bad}" char', "path parameters")

@@ -1,12 +1,15 @@
-"""The Qdrant stand-in: Qdrant's REST API over the real Qdrant engine, for one process and one data directory.
+"""The Qdrant stand-in: a part of Qdrant's REST API over the real Qdrant engine, one process and one data directory.
 
     python -m ingestion_devstack.qdrant.server --host 127.0.0.1 --port 6333 --data-dir DIR
 
-The API key, if one is wanted, comes from the environment variable QDRANT_API_KEY. SIGTERM and SIGINT end it after the
-running requests, with everything flushed; a start on the same directory finds everything again, also after SIGKILL.
+It imitates Qdrant 1.19: the paths of its openapi.json (src/actix/api) that the ingestion engine calls, and the basic
+calls of the official client: collections with one unnamed dense vector, payload indexes, aliases; points are upserted,
+retrieved, scrolled, counted, searched and deleted, by id and by filter. The errors module and the others name the
+sources of their texts and rules. Searches are exact, without an HNSW graph. All other requests are refused by name.
 
-Not here: gRPC, sparse vectors, multivectors, quantization, several shards, strict mode, snapshots, the deprecated
-search routes. All of them are refused by name. Searches are exact, without an HNSW graph.
+The API key, if one is required, comes from the environment variable QDRANT_API_KEY. SIGTERM and SIGINT end the process
+after the running requests, with everything flushed; a start on the same directory restores everything, also after
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -17,9 +20,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,36 +32,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ingestion_devstack.qdrant.errors import RequestRefusedError
-from ingestion_devstack.qdrant.http import (
-    META_PARAMS,
-    NO_PARAMS,
-    READ_PARAMS,
-    UPDATE_PARAMS,
-    Call,
-    Guard,
-    Handler,
-    answer_unknown,
-    make_endpoint,
-)
-from ingestion_devstack.qdrant.reads import (
+from ingestion_devstack.qdrant.http import Call, Guard, Handler, answer_unknown, make_endpoint
+from ingestion_devstack.qdrant.points import (
     count_points,
+    parse_deletion,
+    parse_upsert,
+    parse_vectors,
     query_points,
-    retrieve_point,
     retrieve_points,
     scroll_points,
 )
 from ingestion_devstack.qdrant.store import CollectionStore, DataDirInUseError
-from ingestion_devstack.qdrant.updates import UPDATES, parse_operations
 
 VERSION: Final = "1.19.0"
-"""The version of the real server whose behaviour this is; qdrant-client compares it with its own."""
+"""Version of the imitated server; qdrant-client compares it with its own."""
 
 _API_KEY_VARIABLE: Final = "QDRANT_API_KEY"
 _FLUSH_INTERVAL_S: Final = 5.0
 """The real server's default `flush_interval_sec`."""
 _SHUTDOWN_TIMEOUT_S: Final = 10
-"""How long running requests may take to end; a guess, a large upsert takes well under a second."""
+"""Time for running requests to end; a guess, a large upsert takes well under a second."""
+_UPDATE_PARAMS: Final = frozenset({"wait", "timeout"})
+_OTHER_PARAMS: Final = frozenset({"timeout"})
 
 
 def make_app(store: CollectionStore, api_key: str | None) -> Starlette:
@@ -130,46 +124,45 @@ async def _flush_regularly(store: CollectionStore) -> None:
         await asyncio.sleep(_FLUSH_INTERVAL_S)
         try:
             await asyncio.to_thread(store.flush)
-        except Exception:  # the timer must go on; what was answered is in the log already
+        except Exception:  # the timer must go on; every answered update is in the log already
             logging.getLogger(__name__).exception("flush failed; the write-ahead log still has everything")
 
 
 def _make_routes(store: CollectionStore) -> list[Route]:
     one = "/collections/{collection_name}"
     points = f"{one}/points"
-    table: list[tuple[str, str, Handler, frozenset[str]]] = [
-        ("GET", "/collections", _list_collections, NO_PARAMS),
-        ("GET", "/aliases", lambda call: {"aliases": call.store.aliases()}, NO_PARAMS),
-        ("POST", "/collections/aliases", _change_aliases, META_PARAMS),
-        ("GET", one, lambda call: call.collection().describe(), NO_PARAMS),
-        ("PATCH", one, _change_collection, META_PARAMS),
-        ("DELETE", one, lambda call: call.store.delete(call.name), META_PARAMS),
-        ("GET", f"{one}/exists", lambda call: {"exists": call.store.exists(call.name)}, NO_PARAMS),
-        ("GET", f"{one}/aliases", lambda call: {"aliases": call.store.aliases(call.name)}, NO_PARAMS),
-        ("PUT", f"{one}/index", _create_index, UPDATE_PARAMS),
-        ("DELETE", f"{one}/index/{{field_name}}", _delete_index, UPDATE_PARAMS),
-        ("PUT", points, partial(_update, "upsert"), UPDATE_PARAMS),
-        ("POST", points, _read(retrieve_points), READ_PARAMS),
-        ("POST", f"{points}/scroll", _read(scroll_points), READ_PARAMS),
-        ("POST", f"{points}/count", _read(count_points), READ_PARAMS),
-        ("POST", f"{points}/query", _query, READ_PARAMS),
-        ("POST", f"{points}/query/batch", _query_batch, READ_PARAMS),
-        ("POST", f"{points}/delete", partial(_update, "delete"), UPDATE_PARAMS),
-        ("POST", f"{points}/batch", _update_batch, UPDATE_PARAMS),
-        ("PUT", f"{points}/vectors", partial(_update, "update_vectors"), UPDATE_PARAMS),
-        ("POST", f"{points}/payload", partial(_update, "set_payload"), UPDATE_PARAMS),
-        ("PUT", f"{points}/payload", partial(_update, "overwrite_payload"), UPDATE_PARAMS),
-        ("POST", f"{points}/payload/delete", partial(_update, "delete_payload"), UPDATE_PARAMS),
-        ("POST", f"{points}/payload/clear", partial(_update, "clear_payload"), UPDATE_PARAMS),
-        ("GET", f"{points}/{{id}}", _get_point, READ_PARAMS),
+    updates: list[tuple[str, str, Handler]] = [
+        ("PUT", f"{one}/index", lambda call: call.collection().create_index(call.json(), wait=call.wait)),
+        ("PUT", points, _update(parse_upsert)),
+        ("PUT", f"{points}/vectors", _update(parse_vectors)),
+        ("POST", f"{points}/delete", _update(parse_deletion)),
     ]
-    create = make_endpoint(store, _create_collection, META_PARAMS, names_collection=True)
+    others: list[tuple[str, str, Handler]] = [
+        ("GET", "/collections", lambda call: {"collections": [{"name": name} for name in call.store.names()]}),
+        ("GET", "/aliases", lambda call: {"aliases": call.store.aliases()}),
+        ("POST", "/collections/aliases", lambda call: call.store.change_aliases(call.json())),
+        ("GET", one, lambda call: call.collection().describe()),
+        ("DELETE", one, lambda call: call.store.delete(call.name)),
+        ("GET", f"{one}/exists", lambda call: {"exists": call.store.exists(call.name)}),
+        ("GET", f"{one}/aliases", lambda call: {"aliases": call.store.aliases(call.name)}),
+        ("POST", points, _read(retrieve_points)),
+        ("POST", f"{points}/scroll", _read(scroll_points)),
+        ("POST", f"{points}/count", _read(count_points)),
+        ("POST", f"{points}/query", _query),
+    ]
+    create = make_endpoint(
+        store, lambda call: call.store.create(call.name, call.json()), params=_OTHER_PARAMS, is_new_name=True
+    )
     return [
         Route("/", _answer_version, methods=["GET"]),
         Route("/healthz", _answer_health, methods=["GET"]),
         Route("/livez", _answer_health, methods=["GET"]),
         Route("/readyz", _answer_ready, methods=["GET"]),
-        *(Route(path, make_endpoint(store, run, params), methods=[verb]) for verb, path, run, params in table),
+        *(
+            Route(path, make_endpoint(store, handler, params=params), methods=[method])
+            for table, params in ((updates, _UPDATE_PARAMS), (others, _OTHER_PARAMS))
+            for method, path, handler in table
+        ),
         Route(one, create, methods=["PUT"]),
     ]
 
@@ -186,35 +179,8 @@ async def _answer_ready(_: Request) -> Response:
     return PlainTextResponse("all shards are ready")
 
 
-def _list_collections(call: Call) -> Any:
-    return {"collections": [{"name": name} for name in call.store.names()]}
-
-
-def _create_collection(call: Call) -> bool:
-    call.store.create(call.name, call.json())
-    return True
-
-
-def _change_collection(call: Call) -> bool:
-    call.collection().change(call.json())
-    return True
-
-
-def _change_aliases(call: Call) -> bool:
-    call.store.change_aliases(call.json())
-    return True
-
-
-def _create_index(call: Call) -> Any:
-    return call.collection().create_index(call.json(), wait=call.wait)
-
-
-def _delete_index(call: Call) -> Any:
-    return call.collection().delete_index(call.path["field_name"], wait=call.wait)
-
-
-def _read(answer: Any) -> Handler:
-    """Return the handler of a read request whose answer needs the shard and the body."""
+def _read(answer: Callable[[Any, Any], Any]) -> Handler:
+    """Return the handler of a read request that needs the shard and the body."""
 
     def run(call: Call) -> Any:
         body = call.json()
@@ -223,34 +189,19 @@ def _read(answer: Any) -> Handler:
     return run
 
 
-def _get_point(call: Call) -> Any:
-    point = call.collection().read(lambda shard: retrieve_point(shard, call.path["id"]))
-    if point is None:
-        raise RequestRefusedError(404, f"Not found: Point with id {call.path['id']} does not exists!")
-    return point
-
-
 def _query(call: Call) -> Any:
     body, collection = call.json(), call.collection()
-    return collection.read(lambda shard: query_points(shard, body, collection.sizes))
+    return collection.read(lambda shard: query_points(shard, body, collection.size))
 
 
-def _query_batch(call: Call) -> Any:
-    body, collection = call.json(), call.collection()
-    if type(body) is not dict or body.keys() != {"searches"} or type(body["searches"]) is not list:
-        raise RequestRefusedError(400, "Format error in JSON body: missing field `searches`")
-    searches = body["searches"]
-    return collection.read(lambda shard: [query_points(shard, search, collection.sizes) for search in searches])
+def _update(parse: Callable[[Any, int], Any]) -> Handler:
+    """Return the handler of an update that `parse` makes of the body and the dimension."""
 
+    def run(call: Call) -> Any:
+        body, collection = call.json(), call.collection()
+        return collection.update(parse(body, collection.size), wait=call.wait)
 
-def _update(operation: str, call: Call) -> Any:
-    body, collection = call.json(), call.collection()
-    return collection.update([UPDATES[operation](body, collection.sizes)], wait=call.wait)[0]
-
-
-def _update_batch(call: Call) -> Any:
-    body, collection = call.json(), call.collection()
-    return collection.update(parse_operations(body, collection.sizes), wait=call.wait)
+    return run
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The collections and aliases of a Qdrant stand-in, in its data directory."""
+"""The collections and aliases of a Qdrant stand-in, in its data directory.
+
+Imitates Qdrant 1.19, lib/storage/src/content_manager/toc/collection_meta_ops.rs: creating an alias that exists moves
+it, deleting an absent one is no error, deleting a collection deletes its aliases. Renaming an alias is refused.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,17 @@ import orjson
 
 from ingestion_devstack.qdrant.collection import HALF_DONE, Collection, sync_directory, write_json
 from ingestion_devstack.qdrant.errors import (
-    RequestRefusedError,
-    bad_format,
     check_fields,
+    check_type,
     collection_missing,
     collection_taken,
     require,
+    wrong_format,
     wrong_input,
 )
-from ingestion_devstack.qdrant.settings import parse_creation
 
 _ALIASES: Final = "aliases.json"
+_ACTIONS: Final = {"create_alias": ("collection_name", "alias_name"), "delete_alias": ("alias_name",)}
 
 
 class DataDirInUseError(Exception):
@@ -33,7 +37,7 @@ class CollectionStore:
     """All collections and aliases of a data directory; one process at a time. Thread-safe."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Open the directory, making it if needed, and load every collection.
+        """Open the directory, creating it if needed, and load every collection.
 
         Raises:
             DataDirInUseError: another process has it open.
@@ -65,7 +69,7 @@ class CollectionStore:
             return sorted(self._collections)
 
     def exists(self, name: str) -> bool:
-        """Whether there is a collection or an alias of this name."""
+        """Return whether a collection or an alias has this name."""
         with self._lock:
             return self._aliases.get(name, name) in self._collections
 
@@ -73,7 +77,7 @@ class CollectionStore:
         """Return the collection of a name or alias.
 
         Raises:
-            RequestRefusedError: 404 with the name of the alias's collection, if it is one.
+            RequestRefusedError: 404; for an alias with the name of its collection.
         """
         with self._lock:
             resolved = self._aliases.get(name, name)
@@ -81,13 +85,12 @@ class CollectionStore:
                 raise collection_missing(resolved)
             return self._collections[resolved]
 
-    def create(self, name: str, body: Any) -> None:
-        """Create a collection.
+    def create(self, name: str, body: Any) -> bool:
+        """Create a collection; return True, the API's answer.
 
         Raises:
-            RequestRefusedError: 409 if it exists; 400 if an alias has the name, or the settings cannot be had.
+            RequestRefusedError: 409 if it exists; 400 if an alias has the name, or the settings are not supported.
         """
-        config = parse_creation(body)
         with self._lock:
             if name in self._collections:
                 raise collection_taken(name)
@@ -95,10 +98,11 @@ class CollectionStore:
                 raise wrong_input(
                     f"Can't create collection with name {name}. Alias with the same name already exists",
                 )
-            self._collections[name] = Collection.create(self._parent, name, config)
+            self._collections[name] = Collection.create(self._parent, name, body)
+            return True
 
     def delete(self, name: str) -> bool:
-        """Delete a collection with its aliases; False if there is none. An alias is not resolved."""
+        """Delete a collection with its aliases; return False if there is none. An alias is not resolved."""
         with self._lock:
             collection = self._collections.pop(name, None)
             if collection is None:
@@ -120,15 +124,13 @@ class CollectionStore:
                 if collection in (None, target)
             ]
 
-    def change_aliases(self, body: Any) -> None:
-        """Create, delete and rename aliases; no reader sees a state between two of the actions.
+    def change_aliases(self, body: Any) -> bool:
+        """Create and delete aliases; return True, the API's answer. No reader sees a state between two of the actions.
 
-        As in the real server the actions before a failing one stay; a body that cannot be read changes nothing.
+        As in the real server the actions before a failing one stay; a malformed body changes nothing.
         """
         items = require(check_fields(body, ("actions",), "struct ChangeAliasesOperation"), "actions")
-        if type(items) is not list:
-            raise bad_format("actions: invalid type: expected a sequence")
-        actions = [_parse_action(item) for item in items]
+        actions = [_parse_action(item) for item in check_type(items, list, "a sequence of actions")]
         with self._lock:
             aliases = dict(self._aliases)
             try:
@@ -136,6 +138,7 @@ class CollectionStore:
                     self._change_alias(aliases, kind, names)
             finally:
                 self._save_aliases(aliases)
+        return True
 
     def flush(self) -> None:
         """Write every changed collection to disk."""
@@ -145,7 +148,7 @@ class CollectionStore:
             collection.flush()
 
     def close(self) -> None:
-        """Flush and close every collection and let go of the directory."""
+        """Flush and close every collection and release the directory."""
         with self._lock:
             for collection in self._collections.values():
                 collection.close()
@@ -153,18 +156,15 @@ class CollectionStore:
             self._lock_file.close()
 
     def _change_alias(self, aliases: dict[str, str], kind: str, names: dict[str, str]) -> None:
-        if kind == "create_alias":
-            if names["collection_name"] not in self._collections:
-                raise collection_missing(names["collection_name"])
-            if names["alias_name"] in self._collections:
-                raise collection_taken(names["alias_name"])
-            aliases[names["alias_name"]] = names["collection_name"]
-        elif kind == "delete_alias":
-            aliases.pop(names["alias_name"], None)
-        elif names["old_alias_name"] in aliases:
-            aliases[names["new_alias_name"]] = aliases.pop(names["old_alias_name"])
-        else:
-            raise RequestRefusedError(404, f"Not found: Alias {names['old_alias_name']} does not exists!")
+        alias = names["alias_name"]
+        if kind == "delete_alias":
+            aliases.pop(alias, None)
+            return
+        if names["collection_name"] not in self._collections:
+            raise collection_missing(names["collection_name"])
+        if alias in self._collections:
+            raise collection_taken(alias)
+        aliases[alias] = names["collection_name"]
 
     def _save_aliases(self, aliases: dict[str, str]) -> None:
         if aliases != self._aliases:
@@ -172,19 +172,11 @@ class CollectionStore:
             self._aliases = aliases
 
 
-_ACTIONS: Final = {
-    "create_alias": ("collection_name", "alias_name"),
-    "delete_alias": ("alias_name",),
-    "rename_alias": ("old_alias_name", "new_alias_name"),
-}
-
-
 def _parse_action(item: Any) -> tuple[str, dict[str, str]]:
-    if type(item) is not dict or len(item) != 1 or next(iter(item)) not in _ACTIONS:
-        raise bad_format("data did not match any variant of untagged enum AliasOperations")
+    if len(check_fields(item, tuple(_ACTIONS), "enum AliasOperations")) != 1:
+        raise wrong_format("data did not match any variant of untagged enum AliasOperations")
     kind, content = next(iter(item.items()))
     names = check_fields(content, _ACTIONS[kind], f"struct {kind}")
     for field in _ACTIONS[kind]:
-        if type(require(names, field)) is not str:
-            raise bad_format(f"{field}: invalid type: expected a string")
+        check_type(require(names, field), str, f"a string for {field}")
     return kind, names
