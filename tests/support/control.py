@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import orjson
+import sqlalchemy as sa
 from fastapi import FastAPI
 
 from ingestion_engine.api.app import create_app
@@ -24,7 +25,7 @@ from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.job_records import JobRecord, jobs
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
@@ -274,6 +275,14 @@ def write_keys(folder: Path, *entries: dict[str, Any]) -> Path:
 def bearer(name: str) -> dict[str, str]:
     """The tests' keys are their own names."""
     return {"Authorization": f"Bearer {name}"}
+
+
+async def overwrite(store: JobStore, job_id: str, **columns: Any) -> None:
+    """Set columns of a job's row behind the back of the state machine, as a crash or a long time would leave them."""
+    async with store._engine.begin() as connection:
+        await connection.execute(
+            sa.update(jobs).where(jobs.c.id == job_id).values(revision=jobs.c.revision + 1, **columns)
+        )
 
 
 def queued(number: int, collection: str, **fields: Any) -> JobRecord:

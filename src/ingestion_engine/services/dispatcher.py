@@ -19,13 +19,13 @@ from typing import Any, Final
 from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
-from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.job_states import NEEDS_DRIVER, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconciler import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
@@ -130,10 +130,10 @@ class Dispatcher:
         now = self._now()
         for job in active:
             due = job.next_look_at is None or job.next_look_at <= now
-            if job.admitted_at is None or not due or job.id in self._working:
+            phase = find_phase(job)
+            if phase is JobPhase.WAITING or not due or job.id in self._working:
                 continue
-            unsubmitted = job.attempt_started_at is None and job.state is not JobState.CANCELING
-            self._start(job, self._submit(job) if unsubmitted else self._reconciler.look(job))
+            self._start(job, self._submit(job) if phase in NEEDS_DRIVER else self._reconciler.look(job))
         away = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         limit = self._settings.embed_in_flight
         notes: dict[str, str | None] = {}
@@ -190,10 +190,9 @@ class Dispatcher:
             share=grant.share,
             only_keys_path=job.only_keys_path,
         ).model_dump(mode="json")
-        admitted = await self._store.update(
-            job.id,
-            {JobState.QUEUED},
-            unadmitted=True,
+        admitted = await self._store.change(
+            job,
+            JobEvent.ADMIT,
             admitted_at=self._now(),
             parallelism=parallelism,
             attempt=1,
@@ -229,25 +228,24 @@ class Dispatcher:
             await self._note_outage(job, error)
         except SubmissionError as error:
             _log.warning("job refused by its engine", extra={"job_id": job.id, **error.log_fields()})
-            await self._store.update(
-                job.id, ACTIVE_STATES, state=JobState.FAILED, error=error.record(), finished_at=self._now(), note=None
-            )
+            await self._store.change(job, JobEvent.FAIL, error=error.record(), finished_at=self._now(), note=None)
         else:
             self._outages.pop(job.engine, None)
             await self._note_submitted(job, engine)
 
     async def _note_submitted(self, job: JobRecord, engine: JobEngine) -> None:
         now = self._now()
-        values: dict[str, Any] = {
-            "attempt_started_at": now,
-            "submitted_at": job.submitted_at or now,
-            "next_look_at": None,
-        }
+        values: dict[str, Any] = {} if job.attempt > 1 else {"note": None}
         reference = engine.reference(job.id, job.attempt)
         _log.info("job submitted", extra={"job_id": job.id, "attempt": job.attempt, "reference": reference})
-        if not await self._store.update(job.id, {JobState.QUEUED}, state=JobState.SUBMITTED, note=None, **values):
-            # A later attempt, or canceled meanwhile.
-            await self._store.update(job.id, ACTIVE_STATES, **values)
+        await self._store.change(
+            job,
+            JobEvent.ACCEPT,
+            attempt_started_at=now,
+            submitted_at=job.submitted_at or now,
+            next_look_at=None,
+            **values,
+        )
 
     async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
         """Leave an engine alone for a while; a job that it cannot have started gives its share back."""
@@ -264,9 +262,9 @@ class Dispatcher:
         message = f"{error.message}{hint}; attempt {failures} to submit failed, the next follows at {moment}"
         self._outages[job.engine] = Outage(until, failures, message)
         _log.warning("engine away", extra={"job_id": job.id, "engine": job.engine.value, **error.log_fields()})
-        if job.attempt == 1 and not error.context.get("maybe_started"):
+        if find_phase(job) is JobPhase.ADMITTED and not error.context.get("maybe_started"):
             released: dict[str, Any] = {"admitted_at": None, "parallelism": None, "attempt": 0}
-            if await self._store.update(job.id, {JobState.QUEUED}, note=message, **released):
+            if await self._store.change(job, JobEvent.RELEASE, note=message, **released):
                 return
         await self._store.update(job.id, ACTIVE_STATES, note=message, next_look_at=until)
 

@@ -29,6 +29,17 @@ from ingestion_engine.services.job_records import (
     dispatchers,
     jobs,
 )
+from ingestion_engine.services.job_states import (
+    PHASE_COLUMNS,
+    IllegalTransition,
+    JobEvent,
+    JobPhase,
+    check_values,
+    find_phase,
+    sources,
+    target,
+    target_states,
+)
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -218,36 +229,50 @@ class JobStore:
             found += await self._select(sa.select(jobs).where(jobs.c.id.in_(ids[start : start + READ_ROWS])))
         return found
 
-    async def update(
-        self, job_id: str, states: Collection[JobState], *, unadmitted: bool = False, **values: Any
-    ) -> bool:
-        """Set columns of a job if its state is still one of ``states``; return whether it was.
+    async def change(self, job: JobRecord, event: JobEvent, **values: Any) -> bool:
+        """Apply an event to a job and set columns with it; return False when its row is in no phase for it any more.
 
         Args:
-            job_id: The job.
-            states: States in which the change is right.
-            unadmitted: Also require that the job has not been admitted.
-            values: Columns to set.
+            job: The job as the caller knows it. Its row may have changed since: what counts is the row.
+            event: What happens; decides the new state.
+            values: Columns to set with the state.
+
+        Raises:
+            IllegalTransition: the table of transitions has no such event for ``job``, or ``values`` contradict it.
         """
+        target(event, find_phase(job))
+        check_values(event, values)
+        states = {before.value: after.value for before, after in target_states(event).items()}
+        change = sa.update(jobs).where(jobs.c.id == job.id, sa.or_(*(_is_in(phase) for phase in sources(event))))
+        state = sa.case(states, value=jobs.c.state)
+        return await self._update(change.values(revision=jobs.c.revision + 1, state=state, **values))
+
+    async def update(self, job_id: str, states: Collection[JobState], **values: Any) -> bool:
+        """Set columns that do not decide the phase of a job, if its state is one of ``states``; return whether it was.
+
+        Raises:
+            IllegalTransition: one of the columns decides the phase: that takes an event and ``change``.
+        """
+        if deciding := PHASE_COLUMNS.intersection(values):
+            raise IllegalTransition(f"Only an event changes {', '.join(sorted(deciding))}.")
         change = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_([state.value for state in states]))
-        if unadmitted:
-            change = change.where(jobs.c.admitted_at.is_(None))
-        if isinstance(values.get("state"), JobState):
-            values["state"] = values["state"].value
+        return await self._update(change.values(revision=jobs.c.revision + 1, **values))
+
+    async def _update(self, change: sa.Update) -> bool:
         async with self._writing() as connection:
-            result = await connection.execute(change.values(revision=jobs.c.revision + 1, **values))
-        return result.rowcount > 0
+            return (await connection.execute(change)).rowcount > 0
 
     async def note_waiting(self, notes: Mapping[str, str | None]) -> None:
         """Set the notes of jobs, by id, that still wait for admission; one transaction for all."""
         ids: dict[str | None, list[str]] = {}
         for job_id, note in notes.items():
             ids.setdefault(note, []).append(job_id)
-        waits = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.admitted_at.is_(None))
         async with self._writing() as connection:
             for note, members in ids.items():
                 for start in range(0, len(members), READ_ROWS):
-                    change = sa.update(jobs).where(waits, jobs.c.id.in_(members[start : start + READ_ROWS]))
+                    change = sa.update(jobs).where(
+                        _is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
+                    )
                     await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
@@ -295,6 +320,15 @@ class JobStore:
 def _select_active(*what: Any) -> sa.Select[Any]:
     final = [state.value for state in FINAL_STATES]
     return sa.select(*what).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
+
+
+def _is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
+    """The condition that a row is in a phase."""
+    state = jobs.c.state == phase.state.value
+    if phase.column is None:
+        return state
+    column = jobs.c[phase.column]
+    return sa.and_(state, column.is_not(None) if phase.is_set else column.is_(None))
 
 
 def _parse_cursor(cursor: str) -> tuple[Moment, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.domain.ids import hash_json
@@ -16,6 +16,7 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
 from ingestion_engine.services.preflight import Preflight
@@ -190,27 +191,19 @@ class JobService:
         Raises:
             SubmissionError: "job_not_found".
         """
-        now = utc_now()
-        ended = await self._store.update(
-            job_id,
-            {JobState.QUEUED},
-            unadmitted=True,
-            state=JobState.CANCELED,
-            finished_at=now,
-            cancel_requested_at=now,
-            note=None,
-        )
-        if not ended:
-            asked = await self._store.update(
-                job_id,
-                {JobState.QUEUED, JobState.SUBMITTED, JobState.RUNNING},
-                state=JobState.CANCELING,
-                cancel_requested_at=now,
-                next_look_at=None,
-                note="waiting for the driver to end",
-            )
-            if asked:
-                _log.info("cancel requested", extra={"job_id": job_id})
+        while True:
+            job = await self.get(job_id)
+            phase, now = find_phase(job), utc_now()
+            columns: dict[str, Any]
+            if phase is JobPhase.WAITING:
+                event, columns = JobEvent.CANCEL_WAITING, {"finished_at": now, "note": None}
+            elif job.state.is_final or job.state is JobState.CANCELING:
+                return job
+            else:
+                event, columns = JobEvent.CANCEL, {"next_look_at": None, "note": "waiting for the driver to end"}
+            if await self._store.change(job, event, cancel_requested_at=now, **columns):
+                break  # else the dispatcher has just changed the job
+        _log.info("cancel requested", extra={"job_id": job_id})
         self._wake()
         return await self.get(job_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ingestion_engine.domain.errors import FatalError
@@ -11,8 +12,16 @@ from ingestion_engine.runtime.timestamps import Moment, parse_timestamp
 from ingestion_engine.services.job_records import JobRecord
 
 
-def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> dict[str, Any]:
-    """Return the final columns of a job that has left a summary. Pure.
+@dataclass(frozen=True, slots=True)
+class End:
+    """The state in which a job ends, and the columns that are set with it."""
+
+    state: JobState
+    values: Mapping[str, Any]
+
+
+def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> End:
+    """Return the end of a job that has left a summary. Pure.
 
     A cancel that came too late does not turn a finished job into a canceled one: the summary decides.
     """
@@ -20,8 +29,7 @@ def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> dic
     state = JobState(summary["state"])
     if state is JobState.FAILED and error is None:
         error = FatalError("driver_failed", "the job failed without saying why", hint="read the job's log").record()
-    return {
-        "state": state,
+    values = {
         "counts": dict(summary.get("counts") or {}),
         "timings": dict(summary.get("timings") or {}),
         "error": error,
@@ -30,6 +38,7 @@ def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> dic
         "note": None,
         "next_look_at": None,
     }
+    return End(state, values)
 
 
 def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> dict[str, Any]:
@@ -37,8 +46,6 @@ def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> d
     if progress == job.progress or progress.get("attempt", job.attempt) < job.attempt:
         return {}
     values: dict[str, Any] = {"progress": dict(progress), "counts": dict(progress.get("counts") or {})}
-    if job.state in {JobState.QUEUED, JobState.SUBMITTED}:
-        values["state"] = JobState.RUNNING
     if job.started_at is None:
         values["started_at"] = now
     if job.state is not JobState.CANCELING:
@@ -46,15 +53,16 @@ def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> d
     return values
 
 
-def end_without_result(job: JobRecord, code: str, message: str, now: Moment) -> dict[str, Any]:
-    """Return the final columns of a job that nobody but us can end. Pure."""
+def end_without_result(job: JobRecord, code: str, message: str, now: Moment) -> End:
+    """Return the end of a job that nobody but us can end. Pure."""
     error = FatalError(code, message, hint="GET /jobs/{id}/logs shows what the driver said last", attempt=job.attempt)
-    return {"state": JobState.FAILED, "error": error.record(), "finished_at": now, "note": None, "next_look_at": None}
+    values = {"error": error.record(), "finished_at": now, "note": None, "next_look_at": None}
+    return End(JobState.FAILED, values)
 
 
-def end_canceled(now: Moment) -> dict[str, Any]:
-    """Return the final columns of a canceled job whose driver left no summary. Pure."""
-    return {"state": JobState.CANCELED, "finished_at": now, "note": None, "next_look_at": None}
+def end_canceled(now: Moment) -> End:
+    """Return the end of a canceled job without a summary. Pure."""
+    return End(JobState.CANCELED, {"finished_at": now, "note": None, "next_look_at": None})
 
 
 def read_moment(text: Any) -> Moment | None:

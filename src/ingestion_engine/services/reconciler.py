@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.domain.ports import EngineStatus, JobEngine
@@ -14,9 +14,10 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
-from ingestion_engine.services.outcomes import end_canceled, end_without_result, read_outcome, read_progress
+from ingestion_engine.services.outcomes import End, end_canceled, end_without_result, read_outcome, read_progress
 
 ABSENT_GRACE_S: Final = 5.0
 """How long an engine may not yet know an attempt that it has just accepted (a guess; Ray knew it at once)."""
@@ -76,15 +77,18 @@ class Reconciler:
             self._failures.pop(job.id, None)
 
     async def _look(self, job: JobRecord) -> None:
-        if job.state is JobState.CANCELING and job.abort_written_at is None:
+        if find_phase(job) is JobPhase.CANCELING:
             await self._ledgers.request_abort(job.id, "canceled")
-            await self._store.update(job.id, {JobState.CANCELING}, abort_written_at=self._now())
+            await self._store.change(job, JobEvent.MARK_ABORT, abort_written_at=self._now())
         if await self._finish_by_summary(job):
             return
         progress = await self._ledgers.read_progress(job.id)
         values = {} if progress is None else read_progress(job, progress, self._now())
         if values:
-            await self._store.update(job.id, {job.state}, **values)
+            if job.state is JobState.SUBMITTED:
+                await self._store.change(job, JobEvent.START, **values)
+            else:
+                await self._store.update(job.id, {job.state}, **values)
             if job.state is not JobState.CANCELING:
                 return
         engine = self._engines.get(job.engine)
@@ -105,9 +109,7 @@ class Reconciler:
         elif status.state is EngineState.PENDING:
             await self._handle_pending(job, engine, status)
         elif job.state is JobState.SUBMITTED:
-            await self._store.update(
-                job.id, {job.state}, state=JobState.RUNNING, started_at=job.started_at or now, note=None
-            )
+            await self._store.change(job, JobEvent.START, started_at=job.started_at or now, note=None)
         elif job.note is not None and self._failures.get(job.id):
             await self._store.update(job.id, {job.state}, note=(job.progress or {}).get("note"))
 
@@ -142,9 +144,9 @@ class Reconciler:
             _log.warning("driver died", extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
             pause = dt.timedelta(seconds=back_off_s(job.attempt))
             note = f"attempt {job.attempt + 1} of {self._settings.max_attempts} follows: {status.detail}"
-            await self._store.update(
-                job.id,
-                {job.state},
+            await self._store.change(
+                job,
+                JobEvent.RESTART,
                 attempt=job.attempt + 1,
                 attempt_started_at=None,
                 next_look_at=now + pause,
@@ -162,10 +164,10 @@ class Reconciler:
             await engine.stop(job.id, job.attempt)
         return True
 
-    async def _finish(self, job: JobRecord, values: Mapping[str, Any]) -> None:
-        if await self._store.update(job.id, ACTIVE_STATES, **values):
-            code = (values.get("error") or {}).get("code")
-            _log.info("job ended", extra={"job_id": job.id, "state": values["state"].value, "error_code": code})
+    async def _finish(self, job: JobRecord, end: End) -> None:
+        if await self._store.change(job, find_final_event(end.state), **end.values):
+            code = (end.values.get("error") or {}).get("code")
+            _log.info("job ended", extra={"job_id": job.id, "state": end.state.value, "error_code": code})
 
     async def _postpone(self, job: JobRecord, error: IngestionError) -> None:
         failures = self._failures.get(job.id, 0) + 1

@@ -14,7 +14,7 @@ from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.shares import Grant, frozen_grant
 from ingestion_engine.state.ledger import Ledger
-from support.control import BODY, World, unreachable
+from support.control import BODY, World, overwrite, unreachable
 
 
 @pytest.fixture
@@ -286,9 +286,7 @@ async def test_a_restart_loses_nothing(world: World) -> None:
         waiting = await plane.submit(collection="a")
         await plane.look()
         # As if the process had died between the engine's answer and the row's update.
-        await plane.services.store.update(
-            cut_off, {JobState.SUBMITTED}, state=JobState.QUEUED, attempt_started_at=None, submitted_at=None
-        )
+        await overwrite(plane.services.store, cut_off, state="queued", attempt_started_at=None, submitted_at=None)
     async with world.serve() as plane:
         world.engine.finish(running)
         await plane.look(3)
@@ -344,7 +342,7 @@ async def test_an_engine_that_forgot_a_fresh_attempt_is_given_time(world: World)
         await plane.look(1)
         assert (await plane.job(job_id))["attempt"] == 1
         long_ago = utc_now() - dt.timedelta(seconds=60)
-        await plane.services.store.update(job_id, {JobState.SUBMITTED}, attempt_started_at=long_ago)
+        await overwrite(plane.services.store, job_id, attempt_started_at=long_ago)
         await plane.look(1)
         assert (await plane.job(job_id))["attempt"] == 2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from ingestion_engine.domain.states import JobState
 from ingestion_engine.services.active_jobs import ActiveJobs
+from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import IdempotencyTaken, JobStore
 from support.control import queued
 
@@ -23,7 +23,7 @@ async def test_only_rows_that_changed_are_read_again(tmp_path: Path) -> None:
             await store.insert(queued(number, f"c{number}"))
         first = await active.read()
         assert [job.id for job in first] == ["job-1", "job-2", "job-3"]
-        await other.update("job-1", {JobState.QUEUED}, state=JobState.CANCELED)
+        await other.change(first[0], JobEvent.CANCEL_WAITING, finished_at=first[0].created_at)
         await other.note_waiting({"job-1": "too late", "job-3": "waits"})
         second = await active.read()
         assert [(job.id, job.note) for job in second] == [("job-2", None), ("job-3", "waits")]
