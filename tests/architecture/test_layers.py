@@ -35,6 +35,7 @@ _PLANTS = [
         "adapters.qdrant.store",
         "ingestion_engine.adapters.weaviate.store",
     ),
+    ("Routes do not know each other", "api.routes_ops", "ingestion_engine.api.routes_jobs"),
     (_HOMES, "driver.driver", "botocore"),
     (_HOMES, "pipeline.worker", "ray"),
     (_HOMES, "services.jobs", "weaviate"),

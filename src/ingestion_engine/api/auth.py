@@ -18,9 +18,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ingestion_engine.domain.errors import SubmissionError
@@ -152,13 +150,3 @@ class KeyRing:
                 self._load(path)
         except (OSError, SettingsError) as error:
             _log.warning("API keys not read again", extra={"error": str(error)})
-
-
-async def authenticate(request: Request) -> Principal:
-    """Return who asks. Raises SubmissionError (401)."""
-    ring: KeyRing = request.app.state.keys
-    return ring.identify(request.headers.get("authorization"))
-
-
-Asking = Annotated[Principal, Depends(authenticate)]
-"""A route's parameter: who asks."""

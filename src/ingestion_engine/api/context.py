@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Request
-
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
@@ -145,9 +143,3 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
         await asyncio.gather(*tasks, return_exceptions=True)
         await parts.close()
         await store.close()
-
-
-async def get_services(request: Request) -> Services:
-    """Return the running application's services; asynchronous, for FastAPI calls others in a thread."""
-    services: Services = request.app.state.services
-    return services

@@ -1,27 +1,34 @@
-"""What the API's answers look like, and how they are made from rows and ledgers."""
+"""What routes return: the models of response bodies, and the functions that make them from records."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestion_engine.api.problems import Problem, problem_of_record
-from ingestion_engine.domain.spec import EngineName, StoreName
+from ingestion_engine.domain.spec import CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
+from ingestion_engine.services.aliases import AliasDetail
+from ingestion_engine.services.collections import CollectionDetail
+from ingestion_engine.services.health import Health
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.jobs import Submitted
+from ingestion_engine.services.search import SearchAnswer
 
 
 class View(BaseModel):
-    """An answer's body."""
+    """A response body."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class JobLinks(View):
-    """Where to go from a job."""
+    """Paths of a job's routes."""
 
     self: str
     failures: str
@@ -32,30 +39,32 @@ class JobLinks(View):
 
 
 class JobAccepted(View):
-    """A job was stored; its engine hears of it next."""
+    """A stored job; it is submitted to its engine in the background."""
 
     job_id: str = Field(examples=["job-01hzx3v4m5n6p7q8r9s0t1v2w3"])
     engine: EngineName
     state: JobState
     collection: str = Field(examples=["docs_01hzx3v4m5n6p7q8r9s0t1v2w3"])
-    """What it writes: as named by the request, by the alias that the request named, or by the service."""
+    """Collection that the job writes: the one in the request, the one behind the requested alias, or a new one that the
+    service named."""
     alias: str | None
-    """The alias that stands for the collection once the job has succeeded."""
+    """Alias that moves to the collection when the job has succeeded."""
     links: JobLinks
 
 
 class JobProgress(View):
-    """How far a job is, as its driver last said."""
+    """Progress of a job, as last reported by its driver."""
 
     phase: str
     """``waiting``, ``planning``, ``running``, ``deleting``, ``finishing`` or ``paused``."""
     percent: float | None
-    """Share of the planned bytes that is done; None until the plan is complete."""
+    """Share of the planned bytes that is done; null until the plan is complete."""
     planning_complete: bool
-    """False while the totals still grow."""
+    """False while the plan, and so the totals, still grow."""
     rates: dict[str, float]
     """``chunks_per_s`` and ``bytes_per_s``."""
     eta_s: float | None
+    """Estimated seconds until the job ends; null while unknown."""
     updated_at: str | None
 
 
@@ -67,42 +76,43 @@ class JobView(View):
     state: JobState
     collection: str
     alias: str | None
-    """The alias that stands for the collection once the job has succeeded."""
+    """Alias that moves to the collection when the job has succeeded."""
     mode: str
     request: dict[str, Any]
-    """As submitted, with defaults filled in and the collection's own name."""
+    """The request as submitted, with defaults filled in and aliases replaced by the name of the collection."""
     attempt: int
-    """Which driver is at work, from 1; 0 before the first."""
+    """Number of the current attempt, from 1; 0 before the first."""
     parallelism: int | None
-    """Partitions at once as granted; None while the job waits."""
+    """Granted number of partitions processed at once; null while the job waits."""
     retry_of: str | None
-    """The job whose failed objects this one tries again."""
+    """Job whose failed objects this job retries."""
     created_at: str
     submitted_at: str | None
     started_at: str | None
     finished_at: str | None
     duration_s: float | None
-    """From start to end, or to now; None before the start."""
+    """Seconds from the start to the end, or until now; null before the start."""
     progress: JobProgress | None
     counts: dict[str, int]
-    """Objects, bytes and chunks by what became of them; see docs/api.md."""
+    """Objects, bytes and chunks by outcome; see docs/api.md."""
     timings: dict[str, Any]
+    """Seconds by phase and stage."""
     error: dict[str, Any] | None
-    """Why the job failed, formed like a problem."""
+    """Why the job failed, in the form of a problem without ``status``."""
     note: str | None
-    """What the job waits for."""
+    """Why the job waits."""
     links: JobLinks
 
 
 class JobPage(View):
-    """Some jobs, newest first."""
+    """Page of jobs, newest first."""
 
     items: list[JobView]
     next_cursor: str | None
 
 
 class Failure(View):
-    """An object that could not be ingested, or that a comparison of the stores found to differ."""
+    """An object that could not be ingested, or that differs between the stores."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -111,18 +121,18 @@ class Failure(View):
     reason: str | None = None
     retryable: bool = False
     differences: dict[StoreName, dict[str, int]] = Field(default_factory=dict)
-    """Points by store and kind of difference, when the stores were compared."""
+    """Number of points by store and kind of difference, for jobs that compare the stores."""
 
 
 class FailurePageView(View):
-    """Some of a job's failed objects."""
+    """Page of a job's failed objects."""
 
     items: list[Failure]
     next_cursor: str | None
 
 
 class Hit(View):
-    """One passage that was found."""
+    """A passage."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -134,41 +144,139 @@ class Hit(View):
 
 
 class SearchView(View):
-    """What each store found, best first."""
+    """Results of each store, best first."""
 
     collection: str
-    """What was searched: for an alias, what it stood for when the search began."""
+    """Searched collection; for an alias, its collection when the search began."""
     alias: str | None
-    """The name that was asked, when it is an alias."""
+    """Name in the request, when it is an alias."""
     model: str
     results: dict[StoreName, list[Hit]]
     errors: dict[StoreName, dict[str, Any]]
-    """Stores that could not be searched, and why."""
+    """Stores that could not be searched, with a code and a reason."""
     took_ms: float
+    """Duration of the search in milliseconds."""
+
+
+class StoreCount(View):
+    """Number of points of a collection in a store."""
+
+    points: int | None
+    error: str | None
+    """Why the number is unknown."""
+
+
+class LastJob(View):
+    """The newest job on a collection that the caller may see."""
+
+    job_id: str
+    state: JobState
+    mode: str
+    finished_at: str | None
+
+
+class LastVerified(View):
+    """The last comparison of the whole collection in all stores."""
+
+    job_id: str
+    at: str
+    differences: int
+    """Number of objects that differed, and of points that belonged to no object."""
+
+
+class CollectionView(View):
+    """A collection."""
+
+    name: str
+    contract: CollectionContract
+    stores: dict[StoreName, StoreCount]
+    objects: dict[str, int] | None
+    """Number of objects by state (``present``, ``failed``) and of their ``chunks``; null when the table cannot be read,
+    and in lists."""
+    last_job: LastJob | None = None
+    """Null when there is none, and in lists."""
+    verified: LastVerified | None = None
+    """Null when there was none, and in lists."""
+
+
+class CollectionList(View):
+    """All collections."""
+
+    items: list[CollectionView]
+
+
+class ObjectPage(View):
+    """Page of a collection's objects, ordered by key."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+class AliasInStore(View):
+    """State of an alias in a store."""
+
+    collection: str | None
+    """Collection of the alias in the store, as the store spells it; null when the store has no such alias."""
+    agrees: bool | None
+    """True when that is the right collection; null when the store is unavailable. Disagreement is repaired within
+    seconds."""
+    error: str | None
+
+
+class AliasView(View):
+    """An alias."""
+
+    name: str = Field(examples=["docs"])
+    collection: str = Field(examples=["docs_01hzx3v4m5n6p7q8r9s0t1v2w3"])
+    """Collection that the alias stands for; searches use it."""
+    previous: list[str]
+    """Former versions, newest first."""
+    dropping: list[str]
+    """Former versions that are being dropped."""
+    settled: bool
+    """False while a store still has to be updated."""
+    job_id: str
+    """Job that moved the alias last; a rollback does not change it."""
+    moved_at: str
+    stores: dict[StoreName, AliasInStore]
+
+
+class AliasList(View):
+    """All aliases."""
+
+    items: list[AliasView]
+
+
+class PrunedAlias(AliasView):
+    """An alias after former versions were dropped."""
+
+    dropped: list[str]
+    """Names of the versions that this request dropped."""
 
 
 class DependencyView(View):
-    """One system that the service needs."""
+    """State of one dependency of the service."""
 
     ok: bool
     required: bool
+    """True when no job can be accepted without it."""
     latency_ms: float
     version: str | None = None
     error: str | None = None
 
 
 class ReadyView(View):
-    """Whether the service can work."""
+    """Readiness of the service."""
 
     status: str
-    """``ready``; ``degraded`` (jobs are taken, but wait for a system that is away); ``unavailable``."""
+    """``ready``; ``degraded``: jobs are accepted, but wait for a system that is unavailable; ``unavailable``."""
     dependencies: dict[str, DependencyView]
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "What went wrong, as application/problem+json"}
+    "default": {"model": Problem, "description": "Error as application/problem+json"}
 }
-"""Every route may answer with a problem."""
+"""Every route can return a problem."""
 
 
 def link_job(job_id: str) -> JobLinks:
@@ -184,8 +292,12 @@ def link_job(job_id: str) -> JobLinks:
     )
 
 
-def accept_job(job: JobRecord) -> JobAccepted:
-    """Return the answer to a submission. Pure."""
+def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
+    """Return the body of a 202 and set its headers."""
+    job = done.job
+    response.headers["Location"] = f"/jobs/{job.id}"
+    if not done.created:
+        response.headers["Idempotency-Replayed"] = "true"
     return JobAccepted(
         job_id=job.id,
         engine=job.engine,
@@ -197,7 +309,7 @@ def accept_job(job: JobRecord) -> JobAccepted:
 
 
 def show_job(job: JobRecord) -> JobView:
-    """Return a job as the API shows it."""
+    """Return the view of a job; the duration of a running one is until now."""
     ended = job.finished_at or utc_now()
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
     return JobView(
@@ -226,7 +338,7 @@ def show_job(job: JobRecord) -> JobView:
 
 
 def show_progress(job: JobRecord) -> JobProgress | None:
-    """Return a job's progress; None before its driver has said anything. Pure."""
+    """Return the progress of a job; None before its driver has reported any. Pure."""
     progress = job.progress
     if progress is None:
         return None
@@ -235,7 +347,7 @@ def show_progress(job: JobRecord) -> JobProgress | None:
     if job.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}:
         percent = 100.0
     elif percent is not None:
-        # 100 is kept for jobs that have committed their results.
+        # 100 is reserved for jobs that have committed their results.
         percent = min(percent, 99.9)
     rates = {name: float(rate) for name, rate in (progress.get("rates") or {}).items() if rate is not None}
     return JobProgress(
@@ -249,11 +361,62 @@ def show_progress(job: JobRecord) -> JobProgress | None:
 
 
 def measure_percent(counts: Mapping[str, int]) -> float:
-    """Return the share of the plan that is done, 0 to 100: of its bytes, or of its partitions when it has none.
-    Pure.
-    """
+    """Return the share of the plan that is done, 0 to 100: of its bytes, or of its partitions without bytes. Pure."""
     for done, planned in (("bytes_read", "bytes_planned"), ("partitions_done", "partitions_planned")):
         total = counts.get(planned, 0)
         if total > 0:
             return round(min(1.0, counts.get(done, 0) / total) * 100, 1)
     return 100.0
+
+
+def show_search(found: SearchAnswer) -> SearchView:
+    """Return the view of a search's results. Pure."""
+    results = {name: [Hit.model_validate(hit) for hit in hits] for name, hits in found.results.items()}
+    return SearchView(
+        collection=found.collection,
+        alias=found.alias,
+        model=found.model,
+        results=results,
+        errors=found.errors,
+        took_ms=found.took_ms,
+    )
+
+
+def show_collection(detail: CollectionDetail, last_job: JobRecord | None = None) -> CollectionView:
+    """Return the view of a collection and of its newest job. Pure."""
+    view = CollectionView.model_validate(dataclasses.asdict(detail))
+    return view if last_job is None else view.model_copy(update={"last_job": show_last_job(last_job)})
+
+
+def show_last_job(job: JobRecord) -> LastJob:
+    """Return the short view of a job. Pure."""
+    finished_at = format_milliseconds(job.finished_at)
+    return LastJob(job_id=job.id, state=job.state, mode=str(job.request["mode"]), finished_at=finished_at)
+
+
+def show_alias(detail: AliasDetail) -> AliasView:
+    """Return the view of an alias. Pure."""
+    alias = detail.alias
+    return AliasView(
+        name=alias.name,
+        collection=alias.collection,
+        previous=list(alias.previous),
+        dropping=list(alias.dropping),
+        settled=alias.settled,
+        job_id=alias.job_id,
+        moved_at=alias.moved_at,
+        stores={name: AliasInStore(**dataclasses.asdict(view)) for name, view in detail.stores.items()},
+    )
+
+
+def show_health(found: Mapping[str, Health], *, with_details: bool) -> ReadyView:
+    """Return the view of all dependencies; without details, versions and error messages are left out. Pure."""
+    status = "ready"
+    if not all(health.ok for health in found.values()):
+        status = "degraded"
+    if not all(health.ok for health in found.values() if health.required):
+        status = "unavailable"
+    views = {name: DependencyView.model_validate(dataclasses.asdict(health)) for name, health in found.items()}
+    if not with_details:
+        views = {name: view.model_copy(update={"version": None, "error": None}) for name, view in views.items()}
+    return ReadyView(status=status, dependencies=views)

@@ -1,0 +1,180 @@
+"""What routes receive: the caller, the services, a job, and the models of bodies, queries and headers.
+
+Route modules import from here and from ``views``, never from each other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Body, Depends, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from ingestion_engine.api.auth import KeyRing, Principal
+from ingestion_engine.api.context import Services
+from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
+from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, StoreName, Strict
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
+
+# -- the caller, the services, a job ----------------------------------------------------------------------------------
+
+
+async def get_key_ring(request: Request) -> KeyRing:
+    """Return the application's API keys."""
+    keys: KeyRing = request.app.state.keys
+    return keys
+
+
+async def authenticate(request: Request, keys: Annotated[KeyRing, Depends(get_key_ring)]) -> Principal:
+    """Return the caller. Raises SubmissionError "unauthenticated" (401)."""
+    return keys.identify(request.headers.get("authorization"))
+
+
+async def get_services(request: Request) -> Services:
+    """Return the running application's services; asynchronous because FastAPI calls other functions in a thread."""
+    services: Services = request.app.state.services
+    return services
+
+
+KeyRingDep = Annotated[KeyRing, Depends(get_key_ring)]
+CallerDep = Annotated[Principal, Depends(authenticate)]
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def find_job(job_id: str, caller: CallerDep, services: ServicesDep) -> JobRecord:
+    """Return the job of the path. Raises SubmissionError "job_not_found" (404), also for jobs of other keys."""
+    return caller.check_job(await services.jobs.get(job_id))
+
+
+JobDep = Annotated[JobRecord, Depends(find_job)]
+
+
+async def is_caller_known(request: Request, keys: KeyRingDep) -> bool:
+    """Return True where the request has a valid API key, or none is required."""
+    try:
+        keys.identify(request.headers.get("authorization"))
+    except SubmissionError:
+        return False
+    return True
+
+
+CallerKnownDep = Annotated[bool, Depends(is_caller_known)]
+
+# -- headers and bodies -----------------------------------------------------------------------------------------------
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=IDEMPOTENCY_KEY_MAX,
+        description="Any string. The same request with the same key returns the first job; a different request with "
+        "the same key is refused.",
+    ),
+]
+
+JobBody = Annotated[JobRequest, Body(openapi_examples=JOB_EXAMPLES)]
+
+
+class Filter(Strict):
+    """Conditions that must all hold; strings are compared byte for byte, the same in every store."""
+
+    bucket: str | None = None
+    """Bucket of the object."""
+    content_type: str | None = None
+    """Detected media type, exact match."""
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """Entries that the metadata of a passage must contain: the object's S3 user metadata and the metadata of the job
+    that ingested it."""
+    key_prefix: str | None = Field(default=None, max_length=1024)
+    """Prefix of the object's key."""
+
+
+class SearchRequest(Strict):
+    """The body of ``POST /search``."""
+
+    collection: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)]
+    """Collection or alias to search."""
+    query: str = Field(min_length=1, max_length=10_000)
+    """Question or phrase; it is embedded with the model of the collection."""
+    limit: int = Field(default=10, ge=1, le=100)
+    """Maximum number of results per store."""
+    stores: tuple[StoreName, ...] | None = Field(default=None, min_length=1)
+    """Stores to search; null means all stores of the collection."""
+    filter: Filter = Filter()
+
+
+SearchBody = Annotated[SearchRequest, Body(openapi_examples=SEARCH_EXAMPLES)]
+
+# -- queries ----------------------------------------------------------------------------------------------------------
+
+
+class JobListQuery(Strict):
+    """Filter and page of a list of jobs."""
+
+    engine: EngineName | None = None
+    """Only jobs of this engine."""
+    state: tuple[JobState, ...] = ()
+    """Only jobs in this state; repeatable."""
+    collection: str | None = Field(default=None, pattern=COLLECTION_PATTERN)
+    """Only jobs that write this collection."""
+    limit: int = Field(default=50, ge=1, le=500)
+    """Maximum number of jobs."""
+    cursor: str | None = None
+    """``next_cursor`` of the previous page."""
+
+
+class PageQuery(Strict):
+    """Page of a list."""
+
+    limit: int = Field(default=100, ge=1, le=1000)
+    """Maximum number of items."""
+    cursor: str | None = None
+    """``next_cursor`` of the previous page."""
+
+
+class LogQuery(Strict):
+    """Attempt of a job."""
+
+    attempt: int | None = Field(default=None, ge=1)
+    """Number of the attempt, from 1; the newest by default."""
+
+
+class ObjectQuery(PageQuery):
+    """Filter and page of a list of objects."""
+
+    prefix: str = ""
+    """Only objects whose key starts with this prefix."""
+    state: str | None = Field(default=None, pattern="^(present|failed)$")
+    """``present``: the newest version is in the stores; ``failed``: it is not, but an older version may be."""
+
+
+class RemovalQuery(Strict):
+    """Objects to remove from a collection."""
+
+    prefix: str = Field(max_length=1024)
+    """Only objects whose key starts with this prefix; an empty prefix requires ``all``."""
+    all: bool = False
+    """Allow an empty prefix, which means every object."""
+    engine: EngineName | None = None
+    """Engine that runs the job; the first configured one by default."""
+
+
+class PruneQuery(BaseModel):
+    """Versions of an alias to keep."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    keep: int = Field(default=1, ge=0, le=1000)
+    """Number of former versions to keep, newest first."""
+
+
+JobListParams = Annotated[JobListQuery, Query()]
+PageParams = Annotated[PageQuery, Query()]
+LogParams = Annotated[LogQuery, Query()]
+ObjectParams = Annotated[ObjectQuery, Query()]
+RemovalParams = Annotated[RemovalQuery, Query()]
+PruneParams = Annotated[PruneQuery, Query()]
