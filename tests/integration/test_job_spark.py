@@ -18,7 +18,7 @@ import pytest
 from ingestion_devstack.kubernetes.find_spark import find_java
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.engines.spark.start import CONF
-from ingestion_engine.state.held_lease import read_lease
+from ingestion_engine.state.lease import read_lease
 from ingestion_engine.state.ledger import Ledger
 from support.own_main import start_main
 from support.platform_world import APPLICATIONS, Platform, without_job_fields

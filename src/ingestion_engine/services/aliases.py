@@ -18,7 +18,15 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import state_needed, state_not_configured
-from ingestion_engine.state.aliases import Alias, find_alias, put_first, read_alias, settle_alias, write_alias
+from ingestion_engine.state.aliases import (
+    Alias,
+    find_alias,
+    put_first,
+    read_alias,
+    settle_alias,
+    update_alias,
+    write_alias,
+)
 from ingestion_engine.state.collections import delete_collection_state, iter_aliases, read_contract
 
 SWEEP_S: Final = 10.0
@@ -185,16 +193,14 @@ class AliasService:
         for store in self._stores.values():
             await store.drop_collection(version)
         await asyncio.to_thread(delete_collection_state, state, version)
-        while True:
-            alias = await asyncio.to_thread(read_alias, state, name)
-            if alias is None or version not in alias.dropping:
-                return
-            left = tuple(other for other in alias.dropping if other != version)
-            try:
-                await asyncio.to_thread(write_alias, state, replace(alias, dropping=left))
-            except StateConflict:
-                continue
-            _log.info("former version dropped", extra={"alias": name, "collection": version})
+
+        def forget(alias: Alias | None) -> Alias | None:
+            if alias is None:
+                return None
+            return replace(alias, dropping=tuple(other for other in alias.dropping if other != version))
+
+        await asyncio.to_thread(update_alias, state, name, forget)
+        _log.info("former version dropped", extra={"alias": name, "collection": version})
 
     # -- looks and checks ---------------------------------------------------------------------------------------------
 

@@ -18,10 +18,11 @@ from typing import Any
 import orjson
 
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, StateConflict
-from ingestion_engine.domain.ports import StateStore, VectorStore
+from ingestion_engine.domain.ports import StateStore, Stored, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.state.collections import alias_path, read_contract
 from ingestion_engine.state.json_files import parse_json
+from ingestion_engine.state.update import update_value
 
 _TUPLES = frozenset({"previous", "dropping"})
 _FIELDS = (
@@ -66,10 +67,12 @@ def read_alias(store: StateStore, name: str) -> Alias | None:
     Raises:
         FatalError: "state_corrupt".
     """
+    stored = store.get(alias_path(name))
+    return None if stored is None else _parse_alias(name, stored)
+
+
+def _parse_alias(name: str, stored: Stored) -> Alias:
     path = alias_path(name)
-    stored = store.get(path)
-    if stored is None:
-        return None
     data = parse_json(path, stored.data)
     try:
         values: dict[str, Any] = {field: tuple(data[field]) if field in _TUPLES else data[field] for field in _FIELDS}
@@ -86,11 +89,30 @@ def find_alias(store: StateStore, name: str) -> Alias | None:
 
 def write_alias(store: StateStore, alias: Alias) -> Alias:
     """Write an alias over exactly the version it was read as. One request. Raises StateConflict."""
-    data = {"format": 1, **{field: getattr(alias, field) for field in _FIELDS}}
-    path, body = alias_path(alias.name), orjson.dumps(data)
+    path, body = alias_path(alias.name), _dump_alias(alias)
     if alias.version:
         return replace(alias, version=store.replace(path, body, alias.version))
     return replace(alias, version=store.create(path, body))
+
+
+def _dump_alias(alias: Alias) -> bytes:
+    return orjson.dumps({"format": 1, **{field: getattr(alias, field) for field in _FIELDS}})
+
+
+def update_alias(store: StateStore, name: str, change: Callable[[Alias | None], Alias | None]) -> Alias | None:
+    """Replace an alias by the result of ``change``, atomically against other writers; return what is stored now.
+
+    ``change`` receives None when there is no alias, and returns None or its argument to leave it as it is. It is called
+    again after every conflict. Cost and errors as ``update_value``.
+    """
+
+    def apply(data: bytes | None) -> bytes | None:
+        alias = None if data is None else _parse_alias(name, Stored(data, ""))
+        changed = change(alias)
+        return None if changed is None or changed == alias else _dump_alias(changed)
+
+    stored = update_value(store, alias_path(name), apply)
+    return None if stored is None else _parse_alias(name, stored)
 
 
 def record_move(
@@ -121,8 +143,8 @@ def record_move(
         FatalError: "alias_superseded" when a later job has moved it; "collection_dropped" when the collection is on
             its way out.
     """
-    while True:
-        alias = read_alias(store, name)
+
+    def move(alias: Alias | None) -> Alias:
         if alias is not None and not alias.removed:
             if alias.job_id == job_id:
                 return alias
@@ -138,21 +160,20 @@ def record_move(
             said = f"collection {collection} is being dropped as a former version of alias {name}"
             raise FatalError("collection_dropped", said, alias=name, collection=collection)
         check()
-        moved = Alias(
-            name,
-            collection,
-            () if alias is None or alias.removed else put_first(alias, collection),
+        return Alias(
+            name=name,
+            collection=collection,
+            previous=() if alias is None or alias.removed else put_first(alias, collection),
             settled=False,
             job_id=job_id,
             job_created_at=job_created_at,
             moved_at=now,
             dropping=() if alias is None else alias.dropping,
-            version="" if alias is None else alias.version,
         )
-        try:
-            return write_alias(store, moved)
-        except StateConflict:
-            continue
+
+    moved = update_alias(store, name, move)
+    assert moved is not None
+    return moved
 
 
 def put_first(alias: Alias, collection: str) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from ingestion_engine.domain.errors import FatalError, StateConflict
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.state.json_files import parse_json, read_json, write_json
+from ingestion_engine.state.update import update_value
 
 _ROOT = "collections/"
 _CONTRACT = "/collection.json"
@@ -60,14 +61,10 @@ def create_contract(store: StateStore, contract: CollectionContract) -> Collecti
     Idempotent. Cost: one request; two when there was one.
     """
     path = _contract_path(contract.collection)
-    while True:
-        try:
-            store.create(path, orjson.dumps(contract.model_dump(mode="json")))
-            return contract
-        except StateConflict:
-            stored = store.get(path)
-            if stored is not None:
-                return _parse_contract(path, stored.data)
+    data = orjson.dumps(contract.model_dump(mode="json"))
+    stored = update_value(store, path, lambda there: data if there is None else None, seen=None)
+    assert stored is not None
+    return contract if stored.data == data else _parse_contract(path, stored.data)
 
 
 def compare_contract(existing: CollectionContract, wanted: CollectionContract) -> None:

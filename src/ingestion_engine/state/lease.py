@@ -1,10 +1,10 @@
-"""The lease of a collection: who may write now, and the epoch that fences off everybody who wrote before.
+"""The lease of a collection: which attempt may write, and the epoch that fences off all earlier writers.
 
-``collections/{c}/lease.json`` holds job, attempt, epoch and a heartbeat counter, and changes by conditional writes
-only. It is never removed, so the epoch only ever grows. Nobody compares clocks of two machines: a waiting driver takes
-the lease over when, by its own monotonic clock, the stored value has stood still for ``ttl_s``; the holder stops by
-itself when, by its own, ``ttl_s`` have passed since it last renewed. The successor then waits ``grace_s`` before it
-writes, so that what the dead attempt's workers had in flight has ended (``LeaseSettings`` says how the two are chosen).
+``collections/{c}/lease.json`` holds job, attempt, epoch and a heartbeat counter. It changes by conditional writes only
+and is never removed, so epochs only grow. Clocks of different machines are never compared: a waiting driver takes the
+lease over when the stored value has not changed for ``ttl_s`` on its own monotonic clock; the holder stops by itself
+when ``ttl_s`` have passed on its own clock since its last renewal. The successor then waits ``grace_s`` before it
+writes, so that all requests of the dead attempt's workers have ended (``LeaseSettings`` explains both values).
 """
 
 from __future__ import annotations
@@ -13,38 +13,266 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from ingestion_engine.domain.errors import IngestionError, JobAborted, StateConflict, TransientError
-from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.state.held_lease import (
-    LOOKS_PER_TTL,
-    RENEWALS_PER_TTL,
-    HeldLease,
-    Lease,
-    make_lease_lost,
-    read_lease,
-    write_lease,
+import orjson
+
+from ingestion_engine.domain.errors import (
+    FatalError,
+    IngestionError,
+    JobAborted,
+    LeaseLost,
+    StateConflict,
+    TransientError,
 )
-
-__all__ = ["HeldLease", "Lease", "LeaseCheck", "acquire", "read_lease"]
+from ingestion_engine.domain.ports import StateStore, Stored
+from ingestion_engine.state.json_files import parse_json
+from ingestion_engine.state.update import update_value
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_LOOK_S = 1.0
+_RENEWALS_PER_TTL = 3
+"""Two renewals in a row may fail before the lease is in danger."""
+_CHECKS_PER_TTL = 10
+"""How often per ``ttl_s`` a waiting driver reads the heartbeat, and how soon a failed renewal is repeated.
+
+Adds at most a tenth to the wait.
+"""
+_LONGEST_PAUSE_S = 1.0
 """A waiting driver notices a released lease within this many seconds."""
 
 
-class _Acquisition:
-    """One driver's way to the lease; see ``acquire``."""
+# -- the stored lease -------------------------------------------------------------------------------------------------
+
+
+def _path(collection: str) -> str:
+    return f"collections/{collection}/lease.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The stored lease."""
+
+    job_id: str
+    attempt: int
+    epoch: int
+    counter: int
+    """Heartbeat: incremented by every renewal."""
+    released: bool
+    version: str = ""
+    """Version in the state store, for the next conditional write; empty before the first write."""
+    holder: str = ""
+    """Random name of the process that acquired it."""
+
+    def to_json(self) -> bytes:
+        """Return the stored bytes, which do not include the version."""
+        return orjson.dumps(
+            {
+                "format": 1,
+                "job_id": self.job_id,
+                "attempt": self.attempt,
+                "epoch": self.epoch,
+                "counter": self.counter,
+                "released": self.released,
+                "holder": self.holder,
+            }
+        )
+
+
+def read_lease(store: StateStore, collection: str) -> Lease | None:
+    """Return the stored lease, or None when the collection was never written to. One request.
+
+    Raises:
+        FatalError: "state_corrupt".
+    """
+    stored = store.get(_path(collection))
+    return None if stored is None else _parse_lease(collection, stored)
+
+
+def _parse_lease(collection: str, stored: Stored) -> Lease:
+    path = _path(collection)
+    data = parse_json(path, stored.data)
+    try:
+        names = ("job_id", "attempt", "epoch", "counter", "released", "holder")
+        return Lease(**{name: data[name] for name in names}, version=stored.version)
+    except KeyError as error:
+        raise FatalError("state_corrupt", f"{path!r} in the state store has no field {error}.", path=path) from error
+
+
+def _write_lease(store: StateStore, collection: str, lease: Lease) -> Lease:
+    """Write a lease over ``lease.version`` (empty: there is none yet) and return it. Raises StateConflict."""
+    path = _path(collection)
+    if lease.version:
+        return replace(lease, version=store.replace(path, lease.to_json(), lease.version))
+    return replace(lease, version=store.create(path, lease.to_json()))
+
+
+def _make_lease_lost(collection: str, epoch: int | None, stored: Lease | None) -> LeaseLost:
+    """Return the error for an epoch (None: one that was refused) that finds this lease stored. Pure."""
+    holder = "nobody" if stored is None else f"epoch {stored.epoch} of job {stored.job_id}, attempt {stored.attempt}"
+    state = ", released" if stored is not None and stored.released else ""
+    return LeaseLost(
+        "lease_lost",
+        f"The lease on collection {collection!r} belongs to {holder}{state}.",
+        collection=collection,
+        epoch=epoch,
+        stored_epoch=None if stored is None else stored.epoch,
+    )
+
+
+# -- held by a driver -------------------------------------------------------------------------------------------------
+
+
+class HeldLease:
+    """A lease that this process acquired. Safe to share by threads.
+
+    Made by ``acquire``. The driver calls ``check`` before everything that it makes durable.
+    """
 
     def __init__(
         self,
         store: StateStore,
         collection: str,
-        job_id: str,
-        attempt: int,
+        lease: Lease,
+        *,
+        ttl_s: float,
+        clock: Callable[[], float],
+        renewed_at: float,
+    ) -> None:
+        self._store = store
+        self._collection = collection
+        self._lease = lease
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._renewed_at = renewed_at
+        self._lost: IngestionError | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of this lease, higher than all earlier ones of the collection; part of every point written."""
+        return self._lease.epoch
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        return self._collection
+
+    def renew(self) -> None:
+        """Increment the heartbeat. One request.
+
+        Raises:
+            LeaseLost: the stored lease belongs to another process, or ``check`` has raised before.
+            TransientError: the state store is unavailable; the lease may still be held.
+        """
+        with self._lock:
+            self.check()
+            started_at = self._clock()
+            self._lease = self._write(released=False)
+            self._renewed_at = started_at
+
+    def check(self) -> None:
+        """Return while the lease is held, as far as this process can know; no request.
+
+        Raises:
+            LeaseLost: another process has it, or ``ttl_s`` have passed since the last successful renewal began. Once
+                raised, always raised.
+            FatalError: the state store refused a renewal for good.
+        """
+        if self._lost is None and self._clock() - self._renewed_at >= self._ttl_s:
+            self._lost = LeaseLost(
+                "lease_lost",
+                f"The lease on collection {self._collection!r} could not be renewed for {self._ttl_s:g} s.",
+                collection=self._collection,
+                epoch=self.epoch,
+            )
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
+
+    def release(self) -> None:
+        """Release the lease, so that the next job starts at once. Call it when no write is in flight any more.
+
+        Best effort: never raises an IngestionError.
+        """
+        with self._lock:
+            try:
+                self.check()
+                self._lease = self._write(released=True)
+            except IngestionError as error:
+                _log.warning("lease not released", extra={"collection": self._collection, **error.log_fields()})
+                return
+            self._lost = LeaseLost(
+                "lease_lost",
+                f"The lease on collection {self._collection!r} was released.",
+                collection=self._collection,
+                epoch=self.epoch,
+            )
+
+    @contextmanager
+    def keep_alive(self) -> Iterator[HeldLease]:
+        """Renew in a background thread every third of ``ttl_s`` until the block ends; ``check`` reports a failure."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._renew_until, args=(stop,), name=f"lease-{self._collection}", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            thread.join()
+
+    def _renew_until(self, stop: threading.Event) -> None:
+        pause_s: float | None = self._ttl_s / _RENEWALS_PER_TTL
+        while pause_s is not None and not stop.wait(pause_s):
+            pause_s = self.renew_step()
+
+    def renew_step(self) -> float | None:
+        """Renew once, tolerating an outage; return the seconds until the next step, or None when the lease is lost."""
+        try:
+            self.renew()
+        except TransientError as error:
+            _log.warning("lease not renewed yet", extra={"collection": self._collection, **error.log_fields()})
+            return self._ttl_s / _CHECKS_PER_TTL
+        except IngestionError as error:
+            self._lost = error
+            _log.error("lease lost", extra={"collection": self._collection, **error.log_fields()})
+            return None
+        return self._ttl_s / _RENEWALS_PER_TTL
+
+    def _write(self, *, released: bool) -> Lease:
+        """Write the next heartbeat over the lease as last seen; return what is stored then.
+
+        A conflict with this process itself, whose earlier write was applied although its answer was lost, is resolved.
+        """
+        path, ours = _path(self._collection), self._lease
+
+        def advance(data: bytes | None) -> bytes | None:
+            stored = None if data is None else _parse_lease(self._collection, Stored(data, ""))
+            is_ours = stored is not None and (stored.epoch, stored.holder) == (ours.epoch, ours.holder)
+            if stored is None or not is_ours or (stored.released and not released):
+                self._lost = _make_lease_lost(self._collection, ours.epoch, stored)
+                raise self._lost
+            if stored.released:
+                return None
+            return replace(stored, counter=stored.counter + 1, released=released).to_json()
+
+        written = update_value(self._store, path, advance, seen=Stored(ours.to_json(), ours.version))
+        assert written is not None
+        return _parse_lease(self._collection, written)
+
+
+# -- acquired ---------------------------------------------------------------------------------------------------------
+
+
+class _Acquisition:
+    """How one driver acquires the lease; see ``acquire``."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        collection: str,
+        wanted: Lease,
         *,
         ttl_s: float,
         clock: Callable[[], float],
@@ -53,32 +281,36 @@ class _Acquisition:
     ) -> None:
         self._store = store
         self._collection = collection
-        self._wanted = Lease(job_id, attempt, 1, 0, released=False, version="", holder=secrets.token_hex(8))
+        self._wanted = wanted
         self._ttl_s = ttl_s
         self._clock = clock
         self._sleep = sleep
         self._should_stop = should_stop
-        self._look_s = min(ttl_s / LOOKS_PER_TTL, _LONGEST_LOOK_S)
+        self._pause_s = min(ttl_s / _CHECKS_PER_TTL, _LONGEST_PAUSE_S)
 
     def take(self) -> tuple[HeldLease, bool]:
-        """Wait for the lease and take it; True when it was taken from somebody who had not released it."""
+        """Wait for the lease and take it; True when its former holder had not released it.
+
+        Not ``update_value``: whether a stored lease may be replaced depends on how long it has been observed.
+        """
         watched: Lease | None = None
         watched_since = 0.0
         while True:
-            self._stop_if_asked()
+            self._raise_if_stopped()
             try:
-                asked_at = self._clock()
+                read_at = self._clock()
                 stored = read_lease(self._store, self._collection)
                 if stored is not None and stored.holder == self._wanted.holder:
-                    # Our write arrived although its answer did not. What it replaced is forgotten, so assume the worst.
+                    # An earlier write was applied although its answer was lost. What it replaced is not known any
+                    # more, so assume a lease that was not released.
                     renewed = replace(stored, counter=stored.counter + 1)
-                    return self._hold(write_lease(self._store, self._collection, renewed), asked_at), True
+                    return self._hold(_write_lease(self._store, self._collection, renewed), read_at), True
                 if stored is None or stored.released:
                     return self._write_over(stored), False
                 self._refuse_predecessor(stored)
                 if stored != watched:
                     watched, watched_since = stored, self._clock()
-                elif asked_at - watched_since >= self._ttl_s:
+                elif read_at - watched_since >= self._ttl_s:
                     return self._write_over(stored), True
             except StateConflict:
                 continue
@@ -86,21 +318,21 @@ class _Acquisition:
                 _log.warning(
                     "waiting for the state store", extra={"collection": self._collection, **error.log_fields()}
                 )
-            self._sleep(self._look_s)
+            self._sleep(self._pause_s)
 
     def wait_grace(self, held: HeldLease, grace_s: float) -> None:
-        """Wait, renewing, until whatever the former holder had in flight has ended."""
+        """Wait, renewing, until all requests of the former holder have ended."""
         ends_at = self._clock() + grace_s
-        renew_at = self._clock() + self._ttl_s / RENEWALS_PER_TTL
+        renew_at = self._clock() + self._ttl_s / _RENEWALS_PER_TTL
         while (now := self._clock()) < ends_at:
-            # Stopping here leaves the lease held: were it released, the next driver would not wait for the former
+            # Stopping here leaves the lease held: after a release the next driver would not wait for the former
             # holder.
-            self._stop_if_asked()
+            self._raise_if_stopped()
             if now >= renew_at:
                 pause_s = held.renew_step()
                 renew_at = now + (pause_s or 0.0)
             held.check()
-            self._sleep(min(self._look_s, ends_at - now))
+            self._sleep(min(self._pause_s, ends_at - now))
 
     def _write_over(self, stored: Lease | None) -> HeldLease:
         self._refuse_predecessor(stored)
@@ -108,7 +340,7 @@ class _Acquisition:
         wanted = self._wanted
         if stored is not None:
             wanted = replace(wanted, epoch=stored.epoch + 1, version=stored.version)
-        return self._hold(write_lease(self._store, self._collection, wanted), started_at)
+        return self._hold(_write_lease(self._store, self._collection, wanted), started_at)
 
     def _hold(self, lease: Lease, renewed_at: float) -> HeldLease:
         return HeldLease(
@@ -117,12 +349,14 @@ class _Acquisition:
 
     def _refuse_predecessor(self, stored: Lease | None) -> None:
         if stored is not None and stored.job_id == self._wanted.job_id and stored.attempt > self._wanted.attempt:
-            raise make_lease_lost(self._collection, None, stored)
+            raise _make_lease_lost(self._collection, None, stored)
 
-    def _stop_if_asked(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self._should_stop():
             raise JobAborted(
-                "job_aborted", f"stopped while waiting for the lease on {self._collection}", collection=self._collection
+                "job_aborted",
+                f"The job was stopped while it waited for the lease on collection {self._collection!r}.",
+                collection=self._collection,
             )
 
 
@@ -140,29 +374,30 @@ def acquire(
 ) -> HeldLease:
     """Wait until the collection is free or its holder is dead, and hold it under a new, higher epoch. Blocking.
 
-    A free or released lease is taken at once. One whose heartbeat stands still for ``ttl_s`` is taken over, and the
-    call returns ``grace_s`` later; it is renewed meanwhile, but not afterwards: enter ``keep_alive`` next. While the
-    state store is away, it waits.
+    A free or released lease is taken at once. A lease without a heartbeat for ``ttl_s`` is taken over, and the call
+    returns ``grace_s`` later. The lease is renewed meanwhile, but not afterwards: enter ``keep_alive`` next. While the
+    state store is unavailable, the call waits.
 
     Args:
         store: The state store.
-        collection: What to hold.
-        job_id: Who asks.
-        attempt: Which attempt of the job. An earlier one than the stored attempt of the same job is refused.
+        collection: Collection to hold.
+        job_id: The job that acquires it.
+        attempt: Number of the job's attempt. An attempt earlier than the stored one of the same job is refused.
         ttl_s: Seconds without a heartbeat after which a holder is dead; the same for all drivers.
-        grace_s: Seconds that a dead holder's writes may still be under way.
+        grace_s: Seconds for which writes of a dead holder may still be in flight.
         clock: Monotonic seconds.
-        sleep: Waits for that many seconds.
-        should_stop: Asked before every look; what it raises passes through.
+        sleep: Waits for a number of seconds.
+        should_stop: Called before every read; True ends the wait. Exceptions pass through.
 
     Raises:
-        JobAborted: ``should_stop`` said so.
-        LeaseLost: a later attempt of this job has or had the lease, or somebody took it while we waited ``grace_s``.
+        JobAborted: ``should_stop`` returned True.
+        LeaseLost: a later attempt of this job has or had the lease, or it was taken over during ``grace_s``.
 
     Cost: one or two requests; while waiting, one per second (ten per ``ttl_s``, if that is more).
     """
+    wanted = Lease(job_id=job_id, attempt=attempt, epoch=1, counter=0, released=False, holder=secrets.token_hex(8))
     acquisition = _Acquisition(
-        store, collection, job_id, attempt, ttl_s=ttl_s, clock=clock, sleep=sleep, should_stop=should_stop
+        store, collection, wanted, ttl_s=ttl_s, clock=clock, sleep=sleep, should_stop=should_stop
     )
     held, taken_over = acquisition.take()
     _log.info("lease acquired", extra={"collection": collection, "epoch": held.epoch, "taken_over": taken_over})
@@ -171,15 +406,18 @@ def acquire(
     return held
 
 
+# -- checked by workers -----------------------------------------------------------------------------------------------
+
+
 class LeaseCheck:
-    """A worker's view of its driver's lease. Safe to share by threads.
+    """Checks, in a worker, that its driver still holds the lease. Safe to share by threads.
 
     Args:
         store: The state store.
-        collection: The collection it writes.
-        job_id: The job it works for.
-        epoch: The epoch its driver holds.
-        max_age_s: Seconds for which an answer is believed; part of ``LeaseSettings.grace_s``.
+        collection: The collection that the worker writes to.
+        job_id: The worker's job.
+        epoch: Epoch that its driver holds.
+        max_age_s: Seconds for which a result is reused; part of ``LeaseSettings.grace_s``.
         clock: Monotonic seconds.
     """
 
@@ -204,14 +442,14 @@ class LeaseCheck:
         self._ended: IngestionError | None = None
 
     def check(self) -> None:
-        """Return when this epoch held the lease and nobody had aborted the job at most ``max_age_s`` ago.
+        """Return when, at most ``max_age_s`` ago, this epoch held the lease and the job was not aborted.
 
         Raises:
             LeaseLost: another epoch holds the lease, or it was released. Once raised, always raised.
-            JobAborted: somebody asked for the job to stop. Once raised, always raised.
-            TransientError: the state store is away, so nothing is known.
+            JobAborted: the job was aborted. Once raised, always raised.
+            TransientError: the state store is unavailable, so the lease is unknown.
 
-        Cost: two requests when the last answer is too old; threads that call meanwhile wait for them.
+        Cost: two requests when the last result is too old; threads that call meanwhile wait for them.
         """
         with self._lock:
             if self._ended is not None:
@@ -221,9 +459,9 @@ class LeaseCheck:
                 return
             stored = read_lease(self._store, self._collection)
             if stored is None or (stored.job_id, stored.epoch) != (self._job_id, self._epoch) or stored.released:
-                self._ended = make_lease_lost(self._collection, self._epoch, stored)
+                self._ended = _make_lease_lost(self._collection, self._epoch, stored)
             elif self._store.get(f"jobs/{self._job_id}/abort") is not None:
-                self._ended = JobAborted("job_aborted", f"job {self._job_id} was asked to stop", job_id=self._job_id)
+                self._ended = JobAborted("job_aborted", f"Job {self._job_id!r} was aborted.", job_id=self._job_id)
             if self._ended is not None:
                 raise self._ended
             self._checked_at = now

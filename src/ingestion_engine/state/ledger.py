@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from ingestion_engine.domain.errors import FatalError, LeaseLost, StateConflict, StateMissing
+from ingestion_engine.domain.errors import FatalError, LeaseLost, StateMissing
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Partition, PartitionReport, PlannedObject
@@ -38,6 +38,7 @@ from ingestion_engine.state.json_files import (
     write_json,
 )
 from ingestion_engine.state.reports import ReportLog
+from ingestion_engine.state.update import update_value
 
 LOG_MAX_BYTES = 256 * 1024
 """A driver's log is kept from its end; enough for the last minutes of a talkative driver, cheap to rewrite."""
@@ -273,21 +274,15 @@ class Ledger:
         Cost: two requests.
         """
         path = f"{self._root}summary.json"
-        data = orjson.dumps(summary)
-        while True:
-            stored = self.store.get(path)
-            try:
-                if stored is None:
-                    self.store.create(path, data)
-                    return
-                if _age(parse_json(path, stored.data)) > _age(summary):
-                    raise LeaseLost(
-                        "lease_lost", f"a later attempt of job {self.job_id} has ended already", job_id=self.job_id
-                    )
-                self.store.replace(path, data, stored.version)
-                return
-            except StateConflict:
-                continue
+
+        def supersede(stored: bytes | None) -> bytes:
+            if stored is not None and _age(parse_json(path, stored)) > _age(summary):
+                raise LeaseLost(
+                    "lease_lost", f"A later attempt of job {self.job_id!r} has ended already.", job_id=self.job_id
+                )
+            return orjson.dumps(summary)
+
+        update_value(self.store, path, supersede)
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return ``summary.json``, or None while no attempt has ended. One request."""

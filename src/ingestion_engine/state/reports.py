@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from ingestion_engine.domain.errors import StateConflict
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.state.json_files import create_once, dump_lines, iter_lines, list_segments, parse_json
+from ingestion_engine.state.update import update_value
 
 
 class ReportLog:
@@ -30,22 +30,14 @@ class ReportLog:
     def create(self, report: PartitionReport) -> None:
         """Write a report unless there is one; DONE replaces what is not."""
         path = self._single_path(report)
-        data = orjson.dumps(report)
-        while True:
-            try:
-                self._store.create(path, data)
-                return
-            except StateConflict:
-                stored = self._store.get(path)
-            if stored is None:
-                continue
-            if report.status != ReportStatus.DONE or parse_json(path, stored.data)["status"] == ReportStatus.DONE:
-                return
-            try:
-                self._store.replace(path, data, stored.version)
-                return
-            except StateConflict:
-                continue
+
+        def supersede(stored: bytes | None) -> bytes | None:
+            is_better = stored is None or (
+                report.status is ReportStatus.DONE and parse_json(path, stored)["status"] != ReportStatus.DONE
+            )
+            return orjson.dumps(report) if is_better else None
+
+        update_value(self._store, path, supersede, seen=None)
 
     def find_done(self, partition_id: PartitionId) -> PartitionReport | None:
         """Return a partition's single DONE report of its latest epoch."""

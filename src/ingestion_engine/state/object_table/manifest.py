@@ -9,13 +9,12 @@ from typing import Any
 
 import orjson
 
-from ingestion_engine.domain.errors import FatalError, StateConflict, TransientError
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.state.json_files import parse_json
+from ingestion_engine.state.update import update_value
 
 _FORMAT = 1
-_MAX_CONFLICTS = 100
-"""Each means that somebody else's write went through; so many in a row means that the store's conditions are broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +79,31 @@ class Manifest:
 def read_manifest(store: StateStore, path: str) -> Manifest:
     """Return the manifest, an empty one when there is none. One request."""
     stored = store.get(path)
-    return Manifest() if stored is None else Manifest.from_json(path, parse_json(path, stored.data))
+    return _parse(path, None if stored is None else stored.data)
 
 
 def update_manifest(store: StateStore, path: str, change: Callable[[Manifest], Manifest]) -> Manifest:
-    """Replace the manifest by what ``change`` makes of it, and return the new one; atomic against other writers.
+    """Replace the manifest by the result of ``change``, atomically against other writers; return the new one.
 
-    ``change`` is called again after every conflict, so it must be pure, and return its argument when its effect is
-    there already.
+    ``change`` is called again after every conflict, so it must be pure, and must return its argument when its effect is
+    stored already. See ``update_value`` for a lost answer.
 
     Raises:
-        TransientError: "manifest_contended"; also when the answer to the write was lost: calling again is safe.
+        TransientError: "manifest_contended".
 
     Cost: two requests per try; one when nothing changes.
     """
-    for _ in range(_MAX_CONFLICTS):
-        stored = store.get(path)
-        before = Manifest() if stored is None else Manifest.from_json(path, parse_json(path, stored.data))
+    after = Manifest()
+
+    def apply(data: bytes | None) -> bytes | None:
+        nonlocal after
+        before = _parse(path, data)
         after = change(before)
-        if after == before:
-            return before
-        data = orjson.dumps(after.to_json())
-        try:
-            if stored is None:
-                store.create(path, data)
-            else:
-                store.replace(path, data, stored.version)
-            return after
-        except StateConflict:
-            continue
-    raise TransientError("manifest_contended", f"{path} changed {_MAX_CONFLICTS} times while it was updated", path=path)
+        return None if after == before else orjson.dumps(after.to_json())
+
+    update_value(store, path, apply, contended="manifest_contended")
+    return after
+
+
+def _parse(path: str, data: bytes | None) -> Manifest:
+    return Manifest() if data is None else Manifest.from_json(path, parse_json(path, data))
