@@ -78,20 +78,16 @@ class Cluster:
     def fault(self, **faults: Any) -> None:
         self.http.post("/_faults", json=faults).raise_for_status()
 
-    def states_of(self, name: str, until: str, since: str = "0") -> list[str]:
-        """Every state that a watch sees, without repetitions, up to `until`."""
-        seen: list[str] = []
-        selector = f"metadata.name={name}"
-        stream = kubernetes.watch.Watch().stream(
-            self.find, WATCHED, field_selector=selector, resource_version=since, timeout_seconds=DEADLINE_S
-        )
-        for event in stream:
-            state = states.state_of(event["object"])
-            if seen[-1:] != [state]:
-                seen.append(state)
-            if state == until:
-                break
-        return seen
+    def reach(self, name: str, state: str) -> dict[str, Any]:
+        """The application's status, once it is in this state."""
+        wait_for(lambda: self.state(name) == state)
+        return dict(self.get(name, WATCHED)["status"])
+
+    def events(self, name: str) -> list[str]:
+        """Reasons of an application's events, oldest first, found as `kubectl describe` finds them."""
+        selector = f"involvedObject.name={name},involvedObject.kind=SparkApplication"
+        found = self.core.list_namespaced_event(WATCHED, field_selector=selector, limit=500).items
+        return [event.reason for event in sorted(found, key=lambda event: int(event.metadata.resource_version))]
 
 
 def manifest(name: str, main: Path | str = "/no/main.py", **spec: Any) -> dict[str, Any]:

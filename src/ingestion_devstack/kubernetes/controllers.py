@@ -1,4 +1,8 @@
-"""The loop that drives operator, kubelet and garbage collector: every write of an object queues what depends on it."""
+"""The loop that drives operator, kubelet and garbage collector: every write of an object queues what depends on it.
+
+The garbage collector imitates that of Kubernetes 1.32 (`pkg/controller/garbagecollector`) for one kind of owner:
+background deletion removes an application's pods after it, foreground deletion before it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from typing import Final
 
 from ingestion_devstack.kubernetes.events import forget_events
 from ingestion_devstack.kubernetes.kubelet import Kubelet
-from ingestion_devstack.kubernetes.operator import APPLICATIONS, FOREGROUND, Operator, mark_deleted
+from ingestion_devstack.kubernetes.operator import APPLICATIONS, Operator, mark_deleted
 from ingestion_devstack.kubernetes.store import Change, Key, Object, ObjectStore
 
 _log = logging.getLogger(__name__)
 
 _AFTER_ERROR_S: Final = 5.0
-"""Pause before an object is tried again whose step failed unexpectedly; a guess."""
+"""Pause before a step that failed unexpectedly is repeated; a guess."""
 
 
 class Controllers:
@@ -31,19 +35,19 @@ class Controllers:
         store.listen(self._note)
 
     def enqueue_all(self) -> None:
-        """Look at every object again."""
+        """Queue every object."""
         for resource in (APPLICATIONS, "pods"):
             for value in self._store.select(resource, None):
                 self._enqueue((resource, value["metadata"]["namespace"], value["metadata"]["name"]))
 
     async def run(self) -> None:
-        """Serve the queue for ever."""
+        """Serve the queue until cancelled."""
         self._kubelet.forget_lost()
         self.enqueue_all()
         while True:
             key = await self._queue.get()
             self._queued.discard(key)
-            self._look_again(key, self._sync(key))
+            self._schedule(key, self._sync(key))
 
     def _sync(self, key: Key) -> float | None:
         step: Callable[[Key], float | None] = self._operator.sync if key[0] == APPLICATIONS else self._kubelet.sync
@@ -57,7 +61,7 @@ class Controllers:
             _log.exception("a step failed", extra={"object": "/".join(key)})
             return _AFTER_ERROR_S
 
-    def _look_again(self, key: Key, after_s: float | None) -> None:
+    def _schedule(self, key: Key, after_s: float | None) -> None:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
@@ -74,15 +78,13 @@ class Controllers:
         if resource not in (APPLICATIONS, "pods"):
             return
         self._enqueue(change.key)
-        known = change.after or change.before
-        assert known is not None, "a change has a state before or after it"
         if resource == "pods":
-            for owner in known["metadata"].get("ownerReferences", []):
+            for owner in change.value["metadata"].get("ownerReferences", []):
                 self._enqueue((APPLICATIONS, namespace, owner["name"]))
-        elif change.after is None:
-            for pod in self._owned(known):
+        elif change.removed:
+            for pod in self._owned(change.value):
                 self._enqueue(("pods", namespace, pod["metadata"]["name"]))
-            forget_events(self._store, namespace, known["metadata"]["uid"])
+            forget_events(self._store, change.value)
 
     def _owned(self, app: Object) -> list[Object]:
         uid = app["metadata"]["uid"]
@@ -90,19 +92,17 @@ class Controllers:
         return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))]
 
     def _collect_owner(self, key: Key) -> None:
-        """Remove an application in deletion whose pods are gone and that nobody else holds."""
+        """Remove an application that is being deleted and has no pods left."""
         app = self._store.get(key)
-        if app is None or not app["metadata"].get("deletionTimestamp") or self._owned(app):
-            return
-        if set(app["metadata"].get("finalizers", [])) <= {FOREGROUND}:
+        if app is not None and app["metadata"].get("deletionTimestamp") and not self._owned(app):
             self._store.remove(key)
 
     def _collect_orphan(self, key: Key) -> None:
-        """Begin the deletion of a pod whose owner is gone, or goes in the foreground."""
+        """Begin the deletion of a pod whose owner is gone or is being deleted in the foreground."""
         pod = self._store.get(key)
         if pod is None:
             return
         for owner in pod["metadata"].get("ownerReferences", []):
             app = self._store.get((APPLICATIONS, key[1], owner["name"]))
             if app is None or app["metadata"]["uid"] != owner["uid"] or app["metadata"].get("deletionTimestamp"):
-                mark_deleted(self._store, "pods", pod, pod["spec"]["terminationGracePeriodSeconds"])
+                mark_deleted(self._store, "pods", pod, grace_s=pod["spec"]["terminationGracePeriodSeconds"])

@@ -1,4 +1,10 @@
-"""What an API server tells about itself: version, groups, resources, and the OpenAPI document that kubectl reads."""
+"""Discovery: version, groups and resources of the API server, and the OpenAPI part that kubectl checks.
+
+Forms follow Kubernetes 1.32 (k8s.io/apimachinery `pkg/apis/meta/v1/types.go`). `kubectl apply --dry-run=server` and
+server-side validation read one fact from OpenAPI v3: whether the PATCH operation of the kind knows the parameters
+`dryRun` and `fieldValidation` (k8s.io/cli-runtime `pkg/resource/query_param_verifier_v3.go`). The document holds that
+operation and no schemas, so `kubectl explain` has nothing to show. A PATCH itself is refused with 405.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,6 @@ from typing import Any, Final
 
 from ingestion_devstack.kubernetes.errors import Resource
 from ingestion_devstack.kubernetes.http import RESOURCES, SPARK_APPLICATIONS
-from ingestion_devstack.kubernetes.schema import application_schema
 
 VERSION: Final = {
     "major": "1",
@@ -19,23 +24,15 @@ VERSION: Final = {
     "compiler": "",
     "platform": "linux/amd64",
 }
-"""The release whose answers these are; kubectl may be one minor release away."""
+"""The imitated release; kubectl may be one minor release away."""
 
 _GROUP_PATH: Final = f"apis/{SPARK_APPLICATIONS.api_version}"
-_TYPE: Final = {
-    "group": SPARK_APPLICATIONS.group,
-    "version": SPARK_APPLICATIONS.version,
-    "kind": SPARK_APPLICATIONS.kind,
-}
 
 
 def discover(path: str) -> dict[str, Any] | None:
-    """The discovery document at a path; None when there is none."""
-    group = {
-        "name": SPARK_APPLICATIONS.group,
-        "versions": [_group_version()],
-        "preferredVersion": _group_version(),
-    }
+    """Return the discovery document at a path; None when there is none."""
+    version = {"groupVersion": SPARK_APPLICATIONS.api_version, "version": SPARK_APPLICATIONS.version}
+    group = {"name": SPARK_APPLICATIONS.group, "versions": [version], "preferredVersion": version}
     documents: dict[str, Any] = {
         "/version": VERSION,
         "/api": {
@@ -48,14 +45,9 @@ def discover(path: str) -> dict[str, Any] | None:
         "/api/v1": _resource_list("v1"),
         f"/{_GROUP_PATH}": _resource_list(SPARK_APPLICATIONS.api_version),
         "/openapi/v3": {"paths": {_GROUP_PATH: {"serverRelativeURL": f"/openapi/v3/{_GROUP_PATH}"}}},
+        f"/openapi/v3/{_GROUP_PATH}": _openapi(),
     }
-    if path == f"/openapi/v3/{_GROUP_PATH}":
-        return _openapi()
     return documents.get(path)
-
-
-def _group_version() -> dict[str, str]:
-    return {"groupVersion": SPARK_APPLICATIONS.api_version, "version": SPARK_APPLICATIONS.version}
 
 
 def _resource_list(api_version: str) -> dict[str, Any]:
@@ -64,46 +56,31 @@ def _resource_list(api_version: str) -> dict[str, Any]:
 
 
 def _resource_entries(resource: Resource) -> list[dict[str, Any]]:
-    common = {"namespaced": resource.namespaced, "kind": resource.kind}
+    common = {"namespaced": True, "kind": resource.kind}
     main = {
         "name": resource.plural,
-        "singularName": resource.singular,
+        "singularName": resource.kind.lower(),
         **common,
         "verbs": list(resource.verbs),
         "shortNames": list(resource.short_names),
     }
-    verbs = {"status": ["get", "patch", "update"], "log": ["get"]}
-    others = [
-        {"name": f"{resource.plural}/{name}", "singularName": "", **common, "verbs": verbs[name]}
-        for name in resource.subresources
-    ]
-    return [main, *others]
+    names = [f"{resource.plural}/{name}" for name in resource.subresources]
+    return [main, *({"name": name, "singularName": "", **common, "verbs": ["get"]} for name in names)]
 
 
 def _openapi() -> dict[str, Any]:
-    """OpenAPI v3 of the SparkApplication's group; about 1 MB."""
-    model = "io.k8s.sparkoperator.v1beta2.SparkApplication"
-    reference = {"$ref": f"#/components/schemas/{model}"}
-    media = {"application/json": {"schema": reference}}
-    names = ("dryRun", "fieldManager", "fieldValidation")
-    options = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in names]
-    item = f"/{_GROUP_PATH}/namespaces/{{namespace}}/{SPARK_APPLICATIONS.plural}/{{name}}"
-
-    def operation(action: str) -> dict[str, Any]:
-        return {
-            "parameters": options if action != "get" else [],
-            "responses": {"200": {"description": "OK", "content": media}},
-            "x-kubernetes-action": action,
-            "x-kubernetes-group-version-kind": _TYPE,
-        }
-
-    schema = {**application_schema(), "x-kubernetes-group-version-kind": [_TYPE]}
+    kind = {"group": SPARK_APPLICATIONS.group, "version": SPARK_APPLICATIONS.version, "kind": SPARK_APPLICATIONS.kind}
+    patch = {
+        "parameters": [
+            {"name": name, "in": "query", "schema": {"type": "string"}}
+            for name in ("dryRun", "fieldManager", "fieldValidation")
+        ],
+        "responses": {"405": {"description": "Method Not Allowed"}},
+        "x-kubernetes-action": "patch",
+        "x-kubernetes-group-version-kind": kind,
+    }
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes stand-in", "version": VERSION["gitVersion"]},
-        "paths": {
-            item: {"get": operation("get"), "put": operation("put"), "patch": operation("patch")},
-            item.rpartition("/")[0]: {"post": operation("post")},
-        },
-        "components": {"schemas": {model: schema}},
+        "paths": {f"/{_GROUP_PATH}/namespaces/{{namespace}}/{SPARK_APPLICATIONS.plural}/{{name}}": {"patch": patch}},
     }

@@ -1,6 +1,8 @@
-"""Refusals of the Kubernetes API, in the exact shape its clients read: `Status` objects with code, reason and details.
+"""Refusals of the Kubernetes API, in the shape that its clients read: `Status` objects with code, reason and details.
 
-Wording and reasons follow k8s.io/apimachinery (`pkg/api/errors`, `pkg/util/validation/field`).
+Wording and reasons follow Kubernetes 1.32, k8s.io/apimachinery (`pkg/api/errors/errors.go`,
+`pkg/util/validation/field/errors.go`). Exception: `not_implemented` (501), by which the stand-in names what a real API
+server would serve.
 """
 
 from __future__ import annotations
@@ -12,22 +14,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind of object and where it lives in the API."""
+    """One kind of object and its place in the API."""
 
     group: str
     """Empty for the core group."""
     version: str
     plural: str
-    singular: str
     kind: str
     verbs: tuple[str, ...]
     short_names: tuple[str, ...] = ()
-    namespaced: bool = True
     subresources: tuple[str, ...] = ()
 
     @property
     def api_version(self) -> str:
-        """What objects carry as `apiVersion`."""
+        """The `apiVersion` of its objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
@@ -39,35 +39,18 @@ class Resource:
 class ApiError(Exception):
     """A refusal; `status()` is its body."""
 
-    def __init__(
-        self,
-        code: int,
-        reason: str,
-        message: str,
-        *,
-        details: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, code: int, reason: str, message: str, *, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
-        self.details = dict(details) if details is not None else None
-        self.headers = dict(headers or {})
+        self.details = details
 
     def status(self) -> dict[str, Any]:
-        """The `Status` object of this refusal."""
-        body: dict[str, Any] = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": self.message,
-            "reason": self.reason,
-        }
-        if self.details is not None:
-            body["details"] = self.details
-        return {**body, "code": self.code}
+        """Return the `Status` object of this refusal."""
+        head = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        details = {} if self.details is None else {"details": self.details}
+        return {**head, "message": self.message, "reason": self.reason, **details, "code": self.code}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +58,66 @@ class Cause:
     """One invalid field."""
 
     field: str
-    """Path from the object's root, e.g. `spec.driver.cores`."""
+    """Path from the object's root, e.g. `spec.executor`."""
     reason: str
-    """FieldValueRequired, FieldValueInvalid, FieldValueTypeInvalid, FieldValueNotSupported, FieldValueForbidden."""
+    """FieldValueRequired or FieldValueInvalid."""
     message: str
 
     def __str__(self) -> str:
-        """As it stands in the message of the whole refusal."""
+        """The cause as part of the refusal's message."""
         return f"{self.field}: {self.message}"
 
 
-def _about(resource: Resource, name: str) -> dict[str, Any]:
-    details: dict[str, Any] = {"name": name, "group": resource.group, "kind": resource.plural}
+def _about(resource: Resource, name: str) -> dict[str, str]:
+    details = {"name": name, "group": resource.group, "kind": resource.plural}
     return {key: value for key, value in details.items() if value}
 
 
 def not_found(resource: Resource, name: str) -> ApiError:
-    """404: no such object."""
+    """404: the object does not exist."""
     message = f'{resource.qualified} "{name}" not found'
     return ApiError(404, "NotFound", message, details=_about(resource, name))
 
 
+def namespace_not_found(name: str) -> ApiError:
+    """404: an object is created in a namespace that does not exist."""
+    return ApiError(404, "NotFound", f'namespaces "{name}" not found', details={"name": name, "kind": "namespaces"})
+
+
 def already_exists(resource: Resource, name: str) -> ApiError:
-    """409: the name is taken."""
+    """409: an object of this name exists."""
     message = f'{resource.qualified} "{name}" already exists'
     return ApiError(409, "AlreadyExists", message, details=_about(resource, name))
 
 
-def conflict(resource: Resource, name: str, why: str) -> ApiError:
-    """409: the object is not the one the caller has seen."""
-    message = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {why}'
-    return ApiError(409, "Conflict", message, details=_about(resource, name))
-
-
 def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> ApiError:
-    """422: the object breaks its schema; every cause is named."""
+    """422: the object violates its schema; every cause is named."""
     listed = str(causes[0]) if len(causes) == 1 else "[" + ", ".join(map(str, causes)) + "]"
-    kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    details: dict[str, Any] = {"name": name, "group": resource.group, "kind": resource.kind}
-    details = {key: value for key, value in details.items() if value}
+    details: dict[str, Any] = {**_about(resource, name), "kind": resource.kind}
     details["causes"] = [{"reason": c.reason, "message": c.message, "field": c.field} for c in causes]
-    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details=details)
+    message = f'{resource.kind}.{resource.group} "{name}" is invalid: {listed}'
+    return ApiError(422, "Invalid", message, details=details)
 
 
 def bad_request(message: str) -> ApiError:
-    """400: the request itself makes no sense."""
+    """400: the request is malformed."""
     return ApiError(400, "BadRequest", message)
 
 
 def unauthorized() -> ApiError:
-    """401: no token, or not the right one."""
+    """401: the token is missing or wrong."""
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(resource: Resource | None, verb: str, namespace: str, name: str = "") -> ApiError:
-    """403 as role-based access control says it."""
+def forbidden(resource: Resource | None, verb: str, namespace: str) -> ApiError:
+    """403 in the words of role-based access control."""
     if resource is None:
         return ApiError(403, "Forbidden", f'forbidden: User "ingest" cannot {verb} this path', details={})
-    subject = f'{resource.qualified} "{name}"' if name else resource.qualified
     message = (
-        f'{subject} is forbidden: User "ingest" cannot {verb} resource "{resource.plural}" '
+        f'{resource.qualified} is forbidden: User "ingest" cannot {verb} resource "{resource.plural}" '
         f'in API group "{resource.group}" in the namespace "{namespace}"'
     )
-    return ApiError(403, "Forbidden", message, details=_about(resource, name))
+    return ApiError(403, "Forbidden", message, details=_about(resource, ""))
 
 
 def denied_by_webhook(webhook: str, why: str) -> ApiError:
@@ -145,25 +125,18 @@ def denied_by_webhook(webhook: str, why: str) -> ApiError:
     return ApiError(403, "Forbidden", f'admission webhook "{webhook}" denied the request: {why}')
 
 
-def method_not_allowed() -> ApiError:
-    """405: the resource exists, the verb does not."""
-    message = "the server does not allow this method on the requested resource"
-    return ApiError(405, "MethodNotAllowed", message, details={})
+def method_not_allowed(resource: Resource, verb: str) -> ApiError:
+    """405: the resource exists, but does not support the verb."""
+    message = f'{verb} is not supported on resources of kind "{resource.qualified}"'
+    return ApiError(405, "MethodNotAllowed", message, details=_about(resource, ""))
 
 
-def expired(message: str) -> ApiError:
-    """410: the version asked for is no longer known; list again."""
-    return ApiError(410, "Expired", message)
-
-
-def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
-    """415: the body's content type is not read here."""
-    message = "the body of the request was in an unknown format - accepted media types include: " + ", ".join(accepted)
-    return ApiError(415, "UnsupportedMediaType", message, details={})
+def not_implemented(what: str) -> ApiError:
+    """501: a real API server serves this; the stand-in does not."""
+    return ApiError(501, "NotImplemented", f"The Kubernetes stand-in does not serve {what}.", details={})
 
 
 def internal(message: str) -> ApiError:
     """500: an unexpected condition of the server."""
-    return ApiError(
-        500, "InternalError", f"Internal error occurred: {message}", details={"causes": [{"message": message}]}
-    )
+    details = {"causes": [{"message": message}]}
+    return ApiError(500, "InternalError", f"Internal error occurred: {message}", details=details)

@@ -1,4 +1,4 @@
-"""Where Java and Spark are on this machine."""
+"""Finds Java and Spark on this machine."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PACKAGE: Final = "openjdk-17-jre-headless"
 
 
 class SparkMissingError(Exception):
-    """Spark cannot run here; the message names what to install."""
+    """Spark cannot run here; the message names the package to install."""
 
 
 def find_java(only: Path | None = None) -> Path:
-    """The home of a Java that runs Spark 4: JAVA_HOME, else one in /usr/lib/jvm, else the one on the PATH.
+    """Return the home of a Java that runs Spark 4: JAVA_HOME, else one in /usr/lib/jvm, else the one on the PATH.
 
     Args:
-        only: look at this home and at nothing else.
+        only: The only home to check; None means all of these.
 
     Raises:
-        SparkMissingError: there is none.
+        SparkMissingError: none was found.
     """
     homes = [only] if only is not None else list(_candidates())
     by_release = {release: home for home in reversed(homes) if (release := _release(home)) in SUPPORTED}
@@ -37,8 +37,11 @@ def find_java(only: Path | None = None) -> Path:
     for release in SUPPORTED:
         if release in by_release:
             return by_release[release]
-    looked = ", ".join(str(home) for home in homes) or "nowhere"
-    raise SparkMissingError(f"no Java 17 found (looked at {looked}): install the Debian package {_PACKAGE}")
+    checked = ", ".join(str(home) for home in homes) or "no directory"
+    raise SparkMissingError(
+        f"Spark needs Java 17 or 21, and none was found (checked: {checked}). "
+        f"Install the Debian package {_PACKAGE}, or set JAVA_HOME."
+    )
 
 
 def _candidates() -> Iterator[Path]:
@@ -53,7 +56,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _release(home: Path) -> int | None:
-    """The feature release of a Java home from its file `release`; None if it cannot run anything."""
+    """Return the feature release of a Java home from its file `release`; None if it holds no runnable Java."""
     if not os.access(home / "bin" / "java", os.X_OK) or not (home / "release").is_file():
         return None
     found = re.search(r'^JAVA_VERSION="(\d+)', (home / "release").read_text("utf-8", errors="replace"), re.MULTILINE)
@@ -61,7 +64,7 @@ def _release(home: Path) -> int | None:
 
 
 def find_spark() -> Path:
-    """SPARK_HOME inside the installed pyspark package.
+    """Return SPARK_HOME, which is inside the installed pyspark package.
 
     Raises:
         SparkMissingError: pyspark is not installed.
@@ -69,5 +72,5 @@ def find_spark() -> Path:
     spec = importlib.util.find_spec("pyspark")
     home = Path(spec.origin).parent if spec is not None and spec.origin else None
     if home is None or not (home / "bin" / "spark-submit").is_file():
-        raise SparkMissingError("pyspark is not installed: install ingestion-engine[spark]")
+        raise SparkMissingError("PySpark is not installed. Install ingestion-engine[spark].")
     return home

@@ -1,8 +1,12 @@
-"""Runs pods: starts the driver's command, reports its phases, ends it on deletion. The kubelet's part of the stand-in.
+"""The kubelet: starts a driver pod's command, reports its phases, and ends it on deletion.
 
-Each driver runs under a guard (`devstack.guard`): nothing of it survives its deletion or the death of this server. Its
-environment is the manifest's and what Spark needs to find Java and Python; nothing of the server's own environment, so
-no credential of the server reaches a driver.
+Imitates what clients see of the kubelet of Kubernetes 1.32 (`pkg/kubelet`): phases, container states, the reason
+CreateContainerConfigError while a secret is missing, SIGTERM and the grace period. A driver's environment is the
+manifest's plus what Spark needs to find Java and Python. Environment variables are plain values or come from whole
+secrets (`envFrom.secretRef`); every other source keeps the pod waiting with a message that names it.
+
+Each driver runs under a guard (`stack.guard`): nothing of it survives its deletion or the death of this server. It
+inherits nothing of the server's own environment, so no credential of the server reaches a driver.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any, Final
 import psutil
 
 import ingestion_engine
-from ingestion_devstack.kubernetes.config import read_values
+from ingestion_devstack.kubernetes.config import read_secret
 from ingestion_devstack.kubernetes.faults import FaultPlan
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java, find_spark
 from ingestion_devstack.kubernetes.states import rfc3339
@@ -31,13 +35,13 @@ from ingestion_devstack.kubernetes.submit import NOTES, Machine, container_statu
 _log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
-"""How soon a container that cannot be created is tried again; a real kubelet backs off from 10 s."""
+"""Pause before a container that cannot be created is tried again; a real kubelet backs off from 10 s."""
 _KEPT_LOGS: Final = 200
-"""Logs of drivers kept in the data directory, the newest."""
+"""Number of drivers' logs kept in the data directory, the newest."""
 
 
 class ReferenceMissingError(Exception):
-    """A secret or config map that the pod needs is not there; the message is the kubelet's."""
+    """A secret that the pod needs is missing; the message is the kubelet's."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ class _Run:
 
 
 class Kubelet:
-    """Keeps processes and pods in step. Used from the event loop only."""
+    """Runs one process per pod. Used from the event loop only."""
 
     def __init__(self, store: ObjectStore, machine: Machine, faults: FaultPlan) -> None:
         self._store = store
@@ -61,14 +65,14 @@ class Kubelet:
         self._stopping = False
 
     def forget_lost(self) -> None:
-        """At the start: remove the pods whose processes ended with the server before, and what those left behind."""
+        """Remove the pods whose processes ended with the previous server, and the files they left."""
         shutil.rmtree(self._machine.data_dir / "work", ignore_errors=True)
         for pod in list(self._store.select("pods", None)):
             if pod["status"]["phase"] == "Running":
                 self._store.remove(_key(pod))
 
     def sync(self, key: Key) -> float | None:
-        """Bring one pod's process in step with its object; return the seconds after which to look again, if at all."""
+        """Start or end one pod's process as its object demands; return the seconds until the next check, or None."""
         pod = self._store.get(key)
         if pod is None:
             return None
@@ -76,7 +80,7 @@ class Kubelet:
         if pod["metadata"].get("deletionTimestamp"):
             self._end(pod, run)
             return None
-        if run is not None or pod["status"]["phase"] != "Pending" or self._faults.holds_pods:
+        if run is not None or pod["status"]["phase"] != "Pending" or self._faults.hold:
             return None
         try:
             environment = self._make_environment(pod)
@@ -89,11 +93,11 @@ class Kubelet:
         self._runs[uid] = _Run(asyncio.create_task(self._run(key, pod, environment), name=f"driver {key[2]}"))
         return None
 
-    async def stop(self, patience_s: float) -> None:
-        """End every driver: SIGTERM, after `patience_s` SIGKILL. Pods stay as they are."""
+    async def stop(self, grace_s: float) -> None:
+        """End every driver: SIGTERM, after `grace_s` SIGKILL. Pods stay as they are."""
         self._stopping = True
         for run in self._runs.values():
-            _ask_to_stop(run, patience_s)
+            _begin_stop(run, grace_s)
         await asyncio.gather(*(run.task for run in self._runs.values()), return_exceptions=True)
 
     def _end(self, pod: Object, run: _Run | None) -> None:
@@ -102,14 +106,14 @@ class Kubelet:
             return
         grace_s = float(pod["metadata"].get("deletionGracePeriodSeconds", 30))
         if not run.stopping or grace_s == 0:
-            _ask_to_stop(run, grace_s)
+            _begin_stop(run, grace_s)
 
     async def _run(self, key: Key, pod: Object, environment: dict[str, str]) -> None:
-        uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]
+        uid = pod["metadata"]["uid"]
         work = self._machine.data_dir / "work" / uid
         started = rfc3339(datetime.now(UTC))
         try:
-            code = await self._run_command(pod, work, environment, started)
+            code = await self._run_command(pod, work, environment=environment, started=started)
         except OSError as error:
             _log.error("a driver could not be started", extra={"pod": key[2], "error": str(error)})
             code = 128  # what container runtimes report for a command that cannot be started
@@ -124,9 +128,9 @@ class Kubelet:
             return
         ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": started}
         ended["finishedAt"] = rfc3339(datetime.now(UTC))
-        self._set_status(now, "Failed" if code else "Succeeded", container, {"terminated": ended}, started)
+        self._set_status(now, "Failed" if code else "Succeeded", state={"terminated": ended}, started=started)
 
-    async def _run_command(self, pod: Object, work: Path, environment: dict[str, str], started: str) -> int:
+    async def _run_command(self, pod: Object, work: Path, *, environment: dict[str, str], started: str) -> int:
         (work / "tmp").mkdir(parents=True, exist_ok=True)
         log = log_path(self._machine.data_dir, pod)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ class Kubelet:
         notes = pod["metadata"].get("annotations", {}).get(NOTES)
         with log.open("ab") as output:
             if notes:
-                output.write(f"stand-in: without effect on one machine: {notes}\n".encode())
+                output.write(f"Kubernetes stand-in: these fields have no effect on one machine: {notes}\n".encode())
                 output.flush()
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "ingestion_devstack.stack.guard", "--grace", str(grace_s), "--"),
@@ -149,17 +153,15 @@ class Kubelet:
         run = self._runs[pod["metadata"]["uid"]]
         run.process = process
         if run.stopping:
-            _ask_to_stop(run, 0)
+            _begin_stop(run, 0)
         now = self._store.get(_key(pod))
         if now is not None:
-            self._set_status(now, "Running", container, {"running": {"startedAt": started}}, started)
+            self._set_status(now, "Running", state={"running": {"startedAt": started}}, started=started)
         _prune_logs(self._machine.data_dir)
         return await process.wait()
 
-    def _set_status(
-        self, pod: Object, phase: str, container: Mapping[str, Any], state: dict[str, Any], started: str
-    ) -> None:
-        ready = phase == "Running"
+    def _set_status(self, pod: Object, phase: str, *, state: dict[str, Any], started: str) -> None:
+        ready, container = phase == "Running", pod["spec"]["containers"][0]
         status = {
             "phase": phase,
             "startTime": started,
@@ -175,9 +177,9 @@ class Kubelet:
         for source in container["envFrom"]:
             environment |= self._read_source(source)
         for entry in container["env"]:
-            value = self._read_entry(entry, pod)
-            if value is not None:
-                environment[entry["name"]] = value
+            if entry.get("valueFrom"):
+                raise ReferenceMissingError(f"the stand-in serves plain values and envFrom.secretRef, not {entry}")
+            environment[entry["name"]] = str(entry.get("value", ""))
         package = str(Path(ingestion_engine.__file__).parent.parent)
         java, spark = find_java(self._machine.java_home), find_spark()
         return {
@@ -194,52 +196,17 @@ class Kubelet:
         }
 
     def _read_source(self, source: Mapping[str, Any]) -> dict[str, str]:
-        prefix = source.get("prefix", "")
-        for field, kind in (("secretRef", "secrets"), ("configMapRef", "configmaps")):
-            reference = source.get(field)
-            if reference is not None:
-                return {prefix + key: value for key, value in self._read_values(kind, reference).items()}
-        return {}
-
-    def _read_entry(self, entry: Mapping[str, Any], pod: Object) -> str | None:
-        source = entry.get("valueFrom")
-        if not source:
-            return str(entry.get("value", ""))
-        for field, kind in (("secretKeyRef", "secrets"), ("configMapKeyRef", "configmaps")):
-            reference = source.get(field)
-            if reference is not None:
-                values = self._read_values(kind, reference)
-                if reference["key"] not in values and not reference.get("optional"):
-                    raise ReferenceMissingError(
-                        f"couldn't find key {reference['key']} in {kind[:-1]} {reference['name']}"
-                    )
-                return values.get(reference["key"])
-        return _read_field(source, pod)
-
-    def _read_values(self, kind: str, reference: Mapping[str, Any]) -> dict[str, str]:
-        values = read_values(self._machine.data_dir, kind, reference["name"])
-        if values is None and not reference.get("optional"):
-            raise ReferenceMissingError(f'{kind[:-1]} "{reference["name"]}" not found')
-        return values or {}
+        if set(source) != {"secretRef"}:
+            raise ReferenceMissingError(f"the stand-in serves plain values and envFrom.secretRef, not {source}")
+        name = source["secretRef"]["name"]
+        values = read_secret(self._machine.data_dir, name)
+        if values is None:
+            raise ReferenceMissingError(f'secret "{name}" not found')
+        return values
 
 
-def _read_field(source: Mapping[str, Any], pod: Object) -> str:
-    path = source.get("fieldRef", {}).get("fieldPath")
-    known = {
-        "metadata.name": pod["metadata"]["name"],
-        "metadata.namespace": pod["metadata"]["namespace"],
-        "metadata.uid": pod["metadata"]["uid"],
-        "spec.nodeName": "localhost",
-        "status.podIP": "127.0.0.1",
-        "status.hostIP": "127.0.0.1",
-    }
-    if path not in known:
-        raise ReferenceMissingError(f"the stand-in resolves secrets, config maps and {', '.join(known)}, not {source}")
-    return str(known[path])
-
-
-def _ask_to_stop(run: _Run, grace_s: float) -> None:
-    """Close the guard's pipe, which begins the end; when the time is over kill the whole tree."""
+def _begin_stop(run: _Run, grace_s: float) -> None:
+    """Close the guard's pipe, which ends the driver; kill the whole tree after the grace period."""
     run.stopping = True
     process = run.process
     if process is None:
@@ -270,7 +237,7 @@ def _kill_tree(process: asyncio.subprocess.Process) -> None:
 
 
 def log_path(data_dir: Path, pod: Object) -> Path:
-    """Where the output of a pod's container is kept, also after the pod is gone."""
+    """Return the file with the output of a pod's container; it outlives the pod."""
     metadata = pod["metadata"]
     return data_dir / "logs" / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}.log"
 

@@ -1,30 +1,29 @@
-"""The Spark operator: walks every SparkApplication of the watched namespaces through the operator's states.
+"""The Spark operator: takes every SparkApplication of the watched namespaces through the operator's states.
 
-`sync` makes one step and writes it into the object's status, so that watchers see every state; the write itself causes
-the next step. Texts of errors are the operator's (internal/controller/sparkapplication).
+Imitates Spark operator 2.4, `internal/controller/sparkapplication/controller.go` and `submission.go`, its error texts
+and events included. `sync` makes one step and writes it into the object's status; the write itself causes the next
+step.
 """
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from ingestion_devstack.kubernetes import states
-from ingestion_devstack.kubernetes.events import EventRecorder
-from ingestion_devstack.kubernetes.faults import FaultPlan
+from ingestion_devstack.kubernetes.events import record_event
 from ingestion_devstack.kubernetes.store import Key, Object, ObjectStore
 from ingestion_devstack.kubernetes.submit import ID_LABEL, Machine, SubmissionRefusedError, build_driver_pod
 
 APPLICATIONS: Final = "sparkapplications"
 FOREGROUND: Final = "foregroundDeletion"
-"""The finalizer of an application whose pods have to go first."""
+"""Finalizer of an application whose pods must be removed first."""
 _POD_GRACE_S: Final = 10.0
 """How long a submitted application may be without its driver pod (the operator's driver-pod-creation-grace-period)."""
-_LOOK_AGAIN_S: Final = 0.1
-"""While a driver pod is on its way out."""
+_POLL_S: Final = 0.1
+"""Pause between two checks while a driver pod is being removed."""
 
 _NOTES: Final[dict[str, tuple[str, str, str]]] = {
     states.SUBMITTED: ("Normal", "SparkApplicationSubmitted", "SparkApplication {name} was submitted successfully"),
@@ -36,7 +35,6 @@ _NOTES: Final[dict[str, tuple[str, str, str]]] = {
     states.COMPLETED: ("Normal", "SparkApplicationCompleted", "SparkApplication {name} completed"),
     states.FAILED: ("Warning", "SparkApplicationFailed", "SparkApplication {name} failed: {error}"),
     states.PENDING_RERUN: ("Warning", "SparkApplicationPendingRerun", "SparkApplication {name} is pending rerun"),
-    states.SUSPENDED: ("Warning", "SparkApplicationSuspended", "SparkApplication {name} is suspended"),
     states.RUNNING: ("Normal", "SparkDriverRunning", "Driver {pod} is running"),
     states.SUCCEEDING: ("Normal", "SparkDriverCompleted", "Driver {pod} completed"),
     states.FAILING: ("Warning", "SparkDriverFailed", "Driver {pod} failed"),
@@ -53,60 +51,35 @@ class Operator:
         machine: Machine,
         *,
         namespaces: Collection[str],
-        faults: FaultPlan,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._machine = machine
         self._namespaces = frozenset(namespaces)
-        self._faults = faults
         self._now = now
-        self._events = EventRecorder(store)
         self._steps: dict[str, Callable[[Object], float | None]] = {
-            states.NEW: self._leave_new,
+            states.NEW: self._submit,
             states.SUBMITTED: self._follow_driver,
             states.RUNNING: self._follow_driver,
-            states.UNKNOWN: self._follow_driver,
             states.SUBMISSION_FAILED: self._leave_submission_failed,
             states.PENDING_RERUN: self._submit_when_clear,
-            states.INVALIDATING: self._rerun,
             states.SUCCEEDING: self._leave_succeeding,
             states.FAILING: self._leave_failing,
             states.COMPLETED: self._expire,
             states.FAILED: self._expire,
-            states.SUSPENDING: self._leave_suspending,
-            states.SUSPENDED: self._leave_suspended,
-            states.RESUMING: self._submit_when_clear,
         }
 
     def sync(self, key: Key) -> float | None:
-        """Make one application's next step; return the seconds after which to look again, if at all."""
+        """Make one application's next step; return the seconds until the next check, or None."""
         app = self._store.get(key)
         if app is None or key[1] not in self._namespaces:
             return None
         if app["metadata"].get("deletionTimestamp"):
             self._delete_driver(app)
             return None
-        state = states.state_of(app)
-        stopped = (*states.TERMINAL, states.SUSPENDED, states.SUSPENDING)
-        if app["spec"].get("suspend") and state not in stopped:
-            app.setdefault("status", {"driverInfo": {}})
-            return self._enter(app, states.SUSPENDING)
-        return self._steps[state](app)
+        return self._steps[states.state_of(app)](app)
 
-    def note_change(self, before: Object, after: Object) -> None:
-        """Make a run whose manifest was changed start over (the operator's event filter)."""
-        if after["metadata"]["namespace"] in self._namespaces and states.needs_rerun(before["spec"], after["spec"]):
-            app = copy.deepcopy(after)
-            app.setdefault("status", {"driverInfo": {}})
-            self._enter(app, states.INVALIDATING)
-
-    def _leave_new(self, app: Object) -> float | None:
-        if not self._faults.holds_new:
-            self._submit(app)
-        return None
-
-    def _submit(self, app: Object) -> None:
+    def _submit(self, app: Object) -> float | None:
         status = app.setdefault("status", {})
         status["submissionID"] = str(uuid.uuid4())
         status["driverInfo"] = {"podName": states.driver_pod_name(app)}
@@ -114,21 +87,19 @@ class Operator:
         status.setdefault("terminationTime", None)
         status["submissionAttempts"] = status.get("submissionAttempts", 0) + 1
         try:
-            if self._faults.take_submission_failure():
-                raise SubmissionRefusedError("injected fault")
             pod = build_driver_pod(app, self._machine)
         except SubmissionRefusedError as error:
             # The operator wraps the text of spark-submit three times.
             twice = "failed to run spark-submit: failed to run spark-submit"
-            self._enter(app, states.SUBMISSION_FAILED, f"failed to submit spark application: {twice}: {error}")
-            return
+            message = f"failed to submit spark application: {twice}: {error}"
+            return self._enter(app, states.SUBMISSION_FAILED, message)
         if self._driver_pod(app) is not None:
             why = "failed to submit spark application: failed to run spark-submit: driver pod already exist"
-            self._enter(app, states.SUBMISSION_FAILED, why)
-            return
+            return self._enter(app, states.SUBMISSION_FAILED, why)
         status["executionAttempts"] = status.get("executionAttempts", 0) + 1
         self._enter(app, states.SUBMITTED)
         self._store.put("pods", pod)
+        return None
 
     def _follow_driver(self, app: Object) -> float | None:
         pod, status = self._driver_pod(app), app["status"]
@@ -158,9 +129,8 @@ class Operator:
     def _submit_when_clear(self, app: Object) -> float | None:
         if self._driver_pod(app) is not None:
             self._delete_driver(app)
-            return _LOOK_AGAIN_S
-        self._submit(app)
-        return None
+            return _POLL_S
+        return self._submit(app)
 
     def _leave_succeeding(self, app: Object) -> float | None:
         return self._rerun(app) if states.should_retry(app) else self._enter(app, states.COMPLETED)
@@ -173,7 +143,7 @@ class Operator:
 
     def _rerun(self, app: Object) -> float | None:
         self._delete_driver(app)
-        states.reset_status(app["status"], states.state_of(app))
+        states.reset_status(app["status"])
         return self._enter(app, states.PENDING_RERUN)
 
     def _expire(self, app: Object) -> float | None:
@@ -183,18 +153,8 @@ class Operator:
             return None
         return left
 
-    def _leave_suspending(self, app: Object) -> float | None:
-        self._delete_driver(app)
-        states.reset_status(app["status"], states.SUSPENDED)
-        return self._enter(app, states.SUSPENDED)
-
-    def _leave_suspended(self, app: Object) -> float | None:
-        if self._driver_pod(app) is not None:
-            return _LOOK_AGAIN_S
-        return None if app["spec"].get("suspend") else self._enter(app, states.RESUMING)
-
     def _enter(self, app: Object, state: str, error: str = "") -> float | None:
-        """Write the status with its new state, unless nothing changed. Returns None: the write causes the next step."""
+        """Write the status with its new state, unless nothing changed; return None: the write causes the next step."""
         entered = states.state_of(app) != state
         app["status"]["applicationState"] = {"state": state, **({"errorMessage": error} if error else {})}
         metadata = app["metadata"]
@@ -205,7 +165,8 @@ class Operator:
         if entered and state in _NOTES:
             kind, reason, text = _NOTES[state]
             pod = states.driver_pod_name(app)
-            self._events.record(app, kind, reason, text.format(name=metadata["name"], error=error, pod=pod))
+            message = text.format(name=metadata["name"], error=error, pod=pod)
+            record_event(self._store, app, kind=kind, reason=reason, message=message)
         return None
 
     def _driver_pod(self, app: Object) -> Object | None:
@@ -214,10 +175,10 @@ class Operator:
     def _delete_driver(self, app: Object) -> None:
         pod = self._driver_pod(app)
         if pod is not None:
-            mark_deleted(self._store, "pods", pod, pod["spec"]["terminationGracePeriodSeconds"])
+            mark_deleted(self._store, "pods", pod, grace_s=pod["spec"]["terminationGracePeriodSeconds"])
 
 
-def mark_deleted(store: ObjectStore, resource: str, value: Object, grace_s: int) -> Object:
+def mark_deleted(store: ObjectStore, resource: str, value: Object, *, grace_s: int) -> Object:
     """Begin the deletion of an object: set its deletion timestamp, or shorten its grace. Returns the object."""
     metadata: dict[str, Any] = value["metadata"]
     if metadata.get("deletionTimestamp") and metadata.get("deletionGracePeriodSeconds", 0) <= grace_s:

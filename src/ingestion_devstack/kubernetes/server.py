@@ -1,20 +1,22 @@
-"""The embedded Spark operator: the slice of the Kubernetes API that SparkApplications need, over real `spark-submit`.
+"""The embedded Spark operator: the part of the Kubernetes API that SparkApplications need, over real `spark-submit`.
 
-    KUBE_TOKEN=... python -m ingestion_devstack.kubernetes.server --host 127.0.0.1 --port 6443 --data-dir DIR
+    KUBE_TOKEN=... python -m ingestion_devstack.kubernetes.server --port 6443 --data-dir DIR
 
-It serves what the official Python client and kubectl use: version, discovery, sparkapplications (create, get, list,
-watch, update, patch, delete, status), pods (get, list, watch, delete, log), events, namespaces; errors are `Status`
-objects. Each application runs as `spark-submit` in local mode and walks through the operator's states.
+Imitates an API server of Kubernetes 1.32 with the Spark operator 2.4; each module names the sources it was read from.
+It serves what the product calls, the basic calls of the official Python client, and `kubectl get`, `describe`, `logs`,
+`delete` and `apply --dry-run=server`: version, discovery, sparkapplications (create, get, list, delete), pods (get,
+list, delete, log) and events (list). Refusals are `Status` objects. Each application runs as `spark-submit` in local
+mode and passes through the operator's states.
 
 HTTPS only, as kubectl sends tokens over nothing else: `DATA_DIR/kubeconfig` (mode 0600, rewritten at every start) holds
-address, token and authority, `DATA_DIR/tls/ca.crt` the authority alone. The bearer token comes from the environment; a
-request without the right one is 401 (anonymous access is off, but for /livez, /readyz, /healthz and /version).
+address, token and authority. The bearer token comes from the environment; a request without the right one is 401
+(anonymous access is off, except for /livez, /readyz and /version).
 
-Everything acknowledged survives the death of the process. Drivers do not: they end with the server, and the next one
-finds their pods gone and reports that as the operator does.
+Every acknowledged write survives the death of the process. Drivers do not: they end with the server, and the next one
+finds their pods missing and reports that as the operator does.
 
-Not here: server-side apply, protobuf, deletecollection, quotas, executor pods (executors run inside the driver),
-RBAC. What is not served is refused, never ignored.
+Not served: updates, patches, watches, following a log, selectors of labels, other resources, RBAC, executor pods
+(executors run inside the driver). Such a request is refused with 404, 405 or 501, never ignored.
 """
 
 from __future__ import annotations
@@ -28,10 +30,8 @@ import os
 import signal
 import socket
 import sys
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -46,20 +46,11 @@ from ingestion_devstack.kubernetes.config import write_kubeconfig
 from ingestion_devstack.kubernetes.controllers import Controllers
 from ingestion_devstack.kubernetes.discovery import discover
 from ingestion_devstack.kubernetes.faults import CallFault, FaultPlan
-from ingestion_devstack.kubernetes.http import (
-    NAMESPACES,
-    answer,
-    answer_error,
-    answer_unknown_path,
-    parse_path,
-    read_json,
-)
+from ingestion_devstack.kubernetes.http import answer, answer_error, answer_unknown_path, parse_path, read_json
 from ingestion_devstack.kubernetes.kubelet import Kubelet
 from ingestion_devstack.kubernetes.logs import LogApi
 from ingestion_devstack.kubernetes.operator import Operator
-from ingestion_devstack.kubernetes.resources import ResourceApi
-from ingestion_devstack.kubernetes.schema import application_schema
-from ingestion_devstack.kubernetes.states import rfc3339
+from ingestion_devstack.kubernetes.resources import VERBS, ResourceApi
 from ingestion_devstack.kubernetes.store import ObjectStore
 from ingestion_devstack.kubernetes.submit import Machine
 from ingestion_devstack.kubernetes.tls import ensure_certificate
@@ -68,12 +59,14 @@ TOKEN_VARIABLE: Final = "KUBE_TOKEN"  # noqa: S105 - a name, not a token
 
 _log = logging.getLogger(__name__)
 
-_HEALTH: Final = ("/livez", "/readyz", "/healthz")
+_HEALTH: Final = ("/livez", "/readyz")
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_DEFAULT_NAMESPACE: Final = "default"
+"""Exists in every cluster; the operator does not watch it unless `--namespace` names it."""
 _DRAIN_S: Final = 1
-"""How long requests may take after a signal; watches and followed logs are ended at once."""
+"""Time that requests may take after a signal."""
 _DRIVERS_END_S: Final = 3.0
-"""Between SIGTERM and SIGKILL for drivers when the server ends; below the patience of the stack's supervisor."""
+"""Time between SIGTERM and SIGKILL for drivers when the server ends; less than the stack's supervisor waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,35 +76,31 @@ class Cluster:
     store: ObjectStore
     faults: FaultPlan
     kubelet: Kubelet
-    operator: Operator
     controllers: Controllers
+    namespaces: Collection[str]
+    """Namespaces in which applications can be created."""
 
 
-def make_cluster(machine: Machine, namespaces: list[str]) -> Cluster:
-    """Open the data directory and put the parts together; `namespaces` are those the operator watches.
+def make_cluster(machine: Machine, watched: Collection[str]) -> Cluster:
+    """Open the data directory and make the parts; the operator watches the namespaces `watched`.
 
     Raises:
         DataDirInUseError: another server holds the directory.
     """
     store, faults = ObjectStore(machine.data_dir), FaultPlan()
-    for name in sorted({"default", "kube-system", *namespaces}):
-        if store.get((NAMESPACES.plural, "", name)) is None:
-            metadata = {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": rfc3339(datetime.now(UTC))}
-            value = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata, "status": {"phase": "Active"}}
-            store.put(NAMESPACES.plural, value)
     kubelet = Kubelet(store, machine, faults)
-    operator = Operator(store, machine, namespaces=namespaces, faults=faults)
-    return Cluster(store, faults, kubelet, operator, Controllers(store, operator, kubelet))
+    controllers = Controllers(store, Operator(store, machine, namespaces=watched), kubelet)
+    return Cluster(store, faults, kubelet=kubelet, controllers=controllers, namespaces={_DEFAULT_NAMESPACE, *watched})
 
 
 class Api:
-    """The one endpoint: authentication, faults, and where each path goes."""
+    """The one endpoint: authentication, faults, and the dispatch by path."""
 
     def __init__(self, cluster: Cluster, machine: Machine, token: str, *, with_faults: bool) -> None:
         self._cluster = cluster
         self._token = token.encode()
         self._with_faults = with_faults
-        self._resources = ResourceApi(cluster.store, cluster.operator.note_change)
+        self._resources = ResourceApi(cluster.store, cluster.namespaces)
         self._logs = LogApi(cluster.store, machine.data_dir)
 
     async def __call__(self, request: Request) -> Response:
@@ -120,7 +109,7 @@ class Api:
             return await self._serve(request)
         except errors.ApiError as error:
             return answer_error(error)
-        except Exception:  # the top of a service: the client gets an answer, the log the reason
+        except Exception:  # the top of a service: the client gets an answer, the log gets the reason
             _log.exception("a request failed", extra={"path": request.url.path})
             return answer_error(errors.internal("see the server's log"))
 
@@ -138,7 +127,7 @@ class Api:
                 return _answer_fault(fault, request)
         document = discover(path)
         if document is not None:
-            return answer(document) if request.method == "GET" else answer_error(errors.method_not_allowed())
+            return answer(document) if request.method == "GET" else answer_unknown_path()
         target = parse_path(path)
         if target is None:
             return answer_unknown_path()
@@ -157,33 +146,26 @@ class Api:
         if request.method == "POST":
             self._cluster.faults.arm(await read_json(request) or {})
             self._cluster.controllers.enqueue_all()
-        return answer(self._cluster.faults.as_json())
+        return answer(self._cluster.faults.model_dump())
 
 
 def _answer_fault(fault: CallFault, request: Request) -> Response:
-    """The refusal of an injected fault, as a real API server would look."""
-    target = parse_path(request.url.path)
+    """Return the refusal of an injected fault in the form of a real API server."""
     if fault.status == 401:
         return answer_error(errors.unauthorized())
     if fault.status == 403:
-        verb = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}.get(request.method, "delete")
-        resource, namespace, name = (
-            (target.resource, target.namespace or "", target.name or "") if target else (None, "", "")
-        )
-        return answer_error(errors.forbidden(resource, verb, namespace, name))
+        target = parse_path(request.url.path)
+        verb = VERBS[request.method, target is not None and target.name is not None]
+        resource, namespace = (target.resource, target.namespace or "") if target else (None, "")
+        return answer_error(errors.forbidden(resource, verb, namespace))
     if fault.status == 429:  # plain text, from the API server's flow control
         text = "Too many requests, please try again later.\n"
         return PlainTextResponse(text, status_code=429, headers={"Retry-After": "1"})
-    if fault.status == 503:
-        message = "the server is currently unable to handle the request"
-        return answer_error(errors.ApiError(503, "ServiceUnavailable", message))
-    return answer_error(
-        errors.ApiError(fault.status or 500, "InternalError", "Internal error occurred: injected fault")
-    )
+    return answer_error(errors.internal("injected fault"))
 
 
 def make_app(cluster: Cluster, machine: Machine, token: str, *, with_faults: bool = False) -> Starlette:
-    """The application; while it runs, so do the operator and its drivers."""
+    """Return the application; the operator and its drivers run as long as it does."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -200,31 +182,15 @@ def make_app(cluster: Cluster, machine: Machine, token: str, *, with_faults: boo
     return Starlette(routes=[Route("/{path:path}", api.__call__, methods=_METHODS)], lifespan=lifespan)
 
 
-class _Server(uvicorn.Server):
-    """Ends open watches before it waits for requests to end."""
-
-    def __init__(self, config: uvicorn.Config, store: ObjectStore) -> None:
-        super().__init__(config)
-        self._store = store
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop as uvicorn does, without cutting streams in the middle."""
-        self._store.end_streams()
-        await super().shutdown(sockets)
-
-
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kube_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=6443, help="0: any free one, printed")
-    parser.add_argument("--data-dir", type=Path, required=True, help="objects, logs, secrets/NAME/KEY, image/PATH")
-    parser.add_argument("--namespace", action="append", help="watched by the operator; may be repeated (default)")
+    parser.add_argument("--port", type=int, default=6443, help="port on 127.0.0.1; 0 means any free one, printed")
+    parser.add_argument("--data-dir", type=Path, required=True, help="directory of objects, logs, secrets/NAME/KEY")
+    parser.add_argument("--namespace", required=True, help="namespace that the operator watches")
     parser.add_argument("--file", action="append", default=[], metavar="PATH=FILE", help="a file of the image")
-    parser.add_argument("--java-home", type=Path, help="the only Java to look at")
-    parser.add_argument("--max-cores", type=int, default=16, help="bound of executors x cores")
-    parser.add_argument("--max-memory-mb", type=int, default=1024, help="bound of a driver's heap")
+    parser.add_argument("--java-home", type=Path, help="the only Java to check")
     parser.add_argument("--faults", action="store_true", help="serve /_faults")
     return parser.parse_args(argv)
 
@@ -239,23 +205,26 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
-        sys.stderr.write(f"{TOKEN_VARIABLE} is not set: who may talk to this server may run programs\n")
+        sys.stderr.write(
+            f"{TOKEN_VARIABLE} is not set. It is required: every client of this server may run programs.\n"
+        )
         return 2
     os.umask(0o077)  # manifests and logs are the user's own
     files = {path: Path(real) for path, _, real in (entry.partition("=") for entry in arguments.file)}
-    machine = Machine(
-        arguments.data_dir.resolve(), files, arguments.java_home, arguments.max_cores, arguments.max_memory_mb
-    )
+    machine = Machine(arguments.data_dir.resolve(), files, arguments.java_home)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its own clean stop
-    application_schema()  # now rather than in the first request
-    namespaces = arguments.namespace or ["default"]
-    cluster = make_cluster(machine, namespaces)
-    certificate = ensure_certificate(machine.data_dir, arguments.host)
-    with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
-        host, port = listener.getsockname()[:2]
-        url = f"https://{host}:{port}"
-        write_kubeconfig(machine.data_dir / "kubeconfig", url, token, namespaces[0], certificate.authority.read_bytes())
+    cluster = make_cluster(machine, {arguments.namespace})
+    certificate = ensure_certificate(machine.data_dir)
+    with socket.create_server(("127.0.0.1", arguments.port), backlog=2048) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        write_kubeconfig(
+            machine.data_dir / "kubeconfig",
+            url,
+            token=token,
+            namespace=arguments.namespace,
+            authority=certificate.authority.read_bytes(),
+        )
         sys.stdout.write(f"Kubernetes stand-in on {url}\n")
         sys.stdout.flush()
         app = make_app(cluster, machine, token, with_faults=arguments.faults)
@@ -267,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
             ssl_certfile=certificate.certificate,
             ssl_keyfile=certificate.key,
         )
-        _Server(config, cluster.store).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

@@ -40,7 +40,7 @@ def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
     find_spark()
     data_dir = home.data_dir / "kube"
     data_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
-    authority = ensure_certificate(data_dir, LOOPBACK).authority
+    authority = ensure_certificate(data_dir).authority
     port = home.ports.take("spark", 6443)
     url = f"https://{LOOPBACK}:{port}"
     main_file = Path(ingestion_engine.__file__).parent / "driver" / "spark_main.py"
@@ -51,7 +51,7 @@ def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
         what=f"stand-in for Kubernetes and the Spark operator, real Spark in local mode; kubectl reads "
         f"{data_dir / 'kubeconfig'}",
         command=(
-            *(sys.executable, "-m", "ingestion_devstack.kubernetes.server", "--host", LOOPBACK, "--port", str(port)),
+            *(sys.executable, "-m", "ingestion_devstack.kubernetes.server", "--port", str(port)),
             *("--data-dir", str(data_dir), "--namespace", NAMESPACE, "--java-home", str(java)),
             *("--file", f"{_MAIN_FILE}={main_file}", *arguments),
         ),

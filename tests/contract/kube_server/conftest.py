@@ -1,4 +1,4 @@
-"""One embedded Kubernetes API per run, and drivers that take long to start."""
+"""One embedded Kubernetes API per run, with the drivers that the tests need."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 context = SparkSession.builder.getOrCreate().sparkContext
 total = context.parallelize(range(100), 4).map(lambda x: x * x).sum()
 print("RESULT", total, context.master, context.appName, sys.argv[1:], flush=True)
-print("ENV", os.environ["PLAIN"], os.environ["FROM_REF"], os.environ["P_ALL"], "KUBE_TOKEN" in os.environ, flush=True)
+print("ENV", os.environ["PLAIN"], os.environ["FROM_SECRET"], "KUBE_TOKEN" in os.environ, flush=True)
 context.stop()
 """
 SLEEPING_JOB = """
@@ -44,14 +44,8 @@ def mains(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def slow_jobs(cluster: Cluster, mains: Path) -> None:
-    """What takes Spark's start is started before the first test, and looked at by the last ones."""
-    environment = {
-        "env": [
-            {"name": "PLAIN", "value": "plain"},
-            {"name": "FROM_REF", "valueFrom": {"secretKeyRef": {"name": "login", "key": "word"}}},
-        ],
-        "envFrom": [{"prefix": "P_", "secretRef": {"name": "login"}}],
-    }
+    """Jobs that need Spark's start begin before the first test; the last tests check them."""
+    environment = {"env": [{"name": "PLAIN", "value": "plain"}], "envFrom": [{"secretRef": {"name": "login"}}]}
     driver = {"cores": 1, "memory": "512m", **environment}
     cluster.create(manifest("real", mains / "real.py", driver=driver, arguments=["a", "b c"]), WATCHED)
     cluster.create(manifest("failing", mains / "failing.py"), WATCHED)
