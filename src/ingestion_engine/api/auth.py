@@ -25,6 +25,7 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.job_records import JobRecord
 
 _log = get_logger(__name__)
@@ -135,8 +136,7 @@ class KeyRing:
         except OSError as error:
             raise SettingsError(f"INGEST_API__KEYS_FILE: {path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-            raise SettingsError(f"INGEST_API__KEYS_FILE: {faults}") from None
+            raise SettingsError(f"INGEST_API__KEYS_FILE: {describe_faults(error)}") from None
         names = [key.name for key in keys]
         if len(set(names)) != len(names):
             raise SettingsError("INGEST_API__KEYS_FILE: two keys have the same name")

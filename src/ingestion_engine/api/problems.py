@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
+from ingestion_engine.runtime.validation import describe_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -176,10 +177,5 @@ def _describe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
         return {"pointer": "", "detail": f"the body is not JSON: {reason} at character {location[-1]}", "code": kind}
     if location[:1] == ["body"]:
         location = location[1:]
-    detail = fault["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        detail = "there is no such field"
-    elif kind == "missing":
-        detail = "required, but missing"
     pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in location)
-    return {"pointer": pointer, "detail": detail, "code": kind}
+    return {"pointer": pointer, "detail": describe_fault(fault), "code": kind}

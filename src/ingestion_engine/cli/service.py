@@ -20,6 +20,7 @@ from ingestion_engine.cli.output import open_client as _open_client
 from ingestion_engine.cli.requests import read_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.runtime.settings import Settings, load_settings
+from ingestion_engine.runtime.validation import describe_faults
 
 Spec = Annotated[str, typer.Option("--spec", help="URI of the job's spec.json.", show_default=False)]
 
@@ -149,8 +150,7 @@ def _run_job(file: Path) -> int:
     try:
         request = JobRequest.model_validate(read_request(file))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise typer.BadParameter(faults, param_hint="FILE") from None
+        raise typer.BadParameter(describe_faults(error), param_hint="FILE") from None
     ledger = Ledger(open_state_store(settings), JobIds().make())
     ledger.write_spec(make_spec(settings, request, EngineName.LOCAL, ledger.job_id, parallelism=1))
     summary = run_driver(ledger.spec_uri, 1)

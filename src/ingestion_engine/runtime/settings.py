@@ -9,11 +9,14 @@ environment wins.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ingestion_engine.runtime.validation import describe_faults
 
 PREFIX = "INGEST_"
 
@@ -271,8 +274,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{PREFIX}{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise SettingsError(faults) from None
+        raise SettingsError(describe_faults(error, _name_variable)) from None
+
+
+def _name_variable(location: Sequence[str]) -> str:
+    return PREFIX + "__".join(location).upper()

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
+from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.state.json_files import parse_json, read_json, write_json
 from ingestion_engine.state.update import update_value
 
@@ -51,7 +52,7 @@ def _parse_contract(path: str, data: bytes) -> CollectionContract:
     try:
         return CollectionContract.model_validate(parse_json(path, data))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+        faults = describe_faults(error)
         raise FatalError("state_corrupt", f"{path} in the state store cannot be read: {faults}", path=path) from error
 
 

@@ -28,6 +28,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Partition, PartitionReport, PlannedObject
 from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.state.failures import FailureList
 from ingestion_engine.state.json_files import (
     create_once,
@@ -105,7 +106,7 @@ class Ledger:
         try:
             return JobSpec.model_validate(data)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())
+            faults = describe_faults(error)
             raise FatalError(
                 "spec_invalid",
                 f"the spec of job {self.job_id} cannot be read: {faults}",

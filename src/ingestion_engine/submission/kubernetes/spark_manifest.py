@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.settings import Settings, SparkSettings
+from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.submission.kubernetes.pod_templates import PodTemplates
 
 API_VERSION: Final = "sparkoperator.k8s.io/v1beta2"
@@ -166,12 +167,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     try:
         read = SparkV1beta2SparkApplication.from_dict(dict(manifest))
     except (ValidationError, ValueError) as error:
-        faults = (
-            [".".join(map(str, fault["loc"])) + f": {fault['msg']}" for fault in error.errors(include_input=False)]
-            if isinstance(error, ValidationError)
-            else [str(error)]
-        )
-        raise _refuse(faults) from error
+        raise _refuse([describe_faults(error) if isinstance(error, ValidationError) else str(error)]) from error
     assert read is not None
     lost = sorted(_find_lost(manifest, read.to_dict(), ""))
     if lost:
