@@ -15,9 +15,9 @@ demo: setup   ## Do the whole job once on the embedded stack, and end; ENGINE=ra
 up: setup   ## Run the embedded stack and the API until Ctrl-C.
 	@.venv/bin/ingest up
 
-test: setup   ## Run the tests.
+test: setup   ## Run the tests in two processes and print the ten slowest.
 	@scripts/java.sh --required
-	@.venv/bin/pytest -m "not nightly"
+	@.venv/bin/pytest -m "not nightly" -n 2 --durations=10
 
 check: setup   ## Check format, lint, types and imports.
 	@.venv/bin/ruff format --check .

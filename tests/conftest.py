@@ -1,9 +1,14 @@
-"""Fixtures of all tests: servers, each started once per run when a test first asks for it."""
+"""Fixtures of all tests: servers, each started once per process when a test first uses it; and how tests are divided.
+
+With ``-n 2``, as ``make test`` runs them, each file is a group that one process runs from its first test to its last.
+All files that use the embedded stack with the real Ray and Spark are one group, so that the stack is started once.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +18,39 @@ from ingestion_engine.runtime.settings import Settings
 from support import servers
 from support.platform_world import Platform
 from support.servers import RunningServer
+
+PLATFORM_FILES = ("test_ray_jobs.py", "test_alias_ray.py", "test_engines.py", "test_job_ray.py", "test_job_spark.py")
+PLATFORM_FILES += ("test_jobs_http.py", "test_parity_jobs.py")
+"""Files whose tests use the embedded stack with the real Ray and Spark."""
+
+LONG_GROUPS = ("platform", "test_stack.py", "test_spark_engine.py", "test_sync_machine.py")
+"""Groups that begin first, the longest before the others, so that both processes end at about the same time."""
+
+
+def _group(node_id: str) -> str:
+    """Return the group of a test: the file it is in, or ``platform`` for files that share the stack."""
+    name = node_id.partition("::")[0].rpartition("/")[2]
+    return "platform" if name in PLATFORM_FILES else name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Give every process whole groups, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long groups first when several processes share the tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {name: rank for rank, name in enumerate(LONG_GROUPS)}
+        items.sort(key=lambda item: ranks.get(_group(item.nodeid), len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +91,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         pytest.fail(f"unset {name}: these tests start a stack of their own")
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("stack"),
-        lease={"ttl_s": 3, "grace_s": 2, "outage_retry_s": 0.5},
+        lease={"ttl_s": 3, "grace_s": 2, "outage_retry_s": 0.1},
+        dispatch={"poll_s": 0.2},
         embed={"in_flight": 4},
         api={"port": 0},
     )

@@ -287,7 +287,7 @@ def test_the_same_source_makes_the_same_package(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def real(request: pytest.FixtureRequest) -> AsyncIterator[RayJobsClient]:
+async def real_ray(request: pytest.FixtureRequest) -> AsyncIterator[RayJobsClient]:
     """A real cluster: the one that the environment names, else the embedded one."""
     settings = load_settings()
     if settings.ray.address is None:
@@ -310,60 +310,60 @@ async def _end(client: RayJobsClient, submission_id: str) -> RayJobStatus:
     raise AssertionError(f"{submission_id} has not ended")
 
 
-async def test_a_real_cluster_knows_a_submission_at_once_and_runs_it_once(real: RayJobsClient) -> None:
+async def test_a_real_cluster_knows_a_submission_at_once_and_runs_it_once(real_ray: RayJobsClient) -> None:
     """Submitted twice, run once; its output is its log."""
     submission_id = f"job-{secrets.token_hex(8)}-01"
-    assert await real.get_job(submission_id) is None
+    assert await real_ray.get_job(submission_id) is None
     # Ray writes its own first line, which repeats the command, at the same moment: so a pause, and a word put together.
     command = 'sleep 1; echo on"ce"'
     for _ in range(2):
-        await real.submit(submission_id, command, runtime_env={"env_vars": {"A": "b"}}, metadata={"job_id": "x"})
-        assert await real.get_job(submission_id) is not None
-    assert await _end(real, submission_id) is RayJobStatus.SUCCEEDED
-    log = await real.get_logs(submission_id)
+        await real_ray.submit(submission_id, command, runtime_env={"env_vars": {"A": "b"}}, metadata={"job_id": "x"})
+        assert await real_ray.get_job(submission_id) is not None
+    assert await _end(real_ray, submission_id) is RayJobStatus.SUCCEEDED
+    log = await real_ray.get_logs(submission_id)
     assert log is not None
     assert log.splitlines().count("once") == 1
-    assert not await real.stop(submission_id)
+    assert not await real_ray.stop(submission_id)
 
 
-async def test_a_real_cluster_stops_a_driver(real: RayJobsClient) -> None:
+async def test_a_real_cluster_stops_a_driver(real_ray: RayJobsClient) -> None:
     """Asynchronously; asking again does no harm."""
     submission_id = f"job-{secrets.token_hex(8)}-01"
-    await real.submit(submission_id, "sleep 600", runtime_env={}, metadata={})
+    await real_ray.submit(submission_id, "sleep 600", runtime_env={}, metadata={})
     while True:
-        job = await real.get_job(submission_id)
+        job = await real_ray.get_job(submission_id)
         assert job is not None
         if job.status is RayJobStatus.RUNNING:
             break
         await asyncio.sleep(0.2)
-    assert await real.stop(submission_id)
-    assert await _end(real, submission_id) is RayJobStatus.STOPPED
+    assert await real_ray.stop(submission_id)
+    assert await _end(real_ray, submission_id) is RayJobStatus.STOPPED
 
 
-async def test_a_real_cluster_imports_the_shipped_package(real: RayJobsClient) -> None:
+async def test_a_real_cluster_imports_the_shipped_package(real_ray: RayJobsClient) -> None:
     """From Ray's own unpacked copy, not from where the interpreter has it installed."""
     package = build_package_zip()
-    if not await real.has_package(package.name):
-        await real.put_package(package.name, package.data)
-    assert await real.has_package(package.name)
+    if not await real_ray.has_package(package.name):
+        await real_ray.put_package(package.name, package.data)
+    assert await real_ray.has_package(package.name)
     submission_id = f"job-{secrets.token_hex(8)}-01"
     command = "python -c 'import ingestion_engine; print(ingestion_engine.__file__)'"
-    await real.submit(submission_id, command, runtime_env={"py_modules": [package.uri]}, metadata={})
-    assert await _end(real, submission_id) is RayJobStatus.SUCCEEDED
-    assert package.name.removesuffix(".zip") in (await real.get_logs(submission_id) or "")
+    await real_ray.submit(submission_id, command, runtime_env={"py_modules": [package.uri]}, metadata={})
+    assert await _end(real_ray, submission_id) is RayJobStatus.SUCCEEDED
+    assert package.name.removesuffix(".zip") in (await real_ray.get_logs(submission_id) or "")
 
 
-async def test_a_real_cluster_fails_a_command_that_is_none(real: RayJobsClient) -> None:
+async def test_a_real_cluster_fails_a_command_that_is_none(real_ray: RayJobsClient) -> None:
     """The entry's command line is understood by the shell; without a state store the driver ends at once."""
     submission_id = f"job-{secrets.token_hex(8)}-01"
     entrypoint = build_entrypoint("/does/not/exist", "s3://b/jobs/job-a/spec.json", 1)
-    await real.submit(submission_id, entrypoint, runtime_env={}, metadata={})
-    assert await _end(real, submission_id) is RayJobStatus.FAILED
+    await real_ray.submit(submission_id, entrypoint, runtime_env={}, metadata={})
+    assert await _end(real_ray, submission_id) is RayJobStatus.FAILED
 
 
-async def test_a_real_cluster_has_a_version_and_guards_it(real: RayJobsClient) -> None:
+async def test_a_real_cluster_has_a_version_and_guards_it(real_ray: RayJobsClient) -> None:
     """With a wrong token nothing is told; a cluster without authentication is one's own decision."""
-    assert (await real.get_version()).split(".")[0].isdigit()
+    assert (await real_ray.get_version()).split(".")[0].isdigit()
     settings = load_settings()
     if settings.ray.auth_token is None:
         return

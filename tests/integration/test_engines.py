@@ -62,7 +62,8 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
     before = platform.embed_requests()
     job_id = f"job-{collection.replace('_', '-')}"
     if markers is not None:
-        ledger = platform.write_spec(engine, job_id, **request)
+        # Failures in a row double the pause: ten of the usual ones would take minutes, and how long is not the subject.
+        ledger = platform.write_spec(engine, job_id, outage_retry_s=0.001, **request)
         start_main(platform, ledger, 1, "--fault", "fail", "--markers", str(markers))
         ended = platform.wait_for_summary(ledger, timeout_s=200)
     elif engine == "local":

@@ -110,11 +110,22 @@ class Platform:
         assert summary is not None
         return summary
 
-    def write_spec(self, engine: str, job_id: str, **request: Any) -> Ledger:
-        """Write the spec of a job that the service does not know; return its ledger."""
+    def write_spec(self, engine: str, job_id: str, *, outage_retry_s: float | None = None, **request: Any) -> Ledger:
+        """Write the spec of a job that the service does not know; return its ledger.
+
+        Args:
+            engine: Engine that will run it.
+            job_id: Id of the job.
+            outage_retry_s: First pause after an outage. Unset means the stack's own.
+            request: Fields of the request.
+        """
         asked = JobRequest.model_validate({"embedding": {"model": "hash-384"}, **request})
+        settings = self.settings
+        if outage_retry_s is not None:
+            lease = settings.lease.model_copy(update={"outage_retry_s": outage_retry_s})
+            settings = settings.model_copy(update={"lease": lease})
         ledger = self.ledger(job_id)
-        ledger.write_spec(make_spec(self.settings, asked, EngineName(engine), job_id, parallelism=asked.parallelism))
+        ledger.write_spec(make_spec(settings, asked, EngineName(engine), job_id, parallelism=asked.parallelism))
         return ledger
 
     def wait_for_summary(self, ledger: Ledger, timeout_s: float = 120) -> dict[str, Any]:
