@@ -1,18 +1,18 @@
-# Every target sets up what it needs first; each works as the first command in a fresh clone.
+# Every target installs what it needs first, so each one works as the first command in a fresh clone.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check bench nightly format docs lock clean
 export PYTHON
 
-help:    ## Say what there is.
+help:    ## List the targets.
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
 
 setup:   ## Install the locked packages and this checkout into .venv.
 	@scripts/setup.sh
 
-demo: setup   ## Do the whole job once on the embedded stack, and end; ENGINE=ray, spark or both.
+demo: setup   ## Run an end-to-end demo locally and exit; ENGINE=ray, spark or both.
 	@.venv/bin/ingest demo $(if $(ENGINE),--engine $(ENGINE))
 
-up: setup   ## Run the embedded stack and the API until Ctrl-C.
+up: setup   ## Run the embedded stack and the service until Ctrl-C.
 	@.venv/bin/ingest up
 
 test: setup   ## Run the tests in two processes and print the ten slowest.
@@ -25,22 +25,22 @@ check: setup   ## Check format, lint, types and imports.
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-bench: setup   ## Run the benchmarks and write benchmarks/reports/; BENCH_QUICK=1 only shows that they work.
+bench: setup   ## Run the benchmarks and write benchmarks/reports/; BENCH_QUICK=1 only checks that they work.
 	@found=; for script in benchmarks/bench_*.py; do [ -e "$$script" ] || continue; found=1; \
 	    .venv/bin/python "$$script" || exit 1; done; [ -n "$$found" ] || echo "no benchmarks yet"
 
 nightly: setup   ## Run the long drills.
 	@.venv/bin/pytest -m nightly
 
-format: setup   ## Format the code and mend what lint can mend.
+format: setup   ## Format the code and apply the linter's fixes.
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
 
-docs: setup   ## Write the table of settings in docs/operations.md.
+docs: setup   ## Generate the table of settings in docs/operations.md.
 	@.venv/bin/python scripts/settings_table.py
 
 lock: setup   ## Write requirements.lock from pyproject.toml.
 	@scripts/lock.sh
 
-clean:   ## Remove what was built and installed; keeps the data in .ingest.
+clean:   ## Remove everything built and installed; keeps the data in .ingest.
 	@rm -rf .venv .venv.log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
