@@ -13,7 +13,7 @@ import pytest
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from ingestion_engine.adapters.ollama.responses import translate_answer as translate_ollama
+from ingestion_engine.adapters.ollama.responses import translate_response as translate_ollama
 from ingestion_engine.adapters.qdrant import responses as qdrant_responses
 from ingestion_engine.adapters.s3 import client as s3_client
 from ingestion_engine.adapters.s3.client import Place, s3_errors, translate_response
@@ -243,14 +243,14 @@ class TestQdrant:
     def test_answers(self, status: int, text: str, kind: type[IngestionError], code: str) -> None:
         """One row per documented error."""
         answer = httpx.Response(status, json={"status": {"error": text}, "time": 0.1})
-        error = qdrant_responses.translate_answer(answer, "http://q", "c")
+        error = qdrant_responses.translate_response(answer, "http://q", "c")
         assert (type(error), error.code) == (kind, code)
         assert text in error.message or code == "collection_missing"
 
     def test_the_servers_wish_is_kept(self) -> None:
         """Retry-After of a rate limit."""
         answer = httpx.Response(429, json={"status": {"error": "Rate limit"}}, headers={"retry-after": "12"})
-        assert qdrant_responses.translate_answer(answer, "http://q", "c").context["retry_after_s"] == 12
+        assert qdrant_responses.translate_response(answer, "http://q", "c").context["retry_after_s"] == 12
 
     @pytest.mark.parametrize("status", ["wait_timeout", "acknowledged"])
     def test_an_update_that_is_not_applied_is_transient(self, status: str) -> None:
@@ -331,7 +331,7 @@ class TestWeaviate:
     def test_rest_answers(self, status: int, kind: type[IngestionError], code: str) -> None:
         """Schemas travel over REST."""
         answer = httpx.Response(status, json={"error": [{"message": "planted"}]})
-        error = weaviate_responses.translate_answer(answer, "http://w", "docs")
+        error = weaviate_responses.translate_response(answer, "http://w", "docs")
         assert (type(error), error.code) == (kind, code)
 
     @pytest.mark.parametrize(
@@ -352,5 +352,5 @@ class TestWeaviate:
     )
     def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:
         """Only what speaks of one object is that object's fault."""
-        about_others = weaviate_responses.is_trouble(text) or weaviate_responses.is_about_all(text)
+        about_others = weaviate_responses.concerns_server(text) or weaviate_responses.concerns_batch(text)
         assert about_others is not of_point

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
-from ingestion_engine.adapters.ollama.responses import canonical_name, translate_answer
+from ingestion_engine.adapters.ollama.responses import canonical_name, translate_response
 from ingestion_engine.adapters.ollama.server_pool import EndpointPool
 from ingestion_engine.domain.errors import FatalError, TextRefused, TransientError
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -156,7 +156,7 @@ class TestRefusals:
     )
     def test_permanent_texts(self, status: int, text: str, code: str) -> None:
         """Exactly these texts of Ollama's source are for good."""
-        error = translate_answer(httpx.Response(status, json={"error": text}), "http://o", "m")
+        error = translate_response(httpx.Response(status, json={"error": text}), "http://o", "m")
         assert (type(error), error.code) == (TextRefused, code)
 
     @pytest.mark.parametrize(
@@ -177,18 +177,18 @@ class TestRefusals:
     )
     def test_passing_texts(self, status: int, text: str) -> None:
         """A dead runner answers 400 too: what is not known to be permanent may pass."""
-        assert type(translate_answer(httpx.Response(status, json={"error": text}), "http://o", "m")) is TransientError
+        assert type(translate_response(httpx.Response(status, json={"error": text}), "http://o", "m")) is TransientError
 
     def test_access_denied_is_fatal(self) -> None:
         """A proxy before Ollama may ask who we are."""
         for status in (401, 403):
-            error = translate_answer(httpx.Response(status, text="no"), "http://o", "m")
+            error = translate_response(httpx.Response(status, text="no"), "http://o", "m")
             assert (type(error), error.code) == (FatalError, "embedder_access_denied")
 
     def test_retry_after_is_kept(self) -> None:
         """A proxy's wish, in seconds."""
         answer = httpx.Response(503, text="busy", headers={"retry-after": "7"})
-        assert translate_answer(answer, "http://o", "m").context["retry_after_s"] == 7
+        assert translate_response(answer, "http://o", "m").context["retry_after_s"] == 7
 
 
 class TestOutages:

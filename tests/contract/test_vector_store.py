@@ -78,7 +78,7 @@ class TestCollections:
         assert isinstance(qdrant, QdrantStore)
         assert isinstance(weaviate, WeaviateStore)
         await qdrant._call(
-            "PUT", f"/collections/{contract.collection}", None, {"vectors": {"size": DIMENSION, "distance": "Dot"}}
+            "PUT", f"/collections/{contract.collection}", {"vectors": {"size": DIMENSION, "distance": "Dot"}}
         )
         foreign = {"class": contract.collection.capitalize(), "vectorizer": "none", "properties": []}
         created = await weaviate._request("POST", "/v1/schema", foreign)
@@ -406,7 +406,7 @@ async def test_a_filter_that_lets_too_much_through_is_given_up() -> None:
         return [SearchHit(PointId(str(number)), 1.0, {"key": "b"}) for number in range(count)]
 
     with pytest.raises(FatalError) as broad:
-        await search_exactly(ask, SearchFilter(key_prefix="a"), 10, "weaviate")
+        await search_exactly(ask, SearchFilter(key_prefix="a"), limit=10, store="weaviate")
     assert broad.value.code == "filter_too_broad"
     assert asked == [10, 80, 640, 5120, 10_000]
 

@@ -1,1 +1,1 @@
-"""One file per vendor: how a port is spoken in a vendor's words. What does not belong: decisions, other adapters."""
+"""Implementations of the ports, one package per vendor. What does not belong: decisions, calls between vendors."""

@@ -1,4 +1,4 @@
-"""Exact conditions over a store whose own filters let more through: hits are checked, and more are asked for."""
+"""Exact conditions over a store whose filters let through too many hits: check the hits and fetch more as needed."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import SearchHit
 
 MOST_CANDIDATES = 10_000
-"""Hits looked at before a search gives up; Weaviate answers no more (``QUERY_MAXIMUM_RESULTS``)."""
+"""Hits checked before a search gives up; Weaviate returns no more (``QUERY_MAXIMUM_RESULTS``)."""
 GROWTH = 8
-"""From one question to the next; the last is the largest, so all together cost little more than it alone."""
+"""Factor from one request to the next; the last is the largest, so all together cost little more than the last."""
 
 
 async def search_exactly(
-    ask: Callable[[int], Awaitable[Sequence[SearchHit]]], where: SearchFilter, limit: int, store: str
+    fetch: Callable[[int], Awaitable[Sequence[SearchHit]]], where: SearchFilter, *, limit: int, store: str
 ) -> list[SearchHit]:
     """Return the first ``limit`` hits that fulfil all conditions, best first.
 
     Args:
-        ask: Returns the store's best hits, at most so many; its filter may let through too much, never too little.
+        fetch: Returns at most the given number of the store's best hits; its filter may let through too many hits,
+            never too few.
         where: The conditions.
-        limit: Hits wanted.
-        store: For the message.
+        limit: Maximum number of hits.
+        store: Name of the store for the error message.
 
     Raises:
         FatalError: "filter_too_broad" when the best 10,000 hits of the store's own filter have fewer than ``limit``.
 
-    Cost: one request where the store's filter is exact, which it is for all but the oddest conditions; at most five.
+    Cost: one request where the store's filter is exact, as it is for all but unusual conditions; at most five.
     """
-    asked = limit
+    count = limit
     while True:
-        hits = await ask(asked)
+        hits = await fetch(count)
         right = [hit for hit in hits if where.matches(hit.payload)]
-        if len(right) >= limit or len(hits) < asked:
+        if len(right) >= limit or len(hits) < count:
             return right[:limit]
-        if asked >= MOST_CANDIDATES:
-            said = f"{store} cannot express these conditions exactly, and its best {asked} passages hold too few hits"
-            raise FatalError("filter_too_broad", said, hint="Narrow the filter or lower the limit.", store=store)
-        asked = min(asked * GROWTH, MOST_CANDIDATES)
+        if count >= MOST_CANDIDATES:
+            name = store.capitalize()
+            message = f"{name} cannot express this filter exactly, and its best {count} passages have too few matches."
+            raise FatalError("filter_too_broad", message, hint="Narrow the filter or lower the limit.", store=store)
+        count = min(count * GROWTH, MOST_CANDIDATES)

@@ -1,6 +1,6 @@
-"""Reference implementations on a directory: what the ports mean, in plain file operations.
+"""Reference implementations of the ports on a directory, with plain file operations.
 
-``LocalStateStore`` also serves as the state store of one machine (``file:///dir``). ``LocalSource`` is for tests.
+``LocalStateStore`` also is the state store of a single machine (``file:///dir``). ``LocalSource`` is for tests.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.timestamps import timestamp_now
 
 PIECE_CHARS = 200
-"""Longest piece of a name; file systems allow 255 bytes."""
+"""Maximum length of one piece of a name; file systems allow 255 bytes."""
 FILE_MARK, EMPTY_MARK, PIECE_MARK = "=", "=e", "=c"
-"""Percent-encoded segments never contain ``=``, so marked names cannot be mistaken for segments."""
+"""Suffixes of names. Percent-encoded segments never contain ``=``, so a marked name is never a plain segment."""
 
 
 def path_to_file(path: str) -> Path:
-    """Return the relative file of any string. Pure, injective, and stays below the directory it is put under.
+    """Return a relative file for any string. Pure and injective; the file is always below the parent directory.
 
-    Slashes become directories; a value and a directory may share a name, since files end in ``=``.
+    Slashes become directories; a value and a directory may share a name because files end in ``=``.
     """
     *folders, last = path.split("/")
     parts: list[str] = []
@@ -60,7 +60,7 @@ def _split(segment: str) -> list[str]:
 
 
 def file_to_path(file: Path) -> str:
-    """The inverse of ``path_to_file``. Pure."""
+    """Return the string that ``path_to_file`` made a file of. Pure."""
     *folders, last = file.parts
     encoded = ""
     for folder in folders:
@@ -73,7 +73,7 @@ def _unmark(folder: str) -> str:
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Put a file in place at once; readers see the old or the new one. Durable when it returns."""
+    """Write a file atomically: readers see the old or the new content. Durable when it returns."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".")
     try:
@@ -87,7 +87,7 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def walk_files(root: Path, prefix: str) -> Iterator[Path]:
-    """Yield the files, relative to ``root``, whose path may start with a prefix; other directories are not read."""
+    """Yield files, relative to ``root``, that may have a path with this prefix; other directories are not read."""
     start = root / path_to_file(prefix).parent
     while not start.is_dir() and start != root:  # a prefix may end inside a piece
         start = start.parent
@@ -99,30 +99,34 @@ def walk_files(root: Path, prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def file_errors(root: Path) -> Iterator[None]:
-    """Raise the operating system's errors as the product's: permissions are fatal, a full or absent disk may pass."""
+    """Raise the operating system's errors as the product's: permission errors are fatal, all others transient."""
     try:
         yield
     except PermissionError as error:
-        raise FatalError("state_access_denied", f"{root}: {error.strerror}", root=str(root)) from error
+        raise FatalError(
+            "state_access_denied", f"The state directory '{root}' is not accessible: {error.strerror}.", root=str(root)
+        ) from error
     except OSError as error:
-        raise TransientError("state_unavailable", f"{root}: {error.strerror}", root=str(root)) from error
+        raise TransientError(
+            "state_unavailable", f"The state directory '{root}' failed: {error.strerror}.", root=str(root)
+        ) from error
 
 
 class LocalStateStore:
-    """Values as files; a version is the hash of the content, as an etag is. Safe to share by threads and processes.
+    """The state store port over files; a version is the hash of the content. Threads and processes can share it.
 
-    Every change happens under one lock file, which makes compare-and-write atomic on a local file system (not on NFS).
+    Every change holds one lock file, which makes compare-and-write atomic on a local file system (not on NFS).
     """
 
     def __init__(self, url: str) -> None:
-        """Make the directory of ``file:///dir`` where it is missing.
+        """Open the directory of ``file:///dir``, creating it if it does not exist.
 
         Raises:
             FatalError: "state_url_invalid", "state_access_denied".
         """
         parts = urlsplit(url)
         if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-            raise FatalError("state_url_invalid", f"{url!r} is not of the form file:///dir", url=url)
+            raise FatalError("state_url_invalid", f"The state URL {url!r} does not have the form file:///dir.", url=url)
         self.url = url.rstrip("/")
         self._root = Path(unquote(parts.path))
         with file_errors(self._root):
@@ -138,10 +142,7 @@ class LocalStateStore:
         return Stored(data, _hash(data))
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``start``, fewer where the value ends before.
-
-        Raises StateMissing.
-        """
+        """Return ``length`` bytes from ``start``, fewer at the end of the value. Raises StateMissing."""
         with file_errors(self._root):
             try:
                 with self._file(path).open("rb") as file:
@@ -151,7 +152,7 @@ class LocalStateStore:
                 raise self._missing(path) from error
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a value, whatever was there."""
+        """Write a value, replacing any other."""
         with self._changing():
             write_whole(self._file(path), data)
 
@@ -159,21 +160,21 @@ class LocalStateStore:
         """Write a value that must not exist yet; return its version. Raises StateConflict when it does."""
         with self._changing():
             if self._file(path).exists():
-                raise StateConflict("state_conflict", f"{self.url}/{path} exists already", path=path)
+                raise StateConflict("state_conflict", f"{self.url}/{path} already exists.", path=path)
             write_whole(self._file(path), data)
         return _hash(data)
 
     def replace(self, path: str, data: bytes, version: str) -> str:
-        """Write a value over exactly this version; return the new one. Raises StateConflict when it is another."""
+        """Replace exactly this version of a value; return the new version. Raises StateConflict for any other."""
         with self._changing():
             file = self._file(path)
             if not file.exists() or _hash(file.read_bytes()) != version:
-                raise StateConflict("state_conflict", f"{self.url}/{path} is not the version that was read", path=path)
+                raise StateConflict("state_conflict", f"{self.url}/{path} has changed since it was read.", path=path)
             write_whole(file, data)
         return _hash(data)
 
     def delete(self, path: str) -> None:
-        """Remove a value; no error when absent."""
+        """Remove a value; an absent value is not an error."""
         with self._changing():
             self._file(path).unlink(missing_ok=True)
 
@@ -194,7 +195,7 @@ class LocalStateStore:
                 raise self._missing(path) from error
 
     def upload(self, path: str, source: Path) -> None:
-        """Copy a file to a value, whatever was there."""
+        """Copy a file to a value, replacing any other."""
         with self._changing():
             target = self._file(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ class LocalStateStore:
         return self._root / path_to_file(path)
 
     def _missing(self, path: str) -> StateMissing:
-        return StateMissing("state_missing", f"{self.url}/{path} does not exist", path=path)
+        return StateMissing("state_missing", f"{self.url}/{path} does not exist.", path=path)
 
 
 def _hash(data: bytes) -> str:
@@ -220,10 +221,13 @@ def _hash(data: bytes) -> str:
 
 
 class LocalSource:
-    """Buckets as directories. A file holds one line of JSON (content type, metadata, time) and then the body."""
+    """The object source port over one directory per bucket.
+
+    A file has one line of JSON (content type, metadata, time) and then the body.
+    """
 
     def __init__(self, root: Path) -> None:
-        """``root`` holds one directory per bucket."""
+        """Open a directory that has one directory per bucket."""
         self._root = root
 
     def write(
@@ -235,41 +239,41 @@ class LocalSource:
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> ObjectRef:
-        """Put an object, making its bucket where it is missing; return what a listing will show."""
+        """Write an object, creating its bucket if needed; return the entry that a listing will show."""
         moment = timestamp_now()
         header = orjson.dumps({"content_type": content_type, "metadata": dict(metadata or {}), "last_modified": moment})
         write_whole(self._file(bucket, key), header + b"\n" + body)
-        return ObjectRef(bucket, key, hashlib.md5(body, usedforsecurity=False).hexdigest(), len(body), moment)
+        return _make_ref(bucket, key, body, last_modified=moment)
 
     def remove(self, bucket: str, key: str) -> None:
-        """Remove an object; no error when absent."""
+        """Remove an object; an absent object is not an error."""
         self._file(bucket, key).unlink(missing_ok=True)
 
     def check_bucket(self, bucket: str) -> None:
         """Return when the bucket exists. Raises FatalError ("bucket_not_found")."""
         if not (self._root / bucket).is_dir():
-            raise FatalError("bucket_not_found", f"the bucket {bucket} does not exist", bucket=bucket)
+            raise FatalError("bucket_not_found", f"The bucket '{bucket}' does not exist.", bucket=bucket)
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
         """Yield every object under a prefix in the byte order of keys, as S3 does. Reads every file."""
         self.check_bucket(bucket)
         keys = (file_to_path(file) for file in walk_files(self._root / bucket, prefix))
         for key in sorted((key for key in keys if key.startswith(prefix)), key=str.encode):
-            with contextlib.suppress(FileNotFoundError):  # removed while we list
+            with contextlib.suppress(FileNotFoundError):  # removed during the listing
                 yield self._read(bucket, key).ref
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
-        """Read one object whole, the newest version. Raises ObjectGone, ObjectError ("object_too_large")."""
+        """Read the newest version of one whole object. Raises ObjectGone, ObjectError ("object_too_large")."""
         try:
             raw = await asyncio.to_thread(self._read, ref.bucket, ref.key)
         except FileNotFoundError as error:
-            raise ObjectGone("object_gone", f"{ref.uri} does not exist any more", key=ref.key) from error
+            raise ObjectGone("object_gone", f"{ref.uri} no longer exists.", key=ref.key) from error
         if max(raw.ref.size_bytes, ref.size_bytes) > max_bytes:
-            raise ObjectError("object_too_large", f"{ref.uri} has more than {max_bytes} bytes", key=ref.key)
+            raise ObjectError("object_too_large", f"{ref.uri} has more than {max_bytes} bytes.", key=ref.key)
         return raw
 
     async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
-        """Read one object into a file, whatever was in it; raises as ``fetch``, and OSError. Memory of the object."""
+        """Read one object into a file, replacing its content. Raises as ``fetch``, and OSError. Memory: the object."""
         raw = await self.fetch(ref, max_bytes=max_bytes)
         file.seek(0)
         file.truncate()
@@ -277,12 +281,12 @@ class LocalSource:
         return ObjectHead(raw.ref, raw.content_type, raw.metadata)
 
     async def exists(self, bucket: str, key: str) -> bool:
-        """True when the object is there now. Raises FatalError ("bucket_not_found")."""
+        """True when the object exists now. Raises FatalError ("bucket_not_found")."""
         self.check_bucket(bucket)
         return await asyncio.to_thread(self._file(bucket, key).exists)
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing."""
 
     def _file(self, bucket: str, key: str) -> Path:
         return self._root / bucket / path_to_file(key)
@@ -290,6 +294,10 @@ class LocalSource:
     def _read(self, bucket: str, key: str) -> RawObject:
         header, _, body = self._file(bucket, key).read_bytes().partition(b"\n")
         facts = orjson.loads(header)
-        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        ref = ObjectRef(bucket, key, etag, len(body), facts["last_modified"])
-        return RawObject(ref, body, facts["content_type"], facts["metadata"])
+        ref = _make_ref(bucket, key, body, last_modified=facts["last_modified"])
+        return RawObject(ref=ref, body=body, content_type=facts["content_type"], metadata=facts["metadata"])
+
+
+def _make_ref(bucket: str, key: str, body: bytes, *, last_modified: str) -> ObjectRef:
+    etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    return ObjectRef(bucket=bucket, key=key, etag=etag, size_bytes=len(body), last_modified=last_modified)

@@ -1,7 +1,7 @@
-"""HTTP, the same for every server: one client, and the one place where what HTTP itself can do wrong becomes ours.
+"""HTTP for every server: one client, and the one place where HTTP's own failures become the product's errors.
 
-aiohttp and not httpx, which reads an answer of 300 kB in 2.9 ms of processor time where aiohttp takes 0.3 (Python 3.11,
-32 vectors of 768 numbers): that was the largest part of what a chunk cost.
+aiohttp instead of httpx: httpx reads a response of 300 kB in 2.9 ms of processor time where aiohttp takes 0.3 (Python
+3.11, 32 vectors of 768 numbers), which was the largest part of the cost of a chunk.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import orjson
 from ingestion_engine.domain.errors import FatalError, TransientError
 
 KEEP_ALIVE_S = 5.0
-"""A connection that rests longer is not used again: servers close theirs after 5 s (uvicorn) or more."""
+"""An idle connection is not used again after this: servers close theirs after 5 s (uvicorn) or more."""
 
 MISCONFIGURED: tuple[type[Exception], ...] = (
     aiohttp.InvalidURL,
     aiohttp.NonHttpUrlClientError,
     aiohttp.TooManyRedirects,
 )
-"""Trying again gives the same. Everything else that aiohttp raises is a connection, a time-out or a broken answer."""
+"""Errors that a retry repeats. All other errors of aiohttp are a connection, a time-out or a broken response."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer, read whole."""
+class Response:
+    """A complete HTTP response."""
 
     status_code: int
     content: bytes
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The content as text; what is not UTF-8 is replaced."""
+        """The content as text; bytes that are not UTF-8 are replaced."""
         return self.content.decode("utf-8", "replace")
 
 
@@ -50,12 +50,12 @@ class HttpClient:
     """Connections to one service, kept open between requests. For one event loop. Redirects are not followed."""
 
     def __init__(self, service: str, *, connect_timeout_s: float, headers: Mapping[str, str] | None = None) -> None:
-        """Make no request yet.
+        """Create the client without a request.
 
         Args:
-            service: The word in codes and messages ("qdrant").
-            connect_timeout_s: For a connection, in seconds.
-            headers: Sent with every request.
+            service: Name of the service in error codes and messages ("qdrant").
+            connect_timeout_s: Time limit for opening a connection, in seconds.
+            headers: Headers of every request.
         """
         self._service = service
         self._connect_timeout_s = connect_timeout_s
@@ -64,31 +64,32 @@ class HttpClient:
 
     async def request(
         self, method: str, base: str, path: str, *, timeout_s: float, params: Any = None, body: bytes | None = None
-    ) -> Answer:
-        """Send one request and read the answer, whatever its status.
+    ) -> Response:
+        """Send one request and return the complete response, whatever its status.
 
         Args:
-            method: Of HTTP.
-            base: The server's URL, which errors name.
-            path: What follows it.
-            timeout_s: For the whole of it, in seconds.
-            params: Of the query.
-            body: To be sent as it is.
+            method: HTTP method.
+            base: URL of the server, named in errors.
+            path: Path appended to the URL.
+            timeout_s: Time limit for the whole exchange, in seconds.
+            params: Query parameters.
+            body: Body, sent unchanged.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
-            TransientError: "{service}_unavailable": no answer, or not all of it, in time.
+            TransientError: "{service}_unavailable": no complete response in time.
         """
         session = self._session or self._open()
         timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s)
         options: dict[str, Any] = {"params": params, "data": body, "timeout": timeout, "allow_redirects": False}
         with transport_errors(self._service, base):
             options |= _find_route(base)
-            async with session.request(method, base + path, **options) as answer:
-                return Answer(answer.status, await answer.read(), answer.headers)
+            async with session.request(method, base + path, **options) as response:
+                return Response(response.status, await response.read(), response.headers)
 
     def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)  # who calls bounds what is in flight
+        # No limit here: callers limit the requests in flight.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
         self._session = aiohttp.ClientSession(
             connector=connector, headers=self._headers, cookie_jar=aiohttp.DummyCookieJar()
         )
@@ -102,7 +103,7 @@ class HttpClient:
 
 @functools.cache
 def _find_route(base: str) -> Mapping[str, Any]:
-    """The proxy of the environment for a server, if any, and TLS for https. Looked up once per process."""
+    """Return the environment's proxy for a server, if any, and the TLS context for https. Once per process."""
     parts = urlsplit(base)
     route: dict[str, Any] = {"ssl": _shared_tls()} if parts.scheme == "https" else {}
     proxies = urllib.request.getproxies()
@@ -114,42 +115,43 @@ def _find_route(base: str) -> Mapping[str, Any]:
 
 @functools.cache
 def _shared_tls() -> ssl.SSLContext:
-    """The TLS settings of this process's clients, made once: each takes 0.1 s for the list of authorities."""
-    import httpx  # it finds the authorities in certifi or where SSL_CERT_FILE says, as for the product's other clients
+    """Return the TLS context of all clients of this process; reading the list of authorities takes 0.1 s each time."""
+    import httpx  # finds the authorities in certifi or at SSL_CERT_FILE, as the product's other clients do
 
     return httpx.create_ssl_context()
 
 
 @contextlib.contextmanager
 def transport_errors(service: str, url: str) -> Iterator[None]:
-    """Raise every aiohttp error as the product's; ``service`` is the word in codes and messages ("qdrant")."""
+    """Raise every aiohttp error as the product's; ``service`` is its name in codes and messages ("qdrant")."""
     try:
         yield
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # time-outs are OSErrors, and have no text of their own
-        said = f"{service} at {url}: {type(error).__name__}: {error}".rstrip(": ")
-        passes = isinstance(error, aiohttp.ClientError | OSError)  # a mere ValueError is an impossible header or URL
-        if passes and not isinstance(error, MISCONFIGURED):
-            raise TransientError(f"{service}_unavailable", said, url=url) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # time-outs are OSErrors without a text
+        message = f"{service.capitalize()} at {url} failed: {type(error).__name__}: {error}".rstrip(": ")
+        is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
+        if is_network and not isinstance(error, MISCONFIGURED):
+            raise TransientError(f"{service}_unavailable", message, url=url) from error
         hint = f"Check INGEST_{service.upper()}__URL."
-        raise FatalError(f"{service}_misconfigured", said, hint=hint, url=url) from error
+        raise FatalError(f"{service}_misconfigured", message, hint=hint, url=url) from error
 
 
-def read_object(answer: Answer, service: str, url: str) -> dict[str, Any]:
-    """Return a good answer's JSON object.
+def read_object(response: Response, service: str, url: str) -> dict[str, Any]:
+    """Return the JSON object of a successful response.
 
     Raises:
-        TransientError: anything else: a proxy's page, an answer cut short.
+        TransientError: anything else, such as a proxy's page or a truncated response.
     """
     try:
-        found = orjson.loads(answer.content)
+        found = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise TransientError(f"{service}_answer_invalid", f"{service} at {url} did not answer with JSON", url=url)
+        message = f"The response of {service.capitalize()} at {url} is not a JSON object."
+        raise TransientError(f"{service}_answer_invalid", message, url=url)
     return found
 
 
-def read_retry_after(answer: Answer) -> dict[str, float]:
-    """Return ``{"retry_after_s": n}`` when the server stated seconds, else nothing. Dates are ignored. Pure."""
-    header = answer.headers.get("retry-after", "")
+def read_retry_after(response: Response) -> dict[str, float]:
+    """Return ``{"retry_after_s": n}`` when the server stated seconds, else an empty dict. Dates are ignored. Pure."""
+    header = response.headers.get("retry-after", "")
     return {"retry_after_s": float(header)} if header.isascii() and header.isdigit() else {}

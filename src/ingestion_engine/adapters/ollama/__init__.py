@@ -1,1 +1,1 @@
-"""Ollama: the embedder. What does not belong: decisions, other adapters."""
+"""Ollama: the embedder adapter. What does not belong: decisions, other adapters."""

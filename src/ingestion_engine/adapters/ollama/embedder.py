@@ -1,4 +1,4 @@
-"""The embedder: a pool of Ollama servers, spoken to by ``POST /api/embed`` only."""
+"""The embedder: a pool of Ollama servers, called only through ``POST /api/embed``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ingestion_engine.adapters.ollama.responses import (
     model_not_found,
     read_model,
     read_vectors,
-    translate_answer,
+    translate_response,
 )
 from ingestion_engine.adapters.ollama.server_pool import Endpoint, EndpointPool
-from ingestion_engine.adapters.transport import Answer, HttpClient, read_object
+from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 OPTIONS: dict[str, Any] = {}
-"""The same for every request of every worker, for ever: Ollama reloads the model whenever they change."""
+"""Identical for every request of every worker: Ollama reloads the model whenever the options change."""
 CONNECT_TIMEOUT_S = 5.0
 BASE_TIMEOUT_S = 60.0
-"""Loading a model from a slow disk, and waiting behind another request."""
+"""Time to load a model from a slow disk and to wait for another request."""
 CHARS_PER_S = 100.0
-"""The slowest server worth waiting for (a guess): all-MiniLM on one core does 6,000 characters per second."""
+"""Speed of the slowest supported server (a guess): all-MiniLM on one core embeds 6,000 characters per second."""
 DESCRIBE_TIMEOUT_S = 10.0
 QUICK_RETRY = RetryPolicy(first_s=0.25, longest_s=5.0, deadline_s=60.0)
-"""Then the partition is put back, which costs more than waiting here but lets the driver pause the whole job."""
+"""After this the partition is retried, which costs more than waiting but lets the driver pause the whole job."""
 DESCRIBE_RETRY = RetryPolicy(first_s=0.25, longest_s=1.0, deadline_s=5.0)
 
 
 class OllamaEmbedder:
-    """Text to vectors by a pool of Ollama servers. For one event loop."""
+    """The embedder port over a pool of Ollama servers. For one event loop."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class OllamaEmbedder:
         describe_retry: RetryPolicy = DESCRIBE_RETRY,
         pool: EndpointPool | None = None,
     ) -> None:
-        """Make no request yet.
+        """Create the client; sends no request.
 
         Args:
             urls: Base URLs of servers with the same models.
-            in_flight: Requests at once at most, from this instance.
-            texts_per_second: Texts sent per second at most, retries included; None means no limit.
-            retry: How long one call of ``embed`` keeps trying.
-            describe_retry: How long ``describe`` keeps trying each server.
-            pool: The choice of servers; made from ``urls`` when None.
+            in_flight: Maximum number of concurrent requests of this instance.
+            texts_per_second: Maximum number of texts sent per second, including retries; None means no limit.
+            retry: Retry policy of one call of ``embed``.
+            describe_retry: Retry policy of ``describe`` for each server.
+            pool: Pool of servers; None creates one from ``urls``.
         """
         self._pool = pool or EndpointPool(urls)
         self._slots = asyncio.Semaphore(in_flight)
@@ -76,7 +76,7 @@ class OllamaEmbedder:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, in_flight: int, texts_per_second: float | None = None, home: int | None = None
+        cls, settings: Settings, *, in_flight: int, texts_per_second: float | None = None, home: int | None = None
     ) -> OllamaEmbedder:
         """Return an embedder for ``settings.ollama``; the limits are the caller's share of the cluster-wide ones."""
         urls = settings.ollama.urls
@@ -85,7 +85,7 @@ class OllamaEmbedder:
 
     @property
     def calls(self) -> int:
-        """Embed requests answered with vectors so far."""
+        """Number of embed requests that returned vectors so far."""
         return self._calls
 
     async def close(self) -> None:
@@ -93,26 +93,26 @@ class OllamaEmbedder:
         await self._client.close()
 
     async def describe(self, model: str) -> ModelInfo:
-        """Return name, digest and size of a model; servers that are away are not asked to agree.
+        """Return name, digest and size of a model; all available servers must agree.
 
         Raises:
-            FatalError: "model_not_found" (a server that answers lacks it), "model_digest_differs",
+            FatalError: "model_not_found" (an available server does not have it), "model_digest_differs",
                 "model_not_embedding".
-            TransientError: no server answers.
+            TransientError: no server is available.
 
         Cost: two requests per server.
         """
-        answers = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(self._describe_at(endpoint.url, model) for endpoint in self._pool.endpoints), return_exceptions=True
         )
         found: dict[str, ModelInfo] = {}
-        for endpoint, answer in zip(self._pool.endpoints, answers, strict=True):
-            if isinstance(answer, ModelInfo):
-                found[endpoint.url] = answer
-            elif not isinstance(answer, TransientError):
-                raise answer
+        for endpoint, outcome in zip(self._pool.endpoints, outcomes, strict=True):
+            if isinstance(outcome, ModelInfo):
+                found[endpoint.url] = outcome
+            elif not isinstance(outcome, TransientError):
+                raise outcome
         if not found:
-            raise next(answer for answer in answers if isinstance(answer, TransientError))
+            raise next(outcome for outcome in outcomes if isinstance(outcome, TransientError))
         (url, info), *others = found.items()
         for other_url, other in others:
             if other.digest != info.digest:
@@ -121,31 +121,31 @@ class OllamaEmbedder:
         return info
 
     async def _describe_at(self, url: str, model: str) -> ModelInfo:
-        async def ask() -> ModelInfo:
-            tags = await self._ask(url, model, "GET", "/api/tags", None, DESCRIBE_TIMEOUT_S)
+        async def describe() -> ModelInfo:
+            timeout_s = DESCRIBE_TIMEOUT_S
+            tags = await self._request("GET", url, "/api/tags", model=model, timeout_s=timeout_s)
             show = orjson.dumps({"model": model})
-            shown = await self._ask(url, model, "POST", "/api/show", show, DESCRIBE_TIMEOUT_S)
+            shown = await self._request("POST", url, "/api/show", body=show, model=model, timeout_s=timeout_s)
             digest = find_digest(read_object(tags, "ollama", url), model)
             if digest is None:
-                raise model_not_found(url, model, f"model {model!r} is not listed")
-            return read_model(read_object(shown, "ollama", url), model, digest, url)
+                raise model_not_found(url, model, f"Model {model!r} is not listed.")
+            return read_model(read_object(shown, "ollama", url), model=model, digest=digest, url=url)
 
-        return await retry_async(ask, TransientError, self._describe_retry)
+        return await retry_async(describe, TransientError, self._describe_retry)
 
     async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Nothing is ever truncated.
+        """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.
 
-        Every failure that may pass is tried again, on the server that is best by then, with jitter, until the retry
-        policy's deadline. Idempotent.
+        Every temporary failure is retried with jitter, each time on the best server, until the retry policy's deadline.
+        Idempotent.
 
         Raises:
-            TextRefused: "text_too_long", "embedding_nan", "embedding_refused": some text makes the whole request
-                impossible.
+            TextRefused: "text_too_long", "embedding_nan", "embedding_refused": one text makes the whole request fail.
             FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (another dimension than
                 described).
             TransientError: still failing at the deadline.
 
-        Cost: one request; the answer's numbers are float64 for a moment, then float32.
+        Cost: one request; the numbers are float64 briefly, then float32.
         """
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
@@ -153,22 +153,23 @@ class OllamaEmbedder:
         body = orjson.dumps(request | ({"options": OPTIONS} if OPTIONS else {}))
         timeout_s = BASE_TIMEOUT_S + sum(map(len, texts)) / CHARS_PER_S
 
-        async def ask() -> npt.NDArray[np.float32]:
+        async def embed_once() -> npt.NDArray[np.float32]:
             if self._bucket is not None:
                 await self._bucket.take(len(texts))
-            return await self._embed_once(model, body, len(texts), timeout_s)
+            return await self._embed_once(model, body, count=len(texts), timeout_s=timeout_s)
 
         async with self._slots:
-            vectors = await retry_async(ask, TransientError, self._retry)
+            vectors = await retry_async(embed_once, TransientError, self._retry)
         self._calls += 1
         return vectors
 
-    async def _embed_once(self, model: str, body: bytes, count: int, timeout_s: float) -> npt.NDArray[np.float32]:
+    async def _embed_once(self, model: str, body: bytes, *, count: int, timeout_s: float) -> npt.NDArray[np.float32]:
         endpoint = self._pool.choose()
         endpoint.in_flight += 1
         try:
-            answer = await self._ask(endpoint.url, model, "POST", "/api/embed", body, timeout_s)
-            vectors = read_vectors(answer.content, count, endpoint.url, model)
+            url = endpoint.url
+            response = await self._request("POST", url, "/api/embed", body=body, model=model, timeout_s=timeout_s)
+            vectors = read_vectors(response.content, count, url=url, model=model)
         except TransientError:
             self._pool.note_failure(endpoint)
             raise
@@ -181,19 +182,22 @@ class OllamaEmbedder:
     def _check_dimension(self, model: str, dimension: int, endpoint: Endpoint) -> None:
         expected = self._dimensions.setdefault(model, dimension)
         if dimension != expected:
-            said = f"{model} gives {dimension} dimensions on {endpoint.url}, {expected} before"
-            raise FatalError("model_digest_differs", said, hint=_SAME_MODEL, model=model, url=endpoint.url)
+            message = f"Model '{model}' returned {dimension} dimensions at {endpoint.url}, {expected} before."
+            raise FatalError("model_digest_differs", message, hint=_SAME_MODEL, model=model, url=endpoint.url)
 
-    async def _ask(self, url: str, model: str, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
+    async def _request(
+        self, method: str, url: str, path: str, *, model: str, timeout_s: float, body: bytes | None = None
+    ) -> Response:
+        """Send one request and return its successful response; ``model`` is named in errors."""
         response = await self._client.request(method, url, path, body=body, timeout_s=timeout_s)
         if response.status_code != HTTPStatus.OK:
-            raise translate_answer(response, url, model)
+            raise translate_response(response, url, model)
         return response
 
 
-_SAME_MODEL = "All servers of INGEST_OLLAMA__URLS must have the same model: run `ollama pull` on each."
+_SAME_MODEL = "Run `ollama pull` on each server of INGEST_OLLAMA__URLS, so that all have the same model."
 
 
 def _digest_differs(model: str, digests: dict[str, str]) -> FatalError:
-    said = f"{model} is not the same everywhere: " + ", ".join(f"{url} has {digest}" for url, digest in digests.items())
-    return FatalError("model_digest_differs", said, hint=_SAME_MODEL, model=model, digests=digests)
+    message = f"Model '{model}' differs between servers: " + ", ".join(f"{u} has {d}" for u, d in digests.items()) + "."
+    return FatalError("model_digest_differs", message, hint=_SAME_MODEL, model=model, digests=digests)

@@ -1,1 +1,1 @@
-"""Qdrant: a vector store. What does not belong: decisions, other adapters."""
+"""Qdrant: a vector store adapter. What does not belong: decisions, other adapters."""

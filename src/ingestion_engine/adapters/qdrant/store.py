@@ -1,8 +1,8 @@
-"""Qdrant over REST: one collection with one unnamed cosine vector; payloads as they are."""
+"""Qdrant over REST: each collection has one unnamed cosine vector; payloads are stored unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points
 from ingestion_engine.adapters.qdrant.responses import read_result
+from ingestion_engine.adapters.store_errors import points_refused, schema_mismatch, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, read_object
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 WRITE_TIMEOUT_S = 30
-"""The server gives up on a write after this; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+"""The server aborts a write after this; the successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
 CONNECT_TIMEOUT_S = 5.0
 GRACE_S = 2.0
-"""The client waits so much longer than the server, to hear its verdict."""
+"""Time the client waits beyond the server's own time limit, to receive its response."""
 BATCH_BYTES = 16 * 1024 * 1024
-"""Half of the server's default limit on a body (``service.max_request_size_mb``, 32)."""
+"""Half of the server's default limit on a request body (``service.max_request_size_mb``, 32)."""
 BATCH_POINTS = 500
-"""A guess: some servers cap it in strict mode, none below this by default."""
+"""A guess: strict mode can limit it, but no server limits it below this by default."""
 READ_POINTS = 500
 DISTANCE = "Cosine"
 INDEXES: Mapping[str, str | Mapping[str, Any]] = {
@@ -41,12 +43,13 @@ INDEXES: Mapping[str, str | Mapping[str, Any]] = {
     "chunk_index": "integer",
     "key": {"type": "keyword", "prefix": True},
 }
-"""Fields that filters use. The first two carry every delete; strict mode refuses filters on anything else. Matching
-keys by prefix is new in Qdrant 1.19, byte-wise and case-sensitive (its openapi.json, ``MatchPrefix``)."""
+"""Payload fields that filters use. Every delete filters by the first two; strict mode refuses filters on fields without
+an index. Matching keys by prefix is new in Qdrant 1.19; it is byte-wise and case-sensitive (its openapi.json,
+``MatchPrefix``)."""
 
 
 class QdrantStore:
-    """Points in Qdrant. For one event loop."""
+    """The vector store port over Qdrant. For one event loop."""
 
     name = StoreName.QDRANT
 
@@ -58,7 +61,7 @@ class QdrantStore:
         batch_bytes: int = BATCH_BYTES,
         batch_points: int = BATCH_POINTS,
     ) -> None:
-        """Make no request yet."""
+        """Create the client; sends no request."""
         self._url = url.rstrip("/")
         self._batch_bytes = batch_bytes
         self._batch_points = batch_points
@@ -70,8 +73,7 @@ class QdrantStore:
         """Return the store of ``settings.qdrant``. Raises FatalError ("store_not_configured")."""
         qdrant = settings.qdrant
         if qdrant.url is None:
-            hint = "Set INGEST_QDRANT__URL."
-            raise FatalError("store_not_configured", "the store qdrant is not configured", hint=hint, store="qdrant")
+            raise store_not_configured(cls.name)
         return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None)
 
     async def close(self) -> None:
@@ -79,99 +81,85 @@ class QdrantStore:
         await self._client.close()
 
     async def check(self) -> str:
-        """Return the server's version; the key is checked too. Two requests."""
+        """Return the server's version; checks the API key too. Two requests."""
         await self.list_collections()
         response = await self._client.request("GET", self._url, "/", timeout_s=WRITE_TIMEOUT_S)
         return str(read_object(response, "qdrant", self._url).get("version", "unknown"))
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
-        """Create the collection with its indexes, or check the one that is there. Idempotent.
+        """Create the collection with its indexes, or check the existing one. Idempotent.
 
         Raises:
             FatalError: "schema_mismatch", naming both values; "store_access_denied".
-            TransientError: the store is away.
+            TransientError: the store is unavailable.
 
-        Cost: one request when all is well; two, and one per index, to create.
+        Cost: one request for an existing collection; two, and one per index, to create it.
         """
         name = contract.collection
-        if not (await self._call("GET", f"/collections/{name}/exists", name))["exists"]:
+        if not (await self._call("GET", f"/collections/{name}/exists", collection=name))["exists"]:
             body = {"vectors": {"size": contract.dimension, "distance": DISTANCE}}
             try:
-                await self._call("PUT", f"/collections/{name}", name, body, write=True)
+                await self._call("PUT", f"/collections/{name}", body, collection=name, write=True)
             except FatalError as error:
-                if error.context.get("status") != HTTPStatus.CONFLICT:  # somebody else created it just now
+                if error.context.get("status") != HTTPStatus.CONFLICT:  # another client has just created it
                     raise
         info = await self._describe(contract)
         for field, schema in INDEXES.items():
             if field not in info["payload_schema"]:
                 index = {"field_name": field, "field_schema": schema}
-                await self._call("PUT", f"/collections/{name}/index", name, index, write=True)
+                await self._call("PUT", f"/collections/{name}/index", index, collection=name, write=True)
 
     async def check_collection(self, contract: CollectionContract) -> None:
-        """Check that the collection is there as agreed. One cheap request.
+        """Check that the collection exists and matches the contract. One cheap request.
 
         Raises:
-            CollectionMissing, FatalError: "schema_mismatch".
+            CollectionMissing: the collection does not exist.
+            FatalError: "schema_mismatch".
         """
         await self._describe(contract)
 
     async def _describe(self, contract: CollectionContract) -> dict[str, Any]:
-        info: dict[str, Any] = await self._call("GET", f"/collections/{contract.collection}", contract.collection)
+        name = contract.collection
+        info: dict[str, Any] = await self._call("GET", f"/collections/{name}", collection=name)
         vectors = info["config"]["params"].get("vectors") or {}
         expected = {"size": contract.dimension, "distance": DISTANCE}
         for field, value in expected.items():
             if vectors.get(field) != value:
-                raise _mismatch(contract, f"vector {field}", vectors.get(field), value)
+                found = vectors.get(field)
+                raise schema_mismatch(self.name, contract, f"vector {field}", found=found, expected=value)
         for field, schema in INDEXES.items():
             kind = schema if isinstance(schema, str) else schema["type"]
-            found = info["payload_schema"].get(field)
-            if found is not None and found["data_type"] != kind:
-                raise _mismatch(contract, f"index of {field}", found["data_type"], kind)
+            found = info["payload_schema"].get(field, {}).get("data_type", kind)
+            if found != kind:
+                raise schema_mismatch(self.name, contract, f"index of {field}", found=found, expected=kind)
         return info
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
 
-        A batch that Qdrant refuses is halved until the guilty points are alone.
+        A batch that Qdrant refuses is halved until the refused points are found.
 
         Raises:
-            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Qdrant's words}.
-            CollectionMissing, FatalError: "schema_mismatch" (another dimension), "store_access_denied".
-            TransientError: the store is away or did not apply a batch in time; some points may have been written.
+            PointsRefused: after all other points are written; ``context["refused"]`` is {point id: Qdrant's error}.
+            CollectionMissing: the collection does not exist.
+            FatalError: "schema_mismatch" (another dimension), "store_access_denied".
+            TransientError: the store is unavailable or did not apply a batch in time; some points may be written.
 
         Cost: one request per 500 points or 16 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
-        for batch in self._split(points, refused):
+        limits = {"max_points": self._batch_points, "max_bytes": self._batch_bytes}
+        for batch in batch_points(points, _encode, refused=refused, **limits):
             await self._upsert_or_halve(collection, batch, refused)
         if refused:
-            some = next(iter(refused.values()))
-            said = f"qdrant refused {len(refused)} of {len(points)} points: {some}"
-            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="qdrant")
-
-    def _split(self, points: Sequence[Point], refused: dict[PointId, str]) -> Iterator[list[tuple[PointId, bytes]]]:
-        batch: list[tuple[PointId, bytes]] = []
-        size = 0
-        for point in points:
-            try:
-                encoded = _encode(point)
-            except orjson.JSONEncodeError as error:
-                refused[point.id] = f"cannot be written as JSON: {error}"
-                continue
-            if batch and (size + len(encoded) > self._batch_bytes or len(batch) >= self._batch_points):
-                yield batch
-                batch, size = [], 0
-            batch.append((point.id, encoded))
-            size += len(encoded)
-        if batch:
-            yield batch
+            raise points_refused(self.name, collection, refused, total=len(points))
 
     async def _upsert_or_halve(
-        self, collection: str, batch: list[tuple[PointId, bytes]], refused: dict[PointId, str]
+        self, collection: str, batch: Sequence[EncodedPoint], refused: dict[PointId, str]
     ) -> None:
         body = b'{"points":[' + b",".join(encoded for _, encoded in batch) + b"]}"
         try:
-            await self._call("PUT", f"/collections/{collection}/points", collection, body, write=True)
+            await self._call("PUT", f"/collections/{collection}/points", body, collection=collection, write=True)
         except PointsRefused as error:
             if len(batch) == 1:
                 refused[batch[0][0]] = error.message
@@ -181,18 +169,16 @@ class QdrantStore:
             await self._upsert_or_halve(collection, batch[middle:], refused)
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove every point of some objects whose epoch is lower. Idempotent. One request.
+        """Remove all points of some objects with a lower epoch. Idempotent. One request.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
         must = [_is_any("object_id", object_ids), {"key": "epoch", "range": {"lt": before_epoch}}]
-        await self._call(
-            "POST", f"/collections/{collection}/points/delete", collection, {"filter": {"must": must}}, write=True
-        )
+        await self._delete(collection, {"filter": {"must": must}})
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
-        """Return those of the points that exist, in any order. One request per 500 ids.
+        """Return the points that exist, in any order. One request per 500 ids.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
@@ -200,7 +186,8 @@ class QdrantStore:
         found: list[StoredPoint] = []
         for start in range(0, len(ids), READ_POINTS):
             body = {"ids": list(ids[start : start + READ_POINTS]), "with_payload": True, "with_vector": with_vectors}
-            found += map(_read_point, await self._call("POST", f"/collections/{collection}/points", collection, body))
+            points = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
+            found += map(_read_point, points)
         return found
 
     async def read_object_points(
@@ -220,19 +207,23 @@ class QdrantStore:
         return [point async for point in self._scroll(collection, {"filter": {"must": must}, "with_vector": True})]
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
+        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
         for start in range(0, len(ids), READ_POINTS):
             body = {"points": [_plain_id(point_id) for point_id in ids[start : start + READ_POINTS]]}
-            await self._call("POST", f"/collections/{collection}/points/delete", collection, body, write=True)
+            await self._delete(collection, body)
+
+    async def _delete(self, collection: str, selector: Mapping[str, Any]) -> None:
+        path = f"/collections/{collection}/points/delete"
+        await self._call("POST", path, selector, collection=collection, write=True)
 
     def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
     ) -> AsyncIterator[StoredPoint]:
-        """Yield every point once, ordered by id (numbers before UUIDs), from ``start`` on. One request per page.
+        """Yield every point once, ordered by id (numbers before UUIDs), starting at ``start``. One request per page.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
@@ -243,7 +234,8 @@ class QdrantStore:
     async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncIterator[StoredPoint]:
         body: dict[str, Any] = {"limit": READ_POINTS, "with_payload": True, **request}
         while True:
-            result = await self._call("POST", f"/collections/{collection}/points/scroll", collection, body)
+            path = f"/collections/{collection}/points/scroll"
+            result = await self._call("POST", path, body, collection=collection)
             for point in result["points"]:
                 yield _read_point(point)
             body["offset"] = result.get("next_page_offset")
@@ -252,50 +244,52 @@ class QdrantStore:
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points. Raises CollectionMissing, TransientError."""
-        result = await self._call("POST", f"/collections/{collection}/points/count", collection, {"exact": True})
+        path = f"/collections/{collection}/points/count"
+        result = await self._call("POST", path, {"exact": True}, collection=collection)
         return int(result["count"])
 
     async def list_collections(self) -> list[str]:
         """Return the names of all collections."""
-        result = await self._call("GET", "/collections", None)
+        result = await self._call("GET", "/collections")
         return sorted(entry["name"] for entry in result["collections"])
 
     async def drop_collection(self, collection: str) -> None:
-        """Remove a collection with its points; no error when absent."""
-        await self._call("DELETE", f"/collections/{collection}", collection, write=True)
+        """Remove a collection with its points; an absent collection is not an error."""
+        await self._call("DELETE", f"/collections/{collection}", collection=collection, write=True)
 
     def spell(self, name: str) -> str:
-        """Return a name as it is. Pure."""
+        """Return a name unchanged. Pure."""
         return name
 
     async def set_alias(self, alias: str, collection: str) -> None:
-        """Make a name stand for a collection. Idempotent. One request.
+        """Point an alias to a collection. Idempotent. One request.
 
-        Creating an alias that exists moves it, under the lock that searches take (Qdrant 1.19, ``update_aliases``);
-        deleting it in the same request, as its manual shows, would lose it where the collection is missing.
+        Creating an existing alias moves it, under the lock that searches take (Qdrant 1.19, ``update_aliases``);
+        deleting it in the same request, as its manual shows, would lose the alias when the collection is missing.
 
         Raises:
-            CollectionMissing, FatalError: "alias_name_taken" when a collection has that name.
-            TransientError: the store is away.
+            CollectionMissing: the collection does not exist.
+            FatalError: "alias_name_taken" when a collection has the name of the alias.
+            TransientError: the store is unavailable.
         """
         create = {"create_alias": {"collection_name": collection, "alias_name": alias}}
         try:
-            await self._call("POST", "/collections/aliases", collection, {"actions": [create]}, write=True)
+            await self._call("POST", "/collections/aliases", {"actions": [create]}, collection=collection, write=True)
         except FatalError as error:
             if error.context.get("status") == HTTPStatus.CONFLICT:
-                said = f"qdrant at {self._url} has a collection named {alias}, so no alias can be"
-                raise FatalError("alias_name_taken", said, alias=alias, store="qdrant") from error
+                message = f"The alias '{alias}' cannot be created: Qdrant at {self._url} has a collection of that name."
+                raise FatalError("alias_name_taken", message, alias=alias, store="qdrant") from error
             raise
 
     async def list_aliases(self) -> dict[str, str]:
         """Return the collection of every alias. One request."""
-        result = await self._call("GET", "/aliases", None)
+        result = await self._call("GET", "/aliases")
         return {entry["alias_name"]: entry["collection_name"] for entry in result["aliases"]}
 
     async def drop_alias(self, alias: str) -> None:
-        """Remove an alias; no error when absent. One request."""
+        """Remove an alias; an absent alias is not an error. One request."""
         drop = {"delete_alias": {"alias_name": alias}}
-        await self._call("POST", "/collections/aliases", None, {"actions": [drop]}, write=True)
+        await self._call("POST", "/collections/aliases", {"actions": [drop]}, write=True)
 
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
@@ -303,30 +297,32 @@ class QdrantStore:
         """Return the nearest points, best first; ``score`` is the cosine similarity.
 
         Raises:
-            CollectionMissing, FatalError: "schema_mismatch" (another dimension); "filter_too_broad".
-            TransientError: the store is away.
+            CollectionMissing: the collection does not exist.
+            FatalError: "schema_mismatch" (another dimension), "filter_too_broad".
+            TransientError: the store is unavailable.
 
-        Cost: one request; up to five where a metadata name has a quote or a backslash, for which Qdrant has no path.
+        Cost: one request; up to five when a metadata name has a quote or a backslash: Qdrant's paths have neither.
         """
         body: dict[str, Any] = {"query": np.ascontiguousarray(vector, np.float32), "with_payload": True}
         if must := _conditions(where):
             body["filter"] = {"must": must}
 
-        async def ask(count: int) -> list[SearchHit]:
-            request = {**body, "limit": count}
-            result = await self._call("POST", f"/collections/{collection}/points/query", collection, request)
+        async def fetch(count: int) -> list[SearchHit]:
+            path, request = f"/collections/{collection}/points/query", {**body, "limit": count}
+            result = await self._call("POST", path, request, collection=collection)
             return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
 
-        return await search_exactly(ask, where, limit, self.name.value)
+        return await search_exactly(fetch, where, limit=limit, store=self.name.value)
 
     async def _call(
-        self, method: str, path: str, collection: str | None, body: Any = None, *, write: bool = False
+        self, method: str, path: str, body: Any = None, *, collection: str | None = None, write: bool = False
     ) -> Any:
+        """Send one request and return its result; ``collection`` is named in errors."""
         params: dict[str, Any] = {}
         if write:
             params = {"timeout": WRITE_TIMEOUT_S}
             if "/points" in path or path.endswith("/index"):
-                params["wait"] = "true"  # the default answers before anything is applied
+                params["wait"] = "true"  # by default the server responds before it applies the change
         content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
         response = await self._client.request(
             method, self._url, path, params=params, body=content, timeout_s=WRITE_TIMEOUT_S + GRACE_S
@@ -357,7 +353,7 @@ def _read_point(point: Mapping[str, Any]) -> StoredPoint:
 
 
 def _plain_id(point_id: PointId) -> PointId | int:
-    """Foreign points may have numbers for ids; a UUID always has letters or hyphens."""
+    """Return a number for an id of digits: foreign points may have numbers as ids, and a UUID always has hyphens."""
     return int(point_id) if point_id.isdigit() else point_id
 
 
@@ -374,21 +370,6 @@ def _conditions(where: SearchFilter) -> list[dict[str, Any]]:
     must = [_equals(field, value) for field, value in named.items() if value is not None]
     if where.key_prefix:
         must.append({"key": "key", "match": {"prefix": where.key_prefix}})
-    # A quoted part of a path may hold any character, also dots, but neither a quote nor a backslash.
+    # A quoted part of a path may contain any character, including dots, except quotes and backslashes.
     entries = (where.metadata or {}).items()
     return must + [_equals(f'metadata."{name}"', value) for name, value in entries if not set(name) & set('"\\')]
-
-
-def _mismatch(contract: CollectionContract, what: str, found: Any, expected: Any) -> FatalError:
-    said = f"collection {contract.collection} in qdrant has {what} {found}, expected {expected}"
-    hint = "Use another collection name, or drop the collection."
-    return FatalError(
-        "schema_mismatch",
-        said,
-        hint=hint,
-        collection=contract.collection,
-        store="qdrant",
-        field=what,
-        found=found,
-        expected=expected,
-    )

@@ -1,1 +1,1 @@
-"""S3: object source and state store. What does not belong: decisions, other adapters."""
+"""S3: the object source and the state store. What does not belong: decisions, other adapters."""

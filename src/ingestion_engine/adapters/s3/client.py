@@ -1,4 +1,4 @@
-"""One botocore client for S3, and the one place where S3's errors become ours."""
+"""Create botocore clients for S3, and translate S3's errors into the product's."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from botocore.session import Session
 
 CONNECT_TIMEOUT_S = 5
-"""A server that does not accept a connection in this time is away."""
+"""A server that does not accept a connection within this time is unavailable."""
 READ_TIMEOUT_S = 60
-"""Longest silence on an open connection (botocore's default)."""
+"""Longest time without data on an open connection (botocore's default)."""
 POOL_CONNECTIONS = 32
-"""As many as the default thread pool has threads."""
+"""Same as the maximum number of threads in the default thread pool."""
 
 DENIED_CODES = frozenset(
     [
@@ -48,9 +48,9 @@ DENIED_CODES = frozenset(
         "TokenRefreshRequired",
     ]
 )
-"""Who we are is not accepted. Source: the S3 API reference, "Error responses"."""
+"""Errors of identity and permission. Source: the S3 API reference, "Error responses"."""
 CREDENTIAL_CODES = DENIED_CODES - {"AccessDenied", "AllAccessDisabled"}
-"""Those that cannot be the fault of one object."""
+"""Errors that cannot concern a single object."""
 TRANSIENT_CODES = frozenset(
     [
         "BandwidthLimitExceeded",
@@ -69,13 +69,13 @@ TRANSIENT_CODES = frozenset(
         "TooManyRequestsException",
     ]
 )
-"""What botocore's standard mode retries as well, and S3's own; those with a 4xx status matter here."""
+"""Errors that botocore's standard mode retries, and S3's own; the ones with a 4xx status matter here."""
 
 
 @functools.cache
 def transient_errors() -> tuple[type[Exception], ...]:
-    """Return what botocore raises by itself when something is away; all else of it speaks of settings."""
-    # Not with this module: it takes 0.1 CPU s, and only a client raises any of these.
+    """Return the errors that botocore raises when a service is unavailable; its other errors concern settings."""
+    # Imported late: it takes 0.1 CPU s, and only a client raises any of these.
     from botocore.parsers import ResponseParserError
 
     return (
@@ -85,10 +85,10 @@ def transient_errors() -> tuple[type[Exception], ...]:
         boto.IncompleteReadError,
         boto.ChecksumError,
         boto.FlexibleChecksumError,
-        boto.CredentialRetrievalError,  # the credential service is away
+        boto.CredentialRetrievalError,  # the credential service is unavailable
         boto.MetadataRetrievalError,
         boto.TokenRetrievalError,
-        ResponseParserError,  # not XML: a proxy's page, or an answer cut short
+        ResponseParserError,  # not XML: a proxy's page, or a truncated response
     )
 
 
@@ -96,14 +96,14 @@ _making_client = threading.Lock()
 
 
 def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
-    """Return a botocore S3 client, safe to share by threads. No request is made.
+    """Return a botocore S3 client that threads can share. Sends no request.
 
-    Path-style addresses where an endpoint is given: servers other than AWS rarely have a name per bucket.
+    It uses path-style addresses when an endpoint is given: servers other than AWS rarely have a host name per bucket.
 
     Args:
-        settings: Endpoint, region and credentials; without credentials AWS's own chain decides.
-        attempts: Tries per request in botocore's standard mode; 1 where the caller must know about every failure.
-        read_timeout_s: Longest silence on an open connection.
+        settings: Endpoint, region and credentials; without credentials AWS's own provider chain applies.
+        attempts: Attempts per request in botocore's standard mode; 1 when the caller must see every failure.
+        read_timeout_s: Longest time without data on an open connection, in seconds.
     """
     from botocore.config import Config
 
@@ -114,7 +114,7 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
         max_pool_connections=POOL_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
-        # Newer checksums only where an operation demands them: several S3-compatible servers refuse the trailers.
+        # Newer checksums only where an operation requires them: several S3-compatible servers refuse the trailers.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -122,7 +122,7 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
     if settings.access_key_id and settings.secret_access_key:
         credentials["aws_access_key_id"] = settings.access_key_id.get_secret_value()
         credentials["aws_secret_access_key"] = settings.secret_access_key.get_secret_value()
-    with _making_client:  # sessions are not safe to share by threads
+    with _making_client:  # threads cannot share sessions
         client = _session().create_client(
             "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
         )
@@ -132,8 +132,8 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
 
 @functools.cache
 def _session() -> Session:
-    """This process's session: its loader keeps S3's description, which each of its own would read anew (0.1 CPU s)."""
-    # Not with this module: a worker that reads by obstore alone needs no client before its first report.
+    """Return this process's session; its loader caches S3's description, which takes 0.1 CPU s to read."""
+    # Imported late: a worker that reads through obstore alone needs no client before its first report.
     import botocore.session
 
     return botocore.session.get_session()
@@ -141,26 +141,26 @@ def _session() -> Session:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a request was about; decides which reaction an error calls for."""
+    """Subject of a request; it decides which reaction an error requires."""
 
     bucket: str
     key: str | None = None
-    """None: the bucket as a whole."""
+    """None for the bucket as a whole."""
     is_state: bool = False
-    """True for the state store, where nothing is skipped."""
+    """True for the state store, where no object is skipped."""
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}" + (f"/{self.key}" if self.key is not None else "")
 
     @property
     def context(self) -> dict[str, str]:
-        """Fields for errors."""
+        """Context fields for errors."""
         return {"bucket": self.bucket} | ({"key": self.key} if self.key is not None else {})
 
 
 @contextlib.contextmanager
 def s3_errors(place: Place) -> Iterator[None]:
-    """Raise every botocore error as the product's error that says what to do about it."""
+    """Raise every botocore error as the product's error for the required reaction."""
     try:
         yield
     except boto.ClientError as error:
@@ -170,50 +170,52 @@ def s3_errors(place: Place) -> Iterator[None]:
 
 
 def status_of(error: boto.ClientError) -> int:
-    """The HTTP status of an error response; 0 when there was none."""
+    """Return the HTTP status of an error response; 0 without a response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def code_of(error: boto.ClientError) -> str:
-    """S3's own word for an error; the status as digits where a HEAD had no body."""
+    """Return S3's own code of an error; the status as digits for a HEAD request without a body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
-    """Return our error for S3's answer. Pure."""
+    """Return the product's error for an error response of S3. Pure."""
     status, code = status_of(error), code_of(error)
-    said = f"{place}: S3 answered {status} {code}"
+    message = f"S3 responded {status} {code} for {place}."
     context: dict[str, Any] = {**place.context, "status": status, "s3_code": code}
     if status >= 500 or status == 429 or code in TRANSIENT_CODES:
-        return TransientError("s3_unavailable", said, **context)
+        return TransientError("s3_unavailable", message, **context)
     if code == "NoSuchBucket":
         return _bucket_missing(place, context)
     if place.is_state and status in (404, 409, 412):
-        return StateConflict("state_conflict", f"{said}: somebody else wrote or removed it", **context)
+        return StateConflict(
+            "state_conflict", f"{place} was written or removed by another client ({status} {code}).", **context
+        )
     if place.key is not None and not place.is_state and code not in CREDENTIAL_CODES:
         if status == 404:
-            return ObjectGone("object_gone", f"{place} does not exist any more", **context)
-        return ObjectError("object_unreadable", said, **context)
+            return ObjectGone("object_gone", f"{place} no longer exists.", **context)
+        return ObjectError("object_unreadable", message, **context)
     if status == 404:
         return _bucket_missing(place, context)
-    return _denied(place, said, context)
+    return _denied(place, message, context)
 
 
 def translate_failure(error: Exception, place: Place) -> IngestionError:
-    """Return our error where there was no answer. Pure."""
-    kind = type(error).__name__
+    """Return the product's error for a request without a response. Pure."""
+    message = f"The request for {place} failed: {type(error).__name__}: {error}"
     if isinstance(error, transient_errors()):
-        return TransientError("s3_unavailable", f"{place}: {kind}: {error}", **place.context)
-    return _denied(place, f"{place}: {kind}: {error}", dict(place.context))
+        return TransientError("s3_unavailable", message, **place.context)
+    return _denied(place, message, dict(place.context))
 
 
 def _bucket_missing(place: Place, context: dict[str, Any]) -> FatalError:
     code = "state_bucket_missing" if place.is_state else "bucket_not_found"
     hint = "Check the name and INGEST_S3__ENDPOINT_URL, or create the bucket."
-    return FatalError(code, f"the bucket {place.bucket} does not exist", hint=hint, **context)
+    return FatalError(code, f"The bucket '{place.bucket}' does not exist.", hint=hint, **context)
 
 
-def _denied(place: Place, said: str, context: dict[str, Any]) -> FatalError:
+def _denied(place: Place, message: str, context: dict[str, Any]) -> FatalError:
     code = "state_access_denied" if place.is_state else "bucket_access_denied"
     hint = "Check INGEST_S3__ACCESS_KEY_ID, its permissions on the bucket, and the clock of this machine."
-    return FatalError(code, said, hint=hint, **context)
+    return FatalError(code, message, hint=hint, **context)

@@ -1,4 +1,4 @@
-"""How S3 spells what we read: listings, headers, user metadata, and which keys obstore can address."""
+"""Read S3's listings, headers and user metadata, and tell which keys obstore can address."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ingestion_engine.runtime.timestamps import format_seconds, parse_timestamp
 
 
 def read_pages_quickly(client: Any) -> None:
-    """Make a client take listings apart with a small reader of ours, which costs a tenth of botocore's own.
+    """Make a client parse listings with a small parser that costs a tenth of botocore's own.
 
-    botocore still signs, sends, retries and reads everything else, errors included. It asks for
-    ``EncodingType=url`` by itself (``+`` is a space there), so keys with characters that XML cannot carry arrive whole.
+    botocore still signs, sends, retries and reads everything else, including errors. It requests ``EncodingType=url``
+    by itself (``+`` is a space there), so keys with characters that XML cannot carry arrive complete.
     """
     client.meta.events.register("before-parse.s3.ListObjectsV2", _take_entries)
 
 
 def list_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[ObjectRef]]:
-    """Yield the entries of ``ListObjectsV2``, a page at a time, keys exactly as they are.
+    """Yield the entries of ``ListObjectsV2`` page by page, with keys exactly as they are.
 
     Args:
-        client: One that ``read_pages_quickly`` was called with.
-        bucket: Its name.
-        prefix: Of the keys.
+        client: A client prepared by ``read_pages_quickly``.
+        bucket: Name of the bucket.
+        prefix: Prefix of the keys.
 
     Cost: one request per 1,000 keys.
     """
@@ -41,17 +41,17 @@ def list_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[ObjectRef
 
 
 _ENTRIES = "Entries"
-"""Our name in a parsed answer; S3 has none like it."""
+"""Name of the entries in a parsed response; S3 has no field of this name."""
 
 
 def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Move the entries from an answer's XML to the parsed answer; botocore reads what is left."""
+    """Move the entries from a response's XML to the parsed response; botocore reads the rest."""
     if response_dict["status_code"] != 200:
         return
     try:
         root = ET.fromstring(response_dict["body"])  # noqa: S314 - expat bounds entity expansion and fetches nothing
     except ET.ParseError:
-        return  # botocore says what is wrong with it
+        return  # botocore reports what is wrong
     space = root.tag.rpartition("}")[0]
     space += "}" if space else ""
     contents = root.findall(f"{space}Contents")
@@ -63,7 +63,7 @@ def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[
         if not key or not size or not modified:
             from botocore.parsers import ResponseParserError
 
-            raise ResponseParserError("a listing has an entry without key, size or time")
+            raise ResponseParserError("A listing has an entry without key, size or time.")
         entries.append((read(key), read_etag(etag), int(size), _read_time(modified)))
         root.remove(element)
     customized_response_dict[_ENTRIES] = entries
@@ -71,7 +71,7 @@ def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[
 
 
 def _read_time(text: str) -> str:
-    """Return whole seconds: listings have milliseconds, headers do not, and both must be equal."""
+    """Return the time in whole seconds: listings have milliseconds, headers do not, and both must be equal."""
     if text.endswith("Z"):
         return text[:19] + "Z"
     return format_seconds(parse_timestamp(text))
@@ -83,10 +83,11 @@ def read_etag(header: str | None) -> str:
 
 
 def read_metadata(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return user metadata as people wrote it; names in lower case. Pure.
+    """Return user metadata as it was written; names in lower case. Pure.
 
-    S3 answers values beyond ASCII as RFC 2047 words ("Working with object metadata" in the S3 user guide); SeaweedFS
-    and MinIO send raw UTF-8, which HTTP libraries read as Latin-1. Percent-encoding is a client's own habit and stays.
+    S3 returns values beyond ASCII as RFC 2047 words ("Working with object metadata" in the S3 user guide); SeaweedFS
+    and MinIO send raw UTF-8, which HTTP libraries read as Latin-1. Percent-encoding is a client's own convention and is
+    kept.
     """
     return {name.lower(): _read_value(value) for name, value in headers.items()}
 
@@ -106,10 +107,10 @@ def _read_value(value: str) -> str:
 
 
 def is_plain(key: str) -> bool:
-    """True when obstore addresses a key as it is. Pure.
+    """True when obstore addresses a key unchanged. Pure.
 
     obstore parses keys into path segments: it refuses empty, ``.`` and ``..`` segments and ASCII control characters,
-    and drops slashes at both ends. Percent signs, spaces, backslashes and any Unicode pass unchanged (tried with
+    and drops slashes at both ends. Percent signs, spaces, backslashes and any Unicode are passed unchanged (tested with
     obstore 0.12 and SeaweedFS).
     """
     if any(character < " " or character == "\x7f" for character in key):

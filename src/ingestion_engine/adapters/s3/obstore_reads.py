@@ -1,4 +1,4 @@
-"""obstore beside botocore: a fifth of the CPU per request, for what it can address; botocore has the exact errors."""
+"""Create obstore clients: a fifth of botocore's CPU per request, but without exact errors and for most keys only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.runtime.settings import S3Settings
 
 CREDENTIALS_TTL = timedelta(minutes=10)
-"""botocore renews temporary credentials at least ten minutes before they end, so a copy is good for so long."""
+"""botocore renews temporary credentials at least ten minutes before they expire, so a copy is valid this long."""
 
 
 def make_obstore(settings: S3Settings, find_client: Callable[[], Any], bucket: str, *, timeout: timedelta) -> S3Store:
-    """Return an obstore for a bucket that is the same identity as a botocore client. No request is made.
+    """Return an obstore client for a bucket, with the same identity as a botocore client. Sends no request.
 
-    It never retries: the caller asks again with botocore, which does.
+    It never retries: the caller repeats a failed request with botocore, which does.
 
     Args:
-        settings: Endpoint, region, and credentials if they are given.
-        find_client: Returns the botocore client whose credentials are used where the settings give none.
-        bucket: The bucket.
-        timeout: For one whole request.
+        settings: Endpoint, region, and optional credentials.
+        find_client: Returns the botocore client that supplies credentials when the settings have none.
+        bucket: Name of the bucket.
+        timeout: Time limit of one whole request.
     """
     endpoint = settings.endpoint_url
     config: dict[str, Any] = {"region": settings.region, "virtual_hosted_style_request": False}
@@ -49,9 +49,10 @@ def make_obstore(settings: S3Settings, find_client: Callable[[], Any], bucket: s
         )
 
     def read_credentials() -> Any:
-        credentials = find_client()._request_signer._credentials  # noqa: SLF001 - botocore shows them nowhere else
+        credentials = find_client()._request_signer._credentials  # noqa: SLF001 - botocore has no public access to them
         if credentials is None:
-            raise FatalError("bucket_access_denied", "there are no AWS credentials")
+            hint = "Set INGEST_S3__ACCESS_KEY_ID and INGEST_S3__SECRET_ACCESS_KEY, or give the process an AWS role."
+            raise FatalError("bucket_access_denied", "There are no AWS credentials.", hint=hint)
         frozen = credentials.get_frozen_credentials()
         return {
             "access_key_id": frozen.access_key,

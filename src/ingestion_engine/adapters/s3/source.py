@@ -1,4 +1,4 @@
-"""The buckets to read: listings and exact errors by botocore, most bodies by obstore (faster, asynchronous)."""
+"""The object source: botocore lists and reports exact errors, obstore reads most bodies (faster, asynchronous)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
-from ingestion_engine.adapters.s3.listing import (
-    is_plain,
-    list_pages,
-    read_etag,
-    read_metadata,
-)
+from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata
 from ingestion_engine.adapters.s3.obstore_reads import make_obstore
 from ingestion_engine.domain.errors import ObjectError, ObjectGone
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
@@ -36,13 +31,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BODY_TIMEOUT = timedelta(minutes=15)
-"""For one whole body: 256 MB at 300 kB/s."""
+"""Time limit for one whole body: 256 MB at 300 kB/s."""
 PIECE_BYTES = 4 * 1024 * 1024
-"""Of a body that goes to a file: so much is in memory at once, per client."""
+"""Bytes in memory at once, per client, of a body that is written to a file."""
 
 
 class _FileError(Exception):
-    """The file that a body was to go to failed."""
+    """The file that receives a body failed."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -53,12 +48,12 @@ class _FileError(Exception):
 def _file_errors() -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # not S3's fault, so there is nothing that the second client could do better
+    except OSError as error:  # not an error of S3, so the second client cannot help
         raise _FileError(error) from error
 
 
-def _begin(file: BinaryIO) -> None:
-    """Begin again: a client that failed in the middle may have written something."""
+def _empty(file: BinaryIO) -> None:
+    """Empty the file: a client that failed may have written part of the body."""
     with _file_errors():
         file.seek(0)
         file.truncate()
@@ -70,17 +65,17 @@ def _write(file: BinaryIO, piece: bytes | memoryview) -> None:
 
 
 class S3Source:
-    """Objects in S3 or a compatible server. Read only; safe to share by threads and by one event loop."""
+    """The object source port over S3 or a compatible server. Read only; threads and one event loop can share it."""
 
     def __init__(self, settings: S3Settings) -> None:
-        """Make no request yet."""
+        """Create the source; sends no request."""
         self._settings = settings
         self._stores: dict[str, S3Store] = {}
         self._lock = threading.Lock()
 
     @functools.cached_property
     def _client(self) -> Any:
-        """Made on first use (0.1 CPU s): bodies are read without it."""
+        """Created on first use (0.1 CPU s): most bodies are read without it."""
         return make_client(self._settings)
 
     @classmethod
@@ -93,13 +88,13 @@ class S3Source:
 
         Raises:
             FatalError: "bucket_not_found", "bucket_access_denied".
-            TransientError: S3 is away.
+            TransientError: S3 is unavailable.
         """
         with s3_errors(Place(bucket)):
             self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
-        """Yield every object under a prefix, in the server's own order, keys as they are. Blocking.
+        """Yield every object under a prefix in the server's order, with unchanged keys. Blocking.
 
         Raises:
             FatalError, TransientError: as ``check_bucket``.
@@ -111,45 +106,45 @@ class S3Source:
                 yield from page
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
-        """Read one object whole: the listed version, or the newest when it has changed since.
+        """Read one whole object: the listed version, or the newest if it has changed since.
 
-        obstore tries first where it can address the key; whatever it says, the question is asked again with
-        botocore, whose errors carry S3's own codes.
+        obstore reads first if it can address the key; after any error the request is repeated with botocore, whose
+        errors have S3's own codes.
 
         Raises:
             ObjectGone: "object_gone".
             ObjectError: "object_too_large" before any body is read, "object_unreadable".
-            TransientError: S3 is away.
+            TransientError: S3 is unavailable.
             FatalError: "bucket_access_denied", "bucket_not_found".
 
-        Cost: one request; up to three when it changed.
+        Cost: one request; up to three when the object has changed.
         """
 
-        async def take(answer: GetResult) -> bytes:
-            return bytes(await answer.bytes_async())
+        async def read(result: GetResult) -> bytes:
+            return bytes(await result.bytes_async())
 
-        head, body = await self._fetch(ref, max_bytes, take, lambda stream: stream.read())
-        return RawObject(head.ref, body, head.content_type, head.metadata)
+        head, body = await self._fetch(ref, max_bytes, read=read, read_exact=lambda stream: stream.read())
+        return RawObject(ref=head.ref, body=body, content_type=head.content_type, metadata=head.metadata)
 
     async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
-        """Read one object into a file, from its start, whatever was in it; raises and costs as ``fetch``.
+        """Read one object into a file, replacing its content; same errors and cost as ``fetch``.
 
         Raises:
             OSError: from the file.
         """
 
-        async def take(answer: GetResult) -> None:
-            _begin(file)
-            async for piece in answer.stream(min_chunk_size=PIECE_BYTES):
+        async def read(result: GetResult) -> None:
+            _empty(file)
+            async for piece in result.stream(min_chunk_size=PIECE_BYTES):
                 await asyncio.to_thread(_write, file, memoryview(piece))
 
-        def take_exact(stream: StreamingBody) -> None:
-            _begin(file)
+        def read_exact(stream: StreamingBody) -> None:
+            _empty(file)
             for piece in stream.iter_chunks(PIECE_BYTES):
                 _write(file, piece)
 
         try:
-            head, _ = await self._fetch(ref, max_bytes, take, take_exact)
+            head, _ = await self._fetch(ref, max_bytes, read=read, read_exact=read_exact)
         except _FileError as wrapped:
             raise wrapped.error from None
         return head
@@ -158,70 +153,74 @@ class S3Source:
         self,
         ref: ObjectRef,
         max_bytes: int,
-        take: Callable[[GetResult], Awaitable[T]],
-        take_exact: Callable[[StreamingBody], T],
+        *,
+        read: Callable[[GetResult], Awaitable[T]],
+        read_exact: Callable[[StreamingBody], T],
     ) -> tuple[ObjectHead, T]:
         _check_size(ref, max_bytes)
         if is_plain(ref.key):
-            found = await self._fetch_fast(ref, max_bytes, take)
+            found = await self._fetch_fast(ref, max_bytes, read)
             if found is not None:
                 return found
-        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes, take_exact)
+        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes, read_exact)
 
     async def _fetch_fast(
-        self, ref: ObjectRef, max_bytes: int, take: Callable[[GetResult], Awaitable[T]]
+        self, ref: ObjectRef, max_bytes: int, read: Callable[[GetResult], Awaitable[T]]
     ) -> tuple[ObjectHead, T] | None:
         options: Any = {"if_match": f'"{ref.etag}"'} if ref.etag else {}
         try:
-            answer = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
-            meta = answer.meta
-            seen = ObjectRef(
-                ref.bucket, ref.key, read_etag(meta["e_tag"]), meta["size"], format_seconds(meta["last_modified"])
+            result = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
+            meta = result.meta
+            seen = dataclasses.replace(
+                ref,
+                etag=read_etag(meta["e_tag"]),
+                size_bytes=meta["size"],
+                last_modified=format_seconds(meta["last_modified"]),
             )
             _check_size(seen, max_bytes)
-            body = await take(answer)
+            body = await read(result)
         except (ObstoreError, OSError, ValueError):
             return None
-        attributes = answer.attributes
-        # obstore spells S3's own attributes with capitals; user metadata arrives in lower case.
+        attributes = result.attributes
+        # obstore capitalises S3's own attributes; user metadata arrives in lower case.
         user = {name: value for name, value in attributes.items() if name == name.lower()}
         return ObjectHead(seen, attributes.get("Content-Type"), read_metadata(user)), body
 
-    def _fetch_exact(self, ref: ObjectRef, max_bytes: int, take: Callable[[StreamingBody], T]) -> tuple[ObjectHead, T]:
-        condition = {"IfMatch": f'"{ref.etag}"'} if ref.etag else {}
+    def _fetch_exact(self, ref: ObjectRef, max_bytes: int, read: Callable[[StreamingBody], T]) -> tuple[ObjectHead, T]:
         with s3_errors(Place(ref.bucket, ref.key)):
             try:
-                return self._get(ref, max_bytes, condition, take)
+                return self._get(ref, max_bytes, read, same_version=True)
             except boto.ClientError as error:
                 if status_of(error) == 403:
-                    self.check_bucket(ref.bucket)  # all of it, or this object alone?
+                    self.check_bucket(ref.bucket)  # is the bucket denied, or only this object?
                 if status_of(error) != 412:
                     raise
-            return self._get(ref, max_bytes, {}, take)
+            return self._get(ref, max_bytes, read)
 
     def _get(
-        self, ref: ObjectRef, max_bytes: int, condition: dict[str, str], take: Callable[[StreamingBody], T]
+        self, ref: ObjectRef, max_bytes: int, read: Callable[[StreamingBody], T], *, same_version: bool = False
     ) -> tuple[ObjectHead, T]:
-        answer = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
-        with answer["Body"]:
+        condition = {"IfMatch": f'"{ref.etag}"'} if same_version and ref.etag else {}
+        response = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
+        with response["Body"]:
             seen = dataclasses.replace(
                 ref,
-                etag=read_etag(answer.get("ETag")),
-                size_bytes=int(answer["ContentLength"]),
-                last_modified=format_seconds(answer["LastModified"]),
+                etag=read_etag(response.get("ETag")),
+                size_bytes=int(response["ContentLength"]),
+                last_modified=format_seconds(response["LastModified"]),
             )
             _check_size(seen, max_bytes)
-            body = take(answer["Body"])
-        return ObjectHead(seen, answer.get("ContentType"), read_metadata(answer.get("Metadata", {}))), body
+            body = read(response["Body"])
+        return ObjectHead(seen, response.get("ContentType"), read_metadata(response.get("Metadata", {}))), body
 
     async def exists(self, bucket: str, key: str) -> bool:
-        """True when the object is there now. One request for one byte.
+        """True when the object exists now. One request for one byte.
 
-        A HEAD would not tell a missing object from a missing bucket, and points are removed on the strength of this
-        answer.
+        A HEAD request cannot tell a missing object from a missing bucket, and this result leads to the removal of
+        points.
 
         Raises:
-            TransientError: S3 is away.
+            TransientError: S3 is unavailable.
             ObjectError: "object_unreadable".
             FatalError: "bucket_access_denied", "bucket_not_found".
         """
@@ -234,7 +233,7 @@ class S3Source:
         except ObjectGone:
             return False
         except ObjectError as error:
-            if error.context.get("status") == 416:  # nothing to give a byte of: an empty object
+            if error.context.get("status") == 416:  # the requested byte does not exist: an empty object
                 return True
             raise
         return True
@@ -256,8 +255,8 @@ def _check_size(ref: ObjectRef, max_bytes: int) -> None:
     if ref.size_bytes > max_bytes:
         raise ObjectError(
             "object_too_large",
-            f"{ref.uri} has {ref.size_bytes} bytes, more than {max_bytes}",
-            hint="Raise INGEST_WORKER__OBJECT_MAX_BYTES or exclude the object.",
+            f"{ref.uri} has {ref.size_bytes} bytes; the limit is {max_bytes} bytes.",
+            hint="Raise INGEST_WORKER__OBJECT_MAX_BYTES, or exclude the object.",
             bucket=ref.bucket,
             key=ref.key,
             size_bytes=ref.size_bytes,

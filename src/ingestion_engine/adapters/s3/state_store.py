@@ -1,4 +1,4 @@
-"""The state store in S3: small values under a prefix, with conditional writes (If-None-Match, If-Match)."""
+"""The state store in S3: small files under a prefix, with conditional writes (If-None-Match, If-Match)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
 
 PART_BYTES = 64 * 1024 * 1024
-"""Larger files are uploaded in parts of this size; S3 allows 5 MiB to 5 GiB and 10,000 parts."""
+"""Larger files are uploaded in parts of this size; S3 allows parts of 5 MiB to 5 GiB, at most 10,000."""
 MAX_PARTS = 10_000
 CONDITIONAL_RETRY = RetryPolicy(first_s=0.2, longest_s=3.0, deadline_s=15.0)
-"""Half a lease's time to live (30 s): a renewal that takes longer has failed anyway."""
+"""The deadline is half of a lease's time to live (30 s): a renewal that takes longer has failed anyway."""
 READ_TIMEOUT_S = 10.0
-"""Values are small, so a server that is silent for so long is away; shorter than a lease."""
+"""Values are small, so a server that sends no data for this long is unavailable; shorter than a lease."""
 
 
 class S3StateStore:
-    """Values as objects ``{prefix}/{path}``; a version is the object's etag. Blocking; safe to share by threads.
+    """The state store port over S3 objects ``{prefix}/{path}``; a version is the object's etag.
 
-    Needs a server that enforces If-None-Match and If-Match on PUT: AWS S3, MinIO, SeaweedFS from 4.x.
+    Blocking; threads can share it. Requires a server that enforces If-None-Match and If-Match on PUT: AWS S3, MinIO,
+    SeaweedFS 4.x or later.
     """
 
     def __init__(
@@ -48,19 +49,21 @@ class S3StateStore:
         retry: RetryPolicy = CONDITIONAL_RETRY,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Make no request yet. ``url`` is ``s3://bucket/prefix``.
+        """Open the state store at ``s3://bucket/prefix``; sends no request.
 
         Raises:
             FatalError: "state_url_invalid".
         """
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc:
-            raise FatalError("state_url_invalid", f"{url!r} is not of the form s3://bucket/prefix", url=url)
+            raise FatalError(
+                "state_url_invalid", f"The state URL {url!r} does not have the form s3://bucket/prefix.", url=url
+            )
         self.url = url.rstrip("/")
         self._bucket = parts.netloc
         self._base = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         self._settings = settings
-        # None where obstore would address another place than botocore.
+        # None when obstore would address other keys than botocore.
         is_addressable = not self._base or is_plain(self._base.rstrip("/"))
         timeout = timedelta(seconds=READ_TIMEOUT_S)
         self._fast = (
@@ -71,12 +74,12 @@ class S3StateStore:
 
     @functools.cached_property
     def _client(self) -> Any:
-        """Made on first use (0.2 CPU s, imports included): most values are read without it."""
+        """Created on first use (0.2 CPU s including imports): most values are read without it."""
         return make_client(self._settings, read_timeout_s=READ_TIMEOUT_S)
 
     @functools.cached_property
     def _once(self) -> Any:
-        """Never tries again: a conditional write must know whether a failure came before a conflict."""
+        """A client without retries: a conditional write must know whether a failure came before a conflict."""
         return make_client(self._settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
 
     @classmethod
@@ -85,15 +88,15 @@ class S3StateStore:
         return cls(settings.s3, url)
 
     def get(self, path: str) -> Stored | None:
-        """Return a value, or None when absent. One request; what obstore finds odd is asked again with botocore."""
+        """Return a value, or None when absent. One request; after an error of obstore a second one with botocore."""
         if self._fast is not None and is_plain(path):
             try:
-                answer = obstore.get(self._fast, self._base + path)
-                etag = answer.meta["e_tag"]
+                result = obstore.get(self._fast, self._base + path)
+                etag = result.meta["e_tag"]
                 if etag is not None:
-                    return Stored(bytes(answer.bytes()), etag)
+                    return Stored(bytes(result.bytes()), etag)
             except (ObstoreError, OSError) as error:
-                # S3's own word in the body: a bucket or a proxy that is not there answers 404 as well.
+                # S3's own code in the body: a missing bucket and a proxy respond 404 too.
                 if "<Code>NoSuchKey</Code>" in str(error):
                     return None
         return self._get_exact(path)
@@ -101,14 +104,14 @@ class S3StateStore:
     def _get_exact(self, path: str) -> Stored | None:
         with s3_errors(self._place(path)):
             try:
-                answer = self._client.get_object(**self._name(path))
-                with answer["Body"] as stream:
-                    return Stored(stream.read(), answer["ETag"])
+                response = self._client.get_object(**self._name(path))
+                with response["Body"] as stream:
+                    return Stored(stream.read(), response["ETag"])
             except self._client.exceptions.NoSuchKey:
                 return None
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``start``, fewer where the value ends before. One request.
+        """Return ``length`` bytes from ``start``, fewer at the end of the value. One request.
 
         Raises:
             StateMissing: the file does not exist.
@@ -117,8 +120,8 @@ class S3StateStore:
             return b""
         with s3_errors(self._place(path)):
             try:
-                answer = self._client.get_object(**self._name(path), Range=f"bytes={start}-{start + length - 1}")
-                with answer["Body"] as stream:
+                response = self._client.get_object(**self._name(path), Range=f"bytes={start}-{start + length - 1}")
+                with response["Body"] as stream:
                     return bytes(stream.read())
             except self._client.exceptions.NoSuchKey as error:
                 raise self._missing(path) from error
@@ -128,7 +131,7 @@ class S3StateStore:
                 raise
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a value, whatever was there. One request; idempotent."""
+        """Write a value, replacing any other. One request; idempotent."""
         with s3_errors(self._place(path)):
             self._client.put_object(**self._name(path), Body=data)
 
@@ -136,15 +139,15 @@ class S3StateStore:
         """Write a value that must not exist yet; return its version.
 
         Raises:
-            StateConflict: it exists; not when it is our own write of which the answer was lost.
+            StateConflict: it exists, unless this call's own write lost its response.
         """
         return self._put_if(path, data, {"IfNoneMatch": "*"})
 
     def replace(self, path: str, data: bytes, version: str) -> str:
-        """Write a value over exactly this version; return the new one.
+        """Replace exactly this version of a value; return the new version.
 
         Raises:
-            StateConflict: it is another or gone; not when it is our own write of which the answer was lost.
+            StateConflict: it has another version or is absent, unless this call's own write lost its response.
         """
         return self._put_if(path, data, {"IfMatch": version})
 
@@ -157,8 +160,7 @@ class S3StateStore:
                     return str(self._once.put_object(**self._name(path), Body=data, **condition)["ETag"])
             except StateConflict:
                 if is_uncertain:
-                    # A try before this one may have been applied though its answer was lost: then we are the other
-                    # writer.
+                    # An earlier attempt may have been applied although its response was lost.
                     found = self.get(path)
                     if found is not None and found.data == data:
                         return found.version
@@ -171,7 +173,7 @@ class S3StateStore:
                 self._sleep(pause)
 
     def delete(self, path: str) -> None:
-        """Remove a value; no error when absent. One request."""
+        """Remove a value; an absent value is not an error. One request."""
         with s3_errors(self._place(path)):
             self._client.delete_object(**self._name(path))
 
@@ -183,7 +185,7 @@ class S3StateStore:
                     yield ref.key.removeprefix(self._base)
 
     def download(self, path: str, target: Path) -> None:
-        """Copy a large value to a file; the file appears whole or not at all. Memory: one buffer.
+        """Copy a large value to a file, which appears complete or not at all. Memory: one buffer.
 
         Raises:
             StateMissing: the file does not exist.
@@ -204,10 +206,7 @@ class S3StateStore:
                 partial.unlink(missing_ok=True)
 
     def upload(self, path: str, source: Path) -> None:
-        """Copy a file to a large value, whatever was there; it appears whole or not at all.
-
-        Memory: one part at most.
-        """
+        """Copy a file to a large value, replacing any other; it appears complete or not at all. Memory: one part."""
         size = source.stat().st_size
         with s3_errors(self._place(path)), source.open("rb") as file:
             if size <= PART_BYTES:
@@ -222,11 +221,11 @@ class S3StateStore:
                 parts: list[dict[str, Any]] = []
                 while part := file.read(part_bytes):
                     number = len(parts) + 1
-                    answer = self._client.upload_part(**upload, PartNumber=number, Body=part)
-                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    response = self._client.upload_part(**upload, PartNumber=number, Body=part)
+                    parts.append({"PartNumber": number, "ETag": response["ETag"]})
                 self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
             except BaseException:
-                self._client.abort_multipart_upload(**upload)  # parts left behind cost money and are invisible
+                self._client.abort_multipart_upload(**upload)  # leftover parts cost money and are not listed
                 raise
 
     def _name(self, path: str) -> dict[str, str]:
@@ -236,4 +235,4 @@ class S3StateStore:
         return Place(self._bucket, self._base + path, is_state=True)
 
     def _missing(self, path: str) -> StateMissing:
-        return StateMissing("state_missing", f"{self.url}/{path} does not exist", path=path)
+        return StateMissing("state_missing", f"{self.url}/{path} does not exist.", path=path)

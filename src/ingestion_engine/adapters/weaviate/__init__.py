@@ -1,1 +1,1 @@
-"""Weaviate: a vector store. What does not belong: decisions, other adapters."""
+"""Weaviate: a vector store adapter. What does not belong: decisions, other adapters."""

@@ -1,7 +1,7 @@
-"""The one place where Weaviate's errors become ours: gRPC statuses, REST statuses, and errors inside a batch.
+"""Translate Weaviate's errors into the product's: gRPC statuses, REST statuses, and errors inside a batch.
 
-Weaviate answers most refusals with gRPC status UNKNOWN and a text, so texts are read where nothing else tells.
-Source: Weaviate 1.3x, adapters/handlers/grpc and its sentinel errors; heard from a 1.40 while it was ended and started.
+Weaviate reports most refusals as gRPC status UNKNOWN with a text, so the text is matched where the status is ambiguous.
+Source: Weaviate 1.3x, adapters/handlers/grpc and its sentinel errors; observed with 1.40 while it stopped and started.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 import orjson
 
-from ingestion_engine.adapters.transport import Answer, read_retry_after
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
+from ingestion_engine.adapters.store_errors import collection_missing
+from ingestion_engine.adapters.transport import Response, read_retry_after
+from ingestion_engine.domain.errors import FatalError, IngestionError, TransientError
+from ingestion_engine.domain.spec import StoreName
 
 TRANSIENT_CODES = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -31,7 +33,7 @@ MISSING_WORDS = (
     "was dropped while",
 )
 MISMATCH_WORDS = ("no such prop", "vector with length", "vector lengths don't match", "invalid vector dimension")
-TROUBLE_WORDS = (
+SERVER_WORDS = (
     "already closed",
     "connection is closing",
     "connection refused",
@@ -56,12 +58,12 @@ TROUBLE_WORDS = (
     "unexpected EOF",
     "RST_STREAM",
 )
-"""What a server in trouble says: about itself, not about a point."""
+"""Texts about the state of the server, not about a point."""
 
 
 @contextlib.contextmanager
 def weaviate_errors(url: str, collection: str | None) -> Iterator[None]:
-    """Raise every gRPC error as the product's."""
+    """Raise every gRPC error as the product's error."""
     try:
         yield
     except grpc.RpcError as error:
@@ -69,65 +71,66 @@ def weaviate_errors(url: str, collection: str | None) -> Iterator[None]:
 
 
 def translate_call(error: Any, url: str, collection: str | None) -> IngestionError:
-    """Return our error for a failed gRPC call. Pure."""
+    """Return the product's error for a failed gRPC call. Pure."""
     code, text = error.code(), error.details() or ""
-    said = f"weaviate at {url} answered {code.name}: {text}"
+    message = f"Weaviate at {url} responded {code.name}: {text}"
     context: dict[str, Any] = {"url": url, "status": code.name, "collection": collection, "store": "weaviate"}
     if code in TRANSIENT_CODES:
-        return TransientError("weaviate_unavailable", said, **context)
+        return TransientError("weaviate_unavailable", message, **context)
     if code in DENIED_CODES:
-        return _denied(said, context)
+        return _denied(message, context)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return FatalError("weaviate_unsupported", said, hint="Weaviate 1.29 or newer is needed.", **context)
-    return translate_text(text, said, context)
+        return FatalError("weaviate_unsupported", message, hint="Upgrade to Weaviate 1.29 or later.", **context)
+    return translate_text(text, message, context)
 
 
-def translate_text(text: str, said: str, context: dict[str, Any]) -> IngestionError:
-    """Return our error where only Weaviate's words tell; unknown words are fatal. Pure."""
+def translate_text(text: str, message: str, context: dict[str, Any]) -> IngestionError:
+    """Return the product's error where only Weaviate's text identifies it; an unknown text is fatal. Pure."""
     if any(words in text for words in MISSING_WORDS):
-        said = f"weaviate has no collection {context.get('collection')}"
-        return CollectionMissing("collection_missing", said, **context)
+        return collection_missing(StoreName.WEAVIATE, context["collection"], context["url"])
     if any(words in text for words in MISMATCH_WORDS):
-        return FatalError("schema_mismatch", said, **context)
+        return FatalError("schema_mismatch", message, **context)
     if any(words in text for words in DENIED_WORDS):
-        return _denied(said, context)
-    if any(words in text for words in TROUBLE_WORDS):
-        return TransientError("weaviate_unavailable", said, **context)
-    return FatalError("weaviate_refused", said, **context)
+        return _denied(message, context)
+    if any(words in text for words in SERVER_WORDS):
+        return TransientError("weaviate_unavailable", message, **context)
+    return FatalError("weaviate_refused", message, **context)
 
 
-def translate_answer(response: Answer, url: str, collection: str | None) -> IngestionError:
-    """Return our error for a REST answer that is not a success. Pure."""
+def translate_response(response: Response, url: str, collection: str | None) -> IngestionError:
+    """Return the product's error for a REST response that is not a success. Pure."""
     status, text = response.status_code, read_error(response)
-    said = f"weaviate at {url} answered {status}: {text}"
+    message = f"Weaviate at {url} responded {status}: {text}"
     context: dict[str, Any] = {"url": url, "status": status, "collection": collection, "store": "weaviate"}
     if status >= 500 or status in (408, 429):
-        return TransientError("weaviate_unavailable", said, **{**context, **read_retry_after(response)})
+        return TransientError("weaviate_unavailable", message, **{**context, **read_retry_after(response)})
     if status in (401, 403):
-        return _denied(said, context)
+        return _denied(message, context)
     if status == 404 and collection is not None:
-        return CollectionMissing("collection_missing", f"weaviate at {url} has no collection {collection}", **context)
-    return FatalError("weaviate_refused", said, hint="Is INGEST_WEAVIATE__URL a Weaviate server?", **context)
+        return collection_missing(StoreName.WEAVIATE, context["collection"], context["url"])
+    hint = "Check that INGEST_WEAVIATE__URL is a Weaviate server."
+    return FatalError("weaviate_refused", message, hint=hint, **context)
 
 
-def is_trouble(text: str) -> bool:
-    """True when the error of one object in a batch speaks of the server, not of the object. Pure."""
-    return any(words in text for words in TROUBLE_WORDS)
+def concerns_server(text: str) -> bool:
+    """True when the error of one object in a batch is about the server, not about the object. Pure."""
+    return any(words in text for words in SERVER_WORDS)
 
 
-def is_about_all(text: str) -> bool:
-    """True when the error of one object in a batch is the same for every object: class, schema or permission. Pure."""
+def concerns_batch(text: str) -> bool:
+    """True when the error of one object applies to the whole batch: class, schema or permission. Pure."""
     return any(words in text for words in (*MISSING_WORDS, *MISMATCH_WORDS, *DENIED_WORDS))
 
 
-def read_error(response: Answer) -> str:
-    """Return Weaviate's own words, else the beginning of the answer. Pure."""
+def read_error(response: Response) -> str:
+    """Return Weaviate's error text, or the first 300 characters of a response without one. Pure."""
     try:
-        answer = orjson.loads(response.content)
-        return "; ".join(entry["message"] for entry in answer["error"]) if "error" in answer else str(answer["message"])
+        body = orjson.loads(response.content)
+        return "; ".join(entry["message"] for entry in body["error"]) if "error" in body else str(body["message"])
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return response.text[:300]
 
 
-def _denied(said: str, context: dict[str, Any]) -> FatalError:
-    return FatalError("store_access_denied", said, hint="Check INGEST_WEAVIATE__API_KEY and what it may do.", **context)
+def _denied(message: str, context: dict[str, Any]) -> FatalError:
+    hint = "Check INGEST_WEAVIATE__API_KEY and its permissions."
+    return FatalError("store_access_denied", message, hint=hint, **context)

@@ -1,15 +1,14 @@
 """Weaviate: REST for schemas, gRPC for data, with the message stubs that its Python client ships.
 
-The client itself is not used: leaving its batches never raises for failed objects, and it knows no per-call deadline
-for them. Importing gRPC and the stubs takes half a second: ``connect`` imports this module only when the store is
-configured.
+The client itself is not used: closing its batches never raises for failed objects, and they have no per-call deadline.
+Importing gRPC and the stubs takes half a second, so ``connect`` imports this module only when the store is configured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +18,9 @@ import grpc.aio
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.transport import Answer, HttpClient, read_object
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points
+from ingestion_engine.adapters.store_errors import collection_missing, points_refused, store_not_configured
+from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.adapters.weaviate.messages import (
     ObjectWriter,
     filter_ids,
@@ -31,10 +32,10 @@ from ingestion_engine.adapters.weaviate.messages import (
     read_result,
 )
 from ingestion_engine.adapters.weaviate.responses import (
-    is_about_all,
-    is_trouble,
+    concerns_batch,
+    concerns_server,
     read_error,
-    translate_answer,
+    translate_response,
     translate_text,
     weaviate_errors,
 )
@@ -46,7 +47,7 @@ from ingestion_engine.adapters.weaviate.stubs import (
     health_weaviate_pb2,
     weaviate_pb2_grpc,
 )
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -58,25 +59,25 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TIMEOUT_S = 30.0
-"""For every call; a successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+"""Time limit of every call; the successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
 CONNECT_TIMEOUT_S = 5.0
 BATCH_BYTES = 8 * 1024 * 1024
-"""Keeps one call well under the time-out; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
+"""Keeps one call well below the time limit; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
 BATCH_POINTS = 500
-"""As for Qdrant, so that both stores see the same batches."""
+"""Same as for Qdrant, so that both stores receive the same batches."""
 READ_POINTS = 100
-"""A chunk may have 100,000 characters, 400 kB in the worst case: so many fit into one message of the server."""
+"""A chunk may have 100,000 characters, 400 kB in the worst case: this many fit into one message of the server."""
 PAGE_POINTS = 500
-"""Points of one page of a longer read; halved where they do not fit into a message."""
+"""Points per page of a longer read; halved when a page does not fit into a message."""
 MAX_RECONNECT_MS = 5_000
 """gRPC's own default, two minutes, would keep failing calls long after a server is back."""
 DEFAULT_GRPC_PORT = 50051
 DEFAULT_MESSAGE_BYTES = 10 * 1024 * 1024
-"""Where ``/v1/meta`` states no limit (before 1.27)."""
+"""Assumed when ``/v1/meta`` states no limit (before 1.27)."""
 
 
 class WeaviateStore:
-    """Points in Weaviate. For one event loop."""
+    """The vector store port over Weaviate. For one event loop."""
 
     name = StoreName.WEAVIATE
 
@@ -89,7 +90,10 @@ class WeaviateStore:
         batch_bytes: int = BATCH_BYTES,
         batch_points: int = BATCH_POINTS,
     ) -> None:
-        """Make no request yet. ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051."""
+        """Create the clients; sends no request.
+
+        ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051.
+        """
         self._url = url.rstrip("/")
         rest = urlsplit(self._url)
         parts = urlsplit(grpc_url or f"{rest.scheme}://{rest.hostname}:{DEFAULT_GRPC_PORT}")
@@ -110,8 +114,7 @@ class WeaviateStore:
         """Return the store of ``settings.weaviate``. Raises FatalError ("store_not_configured")."""
         weaviate = settings.weaviate
         if weaviate.url is None:
-            said = "the store weaviate is not configured"
-            raise FatalError("store_not_configured", said, hint="Set INGEST_WEAVIATE__URL.", store="weaviate")
+            raise store_not_configured(cls.name)
         api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
         return cls(weaviate.url, weaviate.grpc_url, api_key)
 
@@ -122,10 +125,9 @@ class WeaviateStore:
             await self._channel.close()
 
     async def check(self) -> str:
-        """Return the server's version; both its ports and the key are tried. Three requests."""
+        """Return the server's version; checks both ports and the API key. Three requests."""
         meta = await self._get("/v1/meta", None)
         await self.list_collections()
-
         await self._connect()
         with weaviate_errors(self._target, None):
             check = self._channel.unary_unary(
@@ -137,126 +139,107 @@ class WeaviateStore:
         return str(meta["version"])
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
-        """Create the class with its explicit schema, or check the one that is there. Idempotent.
+        """Create the class with its explicit schema, or check the existing one. Idempotent.
 
         Raises:
             FatalError: "schema_mismatch", naming both values; "store_access_denied".
-            TransientError: the store is away.
+            TransientError: the store is unavailable.
 
-        Cost: one request; five to create.
+        Cost: one request for an existing class; five to create it.
         """
         with contextlib.suppress(CollectionMissing):
             return await self.check_collection(contract)
         response = await self._request("POST", "/v1/schema", make_definition(contract))
-        if response.status_code not in (200, 422):  # 422: somebody else created it just now, or it is refused
-            raise translate_answer(response, self._url, None)
+        if response.status_code not in (200, 422):  # 422: another client has just created it, or it is refused
+            raise translate_response(response, self._url, None)
         try:
             await self.check_collection(contract)
         except CollectionMissing as error:
-            raise translate_answer(response, self._url, None) from error
+            raise translate_response(response, self._url, None) from error
 
     async def check_collection(self, contract: CollectionContract) -> None:
-        """Check that the class is there as agreed: a write would re-create a dropped one with a guessed schema.
+        """Check that the class exists and matches the contract.
+
+        A write would re-create a dropped class with a guessed schema.
 
         Raises:
-            CollectionMissing, FatalError: "schema_mismatch".
+            CollectionMissing: the class does not exist.
+            FatalError: "schema_mismatch".
 
         Cost: one cheap request; three when it is missing.
         """
         check_definition(await self._read_class(contract.collection), contract)
 
     async def _read_class(self, collection: str) -> dict[str, Any]:
-        """Return a class's definition. Raises CollectionMissing, TransientError.
+        """Return the definition of a class. Raises CollectionMissing, TransientError.
 
-        A starting server has no classes, over REST for a moment, over gRPC for seconds (seen with 1.40, ended and
-        started), so one that is missing is looked up again once the server says that it is ready.
+        A starting server has no classes, over REST for a moment, over gRPC for seconds (observed with 1.40, stopped and
+        started), so a missing class is requested again once the server reports that it is ready.
         """
         path = f"/v1/schema/{make_class_name(collection)}"
         with contextlib.suppress(CollectionMissing):
             return await self._get(path, collection)
         ready = await self._request("GET", "/v1/.well-known/ready")
         if ready.status_code != HTTPStatus.OK:
-            said = f"weaviate at {self._url} is not ready and has no collection {collection} yet"
-            raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+            raise self._unavailable(f"is not ready and has not loaded collection '{collection}' yet", collection)
         return await self._get(path, collection)
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
 
-        Weaviate re-creates a dropped class by itself: call ``check_collection`` before, now and then.
+        Weaviate re-creates a dropped class by itself: call ``check_collection`` regularly before writing.
 
         Raises:
-            PointsRefused: after all others have been written; ``context["refused"]`` is {point id: Weaviate's words}.
+            PointsRefused: after all other points are written; ``context["refused"]`` is {point id: Weaviate's error}.
             FatalError: "schema_mismatch" (another dimension), "store_access_denied".
-            TransientError: the store is away or in trouble; some points may have been written.
+            TransientError: the store is unavailable or degraded; some points may be written.
 
         Cost: one request per 500 points or 8 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
         await self._connect()
-        for ids, request in self._split(collection, points, refused):
-            await self._write(collection, ids, request, refused)
+        writer = ObjectWriter(make_class_name(collection))
+        limits = {"max_points": self._batch_points, "max_bytes": self._batch_bytes}
+        for batch in batch_points(points, writer.write, refused=refused, **limits):
+            await self._write(collection, batch, refused)
         if refused:
-            some = next(iter(refused.values()))
-            said = f"weaviate refused {len(refused)} of {len(points)} points: {some}"
-            raise PointsRefused("points_refused", said, refused=refused, collection=collection, store="weaviate")
+            raise points_refused(self.name, collection, refused, total=len(points))
 
-    async def _write(self, collection: str, ids: list[PointId], request: bytes, refused: dict[PointId, str]) -> None:
+    async def _write(self, collection: str, batch: Sequence[EncodedPoint], refused: dict[PointId, str]) -> None:
+        request = b"".join(encoded for _, encoded in batch)
         reply = await self._call(self._write_batch, request, collection)
         for entry in reply.errors:
-            if is_about_all(entry.error) or is_trouble(entry.error):
-                said = f"weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
-                error = translate_text(entry.error, said, {"collection": collection, "store": "weaviate"})
+            if concerns_batch(entry.error) or concerns_server(entry.error):
+                message = f"Weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
+                context = {"collection": collection, "store": "weaviate", "url": self._url}
+                error = translate_text(entry.error, message, context)
                 if isinstance(error, CollectionMissing):
                     await self._confirm_missing(error, collection)
                 raise error
-            refused[ids[entry.index]] = entry.error
-
-    def _split(
-        self, collection: str, points: Sequence[Point], refused: dict[PointId, str]
-    ) -> Iterator[tuple[list[PointId], bytes]]:
-        """Ids and the encoded request of each batch."""
-        writer = ObjectWriter(make_class_name(collection))
-        ids: list[PointId] = []
-        objects: list[bytes] = []
-        size = 0
-        for point in points:
-            try:
-                encoded = writer.write(point)
-            except (TypeError, ValueError) as error:
-                refused[point.id] = f"cannot be written as a message: {error}"
-                continue
-            if objects and (size + len(encoded) > self._batch_bytes or len(objects) >= self._batch_points):
-                yield ids, b"".join(objects)
-                ids, objects, size = [], [], 0
-            ids.append(point.id)
-            objects.append(encoded)
-            size += len(encoded)
-        if objects:
-            yield ids, b"".join(objects)
+            refused[batch[entry.index][0]] = entry.error
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove every point of some objects whose epoch is lower. Idempotent.
+        """Remove all points of some objects with a lower epoch. Idempotent.
 
         Raises:
-            FatalError, TransientError: as ``upsert``. CollectionMissing: the class does not exist.
+            FatalError, TransientError: as ``upsert``.
+            CollectionMissing: the class does not exist.
 
-        Cost: one request when there is nothing to remove, else one more than the server needs (10,000 points a call).
+        Cost: one request when there is nothing to remove, else one per 10,000 points and one more.
         """
-        await self._delete(collection, filter_stale(object_ids, before_epoch), f"{len(object_ids)} objects")
+        await self._delete(collection, filter_stale(object_ids, before_epoch), what=f"{len(object_ids)} objects")
 
-    async def _delete(self, collection: str, filters: Any, what: str) -> None:
+    async def _delete(self, collection: str, filters: Any, *, what: str) -> None:
         request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
         while True:
-            reply = await self._ask("BatchDelete", request, collection)
+            reply = await self._send("BatchDelete", request, collection)
             if reply.matches == 0:
                 return
             if reply.successful == 0:
-                said = f"weaviate at {self._url} deleted none of {reply.matches} points of {what}"
-                raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate")
+                raise self._unavailable(f"deleted none of {reply.matches} points of {what}", collection)
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
-        """Return those of the points that exist, in any order. One request per 100 ids.
+        """Return the points that exist, in any order. One request per 100 ids.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
@@ -278,7 +261,7 @@ class WeaviateStore:
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
 
-        Cost: one request per 500 points, and one more; the server refuses to go beyond 10,000 points.
+        Cost: one request per 500 points, and one more; the server refuses to page beyond 10,000 points.
         """
         filters = filter_objects(object_ids, first_chunk, end_chunk)
         found: list[StoredPoint] = []
@@ -292,23 +275,23 @@ class WeaviateStore:
             found += map(read_result, results)
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; absent ones are no error. Idempotent. One request per 500 ids.
+        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
         """
         for start in range(0, len(ids), PAGE_POINTS):
-            await self._delete(collection, filter_ids(ids[start : start + PAGE_POINTS]), f"{len(ids)} points")
+            await self._delete(collection, filter_ids(ids[start : start + PAGE_POINTS]), what=f"{len(ids)} points")
 
     async def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
     ) -> AsyncIterator[StoredPoint]:
-        """Yield every point once, ordered by id, from ``start`` on. One request per page, and one more.
+        """Yield every point once, ordered by id, starting at ``start``. One request per page, and one more.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
         """
-        # The server's cursor names the last id before the page; UUIDs are whole numbers of 128 bits.
+        # The server's cursor is the last id before the page; UUIDs are integers of 128 bits.
         number = 0 if start is None else UUID(start).int
         after = "" if number == 0 else str(UUID(int=number - 1))
         while True:
@@ -320,7 +303,7 @@ class WeaviateStore:
             after = results[-1].metadata.id
 
     async def _read_page(self, collection: str, limit: int, **fields: Any) -> tuple[Any, int]:
-        """Read up to ``limit`` objects, fewer where the answer would be larger than a message may be; and how many."""
+        """Return up to ``limit`` objects, and the limit halved until the response fits into a message."""
         while True:
             try:
                 return await self._search(collection, limit=limit, **fields), limit
@@ -332,30 +315,31 @@ class WeaviateStore:
     async def count(self, collection: str) -> int:
         """Return the exact number of points. Raises CollectionMissing, TransientError."""
         request = aggregate_pb2.AggregateRequest(collection=make_class_name(collection), objects_count=True)
-        reply = await self._ask("Aggregate", request, collection)
+        reply = await self._send("Aggregate", request, collection)
         return int(reply.single_result.objects_count)
 
     async def list_collections(self) -> list[str]:
-        """Return the names of all classes, with their capital first letters."""
+        """Return the names of all classes, which start with a capital letter."""
         schema = await self._get("/v1/schema", None)
         return sorted(entry["class"] for entry in schema.get("classes") or ())
 
     async def drop_collection(self, collection: str) -> None:
-        """Remove a class with its points; no error when absent."""
+        """Remove a class with its points; an absent class is not an error."""
         response = await self._request("DELETE", f"/v1/schema/{make_class_name(collection)}")
         if response.status_code not in (200, 404):
-            raise translate_answer(response, self._url, collection)
+            raise translate_response(response, self._url, collection)
 
     def spell(self, name: str) -> str:
         """Return a name with a capital first letter. Pure."""
         return make_class_name(name)
 
     async def set_alias(self, alias: str, collection: str) -> None:
-        """Make a name stand for a class. Idempotent. One request; two for a new alias.
+        """Point an alias to a class. Idempotent. One request; two for a new alias.
 
         Raises:
-            CollectionMissing, FatalError: "alias_name_taken" when a class has that name; "aliases_unsupported".
-            TransientError: the store is away.
+            CollectionMissing: the class does not exist.
+            FatalError: "alias_name_taken" when a class has the name of the alias, "aliases_unsupported".
+            TransientError: the store is unavailable.
         """
         name, target = make_class_name(alias), make_class_name(collection)
         response = await self._request("PUT", f"/v1/aliases/{name}", {"class": target})
@@ -365,33 +349,33 @@ class WeaviateStore:
             return
         text = read_error(response)
         if f"class {name} already exists" in text:  # with status 500
-            said = f"weaviate at {self._url} has a class named {name}, so no alias can be"
-            raise FatalError("alias_name_taken", said, alias=alias, store="weaviate")
+            message = f"The alias '{alias}' cannot be created: Weaviate at {self._url} has a class of that name."
+            raise FatalError("alias_name_taken", message, alias=alias, store="weaviate")
         if "target class" in text and "does not exist" in text:
-            said = f"weaviate at {self._url} has no collection {collection}"
-            raise CollectionMissing("collection_missing", said, collection=collection, store="weaviate")
-        raise self._refuse_alias(response)
+            raise collection_missing(self.name, collection, self._url)
+        raise self._translate_alias_error(response)
 
     async def list_aliases(self) -> dict[str, str]:
-        """Return the class of every alias, with capital first letters. One request."""
+        """Return the class of every alias; names start with a capital letter. One request."""
         response = await self._request("GET", "/v1/aliases")
         if response.status_code != HTTPStatus.OK:
-            raise self._refuse_alias(response)
+            raise self._translate_alias_error(response)
         entries = read_object(response, "weaviate", self._url).get("aliases") or ()
         return {entry["alias"]: entry["class"] for entry in entries}
 
     async def drop_alias(self, alias: str) -> None:
-        """Remove an alias; no error when absent. One request."""
+        """Remove an alias; an absent alias is not an error. One request."""
         response = await self._request("DELETE", f"/v1/aliases/{make_class_name(alias)}")
         if response.status_code not in (200, 204, 404):
-            raise self._refuse_alias(response)
+            raise self._translate_alias_error(response)
 
-    def _refuse_alias(self, response: Answer) -> IngestionError:
-        """Our error for a refusal; a server before 1.32 does not know the path at all."""
+    def _translate_alias_error(self, response: Response) -> IngestionError:
+        """Return the product's error for a refusal; a server before 1.32 does not have the path."""
         if response.status_code in (404, 405):
-            said = f"weaviate at {self._url} knows no aliases"
-            return FatalError("aliases_unsupported", said, hint="Weaviate 1.32 or newer is needed.", store="weaviate")
-        return translate_answer(response, self._url, None)
+            message = f"Weaviate at {self._url} does not support aliases."
+            hint = "Upgrade to Weaviate 1.32 or later."
+            return FatalError("aliases_unsupported", message, hint=hint, store="weaviate")
+        return translate_response(response, self._url, None)
 
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
@@ -399,29 +383,30 @@ class WeaviateStore:
         """Return the nearest points, best first; ``score`` is the cosine similarity, 1 - distance.
 
         Raises:
-            CollectionMissing, FatalError: "schema_mismatch" (another dimension); "filter_too_broad".
-            TransientError: the store is away.
+            CollectionMissing: the class does not exist.
+            FatalError: "schema_mismatch" (another dimension), "filter_too_broad".
+            TransientError: the store is unavailable.
 
-        Cost: one request; up to five where values differ only in what Weaviate's filters do not see: white space at
-        either end, and ``*`` and ``?`` in a key prefix.
+        Cost: one request; up to five when values differ only in what Weaviate's filters ignore: white space at either
+        end, and ``*`` and ``?`` in a key prefix.
         """
         filters = filter_where(where)
         fields = {"near_vector": make_near(vector)} | ({"filters": filters} if filters is not None else {})
 
-        async def ask(count: int) -> list[SearchHit]:
+        async def fetch(count: int) -> list[SearchHit]:
             hits = []
             for result in await self._search(collection, with_vectors=False, limit=count, **fields):
                 point = read_result(result)
                 hits.append(SearchHit(point.id, 1.0 - result.metadata.distance, point.payload))
             return hits
 
-        return await search_exactly(ask, where, limit, self.name.value)
+        return await search_exactly(fetch, where, limit=limit, store=self.name.value)
 
     async def _search(self, collection: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
         request = make_read(make_class_name(collection), with_vectors=with_vectors, limit=limit, **fields)
-        return (await self._ask("Search", request, collection)).results
+        return (await self._send("Search", request, collection)).results
 
-    async def _ask(self, method: str, request: Any, collection: str) -> Any:
+    async def _send(self, method: str, request: Any, collection: str) -> Any:
         stub = await self._connect()
         return await self._call(getattr(stub, method), request, collection)
 
@@ -434,10 +419,13 @@ class WeaviateStore:
             raise
 
     async def _confirm_missing(self, error: CollectionMissing, collection: str) -> None:
-        """Raise TransientError when a class that gRPC reports as missing exists, or the server is not ready to tell."""
+        """Raise TransientError when a class that gRPC reports as missing exists, or when the server is not ready."""
         await self._read_class(collection)
-        said = f"weaviate at {self._url} has not loaded collection {collection} yet"
-        raise TransientError("weaviate_unavailable", said, collection=collection, store="weaviate") from error
+        raise self._unavailable(f"has not loaded collection '{collection}' yet", collection) from error
+
+    def _unavailable(self, problem: str, collection: str) -> TransientError:
+        message = f"Weaviate at {self._url} {problem}."
+        return TransientError("weaviate_unavailable", message, collection=collection, store="weaviate")
 
     async def _connect(self) -> Any:
         async with self._connecting:
@@ -458,7 +446,7 @@ class WeaviateStore:
                     self._channel = grpc.aio.insecure_channel(self._target, options=options)
                 make_stub: Callable[[Any], Any] = weaviate_pb2_grpc.WeaviateStub
                 self._stub = make_stub(self._channel)
-                self._write_batch = self._channel.unary_unary(  # its request comes encoded
+                self._write_batch = self._channel.unary_unary(  # its requests are encoded already
                     "/weaviate.v1.Weaviate/BatchObjects",
                     response_deserializer=batch_pb2.BatchObjectsReply.FromString,
                 )
@@ -467,9 +455,9 @@ class WeaviateStore:
     async def _get(self, path: str, collection: str | None) -> dict[str, Any]:
         response = await self._request("GET", path)
         if response.status_code != HTTPStatus.OK:
-            raise translate_answer(response, self._url, collection)
+            raise translate_response(response, self._url, collection)
         return read_object(response, "weaviate", self._url)
 
-    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
         content = None if body is None else orjson.dumps(body)
         return await self._rest.request(method, self._url, path, body=content, timeout_s=TIMEOUT_S)

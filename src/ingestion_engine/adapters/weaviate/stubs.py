@@ -1,10 +1,10 @@
 """Weaviate's protocol messages without Weaviate's client.
 
-Both ship in one package, and importing anything of a package runs the package itself first: 1.5 s of processor time for
-a client that is not used, in every worker process. So a stand-in takes the package's place while the messages are
-imported, and leaves it again: who imports the client afterwards gets the real one, with these messages. Another one
-stands for its exceptions, of which the messages' package takes one that says that gRPC is too old: they bring an HTTP
-client and its command line.
+Both ship in one package, and importing any part of a package runs the package itself first: 1.5 s of processor time
+in every worker process for a client that is not used. An empty module therefore replaces the package while the messages
+are imported and is removed afterwards: a later import of the client gets the real package, with these messages. A
+second empty module replaces the package's exceptions, which import an HTTP client and its command line; the messages
+need one of them, raised when gRPC is too old.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ PACKAGE = "weaviate"
 
 @contextlib.contextmanager
 def _without_its_client() -> Iterator[None]:
-    """Let submodules of the package be imported without running the package itself."""
+    """Import submodules of the package without running the package itself."""
     found = importlib.util.find_spec(PACKAGE)
-    if PACKAGE in sys.modules or found is None:  # there already, or not installed, which the import will say
+    if PACKAGE in sys.modules or found is None:  # already imported, or not installed, which the import reports
         yield
         return
     package, exceptions = ModuleType(PACKAGE), ModuleType(f"{PACKAGE}.exceptions")
     package.__path__ = list(found.submodule_search_locations or ())
     vars(exceptions)["WeaviateProtobufIncompatibility"] = ImportError
-    stand_ins = {module.__name__: module for module in (package, exceptions)}
-    sys.modules.update(stand_ins)
+    placeholders = {module.__name__: module for module in (package, exceptions)}
+    sys.modules.update(placeholders)
     try:
         yield
     finally:
-        for name in stand_ins:
+        for name in placeholders:
             del sys.modules[name]
 
 
