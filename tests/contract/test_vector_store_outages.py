@@ -104,7 +104,7 @@ class TestOutages:
                 ]
 
             for call in calls("slow"):
-                with pytest.raises(TransientError, match="has not loaded collection slow yet"):
+                with pytest.raises(TransientError, match="has not loaded collection 'slow' yet"):
                     await call()
             for call in calls("never"):
                 with pytest.raises(FatalError) as missing:
