@@ -21,9 +21,9 @@ import pytest
 from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings, load_settings
-from ingestion_engine.services.package_zip import build_package_zip
 from ingestion_engine.services.ray_service import RayService, build_entrypoint
-from ingestion_engine.submission.ray_jobs import RayJobsClient, RayJobStatus
+from ingestion_engine.submission.ray.jobs import RayJobsClient, RayJobStatus
+from ingestion_engine.submission.ray.package_zip import build_package_zip
 
 TOKEN = "token-of-the-imitation"
 TRACEBACK = 'Traceback (most recent call last):\n  File "/ray/job_manager.py", line 1\n'

@@ -13,7 +13,7 @@ from ingestion_engine.domain.spec import EngineName, JobSpec
 from ingestion_engine.runtime.spec_uri import with_location
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.submission.kubernetes.spark_manifest import build_manifest
-from ingestion_engine.submission.ray_jobs import RayJobsClient
+from ingestion_engine.submission.ray.jobs import RayJobsClient
 from support.platform_world import APPLICATIONS, Platform
 
 DRIVER_MAIN = Path(__file__).with_name("driver_main.py")

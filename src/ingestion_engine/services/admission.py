@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.services.job_records import JobRecord
-from ingestion_engine.services.shares import Grant, frozen_grant
+from ingestion_engine.services.shares import Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def admit_jobs(
 
 def _held(job: JobRecord) -> int:
     """What an admitted job holds of the limit: what its frozen spec lets it have in flight. Pure."""
-    grant = frozen_grant(job)
+    grant = job.grant
     return (job.parallelism or 0) if grant is None else grant.requests
 
 

@@ -17,7 +17,7 @@ from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.job_store import JobStore
-from ingestion_engine.services.state_access import state_needed, state_not_configured
+from ingestion_engine.services.state_access import require_state, state_needed
 from ingestion_engine.state.aliases import (
     Alias,
     find_alias,
@@ -205,10 +205,9 @@ class AliasService:
     # -- looks and checks ---------------------------------------------------------------------------------------------
 
     async def _find(self, name: str) -> Alias:
-        if self._state is None:
-            raise state_not_configured()
+        state = require_state(self._state)
         with state_needed():
-            alias = await asyncio.to_thread(find_alias, self._state, name)
+            alias = await asyncio.to_thread(find_alias, state, name)
         if alias is None:
             hint = "GET /aliases lists them; a job with `alias` makes one"
             raise SubmissionError("alias_not_found", f"there is no alias {name!r}", hint=hint, status=404)

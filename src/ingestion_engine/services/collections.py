@@ -12,7 +12,7 @@ from ingestion_engine.domain.errors import IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.search import require_contract
+from ingestion_engine.services.state_access import require_contract, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.object_table.table import ObjectTable
 
@@ -69,24 +69,20 @@ class CollectionService:
         state = self._state
         if state is None:
             return []
-        try:
+        with state_needed():
             return await asyncio.to_thread(list_contracts, state)
-        except IngestionError as error:
-            raise _state_unavailable(error) from error
 
     async def describe_all(self, names: Sequence[str]) -> list[CollectionDetail]:
         """Return contracts and counts of collections; ones that vanish meanwhile are left out, tables are not read."""
         state = self._state
         if state is None:
             return []
-        try:
+        with state_needed():
             contracts = await asyncio.gather(*(asyncio.to_thread(read_contract, state, name) for name in names))
-        except IngestionError as error:
-            raise _state_unavailable(error) from error
         found = [contract for contract in contracts if contract is not None]
         counts = await asyncio.gather(*(self._count(contract) for contract in found))
         return [
-            CollectionDetail(contract.collection, contract, count, None)
+            CollectionDetail(name=contract.collection, contract=contract, stores=count, objects=None)
             for contract, count in zip(found, counts, strict=True)
         ]
 
@@ -104,15 +100,15 @@ class CollectionService:
         """
         contract = await require_contract(self._state, name)
         assert self._state is not None
-        try:
+        with state_needed():
             counts, objects, verified = await asyncio.gather(
                 self._count(contract),
                 self._count_objects(contract.collection),
                 asyncio.to_thread(read_verified, self._state, contract.collection),
             )
-        except IngestionError as error:
-            raise _state_unavailable(error) from error
-        return CollectionDetail(contract.collection, contract, counts, objects, verified)
+        return CollectionDetail(
+            name=contract.collection, contract=contract, stores=counts, objects=objects, verified=verified
+        )
 
     async def list_objects(
         self, name: str, *, prefix: str, state: str | None, limit: int, cursor: str | None
@@ -128,11 +124,10 @@ class CollectionService:
         assert self._state is not None
         table = ObjectTable(self._state, contract.collection)
         try:
-            rows, following = await asyncio.to_thread(table.page, prefix, state, cursor, limit)
-        except SubmissionError:
-            raise
-        except IngestionError as error:
-            raise _state_unavailable(error) from error
+            with state_needed():
+                rows, following = await asyncio.to_thread(
+                    table.page, prefix=prefix, state=state, cursor=cursor, limit=limit
+                )
         except ImportError as error:
             raise SubmissionError(
                 "object_table_unreadable",
@@ -166,9 +161,3 @@ class CollectionService:
         except (TimeoutError, ImportError, IngestionError) as error:
             _log.warning("object table not read", extra={"collection": name, "error": str(error)})
             return None
-
-
-def _state_unavailable(error: IngestionError) -> SubmissionError:
-    return SubmissionError(
-        "state_unavailable", f"the state store is away: {error.message}", hint="try again later", status=503
-    )

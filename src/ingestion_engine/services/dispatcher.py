@@ -22,14 +22,13 @@ from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
-from ingestion_engine.services.active_jobs import ActiveJobs
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import NEEDS_DRIVER, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconciler import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
-from ingestion_engine.services.shares import Grant, choose_share, frozen_grant, grant_parallelism
+from ingestion_engine.services.shares import Grant, choose_share, grant_parallelism
 from ingestion_engine.services.specs import make_spec
 
 HOLD_S: Final = 6.0
@@ -173,7 +172,7 @@ class Dispatcher:
 
     def _want(self, job: JobRecord, free: int) -> Grant:
         """What a job needs: what is frozen since it was first admitted, else what suits what is free now."""
-        if (frozen := frozen_grant(job)) is not None:
+        if (frozen := job.grant) is not None:
             return frozen
         parallelism = self._wanted[job.id]
         return Grant(parallelism, choose_share(self._settings, parallelism, free))
@@ -287,3 +286,29 @@ class Dispatcher:
                 await self._hold()
             except Exception:
                 _log.exception("right to dispatch not renewed")
+
+
+class ActiveJobs:
+    """All jobs that have not ended; of those known already only the rows that have changed are read again.
+
+    The table alone is the truth: rows that another copy of the service wrote are read like all others, and after a
+    restart everything is.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._held: dict[str, JobRecord] = {}
+
+    async def read(self) -> list[JobRecord]:
+        """Return them as they are now, oldest first: the order of admission.
+
+        Cost: one query for ids and revisions; one more per ``READ_ROWS`` rows that have changed.
+        """
+        revisions = await self._store.list_revisions()
+        held = self._held
+        changed = [job_id for job_id, revision in revisions if job_id not in held or held[job_id].revision != revision]
+        fresh = {job.id: job for job in await self._store.get_many(changed)} if changed else {}
+        # A row that changed again between the two queries is newer than its revision here; it may have ended.
+        found = {job_id: fresh.get(job_id) or held.get(job_id) for job_id, _ in revisions}
+        self._held = {job_id: job for job_id, job in found.items() if job is not None and not job.state.is_final}
+        return list(self._held.values())

@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeDecorator
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import Moment
+from ingestion_engine.services.shares import Grant
 
 
 class UtcMoment(TypeDecorator[Moment]):
@@ -137,6 +138,13 @@ class JobRecord:
         """The alias that the job is to move, if any."""
         alias: str | None = self.request.get("alias")
         return alias
+
+    @property
+    def grant(self) -> Grant | None:
+        """Share of the embedding limit that is frozen in the spec; None before the first admission."""
+        if self.spec is None:
+            return None
+        return Grant(parallelism=int(self.spec["parallelism"]), share=int(self.spec["limits"]["embed_in_flight"]))
 
     def values(self) -> dict[str, Any]:
         """The row as column values."""

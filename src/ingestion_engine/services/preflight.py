@@ -27,8 +27,8 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.contract_defaults import fill_in_terms
 from ingestion_engine.services.job_ids import name_version
 from ingestion_engine.services.response_cache import ResponseCache
-from ingestion_engine.services.search import require_contract
 from ingestion_engine.services.specs import name_model
+from ingestion_engine.services.state_access import require_contract, require_state
 from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
 
@@ -167,10 +167,7 @@ class Preflight:
                 hint=f"{ways[engine]}; or submit to another engine" if engine in ways else "",
                 status=501,
             )
-        if self._state is None:
-            raise SubmissionError(
-                "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
-            )
+        require_state(self._state)
         for store in stores:
             if store not in self._stores:
                 raise SubmissionError(

@@ -13,8 +13,8 @@ from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.spec_uri import with_location
-from ingestion_engine.services.package_zip import build_package_zip
-from ingestion_engine.submission.ray_jobs import RayJob, RayJobsClient, RayJobStatus
+from ingestion_engine.submission.ray.jobs import RayJob, RayJobsClient, RayJobStatus
+from ingestion_engine.submission.ray.package_zip import build_package_zip
 
 _STATES: Final = {RayJobStatus.PENDING: EngineState.PENDING, RayJobStatus.RUNNING: EngineState.RUNNING}
 

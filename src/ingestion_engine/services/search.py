@@ -19,8 +19,7 @@ from ingestion_engine.domain.ports import Embedder, SearchFilter, StateStore, Ve
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.state.aliases import find_alias
-from ingestion_engine.state.collections import read_contract
+from ingestion_engine.services.state_access import require_contract
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,44 +187,6 @@ class SearchService:
         except IngestionError as error:
             _log.warning("store not searched", extra={"store": name.value, **error.log_fields()})
             return error
-
-
-async def require_contract(state: StateStore | None, collection: str) -> CollectionContract:
-    """Return the contract of a collection, or of what an alias stands for now. Two or three reads, two at once.
-
-    Raises:
-        SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
-    """
-    if state is None:
-        raise SubmissionError(
-            "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
-        )
-    try:
-        contract, alias = await asyncio.gather(
-            asyncio.to_thread(read_contract, state, collection), asyncio.to_thread(find_alias, state, collection)
-        )
-        while alias is not None:
-            contract = await asyncio.to_thread(read_contract, state, alias.collection)
-            # It may have been dropped since, as a former version: then the alias has moved.
-            seen, alias = (
-                alias,
-                None if contract is not None else await asyncio.to_thread(find_alias, state, collection),
-            )
-            if alias == seen:
-                break
-    except IngestionError as error:
-        raise SubmissionError(
-            "state_unavailable", f"the state store is away: {error.message}", hint="try again later", status=503
-        ) from error
-    if contract is None:
-        raise SubmissionError(
-            "collection_not_found",
-            f"there is no collection {collection!r}",
-            hint="GET /collections lists them; a job makes its collection when it first writes",
-            status=404,
-            field="collection",
-        )
-    return contract
 
 
 def render_hit(hit: SearchHit) -> dict[str, Any]:

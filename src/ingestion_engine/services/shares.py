@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.runtime.settings import Settings
-
-if TYPE_CHECKING:  # a worker makes specs too, without SQLAlchemy
-    from ingestion_engine.services.job_records import JobRecord
 
 QUEUED_PER_SERVER: Final = 2
 """Requests of a job per Ollama server: one that is worked on and one that waits at the door, so that the server need
@@ -55,10 +52,3 @@ def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     servers = len(set(settings.ollama.urls))
     enough = math.ceil(QUEUED_PER_SERVER * servers / parallelism)
     return max(1, min(enough, LARGEST_SHARE, free // 2 // parallelism))
-
-
-def frozen_grant(job: JobRecord) -> Grant | None:
-    """Return what the job's spec allows its driver and workers, None before it was first admitted. Pure."""
-    if job.spec is None:
-        return None
-    return Grant(int(job.spec["parallelism"]), int(job.spec["limits"]["embed_in_flight"]))

@@ -1,16 +1,21 @@
-"""What a caller is told when the state store is missing or away."""
+"""Access to the state store: what is missing or unavailable becomes an error for the caller of the service."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
 from ingestion_engine.domain.errors import IngestionError, SubmissionError
+from ingestion_engine.domain.ports import StateStore
+from ingestion_engine.domain.spec import CollectionContract
+from ingestion_engine.state.aliases import find_alias
+from ingestion_engine.state.collections import read_contract
 
 
 @contextlib.contextmanager
 def state_needed() -> Iterator[None]:
-    """Make a state store that is away an answer to the caller (503)."""
+    """Turn errors of the state store into SubmissionError "state_unavailable" (503)."""
     try:
         yield
     except SubmissionError:
@@ -18,14 +23,53 @@ def state_needed() -> Iterator[None]:
     except IngestionError as error:
         raise SubmissionError(
             "state_unavailable",
-            f"the state store is away: {error.message}",
-            hint="try again; GET /readyz shows what is away",
+            f"The state store is unavailable: {error.message}",
+            hint="Try again later; GET /readyz shows which systems are unavailable.",
             status=503,
         ) from error
 
 
+def require_state(state: StateStore | None) -> StateStore:
+    """Return the state store. Raises SubmissionError "state_not_configured" (503) when there is none. Pure."""
+    if state is None:
+        raise state_not_configured()
+    return state
+
+
 def state_not_configured() -> SubmissionError:
-    """Return the answer of a service without a state store (503). Pure."""
+    """Return the error of a service without a state store (503). Pure."""
     return SubmissionError(
-        "state_not_configured", "this service has no state store", hint="set INGEST_STATE_URL", status=503
+        "state_not_configured", "No state store is configured.", hint="Set INGEST_STATE_URL on the service.", status=503
     )
+
+
+async def require_contract(state: StateStore | None, collection: str) -> CollectionContract:
+    """Return the contract of a collection, or of the collection that an alias stands for now.
+
+    Raises:
+        SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
+
+    Cost: two reads at once; for an alias a third one.
+    """
+    store = require_state(state)
+    with state_needed():
+        contract, alias = await asyncio.gather(
+            asyncio.to_thread(read_contract, store, collection), asyncio.to_thread(find_alias, store, collection)
+        )
+        while alias is not None:
+            contract = await asyncio.to_thread(read_contract, store, alias.collection)
+            if contract is not None:
+                break
+            # Dropped since, as a former version: then the alias has moved.
+            former, alias = alias, await asyncio.to_thread(find_alias, store, collection)
+            if alias == former:
+                break
+    if contract is None:
+        raise SubmissionError(
+            "collection_not_found",
+            f"Collection {collection!r} does not exist.",
+            hint="GET /collections lists all collections; a job creates its collection when it first writes.",
+            status=404,
+            field="collection",
+        )
+    return contract

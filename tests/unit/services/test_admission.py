@@ -9,7 +9,7 @@ from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord
-from ingestion_engine.services.shares import Grant, frozen_grant
+from ingestion_engine.services.shares import Grant
 from support.control import queued
 
 
@@ -60,7 +60,7 @@ def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
     other = queued(3, "c")
 
     def want(job: JobRecord, free: int) -> Grant:
-        return frozen_grant(job) or Grant(1, 1)
+        return job.grant or Grant(1, 1)
 
     beside = admit_jobs([queued(1, "a", admitted_at=utc_now(), parallelism=1), large], limit=8, wanted=want)
     assert beside[0].note == "waits for embedding capacity: needs 8, 7 of 8 free"

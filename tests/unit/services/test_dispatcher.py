@@ -12,7 +12,7 @@ from ingestion_engine.domain.errors import FatalError, SubmissionError, Transien
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_store import JobStore
-from ingestion_engine.services.shares import Grant, frozen_grant
+from ingestion_engine.services.shares import Grant
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, overwrite, unreachable
 
@@ -57,7 +57,7 @@ async def test_a_job_keeps_the_share_it_was_first_given(world: World) -> None:
         await plane.look()
         job = await plane.services.store.get(first)
         assert job is not None
-        assert (job.admitted_at, frozen_grant(job)) == (None, Grant(2, 2))
+        assert (job.admitted_at, job.grant) == (None, Grant(2, 2))
     world.engine.away = None
     async with world.serve(ollama=servers, embed={"in_flight": 2}) as plane:
         second = await plane.submit(collection="b", parallelism=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from ingestion_engine.services.active_jobs import ActiveJobs
+from ingestion_engine.services.dispatcher import ActiveJobs
 from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import IdempotencyTaken, JobStore
 from support.control import queued

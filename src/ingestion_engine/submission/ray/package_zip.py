@@ -31,7 +31,7 @@ class PackageZip:
 
 
 @functools.cache
-def build_package_zip(root: Path = Path(__file__).parents[1]) -> PackageZip:
+def build_package_zip(root: Path = Path(__file__).parents[2]) -> PackageZip:
     """Return the package's Python source, zipped. Deterministic: the same source has the same name.
 
     Ray unpacks the zip into a directory that it puts on ``PYTHONPATH`` (Ray 2.60, ``py_modules`` by ``gcs://`` URI:
