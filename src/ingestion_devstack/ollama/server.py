@@ -1,13 +1,14 @@
-"""A server that speaks Ollama's API over the real all-MiniLM-L6-v2 model: the embedded stand-in.
+"""The Ollama stand-in: Ollama's API over the real all-MiniLM-L6-v2 model.
 
-Run: `python -m ingestion_devstack.ollama.server --host 127.0.0.1 --port 11434`. It answers what the engine and
-Ollama's own clients call to embed: `GET|HEAD /`, `/api/version`, `/api/tags`, `/api/ps`, and `POST /api/show`,
-`/api/embed`, `/api/embeddings`, `/api/pull`. Status codes and error texts follow server/routes.go of v0.33.
-Everything else is 404, as an unknown path is there.
+    python -m ingestion_devstack.ollama.server --host 127.0.0.1 --port 11434
 
-Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one
-text too long is refused before any inference; Host headers are not checked; models cannot be created, copied or
-deleted; there is no chat or generation.
+Imitates Ollama 0.33; status codes and error texts follow `server/routes.go`. It serves what the product and the basic
+calls of Ollama's own clients need to embed: `GET|HEAD /`, `/api/version`, `/api/tags`, and `POST /api/show`,
+`/api/embed`. Every other path is 404, as an unknown path is there; a field of a request that is not served is 501.
+
+Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one text
+too long is refused before any inference; names are not checked for their form, so a malformed one is unknown (404); the
+model stays loaded.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -34,71 +34,48 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ingestion_devstack.ollama.catalog import Catalog, InvalidNameError
+from ingestion_devstack.ollama.catalog import Catalog
 from ingestion_devstack.ollama.faults import EmbedStats, FaultPlan
 from ingestion_devstack.ollama.hash_model import HashModel
 from ingestion_devstack.ollama.minilm import MiniLm
-from ingestion_devstack.ollama.model import EmbeddingModel, RefusedTextError, TokenWindow, Vector, normalize
-from ingestion_devstack.ollama.requests import (
-    BadRequestError,
-    Body,
-    EmbedCall,
-    read_embed_call,
-    read_legacy_call,
-)
-from ingestion_devstack.ollama.responses import (
-    CLIENT_GONE,
-    ERROR_HANDLERS,
-    Json,
-    answer_error,
-    answer_invalid_name,
-    answer_lines,
-    unless_gone,
-)
-from ingestion_devstack.ollama.runner import Embedded, Runner
+from ingestion_devstack.ollama.model import EmbeddingModel, RefusedTextError, normalize
+from ingestion_devstack.ollama.requests import BadRequestError, read_embed_call, read_show_call
+from ingestion_devstack.ollama.responses import ERROR_HANDLERS, Json, answer_error, unless_gone
+from ingestion_devstack.ollama.runner import Runner
 
 _VERSION = "0.33.0"
-"""The version of the server whose behaviour this repeats."""
+"""The imitated version."""
 _TEST_DIMENSIONS = (384, 768)
 _STOP_S = 1
-"""Seconds that open requests get at SIGTERM; a text takes less than 0.2 s."""
+"""Time for open requests at SIGTERM; a text takes less than 0.2 s."""
 _MAX_THREADS = 8
-"""More cores than this are left to the rest of the stack."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How a stand-in server is set up."""
-
-    data_dir: Path | None = None
-    """Holds `model.onnx` and `tokenizer.json` where the packages that carry them are not installed."""
-    threads: int = 2
-    """Texts of one request embedded at a time."""
-    faults: bool = False
-    """Serve `/_faults` and `/_stats`."""
-    test_models: bool = False
-    """Serve `hash-384` and `hash-768`."""
+"""Further cores are left to the rest of the stack."""
 
 
 class OllamaStandIn:
-    """The routes and what they share; one per server."""
+    """The routes and their shared state; one per server."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, *, threads: int, faults: bool, test_models: bool) -> None:
         """Find the model files; nothing is loaded yet.
 
+        Args:
+            threads: Texts of one request embedded at a time.
+            faults: Serve `/_faults` and `/_stats`.
+            test_models: Serve `hash-384` and `hash-768`.
+
         Raises:
-            MissingModelFilesError: the weights or the tokenizer are not there.
+            MissingModelFilesError: the weights or the tokenizer are missing.
         """
-        self._options = options
-        self._models: list[EmbeddingModel] = [MiniLm(options.data_dir)]
-        if options.test_models:
+        self._threads = threads
+        self._with_faults = faults
+        self._models: list[EmbeddingModel] = [MiniLm()]
+        if test_models:
             self._models += [HashModel(dimension) for dimension in _TEST_DIMENSIONS]
         self._stats = EmbedStats()
         self._faults = FaultPlan()
-        self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="embed")
         self._catalog = Catalog([])
         self.stopping = asyncio.Event()
-        """Set when the server ends: calls in flight are answered 503 after the text they are at."""
+        """Set when the server stops: calls in flight are answered 503 after the current text."""
 
     def make_app(self) -> Starlette:
         """Return the ASGI application."""
@@ -106,25 +83,20 @@ class OllamaStandIn:
             Route("/", self.greet),
             Route("/api/version", self.version),
             Route("/api/tags", self.tags),
-            Route("/api/ps", self.ps),
             Route("/api/show", self.show, methods=["POST"]),
-            Route("/api/pull", self.pull, methods=["POST"]),
             Route("/api/embed", self.embed, methods=["POST"]),
-            Route("/api/embeddings", self.embed_legacy, methods=["POST"]),
         ]
-        if self._options.faults:
+        if self._with_faults:
             routes += [Route("/_faults", self.arm_fault, methods=["POST"]), Route("/_stats", self.stats)]
         return Starlette(routes=routes, exception_handlers=ERROR_HANDLERS, lifespan=self._run)
 
     @contextlib.asynccontextmanager
     async def _run(self, _app: Starlette) -> AsyncIterator[None]:
-        self._catalog = Catalog(
-            [Runner(model, self._pool, self._options.threads, self._stats) for model in self._models]
-        )
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="embed")
+        runners = [Runner(model, pool, threads=self._threads, stats=self._stats) for model in self._models]
+        self._catalog = Catalog(runners)
         yield
-        for runner in self._catalog.runners:
-            runner.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
     async def greet(self, _request: Request) -> Response:
         """`GET /`."""
@@ -135,100 +107,49 @@ class OllamaStandIn:
         return Json({"version": _VERSION})
 
     async def tags(self, _request: Request) -> Response:
-        """`GET /api/tags`: the models that are there."""
+        """`GET /api/tags`: the list of models."""
         return Json({"models": await asyncio.to_thread(self._catalog.list_models)})
 
-    async def ps(self, _request: Request) -> Response:
-        """`GET /api/ps`: the models in memory."""
-        return Json({"models": await asyncio.to_thread(self._catalog.list_loaded)})
-
     async def show(self, request: Request) -> Response:
-        """`POST /api/show`: what a model is."""
-        body = Body(await request.body(), "ShowRequest")
-        name = body.text("model") or body.text("name")
+        """`POST /api/show`: the description of a model."""
+        name = read_show_call(await request.body())
         if not name.strip():
             return answer_error(400, "model is required")
-        try:
-            runner = self._catalog.find(name)
-        except InvalidNameError:
-            return answer_error(400, "invalid model name")
-        return Json(self._catalog.show(runner)) if runner else answer_error(404, f"model '{name}' not found")
-
-    async def pull(self, request: Request) -> Response:
-        """`POST /api/pull`: succeeds for what is there; nothing can be downloaded."""
-        body = Body(await request.body(), "PullRequest")
-        try:
-            runner = self._catalog.find(body.text("model") or body.text("name"))
-        except InvalidNameError:
-            return answer_error(400, "invalid model name")
-        stream = body.flag("stream", default=True)
-        if runner is None:
-            missing = {"error": "pull model manifest: file does not exist"}
-            return answer_lines([{"status": "pulling manifest"}, missing]) if stream else Json(missing, 500)
-        if not stream:
-            return Json({"status": "success"})
-        digest = await asyncio.to_thread(runner.model.read_digest)
-        size = runner.model.size_bytes
-        layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
-        steps = ("verifying sha256 digest", "writing manifest", "success")
-        return answer_lines([{"status": "pulling manifest"}, layer, *({"status": step} for step in steps)])
+        runner = self._catalog.find(name)
+        return Json(self._catalog.show(runner.model)) if runner else answer_error(404, f"model '{name}' not found")
 
     async def embed(self, request: Request) -> Response:
         """`POST /api/embed`: unit vectors for one or many texts, all or nothing."""
         self._stats.embed_requests += 1
         self._stats.in_flight += 1
-        self._stats.max_in_flight = max(self._stats.max_in_flight, self._stats.in_flight)
         try:
-            raw = await request.body()
-            response = await unless_gone(request, self.stopping, self._embed(raw))
-            if response.status_code == CLIENT_GONE:
-                self._stats.dropped_requests += 1
-            return response
+            return await unless_gone(request, self.stopping, self._embed(await request.body()))
         finally:
             self._stats.in_flight -= 1
 
     async def _embed(self, raw: bytes) -> Response:
         started = time.perf_counter()
         if fault := self._faults.next_call():
-            self._stats.faulted_requests += 1
             await asyncio.sleep(fault.delay_s)
             if fault.status is not None:
                 return Json(fault.body, fault.status)
         call = read_embed_call(raw)
-        try:
-            runner = self._catalog.find(call.model)
-        except InvalidNameError:
-            return answer_invalid_name(call.model)
+        if not call.model.strip():
+            return answer_error(404, f"model '{call.model}' not found")
+        runner = self._catalog.find(call.model)
         if runner is None:
             return answer_error(404, f'model "{call.model}" not found, try pulling it first')
-
-        def admit(window: TokenWindow, token_count: int) -> int:
-            return window.admit(token_count, truncate=call.truncate)
-
         try:
-            embedded = await runner.embed(call, admit)
-            vectors = [_shape(vector, call.dimensions) for vector in embedded.vectors]
+            embedded = await runner.embed(call)
+            vectors = [normalize(vector) for vector in embedded.vectors]
         except RefusedTextError as error:
             return answer_error(400, str(error))
-        return Json(_describe(call, embedded, vectors, time.perf_counter() - started))
-
-    async def embed_legacy(self, request: Request) -> Response:
-        """`POST /api/embeddings`: one vector, not normalised; errors are 500, as there."""
-        call = read_legacy_call(await request.body())
-        return await unless_gone(request, self.stopping, self._embed_legacy(call))
-
-    async def _embed_legacy(self, call: EmbedCall) -> Response:
-        try:
-            runner = self._catalog.find(call.model)
-        except InvalidNameError:
-            return answer_error(400, "invalid model name" if call.model.strip() else "model is required")
-        if runner is None:
-            return answer_error(404, f'model "{call.model}" not found, try pulling it first')
-        try:
-            embedded = await runner.embed(call, TokenWindow.admit_whole)
-        except RefusedTextError as error:
-            return answer_error(500, str(error))
-        return Json({"embedding": embedded.vectors[0] if embedded.vectors else []})
+        answer: dict[str, Any] = {"model": call.model, "embeddings": vectors}
+        if vectors:
+            answer["total_duration"] = int((time.perf_counter() - started) * 1e9)
+            answer["load_duration"] = int(embedded.load_s * 1e9)
+            answer["prompt_eval_count"] = embedded.token_count
+        return Json(answer)
 
     async def arm_fault(self, request: Request) -> Response:
         """`POST /_faults`: arm or disarm a fault."""
@@ -236,33 +157,23 @@ class OllamaStandIn:
             wanted = orjson.loads(await request.body())
         except orjson.JSONDecodeError as error:
             raise BadRequestError(str(error)) from error
-        return Json({"armed": self._faults.arm(wanted)})
+        self._faults.arm(wanted)
+        return Json({})
 
     async def stats(self, _request: Request) -> Response:
         """`GET /_stats`: the counters."""
-        return Json(self._stats.as_json())
-
-
-def _shape(vector: Vector, dimensions: int) -> Vector:
-    unit = normalize(vector)
-    return normalize(unit[:dimensions]) if 0 < dimensions < len(unit) else unit
-
-
-def _describe(call: EmbedCall, embedded: Embedded, vectors: list[Vector], total_s: float) -> dict[str, Any]:
-    answer: dict[str, Any] = {"model": call.model, "embeddings": vectors}
-    if vectors:
-        answer["total_duration"] = int(total_s * 1e9)
-        answer["load_duration"] = int(embedded.load_s * 1e9)
-        answer["prompt_eval_count"] = embedded.token_count
-    return answer
+        return Json(asdict(self._stats))
 
 
 class _Server(uvicorn.Server):
+    """Answers the calls in flight before it stops."""
+
     def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
         self._stopping = stopping
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop as uvicorn does, after a signal to the calls in flight."""
         self._stopping.set()
         await super().shutdown(sockets)
 
@@ -270,12 +181,10 @@ class _Server(uvicorn.Server):
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ollama_server", description="Ollama's API over all-MiniLM-L6-v2.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=11434, help="0: any free port, printed on standard output")
-    parser.add_argument("--data-dir", type=Path, help="takes model.onnx and tokenizer.json from here if present")
-    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, _MAX_THREADS), help="texts at a time")
-    parser.add_argument("--nice", type=int, default=5, help="lowers the priority, so that the machine stays usable")
-    parser.add_argument("--faults", action="store_true", help="serves /_faults and /_stats")
-    parser.add_argument("--test-models", action="store_true", help="serves hash-384 and hash-768")
+    parser.add_argument("--port", type=int, default=11434, help="0 means any free port, printed")
+    parser.add_argument("--nice", type=int, default=5, help="lower the priority, so that the machine stays usable")
+    parser.add_argument("--faults", action="store_true", help="serve /_faults and /_stats")
+    parser.add_argument("--test-models", action="store_true", help="serve hash-384 and hash-768")
     return parser.parse_args(argv)
 
 
@@ -288,16 +197,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn raises the signal again after a clean stop; it must not kill us
-    options = ServerOptions(
-        data_dir=arguments.data_dir,
-        threads=max(arguments.threads, 1),
-        faults=arguments.faults,
-        test_models=arguments.test_models,
-    )
-    stand_in = OllamaStandIn(options)
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after its own clean stop
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    stand_in = OllamaStandIn(threads=threads, faults=arguments.faults, test_models=arguments.test_models)
     os.nice(max(arguments.nice, 0))
     with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
         host, port = listener.getsockname()[:2]

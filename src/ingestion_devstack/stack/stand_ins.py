@@ -14,7 +14,7 @@ def plan_ollama(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
     """Ollama's API over the real all-MiniLM-L6-v2; ``arguments`` are further flags of the server."""
     port = home.ports.take("ollama", 11_434)
     url = f"http://{LOOPBACK}:{port}"
-    flags = ("--host", LOOPBACK, "--port", str(port), "--data-dir", str(home.data_dir / "ollama"))
+    flags = ("--host", LOOPBACK, "--port", str(port))
     return Plan(
         name="ollama",
         title="Ollama",
