@@ -40,7 +40,7 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import CollectionContract, EngineName, JobRequest, StoreName
-from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.lease import read_lease
@@ -121,19 +121,21 @@ class ReportingEngine:
             refs = [planned.ref for planned in ledger.read_partition(partition_id).objects]
             results = tuple(
                 ObjectResult(
-                    ref.key,
-                    Outcome.DONE,
-                    ref.etag,
-                    ref.size_bytes,
-                    ref.last_modified,
-                    make_object_id(ref.bucket, ref.key),
+                    key=ref.key,
+                    outcome=Outcome.DONE,
+                    etag=ref.etag,
+                    size_bytes=ref.size_bytes,
+                    last_modified=ref.last_modified,
+                    object_id=make_object_id(ref.bucket, ref.key),
                     chunk_count=5,
                     points_digest=ref.etag,
                     vectors_digest=ref.etag,
                 )
                 for ref in refs
             )
-            report = PartitionReport(partition_id, ReportStatus.DONE, lease.epoch, results, chunks=5 * len(refs))
+            report = PartitionReport(
+                partition_id, ReportStatus.DONE, lease.epoch, results=results, chunks=5 * len(refs)
+            )
             ledger.create_report(report)
             yield report
 
@@ -149,7 +151,10 @@ def run_driver(folder: Path, keys: int, name: str) -> dict[str, Any]:
     stores: Any = {store: AgreeingStore(store) for store in StoreName}
     source, engine = SyntheticSource(keys, shuffled=name == "out of order"), ReportingEngine(state)
     embedder: Any = DescribingEmbedder()
-    driver = Driver(spec, ledger.spec_uri, 1, "bench", state, source, embedder, stores, engine)
+    driver = Driver(
+        JobAttempt(spec=spec, spec_uri=ledger.spec_uri, number=1, parser_version="bench"),
+        Ports(state=state, source=source, embedder=embedder, stores=stores, engine=engine),
+    )
     before = peak_bytes()
     started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     summary = driver.run()

@@ -25,7 +25,7 @@ import pyarrow.parquet  # noqa: F401 - loaded before memory is measured
 from report import Report, parse_options, repeat_command
 
 from ingestion_engine.adapters.local_files import LocalStateStore
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.state.object_table.table import ObjectTable
 
 
@@ -35,8 +35,8 @@ def make_row(number: int, epoch: int = 1) -> TableRow:
     object_id = f"{digest[:8]}-{digest[8:12]}-5{digest[12:15]}-a{digest[15:18]}-{digest[18:30]}"
     date = "2026-01-01T00:00:00Z"
     return TableRow(
-        key, digest, number % 99_991, date, object_id, "present", None, None, retryable=False, fingerprint="f" * 16,
-        chunk_count=number % 40, points_digest=digest[::-1], vectors_digest=digest,
+        key, digest, number % 99_991, date, object_id, RowState.PRESENT, None, None, retryable=False,
+        fingerprint="f" * 16, chunk_count=number % 40, points_digest=digest[::-1], vectors_digest=digest,
         epoch=epoch, job_id=f"job-{epoch:026d}", updated_at=date,
     )  # fmt: skip
 

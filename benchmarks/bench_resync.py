@@ -28,9 +28,9 @@ from worlds import BUCKET, JobRun, World, open_world
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.ids import PartitionId, make_object_id
-from ingestion_engine.domain.records import ModelInfo, PartitionReport, TableRow
+from ingestion_engine.domain.records import ModelInfo, PartitionReport, RowState, TableRow
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
-from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.driver.preflight import wanted_contract
 from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
 from ingestion_engine.runtime.settings import Settings
@@ -58,7 +58,10 @@ def seed(settings: Settings, keys: int) -> None:
     source, embedder = open_source(settings), open_embedder(settings, 1)
     engine = ReportingEngine(state)
     stores = open_stores(settings, tuple(StoreName))
-    driver = Driver(spec, ledger.spec_uri, 1, PARSER_VERSION, state, source, embedder, stores, engine)
+    driver = Driver(
+        JobAttempt(spec=spec, spec_uri=ledger.spec_uri, number=1, parser_version=PARSER_VERSION),
+        Ports(state=state, source=source, embedder=embedder, stores=stores, engine=engine),
+    )
     summary = driver.run()
     if summary is None or summary["counts"]["done"] != keys:
         raise RuntimeError(f"the collection was not made: {summary}")
@@ -152,9 +155,12 @@ def run_large(folder: Path, keys: int, name: str) -> dict[str, float]:
     ledger.write_spec(spec)
     draining = DrainingEngine()
     engine = draining if name == "new" else ReportingEngine(state)
-    stores = {store: AgreeingStore(store) for store in StoreName}
-    doubles: Any = (state, SyntheticSource(keys), DescribingEmbedder(), stores, engine)
-    driver = Driver(spec, ledger.spec_uri, 1, PARSER_VERSION, *doubles)
+    stores: Any = {store: AgreeingStore(store) for store in StoreName}
+    embedder: Any = DescribingEmbedder()
+    driver = Driver(
+        JobAttempt(spec=spec, spec_uri=ledger.spec_uri, number=1, parser_version=PARSER_VERSION),
+        Ports(state=state, source=SyntheticSource(keys), embedder=embedder, stores=stores, engine=engine),
+    )
     used, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     try:
         driver.run()
@@ -183,8 +189,8 @@ def fill_table(folder: Path, keys: int) -> None:
     date = "2026-01-01T00:00:00Z"
     rows = (
         TableRow(
-            ref.key, ref.etag, ref.size_bytes, ref.last_modified, make_object_id(ref.bucket, ref.key), "present", None,
-            None, retryable=False, fingerprint=fingerprint, chunk_count=5, points_digest=ref.etag,
+            ref.key, ref.etag, ref.size_bytes, ref.last_modified, make_object_id(ref.bucket, ref.key), RowState.PRESENT,
+            None, None, retryable=False, fingerprint=fingerprint, chunk_count=5, points_digest=ref.etag,
             vectors_digest=ref.etag, epoch=0, job_id=spec.job_id, updated_at=date,
         )
         for ref in SyntheticSource(keys).list_objects(BUCKET, "")

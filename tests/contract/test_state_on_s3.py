@@ -9,7 +9,7 @@ import pytest
 from ingestion_engine.adapters.s3.state_store import S3StateStore
 from ingestion_engine.domain.errors import LeaseLost
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
+from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, RowState, TableRow
 from ingestion_engine.runtime.settings import S3Settings
 from ingestion_engine.state.lease import LeaseCheck, acquire
 from ingestion_engine.state.ledger import Ledger
@@ -25,7 +25,9 @@ def store(s3_settings: S3Settings, s3_bucket: str) -> StateStore:
 def row(key: str, epoch: int, state: str = "present") -> TableRow:
     date = "2026-01-01T00:00:00Z"
     job = f"job-{epoch}"
-    return TableRow(key, "e", 1, date, f"o{key}", state, None, None, False, "f", epoch, "", "", epoch, job, date)
+    return TableRow(
+        key, "e", 1, date, f"o{key}", RowState(state), None, None, False, "f", epoch, "", "", epoch, job, date
+    )
 
 
 def test_drivers_take_turns(store: StateStore) -> None:

@@ -47,9 +47,16 @@ def make_process(act: Callable[[str], None] = lambda _: None) -> Callable[[str, 
     def process(spec_uri: str, partition_id: str) -> PartitionReport:
         act(partition_id)
         pid = domain_ids.PartitionId(partition_id)
-        result = records.ObjectResult(partition_id, records.Outcome.DONE, "e", 3, "2026-01-01T00:00:00Z", "oid")
+        result = records.ObjectResult(
+            key=partition_id,
+            outcome=records.Outcome.DONE,
+            etag="e",
+            size_bytes=3,
+            last_modified="2026-01-01T00:00:00Z",
+            object_id=domain_ids.ObjectId("oid"),
+        )
         return records.PartitionReport(
-            pid, records.ReportStatus.DONE, 7, (result,), chunks=len(spec_uri.partition("#")[0]), embed_calls=1
+            pid, records.ReportStatus.DONE, 7, results=(result,), chunks=len(spec_uri.partition("#")[0]), embed_calls=1
         )
 
     return process

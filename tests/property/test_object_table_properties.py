@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion_engine.adapters.local_files import LocalStateStore
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.faulty_state import Crash, FaultyStore
 
@@ -29,7 +29,22 @@ STEPS = st.lists(
 
 def make_row(key: str, state: str, epoch: int, number: int) -> TableRow:
     return TableRow(
-        key, f"e{epoch}", epoch, "", f"o{key}", state, None, None, False, "f", number, "", "", epoch, f"job-{epoch}", ""
+        key,
+        f"e{epoch}",
+        epoch,
+        "",
+        f"o{key}",
+        RowState(state),
+        None,
+        None,
+        False,
+        "f",
+        number,
+        "",
+        "",
+        epoch,
+        f"job-{epoch}",
+        "",
     )
 
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_engine.domain.ids import PartitionId, make_object_id
-from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, TableRow
+from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, RowState, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
-from ingestion_engine.driver.plan.diff import DiffRules, Packer, Tally, diff_objects, stagger, weigh
+from ingestion_engine.driver.plan.diff import DiffRules, Tally, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
+from ingestion_engine.driver.plan.packing import Packer, stagger, weigh
 from ingestion_engine.driver.plan.selection import MOST_PREFIXES, Selection
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
@@ -26,7 +27,7 @@ def refs_of(bucket: dict[str, str]) -> list[ObjectRef]:
 
 def rows_of(table: dict[str, str]) -> list[TableRow]:
     rows = [
-        TableRow(key, etag, 5, "t", "o", "present", None, None, False, "f", 1, "d", "v", 1, "j0", "now")
+        TableRow(key, etag, 5, "t", "o", RowState.PRESENT, None, None, False, "f", 1, "d", "v", 1, "j0", "now")
         for key, etag in table.items()
     ]
     return sorted(rows, key=lambda r: r.key.encode())
@@ -35,7 +36,15 @@ def rows_of(table: dict[str, str]) -> list[TableRow]:
 @given(versions, versions)
 def test_the_merge_equals_a_comparison_of_dictionaries(bucket: dict[str, str], table: dict[str, str]) -> None:
     """Whatever keys stand on either side, each comes out once, in order, for the right reason."""
-    rules = DiffRules("j1", "docs", "f", full=False, delete_missing=True, retry_failed=False, selects=lambda _: True)
+    rules = DiffRules(
+        job_id="j1",
+        bucket="docs",
+        fingerprint="f",
+        full=False,
+        delete_missing=True,
+        retry_failed=False,
+        selects=lambda _: True,
+    )
     tally = Tally()
     planned = list(diff_objects(refs_of(bucket), rows_of(table), rules, tally))
     expected = dict.fromkeys(bucket.keys() - table.keys(), Action.NEW)
@@ -115,7 +124,9 @@ def test_partitions_are_a_disjoint_cover_within_limits(
 @given(versions, st.integers(0, 5))
 def test_a_partition_survives_its_json(bucket: dict[str, str], prior: int) -> None:
     """Any key comes back, and equal content has an equal hash."""
-    objects_ = tuple(PlannedObject(r, Action.CHANGED, prior, "d" if prior else "") for r in refs_of(bucket))
+    objects_ = tuple(
+        PlannedObject(r, Action.CHANGED, prior_chunks=prior, prior_digest="d" if prior else "") for r in refs_of(bucket)
+    )
     partition = Partition(PartitionId("a01-00001.0.1.x"), objects_)
     assert Partition.from_json(partition.id, partition.to_json()) == partition
     assert Partition(PartitionId("other"), objects_).content_hash() == partition.content_hash()

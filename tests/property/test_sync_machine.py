@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.records import Document, Point, RawObject
 from ingestion_engine.domain.spec import FrozenLimits, StoreName
-from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.driver.plan import plan_thread
 from ingestion_engine.pipeline import load
 from ingestion_engine.pipeline.parsing.parse import parse_bytes
@@ -281,15 +281,14 @@ class SyncMachine(RuleBasedStateMachine):
         ledger = Ledger(SeenState(self.state, process), work.job_id)
         spec = ledger.read_spec()
         return Driver(
-            spec,
-            ledger.spec_uri,
-            attempt.number,
-            "parser-1",
-            ledger.store,
-            self.bucket,
-            self.world.embedder,
-            stores,
-            engine,
+            JobAttempt(spec=spec, spec_uri=ledger.spec_uri, number=attempt.number, parser_version="parser-1"),
+            Ports(
+                state=ledger.store,
+                source=self.bucket,
+                embedder=self.world.embedder,
+                stores=stores,
+                engine=engine,
+            ),
             sleep=sleep,
             clock=clock,
         ).run()

@@ -29,7 +29,7 @@ from weaviate.classes.init import AdditionalConfig, Auth, Timeout
 from ingestion_devstack.stack.service import Service
 from ingestion_engine.adapters.connect import open_state_store
 from ingestion_engine.domain.spec import EngineName, JobRequest
-from ingestion_engine.driver.commit import OpenAttempt, attempt_reports
+from ingestion_engine.driver.commit import attempt_reports
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.ledger import Ledger
@@ -157,11 +157,10 @@ class Platform:
 
     def reports(self, job_id: str) -> list[dict[str, Any]]:
         """What became of every object, without what depends on timing."""
-        attempt = OpenAttempt(job_id, 1, 0, "", "")
         results = [
             {"key": r.key, "outcome": r.outcome, "etag": r.etag, "chunks": r.chunk_count, "digest": r.points_digest}
             | {"code": r.error_code, "reason": r.reason}
-            for report in attempt_reports(self.ledger(job_id), attempt)
+            for report in attempt_reports(self.ledger(job_id), 1)
             for r in report.results
         ]
         return sorted(results, key=lambda r: str(r["key"]))

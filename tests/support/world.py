@@ -11,7 +11,7 @@ from ingestion_engine import __version__
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec, StoreName
-from ingestion_engine.driver.driver import Driver
+from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -88,15 +88,14 @@ class World:
         """Run one attempt of a submitted job through the real driver."""
         clock = clock or SkippingClock()
         driver = Driver(
-            ledger.read_spec(),
-            ledger.spec_uri,
-            number,
-            "parser-1",
-            self.state,
-            self.bucket,
-            self.embedder,
-            dict(self.stores),
-            engine or self.engine,
+            JobAttempt(spec=ledger.read_spec(), spec_uri=ledger.spec_uri, number=number, parser_version="parser-1"),
+            Ports(
+                state=self.state,
+                source=self.bucket,
+                embedder=self.embedder,
+                stores=dict(self.stores),
+                engine=engine or self.engine,
+            ),
             sleep=clock.sleep,
             clock=clock,
         )

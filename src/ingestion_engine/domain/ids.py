@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import uuid
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, NewType
 
 import orjson
 
+from ingestion_engine.domain.errors import FatalError
+
 JobId = NewType("JobId", str)
 ObjectId = NewType("ObjectId", str)
 PointId = NewType("PointId", str)
-PartitionId = NewType("PartitionId", str)
 
 _ROOT = uuid.UUID("8f3b1f3e-54a5-5c5b-9d0c-6f1f2b9d7c11")
 """Namespace of all ids of this product; any fixed UUID would do, changing it changes every id."""
@@ -106,3 +109,103 @@ def add_digests(left: int, right: int) -> int:
 def format_digest(digest: int) -> str:
     """Return a digest as 32 hex digits."""
     return f"{digest:032x}"
+
+
+class SegmentKind(StrEnum):
+    """Kind of a plan segment; the value is the letter in its name."""
+
+    WORK = ""
+    """Objects to ingest, compare or repair."""
+    DELETIONS = "d"
+    """Objects to remove from the collection."""
+    STRAY_SEARCHES = "s"
+    """Ranges of point ids to search for points of no object."""
+
+
+class SegmentName(str):
+    """Name of a segment: ``a01-00003`` (attempt, running number), with the letter of its kind before the number.
+
+    Names sort in the order in which one attempt writes segments of one kind. The driver also names segments of reports
+    and failures so.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def make(cls, attempt: int, number: int, kind: SegmentKind = SegmentKind.WORK) -> SegmentName:
+        """Return the name of an attempt's segment."""
+        return cls(f"{cls.prefix(attempt)}{kind}{number:05d}")
+
+    @staticmethod
+    def prefix(attempt: int) -> str:
+        """Return what the names of an attempt's segments start with, and so the ids of its partitions: ``a01-``."""
+        return f"a{attempt:02d}-"
+
+
+class PartitionId(str):
+    """Id of a partition: ``a01-d00003.0.512.0123456789abcdef``.
+
+    The parts are the segment's name, offset and length in bytes of the partition's line in it, and 16 hex digits of the
+    line's SHA-256 (see docs/decisions/0001). A plain string to engines, reports and the command line; the properties
+    parse it.
+
+    Raises:
+        FatalError: "plan_corrupt", from the properties of a malformed id.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def make(cls, segment: str, offset: int, line: bytes) -> PartitionId:
+        """Return the id of the partition on a line of a segment.
+
+        Args:
+            segment: Name of the segment.
+            offset: Offset of the line in the segment, in bytes.
+            line: The line without its line break.
+        """
+        return cls(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}")
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt that planned the partition."""
+        return int(self._match(_SEGMENT)["attempt"])
+
+    @property
+    def kind(self) -> SegmentKind:
+        """Kind of the segment."""
+        return SegmentKind(self._match(_SEGMENT)["kind"])
+
+    @property
+    def segment(self) -> SegmentName:
+        """Name of the segment."""
+        return SegmentName(self._match(_PARTITION)["segment"])
+
+    @property
+    def byte_range(self) -> tuple[int, int]:
+        """Offset and length of the partition's line in the segment, in bytes."""
+        match = self._match(_PARTITION)
+        return int(match["offset"]), int(match["length"])
+
+    def matches(self, line: bytes) -> bool:
+        """True when a line has the hash that the id names. Pure."""
+        return self._match(_PARTITION)["hash"] == _hash_line(line)
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        match = pattern.match(self)
+        if match is None:
+            raise FatalError(
+                "plan_corrupt",
+                f"{str(self)!r} is not a partition id.",
+                hint="Use an id as logs and reports show it: a01-00001.0.512.0123456789abcdef.",
+                partition_id=str(self),
+            )
+        return match
+
+
+_SEGMENT = re.compile(r"a(?P<attempt>\d{2,})-(?P<kind>[ds]?)\d")
+_PARTITION = re.compile(r"(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>\d+)\.(?P<length>[1-9]\d*)\.(?P<hash>[0-9a-f]{16})$")
+
+
+def _hash_line(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +46,19 @@ class Action(StrEnum):
     """An unfinished job, or a plan of this attempt that was given up, may have written some of its points."""
     FULL = "full"
     DELETE = "delete"
-    """In the object table but not in the listing; confirmed by a look at the bucket."""
+    """In the object table but not in the listing; removed after a HEAD request has confirmed it."""
     PURGE = "purge"
-    """Its removal does not depend on the bucket: somebody asked for it, or a directory marker took its place."""
+    """Removed whatever the bucket holds: on request, or because a directory marker took the object's place."""
     VERIFY = "verify"
-    """Its points are to be compared with the object table and between the stores."""
+    """Its points are compared with the object table and between the stores."""
     REPAIR = "repair"
-    """As VERIFY, and what differs is to be mended."""
-    STRAY = "stray"
-    """Not an object: ``ref.key`` is ``first..last``, a range of point ids to be searched for points of no object."""
+    """As VERIFY, and differences are repaired."""
+
+
+REMOVALS = frozenset({Action.DELETE, Action.PURGE})
+"""Actions that only remove points: they neither read nor embed, and run after everything else."""
+COMPARISONS = frozenset({Action.VERIFY, Action.REPAIR})
+"""Actions that compare points, or repair them without changing the object's row in the object table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,46 @@ class PlannedObject:
 
     ref: ObjectRef
     action: Action
+    _: KW_ONLY
     prior_chunks: int = 0
     prior_digest: str = ""
     prior_vectors: str = ""
     origin: Origin | None = None
     """Under which job's terms it is to be ingested; None means those of the job that planned it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StraySearch:
+    """A range of point ids to search for stray points: points that belong to no object of the collection."""
+
+    bucket: str
+    first: PointId
+    """Lowest id of the range."""
+    last: PointId
+    """Highest id of the range, included."""
+
+    @property
+    def label(self) -> str:
+        """``first..last``, as plans and reports name the range."""
+        return f"{self.first}..{self.last}"
+
+
+PlanItem = PlannedObject | StraySearch
+"""What a partition is made of."""
+
+_STRAY = "stray"
+"""Stands for the action in the plan's line of a stray search, where ``label`` stands for the key."""
+
+
+def _item_to_json(item: PlanItem) -> list[Any]:
+    if isinstance(item, StraySearch):
+        return [item.bucket, item.label, "", 0, "", _STRAY]
+    return _object_to_json(item)
+
+
+def _search_from_json(row: list[Any]) -> StraySearch:
+    first, last = row[1].split("..")
+    return StraySearch(row[0], PointId(first), PointId(last))
 
 
 def _object_to_json(planned: PlannedObject) -> list[Any]:
@@ -96,28 +135,55 @@ def _object_to_json(planned: PlannedObject) -> list[Any]:
 def _object_from_json(row: list[Any]) -> PlannedObject:
     bucket, key, etag, size_bytes, last_modified, action, *rest = row
     chunks, digest, vectors, *origin = rest or (0, "", "")
-    ref = ObjectRef(bucket, key, etag, size_bytes, last_modified)
-    return PlannedObject(ref, Action(action), chunks, digest, vectors, Origin(*origin) if origin else None)
+    return PlannedObject(
+        ObjectRef(bucket, key, etag, size_bytes=size_bytes, last_modified=last_modified),
+        Action(action),
+        prior_chunks=chunks,
+        prior_digest=digest,
+        prior_vectors=vectors,
+        origin=Origin(*origin) if origin else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The slice of objects that one task handles, in key order."""
+    """What one task handles: objects in key order, or stray searches; never both."""
 
     id: PartitionId
     objects: tuple[PlannedObject, ...]
+    searches: tuple[StraySearch, ...] = ()
+
+    @classmethod
+    def of_items(cls, partition_id: PartitionId, items: Iterable[PlanItem]) -> Partition:
+        """Return the partition of some planned items, order kept."""
+        objects: list[PlannedObject] = []
+        searches: list[StraySearch] = []
+        for item in items:
+            if isinstance(item, StraySearch):
+                searches.append(item)
+            else:
+                objects.append(item)
+        return cls(partition_id, tuple(objects), tuple(searches))
+
+    @property
+    def items(self) -> tuple[PlanItem, ...]:
+        """The objects or the stray searches."""
+        return (*self.objects, *self.searches)
 
     def to_json(self) -> dict[str, Any]:
-        """The partition as JSON types, without its id (the id names where these bytes are)."""
-        return {"objects": [_object_to_json(planned) for planned in self.objects]}
+        """Return the partition as JSON types, without its id (the id names where these bytes are)."""
+        return {"objects": [_item_to_json(item) for item in self.items]}
 
     @classmethod
     def from_json(cls, partition_id: PartitionId, data: Mapping[str, Any]) -> Partition:
-        """The inverse of ``to_json``."""
-        return cls(partition_id, tuple(_object_from_json(row) for row in data["objects"]))
+        """Return the partition of the JSON that ``to_json`` made."""
+        rows = data["objects"]
+        if rows and rows[0][5] == _STRAY:
+            return cls(partition_id, (), tuple(_search_from_json(row) for row in rows))
+        return cls(partition_id, tuple(_object_from_json(row) for row in rows))
 
     def content_hash(self) -> str:
-        """16 hex digits that depend on the objects alone, not on the plan they stand in."""
+        """Return 16 hex digits that depend on the content alone, not on its place in a plan."""
         return hash_json(self.to_json())[:16]
 
 
@@ -257,7 +323,7 @@ class Outcome(StrEnum):
     """As DIFFERENT, and what the stores have does not tell what is right: it has to be ingested again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectResult:
     """What happened to one object; the source of its row in the object table."""
 
@@ -304,6 +370,7 @@ class PartitionReport:
     partition_id: PartitionId
     status: ReportStatus
     epoch: int
+    _: KW_ONLY
     results: tuple[ObjectResult, ...] = ()
     chunks: int = 0
     chunks_embedded: int = 0
@@ -322,20 +389,31 @@ class PartitionReport:
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
         """The report of the JSON that ``orjson.dumps`` makes of one."""
         results = tuple(_result_from_json(result) for result in data["results"])
-        return cls(**{**data, "status": ReportStatus(data["status"]), "results": results})
+        partition_id, status = PartitionId(data["partition_id"]), ReportStatus(data["status"])
+        return cls(**{**data, "partition_id": partition_id, "status": status, "results": results})
+
+
+class RowState(StrEnum):
+    """State of an object in the object table."""
+
+    PRESENT = "present"
+    """Every store holds the points of the version that the row names."""
+    FAILED = "failed"
+    """The last version failed; the points of an earlier version may still be there."""
+    REMOVED = "removed"
+    """Tombstone inside runs; never shown to readers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One object in the object table. See ``state.object_table`` for what each state means."""
+    """One object in the object table."""
 
     key: str
     etag: str
     size_bytes: int
     last_modified: str
     object_id: str
-    state: str
-    """``present``, ``failed`` or ``removed`` (a tombstone inside runs, never shown to readers)."""
+    state: RowState
     error_code: str | None
     reason: str | None
     retryable: bool

@@ -1,6 +1,4 @@
-"""Merge: what one attempt did becomes rows of the object table. Idempotent; also how a successor recovers a dead
-attempt.
-"""
+"""Commit: merges the outcome of one attempt into the object table. Idempotent; also recovers a dead attempt."""
 
 from __future__ import annotations
 
@@ -11,12 +9,13 @@ from typing import Any
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
-    Action,
+    COMPARISONS,
     ObjectResult,
     Origin,
     Outcome,
     PartitionReport,
     ReportStatus,
+    RowState,
     TableRow,
 )
 from ingestion_engine.driver.plan.diff import INTERRUPTED
@@ -25,9 +24,9 @@ from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAttempt:
-    """An attempt whose outcome is not yet in the object table."""
+    """An attempt with an outcome that is not yet in the object table."""
 
     job_id: str
     attempt: int
@@ -35,13 +34,8 @@ class OpenAttempt:
     fingerprint: str
     opened_at: str
 
-    @property
-    def prefix(self) -> str:
-        """What the names of its segments and partitions start with."""
-        return f"a{self.attempt:02d}-"
-
     def to_json(self) -> dict[str, Any]:
-        """As stored in ``collections/{c}/open/{job_id}``."""
+        """Return the JSON stored in ``collections/{c}/open/{job_id}``."""
         return {
             "attempt": self.attempt,
             "epoch": self.epoch,
@@ -51,14 +45,20 @@ class OpenAttempt:
 
 
 def open_attempt(store: StateStore, collection: str, attempt: OpenAttempt) -> None:
-    """Note that an attempt is about to write points; before this is durable it must not."""
-    open_plan(store, collection, attempt.job_id, attempt.attempt, attempt.to_json())
+    """Record that an attempt is about to write points; it must not write any before this returns."""
+    open_plan(store, collection, attempt.job_id, attempt=attempt.attempt, data=attempt.to_json())
 
 
 def find_open_attempts(store: StateStore, collection: str) -> list[OpenAttempt]:
-    """Return every attempt on the collection that was never merged."""
+    """Return every attempt on the collection that has not been merged, oldest epoch first."""
     return [
-        OpenAttempt(job_id, data["attempt"], data["epoch"], data["fingerprint"], data["opened_at"])
+        OpenAttempt(
+            job_id=job_id,
+            attempt=data["attempt"],
+            epoch=data["epoch"],
+            fingerprint=data["fingerprint"],
+            opened_at=data["opened_at"],
+        )
         for job_id, data in list_open_plans(store, collection)
     ]
 
@@ -66,19 +66,18 @@ def find_open_attempts(store: StateStore, collection: str) -> list[OpenAttempt]:
 def merge_attempt(
     store: StateStore, collection: str, attempt: OpenAttempt, *, writer_epoch: int, complete: bool, now: str
 ) -> None:
-    """Append an attempt's outcome to the object table, then forget that it was open.
+    """Append an attempt's outcome to the object table, then remove its open plan.
 
     Args:
         store: The state store.
-        collection: Whose object table.
-        attempt: Whose outcome.
+        collection: Collection of the object table.
+        attempt: Attempt to merge.
         writer_epoch: Epoch that the caller holds: its own attempt's, or a later one when it recovers a dead attempt.
-        complete: True when every planned partition has reported. Otherwise all planned objects without a result
-        become rows
-            ``failed``/``interrupted``: the next plan treats them as dirty.
-        now: RFC 3339.
+        complete: True when every planned partition has reported. Otherwise all planned objects without a result become
+            rows ``failed`` with code ``interrupted``, which the next plan treats as dirty.
+        now: Time of the merge, RFC 3339.
 
-    Cost: reads the attempt's reports once; unless complete, its plan and its reports once more. Memory
+    Cost: reads the attempt's reports once; unless complete, also its plan and its reports a second time. Memory is
     bounded by the table's external sort.
     """
     ledger = Ledger(store, attempt.job_id)
@@ -90,23 +89,23 @@ def merge_attempt(
     table.clean()
 
 
-def attempt_reports(ledger: Ledger, attempt: OpenAttempt) -> Iterator[PartitionReport]:
-    """Yield the durable reports of one attempt that completed their partition."""
+def attempt_reports(ledger: Ledger, attempt: int) -> Iterator[PartitionReport]:
+    """Yield the durable DONE reports of one attempt."""
     return (
         report
         for report in ledger.iter_reports()
-        if report.status is ReportStatus.DONE and report.partition_id.startswith(attempt.prefix)
+        if report.status is ReportStatus.DONE and report.partition_id.attempt == attempt
     )
 
 
 def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> Iterator[TableRow]:
-    """Later rows of a key win, so the interrupted come first."""
+    """Yield the rows of an attempt; the last row of a key wins, so interrupted objects come first."""
     if not complete:
-        results = (result for report in attempt_reports(ledger, attempt) for result in report.results)
-        # These are as their rows say. They are few: objects that came back after they were found gone.
+        results = (result for report in attempt_reports(ledger, attempt.attempt) for result in report.results)
+        # Their rows are still right. They are few: objects that exist again after the listing did not show them.
         kept = {result.key for result in results if result.outcome is Outcome.KEPT}
         yield from (row for row in _interrupted_rows(ledger, attempt, now) if row.key not in kept)
-    for report in attempt_reports(ledger, attempt):
+    for report in attempt_reports(ledger, attempt.attempt):
         for result in report.results:
             if result.outcome in _STATES:
                 yield _result_row(result, attempt, now)
@@ -115,19 +114,19 @@ def _rows(ledger: Ledger, attempt: OpenAttempt, *, complete: bool, now: str) -> 
 def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterator[TableRow]:
     for partition in ledger.iter_plan(attempt.attempt):
         for planned in partition.objects:
-            if planned.action in COMPARED:
+            if planned.action in COMPARISONS:
                 continue
             ref = planned.ref
             origin = planned.origin or Origin(attempt.job_id, attempt.fingerprint)
             yield TableRow(
-                ref.key,
-                ref.etag,
-                ref.size_bytes,
-                ref.last_modified,
-                make_object_id(ref.bucket, ref.key),
-                "failed",
-                INTERRUPTED,
-                "The job ended before this object was finished; the next job completes it.",
+                key=ref.key,
+                etag=ref.etag,
+                size_bytes=ref.size_bytes,
+                last_modified=ref.last_modified,
+                object_id=make_object_id(ref.bucket, ref.key),
+                state=RowState.FAILED,
+                error_code=INTERRUPTED,
+                reason="The job ended before this object was finished; the next job completes it.",
                 retryable=True,
                 fingerprint=origin.fingerprint,
                 chunk_count=planned.prior_chunks,
@@ -139,23 +138,21 @@ def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterato
             )
 
 
-COMPARED = frozenset({Action.VERIFY, Action.REPAIR, Action.STRAY})
-"""What an attempt only compares, or mends without changing what the table says of it: never a row."""
-
-_STATES = {Outcome.DONE: "present", Outcome.FAILED: "failed", Outcome.DELETED: "removed"}
+_STATES = {Outcome.DONE: RowState.PRESENT, Outcome.FAILED: RowState.FAILED, Outcome.DELETED: RowState.REMOVED}
+"""States of the outcomes that become rows; the others leave the row as it is."""
 
 
 def _result_row(result: ObjectResult, attempt: OpenAttempt, now: str) -> TableRow:
     origin = result.origin or Origin(attempt.job_id, attempt.fingerprint)
     return TableRow(
-        result.key,
-        result.etag,
-        result.size_bytes,
-        result.last_modified,
-        result.object_id,
-        _STATES[result.outcome],
-        result.error_code,
-        result.reason,
+        key=result.key,
+        etag=result.etag,
+        size_bytes=result.size_bytes,
+        last_modified=result.last_modified,
+        object_id=result.object_id,
+        state=_STATES[result.outcome],
+        error_code=result.error_code,
+        reason=result.reason,
         retryable=result.retryable,
         fingerprint=origin.fingerprint,
         chunk_count=result.chunk_count,

@@ -1,4 +1,4 @@
-"""Counts: what a job has seen and done, the one source of progress and summary."""
+"""Counts of a job's work: the single source of its progress and summary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingestion_engine.domain.records import Action, ObjectResult, Outcome, PartitionReport
-from ingestion_engine.driver.plan.diff import REMOVALS, Tally, is_deletion, is_stray_search
+from ingestion_engine.domain.ids import SegmentKind
+from ingestion_engine.domain.records import REMOVALS, Action, ObjectResult, Outcome, PartitionReport
+from ingestion_engine.driver.plan.diff import Tally
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class Counts:
     repaired: int = 0
     foreign_points: int = 0
     points_seen: dict[str, int] = field(default_factory=dict)
-    """Points that comparisons found, by store."""
+    """Points found by comparisons, by store."""
     chunks: int = 0
     chunks_embedded: int = 0
     chunks_reused: int = 0
@@ -35,18 +36,18 @@ class Counts:
     partitions_planned: int = 0
     partitions_done: int = 0
     partitions_repeated: int = 0
-    """How often a partition was put back or lost its process, and had to run again."""
+    """Number of times that a partition was put back or lost its process and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def start_over(self) -> None:
-        """Forget what was planned and compared; what was ingested so far is counted from the object table."""
+        """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally()
         self.done = self.failed = self.gone = 0
         self.same = self.different = self.repaired = self.foreign_points = 0
         self.points_seen = {}
 
     def add_work(self, report: PartitionReport) -> None:
-        """Add what a report cost. Also for reports of earlier attempts."""
+        """Add the work that a report documents; also called for reports of earlier attempts."""
         self.chunks += report.chunks
         self.chunks_embedded += report.chunks_embedded
         self.chunks_reused += report.chunks_reused
@@ -61,11 +62,12 @@ class Counts:
         self.partitions_done += 1
         for store, points in report.points_seen.items():
             self.points_seen[store] = self.points_seen.get(store, 0) + points
+        kind = report.partition_id.kind
         for result in report.results:
-            if is_stray_search(report.partition_id):
+            if kind is SegmentKind.STRAY_SEARCHES:
                 kinds = (result.differences or {}).values()
                 self.foreign_points += sum(points for by_kind in kinds for points in by_kind.values())
-            elif is_deletion(report.partition_id):
+            elif kind is SegmentKind.DELETIONS:
                 self.deleted += result.outcome is Outcome.DELETED
                 self.kept += result.outcome is Outcome.KEPT
             else:
@@ -73,28 +75,28 @@ class Counts:
 
     def _add_result(self, result: ObjectResult) -> None:
         outcome = result.outcome
-        mended = outcome is Outcome.DONE and result.origin is not None
-        self.done += outcome is Outcome.DONE and not mended
+        is_repair = outcome is Outcome.DONE and result.origin is not None
+        self.done += outcome is Outcome.DONE and not is_repair
         self.failed += outcome is Outcome.FAILED
         self.gone += outcome is Outcome.DELETED
         self.same += outcome is Outcome.SAME
         self.different += outcome is Outcome.DIFFERENT
-        self.repaired += outcome is Outcome.REPAIRED or mended
+        self.repaired += outcome is Outcome.REPAIRED or is_repair
 
     @property
     def total_failed(self) -> int:
-        """Objects of this job that failed, in all its attempts."""
+        """Number of objects that failed, over all attempts of the job."""
         return self.failed + self.tally.already_failed
 
     @property
     def planned(self) -> int:
-        """Objects this job works on, in all its attempts; deletions not included."""
+        """Number of objects that the job works on, over all its attempts, without deletions."""
         tally = self.tally
         to_do = sum(count for action, count in tally.by_action.items() if action not in REMOVALS)
         return to_do + tally.already_done + tally.already_failed
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
+        """Return the counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
         tally = self.tally
         return {
             "listed": tally.listed,
@@ -130,19 +132,19 @@ class Counts:
 
 
 class RateMeter:
-    """Chunks and bytes per second since work began, and what is left at that rate."""
+    """Measures chunks and bytes per second since work began, and estimates the remaining time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started: float | None = None
 
     def start(self) -> None:
-        """Begin to measure; later calls change nothing."""
+        """Start to measure. Idempotent."""
         if self._started is None:
             self._started = self._clock()
 
     def measure(self, counts: Counts) -> tuple[dict[str, float], float | None]:
-        """Return the rates, and the seconds left (None while unknown: nothing finished yet, or planning goes on)."""
+        """Return the rates by name and the estimated remaining seconds, None while no object has finished."""
         if self._started is None:
             return {"chunks_per_s": 0.0, "bytes_per_s": 0.0}, None
         elapsed = max(self._clock() - self._started, 1e-3)

@@ -2,12 +2,11 @@
 
 What it writes, in this order::
 
-    lease (a new epoch) → open plan → plan segments → [workers: points, stale points go, reports] → deletions
-    → rows of the object table → open plan removed → summary → lease released
+    lease (a new epoch) → open plan → plan segments → [workers: points, removal of stale points, reports] → deletions
+    → rows of the object table → open plan removed → lease released → summary
 
-A crash between any two leaves what the next attempt completes: it merges the open plan's reports into the object
-table first and then
-plans anew, so what was done is found done. See docs/decisions.
+After a crash between any two steps the next attempt completes the work: it first merges the reports of the open plan
+into the object table and then plans anew, so everything already done is found unchanged. See docs/decisions/0002.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost
+import orjson
+
+from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
+from ingestion_engine.domain.ids import SegmentKind
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.records import PlannedObject
+from ingestion_engine.domain.records import Action, PlannedObject
 from ingestion_engine.domain.spec import MODES_ON_EXISTING, CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.driver.alias_move import check_job_alias, move_alias
-from ingestion_engine.driver.attempt import Attempt, FindObjects, over_budget
-from ingestion_engine.driver.commit import (
-    OpenAttempt,
-    find_open_attempts,
-)
-from ingestion_engine.driver.comparison import compare, plan_parity
+from ingestion_engine.driver.alias_move import AliasMove
+from ingestion_engine.driver.commit import OpenAttempt, attempt_reports, find_open_attempts, merge_attempt, open_attempt
+from ingestion_engine.driver.comparison import compare_stores, count_points, differences_found, stores_differ
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
 from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
-from ingestion_engine.driver.plan.parity_plan import differences_found
+from ingestion_engine.driver.plan.parity_plan import ParityPlan, ParityScope
+from ingestion_engine.driver.plan.plan_thread import FindObjects, PlanThread, SegmentNames
 from ingestion_engine.driver.plan.selection import Selection
 from ingestion_engine.driver.preflight import (
     check_contract,
@@ -46,8 +45,10 @@ from ingestion_engine.driver.preflight import (
     require_contract,
     wanted_contract,
 )
+from ingestion_engine.driver.rounds import Rounds
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -55,65 +56,82 @@ from ingestion_engine.state.object_table.table import ObjectTable
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAttempt:
+    """What identifies one attempt of one job."""
+
+    spec: JobSpec
+    spec_uri: str
+    """URI of the spec as workers receive it."""
+    number: int
+    """Number of the attempt, from 1."""
+    parser_version: str
+    """Version of the parsers; part of every fingerprint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The systems that an attempt works with."""
+
+    state: StateStore
+    source: ObjectSource
+    embedder: Embedder
+    stores: Mapping[StoreName, VectorStore]
+    engine: Engine
+
+
 @dataclass(slots=True)
 class Driver:
     """One attempt of one job. ``run`` may be called once."""
 
-    spec: JobSpec
-    spec_uri: str
-    attempt: int
-    parser_version: str
-    state: StateStore
-    source: ObjectSource
-    embedder: Embedder
-    stores: dict[StoreName, VectorStore]
-    engine: Engine
+    attempt: JobAttempt
+    ports: Ports
     log_text: Callable[[], str | None] = lambda: None
+    """Returns the end of the driver's log when it has changed since the last call, else None."""
     check_environment: Callable[[], None] = lambda: None
     """Raises FatalError "worker_mismatch" when this process differs from the service that accepted the job."""
     begun: float | None = None
-    """Monotonic seconds when the attempt began; None means now."""
+    """Monotonic time in seconds at which the attempt began; None means now."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    spec: JobSpec = field(init=False)
+    state: StateStore = field(init=False)
     ledger: Ledger = field(init=False)
     table: ObjectTable = field(init=False)
     counts: Counts = field(init=False)
     monitor: Monitor = field(init=False)
     outages: OutageBackoff = field(init=False)
     writer: LedgerWriter = field(init=False)
+    rounds: Rounds = field(init=False)
+    segments: SegmentNames = field(init=False)
     _async: asyncio.Runner = field(init=False)
-    _work: Attempt = field(init=False)
 
     def __post_init__(self) -> None:
+        self.spec, self.state = self.attempt.spec, self.ports.state
         self.ledger = Ledger(self.state, self.spec.job_id)
         self.table = ObjectTable(self.state, self.spec.request.collection)
         self.counts = Counts()
-        self.monitor = Monitor(self.spec, self.attempt, self.ledger, self.counts, self.log_text, self.begun)
-        self.outages = OutageBackoff(self.monitor, self.spec.limits.outage_retry_s, self.sleep, self.clock)
-        self.writer = LedgerWriter(self.ledger, self.attempt, self.outages.retry_until_available)
-        self._async = asyncio.Runner()
-        self._work = Attempt(
+        self.monitor = Monitor(
             self.spec,
-            self.spec_uri,
-            self.attempt,
-            self.parser_version,
-            self.state,
-            self.stores,
-            self.engine,
+            self.attempt.number,
             self.ledger,
-            self.table,
-            self.counts,
-            self.monitor,
-            self.outages,
-            self.writer,
-            self._async.run,
+            counts=self.counts,
+            log_text=self.log_text,
+            begun=self.begun,
         )
+        self.outages = OutageBackoff(
+            self.monitor, first_pause_s=self.spec.limits.outage_retry_s, sleep=self.sleep, clock=self.clock
+        )
+        self.writer = LedgerWriter(self.ledger, self.attempt.number, self.outages.retry_until_available)
+        self.segments = SegmentNames(self.attempt.number)
+        self.rounds = self._make_rounds(self.counts, self._check_budget)
+        self._async = asyncio.Runner()
 
     def run(self) -> dict[str, Any] | None:
         """Do the job and return its summary, durable in the ledger; None when another attempt owns the job now.
 
         Raises:
-            BaseException: on defects and dead engines; no summary is written and the next attempt takes over.
+            BaseException: a defect, or the engine is lost; no summary is written and the next attempt takes over.
         """
         done_before = self.outages.retry_until_available(self.ledger.read_summary)
         if done_before is not None:
@@ -122,7 +140,7 @@ class Driver:
         error: IngestionError | None = None
         with self._async, self.monitor:
             try:
-                self._attempt()
+                self._run_attempt()
             except LeaseLost as lost:
                 log.warning("another attempt took over", extra=lost.log_fields())
                 return None
@@ -137,20 +155,19 @@ class Driver:
                 log.warning("a later attempt has ended the job", extra=lost.log_fields())
                 return None
 
-    def _attempt(self) -> None:
-        request = self.spec.request
+    def _run_attempt(self) -> None:
+        request, limits = self.spec.request, self.spec.limits
         wanted = self._check_request()
         if request.mode is Mode.PLAN:
             self._plan_only(check_contract(self.state, wanted) or wanted)
             return
         self.monitor.phase = "waiting"
-        limits = self.spec.limits
         lease = self.outages.retry_until_available(
             lambda: acquire(
                 self.state,
                 request.collection,
                 self.spec.job_id,
-                self.attempt,
+                attempt=self.attempt.number,
                 ttl_s=limits.lease_ttl_s,
                 grace_s=limits.lease_grace_s,
                 should_stop=self._check_stop,
@@ -166,13 +183,13 @@ class Driver:
                     contract = self._prepare(wanted)
                     self._recover()
                     self._run_phases(lease, contract)
-                    move_alias(self._work, lease, contract)
+                    self._move_alias(lease, contract)
                 finally:
                     self.monitor.lease = None
         except LeaseLost:
             raise
         except FatalError:
-            lease.release()  # nothing of ours runs any more, so a successor need not wait
+            lease.release()  # no worker of this attempt is running any more, so a successor need not wait
             raise
         lease.release()
 
@@ -180,34 +197,39 @@ class Driver:
         self.monitor.check()
         return False
 
+    # -- before anything is written -----------------------------------------------------------------------------------
+
     def _check_request(self) -> CollectionContract:
+        """Check the request against this environment, the bucket, the model and the collection; write nothing."""
         self.monitor.phase = "planning"
         self.check_environment()
         if self.spec.request.mode in MODES_ON_EXISTING:
             return self.outages.retry_until_available(lambda: require_contract(self.state, self.spec.request))
-        self.outages.retry_until_available(lambda: self.source.check_bucket(self.spec.request.source.bucket))
-        model = self.outages.retry_until_available(lambda: self._async.run(self.embedder.describe(self.spec.model)))
+        self.outages.retry_until_available(lambda: self.ports.source.check_bucket(self.spec.request.source.bucket))
+        model = self.outages.retry_until_available(
+            lambda: self._async.run(self.ports.embedder.describe(self.spec.model))
+        )
         wanted = wanted_contract(self.spec, model)
         self.outages.retry_until_available(lambda: check_contract(self.state, wanted))
-        check_job_alias(self._work)
+        if self.spec.request.alias is not None:
+            self._alias_move(self.spec.request.alias).check()
         return wanted
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
-        mode = self.spec.request.mode
+        """Create or check the collection in every store, as far as the mode needs it."""
+        mode, stores = self.spec.request.mode, self.ports.stores
         if mode in (Mode.VERIFY, Mode.DELETE):
             return wanted
         if mode is Mode.REPAIR:
-            self.outages.retry_until_available(lambda: self._async.run(ensure_collections(self.stores, wanted)))
+            self.outages.retry_until_available(lambda: self._async.run(ensure_collections(stores, wanted)))
             return wanted
         has_objects = self.outages.retry_until_available(lambda: next(iter(self.table.scan()), None) is not None)
         return self.outages.retry_until_available(
-            lambda: self._async.run(
-                prepare_collection(self.state, self.stores, wanted, mode=mode, has_objects=has_objects)
-            )
+            lambda: self._async.run(prepare_collection(self.state, stores, wanted, mode=mode, has_objects=has_objects))
         )
 
     def _recover(self) -> None:
-        """Merge every attempt on this collection that ended without doing so, this job's own included."""
+        """Merge every attempt on this collection that ended without a merge, those of this job included."""
         self.monitor.phase = "planning"
         for dead in self.outages.retry_until_available(
             lambda: find_open_attempts(self.state, self.spec.request.collection)
@@ -215,38 +237,47 @@ class Driver:
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
                 self.writer.rewrite_attempt(dead, self.counts)
-            self._work.append_rows(dead, complete=False)
+            self._append_rows(dead, complete=False)
+
+    # -- phases -------------------------------------------------------------------------------------------------------
 
     def _run_phases(self, lease: HeldLease, contract: CollectionContract) -> None:
-        fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
-        opened = OpenAttempt(self.spec.job_id, self.attempt, lease.epoch, fingerprint, timestamp_now())
+        """Do what the mode asks for; plan anew after an outage during planning or an unordered listing."""
+        fingerprint = contract.fingerprint(self.attempt.parser_version, self.spec.request.metadata)
+        opened = OpenAttempt(
+            job_id=self.spec.job_id,
+            attempt=self.attempt.number,
+            epoch=lease.epoch,
+            fingerprint=fingerprint,
+            opened_at=timestamp_now(),
+        )
         mode = self.spec.request.mode
         sort_first = False
         while True:
             if mode in (Mode.VERIFY, Mode.REPAIR):
-                error = compare(self._work, opened, contract)
+                error = self._compare(opened, contract)
             elif mode is Mode.DELETE:
-                error = self._work.run_open(opened, plan_parity(self._work, contract, self.counts).find_removals)
+                error = self._run_open(opened, self._parity_plan(contract, self.counts).find_removals)
             else:
-                error = self._work.run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
+                error = self._run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
             if error is None:
                 return
             if isinstance(error, ListingOutOfOrderError):
-                log.info("the server lists in another order than by bytes; sorting its listing first")
+                log.info("the listing is not in byte order; sorting it first")
                 sort_first = True
             else:
                 self.outages.pause_for(error)
             self.counts.start_over()
 
     def _find_changes(self, fingerprint: str, *, sort_first: bool) -> FindObjects:
-        """What a sync has to do: the listing beside the object table."""
-        request = self.spec.request
-        only = self._work.only_keys()
+        """Return the work of a sync: the difference between the listing and the object table."""
+        request, source = self.spec.request, self.ports.source
+        only = self._only_keys()
         selection = Selection(request.source, only)
         rules = DiffRules(
-            self.spec.job_id,
-            request.source.bucket,
-            fingerprint,
+            job_id=self.spec.job_id,
+            bucket=request.source.bucket,
+            fingerprint=fingerprint,
             full=request.mode is Mode.FULL,
             delete_missing=request.delete_missing and only is None,
             retry_failed=request.retry_failed,
@@ -256,26 +287,255 @@ class Driver:
         )
 
         def find() -> Iterator[PlannedObject]:
-            parts = (self.source.list_objects(request.source.bucket, prefix) for prefix in selection.prefixes)
+            parts = (source.list_objects(request.source.bucket, prefix) for prefix in selection.prefixes)
             listing = itertools.chain.from_iterable(parts)
             ordered = sort_listing(listing) if sort_first else check_order(listing)
-            return diff_objects(ordered, self.table.scan(request.source.prefix), rules, self.counts.tally)
+            return diff_objects(ordered, self.table.scan(request.source.prefix), rules, tally=self.counts.tally)
 
         return find
 
     def _plan_only(self, contract: CollectionContract) -> None:
-        fingerprint = contract.fingerprint(self.parser_version, self.spec.request.metadata)
+        fingerprint = contract.fingerprint(self.attempt.parser_version, self.spec.request.metadata)
         try:
             find = self._find_changes(fingerprint, sort_first=False)
-            self.outages.retry_until_available(self._work.plan_thread(find, self.counts).measure)
+            self.outages.retry_until_available(self._make_plan(find, self.counts).measure)
         except ListingOutOfOrderError:
             self.counts.start_over()
             find = self._find_changes(fingerprint, sort_first=True)
-            self.outages.retry_until_available(self._work.plan_thread(find, self.counts).measure)
+            self.outages.retry_until_available(self._make_plan(find, self.counts).measure)
+
+    def _compare(self, opened: OpenAttempt, contract: CollectionContract) -> BaseException | None:
+        """Verify or repair; return the error after which planning has to start over, if any."""
+        request = self.spec.request
+        self.outages.retry_until_available(lambda: self.ledger.delete_failures(""))
+        action = Action.REPAIR if request.mode is Mode.REPAIR else Action.VERIFY
+        plan = self._parity_plan(contract, self.counts)
+        error = self._compare_stores(plan, action, self.rounds)
+        if error is None and action is Action.REPAIR:
+            self.writer.flush()
+            results = (r for report in attempt_reports(self.ledger, opened.attempt) for r in report.results)
+            error = self._run_open(opened, lambda: plan.find_undecided(results))
+        elif error is None and plan.scope.is_whole:
+            found = self.counts.different + self.counts.foreign_points
+            self.outages.retry_until_available(
+                lambda: write_verified(
+                    self.state, request.collection, self.spec.job_id, at=timestamp_now(), differences=found
+                )
+            )
+        return error
+
+    def _prove_parity(self, contract: CollectionContract) -> None:
+        """Return when every store holds exactly the points that the object table lists. Requires the lease.
+
+        Raises:
+            FatalError: "stores_differ", with the totals; each object that differs is among the job's failures.
+        """
+        counts = Counts()
+        rounds = self._make_rounds(counts, lambda: None)
+        while (error := self._compare_stores(self._parity_plan(contract, counts), Action.VERIFY, rounds)) is not None:
+            self.outages.pause_for(error)
+            counts.start_over()
+        found = stores_differ(counts)
+        if found is not None:
+            raise found
+
+    def _compare_stores(self, plan: ParityPlan, action: Action, rounds: Rounds) -> BaseException | None:
+        def run(find: FindObjects, kind: SegmentKind) -> BaseException | None:
+            thread = self._make_plan(find, plan.counts, kind=kind)
+            self._run_plan(thread, rounds)
+            return thread.error
+
+        def count() -> dict[str, int]:
+            held = count_points(self.ports.stores, self.spec.request.collection)
+            return self._async.run(held)
+
+        return compare_stores(plan, action, run=run, count_points=lambda: self.outages.retry_until_available(count))
+
+    def _parity_plan(self, contract: CollectionContract, counts: Counts) -> ParityPlan:
+        """Return the streams of what the job compares or removes in a collection, counting in ``counts``."""
+        request = self.spec.request
+        if request.mode in MODES_ON_EXISTING:
+            scope = ParityScope.of_source(request.source, self._only_keys())
+        else:
+            # Parity is proven for the whole collection, whatever part of it this job has ingested.
+            scope = ParityScope(bucket=request.source.bucket)
+        return ParityPlan(
+            self.table,
+            contract,
+            scope,
+            counts=counts,
+            parser_version=self.attempt.parser_version,
+            read_metadata=self._read_metadata,
+        )
+
+    def _read_metadata(self, job_id: str) -> Mapping[str, str]:
+        """Return the metadata of a former job's request; empty when its spec cannot be read any more."""
+        try:
+            return self.outages.retry_until_available(Ledger(self.state, job_id).read_spec).request.metadata
+        except FatalError as error:
+            log.warning("metadata of a former job is unknown", extra={"former_job": job_id, **error.log_fields()})
+            return {}
+
+    def _move_alias(self, lease: HeldLease, contract: CollectionContract) -> None:
+        """Point the job's alias to the collection, if the job has one, is within its budget and the stores agree."""
+        alias = self.spec.request.alias
+        if alias is None or not self._is_within_budget():
+            return
+        move = self._alias_move(alias)
+        move.refuse_mass_loss()
+        self._prove_parity(contract)
+        move.check()
+        self.monitor.phase = "finishing"
+        self.monitor.check()
+        with self.monitor.finishing():
+            move.move(lease.check)
+        log.info("alias moved", extra={"alias": alias, "collection": contract.collection})
+
+    def _alias_move(self, alias: str) -> AliasMove:
+        return AliasMove(
+            alias,
+            self.spec,
+            self.state,
+            stores=self.ports.stores,
+            monitor=self.monitor,
+            outages=self.outages,
+            run_async=self._async.run,
+        )
+
+    # -- plans --------------------------------------------------------------------------------------------------------
+
+    def _make_rounds(self, counts: Counts, on_done: Callable[[], None]) -> Rounds:
+        """Return rounds of this attempt that keep their own counts."""
+        return Rounds(
+            lambda ids: self.ports.engine.run(self.attempt.spec_uri, ids),
+            self.ledger,
+            self.segments,
+            counts=counts,
+            writer=self.writer,
+            monitor=self.monitor,
+            outages=self.outages,
+            on_done=on_done,
+        )
+
+    def _make_plan(
+        self,
+        find: FindObjects,
+        counts: Counts,
+        opened: OpenAttempt | None = None,
+        *,
+        kind: SegmentKind = SegmentKind.WORK,
+    ) -> PlanThread:
+        """Return a plan of what ``find`` yields; with ``opened`` a plan with an outcome to merge."""
+
+        def before_first_segment() -> None:
+            if opened is not None:
+                # A driver that was frozen here may wake after its successor has read all open plans.
+                lease = self.monitor.lease
+                if lease is not None:
+                    lease.check()
+                open_attempt(self.state, self.spec.request.collection, opened)
+
+        return PlanThread(
+            self.spec,
+            self.ledger,
+            self.segments,
+            counts=counts,
+            find_objects=find,
+            before_first_segment=before_first_segment,
+            kind=kind,
+        )
+
+    def _run_plan(self, plan: PlanThread, rounds: Rounds) -> None:
+        """Run a plan to its end; returns with ``plan.error`` set when planning has to start over.
+
+        Raises:
+            FatalError: what stopped the job; no partition is running any more.
+        """
+        self.monitor.phase = "running"
+        plan.start()
+        try:
+            rounds.run(plan.partition_ids())
+        finally:
+            plan.stop.set()
+            plan.join()
+        if isinstance(plan.error, FatalError):
+            raise plan.error
+        if plan.error is not None:
+            if not isinstance(plan.error, ListingOutOfOrderError | TransientError):
+                raise plan.error
+            return
+        tally, number = self.counts.tally, self.attempt.number
+        plan_json = {"format": 1, "attempt": number, "written_at": timestamp_now(), "counts": self.counts.to_json()}
+        self.outages.retry_until_available(lambda: self.ledger.write_plan(plan_json))
+        log.info("planned", extra={"listed": tally.listed, "planned": self.counts.planned, "deletes": tally.deletes})
+        self._check_budget()
+        if plan.delete_ids:
+            self.monitor.phase = "deleting"
+            rounds.run(iter(plan.delete_ids))
+
+    def _run_open(self, opened: OpenAttempt, find: FindObjects) -> BaseException | None:
+        """Run a plan that writes points, and merge its outcome.
+
+        Returns:
+            The error after which planning has to start over; None when the plan ran to its end.
+        """
+        plan = self._make_plan(find, self.counts, opened)
+        try:
+            self._run_plan(plan, self.rounds)
+        except FatalError:
+            self._merge(plan, opened, complete=False)
+            raise
+        self._merge(plan, opened, complete=plan.error is None)
+        return plan.error
+
+    def _merge(self, plan: PlanThread, opened: OpenAttempt, *, complete: bool) -> None:
+        """Make the outcome part of the object table, also for a job that failed or was canceled."""
+        if not plan.started:
+            return
+        self.monitor.phase = "finishing"
+        if isinstance(self.monitor.stopped, LeaseLost):
+            return
+        with self.monitor.finishing():
+            self.writer.flush()
+            self._append_rows(opened, complete=complete)
+        plan.started = False
+
+    def _append_rows(self, attempt: OpenAttempt, *, complete: bool) -> None:
+        """Write the outcome of an attempt, this one or a dead one, as rows of the object table."""
+        collection, epoch = self.spec.request.collection, self.monitor.epoch
+        self.outages.retry_until_available(
+            lambda: merge_attempt(
+                self.state, collection, attempt, writer_epoch=epoch, complete=complete, now=timestamp_now()
+            )
+        )
+
+    def _only_keys(self) -> frozenset[str] | None:
+        """Return the keys that the job is restricted to; None when it has no such list."""
+        path = self.spec.only_keys_path
+        if path is None:
+            return None
+        stored = self.outages.retry_until_available(lambda: self.state.get(path))
+        if stored is None:
+            raise FatalError(
+                "spec_missing",
+                f"The list of keys {path!r} is missing from the state store.",
+                hint="Submit the retry again.",
+            )
+        return frozenset(orjson.loads(stored.data))
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def _is_within_budget(self) -> bool:
+        return self.spec.request.failure_budget.allows(self.counts.total_failed, self.counts.planned)
+
+    def _check_budget(self) -> None:
+        if self.counts.tally.complete and not self._is_within_budget():
+            self.monitor.stop(over_budget(self.counts.total_failed, self.counts.planned))
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
+        """Decide the job's final state and write the summary."""
         failed, tally = self.counts.total_failed, self.counts.tally
-        if error is None and not self._work.is_within_budget():
+        if error is None and not self._is_within_budget():
             error = over_budget(failed, self.counts.planned)
         if error is None and self.spec.request.mode is Mode.VERIFY:
             error = differences_found(self.counts)
@@ -284,7 +544,7 @@ class Driver:
         elif error is not None:
             state = JobState.FAILED
         elif self.spec.request.mode is not Mode.PLAN and (failed or tally.failed_before):
-            # Also when the failures are old: not everything that the bucket holds can be found.
+            # Failures of earlier jobs count too: not every object of the bucket can be found by a search.
             state = JobState.PARTIALLY_SUCCEEDED
         else:
             state = JobState.SUCCEEDED
@@ -292,7 +552,7 @@ class Driver:
             "format": 1,
             "job_id": self.spec.job_id,
             "state": state.value,
-            "attempt": self.attempt,
+            "attempt": self.attempt.number,
             "epoch": self.monitor.epoch,
             "started_at": started_at,
             "finished_at": timestamp_now(),
@@ -307,7 +567,18 @@ class Driver:
         return summary
 
     async def _close(self) -> None:
-        await self.source.close()
-        await self.embedder.close()
-        for store in self.stores.values():
+        await self.ports.source.close()
+        await self.ports.embedder.close()
+        for store in self.ports.stores.values():
             await store.close()
+
+
+def over_budget(failed: int, planned: int) -> FatalError:
+    """Return the error that ends a job with too many failed objects. Pure."""
+    return FatalError(
+        "failure_budget_exceeded",
+        f"{failed} of {planned} objects failed, which is more than the failure budget allows.",
+        hint="Check the job's failures, or raise failure_budget in the request if that many are expected.",
+        failed=failed,
+        planned=planned,
+    )

@@ -1,4 +1,4 @@
-"""Ledger writer: folds reports into segments and writes down failures, a few at a time, while the job runs."""
+"""The ledger writer: folds reports into segments and writes failures in batches while the job runs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ingestion_engine.domain.ids import SegmentName
 from ingestion_engine.domain.records import Outcome, PartitionReport
 from ingestion_engine.driver.commit import OpenAttempt, attempt_reports
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.state.ledger import Ledger
 
 FOLD_REPORTS = 64
-"""Reports per segment: one object for the reader instead of so many."""
+"""Reports per segment: readers request one file instead of 64."""
 FAILURES_PER_SEGMENT = 500
+"""Failed objects after which a segment is written at once."""
 FAILURES_EVERY_S = 2.0
-"""Failures become visible within about this time."""
+"""Seconds after which failures become visible at the latest, as long as reports arrive."""
 
 Persist = Callable[[Callable[[], None]], None]
-"""Calls a function until the state store has taken it."""
+"""Calls a function until it returns without a TransientError."""
 
 
 class LedgerWriter:
-    """Buffers what one attempt has to write down. Not safe to share by threads."""
+    """Buffers the reports and failures of one attempt. Not thread-safe."""
 
     def __init__(self, ledger: Ledger, attempt: int, persist: Persist) -> None:
         self._ledger = ledger
@@ -34,7 +36,7 @@ class LedgerWriter:
         self._last_flush = time.monotonic()
 
     def add(self, report: PartitionReport) -> None:
-        """Take a report that is durable by itself already."""
+        """Take a report that is already durable as a single file."""
         self._reports.append(report)
         self._failures += failure_items(report, self._attempt)
         if len(self._reports) >= FOLD_REPORTS:
@@ -44,38 +46,39 @@ class LedgerWriter:
             self._write_failures()
 
     def add_late(self, report: PartitionReport) -> None:
-        """Take a report while the job is being stopped; ``flush`` writes it."""
+        """Take a report while the job is being stopped; only ``flush`` writes it."""
         self._reports.append(report)
         self._failures += failure_items(report, self._attempt)
 
     def flush(self) -> None:
-        """Write what is left."""
+        """Write all buffered reports and failures."""
         self._fold()
         self._write_failures()
 
     def rewrite_attempt(self, dead: OpenAttempt, counts: Counts) -> None:
-        """Write the failures of a dead attempt of this job from its reports, and add its work to the counts.
-        Idempotent.
+        """Rewrite the failures of a dead attempt of this job from its reports, and add its work to the counts.
+
+        What is written is idempotent.
         """
-        prefix = f"a{dead.attempt:02d}"
+        prefix = SegmentName.prefix(dead.attempt)
         items: list[dict[str, Any]] = []
         number = 0
         self._persist(lambda: self._ledger.delete_failures(prefix))
-        for report in attempt_reports(self._ledger, dead):
+        for report in attempt_reports(self._ledger, dead.attempt):
             counts.add_work(report)
             items += failure_items(report, dead.attempt)
             if len(items) >= FAILURES_PER_SEGMENT:
                 number += 1
-                self._store(f"{prefix}-{number:05d}", items)
+                self._store(SegmentName.make(dead.attempt, number), items)
                 items = []
         if items:
-            self._store(f"{prefix}-{number + 1:05d}", items)
+            self._store(SegmentName.make(dead.attempt, number + 1), items)
 
     def _fold(self) -> None:
         reports, self._reports = self._reports, []
         if reports:
             self._segments += 1
-            name = f"a{self._attempt:02d}-{self._segments:05d}"
+            name = SegmentName.make(self._attempt, self._segments)
             self._persist(lambda: self._ledger.fold_reports(name, reports))
 
     def _write_failures(self) -> None:
@@ -83,14 +86,14 @@ class LedgerWriter:
         self._last_flush = time.monotonic()
         if items:
             self._failure_segments += 1
-            self._store(f"a{self._attempt:02d}-{self._failure_segments:05d}", items)
+            self._store(SegmentName.make(self._attempt, self._failure_segments), items)
 
     def _store(self, segment: str, items: list[dict[str, Any]]) -> None:
         self._persist(lambda: self._ledger.write_failures(segment, items))
 
 
 def failure_items(report: PartitionReport, attempt: int) -> list[dict[str, Any]]:
-    """The report's failed objects as the API shows them. Pure."""
+    """Return the failed and differing objects of a report as the API shows them. Pure."""
     return [
         {
             "key": result.key,

@@ -1,79 +1,83 @@
-"""Rounds: running partitions on an engine until each has a report, whatever happens to processes and dependencies."""
+"""Rounds: run partitions on an engine until each has a report, despite dead processes and outages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ingestion_engine.domain.errors import FatalError, JobAborted, LeaseLost
 from ingestion_engine.domain.ids import PartitionId, make_object_id
-from ingestion_engine.domain.ports import Engine
-from ingestion_engine.domain.records import ObjectResult, Outcome, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import (
+    Action,
+    ObjectRef,
+    ObjectResult,
+    Outcome,
+    PartitionReport,
+    PlanItem,
+    PlannedObject,
+    ReportStatus,
+    StraySearch,
+)
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
-from ingestion_engine.driver.plan.diff import kind_of, segment_name
+from ingestion_engine.driver.plan.plan_thread import SegmentNames
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.ledger import Ledger
 
 log = get_logger(__name__)
 
 DEATHS_ALLOWED = 2
-"""A partition that ended its process so often is taken apart; an object that does it alone fails."""
+"""A partition that has killed this many processes is split into single objects; an object that kills alone fails."""
 
 
 class Rounds:
     """Runs partitions for one driver.
 
     Args:
-        engine: Where they run.
-        spec_uri: Of the job.
-        attempt: The driver's.
-        ledger: The job's.
-        monitor: Says when to stop.
-        counts: Updated by every report.
-        writer: Takes every report.
-        outages: Says when to pause.
-        numbers: Numbers for new plan segments.
+        run_partitions: Runs partitions of the job on its engine and yields their reports.
+        ledger: Ledger of the job.
+        segments: Names for new plan segments.
+        counts: Counts that every report updates.
+        writer: Receives every report.
+        monitor: Tells when the job has to stop.
+        outages: Back-off of the driver.
         on_done: Called after every finished partition; may stop the job through the monitor.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        spec_uri: str,
-        attempt: int,
+        run_partitions: Callable[[Iterable[PartitionId]], Iterator[PartitionReport]],
         ledger: Ledger,
-        monitor: Monitor,
+        segments: SegmentNames,
+        *,
         counts: Counts,
         writer: LedgerWriter,
+        monitor: Monitor,
         outages: OutageBackoff,
-        numbers: Iterator[int],
         on_done: Callable[[], None],
     ) -> None:
-        self._engine = engine
-        self._spec_uri = spec_uri
-        self._attempt = attempt
+        self._run_partitions = run_partitions
         self._ledger = ledger
-        self._monitor = monitor
+        self._segments = segments
         self._counts = counts
         self._writer = writer
+        self._monitor = monitor
         self._outages = outages
-        self._numbers = numbers
         self._on_done = on_done
         self._deaths: dict[PartitionId, int] = {}
 
     def run(self, partition_ids: Iterator[PartitionId]) -> None:
-        """Run partitions until each has a report; those put back run again in the next round.
+        """Run partitions until each has a report; partitions that were put back run again in the next round.
 
         Raises:
-            FatalError: what stopped the job; nothing is running any more when it is raised.
+            FatalError: what stopped the job; no partition is running any more.
         """
         ids: Iterable[PartitionId] = partition_ids
         while True:
             again: list[PartitionId] = []
-            reports = self._engine.run(self._spec_uri, self._feed(ids))
+            reports = self._run_partitions(self._feed(ids))
             try:
                 for report in reports:
                     again += self._take(report)
@@ -87,14 +91,14 @@ class Rounds:
             ids = again
 
     def _drain(self, reports: Iterator[PartitionReport]) -> None:
-        """Wait for what still runs; after this no worker of this attempt writes anything."""
+        """Wait for the partitions that are still running; afterwards no worker of this attempt writes anything."""
         for report in reports:
             if report.status is ReportStatus.DONE:
                 self._counts.add_report(report)
                 self._writer.add_late(report)
 
     def _feed(self, ids: Iterable[PartitionId]) -> Iterator[PartitionId]:
-        """Hand out partitions while the job goes on; wait while an outage lasts."""
+        """Yield partitions until the job has to stop; wait during an outage."""
         for partition_id in ids:
             self._outages.wait()
             if self._monitor.should_stop():
@@ -103,7 +107,7 @@ class Rounds:
             yield partition_id
 
     def _take(self, report: PartitionReport) -> list[PartitionId]:
-        """Account for one report; return the partitions to run (again) in its place."""
+        """Process one report; return the partitions to run in the next round because of it."""
         if report.status is ReportStatus.DONE:
             self._outages.reset()
             self._deaths.pop(report.partition_id, None)
@@ -120,45 +124,51 @@ class Rounds:
             self._outages.back_off(str(error.get("message", "")), (error.get("context") or {}).get("retry_after_s"))
             return [report.partition_id]
         deaths = self._deaths[report.partition_id] = self._deaths.get(report.partition_id, 0) + 1
-        log.warning("a partition ended without a report", extra={"partition": report.partition_id, "deaths": deaths})
+        log.warning("partition ended without a report", extra={"partition": report.partition_id, "deaths": deaths})
         if deaths < DEATHS_ALLOWED:
             return [report.partition_id]
         return self._take_apart(report)
 
     def _take_apart(self, report: PartitionReport) -> list[PartitionId]:
-        """Rerun a deadly partition object by object; an object that is deadly alone has failed."""
+        """Split a partition that kills its process into single objects; a single object that kills it has failed."""
         partition = self._outages.retry_until_available(lambda: self._ledger.read_partition(report.partition_id))
-        kind = kind_of(report.partition_id)
-        if len(partition.objects) > 1:
-            name = segment_name(self._attempt, kind, next(self._numbers))
+        items = partition.items
+        if len(items) > 1:
+            name = self._segments.make(report.partition_id.kind)
             ids = self._outages.retry_until_available(
-                lambda: self._ledger.write_plan_segment(name, [(o,) for o in partition.objects])
+                lambda: self._ledger.write_plan_segment(name, [(item,) for item in items])
             )
             self._counts.partitions_planned += len(ids) - 1
             return ids
-        planned = partition.objects[0]
-        last_words = (report.error or {}).get("message", "")
-        failed = ObjectResult(
-            planned.ref.key,
-            Outcome.FAILED,
-            planned.ref.etag,
-            planned.ref.size_bytes,
-            planned.ref.last_modified,
-            make_object_id(planned.ref.bucket, planned.ref.key),
-            planned.prior_chunks,
-            planned.prior_digest,
-            planned.prior_vectors,
-            error_code="kills_worker",
-            reason=f"Processing this object alone ended its worker {DEATHS_ALLOWED} times. Last: {last_words}",
-        )
+        failed = _blame(items[0], str((report.error or {}).get("message", "")))
         epoch = self._monitor.lease.epoch if self._monitor.lease is not None else 0
-        verdict = PartitionReport(report.partition_id, ReportStatus.DONE, epoch, (failed,))
+        verdict = PartitionReport(report.partition_id, ReportStatus.DONE, epoch, results=(failed,))
         self._outages.retry_until_available(lambda: self._ledger.create_report(verdict))
         return self._take(verdict)
 
 
-def _revive(record: dict[str, Any] | Any) -> FatalError:
-    """The worker's error, of the class that the driver reacts to."""
+def _blame(item: PlanItem, last_error: str) -> ObjectResult:
+    """Return the failure of an item that kills its worker when it is processed alone."""
+    if isinstance(item, StraySearch):
+        item = PlannedObject(ObjectRef(item.bucket, item.label, "", size_bytes=0, last_modified=""), Action.VERIFY)
+    ref = item.ref
+    return ObjectResult(
+        key=ref.key,
+        outcome=Outcome.FAILED,
+        etag=ref.etag,
+        size_bytes=ref.size_bytes,
+        last_modified=ref.last_modified,
+        object_id=make_object_id(ref.bucket, ref.key),
+        chunk_count=item.prior_chunks,
+        points_digest=item.prior_digest,
+        vectors_digest=item.prior_vectors,
+        error_code="kills_worker",
+        reason=f"Processing this object alone ended its worker {DEATHS_ALLOWED} times. Last error: {last_error}",
+    )
+
+
+def _revive(record: Mapping[str, Any]) -> FatalError:
+    """Return a worker's error as the class that the driver reacts to."""
     kinds: dict[str, type[FatalError]] = {"lease_lost": LeaseLost, "job_aborted": JobAborted}
     code = str(record.get("code", "unexpected_error"))
     kind = kinds.get(code, FatalError)

@@ -1,4 +1,4 @@
-"""An attempt of a job in this process: its driver, opened from the spec, or one of its partitions."""
+"""Runs an attempt of a job, or one of its partitions, in this process, given the URI of the spec."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def run_driver(
     """Run one attempt of a job in this process and return its summary; None when another attempt owns the job.
 
     Args:
-        spec_uri: Where its spec is.
-        attempt: Its number, from 1.
-        process: What the engine ships to its workers; None means ``process_partition``.
-        warming: On Ray, the worker that gets ready already.
-        begun: Monotonic seconds when the attempt began; None means now.
+        spec_uri: URI of the spec.
+        attempt: Number of the attempt, from 1.
+        process: Function that the engine ships to its workers; None means ``process_partition``.
+        warming: Ray tasks that are warming up already.
+        begun: Monotonic time in seconds at which the attempt began; None means now.
 
     Raises:
         IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
@@ -56,23 +56,22 @@ def run_driver(
     logging.getLogger().addHandler(tail)
     where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
     log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
-    warming = _start_engine(spec, spec_uri, settings.ray.task_cpus, warming)
+    warming = _start_engine(spec, spec_uri, task_cpus=settings.ray.task_cpus, warming=warming)
 
-    from ingestion_engine.driver.driver import Driver
+    from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
     from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
     from ingestion_engine.pipeline.worker import check_worker
 
     settings_of_job = settings.with_endpoints(spec.endpoints)
     driver = Driver(
-        spec,
-        spec_uri,
-        attempt,
-        PARSER_VERSION,
-        state,
-        open_source(settings_of_job),
-        open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
-        open_stores(settings_of_job, spec.request.stores),
-        _make_engine(spec, ledger, process, settings.ray.task_cpus, warming),
+        JobAttempt(spec=spec, spec_uri=spec_uri, number=attempt, parser_version=PARSER_VERSION),
+        Ports(
+            state=state,
+            source=open_source(settings_of_job),
+            embedder=open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
+            stores=open_stores(settings_of_job, spec.request.stores),
+            engine=_make_engine(spec, ledger, process, task_cpus=settings.ray.task_cpus, warming=warming),
+        ),
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
         begun=begun,
@@ -88,8 +87,8 @@ def run_partition(spec_uri: str, partition_id: str) -> None:
     sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _start_engine(spec: JobSpec, spec_uri: str, task_cpus: float, warming: Sequence[Any]) -> Sequence[Any]:
-    """Have the engine start what it runs on, if the job will need it, and return what gets ready there."""
+def _start_engine(spec: JobSpec, spec_uri: str, *, task_cpus: float, warming: Sequence[Any]) -> Sequence[Any]:
+    """Start the job's engine early, if the job will need it; return the Ray tasks that are warming up."""
     if spec.request.mode is Mode.PLAN or warming:
         return warming
     if spec.engine is EngineName.RAY:
@@ -104,7 +103,7 @@ def _start_engine(spec: JobSpec, spec_uri: str, task_cpus: float, warming: Seque
 
 
 def _make_engine(
-    spec: JobSpec, ledger: Ledger, process: Process | None, task_cpus: float, warming: Sequence[Any]
+    spec: JobSpec, ledger: Ledger, process: Process | None, *, task_cpus: float, warming: Sequence[Any]
 ) -> Engine:
     from ingestion_engine.pipeline.worker import process_partition
 

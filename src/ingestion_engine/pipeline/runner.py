@@ -144,7 +144,7 @@ class PartitionRun:
             self._partition.id,
             ReportStatus.DONE,
             self._context.epoch,
-            tuple(self._results[i] for i in range(len(self._partition.objects))),
+            results=tuple(self._results[i] for i in range(len(self._partition.objects))),
             chunks=self._chunks,
             chunks_embedded=self._embed.texts,
             chunks_reused=self._reused,

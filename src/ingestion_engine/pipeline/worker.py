@@ -15,7 +15,7 @@ from ingestion_engine.adapters.connect import open_embedder, open_source, open_s
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Embedder, StateStore
-from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import COMPARISONS, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
 from ingestion_engine.pipeline.parity.parity import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
@@ -110,7 +110,7 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
     now = timestamp_now()
-    compares = partition.objects[0].action in (Action.VERIFY, Action.REPAIR, Action.STRAY)
+    compares = partition.searches or partition.objects[0].action in COMPARISONS
     report = await (ParityRun if compares else PartitionRun)(context, partition, ingested_at=now).run()
     await asyncio.to_thread(ledger.create_report, report)
     return report
@@ -149,7 +149,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.contexts: dict[tuple[str, str], asyncio.Task[WorkerContext]] = {}
+        self.contexts: dict[tuple[str, int], asyncio.Task[WorkerContext]] = {}
         self.state_stores: dict[str, StateStore] = {}
         """By URL; opening one costs about 0.4 s."""
         threading.Thread(target=self.loop.run_forever, name="ingest-worker", daemon=True).start()
@@ -181,7 +181,7 @@ async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
     uri, slot = split_slot(spec_uri)
     settings, spec_uri = load_settings_for(uri)
     ledger = _open_ledger(settings, spec_uri)
-    context = await _attempt_context(settings, ledger, spec_uri, partition_id.split("-", 1)[0], slot)
+    context = await _attempt_context(settings, ledger, spec_uri, partition_id.attempt, slot)
     return await run_partition(ledger, context, partition_id)
 
 
@@ -206,7 +206,7 @@ def _open_ledger(settings: Settings, spec_uri: str) -> Ledger:
 
 
 async def _attempt_context(
-    settings: Settings, ledger: Ledger, spec_uri: str, attempt: str, slot: int | None
+    settings: Settings, ledger: Ledger, spec_uri: str, attempt: int, slot: int | None
 ) -> WorkerContext:
     """The context of this attempt, opened once per process; contexts of an earlier attempt or job are closed."""
     held = _loop().contexts
@@ -223,13 +223,13 @@ async def _attempt_context(
         raise
 
 
-async def _open_context(settings: Settings, ledger: Ledger, attempt: str, slot: int | None) -> WorkerContext:
+async def _open_context(settings: Settings, ledger: Ledger, attempt: int, slot: int | None) -> WorkerContext:
     spec = await asyncio.to_thread(ledger.read_spec)
     check_worker(spec, settings)
     settings = settings.with_endpoints(spec.endpoints)
     collection = spec.request.collection
     lease = await asyncio.to_thread(read_lease, ledger.store, collection)
-    if lease is None or lease.job_id != spec.job_id or f"a{lease.attempt:02d}" != attempt:
+    if lease is None or lease.job_id != spec.job_id or lease.attempt != attempt:
         raise LeaseLost("lease_lost", f"Collection {collection!r} belongs to another attempt now.", attempt=attempt)
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
@@ -269,7 +269,7 @@ async def _check_model(embedder: Embedder, contract: CollectionContract) -> int 
     return model.context_length
 
 
-async def _close_all(held: dict[tuple[str, str], asyncio.Task[WorkerContext]]) -> None:
+async def _close_all(held: dict[tuple[str, int], asyncio.Task[WorkerContext]]) -> None:
     for stale in [held.pop(key) for key in list(held)]:
         if not stale.cancelled() and stale.exception() is None:
             await _close(stale.result())

@@ -247,15 +247,15 @@ def make_result(
     """Return the result of an object that did not fail, of the version that was read. Pure."""
     ref = loaded.read or planned.ref
     return ObjectResult(
-        ref.key,
-        outcome,
-        ref.etag,
-        ref.size_bytes,
-        ref.last_modified,
-        object_id,
-        chunk_count,
-        points_digest,
-        vectors_digest,
+        key=ref.key,
+        outcome=outcome,
+        etag=ref.etag,
+        size_bytes=ref.size_bytes,
+        last_modified=ref.last_modified,
+        object_id=object_id,
+        chunk_count=chunk_count,
+        points_digest=points_digest,
+        vectors_digest=vectors_digest,
         origin=planned.origin,
     )
 
@@ -267,15 +267,15 @@ def make_failure(planned: PlannedObject, loaded: LoadedObject, object_id: Object
     """
     ref = loaded.read or planned.ref
     return ObjectResult(
-        ref.key,
-        Outcome.FAILED,
-        ref.etag,
-        ref.size_bytes,
-        ref.last_modified,
-        object_id,
-        planned.prior_chunks,
-        planned.prior_digest,
-        planned.prior_vectors,
+        key=ref.key,
+        outcome=Outcome.FAILED,
+        etag=ref.etag,
+        size_bytes=ref.size_bytes,
+        last_modified=ref.last_modified,
+        object_id=object_id,
+        chunk_count=planned.prior_chunks,
+        points_digest=planned.prior_digest,
+        vectors_digest=planned.prior_vectors,
         error_code=error.code,
         reason=error.message,
         origin=planned.origin,

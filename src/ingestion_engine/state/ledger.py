@@ -15,7 +15,6 @@ state store is away.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,9 +23,9 @@ import orjson
 from pydantic import ValidationError
 
 from ingestion_engine.domain.errors import FatalError, LeaseLost, StateMissing
-from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.ids import PartitionId, SegmentName
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import Partition, PartitionReport, PlannedObject
+from ingestion_engine.domain.records import Partition, PartitionReport, PlanItem
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.state.failures import FailureList
@@ -46,9 +45,6 @@ LOG_MAX_BYTES = 256 * 1024
 
 _SPEC_URI = re.compile(r"^(?P<state_url>.+)/jobs/(?P<job_id>[^/]+)/spec\.json$")
 _SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
-_PARTITION_ID = re.compile(
-    r"^(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>\d+)\.(?P<length>[1-9]\d*)\.(?P<hash>[0-9a-f]{16})$"
-)
 
 
 class Ledger:
@@ -116,7 +112,7 @@ class Ledger:
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 
-    def write_plan_segment(self, segment: str, partitions: Sequence[tuple[PlannedObject, ...]]) -> list[PartitionId]:
+    def write_plan_segment(self, segment: str, partitions: Sequence[tuple[PlanItem, ...]]) -> list[PartitionId]:
         """Write a segment of the plan for good and return its partitions' ids, in order; nothing when there are none.
 
         An id names the segment, the byte range of the partition's line and 16 hex digits of its content hash, so a
@@ -129,39 +125,34 @@ class Ledger:
         ids: list[PartitionId] = []
         lines: list[bytes] = []
         offset = 0
-        for objects in partitions:
+        for items in partitions:
             # The same bytes that Partition.content_hash hashes, so reading needs no second serialisation to verify.
-            line = orjson.dumps(Partition(PartitionId(""), objects).to_json(), option=orjson.OPT_SORT_KEYS)
-            ids.append(PartitionId(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}"))
+            line = orjson.dumps(Partition.of_items(PartitionId(""), items).to_json(), option=orjson.OPT_SORT_KEYS)
+            ids.append(PartitionId.make(segment, offset, line))
             lines.append(line + b"\n")
             offset += len(line) + 1
         if lines:
             create_once(self.store, f"{self._root}plan/{segment}.jsonl", b"".join(lines))
         return ids
 
-    def read_partition(self, partition_id: str) -> Partition:
+    def read_partition(self, partition_id: PartitionId) -> Partition:
         """Return a partition, proven to be the one its id was made of. One ranged request.
 
         Raises:
             FatalError: "plan_corrupt": the id is malformed, or its bytes are missing or others.
         """
-        match = _PARTITION_ID.match(partition_id)
-        if match is None:
-            raise FatalError(
-                "plan_corrupt", f"{partition_id!r} is not the id of a partition", partition_id=partition_id
-            )
-        path = f"{self._root}plan/{match['segment']}.jsonl"
+        path = f"{self._root}plan/{partition_id.segment}.jsonl"
         try:
-            line = self.store.get_range(path, int(match["offset"]), int(match["length"]))
+            line = self.store.get_range(path, *partition_id.byte_range)
         except StateMissing as error:
             raise FatalError(
                 "plan_corrupt", f"{path} is missing from the state store", partition_id=partition_id
             ) from error
-        if _hash_line(line) != match["hash"]:
+        if not partition_id.matches(line):
             raise FatalError(
                 "plan_corrupt", f"{path} does not hold partition {partition_id}", partition_id=partition_id
             )
-        return Partition.from_json(PartitionId(partition_id), orjson.loads(line))
+        return Partition.from_json(partition_id, orjson.loads(line))
 
     def iter_plan(self, attempt: int | None = None) -> Iterator[Partition]:
         """Yield all partitions of the plan, or of one attempt's segments, in the order of segments and lines.
@@ -170,13 +161,12 @@ class Ledger:
         verified.
         """
         folder = f"{self._root}plan/"
-        wanted = "" if attempt is None else f"a{attempt:02d}-"
+        wanted = "" if attempt is None else SegmentName.prefix(attempt)
         for segment in list_segments(self.store, folder):
             if not segment.startswith(wanted):
                 continue
             for offset, line in iter_lines(self.store, f"{folder}{segment}.jsonl"):
-                partition_id = PartitionId(f"{segment}.{offset}.{len(line)}.{_hash_line(line)}")
-                yield Partition.from_json(partition_id, orjson.loads(line))
+                yield Partition.from_json(PartitionId.make(segment, offset, line), orjson.loads(line))
 
     def write_plan(self, summary: Mapping[str, Any]) -> None:
         """Write ``plan.json``: the plan is complete, these are its totals."""
@@ -310,10 +300,6 @@ class Ledger:
 def _check_segment(segment: str) -> None:
     if not _SEGMENT.match(segment):
         raise ValueError(f"a segment's name has letters, digits and hyphens only, not {segment!r}")
-
-
-def _hash_line(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _age(summary: Mapping[str, Any]) -> tuple[int, int]:

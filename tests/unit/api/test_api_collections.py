@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.domain.spec import Chunking, JobRequest, StoreName
 from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.ledger import Ledger
@@ -25,7 +25,9 @@ def world(tmp_path: Path) -> World:
 def write_table(world: World, states: dict[str, str]) -> None:
     """Note objects in the table of ``notes``, with two chunks each."""
     rows = [
-        TableRow(key, "e", 1, "2026-01-01T00:00:00Z", "o", state, None, None, False, "f", 2, "", "", 1, "j", "t")
+        TableRow(
+            key, "e", 1, "2026-01-01T00:00:00Z", "o", RowState(state), None, None, False, "f", 2, "", "", 1, "j", "t"
+        )
         for key, state in sorted(states.items(), key=lambda item: item[0].encode())
     ]
     ObjectTable(world.state, "notes").append_run(rows, epoch=1, job_id="job-x")

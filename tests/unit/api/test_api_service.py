@@ -13,7 +13,7 @@ from ingestion_engine.api.app import create_app
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ports import SearchFilter
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -99,7 +99,24 @@ async def test_collections_show_contract_counts_and_objects(world: World) -> Non
     """A store that cannot be counted shows why; objects are paged in key order."""
     make_collection(world)
     rows = [
-        TableRow(f"k{n}", "e", 1, "2026-01-01T00:00:00Z", "o", state, None, None, False, "f", 1, "", "", 1, "j", "t")
+        TableRow(
+            f"k{n}",
+            "e",
+            1,
+            "2026-01-01T00:00:00Z",
+            "o",
+            RowState(state),
+            None,
+            None,
+            False,
+            "f",
+            1,
+            "",
+            "",
+            1,
+            "j",
+            "t",
+        )
         for n, state in enumerate(["present", "failed", "present"])
     ]
     ObjectTable(world.state, "notes").append_run(rows, epoch=1, job_id="job-x")

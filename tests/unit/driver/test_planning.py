@@ -7,12 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, TableRow
+from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, RowState, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
-from ingestion_engine.driver.plan.diff import DiffRules, Packer, Tally, diff_objects, estimate_chunks, stagger
+from ingestion_engine.driver.plan.diff import DiffRules, Tally, diff_objects
+from ingestion_engine.driver.plan.packing import Packer, estimate_chunks, stagger
 from ingestion_engine.driver.plan.selection import Selection
 
-RULES = DiffRules("job-me", "docs", "f1", full=False, delete_missing=True, retry_failed=False, selects=lambda _: True)
+RULES = DiffRules(
+    job_id="job-me",
+    bucket="docs",
+    fingerprint="f1",
+    full=False,
+    delete_missing=True,
+    retry_failed=False,
+    selects=lambda _: True,
+)
 
 
 def ref(key: str, etag: str = "e1", size: int = 10) -> ObjectRef:
@@ -21,7 +30,22 @@ def ref(key: str, etag: str = "e1", size: int = 10) -> ObjectRef:
 
 def row(key: str, **changes: object) -> TableRow:
     known = TableRow(
-        key, "e1", 10, "2026-01-01T00:00:00Z", "o", "present", None, None, False, "f1", 3, "d", "v", 1, "job-0", "now"
+        key=key,
+        etag="e1",
+        size_bytes=10,
+        last_modified="2026-01-01T00:00:00Z",
+        object_id="o",
+        state=RowState.PRESENT,
+        error_code=None,
+        reason=None,
+        retryable=False,
+        fingerprint="f1",
+        chunk_count=3,
+        points_digest="d",
+        vectors_digest="v",
+        epoch=1,
+        job_id="job-0",
+        updated_at="now",
     )
     return replace(known, **changes)
 
@@ -36,9 +60,9 @@ def test_every_reason_to_work_on_an_object_is_told_apart() -> None:
     listing = [ref("changed", "e2"), ref("dirty"), ref("new"), ref("retry"), ref("same")]
     table = [
         row("changed"),
-        row("dirty", state="failed", error_code="interrupted", retryable=True),
+        row("dirty", state=RowState.FAILED, error_code="interrupted", retryable=True),
         row("gone"),
-        row("retry", state="failed", error_code="x", retryable=True),
+        row("retry", state=RowState.FAILED, error_code="x", retryable=True),
         row("same"),
     ]
     actions, tally = plan(listing, table)
@@ -63,7 +87,7 @@ def test_any_difference_makes_an_object_changed(change: dict[str, object]) -> No
 
 def test_a_permanent_failure_is_tried_again_only_on_request_or_change() -> None:
     """An unchanged failed object is counted, not read again."""
-    failed = row("a", state="failed", error_code="corrupt_document")
+    failed = row("a", state=RowState.FAILED, error_code="corrupt_document")
     actions, tally = plan([ref("a")], [failed])
     assert actions == {}
     assert tally.failed_before == 1
@@ -73,7 +97,7 @@ def test_a_permanent_failure_is_tried_again_only_on_request_or_change() -> None:
 
 def test_a_resumed_job_does_not_repeat_its_own_rows() -> None:
     """Rows written by an earlier attempt of the same job count as done or failed, also in mode full."""
-    table = [row("a", job_id="job-me"), row("b", job_id="job-me", state="failed", error_code="x")]
+    table = [row("a", job_id="job-me"), row("b", job_id="job-me", state=RowState.FAILED, error_code="x")]
     for full in (False, True):
         actions, tally = plan([ref("a"), ref("b")], table, replace(RULES, full=full, retry_failed=full))
         assert actions == {}
@@ -220,7 +244,7 @@ def test_large_objects_begin_first() -> None:
 
 def test_comparisons_are_weighed_by_their_points() -> None:
     """Nothing of an object is read, so none is large."""
-    objects = [PlannedObject(ref(key, size=40 * 2**20), Action.VERIFY, 100) for key in "abc"]
+    objects = [PlannedObject(ref(key, size=40 * 2**20), Action.VERIFY, prior_chunks=100) for key in "abc"]
     assert Packer(FrozenLimits(), Chunking()).pack_block(objects) == [tuple(objects)]
 
 

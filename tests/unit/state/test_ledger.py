@@ -47,9 +47,19 @@ def planned(key: str, action: Action = Action.NEW) -> PlannedObject:
 def report(
     partition_id: str, epoch: int = 1, status: ReportStatus = ReportStatus.DONE, chunks: int = 0
 ) -> PartitionReport:
-    result = ObjectResult("k", Outcome.DONE, "e", 1, "2026-01-01T00:00:00Z", make_object_id("docs", "k"), chunks)
+    result = ObjectResult(
+        key="k",
+        outcome=Outcome.DONE,
+        etag="e",
+        size_bytes=1,
+        last_modified="2026-01-01T00:00:00Z",
+        object_id=make_object_id("docs", "k"),
+        chunk_count=chunks,
+    )
     results = (result,) if status == ReportStatus.DONE else ()
-    return PartitionReport(PartitionId(partition_id), status, epoch, results, chunks=chunks, seconds={"embed": 0.5})
+    return PartitionReport(
+        PartitionId(partition_id), status, epoch, results=results, chunks=chunks, seconds={"embed": 0.5}
+    )
 
 
 def make_spec(**changes: Any) -> JobSpec:
@@ -161,7 +171,7 @@ class TestPlan:
             f"../{segment}.{offset}.{length}.{digest}",
         ):
             with pytest.raises(FatalError) as error:
-                ledger.read_partition(bad)
+                ledger.read_partition(PartitionId(bad))
             assert error.value.code == "plan_corrupt"
         store.put("jobs/job-a/plan/a01-00000.jsonl", b"\x00" * 200)
         with pytest.raises(FatalError):

@@ -14,7 +14,7 @@ from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import LeaseLost, SubmissionError, TransientError
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.state.object_table import external_sort, runs
 from ingestion_engine.state.object_table.manifest import read_manifest
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -32,7 +32,7 @@ def row(key: str, version: int = 1, state: str = "present", **changes: object) -
         size_bytes=version * 2**40,
         last_modified="2026-01-01T00:00:00Z",
         object_id=make_object_id("docs", key),
-        state=state,
+        state=RowState(state),
         error_code="parse_failed" if failed else None,
         reason="broken, über" if failed else None,
         retryable=failed,

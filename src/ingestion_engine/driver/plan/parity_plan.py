@@ -1,54 +1,78 @@
-"""Parity: the phases of a job that compares both stores with the object table, and mends them.
+"""The plans of a job that compares both stores with the object table, or repairs them.
 
 ::
 
-    compare (and mend) every object ─► search for points of no object ─► repair: ingest again what stayed undecided
+    compare (and repair) every object ─► search for stray points ─► repair: ingest undecided objects again
 
-Only the last is work that a crash may leave half done; the others change nothing of what the object table says.
+A crash can leave only the last step half done; the others do not change the object table.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 from uuid import UUID
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError
-from ingestion_engine.domain.ports import VectorStore
-from ingestion_engine.domain.records import Action, ObjectRef, ObjectResult, Origin, Outcome, PlannedObject, TableRow
-from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.domain.ids import PointId
+from ingestion_engine.domain.records import (
+    Action,
+    ObjectRef,
+    ObjectResult,
+    Origin,
+    Outcome,
+    PlannedObject,
+    StraySearch,
+    TableRow,
+)
+from ingestion_engine.domain.spec import CollectionContract, Source
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.plan.diff import INTERRUPTED
+from ingestion_engine.driver.plan.selection import Selection
 from ingestion_engine.pipeline.parity.parity import VECTORS_UNKNOWN
 from ingestion_engine.state.object_table.table import ObjectTable
 
-T = TypeVar("T")
-
 RANGE_POINTS = 500_000
-"""Points of one search for strays: 16 bytes each are held, and the table's ids are read once per search."""
+"""Points of one stray search: 16 bytes are held per point, and the object ids of the table are read once per search."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParityScope:
+    """The objects of a collection that a job compares or removes."""
+
+    bucket: str
+    prefix: str = ""
+    selects: Callable[[str], bool] = lambda _key: True
+    """Returns True for the keys under the prefix that belong to the scope."""
+    is_whole: bool = True
+    """True when the scope is the whole collection."""
+
+    @classmethod
+    def of_source(cls, source: Source, only_keys: Collection[str] | None) -> ParityScope:
+        """Return the scope of a request, restricted to a list of keys if there is one."""
+        return cls(
+            bucket=source.bucket,
+            prefix=source.prefix,
+            selects=Selection(source, only_keys).matches,
+            is_whole=not (source.prefix or source.include or source.exclude or only_keys),
+        )
 
 
 @dataclass(slots=True)
 class ParityPlan:
-    """Streams of what is to be compared, searched or ingested again. Reads; writes nothing."""
+    """Streams of what is compared, searched or ingested again. Reads only."""
 
     table: ObjectTable
     contract: CollectionContract
-    bucket: str
-    prefix: str
-    selects: Callable[[str], bool]
-    is_whole: bool
-    """True when the job is about every object of the collection."""
+    scope: ParityScope
     counts: Counts
-    read_metadata: Callable[[str], Mapping[str, str]]
-    """Returns the metadata of a job's request; empty when the job is not known any more."""
     parser_version: str
-    _origins: dict[str, Origin] = field(default_factory=dict)
+    read_metadata: Callable[[str], Mapping[str, str]]
+    """Returns the metadata of a job's request; empty when the job is unknown."""
+    _origins: dict[str, Origin] = field(init=False, default_factory=dict)
 
     def find_rows(self, action: Action) -> Iterator[PlannedObject]:
-        """Yield every object of the table, but for what a dead job left half done when it is to be mended."""
+        """Yield every object of the table; a repair leaves out interrupted objects, which are ingested again."""
         for row in self._rows():
             self.counts.tally.table_rows += 1
             self.counts.tally.listed += 1
@@ -58,7 +82,7 @@ class ParityPlan:
             yield self._plan(row, action, Origin(row.job_id) if action is Action.REPAIR else None)
 
     def find_removals(self) -> Iterator[PlannedObject]:
-        """Yield every object of the table, to be removed."""
+        """Yield every object of the table as a removal."""
         for row in self._rows():
             self.counts.tally.table_rows += 1
             self.counts.tally.listed += 1
@@ -67,37 +91,46 @@ class ParityPlan:
             yield self._plan(row, Action.PURGE, None)
 
     def find_undecided(self, results: Iterator[ObjectResult]) -> Iterator[PlannedObject]:
-        """Yield what has to be ingested again: undecided results, and what a dead job left half done."""
+        """Yield the objects to ingest again: undecided results, and objects that a dead job left half done."""
         for result in results:
             if result.outcome is Outcome.UNDECIDED:
                 assert result.origin is not None
                 action = Action.FULL if result.error_code == VECTORS_UNKNOWN else Action.DIRTY
-                ref = ObjectRef(self.bucket, result.key, result.etag, result.size_bytes, result.last_modified)
-                prior = result.chunk_count, result.points_digest, result.vectors_digest
-                yield PlannedObject(ref, action, *prior, origin=self._origin(result.origin.job_id))
+                yield self._plan(result, action, self._origin(result.origin.job_id))
         for row in self._rows():
             if row.error_code == INTERRUPTED:
                 self._count(Action.DIRTY)
                 yield self._plan(row, Action.DIRTY, self._origin(row.job_id))
 
-    def find_ranges(self, points: int) -> Iterator[PlannedObject]:
-        """Yield ranges of point ids that together are all ids, for a store of so many points."""
+    def find_ranges(self, points: int) -> Iterator[StraySearch]:
+        """Yield stray searches that together cover all point ids, for a store that holds this many points."""
         searches = max(1, -(-points // RANGE_POINTS))
         bounds = [(1 << 128) * number // searches for number in range(searches + 1)]
         for first, end in itertools.pairwise(bounds):
-            ids = f"{UUID(int=first)}..{UUID(int=end - 1)}"
-            yield PlannedObject(ObjectRef(self.bucket, ids, "", 0, ""), Action.STRAY)
+            yield StraySearch(self.scope.bucket, PointId(str(UUID(int=first))), PointId(str(UUID(int=end - 1))))
 
     def _rows(self) -> Iterator[TableRow]:
-        return (row for row in self.table.scan(self.prefix) if self.selects(row.key))
+        return (row for row in self.table.scan(self.scope.prefix) if self.scope.selects(row.key))
 
     def _count(self, action: Action) -> None:
         by_action = self.counts.tally.by_action
         by_action[action] = by_action.get(action, 0) + 1
 
-    def _plan(self, row: TableRow, action: Action, origin: Origin | None) -> PlannedObject:
-        ref = ObjectRef(self.bucket, row.key, row.etag, row.size_bytes, row.last_modified)
-        return PlannedObject(ref, action, row.chunk_count, row.points_digest, row.vectors_digest, origin)
+    def _plan(self, known: TableRow | ObjectResult, action: Action, origin: Origin | None) -> PlannedObject:
+        return PlannedObject(
+            ObjectRef(
+                self.scope.bucket,
+                known.key,
+                known.etag,
+                size_bytes=known.size_bytes,
+                last_modified=known.last_modified,
+            ),
+            action,
+            prior_chunks=known.chunk_count,
+            prior_digest=known.points_digest,
+            prior_vectors=known.vectors_digest,
+            origin=origin,
+        )
 
     def _origin(self, job_id: str) -> Origin:
         if job_id not in self._origins:
@@ -105,27 +138,3 @@ class ParityPlan:
             fingerprint = self.contract.fingerprint(self.parser_version, metadata)
             self._origins[job_id] = Origin(job_id, fingerprint, metadata)
         return self._origins[job_id]
-
-
-async def count_points(stores: Mapping[StoreName, VectorStore], collection: str) -> dict[str, int]:
-    """Return the exact number of points by store; a store that lost the collection has none."""
-    counts: dict[str, int] = {}
-    for name, store in stores.items():
-        try:
-            counts[name.value] = await store.count(collection)
-        except CollectionMissing:
-            counts[name.value] = 0
-    return counts
-
-
-def differences_found(counts: Counts) -> FatalError | None:
-    """Return what a verification ends with; None when the stores are as they should be. Pure."""
-    if not counts.different and not counts.foreign_points:
-        return None
-    return FatalError(
-        "differences_found",
-        f"{counts.different} of {counts.tally.listed} objects differ; {counts.foreign_points} points belong to none.",
-        hint="The job's failures name each; a job of mode repair mends them.",
-        objects=counts.different,
-        foreign_points=counts.foreign_points,
-    )

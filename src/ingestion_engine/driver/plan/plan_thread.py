@@ -1,4 +1,4 @@
-"""The plan thread: finds and packs objects while partitions are already being worked on."""
+"""The plan thread: finds and packs objects while the first partitions are already running."""
 
 from __future__ import annotations
 
@@ -13,36 +13,51 @@ from typing import IO
 import orjson
 
 from ingestion_engine.domain.errors import FatalError
-from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Partition, PlannedObject
+from ingestion_engine.domain.ids import PartitionId, SegmentKind, SegmentName
+from ingestion_engine.domain.records import REMOVALS, Partition, PlanItem, PlannedObject, StraySearch
 from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.driver.counts import Counts
-from ingestion_engine.driver.plan.diff import BLOCK_OBJECTS, REMOVALS, Packer, segment_name, stagger, weigh
+from ingestion_engine.driver.plan.packing import BLOCK_OBJECTS, Packer, stagger, weigh
 from ingestion_engine.state.ledger import Ledger
 
 MASS_DELETE_OBJECTS = 100
 MASS_DELETE_FRACTION = 0.2
-"""A plan that deletes more than this share of more than so many objects needs ``allow_mass_delete``."""
+"""A plan that deletes more than this fraction of more than 100 objects requires ``allow_mass_delete``."""
+
+FindObjects = Callable[[], Iterator[PlanItem]]
+"""Yields what a plan consists of, in key order; may be called again when planning starts over."""
 
 
 def is_mass_delete(deletes: int, objects: int) -> bool:
-    """True when so many of so many objects going is more likely a mistake than a wish. Pure."""
+    """True when deleting this many of a collection's objects is more likely a mistake than intended. Pure."""
     return objects > MASS_DELETE_OBJECTS and deletes > MASS_DELETE_FRACTION * objects
+
+
+class SegmentNames:
+    """Makes the names of one attempt's plan segments; all its plans share one, so that no name is used twice."""
+
+    def __init__(self, attempt: int) -> None:
+        self._attempt = attempt
+        self._numbers = itertools.count(1)
+
+    def make(self, kind: SegmentKind) -> SegmentName:
+        """Return a name that this attempt has not used. Called by one thread at a time."""
+        return SegmentName.make(self._attempt, next(self._numbers), kind)
 
 
 @dataclass(slots=True)
 class _Deletions:
     """Planned deletions in key order, on disk when they are many.
 
-    They become part of the plan only when the whole listing has been seen. In a listing that turns out to be out of
-    order, every key that was jumped over looks gone, and a plan that never ran makes its objects dirty.
+    They become part of the plan only when the whole listing has been read. In a listing that turns out to be out of
+    order, every key that was jumped over looks deleted, and a plan that never ran makes its objects dirty.
     """
 
     file: IO[bytes]
     _held: list[PlannedObject] = field(default_factory=list)
 
     def add(self, planned: PlannedObject) -> None:
-        """Keep one."""
+        """Keep one deletion."""
         self._held.append(planned)
         if len(self._held) >= BLOCK_OBJECTS:
             batch = Partition(PartitionId(""), tuple(self._held))
@@ -50,7 +65,7 @@ class _Deletions:
             self._held = []
 
     def batches(self) -> Iterator[Sequence[PlannedObject]]:
-        """Yield all of them, at most ``BLOCK_OBJECTS`` at once. Call once, after the last ``add``."""
+        """Yield all deletions, at most ``BLOCK_OBJECTS`` at once. Call once, after the last ``add``."""
         self.file.seek(0)
         for line in self.file:
             yield Partition.from_json(PartitionId(""), orjson.loads(line)).objects
@@ -58,34 +73,50 @@ class _Deletions:
             yield self._held
 
 
-@dataclass(slots=True)
 class PlanThread:
-    """Writes the plan of one attempt, segment by segment, and hands out partition ids as they become durable.
+    """Writes one plan, segment by segment, and hands out partition ids as they become durable.
 
-    ``error`` is set when planning ended early; what was handed out before is right and may run.
+    Args:
+        spec: Spec of the job.
+        ledger: Ledger of the job.
+        segments: Names for new segments.
+        counts: Counts that the plan adds to.
+        find_objects: Yields what to plan; counts what it leaves out.
+        before_first_segment: Called before the first segment is written.
+        kind: Kind of the segments, except those of deletions.
     """
 
-    spec: JobSpec
-    attempt: int
-    ledger: Ledger
-    find_objects: Callable[[], Iterator[PlannedObject]]
-    """What is to be planned, in key order; counts what it leaves out."""
-    counts: Counts
-    before_first_segment: Callable[[], None]
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    """Numbers of segments, shared by all plans of one attempt so that no name is used twice."""
-    kind: str = ""
-    """Of the segments, but for those of deletions."""
-    error: BaseException | None = None
-    delete_ids: list[PartitionId] = field(default_factory=list)
-    started: bool = False
-    """True once a partition may have been worked on."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    _ready: queue.Queue[PartitionId | None] = field(default_factory=queue.Queue)
-    _thread: threading.Thread | None = None
+    def __init__(
+        self,
+        spec: JobSpec,
+        ledger: Ledger,
+        segments: SegmentNames,
+        *,
+        counts: Counts,
+        find_objects: FindObjects,
+        before_first_segment: Callable[[], None],
+        kind: SegmentKind = SegmentKind.WORK,
+    ) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._segments = segments
+        self._counts = counts
+        self._find_objects = find_objects
+        self._before_first_segment = before_first_segment
+        self._kind = kind
+        self._ready: queue.Queue[PartitionId | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+        """Why planning ended early; the partitions handed out before are right and may run."""
+        self.delete_ids: list[PartitionId] = []
+        """Partitions of deletions, complete when planning has ended."""
+        self.started = False
+        """True once a partition may have been processed."""
+        self.stop = threading.Event()
+        """Set by the driver to end planning early."""
 
     def start(self) -> None:
-        """Begin to plan in the background."""
+        """Start to plan in the background."""
         self._thread = threading.Thread(target=self._run, name="ingest-plan", daemon=True)
         self._thread.start()
 
@@ -111,67 +142,66 @@ class PlanThread:
         Raises:
             ListingOutOfOrderError, TransientError, FatalError.
         """
-        for planned in self.find_objects():
+        for planned in self._find_objects():
             self._count(planned)
-        self.counts.tally.complete = True
+        self._counts.tally.complete = True
 
     def _run(self) -> None:
         try:
             self._write()
-            self.counts.tally.complete = True
+            self._counts.tally.complete = True
         except BaseException as error:  # the driver raises it in its own thread
             self.error = error
         finally:
             self._ready.put(None)
 
-    def _count(self, planned: PlannedObject) -> None:
-        if planned.action not in REMOVALS:
-            size_bytes, chunks = weigh(planned, self.spec.request.chunking)
-            self.counts.tally.bytes_planned += size_bytes
-            self.counts.tally.chunks_estimated += chunks
+    def _count(self, planned: PlanItem) -> None:
+        if isinstance(planned, StraySearch) or planned.action not in REMOVALS:
+            size_bytes, chunks = weigh(planned, self._spec.request.chunking)
+            self._counts.tally.bytes_planned += size_bytes
+            self._counts.tally.chunks_estimated += chunks
 
     def _write(self) -> None:
-        packer = Packer(self.spec.limits, self.spec.request.chunking)
+        packer = Packer(self._spec.limits, self._spec.request.chunking)
         with tempfile.TemporaryFile(prefix="ingest-deletions-") as file:
             deletions = _Deletions(file)
             self._write_work(deletions, packer)
             self._refuse_mass_delete()
             for batch in deletions.batches():
-                self.delete_ids += self._write_segment("d", list(packer.pack(batch)))
+                self.delete_ids += self._write_segment(SegmentKind.DELETIONS, list(packer.pack(batch)))
 
     def _write_work(self, deletions: _Deletions, packer: Packer) -> None:
-        work = self._split_off(self.find_objects(), deletions)
-        shares = stagger(self.spec.parallelism)
+        work = self._split_off(self._find_objects(), deletions)
+        shares = stagger(self._spec.parallelism)
         for number in itertools.count():
             block = list(itertools.islice(work, BLOCK_OBJECTS))
             is_first, is_last = number == 0, len(block) < BLOCK_OBJECTS
             if is_first and is_last:
                 self._refuse_mass_delete()
-                packer = packer.shrunk_for(block, self.spec.parallelism)
+                packer = packer.shrunk_for(block, self._spec.parallelism)
             parts = packer.pack_block(block, rising=shares if is_first else (), falling=shares if is_last else ())
             if parts:
-                self._hand_out(self._write_segment(self.kind, parts))
+                self._hand_out(self._write_segment(self._kind, parts))
             if is_last:
                 return
 
-    def _split_off(self, stream: Iterable[PlannedObject], deletions: _Deletions) -> Iterator[PlannedObject]:
-        """Yield what is to be embedded; keep deletions aside: they run after everything else."""
+    def _split_off(self, stream: Iterable[PlanItem], deletions: _Deletions) -> Iterator[PlanItem]:
+        """Yield everything but deletions, which are set aside: they run after everything else."""
         for planned in stream:
             if self.stop.is_set():
                 return
             self._count(planned)
-            if planned.action not in REMOVALS:
+            if isinstance(planned, StraySearch) or planned.action not in REMOVALS:
                 yield planned
                 continue
             deletions.add(planned)
 
-    def _write_segment(self, kind: str, parts: list[tuple[PlannedObject, ...]]) -> list[PartitionId]:
+    def _write_segment(self, kind: SegmentKind, parts: list[tuple[PlanItem, ...]]) -> list[PartitionId]:
         if not self.started:
-            self.before_first_segment()
+            self._before_first_segment()
             self.started = True
-        name = segment_name(self.attempt, kind, next(self.numbers))
-        ids = self.ledger.write_plan_segment(name, parts)
-        self.counts.partitions_planned += len(ids)
+        ids = self._ledger.write_plan_segment(self._segments.make(kind), parts)
+        self._counts.partitions_planned += len(ids)
         return ids
 
     def _hand_out(self, ids: Iterable[PartitionId]) -> None:
@@ -179,7 +209,7 @@ class PlanThread:
             self._ready.put(partition_id)
 
     def _refuse_mass_delete(self) -> None:
-        tally, request = self.counts.tally, self.spec.request
+        tally, request = self._counts.tally, self._spec.request
         if request.allow_mass_delete or request.mode is Mode.DELETE or not tally.deletes:
             return
         everything = tally.listed == 0
@@ -188,7 +218,7 @@ class PlanThread:
                 "mass_delete_refused",
                 f"This job would delete {tally.deletes} of {tally.table_rows} objects of collection"
                 f" {request.collection!r}" + (": the listing is empty." if everything else "."),
-                hint="If that is right, submit again with allow_mass_delete=true; otherwise check prefix and filters.",
+                hint="Check prefix and filters, or submit again with allow_mass_delete=true if that is intended.",
                 deletes=tally.deletes,
                 objects=tally.table_rows,
             )

@@ -28,6 +28,7 @@ from ingestion_engine.domain.records import (
     Point,
     ReportStatus,
     StoredPoint,
+    StraySearch,
 )
 from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.parity.compare import Choice, Comparison, Differences, Expected, Verdict
@@ -44,7 +45,7 @@ DELETE_POINTS = 500
 
 
 class ParityRun:
-    """One run of one partition of VERIFY, REPAIR or STRAY. Use once."""
+    """One run of one partition of VERIFY or REPAIR, or of stray searches. Use once."""
 
     def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str) -> None:
         self._context = context
@@ -63,12 +64,11 @@ class ParityRun:
         """
         results: list[ObjectResult] = []
         for group in _group(self._partition.objects):
-            if group[0].action is Action.STRAY:
-                results += await self._search_strays(group[0])
-            else:
-                results += await self._check_group(group)
+            results += await self._check_group(group)
+        for search in self._partition.searches:
+            results += await self._search_strays(search)
         return PartitionReport(
-            self._partition.id, ReportStatus.DONE, self._context.epoch, tuple(results), points_seen=self._seen
+            self._partition.id, ReportStatus.DONE, self._context.epoch, results=tuple(results), points_seen=self._seen
         )
 
     # -- objects ------------------------------------------------------------------------------------------------------
@@ -147,15 +147,14 @@ class ParityRun:
 
     # -- points of no object ------------------------------------------------------------------------------------------
 
-    async def _search_strays(self, planned: PlannedObject) -> list[ObjectResult]:
+    async def _search_strays(self, search: StraySearch) -> list[ObjectResult]:
         """Report the points in a range of ids that belong to no object of the table; in ``repair`` remove them."""
-        first, last = planned.ref.key.split("..")
         strays = _Strays()
         for name, store in self._stores.items():
-            unknown = await self._find_unknown(store, first, last)
+            unknown = await self._find_unknown(store, search.first, search.last)
             if unknown is not None:
-                await self._take_strays(strays, name, store, (first, last), unknown)
-        return [found.to_result(planned, key) for key, found in sorted(strays.by_key.items())]
+                await self._take_strays(strays, name, store, (search.first, search.last), unknown)
+        return [found.to_result(search.bucket, key) for key, found in sorted(strays.by_key.items())]
 
     async def _find_unknown(self, store: VectorStore, first: str, last: str) -> set[bytes] | None:
         """Return the object ids that points name and the table does not have; None when every point has its object."""
@@ -216,16 +215,16 @@ class _Stray:
     counts: dict[str, int] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
 
-    def to_result(self, planned: PlannedObject, key: str) -> ObjectResult:
+    def to_result(self, bucket: str, key: str) -> ObjectResult:
         total = ", ".join(f"{store} holds {points}" for store, points in sorted(self.counts.items()))
         ids = ", ".join(self.shown)
         return ObjectResult(
-            key,
-            Outcome.DIFFERENT,
-            "",
-            0,
-            "",
-            make_object_id(planned.ref.bucket, key),
+            key=key,
+            outcome=Outcome.DIFFERENT,
+            etag="",
+            size_bytes=0,
+            last_modified="",
+            object_id=make_object_id(bucket, key),
             error_code="points_foreign",
             reason=f"Points that belong to no object of the collection: {total}; {ids}",
             differences={store: {"foreign": points} for store, points in self.counts.items()},
@@ -247,12 +246,12 @@ class _Strays:
 
 
 def _group(objects: Sequence[PlannedObject]) -> Iterator[list[PlannedObject]]:
-    """Yield runs of objects that are read together; a large object or a range of ids is alone."""
+    """Yield runs of objects that are read together; a large object is alone."""
     group: list[PlannedObject] = []
     chunks = 0
     for planned in objects:
         over = len(group) >= GROUP_OBJECTS or chunks + planned.prior_chunks > WINDOW_CHUNKS
-        if group and (over or planned.action is Action.STRAY):
+        if group and over:
             yield group
             group, chunks = [], 0
         group.append(planned)
@@ -280,15 +279,15 @@ def _result(
         code = "points_differ"
         said = f"Its points differ from what was written: {describe(differences or {})}."
     return ObjectResult(
-        ref.key,
-        outcome,
-        ref.etag,
-        ref.size_bytes,
-        ref.last_modified,
-        object_id,
-        planned.prior_chunks,
-        planned.prior_digest,
-        planned.prior_vectors,
+        key=ref.key,
+        outcome=outcome,
+        etag=ref.etag,
+        size_bytes=ref.size_bytes,
+        last_modified=ref.last_modified,
+        object_id=object_id,
+        chunk_count=planned.prior_chunks,
+        points_digest=planned.prior_digest,
+        vectors_digest=planned.prior_vectors,
         error_code=code,
         reason=said,
         differences=differences or None,

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 
 FETCH = Callable[[int, int], bytes]
 """Returns ``length`` bytes from ``start`` of a run: (start, length)."""
@@ -29,9 +29,6 @@ BATCH_ROWS = 4_096
 """Rows turned from or into Python objects at a time: about 3 MB."""
 _TAIL_BYTES = 256 * 1024
 """First read of a run: its footer, and all of it when it is small."""
-
-REMOVED = "removed"
-"""State of a tombstone: the object is in an older run, but no longer in the collection."""
 
 _LEADING = ("key", "state", "chunk_count")
 """Written first, side by side, so that statistics read one short range per row group."""
@@ -71,10 +68,18 @@ def iter_rows(table: Any) -> Iterator[TableRow]:
     for start in range(0, table.num_rows, BATCH_ROWS):
         part = table.slice(start, BATCH_ROWS)
         values = (
-            part[f.name].to_pylist() if f.name in names else itertools.repeat(_empty(f.name))
+            _read_column(f.name, part[f.name].to_pylist()) if f.name in names else itertools.repeat(_empty(f.name))
             for f in dataclasses.fields(TableRow)
         )
         yield from map(TableRow, *values)
+
+
+_ROW_STATES = {state.value: state for state in RowState}
+"""Looked up once per row, which is cheaper than calling ``RowState``."""
+
+
+def _read_column(name: str, values: list[Any]) -> Iterable[Any]:
+    return map(_ROW_STATES.__getitem__, values) if name == "state" else values
 
 
 def _empty(name: str) -> Any:

@@ -40,14 +40,13 @@ from typing import Any
 
 from ingestion_engine.domain.errors import LeaseLost
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import TableRow
+from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.runtime.timestamps import format_seconds, parse_timestamp, utc_now
 from ingestion_engine.state.cursors import decode_cursor, encode_cursor
 from ingestion_engine.state.object_table.external_sort import sort_rows
 from ingestion_engine.state.object_table.manifest import Manifest, Retired, Run, read_manifest, update_manifest
 from ingestion_engine.state.object_table.runs import (
     COLUMNS,
-    REMOVED,
     ROW_GROUP_ROWS,
     KeyRange,
     RunFile,
@@ -171,7 +170,7 @@ class ObjectTable:
 
         def visible() -> Iterator[Any]:
             for table in merge_tables([self._read_run(run, needed, keys) for run in runs]):
-                shown = table.filter(pc.not_equal(table["state"], REMOVED))
+                shown = table.filter(pc.not_equal(table["state"], RowState.REMOVED.value))
                 if shown.num_rows:
                     yield shown
 
@@ -350,4 +349,4 @@ def _drop_tombstones(tables: Iterable[Any]) -> Iterator[Any]:
     import pyarrow.compute as pc
 
     for table in tables:
-        yield table.filter(pc.not_equal(table["state"], REMOVED))
+        yield table.filter(pc.not_equal(table["state"], RowState.REMOVED.value))
