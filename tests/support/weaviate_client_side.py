@@ -1,4 +1,4 @@
-"""Weaviate by its official client: where it runs, and objects of a class with a property of every kind."""
+"""Weaviate and its official client: the server's addresses, and objects of a class with a property of every kind."""
 
 from __future__ import annotations
 
@@ -69,26 +69,22 @@ PROPERTIES = [
     Property(name="epoch", data_type=DataType.INT),
     Property(name="key", data_type=DataType.TEXT, tokenization=Tokenization.FIELD),
     Property(name="text", data_type=DataType.TEXT),
-    Property(name="lower", data_type=DataType.TEXT, tokenization=Tokenization.LOWERCASE),
-    Property(name="white", data_type=DataType.TEXT, tokenization=Tokenization.WHITESPACE),
     Property(name="ratio", data_type=DataType.NUMBER),
     Property(name="flag", data_type=DataType.BOOL),
     Property(name="at", data_type=DataType.DATE),
     Property(name="metadata", data_type=DataType.TEXT_ARRAY, tokenization=Tokenization.FIELD),
-    Property(name="pages", data_type=DataType.INT_ARRAY),
-    Property(name="owners", data_type=DataType.UUID_ARRAY),
     Property(name="hidden", data_type=DataType.TEXT, index_filterable=False, index_searchable=False),
 ]
 
 
-def make(client: Client, name: str, **kwargs: Any) -> Any:
-    """A class with one unnamed vector and a property of every kind."""
+def make(client: Client, name: str) -> Any:
+    """Create a class with one unnamed vector and a property of every kind."""
     unnamed = Configure.Vectorizer.none()
-    return client.collections.create(name, vectorizer_config=unnamed, properties=PROPERTIES, **kwargs)
+    return client.collections.create(name, vectorizer_config=unnamed, properties=PROPERTIES)
 
 
 def insert(collection: Any, *objects: DataObject[Any, Any]) -> dict[int, str]:
-    """Errors by index."""
+    """Insert a batch; return its errors by index."""
     return {at: error.message for at, error in collection.data.insert_many(list(objects)).errors.items()}
 
 

@@ -1,1 +1,1 @@
-"""A stand-in for Weaviate over SQLite and exact vector search. What does not belong: product code."""
+"""A stand-in for Weaviate over SQLite and exact vector search. Product code does not belong here."""

@@ -1,92 +1,99 @@
-"""The REST side of the Weaviate stand-in: meta, schema, aliases, single objects, nodes.
+"""The REST side of the Weaviate stand-in: meta, probes, schema, aliases, nodes, and single objects.
 
-Status codes and bodies are those of the real server, as its Python client and curl see them.
+Imitates Weaviate 1.35, adapters/handlers/rest: handlers_schema.go, handlers_aliases.go and handlers_objects.go
+(statuses and bodies as its Python client and curl see them). Single objects can be inserted, merged and deleted by id:
+the client's `data.insert`, `data.update` and `data.delete_by_id`. Other paths and methods of the real server are
+answered with 501 and a text that names them.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
+import uuid as uuid_module
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import orjson
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ingestion_devstack.weaviate.catalog import AliasClashesWithClassError, UnknownAliasError
-from ingestion_devstack.weaviate.database import Database, UnknownClassError
+from ingestion_devstack.weaviate.collection import Collection, NewObject
+from ingestion_devstack.weaviate.database import Database, IncomingObject
+from ingestion_devstack.weaviate.errors import (
+    AliasClashesWithClassError,
+    ObjectRefusedError,
+    PropertyError,
+    SchemaError,
+    UnknownAliasError,
+    UnknownClassError,
+    unsupported,
+)
 from ingestion_devstack.weaviate.grpc import MAX_MESSAGE_BYTES
-from ingestion_devstack.weaviate.rest_objects import ObjectRoutes
-from ingestion_devstack.weaviate.schema import SchemaError, upper_first
+from ingestion_devstack.weaviate.schema import lower_first, upper_first
+from ingestion_devstack.weaviate.values import parse_uuid
 
 VERSION: Final = "1.35.3"
-"""What `/v1/meta` says: new enough for aliases (1.32), older than the batch stream (1.36), which is not implemented."""
-_NODE: Final = "node1"
-_OPEN: Final = frozenset({"/v1", "/v1/", "/v1/.well-known/live", "/v1/.well-known/ready"})
+"""Answer of `/v1/meta`: new enough for aliases (1.32), older than the batch stream (1.36), which is not supported."""
+_OPEN: Final = frozenset({"/v1/.well-known/live", "/v1/.well-known/ready"})
 """Paths that need no key."""
-_UNSUPPORTED: Final = (
-    *(f"/v1/{name}{{rest:path}}" for name in ("batch", "graphql", "backups", "classifications", "replication")),
-    *(f"/v1/{name}{{rest:path}}" for name in ("users", "authz", "tokenize", "cluster", "tasks")),
-    *(f"/v1/schema/{{name}}/{rest}" for rest in ("tenants{rest:path}", "shards/{shard}", "properties/{rest:path}")),
-    "/v1/objects/{name}/{uuid}/{rest:path}",
-)
-"""Paths of the real server answered with 501 and a text that says so."""
 _OIDC: Final = "/v1/.well-known/openid-configuration"
-
-
-def json_response(content: Any, status: int = 200) -> Response:
-    """`content` as JSON."""
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-def error_response(message: str, status: int) -> Response:
-    """Weaviate's error body."""
-    return json_response({"error": [{"message": message}]}, status)
-
-
-async def read_body(request: Request, name: str) -> dict[str, Any]:
-    """The body as a JSON object.
-
-    Raises:
-        HTTPException: 400, not JSON or not an object.
-    """
-    try:
-        body = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise HTTPException(400, f'parsing {name} body from "" failed, because {error}') from None
-    if not isinstance(body, dict):
-        raise HTTPException(400, f'parsing {name} body from "" failed, because it is not an object')
-    return body
+_REAL: Final = re.compile(
+    r"/v1/(?:aliases|authz|backups|batch|classifications|cluster|graphql|meta|nodes|objects|replication|schema|tasks"
+    r"|tokenize|users)(?:/.*)?"
+)
+"""Paths of the real server."""
+_INVALID_ID: Final = 601
+"""Code in the body of a 422 for an id that is no UUID."""
+_NODE: Final = {
+    "batchStats": {"queueLength": 0, "ratePerSecond": 0},
+    "name": "node1",
+    "operationalMode": "ReadWrite",
+    "shards": None,
+    "status": "HEALTHY",
+    "version": VERSION,
+}
+Work = Callable[[Request, dict[str, Any]], Response]
+"""A handler: takes the request and its JSON body ({} without one), and runs in a thread with the database's lock."""
 
 
 def make_app(database: Database, api_key: str | None) -> ASGIApp:
-    """The ASGI application; with a key every path but the probes needs it as a bearer token."""
-    schema = _SchemaRoutes(database)
-    objects = ObjectRoutes(database)
+    """Return the ASGI application; with a key every path but the probes needs it as a bearer token."""
+    schema, objects = _Schema(database), _Objects(database)
+
+    def route(path: str, method: str, work: Work) -> Route:
+        async def answer(request: Request) -> Response:
+            body = await _read_body(request)
+            return await run_in_threadpool(_run, database, lambda: work(request, body))
+
+        return Route(path, answer, methods=[method])
+
     routes = [
-        Route("/v1", _links),
-        Route("/v1/", _links),
-        Route("/v1/.well-known/live", _alive),
-        Route("/v1/.well-known/ready", _alive),
-        Route(_OIDC, _absent),
-        Route("/v1/meta", _meta),
-        Route("/v1/nodes", schema.nodes),
-        Route("/v1/nodes/{name}", schema.nodes),
-        Route("/v1/schema", schema.collection, methods=["GET", "POST"]),
-        Route("/v1/schema/{name}", schema.item, methods=["GET", "PUT", "DELETE"]),
-        Route("/v1/schema/{name}/properties", schema.properties, methods=["POST"]),
-        Route("/v1/schema/{name}/shards", schema.shards),
-        Route("/v1/aliases", schema.aliases, methods=["GET", "POST"]),
-        Route("/v1/aliases/{name}", schema.alias, methods=["GET", "PUT", "DELETE"]),
-        Route("/v1/objects", objects.collection, methods=["GET", "POST"]),
-        Route("/v1/objects/{name}/{uuid}", objects.item, methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"]),
+        route("/v1/.well-known/live", "GET", lambda *_: Response()),
+        route("/v1/.well-known/ready", "GET", lambda *_: Response()),
+        route(_OIDC, "GET", lambda *_: Response(status_code=404)),
+        route("/v1/meta", "GET", lambda request, _: _describe_server(request)),
+        route("/v1/nodes", "GET", lambda *_: _json({"nodes": [_NODE]})),
+        route("/v1/schema", "GET", lambda *_: _json({"classes": database.definitions()})),
+        route("/v1/schema", "POST", lambda _, body: _json(database.create_class(body))),
+        route("/v1/schema/{name}", "GET", schema.get_class),
+        route("/v1/schema/{name}", "DELETE", schema.drop_class),
+        route("/v1/aliases", "GET", schema.list_aliases),
+        route("/v1/aliases", "POST", schema.add_alias),
+        route("/v1/aliases/{name}", "GET", schema.get_alias),
+        route("/v1/aliases/{name}", "PUT", schema.move_alias),
+        route("/v1/aliases/{name}", "DELETE", schema.drop_alias),
+        route("/v1/objects", "POST", objects.insert),
+        route("/v1/objects/{name}/{uuid}", "PATCH", objects.merge),
+        route("/v1/objects/{name}/{uuid}", "DELETE", objects.delete),
     ]
-    routes += [Route(path, _unsupported, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]) for path in _UNSUPPORTED]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _answer_http_error})
     return app if api_key is None else _Authenticated(app, api_key)
 
 
@@ -96,168 +103,192 @@ class _Authenticated:
         self._expected = f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN:
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if hmac.compare_digest(given, self._expected) or (scope["path"] == _OIDC and not given.startswith(b"Bearer ")):
+        given = dict(scope["headers"]).get(b"authorization", b"") if scope["type"] == "http" else self._expected
+        is_open = scope["path"] in _OPEN or (scope["path"] == _OIDC and not given.startswith(b"Bearer "))
+        if is_open or hmac.compare_digest(given, self._expected):
             await self._app(scope, receive, send)
             return
         message = "unauthorized: invalid api key"
         if not given.startswith(b"Bearer "):
             methods = "Please authenticate through one of the available methods: [API-keys]"
             message = f"anonymous access not enabled. {methods} "
-        await json_response({"code": 401, "message": message}, 401)(scope, receive, send)
+        await _json({"code": 401, "message": message}, 401)(scope, receive, send)
 
 
-async def _links(_request: Request) -> Response:
-    names = {"/v1/meta": "Meta information about this instance/cluster", "/v1/schema": "view complete schema"}
-    return json_response({"links": [{"href": href, "name": name} for href, name in names.items()]})
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-async def _alive(_request: Request) -> Response:
-    return Response(status_code=200)
+def _error(message: str, status: int) -> Response:
+    return _json({"error": [{"message": message}]}, status)
 
 
-async def _absent(_request: Request) -> Response:
-    return Response(status_code=404)
+async def _read_body(request: Request) -> dict[str, Any]:
+    """Return the body, {} for an empty one.
+
+    Raises:
+        HTTPException: 400, not JSON or not an object.
+    """
+    content = await request.body()
+    try:
+        body = orjson.loads(content) if content else {}
+    except orjson.JSONDecodeError as error:
+        raise HTTPException(400, f'parsing body body from "" failed, because {error}') from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, 'parsing body body from "" failed, because it is not an object')
+    return body
 
 
-async def _meta(request: Request) -> Response:
-    host = f"{request.url.scheme}://{request.url.netloc}"
-    return json_response({"grpcMaxMessageSize": MAX_MESSAGE_BYTES, "hostname": host, "modules": {}, "version": VERSION})
+def _run(database: Database, work: Callable[[], Response]) -> Response:
+    """Return the answer of a handler, which runs alone, or the answer that its error stands for."""
+    with database.lock:
+        try:
+            return work()
+        except SchemaError as error:
+            return _error(str(error), 422)
+        except AliasClashesWithClassError as error:
+            return _error(str(error), 500)
+        except (UnknownAliasError, UnknownClassError):
+            return Response(status_code=404)
 
 
-async def _unsupported(request: Request) -> Response:
-    message = f"{request.method} {request.url.path} is not supported by the embedded Weaviate; use a real server"
-    return error_response(message, 501)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code in (404, 405) and _REAL.fullmatch(request.url.path):
+        return _error(unsupported(f"{request.method} {request.url.path}"), 501)
     message = f"path {request.url.path} was not found" if error.status_code == 404 else error.detail
-    if error.status_code == 405:
-        message = f"method {request.method} is not allowed"
-    return json_response({"code": error.status_code, "message": message}, error.status_code)
+    code = _INVALID_ID if error.status_code == 422 else error.status_code
+    return _json({"code": code, "message": message}, error.status_code)
 
 
-class _SchemaRoutes:
-    """Classes, aliases, nodes. Handlers are short and run on the event loop, but for dropping and making classes."""
+def _describe_server(request: Request) -> Response:
+    host = f"{request.url.scheme}://{request.url.netloc}"
+    return _json({"grpcMaxMessageSize": MAX_MESSAGE_BYTES, "hostname": host, "modules": {}, "version": VERSION})
+
+
+class _Schema:
+    """Handlers of classes and aliases."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._catalog = database.catalog
 
-    async def collection(self, request: Request) -> Response:
-        """GET lists the classes, POST makes one."""
-        if request.method == "POST":
-            body = await read_body(request, "objectClass")
-            return _schema_answer(lambda: json_response(self._database.create_class(body)))
-        classes = list(self._catalog.classes.values())
-        return json_response({"classes": classes})
+    def get_class(self, request: Request, _: dict[str, Any]) -> Response:
+        """Return a class, also by an alias."""
+        return _json(self._database.collection(request.path_params["name"]).definition)
 
-    async def item(self, request: Request) -> Response:
-        """GET (also by alias), PUT, DELETE (never by alias) of one class."""
-        name = request.path_params["name"]
-        if request.method == "DELETE":
-            self._database.drop_class(name)
-            return Response(status_code=200)
-        if request.method == "PUT":
-            body = await read_body(request, "objectClass")
-            return _schema_answer(lambda: json_response(self._database.change_class(name, body)))
-        definition = self._catalog.classes.get(self._catalog.resolve(name)[0])
-        return Response(status_code=404) if definition is None else json_response(definition)
+    def drop_class(self, request: Request, _: dict[str, Any]) -> Response:
+        """Delete a class, never by an alias; an absent one is no error."""
+        self._database.drop_class(request.path_params["name"])
+        return Response()
 
-    async def properties(self, request: Request) -> Response:
-        """POST adds a property."""
-        body = await read_body(request, "body")
-        name = request.path_params["name"]
-        return _schema_answer(lambda: json_response(self._database.add_properties(name, [body])[0]))
+    def list_aliases(self, request: Request, _: dict[str, Any]) -> Response:
+        """Return all aliases, or those of one class."""
+        wanted = upper_first(request.query_params.get("class", ""))
+        pairs = sorted(self._database.aliases.items())
+        listed = [{"alias": alias, "class": target} for alias, target in pairs if wanted in ("", target)]
+        return _json({"aliases": listed})
 
-    async def shards(self, request: Request) -> Response:
-        """One shard, always ready: there is no queue of vectors to index."""
-        definition = self._catalog.classes.get(self._catalog.resolve(request.path_params["name"])[0])
-        if definition is None:
-            return Response(status_code=404)
-        ready = {"name": "main", "per_node_status": {_NODE: "READY"}, "status": "READY", "vectorQueueSize": 0}
-        return json_response([ready])
+    def add_alias(self, _: Request, body: dict[str, Any]) -> Response:
+        """Create an alias."""
+        name, target = (upper_first(str(body.get(field) or "")) for field in ("alias", "class"))
+        self._database.add_alias(name, target)
+        return self._show_alias(name)
 
-    async def nodes(self, request: Request) -> Response:
-        """One healthy node; with `output=verbose` its shards and their numbers of objects."""
-        node: dict[str, Any] = {
-            "batchStats": {"queueLength": 0, "ratePerSecond": 0},
-            "name": _NODE,
-            "operationalMode": "ReadWrite",
-            "shards": None,
-            "status": "HEALTHY",
-            "version": VERSION,
-        }
-        name = request.path_params.get("name")
-        if name is not None and upper_first(name) not in self._catalog.classes:
-            return error_response(f"class {upper_first(name)} not found", 404)
-        if request.query_params.get("output") == "verbose":
-            shards = [self._shard(each) for each in ([upper_first(name)] if name else list(self._catalog.classes))]
-            node["shards"] = shards
-            node["stats"] = {"objectCount": sum(shard["objectCount"] for shard in shards), "shardCount": len(shards)}
-        return json_response({"nodes": [node]})
+    def get_alias(self, request: Request, _: dict[str, Any]) -> Response:
+        """Return one alias."""
+        return self._show_alias(upper_first(request.path_params["name"]))
 
-    def _shard(self, name: str) -> dict[str, Any]:
-        return {
-            "asyncReplicationStatus": [],
-            "class": name,
-            "compressed": False,
-            "loaded": True,
-            "name": "main",
-            "numberOfReplicas": 1,
-            "objectCount": self._database.collection(name).count(),
-            "replicationFactor": 1,
-            "vectorIndexingStatus": "READY",
-            "vectorQueueLength": 0,
-        }
-
-    async def aliases(self, request: Request) -> Response:
-        """GET lists the aliases (of one class), POST makes one."""
-        if request.method == "POST":
-            body = await read_body(request, "body")
-            alias, target = str(body.get("alias") or ""), str(body.get("class") or "")
-            return _schema_answer(lambda: _alias_response(self._catalog.add_alias(alias, target)))
-        wanted = request.query_params.get("class")
-        listed = [
-            {"alias": alias, "class": target}
-            for alias, target in sorted(self._catalog.aliases.items())
-            if wanted is None or target == upper_first(wanted)
-        ]
-        return json_response({"aliases": listed})
-
-    async def alias(self, request: Request) -> Response:
-        """GET, PUT (another class), DELETE of one alias."""
+    def move_alias(self, request: Request, body: dict[str, Any]) -> Response:
+        """Point an alias at another class."""
         name = upper_first(request.path_params["name"])
-        if request.method == "PUT":
-            target = str((await read_body(request, "body")).get("class") or "")
-            return _schema_answer(lambda: _alias_response(self._catalog.move_alias(name, target)))
-        if name not in self._catalog.aliases:
-            return Response(status_code=404)
-        if request.method == "DELETE":
-            return _schema_answer(lambda: self._drop_alias(name))
-        return _alias_response((name, self._catalog.aliases[name]))
+        self._database.move_alias(name, upper_first(str(body.get("class") or "")))
+        return self._show_alias(name)
 
-    def _drop_alias(self, name: str) -> Response:
-        self._catalog.remove_alias(name)
+    def drop_alias(self, request: Request, _: dict[str, Any]) -> Response:
+        """Delete an alias."""
+        self._database.drop_alias(upper_first(request.path_params["name"]))
+        return Response(status_code=204)
+
+    def _show_alias(self, name: str) -> Response:
+        if name not in self._database.aliases:
+            raise UnknownAliasError(name)
+        return _json({"alias": name, "class": self._database.aliases[name]})
+
+
+class _Objects:
+    """Handlers of single objects."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, _: Request, body: dict[str, Any]) -> Response:
+        """Insert an object; one whose id exists is refused."""
+        if not body.get("class"):
+            return _error("invalid object: the given class is empty", 422)
+        uuid = str(body.get("id") or uuid_module.uuid4())
+        try:
+            collection, prepared = self._database.prepare(_read_object(body, str(body["class"]), uuid))
+        except ObjectRefusedError as error:
+            return _error(f"invalid object: {error}", 422)
+        if collection.get(prepared.id) is not None:
+            return _error(f"id '{uuid}' already exists", 422)
+        answer = {"class": collection.definition["class"], "id": prepared.id, "properties": prepared.props}
+        return _store(collection, prepared) or _json(answer)
+
+    def merge(self, request: Request, body: dict[str, Any]) -> Response:
+        """Change the given properties of an object; the vector stays unless one is given."""
+        collection = self._database.collection(request.path_params["name"])
+        if (current := collection.get(uuid := _read_uuid(request))) is None:
+            return Response(status_code=404)
+        try:
+            incoming = _read_object(body, collection.definition["class"], uuid)
+            _, update = self._database.prepare(incoming)
+        except ObjectRefusedError as error:
+            return _error(f"msg:bad request code:400 err:{error}", 422)
+        removed = {lower_first(prop) for prop, value in incoming.props.items() if value is None}
+        props = {prop: value for prop, value in current.props.items() if prop not in removed} | update.props
+        merged = NewObject(uuid, props, update.vector or current.vector)
+        return _store(collection, merged) or Response(status_code=204)
+
+    def delete(self, request: Request, _: dict[str, Any]) -> Response:
+        """Delete an object; an absent one is no error."""
+        uuid = _read_uuid(request)
+        try:
+            self._database.collection(request.path_params["name"]).delete([uuid])
+        except UnknownClassError as error:
+            place = "could not delete object from vector repo"
+            return _error(f"{place}: delete from non-existing index for {error}", 500)  # noqa: S608  # not SQL
         return Response(status_code=204)
 
 
-def _alias_response(pair: tuple[str, str]) -> Response:
-    return json_response({"alias": pair[0], "class": pair[1]})
-
-
-def _schema_answer(run: Callable[[], Response]) -> Response:
+def _read_uuid(request: Request) -> str:
     try:
-        return run()
-    except SchemaError as error:
-        return error_response(str(error), 422)
-    except AliasClashesWithClassError as error:
-        return error_response(str(error), 500)
-    except UnknownAliasError:
-        return Response(status_code=404)
-    except UnknownClassError as error:
-        return error_response(f'class "{error}": not found', 422)
+        return parse_uuid(request.path_params["uuid"])
+    except PropertyError:
+        text = f'id in path must be of type uuid: "{request.path_params["uuid"]}"'
+        raise HTTPException(422, text) from None
+
+
+def _read_object(body: dict[str, Any], class_name: str, uuid: str) -> IncomingObject:
+    for field in body.keys() - {"class", "id", "properties", "vector", "vectors"}:
+        raise ObjectRefusedError(unsupported(f"`{field}` of an object"))
+    vectors = {}
+    for name, values in ({"": body.get("vector") or []} | (body.get("vectors") or {})).items():
+        try:
+            vector = np.asarray(values, dtype="<f4")
+        except (TypeError, ValueError) as error:
+            raise ObjectRefusedError(f"vector: {error}") from None
+        if vector.ndim != 1:
+            raise ObjectRefusedError(unsupported("a multi-vector"))
+        vectors[name] = vector.tobytes()
+    return IncomingObject(class_name=class_name, uuid=uuid, props=body.get("properties") or {}, vectors=vectors)
+
+
+def _store(collection: Collection, item: NewObject) -> Response | None:
+    """Write an object; return the answer if it is refused."""
+    (refused,) = collection.put([item], keep_created=True)
+    if refused is None:
+        return None
+    index = collection.definition["class"].lower()
+    place = f'put object: import into index {index}: put local object: shard="main": store object in LSM store'
+    return _error(f"{place}: {refused}", 500)

@@ -2,10 +2,12 @@
 
     python -m ingestion_devstack.weaviate.server --host 127.0.0.1 --port P --grpc-port G --data-dir D
 
-It does what the official Python client v4 calls for schema, aliases, batch writes, reads, filters, vector search,
-counts and deletes, with the real server's answers in errors too (compared with 1.40.0-dev by the contract tests),
-and refuses the rest with a text that says so. Everything acknowledged survives the death of the process. The key, if
-any, comes from the environment variable WEAVIATE_API_KEY, so that it never shows in a process list.
+It imitates Weaviate 1.35: what the ingestion engine calls, and the basic calls of the official Python client v4 for
+classes, aliases, batches, reads, simple filters, vector search, counts and deletion. Texts and statuses, of errors too,
+are the real server's (compared with 1.40.0-dev by the contract tests); the other modules name the sources they were
+read from. Everything else is refused with a text that names it. Every acknowledged change survives the death of the
+process. The key, if one is required, comes from the environment variable WEAVIATE_API_KEY, so that it never shows in a
+process list.
 
 Known differences: equal distances are ordered by age; in the very first batch of a class the real server stores an
 object whose vector has another length than its batch-mates' although it reports the error, the stand-in does not.
@@ -29,7 +31,7 @@ from ingestion_devstack.weaviate.grpc import start_grpc
 from ingestion_devstack.weaviate.rest import make_app
 
 _STOP_S: Final = 3
-"""How long running requests may take to finish after a signal; nothing acknowledged is lost by cutting them."""
+"""Time for running requests to finish after a signal; cutting them off loses nothing that was acknowledged."""
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -37,7 +39,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address of both listeners")
     parser.add_argument("--port", type=int, default=8080, help="REST port")
     parser.add_argument("--grpc-port", type=int, default=50051, help="gRPC port")
-    parser.add_argument("--data-dir", type=Path, required=True, help="where classes and objects are kept")
+    parser.add_argument("--data-dir", type=Path, required=True, help="directory of classes and objects")
     return parser.parse_args(argv)
 
 
@@ -54,9 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     api_key = os.environ.get("WEAVIATE_API_KEY") or None
     database = Database(arguments.data_dir)
     with socket.create_server((arguments.host, arguments.port), backlog=2048) as listener:
-        grpc_server = start_grpc(database, arguments.host, arguments.grpc_port, api_key)
+        address = f"{arguments.host}:{arguments.grpc_port}"
+        grpc_server = start_grpc(database, address=address, api_key=api_key)
         host, port = listener.getsockname()[:2]
-        sys.stdout.write(f"Weaviate stand-in on http://{host}:{port}, gRPC on {host}:{arguments.grpc_port}\n")
+        sys.stdout.write(f"Weaviate stand-in on http://{host}:{port}, gRPC on {address}\n")
         sys.stdout.flush()
         config = uvicorn.Config(
             make_app(database, api_key),

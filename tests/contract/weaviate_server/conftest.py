@@ -64,9 +64,9 @@ def shelf(client: Client) -> Iterator[Any]:
             item(
                 n,
                 [1.0, float(n), 0.0],
-                object_id=uid(n % 3), epoch=n, key=f"Dir/File {n}", text=f"word{n} the apple Pie-{n}", lower=f"Low {n}",
-                white=f"White Space{n}", ratio=n / 2, flag=n % 2 == 0, at=f"2024-01-{n}T00:00:00Z",
-                metadata=[f"k={n}", "Common X"], pages=[n, n + 1], owners=[uid(n)], hidden="h",
+                object_id=uid(n % 3), epoch=n, key=f"Dir/File {n}", text=f"word{n} the apple Pie-{n}",
+                ratio=n / 2, flag=n % 2 == 0, at=f"2024-01-{n}T00:00:00Z",
+                metadata=[f"k={n}", "Common X"], hidden="h",
             )
             for n in range(10, 20)
         ),

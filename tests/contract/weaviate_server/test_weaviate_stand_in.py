@@ -1,43 +1,110 @@
-"""What only the embedded Weaviate promises: what it refuses, what survives it, which indexes it uses."""
+"""Guarantees of the embedded Weaviate alone: refusals by name, survival of its process, an index for uuid filters."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
-from weaviate.exceptions import WeaviateInsertManyAllFailedError, WeaviateQueryError
-from weaviate.proto.v1 import base_pb2
+from weaviate.classes.query import Filter, Sort
+from weaviate.exceptions import UnexpectedStatusCodeError, WeaviateInsertManyAllFailedError, WeaviateQueryError
 
-from ingestion_devstack.weaviate.filters import compile_filter
-from ingestion_devstack.weaviate.records import NewObject
-from ingestion_devstack.weaviate.schema import complete_class
-from ingestion_devstack.weaviate.storage import Collection
-from ingestion_devstack.weaviate.vectors import VectorSpace
 from support import servers
-from support.weaviate_client_side import Target, by, embedded, insert, item, make, number, only_embedded, uid
+from support.weaviate_client_side import Client, Target, by, embedded, insert, item, make, number, only_embedded, uid
 
 # The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
 
+REFUSED = "is not supported by the embedded Weaviate"
 
-def test_what_the_stand_in_lacks_is_refused_by_name(target: Target, http: httpx.Client, shelf: Any) -> None:
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda shelf: shelf.query.bm25("apple"), "bm25_search"),
+        (lambda shelf: shelf.query.hybrid("apple"), "hybrid_search"),
+        (lambda shelf: shelf.query.near_text("apple"), "near_text"),
+        (lambda shelf: shelf.query.near_object(uid(10)), "near_object"),
+        (lambda shelf: shelf.query.near_vector([1.0, 0.0, 0.0], auto_limit=1), "autocut"),
+        (lambda shelf: shelf.query.near_vector([1.0, 0.0, 0.0], distance=0.5), "distance"),
+        (lambda shelf: shelf.query.near_vector([1.0, 0.0, 0.0], certainty=0.5), "certainty"),
+        (lambda shelf: shelf.query.fetch_objects(sort=Sort.by_property("epoch")), "sort_by"),
+        (lambda shelf: shelf.with_tenant("t").query.fetch_objects(), "tenant"),
+        (lambda shelf: shelf.aggregate.over_all(group_by="object_id"), "group_by"),
+        (lambda shelf: shelf.query.fetch_objects(filters=Filter.not_(by("epoch").equal(1))), "OPERATOR_NOT"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("epoch").equal("1")), "a text as the operand"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("key").is_none(True)), "OPERATOR_IS_NULL"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("key", length=True).equal(1)), "len"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("metadata").contains_all(["x"])), "CONTAINS_ALL"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("metadata").like("x")), "Like on anything but"),
+        (lambda shelf: shelf.query.fetch_objects(filters=by("text").not_equal("x")), "OPERATOR_NOT_EQUAL on text"),
+    ],
+)
+def test_unsupported_calls_are_refused_by_name(
+    target: Target, shelf: Any, call: Callable[[Any], Any], named: str
+) -> None:
     only_embedded(target)
-    for call, feature in (
-        (lambda: shelf.query.bm25("apple"), "bm25"),
-        (lambda: shelf.query.hybrid("apple"), "hybrid"),
-        (lambda: shelf.query.near_text("apple"), "near_text"),
-        (lambda: shelf.query.near_vector([1.0, 0.0, 0.0], auto_limit=1), "autocut"),
-    ):
-        with pytest.raises(WeaviateQueryError, match=f"{feature}.* is not supported by the embedded Weaviate"):
-            call()
-    response = http.post("/graphql", json={"query": "{}"})
+    with pytest.raises(WeaviateQueryError, match=f"{named}.*{REFUSED}"):
+        call(shelf)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/graphql"),
+        ("POST", "/batch/objects"),
+        ("PUT", "/schema/{name}"),
+        ("POST", "/schema/{name}/properties"),
+        ("GET", "/objects"),
+        ("PUT", "/objects/{name}/00000000-0000-0000-0000-000000000001"),
+        ("POST", "/schema/{name}/tenants"),
+    ],
+)
+def test_unsupported_paths_are_501(target: Target, http: httpx.Client, name: str, method: str, path: str) -> None:
+    """The text names the path."""
+    only_embedded(target)
+    response = http.request(method, path.format(name=name))
     assert response.status_code == 501
-    assert "not supported by the embedded Weaviate" in response.json()["error"][0]["message"]
+    assert f"{method} /v1{path.format(name=name)} {REFUSED}" in response.json()["error"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"multiTenancyConfig": {"enabled": True}}, "`multiTenancyConfig` of a class"),
+        ({"vectorConfig": {"one": {"vectorizer": {"none": {}}}, "two": {"vectorizer": {"none": {}}}}}, "several named"),
+        ({"vectorIndexType": "flat"}, "a vector index of type flat"),
+        ({"vectorIndexConfig": {"distance": "dot"}}, "the distance dot"),
+        ({"vectorIndexConfig": {"pq": {"enabled": True}}}, "`pq` of a vector index"),
+        ({"properties": [{"name": "x", "dataType": ["geoCoordinates"]}]}, "the data type ['geoCoordinates']"),
+        ({"properties": [{"name": "x", "dataType": ["text"], "tokenization": "trigram"}]}, "tokenization 'trigram'"),
+    ],
+)
+def test_unsupported_definitions_are_refused_by_name(
+    target: Target, http: httpx.Client, name: str, change: dict[str, Any], named: str
+) -> None:
+    only_embedded(target)
+    response = http.post("/schema", json={"class": name, **change})
+    assert response.status_code == 422
+    message = response.json()["error"][0]["message"]
+    assert named in message
+    assert REFUSED in message
+
+
+def test_unsupported_values_are_refused_by_name(target: Target, client: Client, name: str) -> None:
+    """In a batch as the error of their object; a single object is refused as a whole."""
+    only_embedded(target)
+    collection = make(client, name)
+    errors = insert(collection, item(1, key="k"), item(2, nested={"a": 1}), item(3, numbers=[1, 2]))
+    assert errors.keys() == {1, 2}
+    assert all(REFUSED in text for text in errors.values())
+    with pytest.raises(UnexpectedStatusCodeError, match=f"text array|{REFUSED}"):
+        collection.data.insert({"numbers": [1, 2]}, uuid=uid(4))
+    assert len(collection) == 1
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -68,59 +135,32 @@ def test_everything_acknowledged_is_there_after_a_restart(tmp_path: Path, end: s
             insert(collection, item(600, [1.0], epoch=1))
 
 
-def _stored(tmp_path: Path) -> Collection:
-    properties = [{"name": "object_id", "dataType": ["uuid"]}, {"name": "epoch", "dataType": ["int"]}]
-    collection = Collection(tmp_path / "c.db", complete_class({"class": "C", "properties": properties}))
-    collection.put([NewObject(UUID(int=n).bytes, {"object_id": uid(n % 50), "epoch": n}, {}) for n in range(1, 2001)])
-    return collection
+def test_a_filter_on_a_uuid_uses_its_index(tmp_path: Path) -> None:
+    """`object_id = X and epoch < n`, which follows every write of the product, is a search in one index."""
+    with servers.stopping(servers.start_weaviate(tmp_path)) as server, embedded(server).connect() as client:
+        collection = make(client, "Indexed")
+        insert(collection, *(item(n, epoch=n, object_id=uid(n % 50)) for n in range(1, 2001)))
+        where = by("object_id").contains_any([uid(7)]) & by("epoch").less_than(1000)
+        assert collection.aggregate.over_all(total_count=True, filters=where).total_count == 20
+    with sqlite3.connect(tmp_path / "weaviate" / "weaviate.db") as db:
+        sql = "SELECT count(*) FROM objects_1 WHERE json_extract(props, '$.object_id') IN (?)"
+        details = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", [uid(7)])]
+    assert details == ["SEARCH objects_1 USING INDEX objects_1_object_id (<expr>=?)"]
 
 
-def _filter(property_name: str, operator: int, **value: Any) -> Any:
-    target = base_pb2.FilterTarget(property=property_name)
-    return base_pb2.Filters(operator=operator, target=target, **value)  # type: ignore[arg-type]
-
-
-def test_filters_on_an_object_use_its_index_and_make_no_other(tmp_path: Path) -> None:
-    """`object_id = X and epoch < n` is a search in one index; `epoch < n` alone earns one when first asked."""
-    collection = _stored(tmp_path)
-    pb = base_pb2.Filters
-    older = _filter("epoch", pb.OPERATOR_LESS_THAN, value_int=1000)
-    same = _filter("object_id", pb.OPERATOR_EQUAL, value_text=uid(7))
-    both = pb(operator=pb.OPERATOR_AND, filters=[older, same])
-    indexes = []
-    for tree, count in ((both, 20), (older, 999)):
-        where = compile_filter(tree, collection.definition, collection.columns)
-        assert collection.count(where) == count
-        with sqlite3.connect(tmp_path / "c.db") as db:
-            plan = db.execute(f"EXPLAIN QUERY PLAN SELECT count(*) FROM objects AS o WHERE {where.sql}", where.params)
-            details = " ".join(row[3] for row in plan)
-        assert "SEARCH o USING" in details
-        indexes.append(set(collection._indexed))
-    collection.close()
-    assert collection.columns["epoch"] not in indexes[0]
-    assert collection.columns["epoch"] in indexes[1]
-
-
-def test_vector_space_equals_brute_force_through_changes() -> None:
-    """After any mix of puts, replacements and drops a search ranks what is left as a plain computation does."""
+def test_searches_rank_as_a_plain_computation_does(client: Client, name: str) -> None:
+    """After inserts, replacements and deletions, with and without a filter."""
     rng = np.random.default_rng(3)
-    space, left = VectorSpace(8, "cosine"), {}
-    for step in range(2000):
-        doc = int(rng.integers(0, 400))
-        if step % 3 == 2:
-            space.drop([doc])
-            left.pop(doc, None)
-        else:
-            left[doc] = rng.standard_normal(8).astype(np.float32)
-            space.put(doc, left[doc])
-    query = rng.standard_normal(8).astype(np.float32)
-    exact = {
-        doc: 1 - float(vector @ query / np.linalg.norm(vector) / np.linalg.norm(query)) for doc, vector in left.items()
-    }
-    ranked = sorted(exact, key=lambda doc: exact[doc])
-    assert [doc for doc, _ in space.search(query, 20, None, None)] == ranked[:20]
-    assert [doc for doc, _ in space.search(query, 500, 0.3, None)] == [doc for doc in ranked if exact[doc] <= 0.3]
-    allowed = ranked[5:15]
-    found = space.search(query, 4, None, [*allowed, 10_000])
-    assert [doc for doc, _ in found] == allowed[:4]
-    assert [distance for _, distance in found] == pytest.approx([exact[doc] for doc in allowed[:4]], abs=1e-5)
+    collection, left = make(client, name), {}
+    for n in rng.integers(1, 200, size=400).tolist():
+        left[n] = rng.standard_normal(8).astype(np.float32)
+    insert(collection, *(item(n, rng.standard_normal(8).tolist(), epoch=0) for n in range(1, 200, 3)))
+    insert(collection, *(item(n, vector.tolist(), epoch=n) for n, vector in left.items()))
+    collection.data.delete_many(where=by("epoch").less_than(20))
+    query = rng.standard_normal(8)
+    exact = {n: float(vector @ query / np.linalg.norm(vector)) for n, vector in left.items() if n >= 20}
+    ranked = sorted(exact, key=lambda n: -exact[n])
+    found = collection.query.near_vector(query.tolist(), limit=500).objects
+    assert [number(o) for o in found] == ranked
+    low = collection.query.near_vector(query.tolist(), limit=5, filters=by("epoch").less_than(100)).objects
+    assert [number(o) for o in low] == [n for n in ranked if n < 100][:5]
