@@ -1,4 +1,4 @@
-"""The bare listing: programs that list a bucket and do nothing else, each in a process of its own."""
+"""Bare listing: programs that list a bucket and do nothing else, each in a process of its own."""
 
 from __future__ import annotations
 

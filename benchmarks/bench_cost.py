@@ -1,8 +1,8 @@
-"""Measure CPU per 1,000 chunks against an embedder that answers at once, beside other ways to do the same.
+"""Measure CPU per 1,000 chunks with an embedder that answers at once, compared with a script and three frameworks.
 
     python benchmarks/bench_cost.py [--runs 3] [--objects 2000] [--rival langchain] [--no-rivals] [--quick]
 
-Rivals run in virtual environments of their own, made by pip in a temporary directory from ``benchmarks/rivals/*.txt``;
+Rivals run in virtual environments that pip creates in a temporary directory from ``benchmarks/rivals/*.txt``;
 ``--rivals-dir`` keeps them for the next run.
 """
 
@@ -34,11 +34,11 @@ RATIO_TARGET = 0.2
 MAIN = (768, 2)
 """Dimension and stores of the comparison."""
 ALL, ONE = "cost/all/", "cost/one/"
-"""Prefixes: the corpus, and a single object that shows what a process costs before it has done anything."""
+"""Prefixes: the corpus, and a single object that shows the cost of starting a process."""
 
 
 def make_environments(folder: Path, names: Sequence[str]) -> None:
-    """Make a virtual environment per rival where it is missing. Cost: minutes and about 200 MB each."""
+    """Create the virtual environment of each rival where it is missing. Cost: minutes and about 200 MB each."""
     for name in names:
         if (folder / name / "done").exists():
             continue
@@ -51,10 +51,10 @@ def make_environments(folder: Path, names: Sequence[str]) -> None:
 
 
 def run_rival(world: World, folder: Path, name: str, prefix: str, dimension: int) -> tuple[Measured, int]:
-    """Run one rival over a prefix; return what it used and how many chunks arrived in the sink.
+    """Run one rival over a prefix; return its resource usage and the number of chunks that arrived in the sink.
 
     Raises:
-        RuntimeError: it failed, or less arrived than it says.
+        RuntimeError: The rival failed, or reported another number of chunks than arrived.
     """
     s3 = world.settings.s3
     key, secret = s3.access_key_id, s3.secret_access_key
@@ -80,7 +80,7 @@ def run_rival(world: World, folder: Path, name: str, prefix: str, dimension: int
         said = json.loads(out.read().splitlines()[-1])["chunks"]
     arrived = ask(f"{world.store_url}/sim/counters")["qdrant"]["points"]
     if arrived != said:
-        raise RuntimeError(f"{name} says {said} chunks, {arrived} arrived")
+        raise RuntimeError(f"{name} reported {said} chunks, {arrived} arrived")
     return measured, arrived
 
 
@@ -93,7 +93,7 @@ def run_ours(world: World, prefix: str, dimension: int, stores: int) -> tuple[Me
 
 
 def summarise(runs: Mapping[str, tuple[Measured, int]], text_bytes: int) -> dict[str, float]:
-    """Per 1,000 chunks: all of it, and what is above the cost of starting."""
+    """Return CPU per 1,000 chunks: in total, and above the cost of starting."""
     (used, chunks), (start, _) = runs[ALL], runs[ONE]
     return {
         "chunks": chunks,
@@ -108,7 +108,7 @@ def summarise(runs: Mapping[str, tuple[Measured, int]], text_bytes: int) -> dict
 
 
 def profile(world: World, folder: Path, dimension: int, stores: int) -> dict[str, float]:
-    """Shares of CPU by stage of one more run, under the profiler; empty where there is none."""
+    """Return shares of CPU by stage, from one more run under the profiler; empty without a profiler."""
     target = folder / "profile.txt"
     wrap = find_profiler(target)
     if wrap is None:
@@ -120,10 +120,10 @@ def profile(world: World, folder: Path, dimension: int, stores: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=2000)
-    parser.add_argument("--dimension", type=int, action="append", help="may be repeated; 384, 768 and 1536 by default")
-    parser.add_argument("--rival", action="append", choices=[SCRIPT, *FRAMEWORKS], help="may be repeated")
+    parser.add_argument("--dimension", type=int, action="append", help="repeatable; default: 384, 768 and 1536")
+    parser.add_argument("--rival", action="append", choices=[SCRIPT, *FRAMEWORKS], help="repeatable")
     parser.add_argument("--no-rivals", action="store_true")
-    parser.add_argument("--rivals-dir", type=Path, help="where the rivals' environments are, or are made and kept")
+    parser.add_argument("--rivals-dir", type=Path, help="directory of the rivals' environments; created when missing")
     options = parse_options(parser, {"objects": 60, "dimension": [768], "rival": [SCRIPT]})
     dimensions = sorted(set(options.dimension or [384, 768, 1536]))
     rivals = [] if options.no_rivals else list(dict.fromkeys(options.rival or [SCRIPT, *FRAMEWORKS]))
@@ -131,12 +131,13 @@ def main() -> None:
         "cost",
         "CPU per chunk",
         repeat_command(__file__),
-        "Markdown objects from SeaweedFS, an embedder that answers at once (vectors are looked up), sinks that take "
-        "points and drop them. CPU is of the process under test and its children, user and system, in seconds per "
-        "1,000 chunks; 'above start' takes off what the same command uses for a single object. This product runs the "
-        "local engine, driver and worker in one process, and does all it always does: plan, ledger, lease, object "
-        "table, digests. The hand-written script and the frameworks write one store, Qdrant, by its official client. "
-        "Cuts differ: per MB of text is shown too. Stages are shares of a sampling profile of a run of its own.",
+        "Markdown objects are read from SeaweedFS and embedded by a simulated embedder that answers at once (vectors "
+        "are looked up); sinks count and drop the points. CPU is user and system time of the process under test and "
+        "its children, in seconds per 1,000 chunks; 'above start' subtracts what the same command uses for a single "
+        "object. This product runs the local engine, driver and worker in one process, with everything that a job "
+        "does: plan, ledger, lease, object table, digests. The hand-written script and the frameworks write one "
+        "store, Qdrant, through its official client. Chunks differ between programs, so CPU per MB of text is shown "
+        "too. Stages are shares of a sampling profile of a separate run.",
         ["ingestion-engine", "httpx", "numpy", "orjson", "obstore", "grpcio"],
         {
             "runs": options.runs,
@@ -164,7 +165,7 @@ def main() -> None:
 def measure(
     world: World, folder: Path, runs: int, dimensions: Sequence[int], rivals: Sequence[str], size: int
 ) -> dict[str, dict[str, float]]:
-    """Return the medians of every case; cases alternate within a run."""
+    """Return the medians of each case; cases alternate within a run."""
     found: dict[str, list[dict[str, float]]] = {}
 
     def note(case: str, run: Callable[[str], tuple[Measured, int]]) -> None:
@@ -189,7 +190,7 @@ def add_results(
     profiles: Mapping[str, dict[str, float]],
     rivals: Sequence[str],
 ) -> None:
-    """Put targets and tables into the report."""
+    """Add targets and tables to the report."""
     ours = results[f"this product, {MAIN[0]}, {MAIN[1]}"]
     script = results.get(f"{SCRIPT}, 768, 1")
     frameworks = {name: results[f"{name}, 768, 1"] for name in rivals if name != SCRIPT}
@@ -197,10 +198,10 @@ def add_results(
         if frameworks:
             best = min(frameworks, key=lambda name: frameworks[name][field])
             ratio = ours[field] / frameworks[best][field]
-            report.targets.append(Target(f"both stores beside {best} (the best), {what}", RATIO_TARGET, ratio, ""))
+            report.targets.append(Target(f"both stores relative to {best} (the best), {what}", RATIO_TARGET, ratio, ""))
         if script:
             ratio = ours[field] / script[field]
-            report.targets.append(Target(f"both stores beside the hand-written script, {what}", 1.0, ratio, ""))
+            report.targets.append(Target(f"both stores relative to the hand-written script, {what}", 1.0, ratio, ""))
     base = script or ours
     rows = [
         (
@@ -216,7 +217,7 @@ def add_results(
     ]
     heads = (
         "case, dimension, stores", "chunks", "CPU s per 1,000", "above start", "above start per MB",
-        f"above start beside {'the script' if script else 'ours'}", "start CPU s", "s", "peak MiB",
+        f"above start relative to {'the script' if script else 'ours'}", "start CPU s", "s", "peak MiB",
     )  # fmt: skip
     report.add_table(heads, rows)
     stages = list(dict.fromkeys(stage for shares in profiles.values() for stage in shares if stage != START))

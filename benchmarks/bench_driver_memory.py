@@ -1,9 +1,9 @@
-"""Measure the driver beside the number of listed keys: peak memory, time, bytes of plan; first pass and unchanged pass.
+"""Measure the driver by number of listed keys: peak memory, time, bytes of plan; first pass and unchanged pass.
 
     python benchmarks/bench_driver_memory.py [--runs 3] [--keys 10000 --keys 200000]
 
-Listing, engine, embedder and stores are doubles that do nothing but obey their ports, so what is measured is the
-driver: listing, diff, plan, reports, object table. The state store is a directory.
+Listing, engine, embedder and stores are minimal doubles of their ports, so only the driver is measured: listing, diff,
+plan, reports, object table. The state store is a directory.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from ingestion_engine.state.ledger import Ledger
 TARGET_MIB = 100
 COLLECTION = "bench"
 PASSES = ("first", "unchanged", "out of order")
-"""The last one is unchanged too, but listed in another order than by bytes, as some servers do."""
+"""The last pass is unchanged too, but its listing is not in byte order, as with some servers."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSource:
-    """ObjectSource with ``keys`` objects, in byte order unless ``shuffled``; nothing is stored anywhere."""
+    """ObjectSource with ``keys`` synthetic objects, in byte order unless ``shuffled``."""
 
     keys: int
     shuffled: bool = False
@@ -62,7 +62,7 @@ class SyntheticSource:
     def check_bucket(self, bucket: str) -> None: ...
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
-        step = 7919 if self.shuffled else 1  # a prime, so every number comes up once
+        step = 7919 if self.shuffled else 1  # a prime, so that every number occurs once
         for number in (n * step % self.keys for n in range(self.keys)):
             key = f"handbook/{number // 1000:06d}/chapter-{number:09d}-of-the-register.md"
             etag = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
@@ -81,7 +81,7 @@ class SyntheticSource:
 
 
 class DescribingEmbedder:
-    """Embedder that says what it is; the driver asks for nothing else."""
+    """Embedder that only describes itself; the driver calls nothing else."""
 
     calls = 0
 
@@ -96,7 +96,7 @@ class DescribingEmbedder:
 
 @dataclass(slots=True)
 class AgreeingStore:
-    """What the driver uses of a VectorStore: a collection that is there as agreed."""
+    """The part of a VectorStore that the driver uses: a collection that exists and matches its contract."""
 
     name: StoreName
 
@@ -109,7 +109,7 @@ class AgreeingStore:
 
 @dataclass(slots=True)
 class ReportingEngine:
-    """Engine whose partitions are done at once: reads each one, reports every object, keeps nothing."""
+    """Engine whose partitions are done at once: reads each one, reports every object as done, stores nothing."""
 
     state: StateStore
 
@@ -141,7 +141,7 @@ class ReportingEngine:
 
 
 def run_driver(folder: Path, keys: int, name: str) -> dict[str, Any]:
-    """Run one pass in this process; return what it used."""
+    """Run one pass in this process; return its resource usage."""
     state = LocalStateStore(f"file://{folder}")
     settings = Settings(state_url=state.url)
     request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": COLLECTION})
@@ -176,7 +176,7 @@ def run_driver(folder: Path, keys: int, name: str) -> dict[str, Any]:
 
 
 def list_only(keys: int) -> float:
-    """CPU seconds of the listing alone: what every pass pays for being fed."""
+    """Return the CPU seconds of the listing double alone, which are part of every pass."""
     used = time.process_time()
     for _ in SyntheticSource(keys).list_objects("docs", ""):
         pass
@@ -184,7 +184,7 @@ def list_only(keys: int) -> float:
 
 
 def count_bytes(folder: Path) -> int:
-    """Bytes of all files under a folder."""
+    """Return the size of all files under a directory in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -202,7 +202,7 @@ def measure(keys: int) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", type=int, action="append", help="may be repeated; 10,000 and 200,000 by default")
+    parser.add_argument("--keys", type=int, action="append", help="repeatable; default: 10,000 and 200,000")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--pass", dest="name", choices=PASSES, help=argparse.SUPPRESS)
     options = parse_options(parser, {"keys": [1_000, 10_000]})
@@ -215,10 +215,10 @@ def main() -> None:
         "Memory and time of the driver",
         repeat_command(__file__),
         "Jobs over a synthetic listing, each in a process of its own: first everything is new and planned, and an "
-        "engine double reports every partition done at once, through the ledger; then the same listing is unchanged, "
-        "in byte order and out of it (the driver then lists again and sorts). The object table is written and read as "
-        "ever. Peaks are of resident memory (VmHWM); about 60 MiB of what is above the start is pyarrow being loaded. "
-        "The listing double alone costs the CPU time shown beside.",
+        "engine double reports every partition as done at once, through the ledger; then the same listing is "
+        "unchanged, in byte order and in another order (the driver then lists again and sorts). The object table is "
+        "written and read as usual. Peaks are of resident memory (VmHWM); about 60 MiB of the part above the start is "
+        "pyarrow being loaded. The CPU time of the listing double alone is shown in its own column.",
         ["ingestion-engine", "pyarrow", "orjson"],
         {"runs": options.runs, "keys": sizes, "state store": "a directory"},
         quick=options.quick,

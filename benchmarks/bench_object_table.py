@@ -2,7 +2,7 @@
 
     python benchmarks/bench_object_table.py [--runs 3] [--rows 1000000]
 
-The state store is a temporary directory: times are of the code, not of a network.
+The state store is a temporary directory: the times are those of the code, without a network.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_row(number: int, epoch: int = 1) -> TableRow:
 
 
 def make_steps(table: ObjectTable, rows: int) -> dict[str, Callable[[], int]]:
-    """Return what is measured, in order; each returns the rows it handled."""
+    """Return the measured steps in order; each returns the number of rows it processed."""
 
     def append_deltas() -> int:
         return sum(
@@ -121,8 +121,9 @@ def main() -> None:
         "object_table",
         "Object table",
         repeat_command(__file__),
-        "Every operation of the object table, each in a process of its own over the table that the one before left. "
-        "Memory is the peak above the process with everything imported. Making the rows is part of what appends cost.",
+        "Every operation of the object table, each in a process of its own over the table that the previous one left. "
+        "Memory is the peak above the process with everything imported. Creating the rows is part of the cost of "
+        "appends.",
         ["ingestion-engine", "pyarrow"],
         {"runs": options.runs, "rows": options.rows, "state store": "a directory"},
         quick=options.quick,

@@ -1,8 +1,8 @@
-"""Measure a job over a bucket that it knows: nothing changed, one object, one in a hundred; and ten million keys.
+"""Measure a job over a bucket it already ingested: nothing, one object, or one in a hundred changed; ten million keys.
 
     python benchmarks/bench_resync.py [--runs 3] [--keys 100000] [--large-keys 10000000] [--quick]
 
-``--large-keys 0`` leaves the last part out; it runs once and takes minutes.
+``--large-keys 0`` skips the last part, which runs once and takes minutes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ CREDENTIALS = {"access_key_id": "synthetic", "secret_access_key": "synthetic"}
 
 
 def seed(settings: Settings, keys: int) -> None:
-    """Make the collection as if a job had ingested the whole bucket: a driver whose engine reports everything done.
+    """Create the collection as if a job had ingested the whole bucket: its driver gets every report "done".
 
-    Only stores and object table are real; the points were never written, which an unchanged object does not notice.
+    Only collections and object table are real; the points were never written: an unchanged object needs none.
     """
     state = open_state_store(settings)
     request = JobRequest.model_validate(_request(""))
@@ -64,7 +64,7 @@ def seed(settings: Settings, keys: int) -> None:
     )
     summary = driver.run()
     if summary is None or summary["counts"]["done"] != keys:
-        raise RuntimeError(f"the collection was not made: {summary}")
+        raise RuntimeError(f"the collection was not created: {summary}")
 
 
 def _request(prefix: str) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def _request(prefix: str) -> dict[str, Any]:
 
 
 def check_requests(run: JobRun, s3: dict[str, int], keys: int, changed: int) -> dict[str, float]:
-    """Return what a pass took; the servers' own counters say what it asked for.
+    """Return the cost of a pass, with the requests from the servers' own counters.
 
     Raises:
-        RuntimeError: not exactly the changed objects were read, embedded and written.
+        RuntimeError: The objects that were read, embedded and written are not exactly the changed ones.
     """
     counts = run.summary["counts"]
     writes = sum(s["upserts"] + s["deletes"] for s in run.stores.values())
@@ -122,11 +122,11 @@ def measure(world: World, url: str, keys: int, runs: int) -> dict[str, dict[str,
 
 
 class PlannedError(BaseException):
-    """Everything is planned; the benchmark has seen enough."""
+    """Ends the driver after planning."""
 
 
 class DrainingEngine:
-    """Takes every partition of a plan and ends the driver: what was measured is planning."""
+    """Engine that consumes all partitions of a plan and then ends the driver, so that only planning is measured."""
 
     partitions = 0
 
@@ -134,7 +134,7 @@ class DrainingEngine:
         """Never yields.
 
         Raises:
-            PlannedError: after the last partition; the driver dies of it, so that nothing is merged.
+            PlannedError: After the last partition; it ends the driver, so that nothing is merged.
         """
         self.partitions = sum(1 for _ in partition_ids)
         raise PlannedError
@@ -142,7 +142,7 @@ class DrainingEngine:
 
 
 def run_large(folder: Path, keys: int, name: str) -> dict[str, float]:
-    """One part of the large case, in this process: "new" plans every key; "unchanged" finds every key in the table."""
+    """Run one part of the large case here: "new" plans every key, "unchanged" finds every key in the table."""
     state = LocalStateStore(f"file://{folder}")
     spec = make_spec(
         Settings(state_url=state.url),
@@ -199,7 +199,7 @@ def fill_table(folder: Path, keys: int) -> None:
 
 
 def measure_large(keys: int) -> dict[str, dict[str, float]]:
-    """Both parts, each in a process of its own."""
+    """Run both parts, each in a process of its own."""
     found = {}
     for name in ("new", "unchanged"):
         with tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder:
@@ -228,11 +228,11 @@ def main() -> None:
         "resync",
         "A job over a bucket that it knows",
         repeat_command(__file__),
-        "A synthetic S3 server lists the keys at next to no cost, 1,000 a page. The bare listing is a program that "
-        "does nothing else, by botocore, as the driver lists, and by obstore. Jobs are whole jobs of the local engine "
-        "with simulated Ollama and both sinks, the state store is a directory; how often the servers were asked for "
-        "bodies, vectors and writes is counted by the servers, and a pass that asks for more than it must fails. The "
-        "large case runs once, a driver in a process of its own over a listing made in the same process: all keys are "
+        "A synthetic S3 server lists the keys at almost no cost, 1,000 a page. The bare listing is a program that "
+        "does nothing else, with botocore, as the driver lists, and with obstore. Jobs are whole jobs of the local "
+        "engine with a simulated Ollama and both sinks; the state store is a directory. The servers count the "
+        "requests for bodies, vectors and writes, and a pass with more requests than necessary fails. The large case "
+        "runs once, with a driver in a process of its own over a listing generated in the same process: all keys are "
         "new and are planned (nothing is run), then all are found unchanged in the object table.",
         ["ingestion-engine", "botocore", "obstore", "pyarrow", "orjson"],
         {"runs": options.runs, "keys": options.keys, "large keys": options.large_keys},
@@ -251,12 +251,12 @@ def main() -> None:
 def add_results(
     report: Report, results: dict[str, dict[str, float]], large: dict[str, dict[str, float]], large_keys: int
 ) -> None:
-    """Put targets and tables into the report."""
+    """Add targets and tables to the report."""
     bare = results["bare listing, botocore"]
     unchanged = results["nothing changed"]
     report.targets += [
-        Target("unchanged: job beside bare listing", RATIO_TARGET, unchanged["elapsed_s"] / bare["loop_s"], ""),
-        Target("unchanged: process beside process", RATIO_TARGET, unchanged["process_s"] / bare["process_s"], ""),
+        Target("unchanged: job relative to bare listing", RATIO_TARGET, unchanged["elapsed_s"] / bare["loop_s"], ""),
+        Target("unchanged: process relative to process", RATIO_TARGET, unchanged["process_s"] / bare["process_s"], ""),
     ]
     fields = ("process_s", "cpu_s", "peak_mib", "lists", "gets", "embed_calls", "store_writes")
     rows = [
@@ -269,7 +269,7 @@ def add_results(
         for name, result in results.items()
     ]
     heads = (
-        "pass", "s", "beside bare botocore", "process s", "CPU s", "peak MiB", "listings", "GETs", "embed calls",
+        "pass", "s", "relative to bare botocore", "process s", "CPU s", "peak MiB", "listings", "GETs", "embed calls",
         "store writes",
     )  # fmt: skip
     report.add_table(heads, rows)

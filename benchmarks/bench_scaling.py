@@ -1,8 +1,8 @@
-"""Measure how a job's rate grows with partitions and endpoints, and what one large object among many small ones costs.
+"""Measure how a job's rate grows with partitions and endpoints, and the cost of one large object among small ones.
 
     python benchmarks/bench_scaling.py [--runs 3] [--engine local --engine ray --engine spark] [--skew-mb 200] [--quick]
 
-``--skew-mb 0`` leaves the second part out, ``--no-scaling`` the first; that alone has a report of its own.
+``--skew-mb 0`` skips the second part, ``--no-scaling`` the first; the second part alone has a report of its own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SPEED_UP_TARGET = {2: 1.8, 4: 3.6, 8: 7.2}
 SKEW_TARGET = 1.15
 MODEL = "sim-768"
 SMALL_CHARS = 700
-"""Of each small object: one chunk."""
+"""Size of each small object: one chunk."""
 SKEW_ENDPOINTS = 4
 SKEW_REQUEST_MS, SKEW_TEXT_MS = 1.0, 0.25
 """A fast embedder, so that 200 MB take minutes, not an hour."""
 
 
 def measure_scale(world: World, options: argparse.Namespace, engine: EngineName, count: int) -> dict[str, float]:
-    """Run ``count`` partitions at once on as many endpoints, with as many times the work."""
+    """Run ``count`` partitions at once on ``count`` endpoints, with ``count`` times the work."""
     world.set_costs(request_ms=options.request_ms, text_ms=options.text_ms)
     run = world.run(engine, f"scaling/{count}/", model=MODEL, endpoints=count, parallelism=count)
     found = {
@@ -46,14 +46,14 @@ def measure_scale(world: World, options: argparse.Namespace, engine: EngineName,
 
 
 def fill_scaling(world: World, options: argparse.Namespace) -> None:
-    """Objects under one prefix per number of partitions."""
+    """Upload objects under one prefix per number of partitions."""
     for count in options.at_once:
         objects = count_objects(options.seconds, count, request_ms=options.request_ms, text_ms=options.text_ms)
         world.upload(list_markdown(f"scaling/{count}/", max(objects, 4 * count)))
 
 
 def list_skewed(prefix: str, size_mb: float, small: int) -> Iterator[tuple[str, bytes]]:
-    """One large text somewhere among small ones."""
+    """Upload one large text among small ones."""
     if size_mb:
         yield f"{prefix}{small // 3:06d}-large.txt", corpora.make_text(int(size_mb * corpora.MB))
     text = corpora.make_text(SMALL_CHARS)[:SMALL_CHARS].decode()
@@ -62,7 +62,7 @@ def list_skewed(prefix: str, size_mb: float, small: int) -> Iterator[tuple[str, 
 
 
 def measure_skew(world: World, engine: EngineName) -> dict[str, float]:
-    """Run the large object alone, and with the small ones beside it."""
+    """Run the large object alone, and together with the small ones."""
     world.set_costs(request_ms=SKEW_REQUEST_MS, text_ms=SKEW_TEXT_MS)
     settings: dict[str, Any] = {"model": MODEL, "endpoints": SKEW_ENDPOINTS, "parallelism": SKEW_ENDPOINTS}
     alone, small, both = (world.run(engine, f"{name}/", **settings) for name in ("alone", "small", "skewed"))
@@ -82,8 +82,8 @@ def measure_skew(world: World, engine: EngineName) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", action="append", choices=[e.value for e in EngineName], help="may be repeated")
-    parser.add_argument("--at-once", type=int, action="append", help="partitions; 1, 2, 4, 8 by default")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of a job that keeps the embedder busy")
+    parser.add_argument("--at-once", type=int, action="append", help="partitions; default: 1, 2, 4, 8")
+    parser.add_argument("--seconds", type=float, default=30.0, help="embedding time of a job in seconds")
     parser.add_argument("--request-ms", type=float, default=10.0)
     parser.add_argument("--text-ms", type=float, default=15.0)
     parser.add_argument("--skew-mb", type=float, default=200.0)
@@ -97,11 +97,12 @@ def main() -> None:
         "skew" if options.no_scaling else "scaling",
         "One large object among many small ones" if options.no_scaling else "Scaling with partitions and endpoints",
         repeat_command(__file__),
-        "n partitions at once on n endpoints of a simulated Ollama, n times the work, on every engine; the local "
-        "engine may run fewer at once than it is granted. Steady rate: chunks by the time between the start of the "
-        "first and the end of the last embed call; job rate: by the time from the driver's start to its summary. "
-        "Skew: one large text among small ones of one chunk each, on four fast endpoints, beside the large one alone "
-        "and the even share (the sum of large alone and small alone by the partitions at once).",
+        "n partitions at once on n endpoints of a simulated Ollama, with n times the work, on every engine; the local "
+        "engine may run fewer at once than it is granted. Steady rate: chunks divided by the time between the start "
+        "of the first and the end of the last embed call; job rate: by the time from the driver's start to its "
+        "summary. Skew: one large text among small ones of one chunk each, on four fast endpoints, relative to the "
+        "large one alone and to the even share (the sum of large alone and small alone divided by the partitions at "
+        "once).",
         ["ingestion-engine", "ray", "pyspark"],
         {
             "runs": options.runs,
@@ -136,13 +137,13 @@ def add_scales(
     engines: Sequence[EngineName],
     at_once: Sequence[int],
 ) -> None:
-    """Put targets and the table of the first part into the report."""
+    """Add targets and the table of the first part to the report."""
     rows = []
     for engine, count in itertools.product(engines, at_once):
         result, one = results[engine, count], results[engine, at_once[0]]
         steady, job = (result[rate] / one[rate] * at_once[0] for rate in ("steady_rate", "job_rate"))
         if count in SPEED_UP_TARGET:
-            name = f"{engine.value}: {count} on {count} beside 1 on 1, steady rate"
+            name = f"{engine.value}: {count} on {count} relative to 1 on 1, steady rate"
             report.targets.append(Target(name, SPEED_UP_TARGET[count], steady, "", at_least=True))
         rates = (f"{result[rate]:.1f}" for rate in ("steady_rate", "job_rate"))
         rest = (f"{result['busy_share']:.3f}", f"{result['elapsed_s']:.1f}", f"{result['chunks']:,.0f}")
@@ -155,10 +156,10 @@ def add_scales(
 
 
 def add_skews(report: Report, results: dict[EngineName, dict[str, float]]) -> None:
-    """Put targets and the table of the second part into the report."""
+    """Add targets and the table of the second part to the report."""
     rows = []
     for engine, result in results.items():
-        name = f"{engine.value}: skewed corpus beside its largest object alone or the even share"
+        name = f"{engine.value}: skewed corpus relative to its largest object alone or the even share"
         report.targets.append(Target(name, SKEW_TARGET, result["ratio"], ""))
         cells = (f"{result[field]:.1f}" for field in ("alone_s", "small_s", "skewed_s"))
         rows.append((engine.value, *cells, f"{result['ratio']:.2f}", f"{result['chunks']:,.0f}"))

@@ -1,4 +1,4 @@
-"""Measure how long it takes until the first embed call, beside a trivial job of the same engine; and import times.
+"""Measure the time to the first embed call, compared with a trivial job of the same engine, and import times.
 
 python benchmarks/bench_start.py [--runs 3] [--engine ray --engine spark] [--imports-only] [--quick]
 """
@@ -62,10 +62,10 @@ pathlib.Path(sys.argv[1]).write_text(repr(moment))
 
 
 def wait_for(look: Callable[[], Any]) -> Any:
-    """Return what ``look`` gives as soon as it is not None.
+    """Call ``look`` until its result is not None; return the result.
 
     Raises:
-        TimeoutError: it never was.
+        TimeoutError: The result stayed None.
     """
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -76,7 +76,7 @@ def wait_for(look: Callable[[], Any]) -> Any:
 
 
 def time_job(http: httpx.Client, engine: str, ollama_url: str, number: int) -> dict[str, float]:
-    """Submit a small job; return the seconds until it reaches the embedder and until it has ended."""
+    """Submit a small job; return the seconds until its first embed call and until its end."""
     ask(f"{ollama_url}/sim/reset", {})
     body = {
         "source": {"bucket": "docs", "prefix": "start/"},
@@ -97,7 +97,7 @@ def time_job(http: httpx.Client, engine: str, ollama_url: str, number: int) -> d
 
 
 def time_trivial(stack: Stack, http: httpx.Client, engine: str, folder: Path, number: int) -> float:
-    """Submit the engine's own trivial job, one task of it, past the product; return the seconds until the task runs."""
+    """Submit a trivial job of one task directly to the engine; return the seconds until the task runs."""
     script, result = folder / f"trivial_{engine}.py", folder / f"{engine}-{number}"
     script.write_text(TRIVIAL_RAY if engine == "ray" else TRIVIAL_SPARK, encoding="utf-8")
     started = time.time()
@@ -161,7 +161,7 @@ def measure_first_calls(engines: list[str], runs: int) -> dict[str, dict[str, fl
 
 
 def measure_imports(runs: int) -> dict[str, dict[str, float]]:
-    """Return wall and CPU seconds of fresh processes that only import, medians."""
+    """Return median wall and CPU seconds of fresh processes that only import."""
     found = {}
     for name, code in IMPORTS.items():
         used = [run_measured([sys.executable, "-c", code]) for _ in range(runs + 1)][1:]
@@ -170,7 +170,7 @@ def measure_imports(runs: int) -> dict[str, dict[str, float]]:
 
 
 def list_slowest(code: str) -> list[tuple[str, float]]:
-    """The imports with the largest own and nested time of one process, packages only once, in milliseconds."""
+    """Return the imports of one process with the largest own and nested time in milliseconds, each package once."""
     told = subprocess.run([sys.executable, "-X", "importtime", "-c", code], check=True, capture_output=True, text=True)
     times: dict[str, float] = {}
     for line in told.stderr.splitlines():
@@ -182,7 +182,7 @@ def list_slowest(code: str) -> list[tuple[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", action="append", choices=("ray", "spark"), help="may be repeated; both by default")
+    parser.add_argument("--engine", action="append", choices=("ray", "spark"), help="repeatable; default: both")
     parser.add_argument("--imports-only", action="store_true", help="start no engine")
     options = parse_options(parser, {"engine": ["ray"]})
     engines = list(dict.fromkeys(options.engine or ("ray", "spark")))
@@ -190,10 +190,10 @@ def main() -> None:
         "start",
         "Time to the first embed call, and imports",
         repeat_command(__file__),
-        "POST of a job of eight small objects until the simulated Ollama gets its first embed call, on a stack that "
-        "is up and idle; beside it a trivial job, submitted to the same engine past the product, until its one task "
-        "runs: for Ray a script by the Jobs API, for Spark a SparkApplication. One job of each is run before and not "
-        "counted. Imports are whole processes, Python's own start included.",
+        "Time from the POST of a job of eight small objects to the first embed call at the simulated Ollama, on a "
+        "stack that is up and idle, compared with a trivial job that is submitted directly to the same engine, until "
+        "its one task runs: for Ray a script through the Jobs API, for Spark a SparkApplication. One job of each is "
+        "run before and not counted. Imports are whole processes, Python's own start included.",
         ["ingestion-engine", "ray", "pyspark", "httpx"],
         {"runs": options.runs},
         quick=options.quick,

@@ -1,4 +1,4 @@
-"""Measure how long POST /ray/jobs takes, one at a time and at a fixed rate, beside GET /livez of the same service.
+"""Measure the latency of POST /ray/jobs, one at a time and at a fixed rate, compared with GET /livez.
 
 python benchmarks/bench_submit_latency.py [--runs 3] [--requests 100] [--rate 50] [--without-ray] [--quick]
 """
@@ -26,7 +26,7 @@ WARM_UP_REQUESTS = 5
 
 
 def time_requests(send: Callable[[int], httpx.Response], count: int, expected: int) -> list[float]:
-    """Send requests one after another; return the milliseconds of each."""
+    """Send requests one after another; return the duration of each in milliseconds."""
     taken = []
     for number in range(count):
         started = time.perf_counter()
@@ -38,14 +38,14 @@ def time_requests(send: Callable[[int], httpx.Response], count: int, expected: i
 
 
 def summarise(taken: list[float]) -> dict[str, float]:
-    """Median, 99th percentile (nearest rank) and maximum, in milliseconds."""
+    """Return median, 99th percentile (nearest rank) and maximum in milliseconds."""
     ordered = sorted(taken)
     p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
     return {"median_ms": statistics.median(ordered), "p99_ms": p99, "max_ms": ordered[-1]}
 
 
 async def time_open_loop(url: str, rate: float, seconds: float, name: str) -> list[float]:
-    """Post at a fixed rate, whatever the service does; return the milliseconds of each from when it was due."""
+    """Post at a fixed rate, independent of the service; return the milliseconds of each request from its due time."""
     taken: list[float] = []
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
 
@@ -101,14 +101,14 @@ def measure(stack: Stack, options: argparse.Namespace) -> dict[str, dict[str, fl
 
 
 def closed_port() -> int:
-    """A loopback port where nobody listens."""
+    """Return a loopback port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def run_stack(*, with_ray: bool, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Start a stack of its own, measure, and end it with whatever was submitted."""
+    """Start a stack, measure, and stop it together with all submitted jobs."""
     systems = [name for name in SYSTEMS if with_ray or name != "ray"]
     overrides: dict[str, Any] = {} if with_ray else {"ray": {"address": f"http://127.0.0.1:{closed_port()}"}}
     with open_stack(systems, with_api=True, api={"port": 0}, **overrides) as stack:
@@ -118,21 +118,21 @@ def run_stack(*, with_ray: bool, options: argparse.Namespace) -> dict[str, dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=50.0, help="posts per second of the open loop; 0: none")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the open loop")
-    parser.add_argument("--without-ray", action="store_true", help="leave out the stack with a real Ray head")
+    parser.add_argument("--rate", type=float, default=50.0, help="posts per second of the open loop; 0 disables it")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the open loop in seconds")
+    parser.add_argument("--without-ray", action="store_true", help="skip the stack with a real Ray head")
     options = parse_options(parser, {"requests": 10, "seconds": 2.0, "without_ray": True})
     report = Report(
         "submit_latency",
         "Latency of a submission",
         repeat_command(__file__),
-        "POST /ray/jobs (mode plan, every request its own collection and a prefix with nothing under it) one after "
-        "another over one connection, against the API in its own process with the embedded S3 server, Ollama stand-in "
-        "and stores; GET /livez of the same service beside it. Once Ray's address is a closed port, so every job stays "
-        "queued while the dispatcher tries; once a real Ray head runs on the same machine and starts what is "
-        "submitted, so this one is not idle after the first request. At a fixed rate, requests are sent when they are "
-        "due, over as many connections as that takes, and are timed from then. The jobs pile up: with Ray away "
-        "nothing ends.",
+        "POST /ray/jobs (mode plan, every request with its own collection and an empty prefix) one after another over "
+        "one connection, on the API in its own process with the embedded S3 server, Ollama stand-in and stores, "
+        "compared with GET /livez of the same service. In the first case Ray's address is a closed port, so every job "
+        "stays queued while the dispatcher retries; in the second a real Ray head runs on the same machine and starts "
+        "the submitted jobs, so this one is not idle after the first request. At a fixed rate, requests are sent at "
+        "their due time, over as many connections as necessary, and are timed from then. The jobs accumulate: without "
+        "Ray no job ends.",
         ["ingestion-engine", "fastapi", "uvicorn", "sqlalchemy", "httpx"],
         {
             "runs": options.runs,

@@ -1,9 +1,9 @@
-"""Measure the memory of a worker above an idle one: one large object of several formats, PDFs, many tiny objects.
+"""Measure a worker's memory above idle: one large object in several formats, PDFs, many tiny objects.
 
 python benchmarks/bench_worker_memory.py [--runs 3] [--size-mb 30] [--dimension 768] [--pdfs 200] [--tiny 20000]
     [--only text] [--quick]
 
-A report of some cases alone has their names in its own. The large sizes: --size-mb 1000 --only text --only jsonl;
+A report of selected cases has their names in its own name. The large sizes: --size-mb 1000 --only text --only jsonl;
 --pdfs 2000 --only pdf; --tiny 200000 --only tiny.
 """
 
@@ -30,7 +30,7 @@ TEXT_CASES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "html": (".html", corpora.make_html),
 }
 IN_BLOCKS = ("text", "jsonl")
-"""Formats whose large objects are one block over and over; the others are made whole."""
+"""Formats whose large objects repeat one block; the others are generated whole."""
 CASES = (*TEXT_CASES, "pdf", "tiny")
 
 
@@ -49,7 +49,7 @@ def list_objects(case: str, options: argparse.Namespace) -> Iterator[tuple[str, 
 
 
 def measure(world: World, cases: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return what each case used, medians over the runs; cases alternate within a run."""
+    """Return the median memory of each case; cases alternate within a run."""
     sizes = {case: world.upload(list_objects(case, options)) for case in cases}
     found: dict[str, list[JobRun]] = {case: [] for case in cases}
     for run, case in itertools.product(range(options.runs), cases):
@@ -85,9 +85,9 @@ def main() -> None:
         repeat_command(__file__),
         "A job on the local engine in a process of its own, so driver and worker in one, from the embedded S3 server "
         "through a simulated Ollama into two sinks for points. Idle is the same process after one tiny object. Peaks "
-        "are of resident memory, as the kernel keeps them (VmHWM); above idle is the difference of the medians. The "
-        "PDFs hold text only, 1 to 1,400 pages each; large text and JSONL are one block over and over, "
-        "its sentences numbered.",
+        "are of resident memory, as the kernel records them (VmHWM); above idle is the difference of the medians. The "
+        "PDFs contain text only, 1 to 1,400 pages each; large text and JSONL repeat one block with numbered "
+        "sentences.",
         ["ingestion-engine", "kreuzberg", "semantic-text-splitter", "obstore", "numpy"],
         {
             "runs": options.runs,

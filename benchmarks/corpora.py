@@ -1,4 +1,4 @@
-"""Objects to ingest, written here; the same call gives the same bytes. Texts and PDFs come from the tests' corpus."""
+"""Generators of objects to ingest; the same call gives the same bytes. Texts and PDFs come from the tests' corpus."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BLOCK_BYTES = 8 * MB
 
 
 def repeat_blocks(make: Callable[[int], bytes], size_bytes: int) -> Iterator[bytes]:
-    """A text or JSONL of any size in blocks: one block again and again, so that making it takes no time or memory.
+    """Text or JSONL of any size in blocks: one block repeated, so that generating it takes no time or memory.
 
-    Every sentence ends in the number of its block: equal chunks would cost a worker less memory than others.
+    Every sentence ends with the number of its block: equal chunks would cost a worker less memory than different ones.
     """
     block = make(min(BLOCK_BYTES, size_bytes))
     for number in range(max(1, round(size_bytes / len(block)))):
@@ -37,17 +37,17 @@ PDF_PAGES = (1,) * 80 + (3,) * 60 + (12,) * 32 + (60,) * 20 + (700,) * 4 + (1400
 
 
 def make_text(size_bytes: int) -> bytes:
-    """Plain text of paragraphs."""
+    """Return plain text in paragraphs."""
     return write_big_text(size_bytes, seed=1)
 
 
 MARKDOWN_CHARS = 7_900
-"""With headings about eight chunks of 1,000 characters where cuts ignore sections; this product's cuts obey them and
-leave about eleven."""
+"""With headings about eight chunks of 1,000 characters where cuts ignore sections; this product cuts at sections, which
+gives about eleven."""
 
 
 def make_markdown(rng: random.Random, chars: int = MARKDOWN_CHARS) -> bytes:
-    """A document of sections with headings, a list now and then."""
+    """Return a Markdown document of sections with headings and some lists."""
     parts = [f"# Report {rng.randrange(10**9)}\n"]
     for number, paragraph in enumerate(write_paragraphs(rng, chars)):
         if number % 4 == 0:
@@ -57,7 +57,7 @@ def make_markdown(rng: random.Random, chars: int = MARKDOWN_CHARS) -> bytes:
 
 
 def make_csv(size_bytes: int) -> bytes:
-    """A table of four columns."""
+    """Return a CSV table of four columns."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["id", "name", "amount", "remark"])
@@ -70,7 +70,7 @@ def make_csv(size_bytes: int) -> bytes:
 
 
 def make_jsonl(size_bytes: int) -> bytes:
-    """One record of five fields per line."""
+    """Return JSON Lines with one record of five fields per line."""
     rng = random.Random(3)
     lines: list[str] = []
     size = 0
@@ -83,7 +83,7 @@ def make_jsonl(size_bytes: int) -> bytes:
 
 
 def make_html(size_bytes: int) -> bytes:
-    """A page with a heading, some marks and a list now and then among its paragraphs."""
+    """Return an HTML page with headings, bold text and lists among its paragraphs."""
     rng = random.Random(4)
     parts = ["<!doctype html><html><head><title>Register</title><style>p {margin: 1em}</style></head><body>"]
     size = 0
@@ -97,7 +97,7 @@ def make_html(size_bytes: int) -> bytes:
 
 
 def make_pdfs(number_of_pdfs: int = len(PDF_PAGES)) -> Iterator[tuple[str, bytes]]:
-    """Yield names and bytes of PDFs, small and large ones mixed, 200 different numbers of pages over and over."""
+    """Yield names and bytes of PDFs, small and large ones mixed; 200 different numbers of pages repeat."""
     rng = random.Random(5)
     pages = list(itertools.islice(itertools.cycle(PDF_PAGES), number_of_pdfs))
     rng.shuffle(pages)

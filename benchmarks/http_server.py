@@ -1,6 +1,7 @@
-"""The smallest HTTP/1.1 server that the simulated systems need: keep-alive, ``Content-Length`` bodies, loopback only.
+"""Minimal HTTP/1.1 server for the simulated systems: keep-alive, ``Content-Length`` bodies, loopback only.
 
-It must cost little beside the program under test: one Protocol per connection, one pass over the bytes, no frameworks.
+It must cost little compared with the program under test: one Protocol per connection, one pass over the bytes, no
+framework.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ Handler = Callable[["Request", Reply], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, body whole."""
+    """One request with its whole body."""
 
     method: str
     path: str
-    """Without the query."""
+    """Path without the query."""
     query: str
     body: bytes
     port: int
-    """Of the server; a simulated endpoint is a port."""
+    """Port of the server; a simulated endpoint is a port."""
 
 
 def make_answer(body: bytes, *, status: str = "200 OK", kind: str = "application/json", headers: str = "") -> bytes:
-    """Return a whole response, to be sent as it is and as often as wanted."""
+    """Return the bytes of a whole response, which can be sent any number of times."""
     head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 
 def answer_json(value: Any, *, status: str = "200 OK") -> bytes:
-    """As ``make_answer``, for a JSON value."""
+    """Return ``make_answer`` for a JSON value."""
     return make_answer(json.dumps(value, separators=(",", ":")).encode(), status=status)
 
 
@@ -111,7 +112,7 @@ def serve(handle: Handler, ports: int, *, extra: Callable[[], Extra] = lambda: c
     Args:
         handle: Called with every request; it must call its second argument once with a whole response, now or later.
         ports: How many loopback ports to listen on; any free ones.
-        extra: What else the server is, open while it runs; what it yields is printed too.
+        extra: Context that is open while the server runs; the fields it yields are printed too.
     """
 
     async def run() -> None:
@@ -134,7 +135,7 @@ def serve(handle: Handler, ports: int, *, extra: Callable[[], Extra] = lambda: c
 
 
 class _Watch(asyncio.Protocol):
-    """Ends the server when the program that started it is gone."""
+    """Ends the server when the program that started it has ended."""
 
     def __init__(self, ended: asyncio.Event) -> None:
         self._ended = ended
@@ -149,7 +150,7 @@ class _Watch(asyncio.Protocol):
 
 @contextlib.contextmanager
 def run_server(script: str, *arguments: str) -> Iterator[dict[str, Any]]:
-    """Run one of the simulated systems in a process of its own; yields what it printed (``urls``)."""
+    """Run one of the simulated systems in a process of its own; yields the fields it printed (``urls``)."""
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

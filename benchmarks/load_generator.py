@@ -1,7 +1,7 @@
-"""The bare load generator: what the embedder itself can do, asked by a client that does nothing else.
+"""Bare load generator: the rate of the embedder itself, measured by a client that does nothing else.
 
-One body of 32 texts, sent again and again over connections of its own, two per endpoint so that none ever waits for
-a client; answers are read and thrown away.
+One body of 32 texts is sent repeatedly over two connections per endpoint, so that no endpoint waits for a client;
+answers are read and discarded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 TEXTS = 32
 TEXT_CHARS = 1000
 CONNECTIONS = 2
-"""Per endpoint: one request is worked on, the next waits at the door."""
+"""Connections per endpoint: one request is processed while the next waits."""
 
 
 def measure_capacity(urls: list[str], model: str, seconds: float) -> float:
-    """Return texts per second that the endpoints answer together, over about so many seconds."""
+    """Return the texts per second of all endpoints together, measured over about ``seconds``."""
     body = json.dumps({"model": model, "input": ["x" * TEXT_CHARS] * TEXTS, "truncate": False}).encode()
     answered: list[int] = []
     deadline = time.monotonic() + seconds

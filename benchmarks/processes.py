@@ -1,4 +1,4 @@
-"""Runs a command and measures it from outside: peak resident memory and processor time."""
+"""Run a command and measure it from outside: peak resident memory and processor time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import IO
 
 LOOK_EVERY_S = 0.01
-"""The kernel keeps the peak itself; only a peak in the last moment of a process can be missed."""
+"""Interval between two readings. The kernel keeps the peak: only one in the last moment of a process can be missed."""
 
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a process used."""
+    """Resource usage of a process."""
 
     peak_bytes: int
-    """Peak of its resident memory (``VmHWM``)."""
+    """Peak of the resident memory (``VmHWM``)."""
     cpu_s: float
-    """User and system time, all threads, and of children that it waited for."""
+    """User and system time of all threads, and of children that the process waited for."""
     wall_s: float
 
 
 def peak_bytes(pid: int | None = None) -> int:
-    """Peak resident memory of a running process so far; of this one by default. Linux only."""
+    """Return the peak resident memory so far of a running process, by default this one. Linux only."""
     found = _PEAK.search(Path(f"/proc/{pid or 'self'}/status").read_text(encoding="ascii", errors="replace"))
     return int(found[1]) * 1024 if found else 0
 
@@ -38,10 +38,10 @@ def peak_bytes(pid: int | None = None) -> int:
 def run_measured(
     command: Sequence[str], *, env: Mapping[str, str] | None = None, stdout: IO[bytes] | int = subprocess.DEVNULL
 ) -> Measured:
-    """Run a command to its end, its output thrown away unless it has a place to go.
+    """Run a command to its end; its output is discarded unless a file is given.
 
     Raises:
-        RuntimeError: it failed; with the end of its output.
+        RuntimeError: The command failed; the message has the end of its output.
     """
     started = time.perf_counter()
     peak = 0

@@ -1,6 +1,6 @@
-"""Reports: what a benchmark found, as Markdown for people and JSON for programs, under ``benchmarks/reports``.
+"""Reports: results of a benchmark as Markdown for people and JSON for programs, under ``benchmarks/reports``.
 
-Every report says on what machine, at what commit, with which versions and settings. Host names and paths stay out.
+Every report names machine, commit, versions and settings. It contains no host names and no paths.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A promise with a number; it is kept when ``measured`` is at most ``limit``, or at least where that is asked."""
+    """Limit of a measured number: ``measured`` must be at most ``limit``, or at least ``limit`` where ``at_least``."""
 
     name: str
     limit: float
     measured: float
     unit: str
-    """Empty for a ratio."""
+    """Unit of both numbers; empty for a ratio."""
     at_least: bool = False
 
     @property
@@ -50,7 +50,7 @@ class Target:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Cores, memory, processor, and how busy it is."""
+    """Return cores, memory, processor and load of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cores": os.cpu_count(),
@@ -68,7 +68,7 @@ def _cpu_name() -> str:
 
 
 def describe_commit() -> str:
-    """The commit checked out, and whether the product's code differs from it."""
+    """Return the commit that is checked out, and whether the product's code differs from it."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -76,13 +76,13 @@ def describe_commit() -> str:
 
     try:
         changed = git("status", "--porcelain", "--", "../src", ".", ":!reports")
-        return git("rev-parse", "--short", "HEAD") + (" with changes that are not committed" if changed else "")
+        return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def describe_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Python's version and those of some distributions."""
+    """Return the versions of Python and of the given distributions."""
     return {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
@@ -90,11 +90,13 @@ def parse_options(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> 
     """Parse the command line after adding ``--runs`` and ``--quick`` (also ``BENCH_QUICK=1``).
 
     Args:
-        parser: With the benchmark's own options.
-        quick: Values in a quick run of options that were not given.
+        parser: Parser with the benchmark's own options.
+        quick: Values of options that are not given, in a quick run.
     """
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="small, about a minute; the report is only printed")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, about a minute; prints the report without storing it"
+    )
     options = parser.parse_args()
     options.quick |= os.environ.get("BENCH_QUICK", "0") not in ("", "0")
     if options.quick:
@@ -105,13 +107,13 @@ def parse_options(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> 
 
 
 def repeat_command(script: str) -> str:
-    """The command line of this run, of absolute paths the last part only."""
+    """Return the command line of this run; absolute paths are shortened to their last part."""
     shown = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
 
 
 def median_of(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of every field."""
+    """Return the median of each field."""
     return {name: round(statistics.median(run[name] for run in runs), 4) for name in runs[0]}
 
 
@@ -121,12 +123,12 @@ class Report:
 
     Args:
         case: File name of the report, without suffix.
-        title: Its heading.
-        command: How to get it again.
+        title: Heading of the report.
+        command: Command that reproduces it.
         about: What was measured and how, in a few sentences.
-        packages: Distributions whose versions matter.
-        settings: What was chosen for this run.
-        quick: True for a run that only shows that the benchmark works: its report is printed, not kept.
+        packages: Distributions whose versions are recorded.
+        settings: Options of this run.
+        quick: True for a run that only checks the benchmark: its report is printed, not stored.
     """
 
     case: str
@@ -140,7 +142,7 @@ class Report:
     tables: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=describe_machine)
-    """Taken when the report is made: the load is that of the time before the benchmark."""
+    """Recorded when the report is created: the load is that before the benchmark."""
 
     def add_table(self, heads: Sequence[str], rows: Sequence[Sequence[object]], *, note: str = "") -> None:
         """Add a Markdown table; the first column is text, the others are numbers."""

@@ -2,16 +2,16 @@
 
     python benchmarks/sim_ollama.py --endpoints 8 --request-ms 10 --text-ms 15
 
-A request of n texts occupies its endpoint for ``request_ms + n * text_ms``; requests that come meanwhile wait in
-line, as at a real server. Time is kept by the clock of the schedule: a request starts when it arrives or when the
+A request of n texts occupies its endpoint for ``request_ms + n * text_ms``; further requests queue, as on a
+real server. Time is kept by the clock of the schedule: a request starts when it arrives or when the
 endpoint is free, whichever is later, so a timer that fires late delays an answer but never costs capacity. With both
 costs 0 it answers at once.
 
-It costs next to nothing itself. Vectors are not computed but looked up: for each dimension ``VECTORS`` unit vectors
-are rendered as JSON once, and a text gets the one that its CRC-32 names. So the same text always has the same vector,
-and an answer is a few byte strings joined. A model is named ``sim-N``, N being its dimension.
+Its own cost is negligible. Vectors are looked up, not computed: for each dimension ``VECTORS`` unit vectors are
+rendered as JSON once, and the CRC-32 of a text selects one. So the same text always has the same vector, and an answer
+is a few byte strings joined. Models are named ``sim-N`` with the dimension N.
 
-``GET /sim/counters`` tells what happened since ``POST /sim/reset``, whose body may set other costs.
+``GET /sim/counters`` returns the counts since ``POST /sim/reset``, whose body may set other costs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def render_vectors(dimension: int) -> list[bytes]:
 
 @dataclass(slots=True)
 class Endpoint:
-    """One server's schedule and what it did; times in seconds of the monotonic clock."""
+    """Schedule and counters of one server; times in seconds of the monotonic clock."""
 
     free_at: float = 0.0
     busy_s: float = 0.0
@@ -57,7 +57,7 @@ class Endpoint:
     last_end: float = 0.0
 
     def schedule(self, now: float, cost_s: float, texts: int) -> float:
-        """Put a request at the end of the line; return when it will be answered."""
+        """Queue a request; return the time of its answer."""
         start = max(now, self.free_at)
         self.free_at = self.last_end = start + cost_s
         self.busy_s += cost_s
@@ -75,27 +75,27 @@ class Pool:
     request_ms: float
     text_ms: float
     endpoints: dict[int, Endpoint] = field(default_factory=dict)
-    """By port."""
+    """Endpoints by port."""
     other_calls: int = 0
     first_call_at: float | None = None
-    """Wall clock, as other processes know it too."""
+    """Wall clock, which is comparable between processes."""
 
     def reset(self, request_ms: float | None = None, text_ms: float | None = None) -> None:
-        """Forget what happened; other costs if given."""
+        """Reset the counters; set other costs if given."""
         self.request_ms = self.request_ms if request_ms is None else request_ms
         self.text_ms = self.text_ms if text_ms is None else text_ms
         self.endpoints.clear()
         self.other_calls, self.first_call_at = 0, None
 
     def schedule(self, port: int, now: float, texts: int) -> float:
-        """As ``Endpoint.schedule``, for a request of so many texts at a port."""
+        """Call ``Endpoint.schedule`` for a request of ``texts`` texts at a port."""
         if self.first_call_at is None:
             self.first_call_at = time.time()
         cost_s = (self.request_ms + self.text_ms * texts) / 1000
         return self.endpoints.setdefault(port, Endpoint()).schedule(now, cost_s, texts)
 
     def counters(self) -> dict[str, Any]:
-        """What happened since the last reset; ``busy_share`` is over all ports that were ever called."""
+        """Return the counts since the last reset; ``busy_share`` covers all ports that were called."""
         used = [endpoint for endpoint in self.endpoints.values() if endpoint.first_start is not None]
         first = min((e.first_start for e in used if e.first_start is not None), default=0.0)
         span_s = max((e.last_end for e in used), default=0.0) - first
@@ -114,7 +114,7 @@ class Pool:
 
 
 class SimulatedOllama:
-    """Answers requests; ``handle`` is for ``http_server.serve``."""
+    """Request handler of the simulation; ``handle`` is passed to ``http_server.serve``."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -142,7 +142,7 @@ class SimulatedOllama:
             reply(_show(orjson.loads(request.body).get("model", "")))
         else:
             self.pool.other_calls += 1
-            unknown = answer_json({"error": f"the simulation knows no {request.path}"}, status="404 Not Found")
+            unknown = answer_json({"error": f"the simulation does not support {request.path}"}, status="404 Not Found")
             reply(self._fixed.get((request.method, request.path), unknown))
 
     def _embed(self, request: Request, reply: Reply) -> None:
@@ -163,13 +163,13 @@ class SimulatedOllama:
 
 
 def read_dimension(model: str) -> int | None:
-    """The dimension that a model's name states; None for a model that is not there."""
+    """Return the dimension in a model's name; None for an unknown model."""
     found = _MODEL.fullmatch(model)
     return int(found[1]) if found and int(found[1]) in DIMENSIONS else None
 
 
 def embed(model: str, dimension: int, texts: list[str]) -> bytes:
-    """The body of an answer."""
+    """Return the body of an answer."""
     rendered = render_vectors(dimension)
     vectors = b",".join([rendered[zlib.crc32(text.encode()) % VECTORS] for text in texts])
     tail = b'],"total_duration":1000000,"load_duration":1000000,"prompt_eval_count":%d}' % (200 * len(texts))

@@ -1,13 +1,13 @@
-"""A synthetic bucket: lists any number of keys, serves their small bodies, and counts what it was asked.
+"""Synthetic bucket: lists any number of keys, serves their small bodies, and counts the requests.
 
     python benchmarks/sim_s3.py --keys 100000
 
 Keys are ``00000/000.md`` to ``NNNNN/999.md``, in byte order. A page of a listing is a template with the number of its
-folder put in, so a page of a thousand entries costs the server a copy. Only ListObjectsV2 and GET are known, and
-nobody's signature is checked.
+folder put in, so a page of a thousand entries costs the server a copy. Only ListObjectsV2 and GET are supported;
+signatures are not checked.
 
 ``POST /sim/changed`` with ``{"one": n, "percent": m}`` gives the second object its n-th version, and every hundredth
-object its m-th. ``GET /sim/counters`` tells what happened since ``POST /sim/reset``.
+object its m-th. ``GET /sim/counters`` returns the counts since ``POST /sim/reset``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Sinks for points: as much of Qdrant's REST and of Weaviate's REST and gRPC as clients call while they write.
+"""Sinks for points: the part of Qdrant's REST API and of Weaviate's REST and gRPC APIs that clients call to write.
 
     python benchmarks/sim_stores.py
 
-Points are counted and dropped; reads find nothing. Answers are constant bytes, bodies are not parsed beyond what the
-count needs: an occurrence count of ``"vector":`` in JSON, a walk over the outermost message in gRPC. So a benchmark
-that writes here measures the client and not a database. Collections and their schemas are kept: clients compare them.
+Points are counted and dropped; reads find nothing. Answers are constant bytes, bodies are parsed only to count
+points: occurrences of ``"vector":`` in JSON, a walk over the outermost message in gRPC. So a benchmark that writes here
+measures the client and not a database. Collections and their schemas are stored: clients compare them.
 
-``GET /sim/counters`` tells what happened since ``POST /sim/reset``.
+``GET /sim/counters`` returns the counts since ``POST /sim/reset``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _GRPC_MESSAGE_BYTES = 100 * 1024 * 1024
 
 @dataclass(slots=True)
 class Counters:
-    """What was written."""
+    """Counts of what was written."""
 
     points: int = 0
     upserts: int = 0
@@ -57,7 +57,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Sinks:
-    """Both stores in one process; ``handle`` is for ``http_server.serve``."""
+    """Both stores in one process; ``handle`` is passed to ``http_server.serve``."""
 
     qdrant: Counters = field(default_factory=Counters)
     weaviate: Counters = field(default_factory=Counters)
@@ -188,7 +188,7 @@ class Sinks:
 
 
 class _Rpc(grpc.GenericRpcHandler):
-    """Passes messages on as bytes."""
+    """Serializer that passes messages on as bytes."""
 
     def __init__(self, find: Callable[[str], Callable[[bytes], bytes] | None]) -> None:
         self._find = find
@@ -205,14 +205,14 @@ class _Rpc(grpc.GenericRpcHandler):
 
 
 def count_json_points(body: bytes) -> int:
-    """Points in the body of an upsert: by a look for their vectors, or by parsing where they come as columns."""
+    """Return the number of points in the body of an upsert: by counting vectors, or by parsing columns."""
     if body[:12].startswith(b'{"batch"'):
         return len(orjson.loads(body)["batch"]["ids"])
     return body.count(b'"vector":')
 
 
 def count_messages(message: bytes, *, field: int) -> int:
-    """How often a length-delimited field occurs in a protobuf message; only such fields and varints are understood."""
+    """Return how often a length-delimited field occurs in a protobuf message; supports such fields and varints only."""
     count = at = 0
     while at < len(message):
         tag, at = _read_varint(message, at)
@@ -239,7 +239,7 @@ def _qdrant(result: Any) -> bytes:
 
 
 def _unknown(request: Request) -> bytes:
-    said = f"the sink knows no {request.method} {request.path}"
+    said = f"the sink does not support {request.method} {request.path}"
     return answer_json({"status": {"error": said}, "error": said}, status="404 Not Found")
 
 

@@ -1,4 +1,4 @@
-"""An embedded stack for one benchmark, in a directory of its own that goes away with it."""
+"""An embedded stack for one benchmark, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import PREFIX, Settings
 
 MODEL = "hash-384"
-"""A test model of the Ollama stand-in: vectors at once, so that what is measured is not the model."""
+"""Test model of the Ollama stand-in: its vectors cost nothing, so that the model is not measured."""
 
 
 @contextlib.contextmanager
@@ -21,11 +21,11 @@ def open_stack(systems: Collection[str], *, with_api: bool, **settings: Any) -> 
     """Run these systems on loopback while the context lasts.
 
     Raises:
-        SystemExit: a system is configured in the environment; a benchmark must not write to anybody's own servers.
+        SystemExit: A system is configured in the environment; a benchmark must not write to existing servers.
     """
     for name in os.environ:
         if name.startswith(PREFIX):
-            raise SystemExit(f"unset {name}: benchmarks start a stack of their own")
+            raise SystemExit(f"unset {name}: benchmarks start their own stack")
     with (
         tempfile.TemporaryDirectory(prefix="ingest-bench-") as folder,
         Stack(

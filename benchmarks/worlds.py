@@ -1,7 +1,7 @@
-"""A world for one benchmark: a real S3 server, a simulated Ollama, sinks for points; and jobs run in it on any engine.
+"""Environment of one benchmark: a real S3 server, a simulated Ollama, sinks for points, and jobs on any engine.
 
-Jobs start at the driver: no API, no dispatcher. Ray runs on a head of its own, Spark in local mode by ``spark-submit``,
-both as the embedded stack starts them.
+Jobs start at the driver, without API and dispatcher. Ray runs on a head of its own, Spark in local mode through
+``spark-submit``, both as the embedded stack starts them.
 """
 
 from __future__ import annotations
@@ -43,59 +43,59 @@ BUCKET = "docs"
 UPLOADS_AT_ONCE = 32
 CHUNK_CHARS = 1000
 CHUNKS_PER_OBJECT = 11.5
-"""What this product makes of a document of ``corpora.make_markdown`` with ``CHUNK_CHARS``."""
+"""Chunks that this product makes from a document of ``corpora.make_markdown`` with ``CHUNK_CHARS``."""
 BATCH_TEXTS = 32
 """The default of ``INGEST_EMBED__BATCH_TEXTS``."""
 RAY_TASK_CPUS = 0.25
 """The head has four logical CPUs, and up to 16 partitions wait for the simulated embedder at once."""
 SPARK_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData"
-"""As the stand-in operator starts drivers on one machine."""
+"""Spark settings with which the stand-in operator starts drivers on one machine."""
 
 _numbers = itertools.count(1)
 
 Body = bytes | Iterator[bytes]
-"""An object's bytes, whole or in blocks."""
+"""Bytes of an object, whole or in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """What one job did and used."""
+    """Results and resource usage of one job."""
 
     summary: dict[str, Any]
     measured: Measured
-    """Of the driver's process and its children: the whole job on the local engine, the driver alone on Ray."""
+    """Usage of the driver's process and its children: the whole job on the local engine, the driver alone on Ray."""
     embedder: dict[str, Any]
     stores: dict[str, Any]
 
     @property
     def chunks(self) -> int:
-        """Chunks written."""
+        """Number of chunks written."""
         return int(self.summary["counts"]["chunks"])
 
     @property
     def elapsed_s(self) -> float:
-        """From the start of the driver's process, its imports included, to its summary."""
+        """Seconds from the start of the driver's process, its imports included, to its summary."""
         return float(self.summary["timings"]["elapsed_s"])
 
 
 @dataclass(slots=True)
 class World:
-    """Servers and settings of a benchmark; made by ``open_world``."""
+    """Servers and settings of a benchmark; created by ``open_world``."""
 
     settings: Settings
     env: Mapping[str, str]
-    """``INGEST_*`` of drivers and workers, without the embedder's addresses: those come from each job's spec."""
+    """``INGEST_*`` variables of drivers and workers, without the embedder's addresses, which are in each job's spec."""
     ollama_urls: list[str]
     store_url: str
     folder: Path
     services: dict[str, Service] = field(default_factory=dict)
 
     def upload(self, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
-        """Put objects into the bucket, many at once; return how many there were and their bytes."""
+        """Upload objects concurrently; return their number and total size in bytes."""
         return upload_objects(self.settings, objects)
 
     def set_costs(self, *, request_ms: float, text_ms: float) -> None:
-        """Set what a request of the embedder costs."""
+        """Set the cost of a request to the embedder."""
         ask(f"{self.ollama_urls[0]}/sim/reset", {"request_ms": request_ms, "text_ms": text_ms})
 
     def run(
@@ -113,15 +113,15 @@ class World:
 
         Args:
             engine: Where partitions run.
-            prefix: Of the objects.
+            prefix: Prefix of the objects.
             model: ``sim-N``.
             endpoints: How many of the embedder's endpoints it uses.
             parallelism: Partitions at once.
-            wrap: Command before the driver's own, such as a profiler's; local engine only.
+            wrap: Command prefix such as a profiler; local engine only.
             request: Further fields of the request; a collection of its own by default.
 
         Raises:
-            RuntimeError: it did not succeed.
+            RuntimeError: The job did not succeed.
         """
         number = next(_numbers)
         job_id = f"bench-{engine.value}-{number}"
@@ -165,7 +165,7 @@ class World:
         return [sys.executable, "-m", "ingestion_engine.driver.entry", *arguments], env
 
     def _ray_env(self) -> dict[str, str]:
-        """Start a head on the first call; return what leads a driver to it."""
+        """Start a Ray head on the first call; return the variables that lead a driver to it."""
         folder = self.folder / "ray"
         folder.mkdir(exist_ok=True)
         if "ray" not in self.services:
@@ -186,7 +186,7 @@ class World:
 
 @contextlib.contextmanager
 def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0, **settings: Any) -> Iterator[World]:
-    """Run the servers while the context lasts; ``settings`` are further groups of ``Settings``."""
+    """Run the servers for the duration of the context; ``settings`` are further groups of ``Settings``."""
     costs = ("--request-ms", str(request_ms), "--text-ms", str(text_ms))
     with (
         run_server("sim_ollama.py", "--endpoints", str(endpoints), *costs) as ollama,
@@ -210,7 +210,7 @@ def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0,
 
 
 def upload_objects(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tuple[int, int]:
-    """Put objects into the bucket, many at once; return how many there were and their bytes."""
+    """Upload objects concurrently; return their number and total size in bytes."""
     return asyncio.run(_upload(settings, objects))
 
 
@@ -236,7 +236,7 @@ async def _upload(settings: Settings, objects: Iterable[tuple[str, Body]]) -> tu
 
 
 def _put_blocks(store: S3Store, key: str, blocks: Iterator[bytes]) -> int:
-    """Put an object in parts; return its size."""
+    """Upload an object in parts; return its size in bytes."""
     sizes: list[int] = []
 
     def counted() -> Iterator[bytes]:
@@ -253,7 +253,7 @@ def _content_type(key: str) -> str:
 
 
 def open_bucket(settings: Settings) -> S3Store:
-    """The bucket of the embedded S3 server, for a benchmark's own use."""
+    """Return a client of the embedded S3 server's bucket."""
     key, secret = settings.s3.access_key_id, settings.s3.secret_access_key
     assert key is not None
     assert secret is not None
@@ -269,7 +269,7 @@ def open_bucket(settings: Settings) -> S3Store:
 
 
 def count_objects(seconds: float, endpoints: int, *, request_ms: float, text_ms: float) -> int:
-    """How many Markdown objects keep so many endpoints of the embedder busy for about so long, with full batches."""
+    """Return the number of Markdown objects that keep the endpoints busy for about ``seconds``, with full batches."""
     return int(seconds * endpoints * 1000 / (request_ms / BATCH_TEXTS + text_ms) / CHUNKS_PER_OBJECT)
 
 

@@ -1,8 +1,8 @@
-"""What a careful engineer writes by hand: obstore, aiohttp and Qdrant's own client, overlapped by bounded queues.
+"""A careful hand-written script: obstore, aiohttp and Qdrant's own client, overlapped by bounded queues.
 
 Listing, reading ahead, batches of 32 chunks across objects, two embed requests in flight, retries, upserts of 256
-points at a time with stable ids. It does not know an unchanged object from a new one, deletes nothing, and does not
-survive a crash: that is what it leaves out.
+points at a time with stable ids. It does not skip unchanged objects, deletes nothing, and does not recover from a
+crash.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def read_objects(s3: dict[str, str]) -> AsyncIterator[tuple[str, str]]:
 
 
 async def embed(http: aiohttp.ClientSession, task: dict[str, Any], texts: list[str]) -> list[list[float]]:
-    """Embed one batch; tries again on everything but 4xx."""
+    """Embed one batch; retries everything except 4xx."""
     body = orjson.dumps({"model": task["model"], "input": texts, "truncate": False})
     for number in range(TRIES):
         try:
@@ -80,7 +80,7 @@ async def embed(http: aiohttp.ClientSession, task: dict[str, Any], texts: list[s
         except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.2 * 2**number)
-    raise RuntimeError("the embedder is away")
+    raise RuntimeError("the embedder is unavailable")
 
 
 async def run(task: dict[str, Any]) -> int:

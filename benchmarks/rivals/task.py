@@ -1,4 +1,4 @@
-"""What every rival is given, as JSON in its first argument, and how it reads objects where its framework has no S3."""
+"""Input of every rival, as JSON in its first argument, and object reads for frameworks without S3."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def read_objects(s3: dict[str, str]) -> Iterator[tuple[str, bytes]]:
 
 
 def say_done(chunks: int) -> None:
-    """Tell the benchmark how many chunks were written."""
+    """Print the number of chunks written, for the benchmark."""
     print(json.dumps({"chunks": chunks}))
