@@ -28,6 +28,7 @@ from report import MIB, Report, Target, parse_options, repeat_command
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import PartitionId, make_object_id
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
     ModelInfo,
@@ -114,7 +115,7 @@ class ReportingEngine:
     state: StateStore
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        ledger = Ledger(self.state, Ledger.parse_spec_uri(spec_uri)[1])
+        ledger = Ledger(self.state, JobUri.parse(spec_uri).job_id)
         lease = read_lease(self.state, COLLECTION)
         assert lease is not None
         for partition_id in partition_ids:

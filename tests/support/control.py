@@ -20,6 +20,7 @@ from ingestion_engine.api.app import create_app
 from ingestion_engine.api.context import Parts, Services
 from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.domain.ids import PointId
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
@@ -60,7 +61,7 @@ class LedgerEngine:
         self._check()
         if self.refuse is not None:
             raise self.refuse
-        assert Ledger.parse_spec_uri(spec_uri) == (self.state.url, job_id)
+        assert JobUri.parse(spec_uri) == JobUri(self.state.url, job_id)
         reference = self.reference(job_id, attempt)
         self.submits.append(reference)
         self.attempts.setdefault(reference, EngineState.PENDING)

@@ -27,6 +27,7 @@ from ingestion_engine.domain.errors import (
     TransientError,
 )
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import SearchFilter, Stored
 from ingestion_engine.domain.records import (
     ModelInfo,
@@ -342,8 +343,7 @@ class InProcessEngine:
     large_bytes: int = LARGE_BYTES
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        _, job_id = Ledger.parse_spec_uri(spec_uri)
-        ledger = Ledger(self.state, job_id)
+        ledger = Ledger(self.state, JobUri.parse(spec_uri).job_id)
         for partition_id in partition_ids:
             self.ran.append(partition_id)
             yield report_of(partition_id, lambda pid=partition_id: asyncio.run(self._one(ledger, pid)))

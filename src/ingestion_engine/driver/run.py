@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
 from ingestion_engine.driver.log_tail import LogTail
 from ingestion_engine.runtime.spec_uri import load_settings_for
@@ -46,16 +47,16 @@ def run_driver(
         IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
     """
     begun = time.monotonic() if begun is None else begun
-    settings, bare_uri = load_settings_for(spec_uri)
-    state_url, job_id = Ledger.parse_spec_uri(bare_uri)
-    state = open_state_store(settings, state_url)
-    ledger = Ledger(state, job_id)
+    uri = JobUri.parse(spec_uri)
+    settings = load_settings_for(uri)
+    state = open_state_store(settings, uri.state_url)
+    ledger = Ledger(state, uri.job_id)
     spec = ledger.read_spec()
     tail = LogTail()
     tail.setFormatter(TextFormatter())
     logging.getLogger().addHandler(tail)
     where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
-    log.info("driver started", extra={"job_id": job_id, "attempt": attempt, **where})
+    log.info("driver started", extra={"job_id": uri.job_id, "attempt": attempt, **where})
     warming = _start_engine(spec, spec_uri, task_cpus=settings.ray.task_cpus, warming=warming)
 
     from ingestion_engine.driver.driver import Driver, JobAttempt, Ports

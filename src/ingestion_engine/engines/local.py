@@ -1,4 +1,4 @@
-"""The local engine: threads of this process. The oracle for every other engine."""
+"""The local engine: runs partitions in threads of this process. The reference for every other engine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ingestion_engine.domain.records import PartitionReport
 from ingestion_engine.pipeline.worker import Process, close_worker, process_partition
 
 AHEAD_PARTITIONS = 1
-"""Partitions that run beyond the window, so that one always has something to embed while another begins or ends; the
-process's embedder bounds their requests all the same."""
+"""Partitions that run beyond the window, so that one always has text to embed while another begins or ends. The
+embedder of the process still limits their requests."""
 
 
 class LocalEngine:
     """Runs partitions in this process, on the worker's one event loop.
 
     Args:
-        window: Partitions at once.
-        process: What runs.
+        window: Maximum number of partitions at once, without ``AHEAD_PARTITIONS``.
+        process: Function that runs a partition.
     """
 
     def __init__(self, window: int, process: Process = process_partition) -> None:
@@ -28,15 +28,13 @@ class LocalEngine:
         self._process = process
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end. A crash of the process ends everything: there is nobody to
-        notice.
-        """
+        """Yield one report per partition, as they end. A crash of the process ends the driver too."""
         ended: queue.SimpleQueue[PartitionReport | BaseException] = queue.SimpleQueue()
 
         def work(partition_id: PartitionId) -> None:
             try:
                 ended.put(self._process(spec_uri, partition_id))
-            except BaseException as error:  # the seam lets none cross; a defect there must not leave the driver waiting
+            except BaseException as error:  # workers let none out; a defect there must not leave the driver waiting
                 ended.put(error)
 
         waiting = iter(partition_ids)
@@ -49,7 +47,7 @@ class LocalEngine:
                     if partition_id is None:
                         more = False
                     else:
-                        # Daemons, so that a driver that is told to end does not wait for them.
+                        # Daemon threads, so that a driver that has to end does not wait for them.
                         threading.Thread(target=work, args=(partition_id,), name=partition_id, daemon=True).start()
                         running += 1
                 if running:

@@ -1,4 +1,4 @@
-"""The places in an engine's window: which are free, and how a worker is told its own."""
+"""The slots of an engine's window: the places that running tasks occupy."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import heapq
 from collections.abc import Hashable
 from typing import Final
 
-from ingestion_engine.pipeline.worker import SLOT_MARK
-
 
 class Slots:
-    """Numbers from 0 to below a window's size; what runs keeps one to its end."""
+    """Numbers from 0 to below the window's size; a running task keeps its number to its end."""
 
     def __init__(self, count: int) -> None:
         self._free: Final = list(range(count))
         self._taken: Final[dict[Hashable, int]] = {}
 
     def take(self, holder: Hashable) -> int:
-        """Return the lowest free number, now the holder's. Raises IndexError when none is free."""
+        """Return the lowest free number and assign it to the holder. Raises IndexError when none is free."""
         slot = self._taken[holder] = heapq.heappop(self._free)
         return slot
 
     def give_back(self, holder: Hashable) -> None:
-        """Make the holder's number free again."""
+        """Free the holder's number."""
         heapq.heappush(self._free, self._taken.pop(holder))
-
-
-def mark_slot(spec_uri: str, slot: int) -> str:
-    """Return what tells a worker both the spec's URI and its slot. Pure."""
-    return f"{spec_uri}{SLOT_MARK}{slot}"

@@ -14,6 +14,7 @@ from ingestion_engine import __version__
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import COMPARISONS, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
@@ -36,10 +37,6 @@ T = TypeVar("T")
 Process = Callable[[str, str], PartitionReport]
 """What an engine ships: spec URI and partition id in, report out, never an exception."""
 
-SLOT_MARK = "#"
-"""Stands between a spec's URI and a slot: the number of a place in the engine's window, which no two tasks have at the
-same time. A process embeds on a server of its own by the slot of its first partition; without one it takes turns."""
-
 log = get_logger(__name__)
 
 
@@ -55,12 +52,6 @@ def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
     """
     pid = PartitionId(partition_id)
     return report_of(pid, lambda: _loop().run(_process(spec_uri, pid)))
-
-
-def split_slot(spec_uri: str) -> tuple[str, int | None]:
-    """Return a spec's URI and the slot behind it, None without one. Pure."""
-    uri, mark, slot = spec_uri.rpartition(SLOT_MARK)
-    return (uri, int(slot)) if mark and slot.isdecimal() else (spec_uri, None)
 
 
 def choose_home(spec: JobSpec, slot: int | None) -> int | None:
@@ -178,16 +169,17 @@ def close_worker() -> None:
 
 
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
-    uri, slot = split_slot(spec_uri)
-    settings, spec_uri = load_settings_for(uri)
-    ledger = _open_ledger(settings, spec_uri)
-    context = await _attempt_context(settings, ledger, spec_uri, partition_id.attempt, slot)
+    uri = JobUri.parse(spec_uri)
+    settings = load_settings_for(uri)
+    ledger = _open_ledger(settings, uri)
+    context = await _attempt_context(settings, ledger, uri, attempt=partition_id.attempt)
     return await run_partition(ledger, context, partition_id)
 
 
 async def _warm(spec_uri: str) -> None:
-    settings, spec_uri = load_settings_for(spec_uri)
-    spec = await asyncio.to_thread(_open_ledger(settings, spec_uri).read_spec)
+    uri = JobUri.parse(spec_uri)
+    settings = load_settings_for(uri)
+    spec = await asyncio.to_thread(_open_ledger(settings, uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
     # What these import is what takes long; the next ones, for the attempt that has the lease by then, are quick.
     await open_source(settings).close()
@@ -196,24 +188,21 @@ async def _warm(spec_uri: str) -> None:
         await store.close()
 
 
-def _open_ledger(settings: Settings, spec_uri: str) -> Ledger:
-    """The job's ledger, in a state store that this process keeps open."""
-    state_url, job_id = Ledger.parse_spec_uri(spec_uri)
+def _open_ledger(settings: Settings, uri: JobUri) -> Ledger:
+    """Return the job's ledger, in a state store that this process keeps open."""
     state_stores = _loop().state_stores
-    if state_url not in state_stores:
-        state_stores[state_url] = open_state_store(settings, state_url)
-    return Ledger(state_stores[state_url], job_id)
+    if uri.state_url not in state_stores:
+        state_stores[uri.state_url] = open_state_store(settings, uri.state_url)
+    return Ledger(state_stores[uri.state_url], uri.job_id)
 
 
-async def _attempt_context(
-    settings: Settings, ledger: Ledger, spec_uri: str, attempt: int, slot: int | None
-) -> WorkerContext:
+async def _attempt_context(settings: Settings, ledger: Ledger, uri: JobUri, *, attempt: int) -> WorkerContext:
     """The context of this attempt, opened once per process; contexts of an earlier attempt or job are closed."""
     held = _loop().contexts
-    key = (spec_uri, attempt)
+    key = (uri.spec_uri, attempt)
     if key not in held:
         await _close_all(held)
-        held[key] = asyncio.create_task(_open_context(settings, ledger, attempt, slot))
+        held[key] = asyncio.create_task(_open_context(settings, ledger, attempt=attempt, slot=uri.slot))
     opening = held[key]
     try:
         return await opening
@@ -223,7 +212,7 @@ async def _attempt_context(
         raise
 
 
-async def _open_context(settings: Settings, ledger: Ledger, attempt: int, slot: int | None) -> WorkerContext:
+async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slot: int | None) -> WorkerContext:
     spec = await asyncio.to_thread(ledger.read_spec)
     check_worker(spec, settings)
     settings = settings.with_endpoints(spec.endpoints)

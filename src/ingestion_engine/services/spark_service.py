@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import EngineState
@@ -180,7 +181,7 @@ class SparkService:
 
     def manifest(self, spec: JobSpec, attempt: int) -> dict[str, Any]:
         """Return the SparkApplication that ``submit`` creates for a job. Pure. Raises SubmissionError."""
-        spec_uri = f"{spec.state_url}/jobs/{spec.job_id}/spec.json"
+        spec_uri = JobUri(spec.state_url, spec.job_id).spec_uri
         return build_manifest(spec.job_id, attempt, spec_uri, spec.parallelism, self._settings, self._pod_templates)
 
     def show_manifest(self, request: JobRequest) -> dict[str, Any]:

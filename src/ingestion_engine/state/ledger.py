@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from ingestion_engine.domain.errors import FatalError, LeaseLost, StateMissing
 from ingestion_engine.domain.ids import PartitionId, SegmentName
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Partition, PartitionReport, PlanItem
 from ingestion_engine.domain.spec import JobSpec
@@ -43,7 +44,6 @@ from ingestion_engine.state.update import update_value
 LOG_MAX_BYTES = 256 * 1024
 """A driver's log is kept from its end; enough for the last minutes of a talkative driver, cheap to rewrite."""
 
-_SPEC_URI = re.compile(r"^(?P<state_url>.+)/jobs/(?P<job_id>[^/]+)/spec\.json$")
 _SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
 
 
@@ -66,24 +66,8 @@ class Ledger:
 
     @property
     def spec_uri(self) -> str:
-        """Where the job's spec is: all that a driver or worker is told."""
-        return f"{self.store.url}/{self._root}spec.json"
-
-    @staticmethod
-    def parse_spec_uri(uri: str) -> tuple[str, str]:
-        """Return (URL of the state store, job id).
-
-        Pure; the inverse of ``spec_uri``. Raises FatalError ("spec_uri_invalid").
-        """
-        match = _SPEC_URI.match(uri)
-        if match is None:
-            raise FatalError(
-                "spec_uri_invalid",
-                f"{uri!r} is not the address of a job's spec",
-                hint="It looks like s3://bucket/prefix/jobs/job-.../spec.json.",
-                uri=uri,
-            )
-        return match["state_url"], match["job_id"]
+        """URI of the job's spec, from which drivers and workers find everything else."""
+        return JobUri(self.store.url, self.job_id).spec_uri
 
     def write_spec(self, spec: JobSpec) -> None:
         """Write the spec for good. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingestion_engine.engines.slots import Slots, mark_slot
+from ingestion_engine.engines.slots import Slots
 
 
 def test_no_two_holders_have_the_same_slot() -> None:
@@ -15,8 +15,3 @@ def test_no_two_holders_have_the_same_slot() -> None:
         slots.take("d")
     slots.give_back("b")
     assert slots.take("d") == 1
-
-
-def test_a_slot_stands_behind_the_uri() -> None:
-    """The URI itself stays readable in front of it."""
-    assert mark_slot("s3://b/jobs/job-1/spec.json", 3).partition("#") == ("s3://b/jobs/job-1/spec.json", "#", "3")

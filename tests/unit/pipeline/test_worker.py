@@ -15,7 +15,6 @@ from ingestion_engine.pipeline.worker import (
     choose_home,
     process_partition,
     report_of,
-    split_slot,
     warm_worker,
 )
 from ingestion_engine.runtime.settings import Settings
@@ -92,13 +91,6 @@ def test_a_job_that_is_not_there_stops_the_partition(tmp_path_factory: pytest.Te
     assert report.status is ReportStatus.FATAL
     assert report.error is not None
     assert report.error["code"] == "spec_missing"
-
-
-def test_the_slot_behind_a_spec_uri_is_told_apart() -> None:
-    """A state store's path may have the mark in it; without a slot the URI is whole."""
-    uri = "file:///a#5/jobs/job-none/spec.json"
-    assert split_slot(uri) == (uri, None)
-    assert split_slot(f"{uri}#12") == (uri, 12)
 
 
 def test_homes_stand_apart_by_what_each_may_have_in_flight(settings: Settings) -> None:

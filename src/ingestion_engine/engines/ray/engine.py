@@ -7,24 +7,24 @@ from typing import Any
 
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.engines.ray.start import make_task
-from ingestion_engine.engines.slots import Slots, mark_slot
+from ingestion_engine.engines.slots import Slots
 from ingestion_engine.pipeline.worker import Process, process_partition
 
 
 class RayEngine:
     """Runs partitions as Ray tasks, at most ``window`` at once.
 
-    Tasks run with ``max_retries=0``: retries are the driver's, so that one partition never runs twice at the same
-    time behind its back.
+    Tasks run with ``max_retries=0``: only the driver retries, so that a partition never runs twice at the same time.
 
     Args:
-        window: Partitions at once.
-        process: What workers run.
-        task_cpus: Of each task, by which Ray finds room for it.
-        warming: Tasks of ``ray_start.warm_up``. They have their places in the window until they end, so that Ray
-            starts no process beyond the job's share.
+        window: Maximum number of partitions at once.
+        process: Function that workers run.
+        task_cpus: CPUs that Ray reserves for each task.
+        warming: Tasks of ``start.warm_up``. They occupy the window until they end, so that Ray starts no process beyond
+            the job's share.
     """
 
     def __init__(
@@ -36,12 +36,14 @@ class RayEngine:
         self._warming = list(warming)
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end. A task without an answer becomes a RETRY with
-        ``process_died``.
+        """Yield one report per partition, as they end.
+
+        A task that ends without a report becomes a RETRY with ``process_died``.
         """
         import ray
 
         task = make_task(self._process, self._task_cpus)
+        uri = JobUri.parse(spec_uri)
         waiting = iter(partition_ids)
         running: dict[Any, PartitionId | None] = dict.fromkeys(self._warming)
         self._warming = []
@@ -53,8 +55,8 @@ class RayEngine:
                 if partition_id is None:
                     more = False
                 else:
-                    marked = mark_slot(spec_uri, slots.take(partition_id))
-                    running[task.remote(marked, partition_id)] = partition_id
+                    of_worker = str(uri.with_slot(slots.take(partition_id)))
+                    running[task.remote(of_worker, str(partition_id))] = partition_id
             if running:
                 ended, _ = ray.wait(list(running), num_returns=1)
                 for reference in ended:
@@ -70,6 +72,6 @@ def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
     try:
         report: PartitionReport = ray.get(reference)
     except ray.exceptions.RayError as error:
-        died = TransientError("worker_died", f"The worker process ended without an answer ({type(error).__name__}).")
+        died = TransientError("worker_died", f"The worker process ended without a report ({type(error).__name__}).")
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=died.record(), process_died=True)
     return report

@@ -1,7 +1,7 @@
-"""Reaching Ray, and a worker that gets ready there while the driver still imports, opens its clients and plans.
+"""Connects to Ray, and warms up a worker while the driver still imports, opens its clients and plans.
 
-Nothing else is imported here: a process of Ray's takes a second until it runs its first task, and the sooner it is
-asked for, the more of that second is hidden.
+Nothing else is imported here: a Ray worker process takes a second to run its first task, and the earlier it is
+requested, the more of that second is hidden.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 
 def make_task(function: Callable[..., Any], task_cpus: float) -> Any:
-    """Return a function as a task of Ray's, and connect this process to Ray where it is not yet.
+    """Return a function as a Ray task, after connecting this process to Ray if necessary.
 
-    It runs at most once: retries are the driver's.
+    A task runs at most once: only the driver retries.
 
     Raises:
-        ConnectionError: no cluster answers at ``RAY_ADDRESS``, after minutes in which Ray keeps trying.
+        ConnectionError: no cluster responds at ``RAY_ADDRESS``, after minutes of retries by Ray.
 
-    Cost: on the first call, importing Ray (half a CPU second) and a connection; nothing later.
+    Cost: on the first call, importing Ray (0.5 s of CPU time) and a connection; nothing later.
     """
     import ray
 
@@ -28,10 +28,10 @@ def make_task(function: Callable[..., Any], task_cpus: float) -> Any:
 
 
 def warm_up(spec_uri: str, task_cpus: float) -> list[Any]:
-    """Have one worker process get ready for a job; return what is under way, for ``RayEngine``. Returns meanwhile.
+    """Start to warm up one worker process for a job, and return the running tasks for ``RayEngine``. Does not wait.
 
-    One, for a job that finds nothing to do would have started the others in vain; the rest start with their first
-    partitions. Raises and costs what ``make_task`` does.
+    Only one, because a job without work would have started others for nothing; they start with their first partitions.
+    Errors and cost are those of ``make_task``.
     """
     return [make_task(_warm, task_cpus).remote(spec_uri)]
 

@@ -1,7 +1,7 @@
-"""What Spark runs in an executor to fork Python workers from (``spark.python.daemon.module``).
+"""The daemon that Spark runs in an executor to fork Python workers (``spark.python.daemon.module``).
 
-What is imported before the fork is there in each of them: a worker takes up its first partition at once, and all of
-an executor share the memory.
+Modules imported before the fork are available in every worker: a worker starts its first partition at once, and all
+workers of an executor share the memory.
 """
 
 import importlib
@@ -17,11 +17,11 @@ FOR_WORKERS: Final = (
     "ingestion_engine.adapters.s3.state_store",
     "ingestion_engine.adapters.weaviate.store",
 )
-"""What a partition uses. None of them starts a thread when it is imported, which a fork would lose; clients do."""
+"""Modules that a partition uses. None starts a thread on import, which a fork would lose; clients do when opened."""
 
 
 def main() -> None:
-    """Serve until Spark closes the standard input."""
+    """Fork workers until Spark closes the standard input."""
     leave_archive()
     from pyspark.daemon import manager
 

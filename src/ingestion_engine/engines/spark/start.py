@@ -1,6 +1,6 @@
-"""Opening Spark, which is seconds of the JVM's work, while the driver still imports, opens its clients and plans.
+"""Opens Spark, which takes the JVM seconds, while the driver still imports, opens its clients and plans.
 
-Nothing that takes long is imported here, so that it can begin early.
+No slow imports here, so that the JVM can start early.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 CONF: Final = {
     "spark.speculation": "false",
     "spark.task.maxFailures": "1",
-    # Else a task that begins within 0.1 s of its stage's submission is not told to the status tracker before the next
-    # heartbeat (10 s): an abort would take it for one that waits, and cancel what runs.
+    # Otherwise the status tracker learns of a task that begins within 0.1 s of its stage's submission only by the
+    # next heartbeat (10 s): an abort would take the task for a waiting one and cancel it.
     "spark.ui.liveUpdate.period": "0",
     "spark.python.daemon.module": "ingestion_engine.engines.spark.daemon",
 }
-"""What the engine needs of Spark, whatever the job's own settings say."""
+"""Spark settings that the engine requires; they override the job's own."""
 
-JAVA_HINT: Final = "install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre-headless) or set JAVA_HOME"
+JAVA_HINT: Final = "Install a Java 17 runtime (Debian and Ubuntu: openjdk-17-jre-headless) or set JAVA_HOME."
 
 log = get_logger(__name__)
 
 
 def open_context() -> SparkContext:
-    """Return this process's SparkContext, made on first use (seconds).
+    """Return this process's SparkContext, created on first use (seconds).
 
     Raises:
         FatalError: "java_missing".
@@ -49,12 +49,12 @@ def open_context() -> SparkContext:
 
 
 def warm_up() -> None:
-    """Begin to open this process's SparkContext; returns at once."""
+    """Start to open this process's SparkContext. Does not wait."""
 
     def work() -> None:
         try:
             open_context()
-        except BaseException as error:  # whatever it is, the engine meets it again
-            log.warning("Spark not opened early", extra={"error": f"{type(error).__name__}: {error}"})
+        except BaseException as error:  # the engine will raise it again
+            log.warning("cannot open Spark early", extra={"error": f"{type(error).__name__}: {error}"})
 
     threading.Thread(target=work, name="ingest-warm-up", daemon=True).start()
