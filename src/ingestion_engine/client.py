@@ -7,7 +7,7 @@
         for state in client.watch(job["job_id"]):
             print(state["state"], state["counts"])
 
-Answers are JSON objects as ``GET /openapi.json`` describes them.
+Results are JSON objects, as described by ``GET /openapi.json``.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import orjson
 FINAL_STATES: Final = frozenset({"succeeded", "partially_succeeded", "failed", "canceled"})
 
 REQUEST_TIMEOUT_S: Final = 30.0
-"""A search waits 20 s for a slow store; everything else takes milliseconds."""
+"""A search waits up to 20 s for a slow store; all other requests take milliseconds."""
 
 EVENT_TIMEOUT_S: Final = 45.0
-"""Three heartbeats of an event stream."""
+"""Three intervals of the heartbeat of an event stream."""
 
 RECONNECT_S: Final = 1.0
-"""Pause before a broken event stream is opened again, or the job is polled."""
+"""Pause before a broken event stream is opened again."""
 
 
 class ApiError(Exception):
-    """The service refused a request; what its problem+json said.
+    """A request that the service refused, with the members of its problem+json.
 
     Args:
         status: HTTP status.
-        problem: The answer's body.
+        problem: Body of the response.
     """
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
@@ -51,18 +51,19 @@ class ApiError(Exception):
 
 
 class ApiUnreachable(Exception):
-    """Nobody answers at the service's address."""
+    """The service does not respond at its URL."""
 
 
 class IngestClient:
-    """The service, by its routes. Not for use by several threads at once.
+    """Client of the service. Not safe to share by threads.
 
     Args:
         url: Base URL of the service.
-        api_key: Sent as a bearer token; None where no keys are in force.
-        transport: Replaces the network in tests.
+        api_key: API key, sent as a bearer token; None where the service requires none.
+        transport: Replacement of the network, for tests.
 
-    Every method raises ``ApiError`` when the service refuses, and ``ApiUnreachable`` when it is not there.
+    Every method raises ``ApiError`` when the service refuses the request, and ``ApiUnreachable`` when it does not
+    respond.
     """
 
     def __init__(self, url: str, api_key: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
@@ -73,7 +74,7 @@ class IngestClient:
                 base_url=self.url, headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
             )
         except httpx.InvalidURL as error:
-            raise ApiUnreachable(f"{url!r} is not a URL: {error}") from error
+            raise ApiUnreachable(f"{url!r} is not a URL: {error}.") from error
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +131,7 @@ class IngestClient:
                 return
 
     def read_log(self, job_id: str, attempt: int | None = None) -> str:
-        """Return the end of a driver's log."""
+        """Return the last part of the log of a job's driver; None means the newest attempt."""
         answer = self._send("GET", f"/jobs/{_segment(job_id)}/logs", params=_given({"attempt": attempt}))
         return answer.text
 
@@ -139,37 +140,37 @@ class IngestClient:
         return self._call("POST", f"/jobs/{_segment(job_id)}/cancel")
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
-        """Make a new job for the failed objects of an ended one; return what ``submit`` returns."""
+        """Submit a new job for the failed objects of a job that has ended; return what ``submit`` returns."""
         return self._call("POST", f"/jobs/{_segment(job_id)}/retry", headers=_idempotency(idempotency_key))
 
     def watch(self, job_id: str, *, patience_s: float = 60.0) -> Iterator[dict[str, Any]]:
         """Yield a job now and after every change, until it has ended; the last one yielded is final.
 
-        Follows the event stream; when that breaks, looks and opens it again. Survives a restart of the service.
+        Follows the event stream and opens it again when it breaks, also after a restart of the service.
 
         Args:
-            job_id: The job.
-            patience_s: How long the service may be away before this gives up with ``ApiUnreachable``.
+            job_id: Id of the job.
+            patience_s: Seconds that the service may be unreachable before ``ApiUnreachable`` is raised.
         """
-        away_since: float | None = None
+        unreachable_since: float | None = None
         while True:
             try:
                 for job in self._stream(job_id):
-                    away_since = None
+                    unreachable_since = None
                     yield job
                     if job["state"] in FINAL_STATES:
                         return
             except ApiUnreachable:
-                away_since = time.monotonic() if away_since is None else away_since
-                if time.monotonic() - away_since > patience_s:
+                unreachable_since = time.monotonic() if unreachable_since is None else unreachable_since
+                if time.monotonic() - unreachable_since > patience_s:
                     raise
             time.sleep(RECONNECT_S)
 
     def wait(self, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Return a job when it has ended.
+        """Return a job when it has ended; it is polled every 0.5 s.
 
         Raises:
-            TimeoutError: it has not, within ``timeout_s`` (looked at whenever the job changes or the stream breaks).
+            TimeoutError: the job has not ended within ``timeout_s``.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -177,18 +178,18 @@ class IngestClient:
             if job["state"] in FINAL_STATES:
                 return job
             if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job['state']}")
+                raise TimeoutError(f"Job {job_id!r} has not ended within {timeout_s:g} s; it is {job['state']}.")
             time.sleep(0.5)
 
     # -- collections, search, health ----------------------------------------------------------------------------------
 
     def list_collections(self) -> list[dict[str, Any]]:
-        """Return all collections with their points per store."""
+        """Return all collections, each with its number of points per store."""
         items: list[dict[str, Any]] = self._call("GET", "/collections")["items"]
         return items
 
     def get_collection(self, name: str) -> dict[str, Any]:
-        """Return a collection's contract, points per store, objects by state, last job and last comparison."""
+        """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
         return self._call("GET", f"/collections/{_segment(name)}")
 
     def list_objects(
@@ -213,9 +214,9 @@ class IngestClient:
         engine: str | None = None,
         idempotency_key: str | None = None,
     ) -> dict[str, Any]:
-        """Remove a collection's objects under a prefix by a job; return what ``submit`` returns.
+        """Submit a job that removes the objects under a prefix from a collection; return what ``submit`` returns.
 
-        An empty prefix is refused unless ``everything`` is set.
+        An empty prefix is refused unless ``everything`` is True.
         """
         params = _given({"prefix": prefix, "all": "true" if everything else None, "engine": engine})
         path = f"/collections/{_segment(name)}/objects"
@@ -239,28 +240,28 @@ class IngestClient:
         return self._call("POST", "/search", json=body)
 
     def list_aliases(self) -> list[dict[str, Any]]:
-        """Return all aliases with what each store knows of them."""
+        """Return all aliases, each with its state in every store."""
         items: list[dict[str, Any]] = self._call("GET", "/aliases")["items"]
         return items
 
     def get_alias(self, name: str) -> dict[str, Any]:
-        """Return what an alias stands for, its former versions, and whether each store agrees."""
+        """Return the collection of an alias, its former versions, and whether each store agrees."""
         return self._call("GET", f"/aliases/{_segment(name)}")
 
     def roll_back_alias(self, name: str) -> dict[str, Any]:
-        """Go back to the version before; return the alias."""
+        """Move an alias to its newest former version; return the alias."""
         return self._call("POST", f"/aliases/{_segment(name)}/rollback")
 
     def prune_alias(self, name: str, *, keep: int = 1) -> dict[str, Any]:
-        """Drop the versions before the ``keep`` newest former ones; return the alias and what was ``dropped``."""
+        """Drop all but the ``keep`` newest former versions; return the alias and the names ``dropped``."""
         return self._call("DELETE", f"/aliases/{_segment(name)}/versions", params={"keep": keep})
 
     def remove_alias(self, name: str) -> None:
-        """Remove an alias; its collections stay."""
+        """Remove an alias; its collections are kept."""
         self._send("DELETE", f"/aliases/{_segment(name)}")
 
     def check_ready(self) -> dict[str, Any]:
-        """Return each dependency's health, also when the service is not ready (``status`` says so)."""
+        """Return ``status`` and the state of every dependency, also when the service is not ready."""
         answer = self._open("GET", "/readyz")
         if answer.status_code not in {200, 503}:
             raise _refused(answer)
@@ -297,7 +298,7 @@ class IngestClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ApiUnreachable:
-        return ApiUnreachable(f"the service at {self.url} cannot be reached: {error or type(error).__name__}")
+        return ApiUnreachable(f"The service at {self.url} is unreachable: {error or type(error).__name__}.")
 
 
 def _refused(answer: httpx.Response) -> ApiError:
@@ -306,8 +307,8 @@ def _refused(answer: httpx.Response) -> ApiError:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        # Something that is not our service, a proxy perhaps.
-        problem = {"detail": f"HTTP {answer.status_code} from {answer.url}, which is not an answer of the service"}
+        # Another server, for example a proxy.
+        problem = {"detail": f"{answer.url} returned HTTP {answer.status_code}, not an error of the service."}
     return ApiError(answer.status_code, problem)
 
 
@@ -317,7 +318,7 @@ def _read_object(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         data = None
     if not isinstance(data, dict):
-        raise ApiError(answer.status_code, {"detail": f"{answer.url} is not the service: its answer is not JSON"})
+        raise ApiError(answer.status_code, {"detail": f"{answer.url} did not return JSON; it is not the service."})
     return data
 
 
@@ -330,5 +331,5 @@ def _idempotency(key: str | None) -> dict[str, str]:
 
 
 def _segment(text: str) -> str:
-    """One segment of a path, whatever a person typed."""
+    """Return any text as one segment of a path. Pure."""
     return quote(text, safe="") or "%20"

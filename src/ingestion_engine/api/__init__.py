@@ -1,4 +1,4 @@
-"""Routes, request and response models, problem+json; the composition root.
+"""The HTTP API: routes, their dependencies and views, problem+json, authentication, the composition root.
 
-What does not belong: engine or pipeline knowledge.
+What does not belong: business logic (services), engines, the pipeline.
 """

@@ -21,24 +21,24 @@ from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 
 THREADS = 32
-"""For blocking calls of the state store and S3; asyncio's own choice on two cores, six, would let a slow S3 hold up
-everything."""
+"""For blocking calls of the state store and S3. With asyncio's default, six on two cores, a slow S3 would delay every
+request."""
 
 _DESCRIPTION = """Embeds every object under an S3 prefix into Qdrant and Weaviate.
 
-Every error is `application/problem+json` with a stable `code`. Where API keys are in force, send `Authorization:
-Bearer <key>`."""
+Every error is `application/problem+json` with a stable `code`. Where API keys are required, send the header
+`Authorization: Bearer <key>`."""
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
-    """Return the service; it opens its connections and starts to dispatch when the server starts it.
+    """Return the service; it opens connections and starts to dispatch jobs when the server starts it.
 
     Args:
         settings: All settings.
-        parts: What to use in place of the systems that the settings name, for tests; closed with the application.
+        parts: Replacement of the systems that the settings name, for tests; closed with the application.
 
     Raises:
-        SettingsError: the file of API keys cannot be used.
+        SettingsError: the file of API keys is invalid.
     """
     metrics = Metrics()
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
             freeze_startup_objects()
             yield
 
-    # The documentation page without its usual content delivery network: clusters often have no way out.
+    # The documentation page without its usual content delivery network: clusters often have no access to the Internet.
     app = FastAPIOffline(
         title="Ingestion engine",
         version=__version__,

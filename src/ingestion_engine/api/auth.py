@@ -1,14 +1,13 @@
-"""Who is asking: API keys from a file, and what each key may use.
+"""API keys from a file, and the buckets and collections that each key may use.
 
-The file (``INGEST_API__KEYS_FILE``) is a JSON list; only hashes of keys are in it::
+The file (``INGEST_API__KEYS_FILE``) is a JSON list with hashes of keys::
 
     [{"name": "docs-team", "key_sha256": "<64 hex digits>", "buckets": ["docs-*"], "collections": ["handbook*"]},
      {"name": "admin", "key_sha256": "<64 hex digits>"}]
 
-``buckets`` and ``collections`` are shell globs; left out, they mean everything. A key restricted by either sees only
-the jobs that it
-submitted itself, and only the collections that it may use. The file is read again when it changes. Without a file
-there is no authentication.
+``buckets`` and ``collections`` are shell globs; without them, everything is allowed. A key restricted by either sees
+only the jobs that it submitted itself, and only the collections that it may use. The file is read again when it
+changes. Without a file there is no authentication.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _EVERYTHING = ("*",)
 
 
 class ApiKey(BaseModel):
-    """One entry of the keys file."""
+    """Entry of the keys file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +48,7 @@ _KEYS = TypeAdapter(list[ApiKey])
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who asks. Without authentication, everybody is the same unnamed one who may do everything."""
+    """Caller of the API. Without authentication, every caller is the same, unnamed and unrestricted."""
 
     name: str = ""
     buckets: tuple[str, ...] = _EVERYTHING
@@ -57,47 +56,47 @@ class Principal:
 
     @property
     def is_restricted(self) -> bool:
-        """True when there is something that the key may not use."""
+        """True when some buckets or collections are not allowed."""
         return "*" not in self.buckets or "*" not in self.collections
 
     @property
     def sees_jobs_of(self) -> str | None:
-        """Whose jobs are to be shown; None means everybody's."""
+        """Owner of the jobs that the caller may see; None means all jobs."""
         return self.name if self.is_restricted else None
 
     def may_use_collection(self, collection: str) -> bool:
-        """True when the key covers a collection."""
+        """Return True when a collection is allowed. Pure."""
         return any(fnmatch.fnmatchcase(collection, glob) for glob in self.collections)
 
     def check_request(self, request: JobRequest) -> None:
-        """Return when the key covers a request. Raises SubmissionError "not_allowed" (403)."""
+        """Check that a request is allowed. Raises SubmissionError "not_allowed" (403)."""
         if not any(fnmatch.fnmatchcase(request.source.bucket, glob) for glob in self.buckets):
-            raise _not_allowed(f"this API key may not read bucket {request.source.bucket!r}", "source.bucket")
+            raise _not_allowed(f"This API key may not read bucket {request.source.bucket!r}.", "source.bucket")
         for name, field in ((request.alias, "alias"), (request.collection, "collection")):
-            # A collection that the service names is the alias's own.
+            # A collection that the service names belongs to the alias.
             if name and not self.may_use_collection(name):
-                raise _not_allowed(f"this API key may not use {field} {name!r}", field)
+                raise _not_allowed(f"This API key may not use {field} {name!r}.", field)
 
     def check_collection(self, collection: str) -> None:
-        """Return when the key covers a collection. Raises SubmissionError "not_allowed" (403)."""
+        """Check that a collection is allowed. Raises SubmissionError "not_allowed" (403)."""
         if not self.may_use_collection(collection):
-            raise _not_allowed(f"this API key may not use collection {collection!r}", "collection")
+            raise _not_allowed(f"This API key may not use collection {collection!r}.", "collection")
 
     def check_job(self, job: JobRecord) -> JobRecord:
-        """Return a job that the key may see. Raises SubmissionError "job_not_found": others' jobs do not exist for
-        it.
-        """
+        """Return a job that the caller may see. Raises SubmissionError "job_not_found" (404), as for an unknown job."""
         if self.is_restricted and job.owner != self.name:
-            raise SubmissionError("job_not_found", f"there is no job {job.id}", hint="GET /jobs lists them", status=404)
+            raise SubmissionError(
+                "job_not_found", f"Job {job.id!r} does not exist.", hint="List jobs with GET /jobs.", status=404
+            )
         return job
 
 
 def _not_allowed(message: str, field: str) -> SubmissionError:
-    return SubmissionError("not_allowed", message, hint="ask for a key that covers it", status=403, field=field)
+    return SubmissionError("not_allowed", message, hint="Use an API key that allows it.", status=403, field=field)
 
 
 class KeyRing:
-    """The keys of a file; or no authentication when there is none.
+    """The keys of a file; without a file there is no authentication.
 
     Raises:
         SettingsError: the file cannot be read or is not a list of keys.
@@ -112,11 +111,11 @@ class KeyRing:
 
     @property
     def is_open(self) -> bool:
-        """True when nobody has to prove who they are."""
+        """True when no API key is required."""
         return self._path is None
 
     def identify(self, header: str | None) -> Principal:
-        """Return who sends an ``Authorization`` header. Raises SubmissionError "unauthenticated" (401)."""
+        """Return the caller of an ``Authorization`` header. Raises SubmissionError "unauthenticated" (401)."""
         if self._path is None:
             return Principal()
         self._reload(self._path)
@@ -126,27 +125,28 @@ class KeyRing:
             for key in self._keys:
                 if hmac.compare_digest(key.key_sha256.lower(), digest):
                     return Principal(key.name, key.buckets, key.collections)
-        said = "the API key is not known" if header else "this service wants an API key"
-        raise SubmissionError("unauthenticated", said, hint="send Authorization: Bearer <key>", status=401)
+        message = "The API key is unknown." if header else "An API key is required."
+        hint = "Send the header Authorization: Bearer <key>."
+        raise SubmissionError("unauthenticated", message, hint=hint, status=401)
 
     def _load(self, path: Path) -> None:
         try:
             stat = path.stat()
             keys = _KEYS.validate_json(path.read_bytes())
         except OSError as error:
-            raise SettingsError(f"INGEST_API__KEYS_FILE: {path} cannot be read: {error.strerror}") from error
+            raise SettingsError(f"INGEST_API__KEYS_FILE: Cannot read {str(path)!r}: {error.strerror}.") from error
         except ValidationError as error:
             raise SettingsError(f"INGEST_API__KEYS_FILE: {describe_faults(error)}") from None
         names = [key.name for key in keys]
         if len(set(names)) != len(names):
-            raise SettingsError("INGEST_API__KEYS_FILE: two keys have the same name")
+            raise SettingsError("INGEST_API__KEYS_FILE: Two keys have the same name.")
         self._keys, self._read_at = keys, (stat.st_mtime_ns, stat.st_size)
 
     def _reload(self, path: Path) -> None:
-        """Read the file again when it has changed; a broken one leaves the keys as they were."""
+        """Read the file again when it has changed; an invalid file leaves the keys unchanged."""
         try:
             stat = path.stat()
             if (stat.st_mtime_ns, stat.st_size) != self._read_at:
                 self._load(path)
         except (OSError, SettingsError) as error:
-            _log.warning("API keys not read again", extra={"error": str(error)})
+            _log.warning("API keys not reloaded", extra={"error": str(error)})

@@ -1,4 +1,4 @@
-"""The composition root: ports are opened here, and services are made of them."""
+"""The composition root: opens the ports and constructs the services from them."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.services.search import SearchService
 
 SEARCH_IN_FLIGHT = 2
-"""Embedding requests at once for searches, beside the jobs' limit: a query is one short text, and a person waits for
-it."""
+"""Embedding requests of searches in flight, in addition to the limit for jobs: a query is one short text, and a person
+waits for it."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything outside the process that the services need."""
+    """All systems outside the process that the services use."""
 
     source: ObjectSource
     embedder: Embedder
     state: StateStore | None
-    """None when no state store is configured: then no job can run, and collections are not known."""
+    """None when no state store is configured: then no job can run, and no collection is known."""
     stores: Mapping[StoreName, VectorStore]
     engines: Mapping[EngineName, JobEngine]
     spark_manifest: Callable[[JobRequest], dict[str, Any]] | None = field(default=None)
-    """Builds the SparkApplication that a request would create; None until Spark is configured."""
+    """Returns the SparkApplication that a request would create; None when Spark is not configured."""
 
     async def close(self) -> None:
-        """Release all connections, whatever goes wrong with some."""
+        """Close all connections; an error of one does not keep others open."""
         parts: list[ObjectSource | Embedder | VectorStore | JobEngine] = [
             self.source,
             self.embedder,
@@ -59,10 +59,10 @@ class Parts:
 
 
 def open_parts(settings: Settings) -> Parts:
-    """Open what is configured, lazily: nothing is asked yet.
+    """Open the configured systems. No request is made.
 
     Raises:
-        FatalError: a setting makes no sense.
+        FatalError: a setting is invalid.
     """
     names = [name for name in StoreName if getattr(settings, name.value).url is not None]
     engines: dict[EngineName, JobEngine] = {}
@@ -85,7 +85,7 @@ def open_parts(settings: Settings) -> Parts:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the routes use."""
+    """The services that routes use."""
 
     settings: Settings
     parts: Parts
@@ -102,7 +102,7 @@ class Services:
 
 @contextlib.asynccontextmanager
 async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
-    """Make the services, their tasks at work until the end of the context; then close everything."""
+    """Construct the services and run their tasks until the context ends; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url)
     tasks: list[asyncio.Task[None]] = []
     try:

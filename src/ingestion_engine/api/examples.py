@@ -1,4 +1,4 @@
-"""Request bodies shown in the API's documentation; a test submits each of them."""
+"""Request bodies in the API documentation; a test submits each of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any, Final
 
 JOB_EXAMPLES: Final[dict[str, Any]] = {
     "smallest": {
-        "summary": "A whole bucket into both stores, with defaults",
+        "summary": "Embed a whole bucket into both stores, with defaults",
         "value": {"source": {"bucket": "docs"}, "collection": "docs"},
     },
     "everything": {
-        "summary": "Every field",
+        "summary": "All fields",
         "value": {
             "source": {"bucket": "docs", "prefix": "handbook/", "include": ["**/*.md", "**/*.pdf"], "exclude": []},
             "alias": "handbook_live",
@@ -29,7 +29,7 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
         },
     },
     "blue_green": {
-        "summary": "A new version with another model, behind an alias that moves when it is whole",
+        "summary": "Create a new version behind an alias, which moves when the job succeeds",
         "value": {
             "source": {"bucket": "docs", "prefix": "handbook/"},
             "alias": "handbook_live",
@@ -37,22 +37,22 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
         },
     },
     "plan": {
-        "summary": "Only say what a sync would do",
+        "summary": "Plan a sync without running it",
         "value": {"source": {"bucket": "docs", "prefix": "handbook/"}, "collection": "handbook", "mode": "plan"},
     },
     "verify": {
-        "summary": "Compare both stores with each other and with what was written; needs an existing collection",
+        "summary": "Compare the stores with each other and with the record of what was written",
         "value": {"source": {"bucket": "docs"}, "collection": "handbook", "mode": "verify"},
     },
 }
 
 SEARCH_EXAMPLES: Final[dict[str, Any]] = {
     "smallest": {
-        "summary": "The ten nearest passages of every store",
+        "summary": "Ten nearest passages of every store",
         "value": {"collection": "handbook", "query": "how do I reset my password?"},
     },
     "below": {
-        "summary": "Only passages of objects under a prefix",
+        "summary": "Passages of objects under a prefix",
         "value": {
             "collection": "handbook",
             "query": "how do I reset my password?",

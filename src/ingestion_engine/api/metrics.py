@@ -1,4 +1,4 @@
-"""What Prometheus reads. One registry per application, so that two in one process do not collide."""
+"""Metrics for Prometheus. Each application has its own registry, so that two in one process do not collide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from ingestion_engine import __version__
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-"""Around the promise of 100 ms for a submission."""
+"""Finest around 100 ms, the target for a submission."""
 
 
 class Metrics:
@@ -21,25 +21,28 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "ingest_http_requests_total",
-            "Requests answered.",
+            "HTTP requests.",
             ["method", "route", "status"],
             registry=self._registry,
         )
         self._seconds = Histogram(
             "ingest_http_request_seconds",
-            "Time from a request to the end of its answer.",
+            "Time from a request to the end of its response.",
             ["method", "route"],
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._jobs = Gauge("ingest_jobs", "Jobs in the table.", ["engine", "state"], registry=self._registry)
+        self._jobs = Gauge("ingest_jobs", "Jobs in the database.", ["engine", "state"], registry=self._registry)
         self._up = Gauge(
-            "ingest_dependency_up", "1 when a dependency answered the last check.", ["name"], registry=self._registry
+            "ingest_dependency_up",
+            "1 when the last check of a dependency succeeded.",
+            ["name"],
+            registry=self._registry,
         )
         Gauge("ingest_info", "The running version.", ["version"], registry=self._registry).labels(__version__).set(1)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request. ``route`` is the pattern, so that ids make no new series."""
+        """Count a request. ``route`` is the pattern of the path, so that ids create no new series."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
@@ -50,9 +53,9 @@ class Metrics:
             self._jobs.labels(engine, state).set(number)
 
     def set_dependency(self, name: str, up: bool) -> None:
-        """Note whether a dependency answered."""
+        """Record the result of a check."""
         self._up.labels(name).set(int(up))
 
     def render(self) -> bytes:
-        """Return everything in Prometheus's text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

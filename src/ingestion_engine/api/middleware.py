@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, a count, a bound on its body, and an answer to the unexpected."""
+"""For every request: an id, a log line, metrics, a limit on the body, and a response for unexpected errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ingestion_engine.api.problems import answer_problem, make_problem
 from ingestion_engine.runtime.telemetry import get_logger
 
 BODY_MAX_BYTES: Final = 1024 * 1024
-"""The largest sensible request, with thousands of globs, is far smaller."""
+"""The largest realistic request, with thousands of globs, is far smaller."""
 
 _ID: Final = re.compile(r"^[A-Za-z0-9._\-]{1,64}$")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked every few seconds by machines; logged only when they fail."""
+"""Called by machines every few seconds; logged only when they fail."""
 
 _log = get_logger(__name__)
 
@@ -27,7 +27,7 @@ _log = get_logger(__name__)
 class RequestContext:
     """ASGI middleware; streams pass through it unbuffered.
 
-    A client's own ``X-Request-Id`` is kept when it looks like one; the answer carries it either way.
+    A valid ``X-Request-Id`` of the client is kept; the response carries the id in any case.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -56,16 +56,16 @@ class RequestContext:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > BODY_MAX_BYTES:
-                raise HTTPException(413, f"a request's body has at most {BODY_MAX_BYTES} bytes")
+                raise HTTPException(413, f"The body of a request has at most {BODY_MAX_BYTES} bytes.")
             return message
 
         try:
             await self._app(scope, receive_bounded, send_marked)
-        except Exception:  # the top of the service: the client gets a problem, the log the reason
+        except Exception:  # top of the service: the client receives a problem, the reason is logged
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if status:
                 raise
-            detail = "something unexpected happened; the service's log has it under this request id"
+            detail = "An unexpected error occurred; the log of the service has it under this request id."
             problem = make_problem(500, "internal_error", detail, context={"request_id": request_id})
             await answer_problem(problem)(scope, receive, send_marked)
         finally:

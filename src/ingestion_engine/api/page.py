@@ -1,4 +1,4 @@
-"""The page at the root: plain HTML, nothing from elsewhere."""
+"""The page at the root: plain HTML without external resources."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ def render_page(jobs: Sequence[JobView], *, locked: bool, url: str = "http://127
 
     Args:
         jobs: The newest jobs.
-        locked: API keys are in force, so jobs are not shown here.
-        url: Where the service is, for the example.
+        locked: API keys are required, so jobs are not shown.
+        url: URL of the service, for the example.
     """
     if locked:
-        body = "<p>API keys are in force: use <code>ingest jobs</code> with INGEST_API_KEY, or GET /jobs.</p>"
+        body = (
+            "<p>API keys are required: send one with <code>GET /jobs</code>, "
+            "or set INGEST_API_KEY and run <code>ingest jobs</code>.</p>"
+        )
     elif jobs:
         rows = "".join(_render_row(job) for job in jobs)
         names = ("Job", "Engine", "Collection", "State", "Done", "Failed", "Created")

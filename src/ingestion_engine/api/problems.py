@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json: every answer that is not what was asked for has this form, whatever went wrong."""
+"""Errors as RFC 9457 problem+json: every error response has this form, whatever its cause."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _HTTP_CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_all
 
 
 class ProblemError(BaseModel):
-    """One of several things wrong with a request."""
+    """One of several errors in a request."""
 
     pointer: str
-    """JSON pointer into the body; for headers and query parameters ``/query/limit``."""
+    """JSON pointer into the body; for query parameters and headers, for example ``/query/limit``."""
     detail: str
     code: str
 
@@ -53,16 +53,16 @@ class Problem(BaseModel):
     """``urn:ingestion-engine:problem:{code}``."""
     title: str = Field(examples=["Request cannot be processed"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["bucket 'dosc' does not exist"])
-    """One sentence that names what is wrong."""
+    detail: str = Field(examples=["Bucket 'dosc' does not exist."])
+    """The error in one sentence."""
     code: str = Field(examples=["bucket_not_found"])
     """Stable identifier for programs."""
     hint: str | None = None
-    """What to do about it."""
+    """What to do to fix the error."""
     field: str | None = Field(default=None, examples=["source.bucket"])
-    """Dotted path of the request's field at fault."""
+    """Dotted path of the invalid field of the request."""
     errors: list[ProblemError] | None = None
-    """All faults, when there are several or the request does not fit its schema."""
+    """All errors, when there are several or when the request does not match its schema."""
 
 
 def make_problem(
@@ -75,7 +75,7 @@ def make_problem(
     errors: Sequence[Mapping[str, Any]] | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a problem as a JSON object; what has no value is left out. Pure."""
+    """Return a problem as a JSON object; members without a value are left out. Pure."""
     problem = {
         "type": f"urn:ingestion-engine:problem:{code}",
         "title": TITLES.get(status, "Error"),
@@ -86,15 +86,13 @@ def make_problem(
         "field": field,
         "errors": list(errors) if errors else None,
     }
-    # A context value must not replace a member that the standard or this class defines.
+    # A context value must not replace a member that the standard or ``Problem`` defines.
     problem = {**(context or {}), **problem}
     return {name: value for name, value in problem.items() if value is not None}
 
 
 def problem_of_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a stored error (``IngestionError.record()``) as a problem without a status: it answers no request.
-    Pure.
-    """
+    """Return a stored error (``IngestionError.record()``) as a problem without a status. Pure."""
     if record is None:
         return None
     context = {name: value for name, value in (record.get("context") or {}).items() if name != "status"}
@@ -104,7 +102,7 @@ def problem_of_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None
 
 
 def problem_of_error(error: IngestionError) -> dict[str, Any]:
-    """Return an error of ours as a problem. Pure."""
+    """Return an error of the product as a problem. Pure."""
     context = dict(error.context)
     if isinstance(error, SubmissionError):
         context.pop("status", None)
@@ -124,14 +122,14 @@ def problem_of_error(error: IngestionError) -> dict[str, Any]:
 
 
 def answer_problem(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """Return the HTTP answer of a problem."""
+    """Return the HTTP response of a problem."""
     return Response(
         orjson.dumps(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=dict(headers or {})
     )
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Make every error of an application a problem. What nobody expected is handled by ``RequestContext``."""
+    """Return every error of an application as a problem; ``RequestContext`` handles unexpected ones."""
 
     @app.exception_handler(IngestionError)
     async def _ours(_request: Request, error: IngestionError) -> Response:
@@ -142,14 +140,16 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip()
         if media_type and "json" not in media_type:
-            # What curl -d sends by itself; the body then is not even looked at.
-            detail = f"the body is declared as {media_type}"
-            return answer_problem(make_problem(415, "not_json", detail, hint="send content-type: application/json"))
+            # The default of curl -d; FastAPI does not parse the body then.
+            detail = f"The body is declared as {media_type!r}."
+            hint = "Send the header content-type: application/json."
+            return answer_problem(make_problem(415, "not_json", detail, hint=hint))
         return answer_problem(describe_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        hints = {404: "GET /openapi.json lists the routes", 405: f"allowed: {(error.headers or {}).get('Allow', '')}"}
+        allowed = (error.headers or {}).get("Allow", "")
+        hints = {404: "List the routes with GET /openapi.json.", 405: f"Use one of the allowed methods: {allowed}."}
         code = _HTTP_CODES.get(error.status_code, "http_error")
         detail = f"{request.method} {request.url.path}: {error.detail}"
         problem = make_problem(error.status_code, code, detail, hint=hints.get(error.status_code))
@@ -157,15 +157,13 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def describe_validation(faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all faults that a schema found as one problem that names the first field. Pure. Values are not
-    repeated.
-    """
+    """Return all validation errors as one problem that names the first field. Pure. Values are not repeated."""
     errors = [_describe_fault(fault) for fault in faults]
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     field = first["pointer"].strip("/").replace("/", ".") or None
     detail = f"{field}: {first['detail']}{more}" if field else f"{first['detail']}{more}"
-    hint = "GET /openapi.json describes every field; /docs shows it"
+    hint = "Compare the request with the schema: GET /openapi.json, or /docs in a browser."
     return make_problem(422, "validation_error", detail, hint=hint, field=field, errors=errors)
 
 
@@ -174,7 +172,7 @@ def _describe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
     kind = fault["type"]
     if kind == "json_invalid":
         reason = (fault.get("ctx") or {}).get("error", "not JSON")
-        return {"pointer": "", "detail": f"the body is not JSON: {reason} at character {location[-1]}", "code": kind}
+        return {"pointer": "", "detail": f"The body is not JSON: {reason} at character {location[-1]}.", "code": kind}
     if location[:1] == ["body"]:
         location = location[1:]
     pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in location)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from fastapi import APIRouter, Response
 
+from ingestion_engine.api.auth import Principal
+from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CallerDep,
     IdempotencyKey,
@@ -26,11 +31,38 @@ from ingestion_engine.api.views import (
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.spec import EngineName
+from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.search import SearchQuery
 
 router = APIRouter(responses=PROBLEMS)
+
+
+@contextlib.asynccontextmanager
+async def _jobs_explain_absence(name: str, caller: Principal, services: Services) -> AsyncIterator[None]:
+    """Add the unfinished job that creates a collection to the error that the collection does not exist.
+
+    Cost: one query where the collection does not exist.
+    """
+    try:
+        yield
+    except SubmissionError as error:
+        if error.code != "collection_not_found":
+            raise
+        unfinished = JobFilter(states=tuple(set(JobState) - FINAL_STATES), owner=caller.sees_jobs_of)
+        jobs, _ = await services.jobs.list_page(unfinished, limit=500, cursor=None)
+        job = next((job for job in jobs if name in (job.collection, job.alias)), None)
+        if job is None:
+            raise
+        raise SubmissionError(
+            error.code,
+            f"Collection {name!r} does not exist yet; job {job.id!r}, which creates it, is {job.state.value}.",
+            hint=f"Wait until the job has ended: GET /jobs/{job.id}/events.",
+            status=error.status,
+            field=error.field,
+            job_id=job.id,
+        ) from error
 
 
 @router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
@@ -44,7 +76,8 @@ async def search(body: SearchBody, caller: CallerDep, services: ServicesDep) -> 
         key_prefix=body.filter.key_prefix,
     )
     query = SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
-    return show_search(await services.search.search(query))
+    async with _jobs_explain_absence(body.collection, caller, services):
+        return show_search(await services.search.search(query))
 
 
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
@@ -59,7 +92,8 @@ async def list_collections(caller: CallerDep, services: ServicesDep) -> Collecti
 async def get_collection(name: str, caller: CallerDep, services: ServicesDep) -> CollectionView:
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
-    detail = await services.collections.describe(name)
+    async with _jobs_explain_absence(name, caller, services):
+        detail = await services.collections.describe(name)
     visible = JobFilter(collection=detail.name, owner=caller.sees_jobs_of)
     newest, _ = await services.jobs.list_page(visible, limit=1, cursor=None)
     return show_collection(detail, newest[0] if newest else None)
@@ -104,7 +138,7 @@ async def delete_objects(
         raise SubmissionError(
             "validation_error",
             "An empty prefix means every object of the collection.",
-            hint="Set a prefix, or add all=true.",
+            hint="Set a prefix, or set 'all' to confirm.",
             field="prefix",
         )
     request = request_removal(await services.collections.require(name), query.prefix)

@@ -1,4 +1,4 @@
-"""Run the service until it is asked to end."""
+"""Run the service until it receives SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 
 STOP_S: Final = 5
-"""Time that open answers have to end when the service stops; event streams would keep it up for ever."""
+"""Time that open responses have to end when the service stops; event streams would never end by themselves."""
 
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open: longer than clients and load balancers keep theirs (5 to 60 s), which would
-else send a request down a connection that is just being closed."""
+otherwise send a request over a connection that is being closed."""
 
 _log = get_logger(__name__)
 
@@ -25,7 +25,7 @@ def serve(settings: Settings) -> None:
     """Serve on ``settings.api``'s host and port until SIGINT or SIGTERM; the address is logged.
 
     Raises:
-        SettingsError: the file of API keys cannot be used.
+        SettingsError: the file of API keys is invalid.
         OSError: the address cannot be listened on.
     """
     configure_logging(settings.log_level)

@@ -1,17 +1,17 @@
-"""The ``ingest`` command: what a person or a script types. What does not belong: logic.
+"""The ``ingest`` command. What does not belong: logic of the service, which commands call over HTTP.
 
 Exit codes, for scripts:
 
-==== ==========================================================
+==== ===============================================================
 0    succeeded
-1    something unexpected, or a comparison found differences
-2    the command line is wrong
+1    unexpected error, or a comparison found differences
+2    wrong command line, or a required package is not installed
 3    the job failed
 4    the job partially succeeded: some objects failed
-5    the service refused the request (the answer names the fault)
+5    the service refused the request; the error names the reason
 6    the job was canceled
-7    the service cannot be reached
-==== ==========================================================
+7    the service is unreachable
+==== ===============================================================
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ for commands in (upload, jobs, data, aliases, service):
 
 
 def main() -> None:
-    """Run the command line of this process and end it with the command's exit code."""
+    """Run the command line of this process and exit with the command's exit code."""
     sys.exit(run_app(app))

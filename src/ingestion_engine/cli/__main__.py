@@ -1,4 +1,4 @@
-"""``python -m ingestion_engine.cli`` is ``ingest``."""
+"""Entry of ``python -m ingestion_engine.cli``, the same as ``ingest``."""
 
 from ingestion_engine.cli import main
 

@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    group = typer.Typer(no_args_is_help=True, help="Names that stand for collections and move to newer versions.")
+    group = typer.Typer(no_args_is_help=True, help="Manage aliases: names of collections that move to newer versions.")
     group.command("list")(list_all)
     for command in (show, rollback, prune, remove):
         group.command()(command)
@@ -34,30 +34,30 @@ def list_all(json: Json = False, url: Url = DEFAULT_URL) -> None:
 
 
 def show(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Show what an alias stands for, and whether each store agrees."""
+    """Show the collection of an alias, its former versions, and whether each store agrees."""
     with open_client(url) as client:
         _write(client.get_alias(alias), json=json)
 
 
 def rollback(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Go back to the version before; once more undoes it."""
+    """Move an alias to its newest former version; calling it again reverts the rollback."""
     with open_client(url) as client:
         _write(client.roll_back_alias(alias), json=json)
 
 
 def prune(
     alias: Name,
-    keep: Annotated[int, typer.Option(min=0, help="How many former versions stay.")] = 1,
+    keep: Annotated[int, typer.Option(min=0, help="Number of former versions to keep.")] = 1,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Drop former versions but the newest ones, in every store."""
+    """Drop all but the newest former versions, in every store."""
     with open_client(url) as client:
         _write(client.prune_alias(alias, keep=keep), json=json)
 
 
 def remove(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Remove an alias; its collections stay."""
+    """Remove an alias; its collections are kept."""
     with open_client(url) as client:
         client.remove_alias(alias)
     if json:
@@ -84,5 +84,5 @@ def _write(alias: dict[str, Any], *, json: bool) -> None:
 
 
 def _agreement(alias: dict[str, Any]) -> str:
-    words = {True: "agrees", False: "to follow", None: "not known"}
+    words = {True: "agrees", False: "pending", None: "unknown"}
     return ", ".join(f"{name} {words[view['agrees']]}" for name, view in alias["stores"].items())

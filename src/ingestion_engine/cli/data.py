@@ -7,18 +7,18 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ingestion_engine.cli.jobs import Key, Watch, tell_accepted
-from ingestion_engine.cli.output import open_client, out, write_json, write_pairs, write_table
+from ingestion_engine.cli.jobs import Key, Watch, report_accepted
+from ingestion_engine.cli.output import err, open_client, out, write_json, write_pairs, write_table
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
-from ingestion_engine.client import IngestClient
+from ingestion_engine.client import FINAL_STATES, IngestClient
 
 Collection = Annotated[str, typer.Argument(show_default=False)]
-Prefix = Annotated[str, typer.Option(help="Only objects whose keys start so.")]
-Engine = Annotated[str, typer.Option(help="ray or spark.")]
+Prefix = Annotated[str, typer.Option(help="Only objects whose key starts with this prefix.")]
+Engine = Annotated[str, typer.Option(help="Engine that runs the job: ray or spark.")]
 
 PASSAGE_CHARS = 300
-"""Of a passage shown to a person; --json gives it whole."""
+"""Length at which a passage is cut in text output; --json prints all of it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,16 +30,23 @@ def register(app: typer.Typer) -> None:
 def search(
     collection: Collection,
     query: Annotated[str, typer.Argument(show_default=False)],
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="Per store.")] = 3,
-    store: Annotated[list[str] | None, typer.Option(help="Only this store; repeatable.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=100, help="Maximum number of results per store.")
+    ] = 3,
+    store: Annotated[list[str] | None, typer.Option(help="Search only this store; repeatable.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Only passages from this bucket.")] = None,
     content_type: Annotated[str | None, typer.Option(help="Only this media type.")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(help="name=value that passages must have; repeatable.")] = None,
-    key_prefix: Annotated[str | None, typer.Option(help="Only objects whose keys start so.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Only passages with this metadata, name=value; repeatable.")
+    ] = None,
+    key_prefix: Annotated[str | None, typer.Option(help="Only objects whose key starts with this prefix.")] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Find the passages nearest to a query, in every store."""
+    """Search a collection: print the passages nearest to a query, from every store.
+
+    ingest search handbook "how do I reset my password?"
+    """
     given = {
         "bucket": bucket,
         "content_type": content_type,
@@ -49,6 +56,9 @@ def search(
     where = {name: value for name, value in given.items() if value is not None}
     with open_client(url) as client:
         found = client.search(collection, query, limit=limit, stores=store, where=where)
+        # Few results are often those of a job that has not ended.
+        is_full = all(len(hits) >= limit for hits in found["results"].values())
+        newest = [] if is_full or json else client.list_jobs(collection=found["collection"], limit=1)["items"]
     if json:
         write_json(found)
         return
@@ -58,6 +68,10 @@ def search(
             _show_hit(hit)
     for name, error in found["errors"].items():
         out.print(Text.assemble((name, "bold"), (f"  {error['detail']}", "red")))
+    for job in newest:
+        if job["state"] not in FINAL_STATES:
+            err.print(Text(f"Results may be incomplete: job {job['job_id']} is {job['state']}."))
+            err.print(Text(f"hint:  Wait for its end: ingest watch {job['job_id']}"))
 
 
 def _show_hit(hit: dict[str, Any]) -> None:
@@ -70,11 +84,11 @@ def _show_hit(hit: dict[str, Any]) -> None:
 
 
 def collections(
-    name: Annotated[str | None, typer.Argument(help="Show this one in detail.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Show details of this collection.", show_default=False)] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List collections, or show one."""
+    """List collections, or show the details of one."""
     with open_client(url) as client:
         found = [client.get_collection(name)] if name is not None else client.list_collections()
     if json:
@@ -94,23 +108,23 @@ def collections(
             "collection": name,
             "model": f"{contract['model']} ({contract['dimension']} dimensions, {contract['model_digest'][:19]})",
             "chunking": f"{chunking['max_chars']} characters, overlap {chunking['overlap_chars']}",
-            "made by": contract["created_by"],
+            "created by": contract["created_by"],
             **{store: f"{_points(found[0], store)} points" for store in found[0]["stores"]},
             **{f"objects {state}": number for state, number in (found[0]["objects"] or {}).items()},
-            "last job": _tell_last_job(found[0]["last_job"]),
-            "verified": _tell_verified(found[0]["verified"]),
+            "last job": _describe_last_job(found[0]["last_job"]),
+            "verified": _describe_verified(found[0]["verified"]),
         }
     )
 
 
-def _tell_last_job(job: dict[str, Any] | None) -> str | None:
+def _describe_last_job(job: dict[str, Any] | None) -> str | None:
     if job is None:
         return None
     ended = f", ended {job['finished_at']}" if job["finished_at"] else ""
     return f"{job['job_id']} ({job['mode']}, {job['state']}{ended})"
 
 
-def _tell_verified(verified: dict[str, Any] | None) -> str:
+def _describe_verified(verified: dict[str, Any] | None) -> str:
     if verified is None:
         return "never"
     found = f"{verified['differences']} differences" if verified["differences"] else "no differences"
@@ -127,18 +141,18 @@ def _points(collection: dict[str, Any], store: str) -> Any:
 def objects(
     collection: Collection,
     prefix: Prefix = "",
-    state: Annotated[str | None, typer.Option(help="present or failed.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 100,
+    state: Annotated[str | None, typer.Option(help="Only objects in this state: present or failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 100,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the objects of a collection, by key."""
+    """List the objects of a collection, ordered by key."""
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     with open_client(url) as client:
         while len(found) < limit:
-            wanted = min(1000, limit - len(found))
-            page = client.list_objects(collection, prefix=prefix, state=state, limit=wanted, cursor=cursor)
+            page_size = min(1000, limit - len(found))
+            page = client.list_objects(collection, prefix=prefix, state=state, limit=page_size, cursor=cursor)
             found += page["items"]
             cursor = page["next_cursor"]
             if cursor is None:
@@ -160,9 +174,9 @@ def verify(
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> int:
-    """Compare both stores with each other and with what was written; change nothing.
+    """Compare the stores with each other and with the record of what was written; changes nothing.
 
-    With --watch the exit code is 1 when something differs; `ingest failures JOB` names it.
+    With --watch, the exit code is 1 when there are differences; `ingest failures JOB` lists them.
     """
     with open_client(url) as client:
         return _submit_on(client, collection, "verify", prefix, engine, idempotency_key, follow=follow, json=json)
@@ -177,7 +191,7 @@ def repair(
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> int:
-    """Compare both stores and mend what differs, from the store that is right."""
+    """Compare the stores and repair differences from the store that is right."""
     with open_client(url) as client:
         return _submit_on(client, collection, "repair", prefix, engine, idempotency_key, follow=follow, json=json)
 
@@ -193,32 +207,37 @@ def _submit_on(
     follow: bool,
     json: bool,
 ) -> int:
-    """Submit a job on what a collection holds; its bucket and everything else the collection knows itself."""
+    """Submit a job on an existing collection; bucket, model and chunking are taken from its contract."""
     contract = client.get_collection(collection)["contract"]
     if contract["bucket"] is None:
-        raise typer.BadParameter(f"{collection} does not say which bucket it is of; use `ingest submit --mode {mode}`")
+        raise typer.BadParameter(
+            f"The contract of collection {collection!r} does not name its bucket. Use `ingest submit --mode {mode}`."
+        )
     request = {"source": {"bucket": contract["bucket"], "prefix": prefix}, "collection": collection, "mode": mode}
     accepted = client.submit(request, engine=engine, idempotency_key=key)
-    return tell_accepted(client, accepted, follow=follow, json=json)
+    return report_accepted(client, accepted, follow=follow, json=json)
 
 
 def delete_objects(
     collection: Collection,
-    prefix: Annotated[str, typer.Option(help="Objects whose keys start so.", show_default=False)],
-    everything: Annotated[bool, typer.Option("--all", help="Allow an empty prefix: every object.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    engine: Annotated[str | None, typer.Option(help="ray or spark; the service's first when left out.")] = None,
+    prefix: Annotated[str, typer.Option(help="Remove objects whose key starts with this prefix.", show_default=False)],
+    everything: Annotated[bool, typer.Option("--all", help="Allow an empty prefix, which means every object.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engine that runs the job: ray or spark. Default: the first that the service has."),
+    ] = None,
     idempotency_key: Key = None,
     follow: Watch = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> int:
-    """Remove objects from a collection, in every store; the bucket is not touched."""
-    which = f"all objects whose keys start with {prefix!r}" if prefix else "ALL objects"
+    """Remove objects from a collection, in every store; the bucket is not changed."""
+    which = f"all objects whose key starts with {prefix!r}" if prefix else "ALL objects"
     if not yes:
-        typer.confirm(f"Remove {which} from collection {collection}?", abort=True, err=True)
+        typer.confirm(f"Remove {which} from collection {collection!r}?", abort=True, err=True)
     with open_client(url) as client:
         accepted = client.delete_objects(
             collection, prefix=prefix, everything=everything, engine=engine, idempotency_key=idempotency_key
         )
-        return tell_accepted(client, accepted, follow=follow, json=json)
+        return report_accepted(client, accepted, follow=follow, json=json)

@@ -1,4 +1,4 @@
-"""Commands about jobs."""
+"""Commands for jobs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from ingestion_engine.client import FINAL_STATES, IngestClient
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", show_default=False)]
 Watch = Annotated[
-    bool, typer.Option("--watch", "-w", help="Follow the job to its end; the exit code tells how it ended.")
+    bool, typer.Option("--watch", "-w", help="Follow the job until it ends; the exit code reports its final state.")
 ]
-Key = Annotated[str | None, typer.Option(help="The same request with the same key makes one job.", show_default=False)]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Any string; repeating a request with the same key does not create a second job.", show_default=False
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,26 +35,26 @@ def register(app: typer.Typer) -> None:
 @takes_request
 def submit(
     request: dict[str, Any],
-    engine: Annotated[str, typer.Option(help="ray or spark.")] = "ray",
+    engine: Annotated[str, typer.Option(help="Engine that runs the job: ray or spark.")] = "ray",
     idempotency_key: Key = None,
     follow: Watch = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> int:
-    """Submit a job: embed every object under a prefix.
+    """Submit a job that embeds every object under an S3 prefix.
 
     ingest submit s3://docs/handbook/ -c handbook --watch
     """
     if engine not in {"ray", "spark"}:
-        raise typer.BadParameter("ray or spark", param_hint="--engine")
+        raise typer.BadParameter("Use ray or spark.", param_hint="--engine")
     with open_client(url) as client:
         accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
-        return tell_accepted(client, accepted, follow=follow, json=json)
+        return report_accepted(client, accepted, follow=follow, json=json)
 
 
 @takes_request
 def spark_manifest(request: dict[str, Any], json: Json = False, url: Url = DEFAULT_URL) -> int:
-    """Print the SparkApplication that a submission to Spark would create; creates nothing.
+    """Print the SparkApplication that a submission to Spark would create, without creating it.
 
     ingest spark-manifest s3://docs/handbook/ -c handbook | kubectl apply --dry-run=server -f -
     """
@@ -62,8 +67,8 @@ def spark_manifest(request: dict[str, Any], json: Json = False, url: Url = DEFAU
     return 0
 
 
-def tell_accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
-    """Print a job that was accepted, follow it if wanted, and return the exit code."""
+def report_accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
+    """Print an accepted job, follow it on request, and return the exit code."""
     job_id = str(accepted["job_id"])
     if json:
         write_json(accepted)
@@ -75,10 +80,12 @@ def tell_accepted(client: IngestClient, accepted: dict[str, Any], *, follow: boo
 
 
 def jobs(
-    engine: Annotated[str | None, typer.Option(help="ray or spark.")] = None,
-    state: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
-    collection: Annotated[str | None, typer.Option("--collection", "-c")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    engine: Annotated[str | None, typer.Option(help="Only jobs of this engine: ray or spark.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Only jobs that write this collection.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of jobs.")] = 20,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -121,7 +128,7 @@ def jobs(
 
 
 def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
-    """Show a job; the exit code tells how it ended."""
+    """Show a job; the exit code reports its final state."""
     with open_client(url) as client:
         found = client.get_job(job)
     if json:
@@ -151,18 +158,18 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
 
 
 def watch(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
-    """Follow a job to its end; the exit code tells how it ended."""
+    """Follow a job until it ends; the exit code reports its final state."""
     with open_client(url) as client:
         return int(exit_code_of_job(watch_job(client, job, json=json)))
 
 
 def failures(
     job: JobId,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 1000,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the objects of a job that could not be ingested, or that it found to differ between the stores."""
+    """List the objects of a job that failed, or that differ between the stores."""
     with open_client(url) as client:
         found = []
         for item in client.iter_failures(job):
@@ -177,7 +184,7 @@ def failures(
 
 
 def cancel(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Cancel a job; what it has written stays."""
+    """Cancel a job; points already written are kept."""
     with open_client(url) as client:
         found = client.cancel(job)
     if json:
@@ -193,18 +200,18 @@ def retry(
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> int:
-    """Make a new job for exactly the objects that failed in an ended one."""
+    """Submit a new job for exactly the objects that failed in a job that has ended."""
     with open_client(url) as client:
-        return tell_accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
+        return report_accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
 
 
 def logs(
     job: JobId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Which driver; the newest when left out.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Number of the attempt. Default: the newest.")] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Print the end of the log of a job's driver."""
+    """Print the last part of the log of a job's driver."""
     with open_client(url) as client:
         text = client.read_log(job, attempt)
     if json:

@@ -1,4 +1,4 @@
-"""How the command speaks: exit codes, errors, tables, JSON. Expected errors never show a traceback."""
+"""Output of the command: exit codes, errors, tables, JSON. Expected errors never show a traceback."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ingestion_engine.cli.extras import NotInstalled
+from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.settings import SettingsError
 
 
 class ExitCode(IntEnum):
-    """What a script learns; see the package's docstring."""
+    """Exit code of a command; see the docstring of the package."""
 
     SUCCEEDED = 0
     UNEXPECTED = 1
-    DIFFERENT = 1  # as diff and cmp do; a defect of ours is as much a reason to look
+    DIFFERENT = 1  # as diff and cmp do
     USAGE = 2
     FAILED = 3
     PARTIALLY_SUCCEEDED = 4
@@ -54,47 +55,47 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def exit_code_of(state: str) -> ExitCode:
-    """Return the exit code of a job's state; one that has not ended is no failure. Pure."""
+    """Return the exit code of a job's state; a state that is not final counts as success. Pure."""
     return _OF_STATE.get(state, ExitCode.SUCCEEDED)
 
 
 def exit_code_of_job(job: Mapping[str, Any]) -> ExitCode:
-    """Return the exit code of a job; a comparison that found differences is no failure like others. Pure."""
+    """Return the exit code of a job; a comparison that found differences has its own. Pure."""
     if (job.get("error") or {}).get("code") == "differences_found":
         return ExitCode.DIFFERENT
     return exit_code_of(str(job["state"]))
 
 
 def open_client(url: str) -> IngestClient:
-    """Return a client of the service; its key comes from the environment only, so that it is in no process list."""
+    """Return a client of the service; its API key is read from the environment only, never from process arguments."""
     return IngestClient(url, os.environ.get("INGEST_API_KEY") or None)
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code; whatever is expected to go wrong is told in a sentence or two."""
+    """Run a command line and return its exit code; expected errors are printed as a sentence and a hint."""
     try:
         result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ApiError as error:
-        return _tell_refusal(error)
+        return _print_refusal(error)
     except ApiUnreachable as error:
-        hint = "start it with `ingest up` or `ingest serve`, or set INGEST_API_URL"
-        return _tell(ExitCode.UNREACHABLE, "api_unreachable", str(error), hint)
+        hint = "Start it with `ingest up` or `ingest serve`, or set INGEST_API_URL."
+        return _print_error(ExitCode.UNREACHABLE, "api_unreachable", str(error), hint)
     except SettingsError as error:
-        return _tell(ExitCode.UNEXPECTED, "settings", str(error), "")
+        return _print_error(ExitCode.UNEXPECTED, "settings", str(error), "")
     except NotInstalled as error:
-        return _tell(ExitCode.USAGE, "not_installed", str(error), error.hint)
+        return _print_error(ExitCode.USAGE, "not_installed", str(error), error.hint)
     except IngestionError as error:
-        return _tell(ExitCode.UNEXPECTED, error.code, error.message, error.hint)
+        return _print_error(ExitCode.UNEXPECTED, error.code, error.message, error.hint)
     except BrokenPipeError:
-        # Whoever reads us has read enough; nothing more may be written at exit.
+        # The reader has closed the pipe; nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.UNEXPECTED)
     except OSError as error:
-        return _tell(ExitCode.UNEXPECTED, "system", str(error), "")
+        return _print_error(ExitCode.UNEXPECTED, "system", str(error), "")
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
-        # Typer keeps click to itself, so its usage errors are known by what they can do.
+        # Typer does not export the classes of its usage errors, so they are recognised by their method `show`.
         show = getattr(error, "show", None)
         if not callable(show):
             raise
@@ -103,7 +104,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _tell(code: ExitCode, name: str, message: str, hint: str) -> int:
+def _print_error(code: ExitCode, name: str, message: str, hint: str) -> int:
     if wants_json():
         write_json({"code": name, "detail": message, "hint": hint or None}, file=sys.stderr)
     else:
@@ -113,20 +114,21 @@ def _tell(code: ExitCode, name: str, message: str, hint: str) -> int:
     return int(code)
 
 
-def _tell_refusal(error: ApiError) -> int:
+def _print_refusal(error: ApiError) -> int:
     if wants_json():
         write_json(error.problem, file=sys.stderr)
         return int(ExitCode.REFUSED)
     err.print(Text.assemble(("refused: ", "bold red"), str(error), (f" [{error.code}]", "dim")))
     for fault in error.errors if len(error.errors) > 1 else []:
         err.print(Text(f"  {fault.get('pointer') or '/'}: {fault.get('detail')}"))
-    if error.hint:
-        err.print(Text.assemble(("hint:    ", "bold"), error.hint))
+    hint = choose_hint(error.code, error.hint, error.problem)
+    if hint:
+        err.print(Text.assemble(("hint:    ", "bold"), hint))
     return int(ExitCode.REFUSED)
 
 
 def wants_json() -> bool:
-    """True when this process was asked for JSON; errors then are JSON on standard error."""
+    """Return True when the command line requests JSON; errors then are JSON on standard error."""
     return "--json" in sys.argv[1:]
 
 
@@ -152,7 +154,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def write_pairs(pairs: Mapping[str, Any]) -> None:
-    """Print named values, one per line; those without a value are left out."""
+    """Print named values, one per line; empty values are left out."""
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         if value is not None and value != "":
@@ -166,5 +168,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     text = value if isinstance(value, str) else str(value)
-    # A key may hold anything; what a terminal would obey is shown, not sent.
+    # A key may contain control characters; they are escaped, so that the terminal does not interpret them.
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

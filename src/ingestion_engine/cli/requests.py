@@ -1,4 +1,4 @@
-"""From flags to the body of a submission."""
+"""The body of a submission, made from flags and a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 
 
 def read_request(file: Path | None) -> dict[str, Any]:
-    """Return the JSON object in a file, ``-`` being standard input; an empty one for None.
+    """Return the JSON object in a file, or in standard input for ``-``; an empty one for None.
 
     Raises:
-        typer.BadParameter: it cannot be read or is no JSON object.
+        typer.BadParameter: the file cannot be read or is not a JSON object.
     """
     if file is None:
         return {}
@@ -24,20 +24,20 @@ def read_request(file: Path | None) -> dict[str, Any]:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         request = orjson.loads(data)
     except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}", param_hint="--file") from error
+        raise typer.BadParameter(f"Cannot read {str(file)!r}: {error.strerror}.", param_hint="--file") from error
     except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"{file} is not JSON: {error}", param_hint="--file") from error
+        raise typer.BadParameter(f"{str(file)!r} is not JSON: {error}.", param_hint="--file") from error
     if not isinstance(request, dict):
-        raise typer.BadParameter(f"{file} does not hold a JSON object", param_hint="--file")
+        raise typer.BadParameter(f"{str(file)!r} does not contain a JSON object.", param_hint="--file")
     return request
 
 
 def merge_request(request: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request with the flags that were given in place of its own values. Pure.
+    """Return a request with the values of flags in place of its own. Pure.
 
     Args:
-        request: From a file, or empty.
-        given: Values by dotted path; None and empty lists were not given.
+        request: The request of a file, or an empty one.
+        given: Values of flags by dotted path; None and empty lists mean that the flag was not used.
     """
     merged = dict(request)
     for path, value in given.items():
@@ -66,40 +66,63 @@ def split_pairs(pairs: Sequence[str] | None) -> dict[str, str] | None:
         return None
     for pair in pairs:
         if "=" not in pair.lstrip("="):
-            raise typer.BadParameter(f"{pair!r} is not name=value", param_hint="--metadata")
+            raise typer.BadParameter(f"{pair!r} does not have the form name=value.", param_hint="--metadata")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def gather_request(
     source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Where it goes.")] = None,
+    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Collection to write.")] = None,
     alias: Annotated[
-        str | None, typer.Option(help="Moved to the collection when it is whole; alone, to a new version.")
+        str | None,
+        typer.Option(
+            help="Alias to move to the collection when the job succeeds. Without --collection, a new one is created."
+        ),
     ] = None,
-    bucket: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="In place of SOURCE.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Glob over keys after the prefix; repeatable.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Glob of keys to leave out; repeatable.")] = None,
-    store: Annotated[list[str] | None, typer.Option(help="qdrant or weaviate; repeatable.")] = None,
-    mode: Annotated[str | None, typer.Option(help="sync, full, plan, verify or repair.")] = None,
-    delete_missing: Annotated[bool | None, typer.Option(help="Remove points of objects that are gone.")] = None,
-    allow_mass_delete: Annotated[bool | None, typer.Option(help="Allow a plan that deletes much.")] = None,
-    retry_failed: Annotated[bool | None, typer.Option(help="Try objects again that failed for good.")] = None,
-    model: Annotated[str | None, typer.Option(help="Ollama model.")] = None,
-    embed_prefix: Annotated[str | None, typer.Option(help="Put before every chunk when embedded.")] = None,
-    query_prefix: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
-    max_chars: Annotated[int | None, typer.Option(help="Longest chunk.")] = None,
-    overlap_chars: Annotated[int | None, typer.Option(help="Shared by neighbouring chunks.")] = None,
-    parallelism: Annotated[int | None, typer.Option("--parallelism", "-p", help="Partitions at once.")] = None,
-    failure_fraction: Annotated[float | None, typer.Option(help="Share of objects that may fail.")] = None,
-    failure_min: Annotated[int | None, typer.Option(help="Objects that may always fail.")] = None,
-    max_runtime: Annotated[int | None, typer.Option(help="Seconds.")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(help="name=value on every point; repeatable.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Bucket to read; overrides SOURCE.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Prefix to read; overrides SOURCE.")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only keys that match this glob, after the prefix; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Skip keys that match this glob, after the prefix; repeatable.")
+    ] = None,
+    store: Annotated[
+        list[str] | None, typer.Option(help="Store to write: qdrant or weaviate; repeatable. Default: both.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="sync, full, plan, verify or repair. Default: sync.")] = None,
+    delete_missing: Annotated[
+        bool | None, typer.Option(help="Remove the points of objects that were deleted from the bucket. Default: yes.")
+    ] = None,
+    allow_mass_delete: Annotated[
+        bool | None, typer.Option(help="Allow deleting more than 20 % of the collection's objects.")
+    ] = None,
+    retry_failed: Annotated[
+        bool | None, typer.Option(help="Retry objects that failed permanently and did not change.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Ollama model. Default: the model of the service.")] = None,
+    embed_prefix: Annotated[str | None, typer.Option(help="Text put before every chunk when it is embedded.")] = None,
+    query_prefix: Annotated[str | None, typer.Option(help="Text put before every query when it is embedded.")] = None,
+    max_chars: Annotated[int | None, typer.Option(help="Maximum size of a chunk, in characters.")] = None,
+    overlap_chars: Annotated[
+        int | None, typer.Option(help="Maximum overlap of neighbouring chunks, in characters.")
+    ] = None,
+    parallelism: Annotated[
+        int | None, typer.Option("--parallelism", "-p", help="Maximum number of partitions processed at once.")
+    ] = None,
+    failure_fraction: Annotated[
+        float | None, typer.Option(help="Fraction of the objects that may fail, 0 to 1.")
+    ] = None,
+    failure_min: Annotated[int | None, typer.Option(help="Number of objects that may always fail.")] = None,
+    max_runtime: Annotated[int | None, typer.Option(help="Time limit for an attempt, in seconds.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Metadata for every point, name=value; repeatable.")
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Request as JSON, - for standard input; flags win over it.")
+        Path | None, typer.Option("--file", "-f", help="Request as JSON; - reads standard input. Flags override it.")
     ] = None,
 ) -> dict[str, Any]:
-    """Return the request that the flags and the file describe. Raises typer.BadParameter."""
+    """Return the request made from flags and file. Raises typer.BadParameter."""
     named_bucket, named_prefix = split_source(source)
     return merge_request(
         read_request(file),
@@ -130,7 +153,7 @@ def gather_request(
 
 
 def takes_request(command: Callable[..., int]) -> Callable[..., int]:
-    """Return a command with every flag of a request; the given one gets the request as its first argument.
+    """Return a command with all flags of a request; the decorated function receives the request as first argument.
 
     One list of flags serves all commands that take a request.
     """

@@ -1,4 +1,4 @@
-"""The command's root and the options that all commands share."""
+"""Root of the command and the options that all commands share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _HELP: Final = (
     "Embed every object under an S3 prefix into Qdrant and Weaviate.\n\n"
-    "Exit codes: 0 succeeded · 1 unexpected, or stores differ · 2 wrong command line · 3 job failed · "
+    "Exit codes: 0 succeeded · 1 unexpected error, or the stores differ · 2 wrong command line · 3 job failed · "
     "4 job partially succeeded · 5 refused by the service · 6 job canceled · 7 service unreachable.\n\n"
-    "The service is INGEST_API_URL (or --url); its key, if it wants one, is INGEST_API_KEY."
+    "Set INGEST_API_URL (or --url) to the URL of the service, and INGEST_API_KEY to an API key if it requires one."
 )
 
 app = typer.Typer(
@@ -22,17 +22,18 @@ app = typer.Typer(
     help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="INGEST_API_URL", help="Where the service is.", show_default=DEFAULT_URL)
+    str, typer.Option("--url", envvar="INGEST_API_URL", help="URL of the service.", show_default=DEFAULT_URL)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one value per line.")]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -43,4 +44,4 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Nothing but the options that stand before a command."""
+    """Define the options that come before a command."""

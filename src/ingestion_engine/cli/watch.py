@@ -1,4 +1,4 @@
-"""Following a job: bars on a terminal, plain lines elsewhere, JSON lines on request."""
+"""Following a job: a progress bar on a terminal, plain lines elsewhere, JSON lines on request."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.cli.output import STATE_STYLES, err, out, write_json
 from ingestion_engine.client import FINAL_STATES, IngestClient
 
 
 def watch_job(client: IngestClient, job_id: str, *, json: bool) -> dict[str, Any]:
-    """Show a job until it has ended, and return it as it is then. Ctrl-C ends the watching, not the job."""
+    """Show a job until it has ended, and return its final state. Ctrl-C stops watching, not the job."""
     events = client.watch(job_id)
     try:
         if json:
             return _watch_json(events)
         job = _watch_bars(events) if out.is_terminal else _watch_lines(events)
     except KeyboardInterrupt:
-        err.print(Text(f"\nstopped watching; the job goes on: ingest watch {job_id} · ingest cancel {job_id}"))
+        err.print(Text(f"\nStopped watching; the job continues: ingest watch {job_id} · ingest cancel {job_id}"))
         raise
     show_end(job)
     return job
@@ -71,14 +72,14 @@ def _watch_bars(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe(job: Mapping[str, Any]) -> str:
-    """Return one line about a job. Pure."""
+    """Return a line with phase, progress and counts of a job. Pure."""
     percent = (job["progress"] or {}).get("percent")
     share = [] if percent is None else [f"{percent:.0f} %"]
     return "  ".join([describe_phase(job), *share, *describe_facts(job)])
 
 
 def describe_phase(job: Mapping[str, Any]) -> str:
-    """Return what a job is doing, in a word or with the reason why it waits. Pure."""
+    """Return the phase of a job, with the reason when it waits. Pure."""
     state = str(job["state"])
     phase = (job["progress"] or {}).get("phase")
     if state == "running" and phase:
@@ -88,11 +89,11 @@ def describe_phase(job: Mapping[str, Any]) -> str:
 
 
 def describe_facts(job: Mapping[str, Any]) -> list[str]:
-    """Return how far a job is: objects, chunks, speed, remaining time. Pure."""
+    """Return the progress of a job as texts: objects, chunks, rate, remaining time. Pure."""
     counts, progress = job["counts"], job["progress"] or {}
     facts = []
     if "planned" in counts:
-        # Totals still grow while the plan does.
+        # The total still grows while the job is planned.
         open_end = "" if progress.get("planning_complete", True) else "+"
         ended = counts.get("done", 0) + counts.get("failed", 0)
         facts.append(f"{ended}/{counts['planned']}{open_end} objects")
@@ -110,7 +111,7 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
 
 
 def show_end(job: Mapping[str, Any]) -> None:
-    """Print how a job ended."""
+    """Print the final state of a job, its counts and its error."""
     state, counts = str(job["state"]), job["counts"]
     duration = "" if job["duration_s"] is None else f" after {job['duration_s']:.1f} s"
     out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), duration))
@@ -118,13 +119,14 @@ def show_end(job: Mapping[str, Any]) -> None:
         *("listed", "new", "changed", "unchanged", "outside_filters", "done", "failed", "deleted"),
         *("verified", "different", "repaired", "foreign_points", "chunks", "chunks_embedded"),
     )
-    told = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
-    if told:
-        out.print(Text("  " + " · ".join(told)))
+    shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
+    if shown:
+        out.print(Text("  " + " · ".join(shown)))
     if any(counts.get(name) for name in ("failed", "different", "foreign_points")):
         out.print(Text(f"  ingest failures {job['job_id']}"))
     error = job.get("error")
     if error and state == "failed":
         err.print(Text.assemble(("error: ", "bold red"), str(error["detail"]), (f" [{error['code']}]", "dim")))
-        if error.get("hint"):
-            err.print(Text.assemble(("hint:  ", "bold"), str(error["hint"])))
+        hint = choose_hint(str(error["code"]), error.get("hint"), job)
+        if hint:
+            err.print(Text.assemble(("hint:  ", "bold"), hint))

@@ -220,3 +220,22 @@ async def test_searches_are_narrowed_in_every_store(world: World) -> None:
         assert await found(key_prefix="a*/", metadata={"team": "docs"}, content_type="text/plain") == both
         assert await found(key_prefix="a?") == {"qdrant": [], "weaviate": []}
         assert await found(key_prefix="a*/1", metadata={"team": "Docs"}) == {"qdrant": [], "weaviate": []}
+
+
+async def test_a_collection_whose_job_has_not_ended_names_the_job(world: World, tmp_path: Path) -> None:
+    """By collection and by alias, in search and in detail; not for a key that may not see the job."""
+    keys = write_keys(tmp_path, {"name": "admin"}, {"name": "team", "buckets": ["docs"]})
+    async with world.serve(api={"keys_file": keys}, headers=bearer("admin")) as plane:
+        body = {"source": {"bucket": "docs"}, "collection": "fresh", "alias": "live"}
+        job_id = (await plane.client.post("/ray/jobs", json=body)).json()["job_id"]
+        for name in ("fresh", "live"):
+            for answer in (
+                await plane.client.post("/search", json={"collection": name, "query": "cats"}),
+                await plane.client.get(f"/collections/{name}"),
+            ):
+                problem = answer.json()
+                assert (answer.status_code, problem["code"], problem["job_id"]) == (404, "collection_not_found", job_id)
+                assert f"/jobs/{job_id}/events" in problem["hint"]
+        assert "job_id" not in (await plane.client.get("/collections/other")).json()
+        hidden = await plane.client.get("/collections/fresh", headers=bearer("team"))
+        assert (hidden.status_code, "job_id" in hidden.json()) == (404, False)

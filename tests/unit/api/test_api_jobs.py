@@ -96,7 +96,7 @@ async def test_a_body_declared_as_a_form_is_told_so(world: World) -> None:
         headers = {"content-type": "application/x-www-form-urlencoded"}
         answer = await plane.client.post("/ray/jobs", content=orjson.dumps(BODY), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (415, "not_json")
-        assert answer.json()["hint"] == "send content-type: application/json"
+        assert answer.json()["hint"] == "Send the header content-type: application/json."
 
 
 async def test_an_unknown_bucket_is_refused(world: World) -> None:

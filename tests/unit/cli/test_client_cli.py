@@ -225,6 +225,28 @@ def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixtur
     assert run("collections", "none") == ExitCode.REFUSED
 
 
+def test_searching_before_a_job_has_ended_names_the_command_to_wait(
+    service: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the collection exists already or not; the hints of the command name no route."""
+    service.outcome = {"state": "running"}
+    assert run("submit", "s3://docs/", "-c", "fresh") == 0
+    job_id = capsys.readouterr().out.split()[0]
+    assert run("search", "fresh", "cats") == ExitCode.REFUSED
+    assert f"ingest watch {job_id}" in capsys.readouterr().err
+    make_collection(service.world)
+    assert run("search", "notes", "cats", "-n", "5") == 0
+    assert capsys.readouterr().err == ""
+    assert run("submit", "s3://docs/", "-c", "notes", "--query-prefix", "find: ") == 0
+    job_id = capsys.readouterr().out.split()[0]
+    assert run("search", "notes", "cats", "-n", "5") == 0
+    assert f"ingest watch {job_id}" in capsys.readouterr().err
+    assert run("search", "notes", "cats", "-n", "1") == 0
+    assert capsys.readouterr().err == ""
+    assert run("show", "job-none") == ExitCode.REFUSED
+    assert "Run `ingest jobs`" in capsys.readouterr().err
+
+
 def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """``--key-prefix``."""
     make_collection(service.world)
