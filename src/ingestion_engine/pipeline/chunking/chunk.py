@@ -1,8 +1,8 @@
 """Document → Chunks: cut at the document's own boundaries, with exact offsets.
 
-First into sections, then every section by semantic-text-splitter. Where a section ends is decided by the text around
-that place alone (content-defined), so an edit changes the chunks of its section and leaves the ids of the others;
-and the splitter, whose time grows faster than its input in places, never sees more than a section at once.
+The document is cut into sections, and every section by semantic-text-splitter. The end of a section depends only on the
+text around it (content-defined), so an edit changes the chunks of its section and keeps the ids of all others. It also
+bounds the input of the splitter, whose time can grow faster than its input.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
     """Yield the document's chunks in order of ``start_char``, numbered. Pure and deterministic.
 
     ``chunk.text == document.text[chunk.start_char:chunk.end_char]``, never blank, at most ``chunking.max_chars``
-    characters; every character that is not white space is in at least one chunk. Neighbours within a section share
-    up to ``overlap_chars``.
+    characters; every character that is not white space is in at least one chunk. Neighbours within a section overlap
+    by up to ``overlap_chars``.
 
     Args:
         document: The parsed object.
         chunking: Sizes in characters.
-        context_length: The model's longest input in tokens. Chunks that probably exceed it (``estimate_tokens``) are
-            halved at their best boundary until they do not; None leaves it to the embedder's refusal.
+        context_length: Maximum input of the model in tokens. Chunks that probably exceed it (``estimate_tokens``) are
+            halved at their best boundary until they fit; None relies on the embedder's refusal.
 
     Cost: about 1 s per 20 MB; memory of one section's chunks.
     """
@@ -46,7 +46,7 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
 def chunk_pieces(
     pieces: Iterable[str], document: Document, chunking: Chunking, *, context_length: int | None = None
 ) -> Iterator[Chunk]:
-    """Yield what ``chunk_document`` makes of the joined pieces, which stand for ``document.text``.
+    """Yield the chunks of ``chunk_document`` for a text in pieces instead of ``document.text``.
 
     Cost: memory of one section, one piece, and about 100 bytes per chunk.
     """
@@ -59,48 +59,56 @@ def chunk_pieces(
     offset = 0
     for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
         ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
-        fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length)]
+        fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length=context_length)]
         for start, end in _drop_contained(fitting):
             at = bisect.bisect_right(starts, offset + start) - 1
             page = numbers[at] if at >= 0 else None
-            yield numbered.next(section[start:end], offset + start, offset + end, page)
+            yield numbered.next(section[start:end], offset + start, offset + end, page=page)
         offset += len(section)
 
 
 def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Yield the chunks, in their order, with the index, content hash and point id that are theirs in the object.
+    """Yield the chunks in order, with their index, content hash and point id in the object.
 
     The n-th chunk with the same text gets occurrence n. Cost: memory of about 80 bytes per chunk.
     """
     numbered = _Numbered(object_id)
     for chunk in chunks:
-        yield numbered.next(chunk.text, chunk.start_char, chunk.end_char, chunk.page)
+        yield numbered.next(chunk.text, chunk.start_char, chunk.end_char, page=chunk.page)
 
 
 class _Numbered:
-    """The chunks of one object, made in their order."""
+    """Creates the chunks of one object in order."""
 
     def __init__(self, object_id: ObjectId) -> None:
         self._object_id = object_id
         self._seen: dict[int, int] = {}
         self._index = 0
 
-    def next(self, text: str, start_char: int, end_char: int, page: int | None) -> Chunk:
+    def next(self, text: str, start_char: int, end_char: int, *, page: int | None) -> Chunk:
         digest = hash_text(text)
-        # A third of the digest's memory; two texts that share it still get ids of their own.
+        # A third of the digest's memory; texts with the same short digest still get different ids.
         short = int(digest[:15], 16)
         occurrence = self._seen.get(short, 0)
         self._seen[short] = occurrence + 1
         index, self._index = self._index, self._index + 1
         point_id = make_point_id(self._object_id, digest, occurrence)
-        return Chunk(point_id, index, text, start_char, end_char, digest, page)
+        return Chunk(
+            point_id=point_id,
+            index=index,
+            text=text,
+            start_char=start_char,
+            end_char=end_char,
+            content_hash=digest,
+            page=page,
+        )
 
 
 def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
-    """Halve a chunk that the embedder refused, at the best boundary near its middle; None when it cannot be.
+    """Return the halves of a chunk that the embedder refused, cut at the best boundary near its middle, or None.
 
-    Both parts are free of white space at their ends; their page, index, hash and id are the whole's until
-    ``number_chunks``. Pure.
+    Neither half has white space at its ends; both keep the chunk's page, index, hash and id until ``number_chunks``.
+    Pure.
     """
     parts = _halve(chunk.text, 0, len(chunk.text))
     if parts is None:
@@ -117,23 +125,23 @@ def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
 def _cut_section(
     section: str, splitter: MarkdownSplitter | TextSplitter, max_chars: int, *, markdown: bool
 ) -> list[tuple[int, int]]:
-    """Half-open ranges of a section's chunks, before they are fitted to the model."""
+    """Return the half-open ranges of a section's chunks, before they are fitted to the model."""
     pieces: list[tuple[int, int]] = []
     covered = 0
     for start, text in splitter.chunk_indices(section):
-        if section[covered:start].strip():  # never seen, but nothing would show if the splitter left text out
-            pieces += _fill_gap(section, covered, start, max_chars)
+        if section[covered:start].strip():  # never observed, but omitted text would go unnoticed
+            pieces += _fill_gap(section, covered, start, max_chars=max_chars)
         end = start + len(text)
         covered = max(covered, end)
         if text.strip():
             pieces.append((start, end))
     if section[covered:].strip():
-        pieces += _fill_gap(section, covered, len(section), max_chars)
+        pieces += _fill_gap(section, covered, len(section), max_chars=max_chars)
     return _join_headings(section, pieces, max_chars) if markdown else pieces
 
 
 def _join_headings(text: str, pieces: list[tuple[int, int]], max_chars: int) -> list[tuple[int, int]]:
-    """The ranges, a range of headings alone joined to the one behind it when both fit: a heading says nothing alone."""
+    """Return the ranges; a range of only headings is joined to the next one if both fit into one chunk."""
     joined: list[tuple[int, int]] = []
     for start, end in pieces:
         if joined and end - joined[-1][0] <= max_chars and _HEADINGS.fullmatch(text, *joined[-1]):
@@ -144,7 +152,7 @@ def _join_headings(text: str, pieces: list[tuple[int, int]], max_chars: int) -> 
 
 
 def _drop_contained(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The ranges in order of their starts, without those inside another one: halving overlapping chunks makes such."""
+    """Yield the ranges by start, without ranges inside another one, which halving overlapping chunks creates."""
     covered = -1
     for start, end in sorted(pieces, key=lambda piece: (piece[0], -piece[1])):
         if end > covered:
@@ -159,15 +167,15 @@ def _make_splitter(text_format: TextFormat, chunking: Chunking) -> MarkdownSplit
     return kind(chunking.max_chars, chunking.overlap_chars)
 
 
-def _fill_gap(section: str, start: int, end: int, max_chars: int) -> Iterator[tuple[int, int]]:
+def _fill_gap(section: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, int]]:
     for at in range(start, end, max_chars):
         piece = _strip(section, at, min(at + max_chars, end))
         if piece:
             yield piece
 
 
-def _fit(text: str, start: int, end: int, context_length: int | None) -> Iterator[tuple[int, int]]:
-    """The range, which is not blank, halved until no part probably exceeds the context length."""
+def _fit(text: str, start: int, end: int, *, context_length: int | None) -> Iterator[tuple[int, int]]:
+    """Yield a range that is not blank, halved until no part probably exceeds the context length."""
     if context_length is None or probably_fits(text[start:end], context_length):
         yield start, end
         return
@@ -176,11 +184,11 @@ def _fit(text: str, start: int, end: int, context_length: int | None) -> Iterato
         yield _strip(text, start, end) or (start, end)
         return
     for part in parts:
-        yield from _fit(text, *part, context_length)
+        yield from _fit(text, *part, context_length=context_length)
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The range without white space at its ends; None when it is blank."""
+    """Return the range without white space at its ends; None for a blank range."""
     piece = text[start:end]
     left = len(piece) - len(piece.lstrip())
     if left == len(piece):
@@ -189,7 +197,7 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _halve(text: str, start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Two ranges at the best boundary in the middle half of a range; None when one of them would be blank."""
+    """Return the halves of a range at the best boundary in its middle half; None when one would be blank."""
     start, end = _strip(text, start, end) or (start, start)
     middle = (start + end) // 2
     quarter = (end - start) // 4

@@ -1,4 +1,4 @@
-"""Sections: a text in pieces that are cut on their own, found by the text around each border alone."""
+"""Sections: parts of a text that are chunked independently; each border depends only on the text around it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 WINDOW_CHARS = 131_072
-"""Longest section. The splitter takes 10 ms for so much ordinary text and 0.5 s for a single word of that length."""
+"""Longest section. The splitter takes 10 ms for this much ordinary text and 0.5 s for a single word of this length."""
 
 _MIN_CHUNKS = 2
-"""A section is at least so many chunks long: shorter ones would leave many chunks half empty."""
+"""Minimum length of a section in chunks: shorter sections would leave many chunks half empty."""
 
 _LINE_CHUNKS = 8
-"""From this length on a section may also end between two lines, for texts without paragraphs (logs, tables)."""
+"""Length in chunks from which a section may also end between two lines, for texts without paragraphs (logs, tables)."""
 
 _PARAGRAPH_ODDS, _LINE_ODDS = 8, 16
-"""One in so many paragraphs, lines starts a section; sections of prose are then about five chunks long."""
+"""One in this many paragraphs or lines starts a section; sections of prose are then about five chunks long."""
 
 _HASHED_CHARS = 256
-"""So much of a line's beginning decides whether it starts a section."""
+"""Characters at the beginning of a line that decide whether it starts a section."""
 
 _NEAR_CHARS = 2 * _HASHED_CHARS
-"""What is known of a text behind a window before anything is decided: more than any decision looks at."""
+"""Characters known behind a window before any decision: more than a decision depends on."""
 
 _LINE = re.compile(r"[^\n]+\n*|\n+")
 _FENCE = re.compile(r" {0,3}(?:```|~~~)")
@@ -38,18 +38,18 @@ CUTS = tuple(
         r"\s+",
     )
 )
-"""Where to halve a chunk, best first: paragraphs, lines, sentences, clauses, words. A cut is behind the match."""
+"""Boundaries for halving a chunk, best first: paragraphs, lines, sentences, clauses, words. A match ends at the cut."""
 
 _JOINERS = re.compile(r"[\u0300-\u036f\u200d\ufe00-\ufe0f\u20d0-\u20ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
-"""Characters that belong to the one before them."""
+"""Characters that combine with the previous one."""
 
 
 def cut_sections(pieces: Iterable[str], max_chars: int, *, markdown: bool) -> Iterator[str]:
-    """Yield the sections of a text that comes in pieces, each at most ``max(WINDOW_CHARS, 16 * max_chars)`` long.
+    """Yield the sections of a text in pieces, each at most ``max(WINDOW_CHARS, 16 * max_chars)`` long.
 
-    They join to the whole text, and do not depend on where the pieces end. A section ends before a heading of Markdown
-    once it is half a chunk long, and before a paragraph or (in long runs of lines) a line whose hash says so; code
-    blocks of Markdown stay whole unless they are longer than a window. Pure.
+    Joined they are the whole text, and they do not depend on where the pieces end. A section of at least half a chunk
+    ends before a Markdown heading; a longer one ends before a paragraph, or in long runs of lines a line, chosen by its
+    hash. Markdown code blocks stay whole unless they are longer than a window. Pure.
 
     Cost: about 1 s per 30 MB; memory of a section and a piece.
     """
@@ -71,7 +71,7 @@ def cut_sections(pieces: Iterable[str], max_chars: int, *, markdown: bool) -> It
             yield text.take(text.line)
             text.find_line()
         while text.end - text.start > window:
-            part = text.take(_cut_line(text.known, text.start, text.start + window, text.end))
+            part = text.take(_cut_line(text.known, text.start, text.start + window, line_end=text.end))
             is_blank, tail = is_blank and part.isspace(), part[-2:]
             yield part
             text.find_line()
@@ -83,22 +83,22 @@ def cut_sections(pieces: Iterable[str], max_chars: int, *, markdown: bool) -> It
 
 
 class _Text:
-    """A text that is read as far as is needed and forgotten as far as it has been taken."""
+    """A text that is read as needed and dropped once its sections are taken."""
 
     def __init__(self, pieces: Iterable[str], most: int) -> None:
         self.known = ""
         self.start = 0
-        """Where the section begins in ``known``."""
+        """Start of the section in ``known``."""
         self.line = 0
-        """Where the line begins that is looked at, or what is left of it when its beginning has been taken."""
+        """Start of the current line, or of its rest when its beginning has been taken."""
         self.end = 0
-        """Where that line ends, with all empty lines behind it; the end of ``known`` when it goes on beyond ``most``
-        characters from the start."""
+        """End of the current line, including all empty lines behind it; the end of ``known`` when the line extends
+        beyond ``most`` characters from the start."""
         self._pieces = iter(pieces)
         self._most = most
 
     def find_line(self) -> bool:
-        """Find the end of the line, reading on where it is not known; False at the end of the text."""
+        """Find the end of the line, reading more pieces as needed; False at the end of the text."""
         while True:
             found = _LINE.match(self.known, self.line)
             self.end = found.end() if found else self.line
@@ -118,7 +118,7 @@ class _Text:
         return self.known[self.line : min(self.end, self.line + _HASHED_CHARS)]
 
     def take(self, end: int) -> str:
-        """Return the section up to ``end``; what is left begins there."""
+        """Return the section up to ``end``; the next section starts there."""
         section = self.known[self.start : end]
         self.start = end
         self.line = max(self.line, end)
@@ -135,8 +135,8 @@ def _starts_section(line: str, after_blank: bool, lines: bool) -> bool:
     return zlib.crc32(line.encode("utf-8", "replace")) % odds == 0
 
 
-def _cut_line(text: str, start: int, end: int, line_end: int) -> int:
-    """The best place to end a window inside a longer line: behind a sentence, else a word, else anywhere."""
+def _cut_line(text: str, start: int, end: int, *, line_end: int) -> int:
+    """Return the best end of a window inside a longer line: behind a sentence, else a word, else anywhere."""
     near = max(start, end - 4096)
     for pattern in CUTS[2:]:
         cuts = [found.end() for found in pattern.finditer(text, near, end)]
@@ -146,7 +146,7 @@ def _cut_line(text: str, start: int, end: int, line_end: int) -> int:
 
 
 def skip_joiners(text: str, at: int, end: int) -> int:
-    """Return the first place from ``at`` on that does not tear a character from its accents; ``at`` if none is near."""
+    """Return the first position from ``at`` on that does not split a combined character; ``at`` if none is near."""
     for cut in range(at, min(at + 16, end)):
         if not _JOINERS.match(text, cut) and not (cut and text[cut - 1] == "\u200d"):
             return cut

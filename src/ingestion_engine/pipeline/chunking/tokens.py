@@ -1,4 +1,4 @@
-"""How many tokens a text probably has, without the model's tokenizer, which Ollama does not offer."""
+"""Estimate the number of tokens of a text without the model's tokenizer, which Ollama does not provide."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 
 _SPECIAL_TOKENS = 2
-"""Around every input: ``[CLS]`` and ``[SEP]``, or begin and end of sequence."""
+"""Tokens around every input: ``[CLS]`` and ``[SEP]``, or begin and end of sequence."""
 
 _PIECE = re.compile(
     r"(?P<plain>[A-Za-z]+(?![0-9A-Za-z\u00aa-\u024f]))"
@@ -18,16 +18,16 @@ _PIECE = re.compile(
 )
 
 _ASCII_PIECE = re.compile(r"[0-9A-Za-z]+|[^\s0-9A-Za-z]")
-"""The same pieces where there is nothing but ASCII: all of one kind can then be told apart without groups."""
+"""The same pieces of a text that is all ASCII, where their kinds can be distinguished without groups."""
 
 MOST_TOKENS_PER_CHAR = 2
-"""``estimate_tokens`` never says more than this for each character (1 where all are ASCII), and ``_SPECIAL_TOKENS``."""
+"""Maximum of ``estimate_tokens`` per character (1 for ASCII), besides ``_SPECIAL_TOKENS``."""
 
 
 def probably_fits(text: str, context_length: int) -> bool:
     """Return whether ``estimate_tokens`` of a text is within a model's context length. Pure.
 
-    Cost: nothing for texts that are short beside the context, else as ``estimate_tokens``.
+    Cost: none for texts much shorter than the context length, else as ``estimate_tokens``.
     """
     most = (1 if text.isascii() else MOST_TOKENS_PER_CHAR) * len(text) + _SPECIAL_TOKENS
     return most <= context_length or estimate_tokens(text) <= context_length
@@ -36,22 +36,22 @@ def probably_fits(text: str, context_length: int) -> bool:
 def estimate_tokens(text: str) -> int:
     """Return the probable number of tokens for a WordPiece model with an English vocabulary. Pure.
 
-    Per word: English letters one per 5.5, at least one; words with accents one per 2.4; digits one per 2; digits and
-    letters mixed one per 1.3. One per character of other alphabets, Han, kana and punctuation; two per Hangul
-    syllable (it is taken apart into letters). Against all-MiniLM-L6-v2's tokenizer this is 0.75 to 1.2 times the
-    true count for English, German, French, Polish, Russian, Greek, Japanese, Chinese, Korean, source code and
-    hexadecimal text, and more for alphabets the model does not know. Tokenizers with larger vocabularies need fewer.
+    Tokens per word: English letters one per 5.5, at least one; words with accents one per 2.4; digits one per 2;
+    digits and letters mixed one per 1.3. One per character of other alphabets, Han, kana and punctuation; two per
+    Hangul syllable (which is split into letters). Compared with all-MiniLM-L6-v2's tokenizer this is 0.75 to 1.2 times
+    the true count for English, German, French, Polish, Russian, Greek, Japanese, Chinese, Korean, source code and
+    hexadecimal text, and more for alphabets unknown to the model. Tokenizers with larger vocabularies need fewer.
 
     Cost: about 1 s per 20 MB of ASCII, 5 MB of anything else.
     """
     count = 0.0
-    for part in (text,) if text.isascii() else text.split():  # no piece goes over white space
+    for part in (text,) if text.isascii() else text.split():  # no piece contains white space
         count = _add_ascii(count, part) if part.isascii() else _add_any(count, part)
     return math.ceil(count) + _SPECIAL_TOKENS
 
 
 def _add_ascii(count: float, text: str) -> float:
-    """The count and that of a text that is all ASCII; added piece by piece, so that sums round alike on every way."""
+    """Return the count plus that of an ASCII text; added piece by piece, so that every path rounds the sum alike."""
     for piece in _ASCII_PIECE.findall(text):
         length = len(piece)
         if piece.isalpha():
@@ -66,7 +66,7 @@ def _add_ascii(count: float, text: str) -> float:
 
 
 def _add_any(count: float, text: str) -> float:
-    """The count and that of any text."""
+    """Return the count plus that of any text."""
     for found in _PIECE.finditer(text):
         kind = found.lastgroup
         length = found.end() - found.start()

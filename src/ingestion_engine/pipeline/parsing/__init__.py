@@ -1,1 +1,1 @@
-"""Parsing: from the bytes of an object to the text of a document. What does not belong: chunking, I/O to S3."""
+"""Parsing: the bytes of an object become the text of a document. What does not belong: chunking, S3 requests."""

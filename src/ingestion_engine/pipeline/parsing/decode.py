@@ -1,4 +1,4 @@
-"""From bytes to text: which encoding a text has, and whether it is text at all."""
+"""Decode bytes: choose the encoding of a text, or report that the bytes are not text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from ingestion_engine.pipeline.parsing.body import Body, WholeBody
 
 SAMPLE_BYTES = 32 * 1024
-"""How much is looked at to guess an encoding; statistical detection costs about 1 s per MB and gets no better with
-more."""
+"""Bytes sampled to guess an encoding; statistical detection costs about 1 s per MB and does not improve with more."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,30 +23,30 @@ _BOMS = (
 )
 
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x08\x1b")) + b"\x7f"
-"""Bytes that text in any single-byte or multi-byte encoding hardly ever has."""
+"""Bytes that are very rare in text of any single-byte or multi-byte encoding."""
 
 _CONTROL_SHARE = 0.02
-"""Random bytes have 10 % of them, text none; a few survive in logs and exports (a guess between the two)."""
+"""Maximum share of control bytes in text. Random bytes have 10 %, text none, logs and exports a few (a guess)."""
 
 _DAMAGE_SHARE = 0.05
-"""So many bad sequences among the non-ASCII ones still make a text UTF-8 with damage rather than another encoding (a
-guess)."""
+"""Maximum share of invalid sequences among the non-ASCII ones in a text that is damaged UTF-8 and not another encoding
+(a guess)."""
 
 _ASCII = bytes(range(128))
 
 _SEPARATORS = frozenset(" \t\r\n,\u3000\u3001\u3002\uff0c")
-"""Characters that every text longer than a few words has some of, in any script."""
+"""Characters of which every text of more than a few words has some, in any script."""
 
 _ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
 
 
 class NotTextError(ValueError):
-    """The bytes are no text in any encoding."""
+    """The bytes are not text in any encoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How bytes become text: a codec, what it does about damage, and how many bytes of byte order mark come first."""
+    """A codec, its handling of invalid bytes, and the length of the byte order mark to skip."""
 
     name: str
     errors: str = "strict"
@@ -55,34 +54,34 @@ class Encoding:
 
 
 def decode_text(body: bytes, *, declared: str | None = None) -> str:
-    """Return the whole text of the bytes; nothing is left out. Raises and decides like ``choose_encoding``.
+    """Return the complete text of the bytes in the encoding of ``choose_encoding``, with its errors.
 
-    Cost: one more decoding of the whole.
+    Cost: one more decoding of all bytes.
     """
     whole = WholeBody(body)
     return "".join(filter(None, decode_pieces(whole, choose_encoding(whole, declared=declared))))
 
 
 def is_utf8(body: bytes) -> bool:
-    """Return whether the bytes are valid UTF-8, so that nothing has to be guessed. Pure."""
+    """Return whether the bytes are valid UTF-8. Pure."""
     return body.isascii() or _decode_strictly(body, "utf-8") is not None
 
 
 def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
-    """Return the encoding that all bytes decode in.
+    """Return an encoding that decodes all bytes.
 
-    In this order: byte order mark; UTF-32 and UTF-16 without one; UTF-8; ISO-2022-JP; the declared encoding; the
-    best statistical guess on a sample; Windows-1252; Latin-1. Every candidate must decode all bytes strictly. UTF-8
-    that is damaged in a few places keeps U+FFFD there. Deterministic.
+    Candidates in order: byte order mark; UTF-32 and UTF-16 without one; UTF-8; ISO-2022-JP; the declared encoding; the
+    best statistical guess on a sample; Windows-1252; Latin-1. A candidate must decode all bytes strictly, except UTF-8
+    with little damage, which becomes U+FFFD. Deterministic.
 
     Args:
-        body: The bytes of the text.
-        declared: Encoding that a header or the document itself names, if any; may be wrong or unknown.
+        body: Bytes of the text.
+        declared: Encoding declared by a header or the document itself, if any; may be wrong or unknown.
 
     Raises:
         NotTextError: too many control bytes for any encoding.
 
-    Cost: one decoding of the whole (two where the first candidate fails), and up to 0.1 s for the guess; memory of one
+    Cost: one decoding of all bytes (two when the first candidate fails), and up to 0.1 s for the guess; memory of one
     piece.
     """
     head = body.read(0, 4)
@@ -110,7 +109,7 @@ def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
 
 
 def decode_pieces(body: Body, encoding: Encoding) -> Iterator[str]:
-    """Yield the text of the bytes, in order; characters are whole where they were. Raises LookupError, UnicodeError."""
+    """Yield the text of the bytes in order; characters across pieces stay whole. Raises LookupError, UnicodeError."""
     decoder = codecs.getincrementaldecoder(encoding.name)(encoding.errors)
     for piece in body.pieces(encoding.skip):
         yield decoder.decode(piece)
@@ -119,7 +118,7 @@ def decode_pieces(body: Body, encoding: Encoding) -> Iterator[str]:
 
 def _decodes(body: Body, encoding: Encoding) -> bool:
     try:
-        b"a".decode(encoding.name, "replace")  # a LookupError for codecs that make no text
+        b"a".decode(encoding.name, "replace")  # raises LookupError for codecs that do not return text
         for _ in decode_pieces(body, encoding):
             pass
     except (LookupError, UnicodeError):
@@ -135,7 +134,7 @@ def _decode_strictly(body: bytes, encoding: str) -> str | None:
 
 
 def _take_sample(body: Body) -> bytes:
-    """Beginning, middle and end, so that a text header before binary data does not hide it."""
+    """Return beginning, middle and end, so that binary data behind a text header is sampled."""
     if body.size <= 3 * SAMPLE_BYTES:
         return body.read(0, body.size)
     places = (0, body.size // 2, body.size - SAMPLE_BYTES)
@@ -143,7 +142,7 @@ def _take_sample(body: Body) -> bytes:
 
 
 def _choose_wide(body: Body) -> Encoding | None:
-    """UTF-32 or UTF-16 when the bytes are that without a byte order mark, else None."""
+    """Return UTF-32 or UTF-16 if the bytes decode in it without a byte order mark, else None."""
     for name, unit in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
         if body.size % unit:
             continue
@@ -162,7 +161,7 @@ def _choose_wide(body: Body) -> Encoding | None:
 
 
 def _choose_utf8(body: Body) -> Encoding | None:
-    """UTF-8 when the bytes are that, whole or damaged in a few places (a cut at the end included), else None."""
+    """Return UTF-8 if the bytes decode in it completely or with little damage (such as a cut at the end), else None."""
     if _decodes(body, Encoding("utf-8")):
         return Encoding("utf-8")
     head = body.read(0, 2)
@@ -185,7 +184,7 @@ _WIDER = {
     "euc_jis_2004": "euc_jp", "euc_jisx0213": "euc_jp", "euc_kr": "cp949",
     "iso8859_1": "cp1252", "latin_1": "cp1252",
 }  # fmt: skip
-"""Narrow encodings are read as the wider ones that writers really use: same bytes, more characters."""
+"""Narrow encodings and the wider ones that writers actually use: same bytes, more characters."""
 
 _COMMON = frozenset({
     "cp932", "euc_jp", "gb18030", "cp950", "big5hkscs", "cp949",
@@ -193,13 +192,13 @@ _COMMON = frozenset({
     "koi8_r", "koi8_u", "cp866", "cp850", "cp852", "cp437", "mac_roman", "mac_cyrillic",
     "iso8859_2", "iso8859_5", "iso8859_6", "iso8859_7", "iso8859_8", "iso8859_9", "iso8859_15",
 })  # fmt: skip
-"""Encodings that files are found in; a better score of a rarer one is chance."""
+"""Encodings that are common in files; a better score of a rarer one is chance."""
 
 _WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜàáâäãåæçèéêëìíîïñòóôöõøœùúûüÿß’‘“”„–—…€°«»§·©®\xa0¡¿")  # noqa: RUF001
 
 
 def _guess_encodings(body: Body) -> list[str]:
-    """Likely encodings of text that is not UTF-8, the best first."""
+    """Return likely encodings of text that is not UTF-8, best first."""
     from charset_normalizer import from_bytes
 
     sample = _dense_sample(body)
@@ -216,7 +215,7 @@ def _guess_encodings(body: Body) -> list[str]:
 
 
 def _looks_western(sample: bytes) -> bool:
-    """Whether Windows-1252 makes mostly plain letters with some accented ones, all of them usual in Western Europe."""
+    """True when Windows-1252 gives mostly plain letters and a few accented ones that are common in Western Europe."""
     text = sample.decode("cp1252", "replace")
     special = [char for char in text if not char.isascii()]
     letters = sum(char.isalpha() for char in text)
@@ -225,13 +224,13 @@ def _looks_western(sample: bytes) -> bool:
 
 
 def _looks_cyrillic(sample: bytes) -> bool:
-    """Whether Shift-JIS would make half-width katakana of it, which nobody writes whole texts in."""
+    """True when Shift-JIS gives half-width katakana, which no whole text is written in."""
     text = sample.decode("cp932", "replace")
     return sum("\uff61" <= char <= "\uff9f" for char in text) > 0.5 * sum(not char.isascii() for char in text)
 
 
 def _dense_sample(body: Body) -> bytes:
-    """Lines with non-ASCII bytes in them, up to ``SAMPLE_BYTES``: the ASCII ones say nothing about the encoding."""
+    """Return lines with non-ASCII bytes, up to ``SAMPLE_BYTES``: lines of ASCII do not identify the encoding."""
     if body.size <= SAMPLE_BYTES:
         return body.read(0, body.size)
     taken = 0
@@ -245,10 +244,10 @@ def _dense_sample(body: Body) -> bytes:
 
 
 def _line_heads(body: Body) -> Iterator[bytes]:
-    """The first ``SAMPLE_BYTES`` of every line that has a non-ASCII byte anywhere."""
+    """Yield the first ``SAMPLE_BYTES`` of every line that contains a non-ASCII byte."""
     head, is_ascii = b"", True
     for piece in body.pieces():
-        for part in io.BytesIO(piece):  # ends lines at line feeds alone
+        for part in io.BytesIO(piece):  # splits lines only at line feeds
             head = (head + part[:SAMPLE_BYTES])[:SAMPLE_BYTES]
             is_ascii = is_ascii and part.isascii()
             if part.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""What a file is: by its content first, by its name second, by the declared type last."""
+"""Detect the type of a file: by its content first, then its name, then its declared type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 
 
 class Kind(StrEnum):
-    """The formats that have a reader."""
+    """Formats with a reader."""
 
     TEXT = "text/plain"
     MARKDOWN = "text/markdown"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 
 MARKED = frozenset({Kind.PDF, Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB, Kind.RTF})
-"""Formats that always show by their first bytes what they are; a file of such a name without these bytes is not one."""
+"""Formats that their first bytes always identify; a file with such a name but without these bytes is another format."""
 
 ZIPPED = frozenset({Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB})
 """Formats that are zip archives."""
@@ -65,7 +65,7 @@ _DECLARED = {kind.value: kind for kind in Kind if kind is not Kind.TEXT} | {
     "text/rtf": Kind.RTF,
 }
 
-# What is known well enough to be named in a refusal: (offset, bytes, media type).
+# Unsupported types that errors can name: (offset, bytes, media type).
 _UNSUPPORTED = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF87a", "image/gif"),
     (0, b"GIF89a", "image/gif"),
@@ -95,20 +95,20 @@ _UNSUPPORTED = (
 _BINARY_ONLY = frozenset(
     {b"ID3", b"BZh", b"ORC", b"PAR1", b"OTTO", b"wOFF", b"MSCF", b"MThd", b"WEBP", b"WAVE", b"AVI ", b"OggS"}
 )
-"""Marks made of letters; a text may begin with them, so a byte that text never has must follow."""
+"""Marks of letters; a text may begin with them, so a byte that never occurs in text must follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What a file is. Exactly one of the first two is set; both None means bytes of no known kind, perhaps text."""
+    """The type of a file by its bytes. At most one field is set; none for bytes of no known type, possibly text."""
 
     kind: Kind | None = None
     unsupported: str | None = None
-    """Media type of something known that has no reader."""
+    """Media type of a known format without a reader."""
 
 
 def named_kind(key: str, declared: str | None) -> Kind | None:
-    """Return what the name says the file is, or else the declared type; None when both say nothing. Pure."""
+    """Return the kind by the suffix of the name, or else by the declared type; None if neither is known. Pure."""
     suffix = posixpath.splitext(key.rstrip("/ ").lower())[1]
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
@@ -116,14 +116,14 @@ def named_kind(key: str, declared: str | None) -> Kind | None:
 
 
 def detect_marked(body: bytes, size: int | None = None) -> Detected:
-    """Return what the file's first bytes prove it to be; an empty answer for everything that may be text. Pure.
+    """Return the type that the file's first bytes prove; an empty result for anything that may be text. Pure.
 
     Args:
-        body: The file, or so much of its beginning that it can be told from text: 1 KiB.
-        size: Bytes of the whole file; None when ``body`` is all of it.
+        body: Bytes of the file, or at least its first 1 KiB.
+        size: Size of the whole file in bytes; None when ``body`` is the whole file.
     """
     size = len(body) if size is None else size
-    if b"%PDF-" in body[:1024]:  # readers accept rubbish before the header, and so do writers
+    if b"%PDF-" in body[:1024]:  # writers put other bytes before the header, and readers accept them
         return Detected(Kind.PDF)
     if body.startswith(b"{\\rtf"):
         return Detected(Kind.RTF)
@@ -144,7 +144,7 @@ def detect_marked(body: bytes, size: int | None = None) -> Detected:
 
 
 ENCRYPTED_OOXML = "application/encrypted-ooxml"
-"""Not a registered type: a compound file around an encrypted Office document."""
+"""A compound file that contains an encrypted Office document; not a registered type."""
 
 
 def _has_control(head: bytes) -> bool:
@@ -152,7 +152,7 @@ def _has_control(head: bytes) -> bool:
 
 
 def _detect_zip(body: bytes) -> Detected:
-    """An OOXML or EPUB file by its members' names: in the directory at the end and before each member."""
+    """Detect OOXML and EPUB by the names of members, in the directory at the end and before each member."""
     head, tail = body[:65536], body[-262144:]
     if b"mimetypeapplication/epub+zip" in head[:120]:
         return Detected(Kind.EPUB)
@@ -165,12 +165,12 @@ def _detect_zip(body: bytes) -> Detected:
 
 
 def is_cut_zip(body: bytes) -> bool:
-    """Whether a zip archive lacks its directory, which stands at the end."""
+    """Return whether the directory at the end of a zip archive is missing."""
     return not zipfile.is_zipfile(io.BytesIO(body))
 
 
 def _detect_compound(body: bytes) -> str:
-    """Which of Microsoft's compound files it is, by the names in its directory (UTF-16)."""
+    """Return the type of a Microsoft compound file by the names in its directory (UTF-16)."""
     for name, media_type in (
         ("EncryptedPackage", ENCRYPTED_OOXML),
         ("WordDocument", "application/msword"),
@@ -195,20 +195,21 @@ _MAIL_NAMES = re.compile(
 
 
 HEAD_CHARS = 262_145
-"""So much of a long text's beginning decides what it is, where that can be decided without all of it."""
+"""Characters at the beginning of a long text that determine its kind, if the whole text is not needed."""
 
 
 def detect_text(text: str, named: Kind | None) -> Kind:
-    """Return which reader a text needs: by content where the content proves it, else by name, else plain text.
+    """Return the kind of a text: by content if that proves it, else by name, else plain text.
 
-    A marked format (``MARKED``) in the name counts for nothing here: its bytes would have shown it. Cost: JSON is
-    parsed once when a file without a telling name looks like it.
+    A marked format (``MARKED``) in the name is ignored, because its bytes would have identified it.
+
+    Cost: JSON is parsed once when a file without a known suffix looks like JSON.
     """
     return detect_head(text, named) or Kind.TEXT
 
 
 def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind | None:
-    """Return the same for a text of which only the first ``HEAD_CHARS`` are given; None when it takes all of it."""
+    """Return ``detect_text`` of a text by its first ``HEAD_CHARS``; None when the whole text is needed."""
     head = text[:4096]
     if _HTML_START.match(head):
         return Kind.HTML
@@ -249,7 +250,7 @@ def _is_json(text: str) -> bool:
 
 
 def _may_begin_json(head: str) -> bool:
-    """False when no text that begins like this is one JSON value, because of an error well before the cut."""
+    """False when no text with this beginning can be one JSON value, because of an error well before the end."""
     start = len(head) - len(head.lstrip())
     try:
         _, end = json.JSONDecoder(strict=False).raw_decode(head, start)

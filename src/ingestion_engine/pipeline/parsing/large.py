@@ -1,6 +1,6 @@
-"""Parse a large object from and to temporary files, where its format can be read in pieces.
+"""Parse a large object from and to temporary files, if its format can be read in pieces.
 
-The steps, their order, their answers and their errors are those of ``parse``; no more than a piece is in memory.
+The steps, their order, results and errors are those of ``parse``, with at most one piece in memory.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from ingestion_engine.pipeline.parsing.parser_threads import run_parse
 from ingestion_engine.pipeline.spool import SpooledText
 
 MARK_BYTES = 4096
-"""So much of the beginning shows every mark and declaration of a format that is no plain text."""
+"""Bytes at the beginning that contain the mark or declaration of every format other than plain text."""
 
 _TIMED_BYTES = 256 * 1024 * 1024
-"""``parse_timeout_s`` is for so much: the largest object by default."""
+"""Bytes that ``parse_timeout_s`` applies to: the default limit of an object's size."""
 
 _IN_PIECES = (Kind.TEXT, Kind.MARKDOWN, Kind.JSONL)
 
 
 @dataclass(frozen=True, slots=True)
 class LargeDocument:
-    """A document whose text, left empty in it, lies in a temporary file."""
+    """A document without its text, and the text in a temporary file."""
 
     document: Document
     text: SpooledText
 
 
 async def parse_large(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> LargeDocument | None:
-    """Return what ``parse_object`` would of the same bytes; None when that takes all of them in memory.
+    """Return the result of ``parse_object`` for the same bytes; None for formats that need all of them in memory.
 
     Raises:
-        ObjectError: as ``parse_object``; ``parse_timeout`` after ``parse_timeout_s`` for every 256 MiB begun.
+        ObjectError: as ``parse_object``; ``parse_timeout`` after ``parse_timeout_s`` per started 256 MiB.
         TransientError: "parser_stuck", "temp_files_failed".
 
-    Cost: about 1 s per 60 MB of text, per 10 MB of JSON; memory of a few pieces, and of one record of JSON Lines.
+    Cost: about 1 s per 60 MB of text or 10 MB of JSON; memory of a few pieces, and of one record of JSON Lines.
     """
     timeout_s = limits.parse_timeout_s * max(1, math.ceil(body.size / _TIMED_BYTES))
     return await run_parse(lambda _on_start: read_large(body, head), timeout_s)
 
 
 def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
-    """As ``parse_large``, blocking and without a time limit."""
+    """Return the result of ``parse_large``; blocking and without a time limit."""
     start = body.read(0, MARK_BYTES)
     if not any(piece and not piece.isspace() for piece in body.pieces()):
         raise blank_body(body.size)
@@ -77,7 +77,7 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     except NotTextError:
         raise not_text(named) from None
     cleaned = _Watched(clean_pieces(decode_pieces(body, encoding)))
-    beginning, pieces = _look_ahead(cleaned)
+    beginning, pieces = _take_head(cleaned)
     kind = detect_head(beginning, named, is_whole=len(beginning) < HEAD_CHARS)
     if kind not in _IN_PIECES:
         return None
@@ -100,8 +100,8 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     return LargeDocument(document, text)
 
 
-def _look_ahead(pieces: Iterable[str]) -> tuple[str, Iterator[str]]:
-    """The first ``HEAD_CHARS`` of a text, and all its pieces again."""
+def _take_head(pieces: Iterable[str]) -> tuple[str, Iterator[str]]:
+    """Return the first ``HEAD_CHARS`` of a text, and an iterator over all its pieces."""
     source = iter(pieces)
     taken: list[str] = []
     length = 0
@@ -112,7 +112,7 @@ def _look_ahead(pieces: Iterable[str]) -> tuple[str, Iterator[str]]:
 
 
 class _Watched:
-    """A text in pieces that notes on its way whether there is anything but white space in it."""
+    """A text in pieces that records whether it contains anything but white space."""
 
     def __init__(self, pieces: Iterable[str]) -> None:
         self.has_text = False

@@ -1,7 +1,7 @@
-"""RawObject → Document: find out what the bytes are, take their whole text out, or say exactly why there is none.
+"""RawObject → Document: detect the type of the bytes and extract their whole text, or report why there is none.
 
-The type goes by content first and by name second: a ``.pdf`` that really is a readable page of HTML is read as HTML.
-A name that contradicts content nobody can read is a ``type_mismatch``.
+Content determines the type before the name does: a ``.pdf`` that is a readable HTML page is read as HTML. A name that
+contradicts unreadable content is a ``type_mismatch``.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from ingestion_engine.pipeline.parsing.parser_threads import OnStart, run_parse
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 
 PARSER_VERSION = "1"
-"""Part of every object's fingerprint: a new value makes the next ``sync`` parse everything again. Raise it when any
-format's text changes."""
+"""Part of every object's fingerprint: a new value makes the next ``sync`` parse every object again. Increase it when
+the text of any format changes."""
 
 _MAX_NESTING = 2
-"""How deep attachments of attachments are read."""
-
+"""Maximum depth of attachments inside attachments."""
 
 QUICK_BYTES = 16_384
-"""Plain text and Markdown up to this are read on the event loop: 0.1 ms of work, where a thread would cost 0.4 more."""
+"""Plain text and Markdown up to this size are read on the event loop: 0.1 ms of work; a thread would add 0.4 ms."""
 
 _QUICK = frozenset({Kind.TEXT, Kind.MARKDOWN})
 
@@ -38,31 +37,31 @@ _QUICK = frozenset({Kind.TEXT, Kind.MARKDOWN})
 async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
     """Return the object's whole text with title and pages. Deterministic.
 
-    Whatever may take long, or meet a library that hangs, runs in a thread; the event loop stays free.
+    Work that may take long, or call a library that hangs, runs in a thread and does not block the event loop.
 
     Raises:
         ObjectError: ``empty_document``, ``no_text``, ``binary_content``, ``unsupported_type``, ``type_mismatch``,
-        ``encrypted_document``,
-            ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout`` or ``parse_failed``.
-        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may do
-        better.
+            ``encrypted_document``, ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout`` or
+            ``parse_failed``.
+        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may
+            succeed.
 
-    Cost: memory of the body, the text (up to four bytes per character) and one copy while it is cleaned.
+    Cost: memory of the body, the text (up to four bytes per character) and one copy during cleaning.
     """
     with parse_errors():
-        quick = _read_quickly(_Source(raw.body, raw.ref.key, raw.content_type, limits, _no_start))
+        quick = _read_quickly(_open_source(raw, limits, _no_start))
     if quick is not None:
         return _make_document(raw, *quick)
     return await run_parse(lambda on_start: parse_bytes(raw, limits, on_start=on_start), limits.parse_timeout_s)
 
 
 def _no_start(_cancel: Callable[[], None]) -> None:
-    """Nobody waits for the parser's beginning."""
+    """Ignore the start of a parser."""
 
 
 def parse_bytes(raw: RawObject, limits: FrozenLimits, *, on_start: OnStart = _no_start) -> Document:
-    """Return the document of an object's bytes; blocking and without a time limit. Raises like ``parse_object``."""
-    source = _Source(raw.body, raw.ref.key, raw.content_type, limits, on_start)
+    """Return the document of an object's bytes; blocking and without a time limit. Raises as ``parse_object``."""
+    source = _open_source(raw, limits, on_start)
     with parse_errors():
         kind, parsed = _read(source)
     return _make_document(raw, kind, parsed)
@@ -89,28 +88,28 @@ def _make_document(raw: RawObject, kind: Kind, parsed: ParsedText) -> Document:
 
 @contextlib.contextmanager
 def parse_errors() -> Iterator[None]:
-    """Raise what a reader did not foresee as ``parse_failed``: one object must not stop the others."""
+    """Raise unexpected errors of a reader as ``parse_failed``, so that one object does not stop the others."""
     try:
         yield
     except (IngestionError, MemoryError):
         raise
-    except Exception as error:  # parsers meet bytes nobody foresaw; one object must not stop the others
+    except Exception as error:  # parsers receive arbitrary bytes
         raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def no_text(kind: Kind) -> ObjectError:
-    """Return the error for an object that was read and has nothing to embed."""
+    """Return the error for a readable object without text."""
     return ObjectError(
         "no_text",
-        f"It is {kind.value}, but holds no text.",
-        hint="Scanned pages need text recognition (OCR) first." if kind is Kind.PDF else "",
+        f"The object is {kind.value} but has no text.",
+        hint="Run text recognition (OCR) on scanned pages first." if kind is Kind.PDF else "",
         content_type=kind.value,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Bytes to read and what is said about them."""
+    """Bytes to read, with their name and declared type."""
 
     body: bytes
     key: str
@@ -122,6 +121,10 @@ class _Source:
     @property
     def named(self) -> Kind | None:
         return detect.named_kind(self.key, self.declared)
+
+
+def _open_source(raw: RawObject, limits: FrozenLimits, on_start: OnStart) -> _Source:
+    return _Source(body=raw.body, key=raw.ref.key, declared=raw.content_type, limits=limits, on_start=on_start)
 
 
 def _read(source: _Source) -> tuple[Kind, ParsedText]:
@@ -137,7 +140,7 @@ def _read(source: _Source) -> tuple[Kind, ParsedText]:
 
 
 def _read_quickly(source: _Source) -> tuple[Kind, ParsedText] | None:
-    """What ``_read`` makes of a short plain or Markdown text in UTF-8; None for everything else, unread."""
+    """Return the result of ``_read`` for a short plain or Markdown text in UTF-8; None, without reading, for others."""
     body = source.body
     if len(body) > QUICK_BYTES or source.named not in _QUICK or not is_utf8(body) or body.isspace() or not body:
         return None
@@ -153,8 +156,9 @@ def _refuse_blank(body: bytes) -> None:
 
 
 def blank_body(size: int) -> ObjectError:
-    """Return the error for an object of so many bytes and nothing but white space in them."""
-    return ObjectError("empty_document", f"All its {size} bytes are white space." if size else "It has no bytes.")
+    """Return the error for an object of ``size`` bytes that contains only white space."""
+    message = f"All {size} bytes of the object are white space." if size else "The object has no bytes."
+    return ObjectError("empty_document", message)
 
 
 def _unpack_gzip(source: _Source) -> _Source:
@@ -166,23 +170,23 @@ def _unpack_gzip(source: _Source) -> _Source:
 
 
 def _refusal(source: _Source, media_type: str) -> ObjectError:
-    """Why content of a known but unreadable type is not read."""
-    has_suffix = bool(posixpath.splitext(source.key)[1])  # ``photo.png`` declared as text/html is just a photo
+    """Return the error for content of a known type without a reader."""
+    has_suffix = bool(posixpath.splitext(source.key)[1])  # ``photo.png`` declared as text/html is a photo
     named = detect.named_kind(source.key, None if has_suffix else source.declared)
     if media_type == detect.ENCRYPTED_OOXML:
         return ObjectError(
             "encrypted_document", "The Office document is encrypted with a password.", kind="Office document"
         )
     if media_type == "application/zip" and named in detect.ZIPPED and detect.is_cut_zip(source.body):
-        return ObjectError("corrupt_document", f"It is named {named.value} and cut short.", kind=named.value)
+        return ObjectError("corrupt_document", f"The object is named {named.value} and is cut short.", kind=named.value)
     if named is not None:
         return ObjectError(
             "type_mismatch",
-            f"Its name or declared type says {named.value}, but it holds {media_type}.",
+            f"The object's name or declared type is {named.value}, but its content is {media_type}.",
             named=named.value,
             content_type=media_type,
         )
-    return ObjectError("unsupported_type", f"{media_type} is not read.", content_type=media_type)
+    return ObjectError("unsupported_type", f"Objects of type {media_type} are not supported.", content_type=media_type)
 
 
 def _read_marked(source: _Source, kind: Kind) -> ParsedText:
@@ -214,7 +218,7 @@ def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
 
 
 def _open_text(source: _Source) -> tuple[Kind, str]:
-    """The text of bytes that no mark gives away, and which reader it needs."""
+    """Return the kind and the text of bytes without a format's mark."""
     named = source.named
     try:
         text = decode_text(source.body, declared=declared_encoding(source.body, source.declared))
@@ -231,19 +235,19 @@ def not_text(named: Kind | None) -> ObjectError:
     if named in detect.MARKED:
         return ObjectError(
             "type_mismatch",
-            f"Its name or declared type says {named.value}, but its bytes are nothing known.",
+            f"The object's name or declared type is {named.value}, but its content is of no known type.",
             named=named.value,
         )
-    return ObjectError("binary_content", "Its bytes are neither text nor any known type.")
+    return ObjectError("binary_content", "The object is neither text nor of any known type.")
 
 
 def blank_text() -> ObjectError:
     """Return the error for a text that has no visible character."""
-    return ObjectError("empty_document", "It holds nothing but white space.")
+    return ObjectError("empty_document", "The object contains only white space.")
 
 
 def declared_encoding(head: bytes, declared: str | None) -> str | None:
-    """Return what the document itself, in its first 4 KiB, or the header says of its encoding. Pure."""
+    """Return the encoding that the document declares in its first 4 KiB, or else the header. Pure."""
     from ingestion_engine.pipeline.parsing.formats.html import find_charset
     from ingestion_engine.pipeline.parsing.formats.xml import find_encoding
 
@@ -273,20 +277,21 @@ def _read_kind(source: _Source, kind: Kind, text: str) -> ParsedText:
     if kind is Kind.EMAIL:
         from ingestion_engine.pipeline.parsing.formats.email import read_email
 
-        return read_email(source.body, lambda body, name, declared: _read_attachment(source, body, name, declared))
+        return read_email(source.body, lambda body, name, kind: _read_inner(source, body, name=name, declared=kind))
     return ParsedText(text)
 
 
-def _read_attachment(source: _Source, body: bytes, name: str, declared: str) -> str:
+def _read_inner(source: _Source, body: bytes, *, name: str, declared: str) -> str:
+    """Return the text of an attachment."""
     if source.nesting >= _MAX_NESTING:
-        raise ObjectError("nested_too_deeply", "It is attached to an attachment of an attachment.")
+        raise ObjectError("nested_too_deeply", "The attachment is nested more than two levels deep.")
     inner = replace(source, body=body, key=name, declared=declared, nesting=source.nesting + 1)
     _, parsed = _read(inner)
     return join_pages(parsed.pages)[0] if parsed.pages is not None else parsed.text
 
 
 def find_markdown_title(text: str) -> str | None:
-    """Return the title of the front matter, else the first heading, in the first 64 Ki characters. Pure."""
+    """Return the title of the front matter, or else the first heading, within the first 64 Ki characters. Pure."""
     lines = text[:65536].split("\n")
     in_front = lines[0].rstrip() == "---"
     for number, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""What every reader of a format gives back, and the cleaning that makes it a document's text."""
+"""The result of every format's reader, and the cleaning that turns it into a document's text."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from ingestion_engine.domain.records import PageSpan, TextFormat
 
 PAGE_BREAK = "\n\n"
-"""Stands between the texts of two pages."""
+"""Separator between the texts of two pages."""
 
 TITLE_CHARS = 300
-"""Longer titles are shortened; they are shown beside hits and not embedded."""
+"""Maximum length; longer titles are shortened. Titles are shown with search hits and not embedded."""
 
 _UNWANTED = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-"""Control characters that no store or model makes use of (NUL breaks some), surrogates without a partner,
-non-characters."""
+"""Control characters that no store or model uses (NUL breaks some), lone surrogates, and non-characters."""
 _CONTROL = bytes(code for code in range(128) if _UNWANTED.match(chr(code)))
-"""Those of them that are ASCII."""
+"""The unwanted characters that are ASCII."""
 
 _SPACES = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """A file's text as a reader found it, not yet cleaned."""
+    """A file's text as its reader returned it, before cleaning."""
 
     text: str = ""
     text_format: TextFormat = TextFormat.PLAIN
     title: str | None = None
     pages: tuple[str, ...] | None = None
-    """One text per page, instead of ``text``, when the format has pages."""
+    """One text per page for formats with pages; ``text`` is then empty."""
 
 
 def clean_text(text: str) -> str:
     r"""Return the text with ``\n`` as its only line end, without byte order mark and control characters.
 
-    Pure and idempotent; the result is encodable as UTF-8. Lone surrogates become U+FFFD. Cost: no copy where nothing
-    is to be done.
+    Pure and idempotent; the result can be encoded as UTF-8. Lone surrogates become U+FFFD.
+
+    Cost: no copy of a text that is clean already.
     """
     if text.startswith("\ufeff"):
         text = text.lstrip("\ufeff")
@@ -46,7 +46,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_pieces(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield what ``clean_text`` makes of the joined pieces, also where a line end falls on a border. Pure."""
+    """Yield ``clean_text`` of the joined pieces; a line end may fall on a border. Pure."""
     has_begun = False
     held = ""
     for piece in pieces:
@@ -65,13 +65,13 @@ def _clean_inside(text: str) -> str:
     if "\v" in text:
         text = text.replace("\v", "\n")
     if text.isascii():
-        kept = text.encode().translate(None, _CONTROL)  # a twentieth of the expression's time
+        kept = text.encode().translate(None, _CONTROL)  # takes a twentieth of the regular expression's time
         return text if len(kept) == len(text) else kept.decode()
     return _UNWANTED.sub(lambda found: "\ufffd" if "\ud800" <= found.group() <= "\udfff" else "", text)
 
 
 def clean_title(title: str | None) -> str | None:
-    """Return the title on one line, at most ``TITLE_CHARS`` long; None when nothing is left."""
+    """Return the title on one line, at most ``TITLE_CHARS`` long; None for None."""
     if title is None:
         return None
     words = _SPACES.sub(" ", clean_text(title)).strip()
@@ -79,7 +79,7 @@ def clean_title(title: str | None) -> str | None:
 
 
 def join_pages(pages: tuple[str, ...]) -> tuple[str, tuple[PageSpan, ...]]:
-    """Join cleaned page texts; blank pages leave neither text nor span, but keep their number."""
+    """Return the joined page texts, cleaned, and the span of each page; blank pages have no span but are counted."""
     parts: list[str] = []
     spans: list[PageSpan] = []
     at = 0

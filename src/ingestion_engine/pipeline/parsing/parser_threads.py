@@ -1,4 +1,4 @@
-"""The threads that parsers run in: few at a time, with a time limit that a hanging parser cannot break."""
+"""Run parsers in threads: few at a time, with a time limit that also holds for a parser that hangs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from ingestion_engine.domain.errors import ObjectError, TransientError
 T = TypeVar("T")
 
 OnStart = Callable[[Callable[[], None]], None]
-"""How a parser says that it has begun and how to ask it for an end."""
+"""Receives, when a parser starts, the function that asks it to stop."""
 
 _AT_ONCE = 2
-"""Objects parsed at the same time in one process. Python code gains nothing by more, and memory is bounded by it."""
+"""Objects parsed concurrently in one process. Python code gains nothing from more, and it bounds memory."""
 
 MAX_ABANDONED = 4
-"""Parses that may go on after their time-out; a process with more of them does not parse any further until one ends."""
+"""Timed-out parses that may still run; a process with this many does not parse until one ends."""
 
 
 async def run_parse(work: Callable[[OnStart], T], timeout_s: float) -> T:
-    """Return what ``work`` returns in a thread of its own; the event loop stays free.
+    """Return the result of ``work``, run in a thread of its own without blocking the event loop.
 
     Raises:
-        ObjectError: ``parse_timeout``, and what ``work`` raises.
-        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may do
-            better.
+        ObjectError: ``parse_timeout``, and errors of ``work``.
+        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may
+            succeed.
     """
     async with _slots():
         if Parse.abandoned >= MAX_ABANDONED:
-            raise TransientError(
-                "parser_stuck", f"{Parse.abandoned} parses of this process did not end in time and still run."
-            )
+            raise TransientError("parser_stuck", f"{Parse.abandoned} timed-out parses still run in this process.")
         parse = Parse(work, asyncio.get_running_loop())
         threading.Thread(target=parse.run, name="parse", daemon=True).start()
         try:
@@ -45,7 +43,7 @@ async def run_parse(work: Callable[[OnStart], T], timeout_s: float) -> T:
             raise ObjectError(
                 "parse_timeout",
                 f"Parsing took longer than {timeout_s:g} s.",
-                hint="Raise INGEST_WORKER__PARSE_TIMEOUT_S if the object is worth it.",
+                hint="Raise INGEST_WORKER__PARSE_TIMEOUT_S, or exclude the object.",
                 timeout_s=timeout_s,
             ) from None
         except asyncio.CancelledError:
@@ -57,7 +55,7 @@ _SLOTS: dict[int, asyncio.Semaphore] = {}
 
 
 def _slots() -> asyncio.Semaphore:
-    """The running loop's semaphore. A worker has one loop for its whole life; tests have one each."""
+    """Return the running loop's semaphore. A worker has one loop for its lifetime; every test has its own."""
     loop = id(asyncio.get_running_loop())
     if loop not in _SLOTS:
         _SLOTS.clear()
@@ -67,7 +65,7 @@ def _slots() -> asyncio.Semaphore:
 
 @dataclass(slots=True)
 class _Stop:
-    """Whether the parse was given up, and how to ask the library for an end."""
+    """Whether the parse was abandoned, and how to ask the library to stop."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     cancel: Callable[[], None] | None = None
@@ -76,7 +74,7 @@ class _Stop:
 
 
 class Parse(Generic[T]):
-    """One parse in a daemon thread of its own: a pool's thread that hangs would keep the process from ending."""
+    """One parse in its own daemon thread: a hanging thread of a pool would prevent the process from exiting."""
 
     abandoned = 0
     _count_lock = threading.Lock()
@@ -87,7 +85,7 @@ class Parse(Generic[T]):
         self._stop = _Stop()
 
     def run(self) -> None:
-        """Parse and hand the outcome to the loop, whatever it is."""
+        """Parse, and pass the result or the error to the loop."""
         outcome: T | BaseException
         try:
             outcome = self._work(self._on_start)
@@ -101,11 +99,11 @@ class Parse(Generic[T]):
                 return
         try:
             self._loop.call_soon_threadsafe(self._settle, outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: nothing waits for the result
             return
 
     def abandon(self) -> None:
-        """Wait no longer; the thread is counted until it ends."""
+        """Stop waiting; the thread is counted until it ends."""
         with self._stop.lock:
             if self._stop.ended:
                 return

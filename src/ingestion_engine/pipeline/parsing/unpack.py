@@ -1,4 +1,4 @@
-"""Bounded decompression: what a small file may unpack to is limited before anything reads it."""
+"""Bounded decompression: limits the unpacked size of a file before any reader uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ingestion_engine.domain.errors import ObjectError
 
 _STEP_BYTES = 1024 * 1024
-"""Output per step, so that a bomb is noticed after one step too many."""
+"""Output per step; a decompression bomb is detected at most one step beyond the limit."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -18,25 +18,25 @@ _GZIP = 16 + zlib.MAX_WBITS
 def _too_large(limit: int) -> ObjectError:
     return ObjectError(
         "decompressed_too_large",
-        f"It unpacks to more than {limit} bytes.",
-        hint="Raise INGEST_WORKER__DECOMPRESSED_MAX_BYTES if the content is wanted.",
+        f"The object unpacks to more than {limit} bytes.",
+        hint="Raise INGEST_WORKER__DECOMPRESSED_MAX_BYTES to read it.",
         limit_bytes=limit,
     )
 
 
 def corrupt(what: str, detail: str) -> ObjectError:
-    """Return the error for a file that is of a known type but cannot be read to its end."""
+    """Return the error for a file of a known type that cannot be read completely."""
     return ObjectError("corrupt_document", f"The {what} is damaged or cut short: {detail}.", kind=what)
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
-    """Return the content of a gzip file, all members.
+    """Return the content of all members of a gzip file.
 
     Raises:
-        ObjectError: ``decompressed_too_large`` beyond ``limit`` bytes; ``corrupt_document`` when it is cut short or
-        damaged.
+        ObjectError: ``decompressed_too_large`` beyond ``limit`` bytes; ``corrupt_document`` when the file is cut short
+            or damaged.
 
-    Cost: memory of the content twice at the most.
+    Cost: at most twice the memory of the content.
     """
     parts: list[bytes] = []
     size = 0
@@ -55,23 +55,23 @@ def gunzip(body: bytes, limit: int) -> bytes:
             parts.append(part)
             if not part and not rest and not stream.eof:
                 raise corrupt("gzip file", "it ends in the middle")
-        rest = rest.lstrip(b"\0")  # tapes and block devices pad with zeros
+        rest = rest.lstrip(b"\0")  # padding by tapes and block devices
     return b"".join(parts)
 
 
 class BoundedZip:
-    """A zip archive in memory whose members together may not unpack to more than a limit.
+    """A zip archive in memory with a limit on the unpacked size of all members together.
 
     Args:
-        body: The archive.
-        limit: Bytes that all members together may have. Counted while unpacking; declared sizes are not believed.
-        what: What the archive is, for messages ("Word document").
+        body: Bytes of the archive.
+        limit: Maximum number of unpacked bytes; counted while unpacking, because declared sizes may be wrong.
+        what: Description of the archive for error messages ("Word document").
     """
 
     def __init__(self, body: bytes, limit: int, what: str) -> None:
         self._limit = limit
         self._left = limit
-        self._what = what
+        self.what = what
         try:
             self._archive = zipfile.ZipFile(io.BytesIO(body))
         except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
@@ -82,11 +82,10 @@ class BoundedZip:
 
     def read(self, name: str) -> bytes:
         """Return one member's bytes. Raises ObjectError: ``decompressed_too_large``, ``corrupt_document``."""
-        parts = list(self._unpack(name))
-        return b"".join(parts)
+        return b"".join(self._unpack(name))
 
     def check(self) -> None:
-        """Unpack every member without keeping it; for libraries that unpack without a bound of their own."""
+        """Unpack every member and discard it, to protect libraries that unpack without a limit of their own."""
         for name in self.names:
             for _ in self._unpack(name):
                 pass
@@ -101,6 +100,6 @@ class BoundedZip:
                         raise _too_large(self._limit)
                     yield part
         except KeyError:
-            raise corrupt(self._what, f"{name} is missing") from None
+            raise corrupt(self.what, f"{name} is missing") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise corrupt(self._what, f"{name}: {error}") from error
+            raise corrupt(self.what, f"{name}: {error}") from error

@@ -1,4 +1,4 @@
-"""E-mails to text: the headers that people read, the body, and what is attached."""
+"""E-mails to text: the main headers, the body, and the attachments."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ingestion_engine.pipeline.parsing.parsed import ParsedText
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 
 ReadAttachment = Callable[[bytes, str, str], str]
-"""(content, name, declared type) → its text. Raises ObjectError when it has none."""
+"""(content, name, declared type) → text of the attachment. Raises ObjectError for one without text."""
 
 
 def read_email(body: bytes, read_attachment: ReadAttachment) -> ParsedText:
-    """Return an e-mail's text: headers, body (plain text if there is a plain one, else HTML), attachments.
+    """Return an e-mail's text: headers, body (plain text if it exists, else HTML), attachments.
 
-    An attachment that cannot be read is named with the reason; it does not fail the e-mail.
+    An unreadable attachment is listed with the reason; it does not fail the e-mail.
 
     Raises:
-        ObjectError: ``corrupt_document`` when there is no header that an e-mail has.
+        ObjectError: ``corrupt_document`` when the e-mail has none of the main headers.
     """
     message = email.message_from_bytes(body, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
@@ -46,7 +46,7 @@ def _header(message: EmailMessage, name: str) -> str | None:
 
 
 def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str]:
-    """Texts of a part and all parts in it, in order."""
+    """Yield the texts of a part and all parts in it, in order."""
     kind = part.get_content_type()
     if part.is_multipart():
         children = [child for child in part.iter_parts() if isinstance(child, EmailMessage)]
@@ -67,11 +67,11 @@ def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str
     if name is None and kind in ("text/plain", "text/html"):
         yield _read_text(content, part.get_content_charset(), html=kind == "text/html")
     else:
-        yield _read_attachment(content, name or "unnamed", kind, read_attachment)
+        yield _render_attachment(content, name or "unnamed", kind, read=read_attachment)
 
 
 def _best_alternative(children: list[EmailMessage], read_attachment: ReadAttachment) -> Iterator[str]:
-    """The plain form if it says anything, else the first other form that does."""
+    """Yield the plain form if it has text, else the first other form that has."""
     for child in sorted(children, key=lambda child: child.get_content_type() != "text/plain"):
         texts = [text for text in _blocks(child, read_attachment) if text.strip()]
         if texts:
@@ -87,11 +87,11 @@ def _read_text(content: bytes, charset: str | None, *, html: bool) -> str:
     return read_html(text).text if html else text.strip()
 
 
-def _read_attachment(content: bytes, name: str, kind: str, read_attachment: ReadAttachment) -> str:
+def _render_attachment(content: bytes, name: str, kind: str, *, read: ReadAttachment) -> str:
     label = " ".join(name.split())
     if kind.split("/", maxsplit=1)[0] in ("image", "audio", "video"):
         return f"Attachment: {label}"
     try:
-        return f"Attachment: {label}\n\n{read_attachment(content, name, kind).strip()}"
+        return f"Attachment: {label}\n\n{read(content, name, kind).strip()}"
     except ObjectError as error:
         return f"Attachment: {label} (not read: {error.code})"

@@ -13,26 +13,18 @@ from ingestion_engine.pipeline.parsing.formats.xml import find_encoding
 from ingestion_engine.pipeline.parsing.parsed import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
-_WHAT = "EPUB book"
-
 
 def read_epub(body: bytes, limit: int) -> ParsedText:
-    """Return the text of all documents in the book's spine, and its title.
+    """Return the text of all documents in the book's spine, and the book's title.
 
     Raises:
         ObjectError: ``corrupt_document``, ``encrypted_document``, ``decompressed_too_large``.
     """
-    archive = BoundedZip(body, limit, _WHAT)
+    archive = BoundedZip(body, limit, "EPUB book")
     archive.check()
-    package_name = next(
-        (
-            e.get("full-path", "")
-            for e in parse_part(archive, "META-INF/container.xml", _WHAT).iter()
-            if e.get("full-path")
-        ),
-        "",
-    )
-    package = parse_part(archive, package_name, _WHAT)
+    container = parse_part(archive, "META-INF/container.xml")
+    package_name = next((path for e in container.iter() if (path := e.get("full-path"))), "")
+    package = parse_part(archive, package_name)
     items: dict[str, str] = {}
     spine: list[str] = []
     title: str | None = None
@@ -51,6 +43,6 @@ def read_epub(body: bytes, limit: int) -> ParsedText:
         try:
             text = decode_text(chapter, declared=find_encoding(chapter))
         except ValueError:
-            raise corrupt(_WHAT, f"{name} is not text (encrypted or damaged)") from None
+            raise corrupt(archive.what, f"{name} is not text (encrypted or damaged)") from None
         chapters.append(read_html(text).text)
     return ParsedText("\n\n".join(filter(None, chapters)), TextFormat.MARKDOWN, title=title)

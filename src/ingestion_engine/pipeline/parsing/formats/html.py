@@ -1,6 +1,6 @@
-"""HTML to text with Markdown's headings, lists and code blocks, so that chunks break where the page does.
+"""HTML to text with Markdown headings, lists and code blocks, so that chunks end where the page's blocks end.
 
-Nothing visible is left out: navigation, forms, asides and footers stay. Kreuzberg 4.10 drops those, and writes
+No visible text is omitted: navigation, forms, asides and footers are kept. Kreuzberg 4.10 drops these, and writes
 images as data URLs.
 """
 
@@ -29,19 +29,19 @@ _BLOCKS = frozenset({
 })  # fmt: skip
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _TIGHT = frozenset({"li", "tr", "option", "dd"})
-"""Blocks that stand on the line below their neighbour, without an empty line between."""
+"""Blocks that follow the previous one without an empty line between."""
 
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 
 
 def find_charset(body: bytes) -> str | None:
-    """Return the encoding that the page declares in its first 4 KiB, if any."""
+    """Return the encoding declared in the first 4 KiB of the page, if any."""
     found = _CHARSET.search(body[:4096])
     return found.group(1).decode("ascii") if found else None
 
 
 def read_html(text: str) -> ParsedText:
-    """Return the page's text, one block per paragraph, and its title (``<title>``, else the first ``<h1>``).
+    """Return the page's text, one block per paragraph, and its title (``<title>``, or else the first ``<h1>``).
 
     Cost: about 1 s per 10 MB; memory of the text twice.
     """
@@ -53,7 +53,7 @@ def read_html(text: str) -> ParsedText:
 
 
 class _Reader(HTMLParser):
-    """Collects blocks; a block ends where a block-level tag starts or ends."""
+    """Collects blocks; a block-level tag starts or ends a block."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -113,12 +113,12 @@ class _Reader(HTMLParser):
             self._line.append(data if self._pre else _SPACES.sub(" ", data))
 
     def unknown_decl(self, data: str) -> None:
-        """Text of a CDATA section is text; every other declaration is not."""
+        """Keep the text of a CDATA section; drop every other declaration."""
         if data.startswith("CDATA["):
             self.handle_data(data[len("CDATA[") :])
 
     def end_block(self, following: str) -> None:
-        """Write what was collected as one block; ``following`` is the tag whose text comes next."""
+        """Write the collected text as one block; ``following`` is the tag of the next text."""
         text = "".join(self._line)
         self._line = []
         block = self._block

@@ -1,8 +1,8 @@
 """JSON and JSON Lines to text: one line per value with the path of its keys, blocks between objects of a list.
 
-Digits stay as written, doubled keys stay both. ``{"name": "Ada", "at": {"city": "London"}}`` reads ``name: Ada`` and
-``at.city: London``: embedding models make little of brackets and quotes, and a passage keeps its keys wherever it is
-cut.
+Numbers stay as written, and repeated keys are all kept. ``{"name": "Ada", "at": {"city": "London"}}`` becomes
+``name: Ada`` and ``at.city: London``: embedding models make little use of brackets and quotes, and every passage keeps
+its keys wherever it is cut.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 class _Pairs(tuple[tuple[str, Any], ...]):
-    """A JSON object with all its keys, doubled ones too."""
+    """A JSON object with all its keys, including repeated ones."""
 
     __slots__ = ()
 
 
 class _Literal(str):
-    """A number or constant as it was written; rendered as it is, never taken for a string."""
+    """A number or constant as written; rendered unchanged and never treated as a string."""
 
     __slots__ = ()
 
@@ -36,10 +36,10 @@ _DECODER = json.JSONDecoder(
 
 
 def read_json(text: str) -> ParsedText:
-    """Return a JSON document's values.
+    """Return a JSON document's values as lines.
 
     Raises:
-        ObjectError: ``corrupt_document`` when it is cut short, not JSON, or nested too deeply to be read.
+        ObjectError: ``corrupt_document`` when the text is cut short, not JSON, or nested too deeply.
 
     Cost: about 1 s per 10 MB; memory of the text twice, and of one object in a list.
     """
@@ -54,9 +54,9 @@ def read_json(text: str) -> ParsedText:
 
 
 class _Reader:
-    """Renders a document piece by piece: one object of a large list in memory at a time, and no long call in C.
+    """Renders a document item by item: one object of a large list in memory at a time, and no long call in C.
 
-    Taken apart are the outermost value and lists right below it. Python's own decoder reads every piece.
+    It splits the outermost value and the lists directly below it; Python's own decoder reads every item.
     """
 
     def __init__(self, text: str) -> None:
@@ -65,7 +65,7 @@ class _Reader:
         self._at = 0
 
     def lines(self) -> Iterator[str]:
-        """Lines of the whole document. Raises json.JSONDecodeError, RecursionError."""
+        """Yield the lines of the whole document. Raises json.JSONDecodeError, RecursionError."""
         first = self._peek()
         if first == "{":
             yield from self._object()
@@ -95,7 +95,7 @@ class _Reader:
     def _list(self, path: str) -> Iterator[str]:
         start = self._at
         self._take("[")
-        if self._peek() not in ("{", "["):  # scalars, or nothing: they share a line
+        if self._peek() not in ("{", "["):  # scalars share a line
             self._at = start
             value = self._value()
             if path or value:
@@ -108,7 +108,7 @@ class _Reader:
         yield ""
 
     def _items(self, opening: str, closing: str) -> Iterator[None]:
-        """Stop before each item of a list or object; the caller reads the item."""
+        """Yield before each item of a list or object; the caller reads the item."""
         self._take(opening)
         if self._peek() == closing:
             self._take(closing)
@@ -137,12 +137,12 @@ class _Reader:
 
 
 def read_jsonl(text: str) -> ParsedText:
-    """Return a JSON Lines file's records, an empty line between them. Raises like ``read_json``, naming the line."""
+    """Return a JSON Lines file's records, separated by empty lines. Raises as ``read_json``, naming the line."""
     return ParsedText("".join(render_jsonl([text])))
 
 
 def render_jsonl(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield the text of ``read_jsonl`` in pieces, of a file that comes in pieces. Cost: memory of one record."""
+    """Yield the text of ``read_jsonl`` for a file in pieces. Cost: memory of one record."""
     gap = ""
     for number, line in enumerate(_lines(pieces), 1):
         if not line or line.isspace():
@@ -154,9 +154,7 @@ def render_jsonl(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Lines ended by a line feed alone; ``str.splitlines`` would also cut at characters that JSON allows inside
-    strings.
-    """
+    """Yield lines, split only at line feeds: ``str.splitlines`` also splits at characters that strings may contain."""
     begun: list[str] = []
     for piece in pieces:
         start = 0
@@ -179,7 +177,7 @@ def _load(text: str, what: str) -> Any:
 
 
 def _render(value: Any, start: str = "") -> Iterator[str]:
-    """Lines of one value; iterative, because documents nest deeper than Python recurses."""
+    """Yield the lines of one value; iterative, because documents nest deeper than Python's recursion limit."""
     todo: list[tuple[str, Any]] = [(start, value)]
     while todo:
         path, item = todo.pop()
@@ -198,7 +196,7 @@ def _render(value: Any, start: str = "") -> Iterator[str]:
 
 
 def _tidy(lines: Iterator[str]) -> Iterator[str]:
-    """The lines with one empty line at most between two others, and none at the ends."""
+    """Yield the lines with at most one empty line between two others, and none at the ends."""
     gap = False
     begun = False
     for line in lines:

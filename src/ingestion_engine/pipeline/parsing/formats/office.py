@@ -1,7 +1,7 @@
-"""Word and PowerPoint files to text, straight from their XML.
+"""Word and PowerPoint files to text, directly from their XML.
 
-Kreuzberg 4.10 is not used here: it drops ``&``, ``<`` and ``>`` from Word paragraphs and loses speaker notes or
-slide numbers, depending on its output format. Reading the parts ourselves also bounds what they unpack to.
+Kreuzberg 4.10 is not used: it drops ``&``, ``<`` and ``>`` from Word paragraphs and loses speaker notes or slide
+numbers, depending on its output format. Reading the parts here also limits their unpacked size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 _REL_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _EXTRA_PART = re.compile(r"word/(footnotes|endnotes|comments|header\d*|footer\d*)\.xml")
 _DROPPED = frozenset({"del", "moveFrom", "Fallback", "instrText", "delText"})
-"""Deleted text, field codes, and the second copy of a text box for old readers."""
+"""Deleted text, field codes, and the copy of a text box for old readers."""
 
 _DEFAULT_TITLES = frozenset({"PowerPoint Presentation", "Word Document", "Microsoft Word", "Untitled"})
 
@@ -29,31 +29,31 @@ def _local(element: ET.Element) -> str:
 
 
 def _attribute(element: ET.Element | None, name: str) -> str | None:
-    """An attribute by its local name, in whatever namespace."""
+    """Return an attribute by its local name, in any namespace."""
     if element is None:
         return None
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
 
 
-def _find(element: ET.Element | None, *path: str) -> ET.Element | None:
-    """The first child along a path of local names."""
-    for name in path:
+def _find(element: ET.Element | None, path: str) -> ET.Element | None:
+    """Return the first child along a path of local names, separated by slashes."""
+    for name in path.split("/"):
         element = next((child for child in element if _local(child) == name), None) if element is not None else None
     return element
 
 
-def parse_part(archive: BoundedZip, name: str, what: str) -> ET.Element:
+def parse_part(archive: BoundedZip, name: str) -> ET.Element:
     """Return the root of an XML part. Raises ObjectError: ``corrupt_document``, ``decompressed_too_large``."""
     try:
         return ET.fromstring(archive.read(name))  # noqa: S314 - expat bounds entity expansion and fetches nothing
     except ET.ParseError as error:
-        raise corrupt(what, f"{name}: {error}") from error
+        raise corrupt(archive.what, f"{name}: {error}") from error
 
 
-def _core_title(archive: BoundedZip, what: str) -> str | None:
+def _core_title(archive: BoundedZip) -> str | None:
     if "docProps/core.xml" not in archive.names:
         return None
-    title = next((e.text for e in parse_part(archive, "docProps/core.xml", what).iter() if _local(e) == "title"), None)
+    title = next((e.text for e in parse_part(archive, "docProps/core.xml").iter() if _local(e) == "title"), None)
     return title if title and title.strip() and title.strip() not in _DEFAULT_TITLES else None
 
 
@@ -61,20 +61,19 @@ def _core_title(archive: BoundedZip, what: str) -> str | None:
 
 
 def read_docx(body: bytes, limit: int) -> ParsedText:
-    """Return a Word document's text as Markdown, notes, comments, page headers and footers at the end.
+    """Return a Word document's text as Markdown; notes, comments, page headers and footers are at the end.
 
     Raises:
         ObjectError: ``corrupt_document``, ``encrypted_document``, or ``decompressed_too_large`` beyond ``limit`` bytes.
 
-    Cost: about 1 s per 20 MB of XML; one paragraph's or table's tree at a time.
+    Cost: about 1 s per 20 MB of XML; memory of one paragraph's or table's tree at a time.
     """
-    what = "Word document"
-    archive = BoundedZip(body, limit, what)
+    archive = BoundedZip(body, limit, "Word document")
     archive.check()
-    levels = _heading_levels(archive, what)
+    levels = _heading_levels(archive)
     blocks: list[str] = []
     first_heading: str | None = None
-    for block, level in _word_blocks(archive, "word/document.xml", levels, what):
+    for block, level in _word_blocks(archive, "word/document.xml", levels):
         if level and first_heading is None:
             first_heading = block.lstrip("# ")
         tight = block.startswith("- ") and blocks and blocks[-1].startswith("- ")
@@ -82,24 +81,24 @@ def read_docx(body: bytes, limit: int) -> ParsedText:
     extras = dict.fromkeys(
         block
         for name in sorted(name for name in archive.names if _EXTRA_PART.fullmatch(name))
-        for block, _ in _word_blocks(archive, name, {}, what)
+        for block, _ in _word_blocks(archive, name, {})
     )
     blocks += ["\n\n" + block for block in extras]
-    return ParsedText("".join(blocks), TextFormat.MARKDOWN, title=_core_title(archive, what) or first_heading)
+    return ParsedText("".join(blocks), TextFormat.MARKDOWN, title=_core_title(archive) or first_heading)
 
 
-def _heading_levels(archive: BoundedZip, what: str) -> dict[str, int]:
-    """Heading level, 1 to 6, by style id; styles inherit from the one they are based on."""
+def _heading_levels(archive: BoundedZip) -> dict[str, int]:
+    """Return the heading level, 1 to 6, by style id; a style inherits from the style it is based on."""
     if "word/styles.xml" not in archive.names:
         return {}
     own: dict[str, int] = {}
     parents: dict[str, str] = {}
-    for style in parse_part(archive, "word/styles.xml", what):
+    for style in parse_part(archive, "word/styles.xml"):
         style_id = _attribute(style, "styleId")
         if style_id is None:
             continue
         name = (_attribute(_find(style, "name"), "val") or "").lower()
-        outline = _attribute(_find(style, "pPr", "outlineLvl"), "val")
+        outline = _attribute(_find(style, "pPr/outlineLvl"), "val")
         found = re.fullmatch(r"heading (\d)", name)
         if found:
             own[style_id] = int(found.group(1))
@@ -119,8 +118,8 @@ def _heading_levels(archive: BoundedZip, what: str) -> dict[str, int]:
     return levels
 
 
-def _word_blocks(archive: BoundedZip, name: str, levels: dict[str, int], what: str) -> Iterator[tuple[str, int]]:
-    """Blocks of a part with their heading level, 0 for none; a finished paragraph or table is freed."""
+def _word_blocks(archive: BoundedZip, name: str, levels: dict[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield the blocks of a part with their heading level, 0 for none; finished paragraphs and tables are freed."""
     depth = 0
     try:
         for event, element in ET.iterparse(io.BytesIO(archive.read(name)), events=("start", "end")):  # noqa: S314
@@ -135,7 +134,7 @@ def _word_blocks(archive: BoundedZip, name: str, levels: dict[str, int], what: s
                 yield from _paragraph(element, levels) if local == "p" else _table(element)
                 element.clear()
     except ET.ParseError as error:
-        raise corrupt(what, f"{name}: {error}") from error
+        raise corrupt(archive.what, f"{name}: {error}") from error
 
 
 def _paragraph(element: ET.Element, levels: dict[str, int]) -> Iterator[tuple[str, int]]:
@@ -167,7 +166,7 @@ def _table(element: ET.Element) -> Iterator[tuple[str, int]]:
 
 
 def _run_text(element: ET.Element) -> str:
-    """All visible text below an element; paragraphs inside it (text boxes, cells) on lines of their own."""
+    """Return the visible text below an element; paragraphs inside it (text boxes, cells) have lines of their own."""
     out: list[str] = []
 
     def walk(node: ET.Element) -> None:
@@ -196,29 +195,26 @@ def _run_text(element: ET.Element) -> str:
 
 
 def read_pptx(body: bytes, limit: int) -> ParsedText:
-    """Return a presentation's text, one page per slide in the order of showing.
+    """Return a presentation's text, one page per slide in the order of presentation.
 
-    A page has title, texts, table rows, diagrams and speaker notes. Hidden slides are kept. Raises like ``read_docx``.
+    A page has title, texts, table rows, diagrams and speaker notes. Hidden slides are kept. Raises as ``read_docx``.
     """
-    what = "PowerPoint presentation"
-    archive = BoundedZip(body, limit, what)
+    archive = BoundedZip(body, limit, "PowerPoint presentation")
     archive.check()
-    relations = _relations(archive, "ppt/presentation.xml", what)
-    slides = next((e for e in parse_part(archive, "ppt/presentation.xml", what) if _local(e) == "sldIdLst"), None)
+    relations = _relations(archive, "ppt/presentation.xml")
+    slides = next((e for e in parse_part(archive, "ppt/presentation.xml") if _local(e) == "sldIdLst"), None)
     pages: list[str] = []
     first_title: str | None = None
     for slide in slides if slides is not None else ():
         name = relations.get(slide.get(_REL_ID, ""), ("", ""))[1]
-        title, blocks = _slide(archive, name, what)
+        title, blocks = _slide(archive, name)
         first_title = first_title or title
         pages.append("\n\n".join(blocks))
-    return ParsedText(
-        text_format=TextFormat.MARKDOWN, title=_core_title(archive, what) or first_title, pages=tuple(pages)
-    )
+    return ParsedText(text_format=TextFormat.MARKDOWN, title=_core_title(archive) or first_title, pages=tuple(pages))
 
 
-def _relations(archive: BoundedZip, part: str, what: str) -> dict[str, tuple[str, str]]:
-    """Relations of a part: id → (last word of the type, path of the target)."""
+def _relations(archive: BoundedZip, part: str) -> dict[str, tuple[str, str]]:
+    """Return the relations of a part: id → (last word of the type, path of the target)."""
     folder, name = posixpath.split(part)
     path = f"{folder}/_rels/{name}.rels"
     if path not in archive.names:
@@ -228,28 +224,28 @@ def _relations(archive: BoundedZip, part: str, what: str) -> dict[str, tuple[str
             relation.get("Type", "").rpartition("/")[2],
             posixpath.normpath(posixpath.join("/", folder, relation.get("Target", ""))).lstrip("/"),
         )
-        for relation in parse_part(archive, path, what)
+        for relation in parse_part(archive, path)
         if relation.get("TargetMode") != "External"
     }
 
 
-def _slide(archive: BoundedZip, name: str, what: str) -> tuple[str | None, list[str]]:
+def _slide(archive: BoundedZip, name: str) -> tuple[str | None, list[str]]:
     title: str | None = None
     blocks: list[str] = []
-    for kind, text in _shapes(parse_part(archive, name, what)):
+    for kind, text in _shapes(parse_part(archive, name)):
         if kind == "title" and title is None:
             title = " ".join(text.split())
             blocks.insert(0, f"## {title}")
         else:
             blocks.append(text)
-    for kind, target in _relations(archive, name, what).values():
+    for kind, target in _relations(archive, name).values():
         if kind in ("notesSlide", "diagramData") and target in archive.names:
-            blocks += [text for _, text in _shapes(parse_part(archive, target, what))]
+            blocks += [text for _, text in _shapes(parse_part(archive, target))]
     return title, blocks
 
 
 def _shapes(element: ET.Element) -> Iterator[tuple[str, str]]:
-    """Texts below an element with what they are: ``title`` or ``text``; slide numbers are left out."""
+    """Yield (``title`` or ``text``, text) for the texts below an element; slide numbers are omitted."""
     for child in element:
         local = _local(child)
         if local == "tbl":
@@ -264,7 +260,7 @@ def _shapes(element: ET.Element) -> Iterator[tuple[str, str]]:
         elif local in ("txBody", "t") and (text := _paragraphs(child)):
             yield "text", text
         elif local == "sp":
-            placeholder = _attribute(_find(child, "nvSpPr", "nvPr", "ph"), "type")
+            placeholder = _attribute(_find(child, "nvSpPr/nvPr/ph"), "type")
             if placeholder not in ("sldNum", "sldImg"):
                 kind = "title" if placeholder in ("title", "ctrTitle") else "text"
                 yield from ((kind, text) for _, text in _shapes_below(child))

@@ -1,4 +1,4 @@
-"""PDF and Excel files through kreuzberg, told to leave nothing out and to recognise nothing in images."""
+"""PDF and Excel files to text through kreuzberg, configured to omit nothing and to run no text recognition (OCR)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from kreuzberg import ExtractionResult
 
 _TAIL_BYTES = 64 * 1024
-"""Where a whole PDF has its end mark; writers and mail gateways append things behind it."""
+"""End of a PDF that is searched for its end mark; writers and mail gateways append data behind the mark."""
 
 OnStart = Callable[[Callable[[], None]], None]
-"""Takes the function that asks the running extraction to stop."""
+"""Receives the function that asks the running extraction to stop."""
 
 
 def _ignore(_cancel: Callable[[], None]) -> None:
@@ -29,8 +29,8 @@ def _ignore(_cancel: Callable[[], None]) -> None:
 def read_pdf(body: bytes, on_start: OnStart = _ignore) -> ParsedText:
     """Return the text layer of every page, and the title from the document's information.
 
-    Page texts are taken from kreuzberg's pages, not from its whole content: that repeats tables it believes to see
-    in plain text (4.10), and in Markdown drops lines.
+    Page texts come from kreuzberg's pages, not from its whole content, which in plain text (4.10) repeats tables that
+    it detects and in Markdown drops lines.
 
     Raises:
         ObjectError: ``corrupt_document``, ``encrypted_document`` or ``parse_failed``.
@@ -39,7 +39,7 @@ def read_pdf(body: bytes, on_start: OnStart = _ignore) -> ParsedText:
     """
     if b"%%EOF" not in body[-_TAIL_BYTES:] and b"startxref" not in body[-_TAIL_BYTES:]:
         raise corrupt("PDF", "its end is missing")
-    result = _extract(body, "application/pdf", "PDF", on_start)
+    result = _extract(body, "application/pdf", what="PDF", on_start=on_start)
     pages: dict[int, str] = {page["page_number"]: page["content"] for page in result.pages or ()}
     count = max(pages, default=0)
     title = result.metadata.get("title")
@@ -47,14 +47,14 @@ def read_pdf(body: bytes, on_start: OnStart = _ignore) -> ParsedText:
 
 
 def read_xlsx(body: bytes, limit: int, on_start: OnStart = _ignore) -> ParsedText:
-    """Return every sheet, hidden ones too, as a heading and one line per row; see ``render_rows``.
+    """Return every sheet, including hidden ones, as a heading and one line per row; see ``render_rows``.
 
-    Cells show their stored values: dates as ISO 8601, formulas as last computed. Raises like ``read_pdf``, and
+    Cells have their stored values: dates as ISO 8601, formulas as last computed. Raises as ``read_pdf``, and
     ``decompressed_too_large``.
     """
     BoundedZip(body, limit, "Excel workbook").check()
     media_type = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-    result = _extract(body, media_type, "Excel workbook", on_start)
+    result = _extract(body, media_type, what="Excel workbook", on_start=on_start)
     names = result.metadata.get("sheet_names") or []
     blocks = []
     for table in result.tables:
@@ -66,7 +66,7 @@ def read_xlsx(body: bytes, limit: int, on_start: OnStart = _ignore) -> ParsedTex
     return ParsedText("\n\n".join(blocks), TextFormat.MARKDOWN, title=result.metadata.get("title"))
 
 
-def _extract(body: bytes, media_type: str, what: str, on_start: OnStart) -> ExtractionResult:
+def _extract(body: bytes, media_type: str, *, what: str, on_start: OnStart) -> ExtractionResult:
     from kreuzberg import CancellationToken, ContentFilterConfig, ExtractionConfig, PageConfig, extract_bytes_sync
 
     token = CancellationToken()
@@ -88,7 +88,7 @@ def _extract(body: bytes, media_type: str, what: str, on_start: OnStart) -> Extr
 
 @contextmanager
 def _kreuzberg_errors(what: str) -> Iterator[None]:
-    """Map kreuzberg's exceptions to ours. Encryption is known by its text only (4.10: "PDF is password-protected")."""
+    """Raise kreuzberg's errors as the product's. Only the text tells encryption (4.10: "PDF is password-protected")."""
     from kreuzberg import ExtractionCancelledError, KreuzbergError, ParsingError
 
     try:

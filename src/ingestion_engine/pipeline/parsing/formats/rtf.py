@@ -1,7 +1,6 @@
 """Rich Text Format to text.
 
-Kreuzberg 4.10 drops characters outside the Basic Multilingual Plane and adds ``[Image: image]``; hence a reader of
-our own.
+Kreuzberg 4.10 is not used: it drops characters outside the Basic Multilingual Plane and adds ``[Image: image]``.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _SKIPPED = frozenset({
     "generator", "listtext",
     "pntext", "bkmkstart", "bkmkend", "template", "operator", "author",
 })  # fmt: skip
-"""Groups that hold no text of the document."""
+"""Groups without text of the document."""
 
 _TEXT_GROUPS = frozenset({"shptxt", "rtlch", "fldrslt", "result"})
-"""Groups of text inside groups that are skipped otherwise (text boxes, results of embedded objects)."""
+"""Groups of text inside skipped groups (text boxes, results of embedded objects)."""
 
 _SYMBOLS = {
     "par": "\n\n", "sect": "\n\n", "page": "\n\n", "line": "\n", "row": "\n", "nestrow": "\n",
@@ -42,33 +41,35 @@ _CODE_PAGES = {
     163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250",
     254: "cp437",
 }  # fmt: skip
-"""Windows character set of a font → code page."""
+"""Code page by the Windows character set of a font."""
 
 _FONT_CHARSET = re.compile(r"\\f(\d+)(?:\\(?!fcharset)[a-z]+-?\d* ?)*\\fcharset(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """What holds inside the current braces."""
+    """State inside the current braces."""
 
     skipped: bool = False
     in_title: bool = False
     after_uc: int = 1
-    """How many characters follow a ``\\u`` for readers that do not know it."""
+    """Number of characters after a ``\\u`` for readers that do not support it."""
     code_page: str = "cp1252"
 
 
 @dataclass(slots=True)
 class _Reader:
-    group: _Group
+    fonts: dict[int, str]
+    """Code page by the number of a font."""
+    group: _Group = _Group()
     outer: list[_Group] = field(default_factory=list)
     out: list[str] = field(default_factory=list)
     title: list[str] = field(default_factory=list)
     pending: bytearray = field(default_factory=bytearray)
-    """Bytes of the current code page, decoded together: a character may have several."""
+    """Bytes of the current code page, decoded together because a character may have several."""
     to_skip: int = 0
     optional: bool = False
-    """The last token was ``\\*``: an unknown group follows that may be skipped."""
+    """True after ``\\*``: if the following group is unknown, it is skipped."""
 
     def flush(self) -> None:
         if self.pending:
@@ -83,10 +84,10 @@ class _Reader:
 
 
 def read_rtf(body: bytes) -> ParsedText:
-    """Return the text of a Rich Text file, an empty line between paragraphs, and its title.
+    """Return the text of a Rich Text file, with an empty line between paragraphs, and its title.
 
     Raises:
-        ObjectError: ``corrupt_document`` when groups are left open, that is when it is cut short.
+        ObjectError: ``corrupt_document`` when groups are not closed, as in a file that is cut short.
 
     Cost: about 1 s per 5 MB.
     """
@@ -94,7 +95,7 @@ def read_rtf(body: bytes) -> ParsedText:
     fonts = {
         int(font): _CODE_PAGES.get(int(charset), "cp1252") for font, charset in _FONT_CHARSET.findall(source[:262144])
     }
-    reader = _Reader(_Group())
+    reader = _Reader(fonts)
     at = 0
     while at < len(source):
         token = _TOKEN.match(source, at)
@@ -116,13 +117,13 @@ def read_rtf(body: bytes) -> ParsedText:
                 break
             reader.group = reader.outer.pop()
             if not reader.outer:
-                break  # what follows the document is not part of it
+                break  # content after the document is ignored
         elif word is not None:
             value = int(number) if number else None
             if word == "bin":
                 at += max(0, value or 0)
             else:
-                _control(reader, word, value, fonts)
+                _control(reader, word, value)
         elif symbol is not None:
             reader.optional = symbol == "*"
             reader.write(_ESCAPES.get(symbol, ""))
@@ -133,17 +134,17 @@ def read_rtf(body: bytes) -> ParsedText:
             _write_raw(reader, text[skipped:])
         reader.optional = False
     if reader.outer:
-        raise corrupt("Rich Text document", "groups are left open")
+        raise corrupt("Rich Text document", "groups are not closed")
     return ParsedText(_join(reader.out), title=_join(reader.title) or None)
 
 
 def _write_raw(reader: _Reader, text: str) -> None:
-    """Text as it stands in the file; bytes beyond ASCII, which some writers leave, are in the code page."""
+    """Write text of the file; bytes beyond ASCII, which some writers do not escape, are in the code page."""
     reader.write(text if text.isascii() else text.encode("latin-1").decode(reader.group.code_page, "replace"))
 
 
-def _control(reader: _Reader, word: str, value: int | None, fonts: dict[int, str]) -> None:
-    group = reader.group
+def _control(reader: _Reader, word: str, value: int | None) -> None:
+    group, fonts = reader.group, reader.fonts
     if word == "u" and value is not None:
         reader.write(chr(value % 65536))
         reader.to_skip = group.after_uc
@@ -175,6 +176,6 @@ def _is_known(encoding: str) -> bool:
 
 
 def _join(parts: list[str]) -> str:
-    """The collected text with surrogate pairs made characters and trailing cell marks gone."""
+    """Return the collected text with surrogate pairs combined and trailing cell marks removed."""
     text = "".join(parts).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return re.sub(r"(?: \| )+(?=\n|$)", "", text).strip()

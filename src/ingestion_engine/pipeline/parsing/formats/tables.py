@@ -1,4 +1,4 @@
-"""Tables to text: one line per row with the column names in it, so that any passage makes sense by itself."""
+"""Tables to text: one line per row that includes the column names, so that every passage is self-contained."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PROBE_CHARS = 64 * 1024
 
 
 def read_csv(text: str) -> ParsedText:
-    """Return every row of a delimited table as one line; the delimiter is found by trying.
+    """Return every row of a delimited table as one line; the delimiter is detected.
 
     Cost: about 1 s per 20 MB.
     """
-    csv.field_size_limit(2**31 - 1)  # a cell may be a whole document; the largest value that every platform takes
+    csv.field_size_limit(2**31 - 1)  # a cell may be a whole document; the largest value that every platform accepts
     delimiter = _find_delimiter(text[:_PROBE_CHARS])
     if delimiter is None:
         return ParsedText(text)
@@ -27,7 +27,7 @@ def read_csv(text: str) -> ParsedText:
 
 
 def _find_delimiter(head: str) -> str | None:
-    """The delimiter that gives the most rows of one same width above one; None when no delimiter gives such rows."""
+    """Return the delimiter with the most rows of one width above one; None when no delimiter gives such rows."""
     best, best_score = None, 0.0
     for delimiter in _DELIMITERS:
         if delimiter not in head:
@@ -47,8 +47,8 @@ def _find_delimiter(head: str) -> str | None:
 def render_rows(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield one line per row that is not blank: ``name: Ada; city: London``.
 
-    The first row gives the names when all its cells are filled, differ, and none is a number; otherwise cells are
-    joined by `` | ``. Empty cells are left out. Line breaks inside cells become spaces.
+    The first row has the names if all its cells are filled and different and none is a number; otherwise cells are
+    joined by `` | ``. Empty cells are omitted. Line breaks inside cells become spaces.
     """
     filled = (cells for row in rows if any(cells := [" ".join(cell.split()) for cell in row]))
     first = next(filled, None)
@@ -69,7 +69,7 @@ def render_rows(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _trim(cells: list[str]) -> list[str]:
-    """Cells without the empty ones at the end."""
+    """Return the cells without empty ones at the end."""
     end = len(cells)
     while end and not cells[end - 1]:
         end -= 1

@@ -1,4 +1,4 @@
-"""XML to text: one line per element that holds text, with the element's name; running text stays running text."""
+"""XML to text: one line per element with text, including the element's name; mixed content stays running text."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]
 
 
 def find_encoding(body: bytes) -> str | None:
-    """Return the encoding that the XML declaration names, if any; the declaration itself must be ASCII."""
+    """Return the encoding of the XML declaration, if any; the declaration itself must be ASCII."""
     found = _DECLARATION.match(body[:512].decode("latin-1"))
     return found.group(1) if found else None
 
 
 _INLINE_CHARS = 4096
-"""An element with more text in it, but none of its own, is never part of a sentence."""
+"""An element without own text but with more text than this inside it is not part of a sentence."""
 
 
 @dataclass(slots=True)
 class _Element:
-    """An open element and what it holds so far, in order, in both forms: which one counts is known at its end."""
+    """An open element and its content so far, in order, in both forms: the end of the element decides between them."""
 
     name: str
     attributes: list[str] = field(default_factory=list)
@@ -32,25 +32,25 @@ class _Element:
     inline: list[str] = field(default_factory=list)
     inner_attributes: list[str] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
-    """Lines of children too large for running text; should this element have text of its own, they follow it."""
+    """Lines of children too large for running text; they follow this element's own text, if any."""
     inline_chars: int = 0
     has_text: bool = False
 
 
 def read_xml(text: str) -> ParsedText:
-    """Return the document's texts and attribute values in their order; its title is the first element of that name.
+    """Return the document's texts and attribute values in order; its title is the first element named ``title``.
 
-    An element that only holds text becomes ``name: text``; an attribute ``name.attribute: value``; an element with
-    both text and elements is one line of running text. Entities defined outside the document are never fetched;
-    expat bounds those defined inside.
+    An element with only text becomes ``name: text``, an attribute ``name.attribute: value``, and an element with both
+    text and elements one line of running text. External entities are never fetched; expat limits the expansion of
+    internal ones.
 
     Raises:
-        ObjectError: ``corrupt_document`` when it is not well-formed, which it is not when cut short.
+        ObjectError: ``corrupt_document`` when the document is not well-formed, for example because it is cut short.
 
-    Cost: about 1 s per 15 MB; memory about eight times the text.
+    Cost: about 1 s per 15 MB; memory of about eight times the text.
     """
     reader = _Reader()
-    parser = expat.ParserCreate("utf-8")  # the text is decoded already, whatever the declaration says
+    parser = expat.ParserCreate("utf-8")  # the text is already decoded, so the declaration does not apply
     parser.buffer_text = True
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
