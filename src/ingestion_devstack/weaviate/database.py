@@ -29,6 +29,7 @@ from ingestion_devstack.weaviate.errors import (
     UnknownClassError,
 )
 from ingestion_devstack.weaviate.filters import match_like, match_terms, to_nanoseconds
+from ingestion_devstack.weaviate.former_layout import import_former_layout
 from ingestion_devstack.weaviate.schema import (
     DEFAULT_VECTOR,
     Definition,
@@ -74,7 +75,7 @@ class Database:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        """Open or create `weaviate.db` in `data_dir`."""
+        """Open or create `weaviate.db` in `data_dir`; the files of an earlier stand-in are imported."""
         data_dir.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
         self._db = sqlite3.connect(data_dir / "weaviate.db", check_same_thread=False, isolation_level=None)
@@ -84,6 +85,7 @@ class Database:
         self._db.create_function("wv_like", 2, match_like, deterministic=True)
         self._db.create_function("wv_terms", 2, match_terms, deterministic=True)
         self._db.create_function("wv_nanoseconds", 1, to_nanoseconds, deterministic=True)
+        import_former_layout(data_dir, self._db)
         rows = self._db.execute("SELECT number, name, body FROM classes ORDER BY number").fetchall()
         self._collections = {name: Collection(self._db, number, orjson.loads(body)) for number, name, body in rows}
         self.aliases: dict[str, str] = dict(self._db.execute("SELECT name, class FROM aliases ORDER BY name"))

@@ -67,8 +67,10 @@ def make_app(database: Database, api_key: str | None) -> ASGIApp:
     """Return the ASGI application; with a key every path but the probes needs it as a bearer token."""
     schema, objects = _Schema(database), _Objects(database)
 
-    def route(path: str, method: str, work: Work) -> Route:
+    def route(path: str, method: str, work: Work, *, param: str = "") -> Route:
         async def answer(request: Request) -> Response:
+            for name in request.query_params.keys() - {param}:
+                return _error(unsupported(f"the parameter `{name}`"), 501)
             body = await _read_body(request)
             return await run_in_threadpool(_run, database, lambda: work(request, body))
 
@@ -84,7 +86,7 @@ def make_app(database: Database, api_key: str | None) -> ASGIApp:
         route("/v1/schema", "POST", lambda _, body: _json(database.create_class(body))),
         route("/v1/schema/{name}", "GET", schema.get_class),
         route("/v1/schema/{name}", "DELETE", schema.drop_class),
-        route("/v1/aliases", "GET", schema.list_aliases),
+        route("/v1/aliases", "GET", schema.list_aliases, param="class"),
         route("/v1/aliases", "POST", schema.add_alias),
         route("/v1/aliases/{name}", "GET", schema.get_alias),
         route("/v1/aliases/{name}", "PUT", schema.move_alias),

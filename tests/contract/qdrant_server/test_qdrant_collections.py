@@ -31,7 +31,7 @@ def test_the_root_and_the_probes_need_no_key(server: Server) -> None:
 def test_a_missing_and_a_wrong_key_are_401_with_a_bare_text(server: Server) -> None:
     """The body of a 401 is a plain sentence, not JSON."""
     if server.api_key is None:
-        pytest.skip("this server asks for no key")
+        pytest.skip("this server requires no key")
     missing = httpx.get(f"{server.url}/collections")
     assert (missing.status_code, missing.text) == (401, "Must provide an API key or an Authorization bearer token")
     wrong = httpx.get(f"{server.url}/collections", headers={"api-key": "no"})

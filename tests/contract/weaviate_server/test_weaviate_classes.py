@@ -17,7 +17,7 @@ from weaviate.proto.v1 import aggregate_pb2, batch_delete_pb2, batch_pb2, search
 
 from support.weaviate_client_side import Client, Target, by, insert, item, make, number, uid
 
-# The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
+# The only way to create an unnamed vector, which the product uses, with this client is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
 
 
@@ -32,6 +32,7 @@ def test_client_connects_with_all_its_checks(target: Target) -> None:
 
 
 def test_probes_need_no_key_and_there_is_no_oidc(target: Target) -> None:
+    """Probes are 200, the OIDC configuration is 404, both without a key."""
     for path, status in (
         (".well-known/live", 200),
         (".well-known/ready", 200),
@@ -41,6 +42,7 @@ def test_probes_need_no_key_and_there_is_no_oidc(target: Target) -> None:
 
 
 def test_unknown_paths_are_json_404(http: httpx.Client) -> None:
+    """The body names the path."""
     response = http.get("/nope")
     assert (response.status_code, response.json()["message"]) == (404, "path /v1/nope was not found")
 
@@ -67,6 +69,7 @@ def test_wrong_key_is_refused_on_both_protocols(target: Target) -> None:
 
 
 def test_class_lives_under_its_capitalised_name(client: Client, name: str) -> None:
+    """Created, listed, described and deleted by the client."""
     make(client, name[:1].lower() + name[1:])
     assert client.collections.exists(name)
     assert name in client.collections.list_all()
@@ -83,6 +86,7 @@ def test_class_lives_under_its_capitalised_name(client: Client, name: str) -> No
 
 
 def test_class_names_collide_without_case(client: Client, http: httpx.Client, name: str) -> None:
+    """The same name and a similar one have different texts."""
     make(client, name)
     again = http.post("/schema", json={"class": name})
     assert (again.status_code, again.json()["error"][0]["message"]) == (422, f"class name {name} already exists")
@@ -108,12 +112,14 @@ def test_class_names_collide_without_case(client: Client, http: httpx.Client, na
     ],
 )
 def test_invalid_classes_are_refused(http: httpx.Client, name: str, change: dict[str, Any], text: str) -> None:
+    """422 with the text of the real server."""
     response = http.post("/schema", json={"class": name, **change})
     assert response.status_code == 422
     assert text in response.json()["error"][0]["message"]
 
 
-def test_absent_class_is_404_and_deleting_it_is_fine(http: httpx.Client, name: str) -> None:
+def test_absent_class_is_404_and_deleting_it_is_no_error(http: httpx.Client, name: str) -> None:
+    """Deleting is idempotent."""
     assert http.get(f"/schema/{name}").status_code == 404
     assert http.delete(f"/schema/{name}").status_code == 200
 
@@ -133,6 +139,7 @@ def test_the_default_class_of_the_client_has_one_named_vector(client: Client, na
 
 
 def test_alias_serves_objects_and_moves_at_once(client: Client, name: str, alias: str) -> None:
+    """Reads, writes, counts and deletions go to the class of the alias."""
     other = name + "B"
     try:
         make(client, name)
@@ -157,6 +164,7 @@ def test_alias_serves_objects_and_moves_at_once(client: Client, name: str, alias
 
 
 def test_alias_names_collide(client: Client, http: httpx.Client, name: str, alias: str) -> None:
+    """With other aliases without case, with classes only exactly."""
     make(client, name)
     client.alias.create(alias_name=alias, target_collection=name)
     for taken in (alias, alias.upper()):
@@ -172,6 +180,7 @@ def test_alias_names_collide(client: Client, http: httpx.Client, name: str, alia
 def test_dropping_by_alias_does_nothing_and_dropping_the_class_leaves_it_dangling(
     client: Client, name: str, alias: str
 ) -> None:
+    """A write by such an alias creates no class."""
     make(client, name)
     client.alias.create(alias_name=alias, target_collection=name)
     client.collections.delete(alias)

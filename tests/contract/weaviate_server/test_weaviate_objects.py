@@ -20,7 +20,7 @@ from weaviate.proto.v1 import batch_delete_pb2, batch_pb2, weaviate_pb2_grpc
 
 from support.weaviate_client_side import Client, Target, by, insert, item, make, number, uid
 
-# The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
+# The only way to create an unnamed vector, which the product uses, with this client is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
 
 
@@ -40,6 +40,7 @@ def test_batch_round_trip_keeps_every_value(client: Client, name: str) -> None:
 
 
 def test_batch_names_refused_objects_by_index_and_stores_the_others(client: Client, name: str) -> None:
+    """Each text names the property and the value."""
     collection = make(client, name)
     insert(collection, item(1, [1.0, 0.0], epoch=1))
     errors = insert(
@@ -71,6 +72,7 @@ def test_batch_names_refused_objects_by_index_and_stores_the_others(client: Clie
 
 
 def test_batch_with_nothing_but_errors_raises_in_the_client_only(client: Client, name: str) -> None:
+    """The server answers as for any other batch."""
     collection = make(client, name)
     with pytest.raises(WeaviateInsertManyAllFailedError, match="requires an integer"):
         insert(collection, item(1, epoch="x"))
@@ -78,6 +80,7 @@ def test_batch_with_nothing_but_errors_raises_in_the_client_only(client: Client,
 
 
 def test_bad_uuid_is_one_error(target: Target, client: Client, name: str) -> None:
+    """The other objects of the batch are stored."""
     make(client, name)
     objects = [batch_pb2.BatchObject(collection=name, uuid=text) for text in (uid(1), "nope", "g" * 36)]
     metadata = tuple((key.lower(), value) for key, value in target.headers.items())
@@ -89,6 +92,7 @@ def test_bad_uuid_is_one_error(target: Target, client: Client, name: str) -> Non
 
 
 def test_batch_replaces_and_a_missing_vector_drops_the_old_one(client: Client, name: str) -> None:
+    """Properties that the new object lacks are dropped too."""
     collection = make(client, name)
     insert(collection, item(1, [1.0, 0.0], epoch=1, key="k"), item(2, [0.0, 1.0], epoch=1))
     insert(collection, item(1, epoch=2))
@@ -100,6 +104,7 @@ def test_batch_replaces_and_a_missing_vector_drops_the_old_one(client: Client, n
 
 
 def test_the_last_of_two_equal_ids_in_a_batch_wins(client: Client, name: str) -> None:
+    """It counts as one object."""
     collection = make(client, name)
     assert insert(collection, item(1, epoch=1), item(1, epoch=2)) == {}
     assert collection.query.fetch_object_by_id(uid(1)).properties["epoch"] == 2
@@ -107,6 +112,7 @@ def test_the_last_of_two_equal_ids_in_a_batch_wins(client: Client, name: str) ->
 
 
 def test_batch_contexts_deliver_everything(client: Client, name: str) -> None:
+    """With a fixed and with a dynamic size; failed objects are listed."""
     collection = make(client, name)
     with client.batch.fixed_size(batch_size=7) as batch:
         for n in range(20):
@@ -164,12 +170,14 @@ def test_single_objects_over_rest(client: Client, http: httpx.Client, name: str)
 
 
 def test_counts(shelf: Any) -> None:
+    """With and without a filter."""
     total = shelf.aggregate.over_all
     assert len(shelf) == total(total_count=True).total_count == 12
     assert total(total_count=True, filters=by("epoch").greater_than(14)).total_count == 5
 
 
 def test_delete_many(client: Client, name: str) -> None:
+    """A dry run deletes nothing; a verbose one lists the ids."""
     collection = make(client, name)
     insert(collection, *(item(n, [1.0, 0.0], object_id=uid(n % 2), epoch=n) for n in range(1, 9)))
     where = by("object_id").equal(uid(0)) & by("epoch").less_than(7)
@@ -186,6 +194,7 @@ def test_delete_many(client: Client, name: str) -> None:
 
 
 def test_delete_many_takes_ten_thousand_at_a_time(client: Client, name: str) -> None:
+    """A second call deletes the rest."""
     collection = make(client, name)
     for start in range(0, 10_200, 3400):
         insert(collection, *(item(n + 1, epoch=n) for n in range(start, start + 3400)))
@@ -195,6 +204,7 @@ def test_delete_many_takes_ten_thousand_at_a_time(client: Client, name: str) -> 
 
 
 def test_delete_many_without_a_filter_is_refused(target: Target, client: Client, name: str) -> None:
+    """An error of the call, status UNKNOWN."""
     make(client, name)
     metadata = tuple((key.lower(), value) for key, value in target.headers.items())
     with grpc.insecure_channel(target.grpc_address) as channel:

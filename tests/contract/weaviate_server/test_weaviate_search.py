@@ -15,7 +15,7 @@ from weaviate.exceptions import WeaviateDeleteManyError, WeaviateQueryError
 
 from support.weaviate_client_side import Client, by, insert, item, make, number, uid
 
-# The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
+# The only way to create an unnamed vector, which the product uses, with this client is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
 
 
@@ -88,7 +88,8 @@ def test_filter(shelf: Any, where: Any, expected: list[int]) -> None:
         (by("hidden").equal("h"), "requires inverted index"),
     ],
 )
-def test_wrong_filters_say_why(shelf: Any, where: Any, text: str) -> None:
+def test_invalid_filters_have_their_texts(shelf: Any, where: Any, text: str) -> None:
+    """Reads and deletions have the same text."""
     with pytest.raises(WeaviateQueryError) as read:
         shelf.query.fetch_objects(filters=where)
     assert text in str(read.value.message)
@@ -98,6 +99,7 @@ def test_wrong_filters_say_why(shelf: Any, where: Any, text: str) -> None:
 
 
 def test_lists_are_ordered_by_id_and_default_to_ten(shelf: Any) -> None:
+    """Also reads by ids have this limit."""
     assert [number(o) for o in shelf.query.fetch_objects().objects] == TEN
     assert [number(o) for o in shelf.query.fetch_objects(limit=3, offset=10).objects] == [20, 21]
     assert len(shelf.query.fetch_objects_by_ids([uid(n) for n in range(10, 22)]).objects) == 10
@@ -106,6 +108,7 @@ def test_lists_are_ordered_by_id_and_default_to_ten(shelf: Any) -> None:
 
 
 def test_cursor_walks_everything_once(shelf: Any) -> None:
+    """In the order of ids; a filter cannot be combined with it."""
     assert [number(o) for o in shelf.iterator(cache_size=5)] == [*TEN, *REST]
     assert [number(o) for o in shelf.query.fetch_objects(limit=2, after=uid(11)).objects] == [12, 13]
     with pytest.raises(WeaviateQueryError, match="where cannot be set with after and limit parameters"):
@@ -115,6 +118,7 @@ def test_cursor_walks_everything_once(shelf: Any) -> None:
 
 
 def test_offset_plus_limit_has_a_bound(shelf: Any) -> None:
+    """10,000 results."""
     assert len(shelf.query.fetch_objects(limit=10_000).objects) == 12
     for arguments in ({"limit": 10_001}, {"limit": 1, "offset": 10_000}):
         with pytest.raises(WeaviateQueryError, match="query maximum results exceeded"):
@@ -122,6 +126,7 @@ def test_offset_plus_limit_has_a_bound(shelf: Any) -> None:
 
 
 def test_only_wanted_properties_come_back(shelf: Any) -> None:
+    """Absent values are null; unknown names are refused."""
     assert shelf.query.fetch_object_by_id(uid(12), return_properties=["epoch", "key"]).properties == {
         "epoch": 12,
         "key": "Dir/File 12",
@@ -132,7 +137,8 @@ def test_only_wanted_properties_come_back(shelf: Any) -> None:
         shelf.query.fetch_objects(return_properties=["nope"])
 
 
-def test_metadata_only_where_asked(shelf: Any) -> None:
+def test_metadata_only_on_request(shelf: Any) -> None:
+    """Times, distance and vector are absent otherwise."""
     (plain,) = shelf.query.fetch_objects(filters=by("epoch").equal(12)).objects
     assert (plain.metadata.creation_time, plain.metadata.last_update_time, plain.vector) == (None, None, {})
     (full,) = shelf.query.fetch_objects(filters=by("epoch").equal(12), return_metadata=MetadataQuery.full()).objects
@@ -142,6 +148,7 @@ def test_metadata_only_where_asked(shelf: Any) -> None:
 
 
 def test_unknown_class_is_named(client: Client, name: str) -> None:
+    """By every kind of call."""
     absent = client.collections.use(name)
     for call in (
         absent.query.fetch_objects,
@@ -160,6 +167,7 @@ def near(response: Any) -> list[tuple[int, float]]:
 
 
 def test_near_vector(client: Client, name: str) -> None:
+    """Distance and certainty, limit and offset, filter; changes are visible at once."""
     collection = make(client, name)
     assert collection.query.near_vector([1.0, 0.0]).objects == []
     vectors = {1: [1.0, 0.0], 2: [3.0, 4.0], 3: [0.0, 2.0], 4: [-1.0, 0.0]}

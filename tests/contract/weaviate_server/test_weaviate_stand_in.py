@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
-from weaviate.classes.query import Filter, Sort
+from weaviate.classes.query import Filter, MetadataQuery, Sort
 from weaviate.exceptions import UnexpectedStatusCodeError, WeaviateInsertManyAllFailedError, WeaviateQueryError
 
+from ingestion_devstack.weaviate.schema import complete_class
 from support import servers
 from support.weaviate_client_side import Client, Target, by, embedded, insert, item, make, number, only_embedded, uid
 
-# The only way to ask this client for an unnamed vector, which older collections have, is deprecated.
+# The only way to create an unnamed vector, which the product uses, with this client is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Dep024:DeprecationWarning")
 
 REFUSED = "is not supported by the embedded Weaviate"
@@ -47,9 +51,18 @@ REFUSED = "is not supported by the embedded Weaviate"
 def test_unsupported_calls_are_refused_by_name(
     target: Target, shelf: Any, call: Callable[[Any], Any], named: str
 ) -> None:
+    """An error of the call that names the field, operator or operand."""
     only_embedded(target)
     with pytest.raises(WeaviateQueryError, match=f"{named}.*{REFUSED}"):
         call(shelf)
+
+
+def test_unsupported_parameters_are_501(target: Target, http: httpx.Client) -> None:
+    """The text names the parameter."""
+    only_embedded(target)
+    response = http.post("/objects", params={"consistency_level": "ALL"}, json={})
+    assert response.status_code == 501
+    assert f"the parameter `consistency_level` {REFUSED}" in response.json()["error"][0]["message"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,7 @@ def test_unsupported_paths_are_501(target: Target, http: httpx.Client, name: str
 def test_unsupported_definitions_are_refused_by_name(
     target: Target, http: httpx.Client, name: str, change: dict[str, Any], named: str
 ) -> None:
+    """422 with the name of the setting."""
     only_embedded(target)
     response = http.post("/schema", json={"class": name, **change})
     assert response.status_code == 422
@@ -133,6 +147,44 @@ def test_everything_acknowledged_is_there_after_a_restart(tmp_path: Path, end: s
         assert [number(o) for o in collection.query.fetch_objects(filters=by("object_id").equal(uid(7))).objects] == [7]
         with pytest.raises(WeaviateInsertManyAllFailedError, match="Existing nodes have vectors with length 2"):
             insert(collection, item(600, [1.0], epoch=1))
+
+
+def write_former_layout(directory: Path) -> None:
+    """Write the files of an earlier stand-in: a class with one object, a class without a file, an alias."""
+    directory.mkdir()
+    properties = [{"name": "key", "dataType": ["text"], "tokenization": "field", "indexFilterable": True}]
+    with sqlite3.connect(directory / "catalog.db") as db:
+        db.execute("CREATE TABLE classes(number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, body BLOB)")
+        db.execute("CREATE TABLE aliases(name TEXT PRIMARY KEY, class TEXT)")
+        for number, name in ((3, "Docs"), (4, "Unused")):
+            db.execute("INSERT INTO classes VALUES (?, ?, ?)", (number, name, json.dumps(complete(name, properties))))
+        db.execute("INSERT INTO aliases VALUES ('Live', 'Docs')")
+    with sqlite3.connect(directory / "class-3.db") as db:
+        db.execute("CREATE TABLE objects(doc INTEGER PRIMARY KEY, id BLOB, created INTEGER, updated INTEGER)")
+        db.execute("CREATE TABLE bodies(doc INTEGER PRIMARY KEY, props BLOB NOT NULL, vectors BLOB)")
+        db.execute("INSERT INTO objects VALUES (9, ?, 1000, 2000)", [UUID(int=5).bytes])
+        vectors = b"\x00\x08\x00\x00\x00" + np.array([1.0, 0.5], dtype="<f4").tobytes()
+        db.execute("INSERT INTO bodies VALUES (9, ?, ?)", [b'{"key":"a"}', vectors])
+
+
+def complete(name: str, properties: list[dict[str, Any]]) -> dict[str, Any]:
+    return complete_class({"class": name, "vectorizer": "none", "properties": properties})
+
+
+def test_a_directory_of_an_earlier_stand_in_is_taken_over(tmp_path: Path) -> None:
+    """Classes, aliases, objects, times and vectors are the same; the former files are gone; a restart reads the new."""
+    write_former_layout(tmp_path / "weaviate")
+    for _ in range(2):
+        with servers.stopping(servers.start_weaviate(tmp_path)) as server, embedded(server).connect() as client:
+            assert sorted(client.collections.list_all()) == ["Docs", "Unused"]
+            (found,) = (
+                client.collections.use("Live")
+                .query.fetch_objects(include_vector=True, return_metadata=MetadataQuery(creation_time=True))
+                .objects
+            )
+            assert (number(found), found.properties, found.vector) == (5, {"key": "a"}, {"default": [1.0, 0.5]})
+            assert found.metadata.creation_time == dt.datetime.fromtimestamp(1, dt.UTC)
+        assert not list((tmp_path / "weaviate").glob("c*.db"))
 
 
 def test_a_filter_on_a_uuid_uses_its_index(tmp_path: Path) -> None:
