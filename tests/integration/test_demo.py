@@ -1,4 +1,4 @@
-"""The demonstration, as a newcomer runs it: it checks itself at every step and exits 0 only when all hold."""
+"""The demo, as a new user runs it: it checks itself at every step and exits 0 only when all checks pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["ray", "spark", "both"])
-def test_the_demonstration_holds(engine: str, tmp_path: Path) -> None:
+def test_the_demo_passes_its_checks(engine: str, tmp_path: Path) -> None:
     """Upload, embed, embed nothing again, compare the stores, search: on each engine, and on both together."""
     command = [sys.executable, "-m", "ingestion_engine.cli", "demo", "--engine", engine]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "every check held" in done.stdout + done.stderr
+    assert "All checks passed" in done.stdout + done.stderr

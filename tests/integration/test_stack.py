@@ -180,7 +180,7 @@ def test_without_java_a_demonstration_of_spark_says_so_at_once(home: Path, engin
     assert run_demo(home, engine=engine, console=console) == 1
     said = console.file.getvalue()
     assert PACKAGE in said
-    assert "starting" not in said
+    assert "Starting" not in said
 
 
 def test_data_and_addresses_survive_a_restart(home: Path) -> None:
@@ -209,7 +209,7 @@ def get_object(settings: Settings, bucket: str, key: str) -> bytes:
 def test_directory_belongs_to_one_stack(home: Path) -> None:
     """A second stack in the same directory is refused, naming the process that has it; the first goes on."""
     with stack(home, {"qdrant"}) as running:
-        with pytest.raises(StackError, match=f"process {os.getpid()}.*stop it first"), stack(home, {"s3"}):
+        with pytest.raises(StackError, match=f"process {os.getpid()}.*Stop it first"), stack(home, {"s3"}):
             pass
         running.check()
         assert (home / "stack.env").exists()
@@ -224,7 +224,7 @@ def test_dead_service_is_named_with_its_log(home: Path) -> None:
             if process.info["name"] == "weed" and any(str(home) in part for part in process.info["cmdline"] or [])
         ]
         weed.kill()
-        with pytest.raises(StackError, match=r"S3 ended with exit code 137; the end of .*s3\.log:\n.*"):
+        with pytest.raises(StackError, match=r"S3 ended with exit code 137\. The last lines of .*s3\.log:\n.*"):
             wait_for(lambda: running.check() or False)
 
 
@@ -318,7 +318,7 @@ def test_own_s3_and_ray_need_a_place_for_the_state(home: Path) -> None:
     """Workers of another cluster cannot read this machine's files, so the stack asks instead of guessing."""
     own = {"s3": {"endpoint_url": "http://127.0.0.1:1"}, "ray": {"address": "http://127.0.0.1:1"}}
     with (
-        pytest.raises(StackError, match="set INGEST_STATE_URL"),
+        pytest.raises(StackError, match="Set INGEST_STATE_URL"),
         Stack(Settings(data_dir=home, **own), only={"qdrant"}, with_api=True),
     ):
         pass

@@ -1,1 +1,1 @@
-"""The end-to-end demo and its corpus. What does not belong: anything tests or the stack need."""
+"""The end-to-end demo and its corpus; nothing here is used by tests or by the stack."""

@@ -1,4 +1,4 @@
-"""What two engines left, compared point by point: ids, payloads but for the fields that name the job, vectors."""
+"""Compares two collections point by point: ids, payloads except for the fields that name the job, and vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import Settings
 
 JOB_FIELDS: Final = frozenset({"job_id", "epoch", "ingested_at"})
-"""They say which job wrote a point and when, so they differ between any two jobs."""
+"""Fields that name the job and the time of a write; they differ between any two jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,16 @@ class Comparison:
     same_ids: int
     same_payloads: int
     same_vectors: int
-    """Bit by bit."""
+    """Compared bit by bit."""
 
     @property
     def identical(self) -> bool:
-        """True when nothing differs."""
+        """Whether the two collections hold the same points."""
         return {*self.points, self.same_ids, self.same_payloads, self.same_vectors} == {self.points[0]}
 
 
 def compare_collections(settings: Settings, left: str, right: str) -> list[Comparison]:
-    """Return the comparison in each store. Cost: both collections are read whole and held in memory."""
+    """Return the comparison in each store. Cost: reads both collections into memory."""
     return asyncio.run(_compare(settings, left, right))
 
 
@@ -58,7 +58,7 @@ async def _read(store: VectorStore, collection: str) -> dict[str, StoredPoint]:
 
 
 def compare_points(store: str, left: Mapping[str, StoredPoint], right: Mapping[str, StoredPoint]) -> Comparison:
-    """Return what two collections have in common. Pure."""
+    """Return the comparison of two collections. Pure."""
     pairs = [(left[point_id], right[point_id]) for point_id in left.keys() & right.keys()]
     return Comparison(
         store,

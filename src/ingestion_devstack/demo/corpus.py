@@ -1,4 +1,4 @@
-"""The corpus of ``ingest demo``: this repository's own documents and files made here, of many formats, a few broken."""
+"""The corpus of ``ingest demo``: documents of this repository and generated files, three of them broken."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ BROKEN = {
     "broken/really-a-picture.md": "type_mismatch",
     "broken/empty.txt": "empty_document",
 }
-"""Keys that must fail, and with which code."""
+"""Keys that must fail, with their codes."""
 
 _PACKAGE = Path(ingestion_engine.__file__).resolve().parent
-_ROOMS = ("domain", "pipeline", "state", "adapters", "driver", "services")
-"""Rooms whose docstrings become pages."""
+_PACKAGES = ("domain", "pipeline", "state", "adapters", "driver", "services")
+"""Packages whose docstrings become pages."""
 
 
 def make_corpus() -> dict[str, bytes]:
-    """Every key below the prefix with its content, broken ones included. Deterministic for one version of the code."""
+    """Return every key below the prefix with its content. Deterministic for one version of the code."""
     corpus = dict(_own_documents())
     corpus.update(_handbook())
     corpus.update(_tables())
@@ -45,19 +45,19 @@ def make_corpus() -> dict[str, bytes]:
 
 
 def _own_documents() -> Iterator[tuple[str, bytes]]:
-    """The checkout's Markdown files, when there is a checkout, and pages made of the package's docstrings."""
+    """Yield the checkout's Markdown files, if there is a checkout, and pages made of the product's docstrings."""
     root = _PACKAGE.parents[1]
     if (root / "pyproject.toml").exists():
         for path in sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md")]):
             yield f"docs/{path.relative_to(root)}", path.read_bytes()
-    for room in _ROOMS:
-        paragraphs = list(_docstrings(_PACKAGE / room))
-        yield f"reference/{room}.html", write_html(f"The room {room}", paragraphs).encode()
+    for package in _PACKAGES:
+        paragraphs = list(_docstrings(_PACKAGE / package))
+        yield f"reference/{package}.html", write_html(f"The package {package}", paragraphs).encode()
 
 
-def _docstrings(room: Path) -> Iterator[str]:
-    """One paragraph per module of a room and per public class and function in it."""
-    for path in sorted(room.rglob("*.py")):
+def _docstrings(package: Path) -> Iterator[str]:
+    """Yield one paragraph per module of a package and per public class and function in it."""
+    for path in sorted(package.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         name = "" if path.stem == "__init__" else f"Module {path.stem}: "
         yield f"{name}{_flat(ast.get_docstring(tree))}"

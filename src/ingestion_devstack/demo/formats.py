@@ -1,4 +1,4 @@
-"""Writers of document formats for the demonstration's corpus, with nothing but the standard library. All pure."""
+"""Writers of document formats for the demo's corpus, with the standard library alone. All pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from email.message import EmailMessage
 from html import escape
 
 _FIXED_TIME = (2026, 1, 1, 0, 0, 0)
-"""Archives record times; a fixed one makes the same corpus the same bytes, so that a second upload changes nothing."""
+"""Archives record times; with a fixed one the same corpus has the same bytes, so a second upload changes nothing."""
 _LINE_CHARS = 92
 _PAGE_LINES = 58
 
 
 def write_pdf(title: str, paragraphs: Sequence[str]) -> bytes:
-    """A PDF 1.4 of as many A4 pages as it takes, in Helvetica; the text must be Latin-1."""
+    """Return a PDF 1.4 of A4 pages in Helvetica; the text must be Latin-1."""
     pages = _paginate([title, "", *_wrap(paragraphs)])
     kids = " ".join(f"{4 + 2 * index} 0 R" for index in range(len(pages)))
     objects = [
@@ -35,7 +35,7 @@ def write_pdf(title: str, paragraphs: Sequence[str]) -> bytes:
 
 
 def write_docx(title: str, paragraphs: Sequence[str]) -> bytes:
-    """A Word document with a heading and paragraphs."""
+    """Return a Word document with a heading and paragraphs."""
     namespace = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
     heading = f'<w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>{escape(title)}</w:t></w:r></w:p>'
     body = "".join(f'<w:p><w:r><w:t xml:space="preserve">{escape(text)}</w:t></w:r></w:p>' for text in paragraphs)
@@ -56,7 +56,7 @@ def write_docx(title: str, paragraphs: Sequence[str]) -> bytes:
 
 
 def write_epub(title: str, chapters: Mapping[str, Sequence[str]]) -> bytes:
-    """An EPUB 3 book, one file per chapter."""
+    """Return an EPUB 3 book, one file per chapter."""
     names = [f"chapter{index}.xhtml" for index in range(1, len(chapters) + 1)]
     items = "".join(f'<item id="c{i}" href="{n}" media-type="application/xhtml+xml"/>' for i, n in enumerate(names))
     spine = "".join(f'<itemref idref="c{index}"/>' for index in range(len(names)))
@@ -75,7 +75,7 @@ def write_epub(title: str, chapters: Mapping[str, Sequence[str]]) -> bytes:
 
 
 def write_html(title: str, paragraphs: Sequence[str]) -> str:
-    """A page with a title, a heading and paragraphs; valid XHTML too."""
+    """Return a page with a title, a heading and paragraphs; valid XHTML too."""
     body = "\n".join(f"<p>{escape(text)}</p>" for text in paragraphs)
     return (
         f'<html xmlns="http://www.w3.org/1999/xhtml"><head><title>{escape(title)}</title></head>\n'
@@ -84,13 +84,13 @@ def write_html(title: str, paragraphs: Sequence[str]) -> str:
 
 
 def write_rtf(title: str, paragraphs: Sequence[str]) -> bytes:
-    """A rich-text document; characters beyond ASCII become RTF's own escapes."""
+    """Return a rich-text document; characters beyond ASCII become RTF escapes."""
     text = "".join(f"{_rtf_escape(paragraph)}\\par\\par\n" for paragraph in paragraphs)
     return f"{{\\rtf1\\ansi{{\\info{{\\title {_rtf_escape(title)}}}}}\n{text}}}".encode("ascii")
 
 
 def write_email(subject: str, paragraphs: Sequence[str], *, attachment: str) -> bytes:
-    """A message with a text body and one attached text file."""
+    """Return a message with a text body and one attached text file."""
     message = EmailMessage()
     message["From"], message["To"] = "Ada <ada@example.com>", "Team <team@example.com>"
     message["Subject"], message["Date"] = subject, "Thu, 01 Jan 2026 09:00:00 +0000"
@@ -128,7 +128,7 @@ def _pdf_escape(text: str) -> str:
 
 
 def _pdf_file(objects: Sequence[bytes]) -> bytes:
-    """The objects numbered from 1, the last being the document's information, with the table that finds them."""
+    """Return a file of the objects, numbered from 1, with their cross-reference table; the last one is the info."""
     file = io.BytesIO()
     file.write(b"%PDF-1.4\n")
     offsets = []

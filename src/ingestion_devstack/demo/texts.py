@@ -1,4 +1,4 @@
-"""Prose for the demonstration's corpus: a small handbook about running a library, and its news."""
+"""Texts of the demo's corpus: a small handbook about running a library, and its news."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ QUESTIONS: tuple[tuple[str, str | None], ...] = (
     ("When may another job take the lease of a collection?", None),
     ("recipe for a cake with fruit", "mail/summer-party.eml"),
 )
-"""What the demonstration asks, and the key that must come first; None where several files may know."""
+"""Questions of the demo, each with the key of the best answer; None where several documents may answer."""
 
 
 def _read_book(text: str) -> dict[str, tuple[str, ...]]:
@@ -82,7 +82,7 @@ def _read_book(text: str) -> dict[str, tuple[str, ...]]:
 
 
 HANDBOOK = _read_book(_BOOK)
-"""Title to paragraphs. The subjects differ widely, so that a search has one right answer."""
+"""Paragraphs by title. The subjects differ widely, so that a search has one right answer."""
 
 NEWS = tuple(tuple(part.strip() for part in line.split("|")) for line in _NEWS.strip().splitlines())
 """Date, subject and sentence."""

@@ -37,7 +37,7 @@ class Controllers:
     def enqueue_all(self) -> None:
         """Queue every object."""
         for resource in (APPLICATIONS, "pods"):
-            for value in self._store.select(resource, None):
+            for value in self._store.list_objects(resource, None):
                 self._enqueue((resource, value["metadata"]["namespace"], value["metadata"]["name"]))
 
     async def run(self) -> None:
@@ -88,7 +88,7 @@ class Controllers:
 
     def _owned(self, app: Object) -> list[Object]:
         uid = app["metadata"]["uid"]
-        pods = self._store.select("pods", app["metadata"]["namespace"])
+        pods = self._store.list_objects("pods", app["metadata"]["namespace"])
         return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))]
 
     def _collect_owner(self, key: Key) -> None:

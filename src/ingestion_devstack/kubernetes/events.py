@@ -42,6 +42,6 @@ def record_event(store: ObjectStore, about: Object, *, kind: str, reason: str, m
 def forget_events(store: ObjectStore, about: Object) -> None:
     """Remove the events about one object; a real cluster removes them after an hour."""
     namespace, uid = about["metadata"]["namespace"], about["metadata"]["uid"]
-    for event in list(store.select("events", namespace)):
+    for event in list(store.list_objects("events", namespace)):
         if event["involvedObject"]["uid"] == uid:
             store.remove(("events", namespace, event["metadata"]["name"]))

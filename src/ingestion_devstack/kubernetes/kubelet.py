@@ -67,7 +67,7 @@ class Kubelet:
     def forget_lost(self) -> None:
         """Remove the pods whose processes ended with the previous server, and the files they left."""
         shutil.rmtree(self._machine.data_dir / "work", ignore_errors=True)
-        for pod in list(self._store.select("pods", None)):
+        for pod in list(self._store.list_objects("pods", None)):
             if pod["status"]["phase"] == "Running":
                 self._store.remove(_key(pod))
 

@@ -80,7 +80,7 @@ class ResourceApi:
         wanted = _read_field_selector(query.get("fieldSelector", ""))
         items = [
             value
-            for value in self._store.select(resource.plural, target.namespace)
+            for value in self._store.list_objects(resource.plural, target.namespace)
             if all(str(value["involvedObject"].get(field)) == text for field, text in wanted.items())
         ]
         metadata: dict[str, Any] = {"resourceVersion": str(self._store.version)}

@@ -85,7 +85,7 @@ class ObjectStore:
         body = self._bodies.get(key)
         return None if body is None else orjson.loads(body)
 
-    def select(self, resource: str, namespace: str | None) -> Iterator[Object]:
+    def list_objects(self, resource: str, namespace: str | None) -> Iterator[Object]:
         """Yield objects in order of namespace and name; None selects every namespace."""
         for key in sorted(self._bodies):
             if key[0] == resource and namespace in (None, key[1]):

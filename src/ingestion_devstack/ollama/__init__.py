@@ -1,1 +1,1 @@
-"""A stand-in for Ollama over the real all-MiniLM-L6-v2 model. What does not belong: product code."""
+"""A stand-in for Ollama over the real all-MiniLM-L6-v2 model.."""

@@ -1,1 +1,1 @@
-"""The supervisor of the embedded stack and its servers. What does not belong: the stand-ins themselves."""
+"""The supervisor of the embedded stack and the plans of its servers; the stand-ins are packages of their own."""

@@ -12,22 +12,22 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 def plan_api(home: Home, settings: Settings) -> Plan:
-    """``ingest serve`` on the configured port; when none is configured, on 8080 or any free port.
+    """Return the plan of ``ingest serve`` on the configured port; when none is configured, on 8080 or any free port.
 
     Raises:
-        StackError: the configured port is taken.
+        StackError: the configured port is in use.
     """
     configured = settings.api.port if "port" in settings.api.model_fields_set else 0
     port = home.ports.take("api", configured or settings.api.port)
     if configured and port != configured:
-        raise StackError(f"port {configured} (INGEST_API__PORT) is in use; choose another one or 0 for any")
+        raise StackError(f"Port {configured} (INGEST_API__PORT) is in use. Choose another port, or 0 for any free one.")
     reachable = LOOPBACK if settings.api.host in _ANY else settings.api.host
     url = f"http://{reachable}:{port}"
     return Plan(
         name="api",
         title="API",
         url=url,
-        what="this product",
+        what="the service of this product",
         command=(sys.executable, "-m", "ingestion_engine.cli", "serve"),
         is_ready=lambda: answers(f"{url}/livez"),
         variables={"INGEST_API__HOST": settings.api.host, "INGEST_API__PORT": str(port)},

@@ -1,4 +1,4 @@
-"""Credentials of the embedded stack: made once per ``DATA_DIR``, kept in a file that only its owner can read."""
+"""Credentials of the embedded stack: made once per ``DATA_DIR``, stored in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Secrets of the embedded servers; none of them ever appears in a command line or a log."""
+    """Secrets of the embedded servers; none of them appears in a command line or a log."""
 
     s3_access_key_id: str
     s3_secret_access_key: str
@@ -22,7 +22,7 @@ class Credentials:
 
 
 def load_or_make_credentials(path: Path) -> Credentials:
-    """The credentials in ``path``, which is created (mode 0600) when missing; values missing in it are added."""
+    """Return the credentials in ``path``; a missing file is created (mode 0600), missing values are added."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     made = {field.name: known.get(field.name) or secrets.token_urlsafe(24) for field in fields(Credentials)}
     if not known.get("s3_access_key_id"):
@@ -34,7 +34,7 @@ def load_or_make_credentials(path: Path) -> Credentials:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step; nobody but its owner can ever read it."""
+    """Replace the content of ``path`` in one step; only its owner can read it at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)

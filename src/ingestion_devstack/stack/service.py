@@ -1,4 +1,4 @@
-"""What the embedded stack knows about one of its servers, before and while it runs."""
+"""One server of the embedded stack: its plan, and its process while it runs."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class StackError(Exception):
-    """The embedded stack cannot run; the message says which server, why, and shows the end of its log."""
+    """The embedded stack cannot run; the message names the server and the reason, and shows the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where the stack lives: its directory, its ports and its secrets."""
+    """Directory, ports and secrets of one stack."""
 
     data_dir: Path
     ports: Ports
     credentials: Credentials
 
     def log_path(self, name: str) -> Path:
-        """The log of one server, appended to by every run."""
+        """Return the log file of one server; every run appends to it."""
         return self.data_dir / "logs" / f"{name}.log"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one server is started and recognised as ready."""
+    """Command and environment of one server, and the check that it is ready."""
 
     name: str
     title: str
     url: str
     what: str
-    """For the reader of the table: what really runs, and whether it is a stand-in."""
+    """Shown in the table of systems: the program behind the address, and whether it is a stand-in."""
     command: tuple[str, ...]
     is_ready: Callable[[], bool]
     variables: Mapping[str, str] = field(default_factory=dict)
-    """``INGEST_*`` settings that lead the product to this server."""
+    """``INGEST_*`` settings with which the product finds this server."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the server itself."""
     sees_settings: bool = False
-    """True for servers that run the product's code: they get every ``INGEST_*`` variable of the stack."""
+    """True for servers that run the product's code: they receive every ``INGEST_*`` variable of the stack."""
     prepare: Callable[[Mapping[str, str]], None] = lambda _variables: None
     """Called with every ``INGEST_*`` variable of the stack before the server starts."""
     grace_s: float = 10.0
     cleanup: Callable[[], None] = lambda: None
-    """Called after the server is gone."""
+    """Called after the server has stopped."""
 
 
 class Service:
-    """One server of the stack; can be stopped and started again while the others go on."""
+    """One server of the stack; can be stopped and started again while the others run."""
 
     def __init__(self, plan: Plan, home: Home, stack_env: Mapping[str, str]) -> None:
         self.plan = plan
@@ -77,7 +77,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return self.plan.url
 
     @property
@@ -86,7 +86,7 @@ class Service:
         return self._process.exit_code if self._process else None
 
     def start(self) -> None:
-        """Start the process; ``wait_until_ready`` tells when it answers."""
+        """Start the process; ``wait_until_ready`` returns when it answers."""
         self.plan.prepare(self._stack_env)
         log_path = self._home.log_path(self.name)
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
@@ -96,7 +96,7 @@ class Service:
         )
 
     def probe(self) -> float | None:
-        """Seconds since the start when the server answers now, else None.
+        """Return the seconds since the start when the server answers now, else None.
 
         Raises:
             StackError: the process ended instead.
@@ -115,25 +115,25 @@ class Service:
         """
         while self.probe() is None:
             if time.monotonic() - self._started > timeout_s:
-                raise StackError(f"{self.plan.title} did not answer within {timeout_s:.0f} s{self._log_note()}")
+                raise StackError(f"{self.plan.title} did not answer within {timeout_s:.0f} s. {self._log_note()}")
             time.sleep(0.05)
 
     def check(self) -> None:
-        """Do nothing while the process runs.
+        """Return while the process runs.
 
         Raises:
-            StackError: it ended; with the end of its log.
+            StackError: it ended; the message shows the end of its log.
         """
         if self.exit_code is not None:
-            raise StackError(f"{self.plan.title} ended with exit code {self.exit_code}{self._log_note()}")
+            raise StackError(f"{self.plan.title} ended with exit code {self.exit_code}. {self._log_note()}")
 
-    def ask_to_stop(self) -> None:
-        """Begin to end it; returns at once."""
+    def begin_stop(self) -> None:
+        """Start to end it; return immediately."""
         if self._process:
-            self._process.ask_to_stop()
+            self._process.begin_stop()
 
     def stop(self) -> None:
-        """End it and everything it started; its data stays. Idempotent."""
+        """End it and everything it started; its data is kept. Idempotent."""
         if self._process:
             self._process.stop()
             self._process = None
@@ -142,7 +142,7 @@ class Service:
     def _log_note(self) -> str:
         path = self._home.log_path(self.name)
         tail = read_tail(path, from_byte=self._log_start)
-        return f"; the end of {path}:\n{tail}" if tail else f"; its log {path} is empty"
+        return f"The last lines of {path}:\n{tail}" if tail else f"Its log {path} is empty."
 
 
 def answers(
@@ -153,10 +153,17 @@ def answers(
     method: str = "GET",
     trusting: ssl.SSLContext | bool = True,
 ) -> bool:
-    """True when the server gives this status now; False for another one. ``trusting`` names its authority.
+    """Return whether the server answers with this status now.
+
+    Args:
+        url: Address of the check.
+        status: The expected status.
+        headers: Headers of the request.
+        method: Method of the request.
+        trusting: TLS context with the server's authority; True means the system's.
 
     Raises:
-        httpx.HTTPError: it is not there.
+        httpx.HTTPError: no server answers.
     """
     answer = httpx.request(method, url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
     return answer.status_code == status

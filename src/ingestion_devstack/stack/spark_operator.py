@@ -1,4 +1,4 @@
-"""The embedded Spark operator as a server of the stack; its drivers get the stack's own credentials by a secret."""
+"""The embedded Spark operator as a server of the stack; a secret gives its drivers the stack's credentials."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CREDENTIALS: Final = (
     "INGEST_QDRANT__API_KEY",
     "INGEST_WEAVIATE__API_KEY",
 )
-"""What drivers and workers need; all else is in a job's spec."""
+"""Credentials of drivers and workers; everything else is in a job's spec."""
 
 
 def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
-    """The Kubernetes stand-in over real ``spark-submit``; ``arguments`` are further flags of the server.
+    """Return the plan of the Kubernetes stand-in over real ``spark-submit``; ``arguments`` are further flags of it.
 
     Raises:
-        SparkMissingError: there is no Java or no PySpark; the message names the package to install.
+        SparkMissingError: Java or PySpark is missing; the message names the package to install.
     """
     java = find_java()
     find_spark()
@@ -48,7 +48,7 @@ def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
         name="spark",
         title="Spark",
         url=url,
-        what=f"stand-in for Kubernetes and the Spark operator, real Spark in local mode; kubectl reads "
+        what=f"stand-in for Kubernetes and the Spark operator, real Spark in local mode; kubeconfig: "
         f"{data_dir / 'kubeconfig'}",
         command=(
             *(sys.executable, "-m", "ingestion_devstack.kubernetes.server", "--port", str(port)),
@@ -69,6 +69,6 @@ def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
 
 
 def pick_credentials(env: Mapping[str, str]) -> dict[str, str]:
-    """What the drivers' secret holds: the stack's credentials, and AWS's own variables where S3 is the user's."""
+    """Return the content of the drivers' secret: the stack's credentials, and AWS's own variables if there are any."""
     aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     return {**aws, **{name: env[name] for name in _CREDENTIALS if name in env}}

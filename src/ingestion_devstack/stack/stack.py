@@ -1,4 +1,4 @@
-"""The supervisor of the embedded stack: starts on loopback whatever is not configured, and ends all of it."""
+"""The supervisor of the embedded stack: starts on loopback every system that is not configured, and stops them all."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ START_TIMEOUT_S = 180.0
 """Ray takes 10 to 30 s on two idle cores; a busy machine takes several times that."""
 
 START_TRIES = 2
-"""Between looking for a free port and using it another program may be faster; twice in a row it is not."""
+"""Another program may take a port between the check and its use; a second start chooses other ports."""
 
 SYSTEMS = ("s3", "ray", "spark", "ollama", "qdrant", "weaviate")
-"""What can be embedded besides the API."""
+"""Systems that can be embedded besides the API."""
 
 
 def configured_systems(settings: Settings) -> set[str]:
-    """The systems that somebody already set up by ``INGEST_*``; the stack leaves them alone. Pure."""
+    """Return the systems that ``INGEST_*`` configures; the stack does not touch them. Pure."""
     configured = {
         "s3": bool(settings.s3.model_fields_set),
         "ray": settings.ray.address is not None,
@@ -50,22 +50,22 @@ class Stack:
     """The embedded stack as a context manager; inside it, everything answers.
 
     Args:
-        settings: What is configured already; ``settings.data_dir`` is the stack's home.
+        settings: The configuration; ``settings.data_dir`` is the stack's directory.
         only: Systems to embed (of ``SYSTEMS``); None means all that are not configured.
         with_api: Start the product's own service too.
-        buckets: Buckets that the embedded S3 server has.
+        buckets: Buckets of the embedded S3 server.
         ollama_arguments: Further flags of the Ollama stand-in, for tests.
         spark_arguments: Further flags of the Kubernetes stand-in, for tests.
         on_ready: Called with a service and its start-up time in seconds when it answers.
 
     Attributes (inside the context):
-        settings: The configured settings plus those that lead to the embedded servers.
+        settings: The configured settings plus the addresses and credentials of the embedded servers.
         env: The same as ``INGEST_*`` variables, secrets in clear text.
         services: The running services by name.
-        missing: Why a system is not there although it is not configured, by name; Spark without Java.
+        missing: Reason why a system that is not configured does not run, by name; Spark without Java.
 
     Raises (on entry):
-        StackError: another stack runs in the directory, or a service did not come up. Nothing is left running then.
+        StackError: another stack runs in the directory, or a service did not start. No process is left then.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Stack:
     ) -> None:
         unknown = set(only or ()) - set(SYSTEMS)
         if unknown:
-            raise ValueError(f"not a system of the stack: {', '.join(sorted(unknown))}")
+            raise ValueError(f"Unknown systems of the stack: {', '.join(sorted(unknown))}.")
         self.settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
         self.env: dict[str, str] = {}
         self.services: dict[str, Service] = {}
@@ -96,7 +96,7 @@ class Stack:
 
     @property
     def data_dir(self) -> Path:
-        """The stack's home, absolute."""
+        """The stack's directory, absolute."""
         return self.settings.data_dir
 
     def __enter__(self) -> Self:
@@ -114,18 +114,18 @@ class Stack:
         self.stop()
 
     def check(self) -> None:
-        """Do nothing while every service runs.
+        """Return while every service runs.
 
         Raises:
-            StackError: one ended; with the end of its log.
+            StackError: one ended; the message shows the end of its log.
         """
         for service in self.services.values():
             service.check()
 
     def stop(self) -> None:
-        """End every service and everything they started; data stays. Idempotent.
+        """End every service and everything they started; data is kept. Idempotent.
 
-        First those that use others (the API, then Ray and Spark with their jobs), then the rest at once.
+        Services that use others stop first (the API, then Ray and Spark with their jobs), the rest at the same time.
         """
         self._stop_services()
         if self._lock:
@@ -138,12 +138,12 @@ class Stack:
             if name in self.services:
                 self.services[name].stop()
         for service in self.services.values():
-            service.ask_to_stop()
+            service.begin_stop()
         for service in self.services.values():
             service.stop()
 
     def _start_on_free_ports(self) -> None:
-        """Start; when a server ends at once, start all again on other ports, for another program may have taken one."""
+        """Start; when a server ends immediately, start all again on other ports: one of them may have been taken."""
         configured = self.settings
         for _ in range(START_TRIES - 1):
             try:
@@ -198,7 +198,7 @@ class Stack:
         return plans
 
     def _place_state(self, plans: list[Plan]) -> dict[str, str]:
-        """Where the product keeps its state when nobody configured it."""
+        """Return the place of the product's state unless it is configured."""
         if self.settings.state_url is not None:
             return {}
         if any(plan.name == "s3" for plan in plans):
@@ -207,8 +207,8 @@ class Stack:
         if not own or not self._with_api:
             return {"INGEST_STATE_URL": f"file://{self.data_dir / 'state'}"}
         raise StackError(
-            f"S3 and {' and '.join(own)} are your own, so their workers need a shared place for the product's state; "
-            "set INGEST_STATE_URL, for example to s3://your-bucket/ingest-state"
+            f"S3 and {' and '.join(own)} are your own systems, so their workers need a shared place for the state. "
+            "Set INGEST_STATE_URL, for example to s3://your-bucket/ingest-state."
         )
 
     def _wait_until_ready(self) -> None:
@@ -226,7 +226,7 @@ class Stack:
 
 
 def _lock_directory(data_dir: Path) -> IO[str]:
-    """Take the directory for this process; the kernel lets go of it when the process ends in any way.
+    """Lock the directory for this process; the kernel releases the lock when the process ends for any reason.
 
     Raises:
         StackError: another process holds it.
@@ -241,8 +241,8 @@ def _lock_directory(data_dir: Path) -> IO[str]:
         owner = lock.read().strip() or "unknown"
         lock.close()
         raise StackError(
-            f"another stack (process {owner}) runs in {data_dir}; "
-            "stop it first, or set INGEST_DATA_DIR to another directory"
+            f"Another stack (process {owner}) runs in {data_dir}. "
+            "Stop it first, or set INGEST_DATA_DIR to another directory."
         ) from None
     lock.seek(0)
     lock.truncate()

@@ -11,7 +11,7 @@ _PACKAGE = "ingestion_devstack"
 
 
 def plan_ollama(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
-    """Ollama's API over the real all-MiniLM-L6-v2; ``arguments`` are further flags of the server."""
+    """Return the plan of Ollama's API over the real all-MiniLM-L6-v2; ``arguments`` are further flags of the server."""
     port = home.ports.take("ollama", 11_434)
     url = f"http://{LOOPBACK}:{port}"
     flags = ("--host", LOOPBACK, "--port", str(port))
@@ -19,7 +19,7 @@ def plan_ollama(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
         name="ollama",
         title="Ollama",
         url=url,
-        what="stand-in server, real model: all-MiniLM-L6-v2 on ONNX Runtime",
+        what="stand-in server over the real model all-MiniLM-L6-v2",
         command=(sys.executable, "-m", f"{_PACKAGE}.ollama.server", *flags, *arguments),
         is_ready=lambda: answers(url),
         variables={"INGEST_OLLAMA__URLS": url},
@@ -27,7 +27,7 @@ def plan_ollama(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
 
 
 def plan_qdrant(home: Home) -> Plan:
-    """Qdrant's REST API over the real Qdrant engine; data in ``DATA_DIR/qdrant``."""
+    """Return the plan of Qdrant's REST API over the real Qdrant engine; data in ``DATA_DIR/qdrant``."""
     port = home.ports.take("qdrant", 6333)
     url = f"http://{LOOPBACK}:{port}"
     flags = ("--host", LOOPBACK, "--port", str(port), "--data-dir", str(home.data_dir / "qdrant"))
@@ -35,7 +35,7 @@ def plan_qdrant(home: Home) -> Plan:
         name="qdrant",
         title="Qdrant",
         url=url,
-        what="stand-in server, real engine: qdrant-edge",
+        what="stand-in server over the real engine qdrant-edge",
         command=(sys.executable, "-m", f"{_PACKAGE}.qdrant.server", *flags),
         env={"QDRANT_API_KEY": home.credentials.qdrant_api_key},
         is_ready=lambda: answers(f"{url}/readyz"),
@@ -44,7 +44,7 @@ def plan_qdrant(home: Home) -> Plan:
 
 
 def plan_weaviate(home: Home) -> Plan:
-    """Weaviate's REST and gRPC API; data in ``DATA_DIR/weaviate``."""
+    """Return the plan of Weaviate's REST and gRPC API; data in ``DATA_DIR/weaviate``."""
     port, grpc_port = home.ports.take("weaviate", 8081), home.ports.take("weaviate-grpc", 50_051)
     url, grpc_url = f"http://{LOOPBACK}:{port}", f"http://{LOOPBACK}:{grpc_port}"
     flags = ("--host", LOOPBACK, "--port", str(port), "--grpc-port", str(grpc_port))
@@ -52,7 +52,7 @@ def plan_weaviate(home: Home) -> Plan:
         name="weaviate",
         title="Weaviate",
         url=url,
-        what=f"stand-in, gRPC on port {grpc_port}",
+        what=f"stand-in server; gRPC on port {grpc_port}",
         command=(
             *(sys.executable, "-m", f"{_PACKAGE}.weaviate.server", *flags),
             *("--data-dir", str(home.data_dir / "weaviate")),

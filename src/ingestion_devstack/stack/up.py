@@ -1,8 +1,9 @@
-"""``ingest up``: the embedded stack in the foreground, until Ctrl-C, SIGTERM or the death of one of its servers."""
+"""``ingest up``: the embedded stack in the foreground, until Ctrl-C, SIGTERM or the end of one of its servers."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import time
 from collections.abc import Collection, Iterator
@@ -12,32 +13,34 @@ from rich.console import Console
 from rich.table import Table
 
 from ingestion_devstack.stack.service import Service, StackError
-from ingestion_devstack.stack.stack import SYSTEMS, Stack
+from ingestion_devstack.stack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_engine.runtime.settings import Settings
 
 _WATCH_S = 0.5
-"""Pause between two looks at the servers."""
+"""Pause between two checks of the servers."""
 
 
-class StopAsked(BaseException):
-    """Somebody pressed Ctrl-C or sent SIGTERM."""
+class StopRequested(BaseException):
+    """Ctrl-C was pressed, or SIGTERM arrived."""
 
 
 def run_up(settings: Settings) -> int:
-    """Run the stack until it is asked to end; return the exit code: 0 after a wish to end, 1 after a fault."""
+    """Run the stack until Ctrl-C or SIGTERM; return the exit code: 0 after these, 1 after a failure."""
     console = Console()
     try:
         with stop_on_signals(), announced_stack(settings, console) as stack:
             console.print(render_table(stack))
-            console.print(
-                f"Another shell gets this world by:  set -a; . {stack.data_dir / 'stack.env'}; set +a", soft_wrap=True
-            )
-            console.print("Ctrl-C stops everything; the data stays.")
+            lines = [
+                "To use it from another shell, load its addresses and credentials:",
+                f"  set -a; . {shlex.quote(str(stack.data_dir / 'stack.env'))}; set +a",
+                "Ctrl-C stops everything; data is kept.",
+            ]
+            console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
             while True:
                 stack.check()
                 time.sleep(_WATCH_S)
-    except StopAsked:
-        console.print("stopped")
+    except StopRequested:
+        console.print("Stopped.")
         return 0
     except StackError as error:
         Console(stderr=True).print(f"ingest up: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -46,29 +49,29 @@ def run_up(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def announced_stack(settings: Settings, console: Console, *, only: Collection[str] | None = None) -> Iterator[Stack]:
-    """A stack that prints a line for each service as it becomes ready, and one when it begins to stop."""
+    """A stack that prints a line when each service becomes ready, and one when it starts to stop."""
 
     def announce(service: Service, seconds: float) -> None:
         console.print(f"  {service.plan.title} ready after {seconds:.1f} s", highlight=False)
 
     stack = Stack(settings, only=only, on_ready=announce)
-    console.print(f"starting the embedded stack in {stack.data_dir}", soft_wrap=True, highlight=False)
+    console.print(f"Starting the embedded stack in {stack.data_dir}", soft_wrap=True, highlight=False)
     with contextlib.ExitStack() as exits:
         exits.enter_context(stack)
-        exits.callback(lambda: console.print("stopping the embedded stack"))
+        exits.callback(lambda: console.print("\nStopping the embedded stack."))
         exits.callback(ignore_signals)
         yield stack
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise StopAsked in the main thread; outside, they do what they did before."""
+    """Inside, SIGINT and SIGTERM raise StopRequested in the main thread; the previous handlers are restored after."""
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        ignore_signals()  # the way out must not be interrupted
-        raise StopAsked
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        ignore_signals()  # the shutdown must not be interrupted
+        raise StopRequested
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -77,18 +80,18 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """From now on SIGINT and SIGTERM do nothing."""
+    """Ignore SIGINT and SIGTERM from now on."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def render_table(stack: Stack) -> Table:
-    """What runs where, and what of it is a stand-in."""
+    """Return a table of the systems: address, and whether it is real, a stand-in or the user's own."""
     table = Table(title="Embedded stack", title_justify="left")
-    for column in ("system", "URL", "what it is"):
+    for column in ("System", "URL", "What it is"):
         table.add_column(column, overflow="fold")
     settings = stack.settings
-    own = {
+    addresses = {
         "s3": settings.s3.endpoint_url or "AWS",
         "ray": settings.ray.address or "",
         "spark": f"namespace {settings.spark.namespace}",
@@ -102,8 +105,8 @@ def render_table(stack: Stack) -> Table:
             table.add_row(service.plan.title, service.url, service.plan.what)
         elif name in stack.missing:
             table.add_row(name.capitalize(), "not started", stack.missing[name])
-        else:
-            table.add_row(name.capitalize(), own[name], "yours, as configured")
+        elif name in configured_systems(settings):
+            table.add_row(name.capitalize(), addresses[name], "your own, as configured by INGEST_*")
     if "api" in stack.services:
-        table.add_row("API", stack.services["api"].url, "this product; try /docs")
+        table.add_row("API", stack.services["api"].url, "the service of this product; its routes are listed at /docs")
     return table
