@@ -68,7 +68,7 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, Any], prefix: str) -> str:
+def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, Any], *, prefix: str) -> str:
     """Return the collection's part of an embedding id, 16 hex digits: what turns a string into a vector."""
     return hash_json({"digest": model_digest, "dimension": dimension, "options": dict(options), "prefix": prefix})[:16]
 

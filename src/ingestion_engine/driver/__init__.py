@@ -1,4 +1,4 @@
 """The driver: one attempt of one job, from the lease to the summary.
 
-What does not belong: where partitions run, stage logic.
+Does not contain engines, which run partitions, or stages, which process objects.
 """

@@ -2,11 +2,10 @@
 
 ``python -m ingestion_engine.driver.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
 
-Exit status: 0 when the ledger holds the job's summary, whatever it says; 3 when another attempt owns the job; 1 on a
-crash, and the service starts the next attempt.
+Exit status: 0 when the ledger holds the job's summary, also for a failed job; 3 when another attempt owns the job; 1 on
+a crash, after which the service starts the next attempt.
 
-Nothing is imported here that takes long, so that Ray, when it is named, starts a worker while the driver imports the
-rest.
+No slow imports here, so that Ray, if it is named, starts a worker while the driver imports the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ EXIT_SUPERSEDED: Final = 3
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """An engine that stops the driver wants it gone now; the lease runs out and the next attempt recovers."""
+    """Exit at once when the engine stops the driver; the lease expires and the next attempt recovers."""
     raise SystemExit(128 + number)
 
 
@@ -30,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     begun = time.monotonic()
     parser = argparse.ArgumentParser(prog="ingestion_engine.driver.entry")
-    parser.add_argument("--spec", required=True, help="URI of the job's spec.json")
-    parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument("--spec", required=True, help="URI of the job's spec.json.")
+    parser.add_argument("--attempt", required=True, type=int, help="Number of the attempt, from 1.")
     parser.add_argument(
-        "--engine", choices=["ray"], help="start a worker there at once; without it, when the spec is read"
+        "--engine", choices=["ray"], help="Start a Ray worker at once instead of after reading the spec."
     )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)

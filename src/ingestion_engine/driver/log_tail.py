@@ -1,4 +1,4 @@
-"""Log tail: the end of the driver's log, kept for the ledger, where it outlives cluster and pod."""
+"""The log tail: the end of the driver's log, kept in the ledger, where it outlives cluster and pod."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections import deque
 
 TAIL_CHARS = 256 * 1024
-"""What is kept of a driver's log."""
+"""Characters of a driver's log that are kept, from its end."""
 
 
 class LogTail(logging.Handler):
@@ -19,7 +19,7 @@ class LogTail(logging.Handler):
         self._changed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one event."""
+        """Keep one log record."""
         line = self.format(record)
         self._lines.append(line)
         self._chars += len(line) + 1
@@ -28,7 +28,7 @@ class LogTail(logging.Handler):
         self._changed = True
 
     def take(self) -> str | None:
-        """Return the tail when it changed since the last call, else None."""
+        """Return the tail if it has changed since the last call, else None."""
         self.acquire()
         try:
             if not self._changed:

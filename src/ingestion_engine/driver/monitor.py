@@ -1,4 +1,4 @@
-"""The monitor: what the driver's other thread does once a second: progress, log tail, abort marker, lease, deadline."""
+"""The monitor: writes progress and log, and checks abort marker, lease and deadline, once a second in a thread."""
 
 from __future__ import annotations
 
@@ -20,19 +20,29 @@ from ingestion_engine.state.ledger import Ledger
 log = get_logger(__name__)
 
 TICK_S = 1.0
-"""Progress is written at most so often (design: at most once a second)."""
+"""Seconds between two writes of the progress: at most one write per second (docs/architecture.md)."""
 LOG_TICKS = 5
-"""The log tail is written every so many ticks."""
+"""The log tail is written with every fifth tick."""
 
 
 class Monitor:
-    """Runs from ``with`` entry to exit. ``check`` raises what stops the job; ``should_stop`` only tells."""
+    """Watches a job from ``with`` entry to exit.
+
+    Args:
+        spec: Spec of the job.
+        attempt: Number of the attempt.
+        ledger: Ledger of the job.
+        counts: Counts of the job.
+        log_text: Returns the end of the driver's log when it has changed, else None.
+        begun: Monotonic time in seconds at which the attempt began; None means now.
+    """
 
     def __init__(
         self,
         spec: JobSpec,
         attempt: int,
         ledger: Ledger,
+        *,
         counts: Counts,
         log_text: Callable[[], str | None],
         begun: float | None = None,
@@ -56,7 +66,7 @@ class Monitor:
 
     @property
     def lease(self) -> HeldLease | None:
-        """The lease while it is held."""
+        """The lease while the driver holds it, else None."""
         return self._lease
 
     @lease.setter
@@ -78,7 +88,7 @@ class Monitor:
             self._write(with_log=True)
 
     def stop(self, error: FatalError) -> None:
-        """Note what ends the job; the first reason stays, but a lost lease outranks every other."""
+        """Record the error that ends the job; the first one stays, but a lost lease replaces any other."""
         if self.stopped is None or isinstance(error, LeaseLost):
             self.stopped = error
 
@@ -87,13 +97,13 @@ class Monitor:
         return self.stopped is not None
 
     def check(self) -> None:
-        """Raise what ends the job, if anything does. While finishing only a lost lease does."""
+        """Raise the error that ends the job, if there is one; while finishing, only a lost lease."""
         if self.stopped is not None and (not self._finishing or isinstance(self.stopped, LeaseLost)):
             raise self.stopped
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """While open, the outcome is made durable: an abort or a deadline no longer interrupts."""
+        """Keep an abort or a deadline from interrupting the ``with`` block, which makes the outcome durable."""
         before, self._finishing = self._finishing, True
         try:
             yield
@@ -101,27 +111,27 @@ class Monitor:
             self._finishing = before
 
     def pause(self, why: str) -> None:
-        """Show that the job waits for something."""
+        """Show that the job is paused, and why."""
         self._paused, self._note = True, why
 
     def resume(self) -> None:
-        """Show that the job goes on."""
+        """Show that the job is running again."""
         self._paused, self._note = False, None
         self._meter.start()
 
     def elapsed_s(self) -> float:
-        """Seconds since the attempt began."""
+        """Return the seconds since the attempt began."""
         return round(time.monotonic() - self._started, 3)
 
     def _run(self) -> None:
         ticks = 0
         while not self._ended.wait(TICK_S):
             ticks += 1
-            self._look()
+            self._check_job()
             if not isinstance(self.stopped, LeaseLost):
                 self._write(with_log=ticks % LOG_TICKS == 0)
 
-    def _look(self) -> None:
+    def _check_job(self) -> None:
         try:
             if self._lease is not None:
                 self._lease.check()
@@ -130,11 +140,12 @@ class Monitor:
         except FatalError as error:
             self.stop(error)
         except TransientError as error:
-            log.warning("cannot look at the ledger", extra=error.log_fields())
+            log.warning("cannot check lease and abort marker", extra=error.log_fields())
         limit_s = self._spec.request.max_runtime_s
         if self.elapsed_s() > limit_s:
-            message = f"The job ran longer than its max_runtime_s of {limit_s}."
-            self.stop(FatalError("max_runtime_exceeded", message, hint="Submit it again: it goes on where it stopped."))
+            message = f"The job ran longer than its max_runtime_s of {limit_s} seconds."
+            hint = "Submit the job again; it continues where it stopped."
+            self.stop(FatalError("max_runtime_exceeded", message, hint=hint))
 
     def _write(self, *, with_log: bool) -> None:
         try:

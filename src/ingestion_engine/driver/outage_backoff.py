@@ -1,4 +1,4 @@
-"""OutageBackoff: waiting while something that the job needs is away. Outages pause a job, they never fail it."""
+"""The driver's back-off while a dependency is unavailable. Outages pause a job, they never fail it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 LONGEST_PAUSE_S = 60.0
-"""Back-off between two tries grows up to this: long enough to spare a server that restarts, short beside an outage."""
-LOOK_S = 0.5
-"""While pausing, a stop is noticed within about this time."""
+"""Longest pause between two tries, in seconds: long enough for a restarting server, short compared with an outage."""
+STOP_CHECK_S = 0.5
+"""Interval in seconds at which a pause checks whether the job has to stop."""
 
 
 class OutageBackoff:
-    """One driver's back-off: doubles with every failure in a row, starts anew after a success.
+    """Pauses the driver; the pause doubles with every failure in a row and starts again after a success.
 
     Args:
-        monitor: Says when the job has to stop, and shows why it waits.
-        first_pause_s: Pause after the first failure.
-        sleep: Waits for that many seconds.
-        clock: Monotonic seconds.
+        monitor: Tells when the job has to stop, and shows why it is paused.
+        first_pause_s: Pause after the first failure, in seconds.
+        sleep: Waits for a number of seconds.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
-        self, monitor: Monitor, first_pause_s: float, sleep: Callable[[float], None], clock: Callable[[], float]
+        self, monitor: Monitor, *, first_pause_s: float, sleep: Callable[[float], None], clock: Callable[[], float]
     ) -> None:
         self._monitor = monitor
         self._first_pause_s = first_pause_s
@@ -40,39 +40,44 @@ class OutageBackoff:
         self._until = 0.0
 
     def retry_until_available(self, act: Callable[[], T]) -> T:
-        """Do something that needs a dependency; while it is away, wait and do it again.
+        """Call a function until it returns without a TransientError, and return its result; pause between two calls.
 
         Raises:
-            FatalError: from the act, or what stopped the job meanwhile.
+            FatalError: raised by the function, or what stopped the job meanwhile.
         """
         while True:
             self._monitor.check()
             try:
                 result = act()
             except TransientError as error:
-                log.warning("waiting for a dependency", extra=error.log_fields())
+                log.warning("dependency unavailable; waiting", extra=error.log_fields())
                 self.pause_for(error)
             else:
                 self.reset()
                 return result
 
     def reset(self) -> None:
-        """Note that something worked."""
+        """Record a success: the next failure starts with the first pause again."""
         self._pause_s = 0.0
 
     def back_off(self, why: str, retry_after_s: float | None = None) -> None:
-        """Note a failure: ``wait`` will wait longer, at least as long as the server asked for."""
+        """Record a failure and lengthen the pause, to at least the time that the server requested.
+
+        Args:
+            why: Reason, shown in the job's progress.
+            retry_after_s: Time in seconds that the server requested; None if it requested none.
+        """
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 if self._pause_s else self._first_pause_s)
         self._until = self._clock() + max(self._pause_s, retry_after_s or 0.0)
         self._monitor.pause(why)
 
     def wait(self) -> None:
-        """Return when the pause is over, or soon after the job has to stop."""
+        """Wait until the pause is over, or until soon after the job has to stop."""
         while not self._monitor.should_stop() and (left_s := self._until - self._clock()) > 0:
-            self._sleep(min(left_s, LOOK_S))
+            self._sleep(min(left_s, STOP_CHECK_S))
 
     def pause_for(self, error: BaseException) -> None:
-        """Back off because of an error, and wait.
+        """Record an error as a failure, and wait until the pause is over.
 
         Raises:
             FatalError: what stopped the job meanwhile.

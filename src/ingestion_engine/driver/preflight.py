@@ -1,6 +1,4 @@
-"""Preflight: what must be true before a job writes anything. Each failure is a FatalError with a code the API uses
-too.
-"""
+"""Preflight: the checks before a job writes anything. Each failure is a FatalError; the API uses the same codes."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from ingestion_engine.state.collections import (
 
 
 def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
-    """Return the contract that this job's request amounts to. Pure but for the date."""
+    """Return the collection contract that a job's request implies. Pure except for the date."""
     request = spec.request
     options: dict[str, object] = {}
     return CollectionContract(
@@ -33,7 +31,7 @@ def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
         model=spec.model,
         model_digest=model.digest,
         dimension=model.dimension,
-        embedding_id=make_embedding_id(model.digest, model.dimension, options, request.embedding.prefix),
+        embedding_id=make_embedding_id(model.digest, model.dimension, options, prefix=request.embedding.prefix),
         prefix=request.embedding.prefix,
         query_prefix=request.embedding.query_prefix,
         options=options,
@@ -44,7 +42,7 @@ def wanted_contract(spec: JobSpec, model: ModelInfo) -> CollectionContract:
 
 
 def check_contract(store: StateStore, wanted: CollectionContract) -> CollectionContract | None:
-    """Return the collection's contract when the job agrees with it, None when the collection is new. Writes nothing.
+    """Return the collection's contract if the job agrees with it, None if the collection is new. Reads only.
 
     Raises:
         FatalError: "contract_mismatch", "collection_name_taken".
@@ -57,27 +55,27 @@ def check_contract(store: StateStore, wanted: CollectionContract) -> CollectionC
     if other is not None:
         raise FatalError(
             "collection_name_taken",
-            f"The name {wanted.collection!r} differs only in case from {other!r}; Weaviate cannot tell them apart.",
-            hint=f"Use {other!r}, or another name.",
+            f"Collection name {wanted.collection!r} differs only in case from {other!r}, and Weaviate ignores case.",
+            hint=f"Use {other!r} or a different name.",
         )
     if find_alias(store, wanted.collection) is not None:
         raise FatalError(
             "collection_name_taken",
-            f"{wanted.collection!r} has become an alias since the job was submitted.",
-            hint="Submit the job again: it then works on what the alias stands for.",
+            f"Collection {wanted.collection!r} has become an alias since the job was submitted.",
+            hint="Submit the job again; it then works on the collection behind the alias.",
         )
     return None
 
 
 def check_alias(store: StateStore, alias: str) -> None:
-    """Return when nothing else has an alias's name. Raises FatalError ("alias_name_taken")."""
+    """Return if the alias name is free in the state store. Raises FatalError ("alias_name_taken")."""
     other = find_alias_collision(store, alias)
     if other is not None:
-        raise _alias_taken(alias, f"the existing {other!r}")
+        raise _alias_taken(alias, f"the existing name {other!r}")
 
 
 async def check_alias_in_stores(stores: Mapping[StoreName, VectorStore], alias: str) -> None:
-    """Return when every store knows aliases and has no collection of that name. Two requests per store.
+    """Return if every store supports aliases and has no collection of that name. Two requests per store.
 
     Raises:
         FatalError: "alias_name_taken", "aliases_unsupported".
@@ -89,29 +87,37 @@ async def check_alias_in_stores(stores: Mapping[StoreName, VectorStore], alias: 
 
 
 def _alias_taken(alias: str, by: str) -> FatalError:
-    said = f"The name {alias!r} cannot be an alias: it collides with {by}."
-    return FatalError("alias_name_taken", said, hint="Use another name, or drop what has it.", alias=alias)
+    message = f"Alias name {alias!r} collides with {by}."
+    return FatalError("alias_name_taken", message, hint="Use another name, or delete what has this name.", alias=alias)
 
 
 def require_contract(store: StateStore, request: JobRequest) -> CollectionContract:
-    """Return the contract of a collection that must exist; the rest of the request need not repeat it.
+    """Return the contract of an existing collection; the request does not have to repeat its settings.
 
     Raises:
-        FatalError: "collection_not_found"; "contract_mismatch" when it is about another bucket.
+        FatalError: "collection_not_found"; "contract_mismatch" if the collection belongs to another bucket.
     """
     contract = read_contract(store, request.collection)
     if contract is None:
-        raise FatalError("collection_not_found", f"There is no collection {request.collection!r}.")
+        raise FatalError(
+            "collection_not_found",
+            f"Collection {request.collection!r} does not exist.",
+            hint="List the collections and check the name.",
+        )
     if contract.bucket not in {None, request.source.bucket}:
         raise FatalError(
             "contract_mismatch",
-            f"Collection {request.collection!r} is of bucket {contract.bucket!r}, not {request.source.bucket!r}.",
+            f"Collection {request.collection!r} belongs to bucket {contract.bucket!r}, not {request.source.bucket!r}.",
+            hint=f"Submit the job with source.bucket={contract.bucket!r}.",
         )
     return contract
 
 
 async def ensure_collections(stores: Mapping[StoreName, VectorStore], contract: CollectionContract) -> None:
-    """Make the collection exist in every store as agreed. Idempotent. Raises FatalError ("schema_mismatch")."""
+    """Create the collection in every store, or check it against its contract.
+
+    Idempotent. Raises FatalError ("schema_mismatch").
+    """
     for store in stores.values():
         await store.ensure_collection(contract)
 
@@ -124,9 +130,9 @@ async def prepare_collection(
     mode: Mode,
     has_objects: bool,
 ) -> CollectionContract:
-    """Make the collection exist in every store as agreed, then make the contract durable. Idempotent.
+    """Create or check the collection in every store, then write its contract. Idempotent.
 
-    All stores are checked before the first is written.
+    All stores are checked before the first one is written.
 
     Raises:
         FatalError: "contract_mismatch", "schema_mismatch".
@@ -142,8 +148,8 @@ async def prepare_collection(
             if existing is not None and has_objects and mode is not Mode.FULL:
                 raise CollectionMissing(
                     "collection_missing",
-                    f"{name} lost collection {wanted.collection!r}, but the object table lists objects in it.",
-                    hint="Run the job once with mode=full to build it again.",
+                    f"Collection {wanted.collection!r} is missing from {name}, but the object table lists its objects.",
+                    hint="Submit the job once with mode=full to rebuild the collection.",
                     store=str(name),
                 ) from error
     await ensure_collections(stores, agreed)

@@ -44,7 +44,7 @@ def run_driver(
         begun: Monotonic time in seconds at which the attempt began; None means now.
 
     Raises:
-        IngestionError: the spec cannot be read, or this environment differs from the service's ("worker_mismatch").
+        IngestionError: the spec cannot be read, or this environment differs from the service ("worker_mismatch").
     """
     begun = time.monotonic() if begun is None else begun
     uri = JobUri.parse(spec_uri)

@@ -1,4 +1,4 @@
-"""The file that Spark runs as a job's driver; the image has a copy of it at ``/opt/ingest/spark_main.py``."""
+"""The main file that Spark runs as a job's driver; the image has a copy at ``/opt/ingest/spark_main.py``."""
 
 from ingestion_engine.engines.spark.paths import leave_archive
 

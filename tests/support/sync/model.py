@@ -34,7 +34,7 @@ from support.doubles import MemoryState, hash_vector
 from support.sync.world import Attempt, Run, Version
 
 CHUNKING = Chunking(max_chars=60, overlap_chars=0)
-EMBEDDING_ID = make_embedding_id("sha256:hash", 8, {}, "")
+EMBEDDING_ID = make_embedding_id("sha256:hash", 8, {}, prefix="")
 
 Held = tuple[Mapping[str, Any], bytes]
 """Payload and vector of a point."""

@@ -1,4 +1,4 @@
-"""Listing: objects in the order of their keys' UTF-8 bytes, whatever order the server lists in, in bounded memory."""
+"""Listing: objects in the byte order of their UTF-8 keys, for any order of the server, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ import orjson
 from ingestion_engine.domain.records import ObjectRef
 
 SORT_RUN_OBJECTS = 100_000
-"""Objects sorted in memory at once when the server's order cannot be used: about 50 MB."""
+"""Objects sorted in memory at a time when the server lists in another order: about 50 MB."""
 
 
 class ListingOutOfOrderError(Exception):
-    """The server lists in another order than by bytes; what was yielded so far is right, the rest must be sorted
-    first.
-    """
+    """The server does not list in byte order: what was yielded so far is right, the rest must be sorted first."""
 
 
 def check_order(listing: Iterable[ObjectRef]) -> Iterator[ObjectRef]:
-    """Yield the listing as it comes, as long as it is strictly increasing by UTF-8 bytes. Streams.
+    """Yield the listing while it is strictly increasing by the UTF-8 bytes of the key. Streams.
 
     Raises:
-        ListingOutOfOrderError: at the first object that is not; nothing wrong has been yielded.
+        ListingOutOfOrderError: at the first object out of order; everything yielded before is right.
     """
     last: bytes | None = None
     for ref in listing:
@@ -37,11 +35,10 @@ def check_order(listing: Iterable[ObjectRef]) -> Iterator[ObjectRef]:
 
 
 def sort_listing(listing: Iterable[ObjectRef], *, run_objects: int = SORT_RUN_OBJECTS) -> Iterator[ObjectRef]:
-    """Yield the listing sorted by UTF-8 bytes, each key once (the last one listed wins).
+    """Yield the listing sorted by the UTF-8 bytes of the key, each key once (the last one listed wins).
 
     Cost: the whole listing is read before the first object is yielded; memory for one run, temporary files for the
-    others (about
-    150 bytes an object).
+    others (about 150 bytes per object).
     """
     with tempfile.TemporaryDirectory(prefix="ingest-listing-") as folder:
         runs: list[Path] = []

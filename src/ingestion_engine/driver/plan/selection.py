@@ -1,4 +1,4 @@
-"""Selection: which keys a job is about: prefix, include and exclude globs, an explicit list of keys. Pure."""
+"""Selection: the keys that a job works on, by prefix, include and exclude globs, and a list of keys. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from collections.abc import Collection, Iterable, Iterator
 from ingestion_engine.domain.spec import Source
 
 MOST_PREFIXES = 100
-"""Prefixes listed one by one; each costs a request at least, so more are listed as one (a guess)."""
+"""Maximum prefixes listed one by one; each costs at least one request, so more become one common prefix (a guess)."""
 KEY_BYTES = 1024
-"""S3's longest key, and so the longest prefix it takes."""
+"""Longest key of S3 in bytes, and so the longest prefix that it accepts."""
 
 
 class Selection:
     """The filter of one job over keys.
 
     Globs are matched against the key after the prefix, case-sensitively: ``*`` and ``?`` stay within one segment,
-    ``**`` spans
-    segments (``**/a.md`` also matches ``a.md``), ``[abc]`` and ``[!abc]`` are character classes.
+    ``**`` spans segments (``**/a.md`` also matches ``a.md``), ``[abc]`` and ``[!abc]`` are character classes.
     """
 
     def __init__(self, source: Source, only_keys: Collection[str] | None = None) -> None:
@@ -28,14 +27,14 @@ class Selection:
         self._exclude = _compile(source.exclude)
         self._only = None if only_keys is None else frozenset(only_keys)
         self.prefixes = reduce_prefixes(source.prefix + literal_prefix(glob) for glob in source.include or ("",))
-        """What to list, in the order of UTF-8 bytes, none a prefix of another: every key that matches is there once."""
+        """Prefixes to list, in byte order, none a prefix of another: every matching key is listed once."""
 
     def matches(self, key: str) -> bool:
-        """True when the job is about this key."""
+        """True when the job works on this key."""
         return (self._only is None or key in self._only) and not self.leaves_out(key)
 
     def leaves_out(self, key: str) -> bool:
-        """True when prefix and globs do not let this key through; an explicit list of keys does not matter."""
+        """True when prefix or globs exclude this key, regardless of a list of keys."""
         if not key.startswith(self._prefix):
             return True
         rest = key[len(self._prefix) :]
@@ -58,12 +57,12 @@ _NOTHING = "(?!)"
 
 
 def translate_glob(glob: str) -> str:
-    """Return the regular expression of a glob, to be used with ``fullmatch``. Pure; every string is a glob."""
+    """Return the regular expression of a glob, for ``fullmatch``. Pure; every string is a valid glob."""
     return "".join(_WILDCARDS.get(piece) or _translate_class(piece) or re.escape(piece) for piece in _split(glob))
 
 
 def literal_prefix(glob: str) -> str:
-    """Return what every key that a glob matches starts with: all before its first wildcard or class. Pure."""
+    """Return the common prefix of all keys that a glob matches: the text before its first wildcard or class. Pure."""
     literal = ""
     for piece in _split(glob):
         if piece in _WILDCARDS or _translate_class(piece) is not None:
@@ -77,7 +76,7 @@ def _split(glob: str) -> Iterator[str]:
 
 
 def _translate_class(piece: str) -> str | None:
-    """Return the expression of ``[abc]`` or ``[!abc]``; None for what is none, such as ``[`` and ``[!]``."""
+    """Return the expression of ``[abc]`` or ``[!abc]``; None for anything else, such as ``[`` and ``[!]``."""
     if len(piece) < 3 or piece == "[!]" or piece[0] != "[":
         return None
     negated = piece[1] == "!"
@@ -87,15 +86,16 @@ def _translate_class(piece: str) -> str | None:
     expression = f"(?!/)[{'^' if negated else ''}{body}]"
     try:
         re.compile(expression)
-    except re.error:  # a range that runs backwards
+    except re.error:  # a reversed range such as [z-a]
         return _NOTHING
     return expression
 
 
 def reduce_prefixes(prefixes: Iterable[str]) -> list[str]:
-    """Return prefixes in the order of UTF-8 bytes without those that others cover. Pure.
+    """Return prefixes in byte order without those that others cover. Pure.
 
-    Listed one after another they give each key once, in order. More than ``MOST_PREFIXES`` become what they share.
+    Listed one after another, they give each key once and in order. More than ``MOST_PREFIXES`` become one, which is
+    their common prefix.
     """
     kept: list[str] = []
     for prefix in sorted({_shorten(prefix) for prefix in prefixes}, key=str.encode):
@@ -103,7 +103,7 @@ def reduce_prefixes(prefixes: Iterable[str]) -> list[str]:
             kept.append(prefix)
     if len(kept) <= MOST_PREFIXES:
         return kept
-    # What the first and the last of a sorted list share, all share.
+    # The common prefix of the first and the last of a sorted list is common to all.
     pairs = zip(kept[0], kept[-1], strict=False)
     return ["".join(left for left, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
 
