@@ -1,9 +1,8 @@
-"""Settings of the service, the driver and the workers: the only place that reads the environment.
+"""Settings of the service, the driver and the workers: the only module that reads the environment.
 
-Every variable starts with ``INGEST_``; nested names are joined by ``__`` (``INGEST_S3__ENDPOINT_URL``). Secrets may
-also be files: with
-``INGEST_SECRETS_DIR=/run/secrets``, the file ``/run/secrets/INGEST_S3__SECRET_ACCESS_KEY`` holds that variable. The
-environment wins.
+Every variable starts with ``INGEST_``; nested names are joined by ``__`` (``INGEST_S3__ENDPOINT_URL``). Secrets can
+also be files: with ``INGEST_SECRETS_DIR=/run/secrets``, the file ``/run/secrets/INGEST_S3__SECRET_ACCESS_KEY`` contains
+the value of that variable. The environment overrides files.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PREFIX = "INGEST_"
 
 
 class Group(BaseModel):
-    """A group of settings; unknown names are refused so that a typing error does not pass silently."""
+    """A group of settings. Unknown names are refused, so that a typing error does not pass silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -31,21 +30,23 @@ class S3Settings(Group):
     """The buckets to read, and the state store when it is in S3."""
 
     endpoint_url: str | None = None
-    """URL of an S3-compatible server; None means AWS itself."""
+    """URL of an S3-compatible server. Unset means AWS."""
     access_key_id: SecretStr | None = None
-    """None means the environment's own AWS credentials (profile, instance role, web identity)."""
+    """Access key. Unset means the AWS credentials of the environment (profile, instance role, web identity)."""
     secret_access_key: SecretStr | None = None
+    """Secret of the access key."""
     region: str = "us-east-1"
+    """Region of the buckets; S3-compatible servers mostly ignore it."""
 
 
 class OllamaSettings(Group):
     """The pool of Ollama servers; all must serve the same digest of a model."""
 
     urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:11434",)
-    """Comma-separated base URLs. An embedding model runs one text at a time on a server, so more servers mean more
+    """Comma-separated base URLs. An embedding model processes one text at a time on a server, so more servers mean more
     throughput."""
     model: str = "all-minilm"
-    """Model for collections whose request names none."""
+    """Model for requests that name none."""
 
     @field_validator("urls", mode="before")
     @classmethod
@@ -56,51 +57,54 @@ class OllamaSettings(Group):
 
 
 class EmbedSettings(Group):
-    """The cluster-wide limit on embedding, over all jobs and engines."""
+    """The cluster-wide limits on embedding, over all jobs and engines."""
 
     in_flight: int | None = Field(default=None, ge=1)
-    """Embedding requests at once, in all; None means four per Ollama server: two for a job that is alone, the rest for
-    the next ones."""
+    """Maximum number of embedding requests in flight, over all jobs. Unset means four per Ollama server: two for a job
+    that runs alone, the rest for the next jobs."""
     texts_per_second: float | None = Field(default=None, gt=0)
-    """None means no limit."""
+    """Maximum number of texts embedded per second, over all jobs. Unset means no limit."""
     batch_texts: int = Field(default=32, ge=1)
-    """Texts per request at most (a guess)."""
+    """Maximum number of texts per request (a guess)."""
     batch_chars: int = Field(default=32_000, ge=1)
-    """Characters per request at most; keeps one request's time bounded."""
+    """Maximum number of characters per request; limits the duration of a request."""
 
 
 class QdrantSettings(Group):
-    """Qdrant, spoken to over REST."""
+    """Qdrant, over REST."""
 
     url: str | None = None
-    """Base URL; None means that this store is not configured."""
+    """Base URL. Unset means that this store is not configured."""
     api_key: SecretStr | None = None
+    """API key. Unset means that the server requires none."""
 
 
 class WeaviateSettings(Group):
-    """Weaviate, spoken to over REST for schemas and gRPC for data."""
+    """Weaviate, over REST for schemas and gRPC for data."""
 
     url: str | None = None
-    """Base URL of REST; None means that this store is not configured."""
+    """Base URL of the REST API. Unset means that this store is not configured."""
     grpc_url: str | None = None
-    """``http://host:50051`` (or https for TLS); None means the REST host on port 50051."""
+    """URL of the gRPC API, ``http://host:50051`` (or https for TLS). Unset means the REST host on port 50051."""
     api_key: SecretStr | None = None
+    """API key. Unset means that the server requires none."""
 
 
 class RaySettings(Group):
-    """The Ray cluster, through its dashboard's Jobs API."""
+    """The Ray cluster, through the Jobs API of its dashboard."""
 
     address: str | None = None
-    """URL of the dashboard (``http://head:8265``); None means that Ray is not configured."""
+    """URL of the dashboard (``http://head:8265``). Unset means that Ray is not configured."""
     auth_token: SecretStr | None = None
+    """Token of Ray's token authentication. Unset means that the dashboard requires none."""
     ship_package: bool = False
-    """Upload this package as ``py_modules`` with every job instead of expecting it on the cluster."""
+    """Upload this package as ``py_modules`` with every job, for clusters where it is not installed."""
     pip: Annotated[tuple[str, ...], NoDecode] = ()
-    """Requirements that Ray installs for the job when they are not on the cluster; comma-separated."""
+    """Comma-separated requirements that Ray installs for the job, for clusters where they are not installed."""
     python: str = "python"
-    """Interpreter that starts the driver on the cluster."""
+    """Python interpreter of the driver on the cluster."""
     task_cpus: float = Field(default=1.0, ge=0)
-    """CPUs that a partition's task asks Ray for."""
+    """CPUs that the task of a partition requests from Ray."""
 
     @field_validator("pip", mode="before")
     @classmethod
@@ -112,99 +116,109 @@ class SparkSettings(Group):
     """Spark on Kubernetes."""
 
     namespace: str | None = None
-    """Namespace for SparkApplications, one that the Spark operator watches; None means that Spark is not configured."""
+    """Namespace of the SparkApplications, watched by the Spark operator. Unset means that Spark is not configured."""
     image: str | None = None
-    """Image of driver and executors: Spark, Python, this package, and ``main_file``. None refuses every job."""
+    """Image of driver and executors, with Spark, Python, this package and ``main_file``. Unset means that every job is
+    refused."""
     spark_version: str = "4.3.0"
-    """Version of Spark in the image; the operator only compares it with 3.0.0. Default: the version tested with."""
+    """Version of Spark in the image; the operator only compares it with 3.0.0. The default is the tested version."""
     main_file: str = "local:///opt/ingest/spark_main.py"
-    """The driver's main file, as Spark names it; ``local://`` means a path inside the image."""
+    """URI of the driver's main file; ``local://`` means a path in the image."""
     service_account: str | None = None
-    """Service account of driver and executors; the driver's must be allowed to create pods. None means the
-    namespace's default."""
+    """Service account of driver and executors; the driver must be allowed to create pods. Unset means the default
+    account of the namespace."""
     secret_name: str | None = None
-    """Secret whose keys are ``INGEST_*`` variables; driver and executors get all of them. None means that the image or
-    the service account gives them what they need."""
+    """Secret with ``INGEST_*`` variables as keys; driver and executors receive all of them. Unset means that the image
+    or the service account provides the credentials."""
     driver_cores: int = Field(default=1, ge=1)
+    """CPU cores of the driver."""
     driver_memory: str = "1g"
-    """Heap of the driver's JVM, in Java's units (``512m``, ``2g``); Spark's own minimum is 470 MiB."""
+    """Heap of the driver's JVM, in units of Java (``512m``, ``2g``); the minimum of Spark is 470 MiB."""
     driver_memory_overhead: str = "1g"
-    """Memory of the driver beside its heap: the Python process that lists and plans lives there (a guess)."""
+    """Memory of the driver outside the heap, for the Python process that lists and plans (a guess)."""
     executor_cores: int = Field(default=2, ge=1)
-    """Partitions at once in one executor, at most; a job is spread evenly over as few executors as possible."""
+    """CPU cores of an executor, and so its maximum number of partitions processed at once. A job is spread evenly over
+    as few executors as possible."""
     executor_memory: str = "1g"
-    """Heap of an executor's JVM, which only starts Python processes and passes reports on."""
+    """Heap of an executor's JVM, which only starts Python processes and forwards reports."""
     executor_memory_overhead: str = "4g"
-    """Memory of an executor beside its heap: one Python process per core, each holding objects whole while it
-    parses them (a guess: 2 GiB per process)."""
+    """Memory of an executor outside the heap, for one Python process per core, each of which holds whole objects while
+    it parses them (a guess: 2 GiB per process)."""
     ttl_s: int = Field(default=86_400, ge=1)
-    """Seconds for which Kubernetes keeps an ended attempt, with its driver's pod and log."""
+    """Seconds for which Kubernetes keeps an attempt that has ended, with the pod and the log of its driver."""
     submission_retries: int = Field(default=3, ge=0)
-    """How often the operator repeats a failed ``spark-submit``; reruns of drivers are the service's part."""
+    """Maximum number of times that the operator repeats a failed ``spark-submit``; the service starts failed drivers
+    again."""
     submission_retry_s: int = Field(default=10, ge=1)
-    """Pause before the first of them; the n-th waits n times as long."""
+    """Seconds before the first repetition; the n-th waits n times as long."""
     pod_template: Path | None = None
-    """YAML or JSON file: a pod template for driver and executors (``spec`` with ``nodeSelector``, ``tolerations``,
-    ``volumes``, ...), or one for each under ``driver`` and ``executor``. See docs/spark-manifest.md."""
+    """YAML or JSON file with a pod template for driver and executors (``spec`` with ``nodeSelector``, ``tolerations``,
+    ``volumes``, ...), or with one for each under ``driver`` and ``executor``. See docs/spark-manifest.md."""
     kubeconfig: Path | None = None
-    """None means the service's own account when it runs in a pod, else ``KUBECONFIG`` or ``~/.kube/config``."""
+    """Path of a kubeconfig. Unset means the service account of the pod in which the service runs, otherwise
+    ``KUBECONFIG`` or ``~/.kube/config``."""
     context: str | None = None
-    """Context of the kubeconfig; None means its current one."""
+    """Context of the kubeconfig. Unset means the current context."""
     never_started_s: float = Field(default=60.0, ge=0)
-    """After so long without any state the Spark operator is reported as absent (a healthy one needs a second)."""
+    """Seconds without any state after which the Spark operator is reported as absent (a healthy one needs a second)."""
 
 
 class ApiSettings(Group):
     """The HTTP service."""
 
     host: str = "127.0.0.1"
+    """Address to listen on. The default is loopback, because there is no authentication without ``keys_file``."""
     port: int = Field(default=8080, ge=0, le=65535)
-    """0 means any free port."""
+    """Port to listen on; 0 means any free port."""
     keys_file: Path | None = None
-    """JSON file of API keys and what each may use; None means no authentication. See docs/operations.md."""
+    """JSON file with API keys and the buckets and collections that each may use. Unset means no authentication. See
+    docs/operations.md."""
 
 
 class WorkerSettings(Group):
-    """Limits of a partition's work."""
+    """Limits of a partition and of its objects."""
 
     object_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
-    """Larger objects are recorded as failed ("object_too_large")."""
+    """Maximum size of an object in bytes; larger ones are recorded as failed ("object_too_large")."""
     decompressed_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
-    """Bound on what a compressed object may unpack to ("decompressed_too_large")."""
+    """Maximum size of an object in bytes after decompression; larger ones fail ("decompressed_too_large")."""
     parse_timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds one object may take to parse ("parse_timeout"); so much for every 256 MiB begun of a larger one."""
+    """Maximum number of seconds to parse an object ("parse_timeout"), for each started 256 MiB of its size."""
     partition_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
+    """Maximum size of the objects of a partition, in bytes; a larger object has a partition of its own."""
     partition_objects: int = Field(default=200, ge=1)
+    """Maximum number of objects in a partition."""
     partition_chunks: int = Field(default=2_000, ge=1)
+    """Maximum number of chunks of a partition, as estimated; a larger object has a partition of its own."""
 
 
 class LeaseSettings(Group):
-    """How long a dead driver holds its collection."""
+    """How long a dead driver blocks its collection."""
 
     ttl_s: float = Field(default=30.0, gt=0)
-    """A lease whose heartbeat stood still for so long is taken over."""
+    """Seconds without a heartbeat after which a lease is taken over."""
     grace_s: float = Field(default=35.0, ge=0)
-    """Then the successor waits so long before it writes: the stores' write time-out (30 s) and the workers' check
-    interval."""
+    """Seconds that the successor then waits before it writes: the write time-out of the stores (30 s) and the check
+    interval of the workers."""
     outage_retry_s: float = Field(default=5.0, gt=0)
-    """First pause after an outage; doubles up to a minute."""
+    """Seconds of the first pause after an outage; doubles up to a minute."""
 
 
 class DispatchSettings(Group):
-    """How the service starts and follows jobs."""
+    """How the service starts and monitors jobs."""
 
     poll_s: float = Field(default=1.0, gt=0)
-    """Pause between two looks at queued and running jobs."""
+    """Seconds between two checks of queued and running jobs."""
     max_attempts: int = Field(default=3, ge=1)
-    """Drivers a job may use up before it fails ("driver_died")."""
+    """Maximum number of drivers of a job before it fails ("driver_died")."""
     cancel_grace_s: float = Field(default=20.0, ge=0)
-    """Time a canceled job's driver has to end by itself before its engine is told to stop it."""
+    """Seconds that the driver of a canceled job has to end by itself before its engine stops it."""
     pending_timeout_s: float = Field(default=900.0, gt=0)
-    """Time an attempt may wait for its engine to start it."""
+    """Seconds that an attempt may wait for its engine to start it."""
 
 
 class Settings(BaseSettings):
-    """All settings. Values given to the constructor win over the environment."""
+    """All settings. Arguments of the constructor override the environment."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, use_attribute_docstrings=True
@@ -222,25 +236,26 @@ class Settings(BaseSettings):
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
     state_url: str | None = None
-    """``s3://bucket/prefix`` of the state store (``file:///dir`` for one machine); required to run jobs."""
+    """URL of the state store: ``s3://bucket/prefix``, or ``file:///dir`` on one machine. Required to run jobs."""
     database_url: str | None = None
-    """SQLAlchemy URL of the control plane's database; None means SQLite in ``DATA_DIR``."""
+    """SQLAlchemy URL of the database of jobs. Unset means SQLite in ``DATA_DIR``."""
     data_dir: Path = Path(".ingest")
-    """Where the service and the embedded stack keep their files."""
+    """Directory for files of the service and of the embedded stack."""
     log_level: str = "INFO"
+    """Minimum level of log lines: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``."""
 
     @property
     def embed_in_flight(self) -> int:
-        """The cluster-wide number of embedding requests at once."""
+        """The cluster-wide limit on embedding requests in flight."""
         return self.embed.in_flight or 4 * len(self.ollama.urls)
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database URL in force, with an async driver."""
+        """The effective database URL, with an async driver."""
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'jobs.db').absolute()}"
 
     def endpoints(self) -> dict[str, Any]:
-        """The non-secret settings that driver and workers must share; frozen into every job spec."""
+        """Return the non-secret settings that driver and workers must share; frozen into every job spec. Pure."""
         return {
             "s3": {"endpoint_url": self.s3.endpoint_url, "region": self.s3.region},
             "ollama": {"urls": list(self.ollama.urls)},
@@ -249,7 +264,7 @@ class Settings(BaseSettings):
         }
 
     def with_endpoints(self, endpoints: dict[str, Any]) -> Settings:
-        """These settings (this process's secrets) with a spec's endpoints in place of its own."""
+        """Return these settings, with the secrets of this process, and the endpoints of a spec. Pure."""
         groups = {}
         for name, values in endpoints.items():
             group: Group = getattr(self, name)
@@ -258,15 +273,16 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """The environment holds a setting that cannot be used; the message names the variable and what is wrong."""
+    """A setting is invalid; the message names the variable and the reason."""
 
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment and ``INGEST_SECRETS_DIR``.
 
     Raises:
-        SettingsError: naming each variable at fault; never its value.
+        SettingsError: names each invalid variable, never its value.
     """
+    # pydantic-settings' source for nested names reads all files of the directory, also binary ones of other programs.
     secrets_dir = os.environ.get("INGEST_SECRETS_DIR")
     if secrets_dir:
         for path in sorted(Path(secrets_dir).glob(f"{PREFIX}*")):
