@@ -36,7 +36,7 @@ def start_main(platform: Platform, ledger: Ledger, attempt: int, *arguments: str
 
 
 def _create_application(platform: Platform, spec: JobSpec, attempt: int, spec_uri: str, words: list[str]) -> None:
-    manifest = build_manifest(spec.job_id, attempt, spec_uri, spec.parallelism, platform.settings)
+    manifest = build_manifest(spec.job_id, attempt, spec_uri, parallelism=spec.parallelism, settings=platform.settings)
     manifest["spec"] |= {"mainApplicationFile": f"local://{DRIVER_MAIN}", "arguments": words}
     with platform.kubernetes() as client:
         answer = client.post(APPLICATIONS.format(platform.settings.spark.namespace), json=manifest)

@@ -107,7 +107,7 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
     tasks: list[asyncio.Task[None]] = []
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
-        dispatcher = None if ledgers is None else Dispatcher(settings, store, ledgers, parts.engines)
+        dispatcher = None if ledgers is None else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines)
         preflight = Preflight(
             settings,
             source=parts.source,
@@ -127,12 +127,18 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
             parts=parts,
             store=store,
             preflight=preflight,
-            jobs=JobService(store, preflight, ledgers, parts.engines, wake),
+            jobs=JobService(store, preflight=preflight, ledgers=ledgers, engines=parts.engines, wake=wake),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
             aliases=aliases,
             health=HealthService(
-                settings, store, parts.source, parts.embedder, parts.state, parts.stores, parts.engines
+                settings,
+                store,
+                source=parts.source,
+                embedder=parts.embedder,
+                state=parts.state,
+                stores=parts.stores,
+                engines=parts.engines,
             ),
             metrics=metrics,
             dispatcher=dispatcher,

@@ -1,7 +1,7 @@
-"""Aliases as a client sees them: show, roll back, drop former versions, remove; and the sweep that keeps stores true.
+"""Aliases as clients see them: show, roll back, drop former versions, remove; and the sweep that keeps stores in line.
 
-The truth is in the state store (``state.aliases``); the vector stores follow it. What a crash or an outage left half
-done, and what somebody changed in a store by hand, the sweep mends.
+The state store is authoritative (``state.aliases``); the vector stores follow it. The sweep completes changes that a
+crash or an outage interrupted, and reverts changes that were made in a store directly.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from ingestion_engine.state.aliases import (
 from ingestion_engine.state.collections import delete_collection_state, iter_aliases, read_contract
 
 SWEEP_S: Final = 10.0
-"""Pause between two sweeps: one listing of few values and one request per store; searches do not wait for it."""
+"""Pause between two sweeps. A sweep costs one listing of few values and one request per store; searches never wait."""
 
 TIME_LIMIT_S: Final = 5.0
-"""For one store's list of aliases; what is late is shown as not known."""
+"""Time limit of one store's list of aliases; a late one is shown as unknown."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """What one store knows under an alias's name."""
+    """What one store has under the name of an alias."""
 
     collection: str | None
-    """As the store spells it; None when it knows no such alias."""
+    """As the store spells it; None when the store has no such alias."""
     agrees: bool | None
-    """True when that is what the truth says; None when the store could not be asked."""
+    """True when it matches the state store; None when the store could not be queried."""
     error: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class AliasDetail:
-    """An alias, and whether each store agrees."""
+    """An alias, and what each store has under its name."""
 
     alias: Alias
     stores: dict[StoreName, StoreView]
@@ -61,12 +61,12 @@ class AliasService:
     """Aliases. Shared by all requests of one event loop.
 
     Args:
-        state: Holds the truth; None when no state store is configured.
-        stores: Stores that are configured.
-        jobs: The jobs table, to see who works on what.
+        state: The state store, which is authoritative; None when none is configured.
+        stores: Configured vector stores.
+        jobs: The jobs table, to find unfinished jobs that use a collection or an alias.
 
-    Methods raise SubmissionError "alias_not_found" (404), "alias_moving" (409) while a change of the alias is under
-    way, "state_unavailable" and "state_not_configured" (503).
+    Methods raise SubmissionError "alias_not_found" (404), "alias_moving" (409) while a change of the alias is in
+    progress, "state_unavailable" and "state_not_configured" (503).
     """
 
     def __init__(self, state: StateStore | None, stores: Mapping[StoreName, VectorStore], jobs: JobStore) -> None:
@@ -75,7 +75,7 @@ class AliasService:
         self._jobs = jobs
 
     async def describe_all(self, may_see: Callable[[str], bool]) -> list[AliasDetail]:
-        """Return all aliases that the caller may see, by name. Cost: a read per alias, one list per store."""
+        """Return all aliases that the caller may see, by name. Cost: one read per alias, one list per store."""
         if self._state is None:
             return []
         with state_needed():
@@ -90,17 +90,16 @@ class AliasService:
             return (await self._compare([alias]))[0]
 
     async def roll_back(self, name: str) -> AliasDetail:
-        """Have an alias stand for the version before, and that one be the version before: a second time undoes it.
+        """Move an alias to its previous version; calling it again reverts the rollback.
 
-        Searches follow at once; stores that are away follow when they are back.
+        Searches use the new version at once; unavailable stores follow when they are available again.
 
         Raises:
             SubmissionError: "no_previous_version", "version_missing" (409).
         """
         alias = self._require_settled(await self._find(name))
         if not alias.previous:
-            said = f"alias {name} has no previous version to roll back to"
-            raise SubmissionError("no_previous_version", said, status=409)
+            raise SubmissionError("no_previous_version", f"Alias {name!r} has no previous version.", status=409)
         target = alias.previous[0]
         await self._require_whole(target)
         moved_at = format_milliseconds(utc_now())
@@ -112,12 +111,12 @@ class AliasService:
         return await self.describe(name)
 
     async def prune(self, name: str, keep: int) -> tuple[list[str], AliasDetail]:
-        """Drop the versions before the ``keep`` newest former ones, with everything known of them; return their names.
+        """Drop all former versions but the ``keep`` newest ones, with their points and state; return their names.
 
-        Idempotent. A store that is away is taken up again by the sweep; its versions are shown as ``dropping``.
+        Idempotent. The sweep retries unavailable stores; until then the versions are shown as ``dropping``.
 
         Raises:
-            SubmissionError: "version_in_use" (409): an unfinished job or another alias needs one of them.
+            SubmissionError: "version_in_use" (409): an unfinished job or another alias uses one of them.
         """
         alias = self._require_settled(await self._find(name))
         old = alias.previous[keep:]
@@ -128,35 +127,36 @@ class AliasService:
         return list(old), await self.describe(name)
 
     async def remove(self, name: str) -> None:
-        """Remove an alias; its collections stay. Stores that are away follow when they are back.
+        """Remove an alias; its collections stay. Unavailable stores follow when they are available again.
 
         Raises:
-            SubmissionError: "alias_in_use" (409): an unfinished job is to move it.
+            SubmissionError: "alias_in_use" (409): an unfinished job will move it.
         """
         alias = self._require_settled(await self._find(name))
         for job in await self._jobs.list_active():
             if job.alias == name:
-                said = f"job {job.id} is to move alias {name}"
-                raise SubmissionError("alias_in_use", said, hint="cancel it, or wait for its end", status=409)
+                message = f"Alias {name!r} will be moved by the unfinished job {job.id!r}."
+                hint = "Cancel the job, or wait until it has ended."
+                raise SubmissionError("alias_in_use", message, hint=hint, status=409)
         await self._write(replace(alias, removed=True, settled=False))
         await self._roll_forward(name)
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
 
     async def run(self, may_act: Callable[[], bool]) -> None:
-        """Sweep now and then until canceled, while ``may_act``; nothing that goes wrong ends it."""
+        """Sweep regularly until canceled, while ``may_act()`` is true; errors are logged and do not end it."""
         while True:
             try:
                 if may_act():
                     await self.sweep()
-            except Exception:  # the top of a service loop: the next sweep begins from the truth again
+            except Exception:  # the top of a service loop: the next sweep starts from the state store again
                 _log.exception("sweep of aliases failed")
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
-        """Finish every change that was left half done, and mend what a store knows otherwise than the truth says.
+        """Complete interrupted changes, and correct stores that differ from the state store.
 
-        Cost: one listing, two reads per alias, one list per store; writes only where something is to be done.
+        Cost: one listing, two reads per alias, one list per store; writes only for aliases that need them.
         """
         state = self._state
         if state is None:
@@ -168,7 +168,7 @@ class AliasService:
                     _log.warning("alias is rolled forward", extra={"alias": name, "collection": alias.collection})
                     await self._roll_forward(name)
             except IngestionError as error:
-                _log.warning("alias not looked at", extra={"alias": name, **error.log_fields()})
+                _log.warning("alias not checked", extra={"alias": name, **error.log_fields()})
 
     async def _is_behind(self, alias: Alias) -> bool:
         if not alias.settled or alias.dropping or alias.removed:
@@ -177,7 +177,7 @@ class AliasService:
         return any(view.agrees is False for view in detail.stores.values())
 
     async def _roll_forward(self, name: str) -> None:
-        """Do what is left to do about an alias; what cannot be done now, the next sweep tries again."""
+        """Complete the pending changes of an alias; the next sweep retries what fails now."""
         assert self._state is not None
         try:
             alias = await settle_alias(self._state, self._stores, name)
@@ -187,7 +187,7 @@ class AliasService:
             _log.warning("alias not rolled forward yet", extra={"alias": name, **error.log_fields()})
 
     async def _drop_version(self, name: str, version: str) -> None:
-        """Drop a version everywhere, then forget that it is to be dropped. Idempotent."""
+        """Drop a version from all stores and the state store, then remove it from ``dropping``. Idempotent."""
         state = self._state
         assert state is not None
         for store in self._stores.values():
@@ -202,21 +202,21 @@ class AliasService:
         await asyncio.to_thread(update_alias, state, name, forget)
         _log.info("former version dropped", extra={"alias": name, "collection": version})
 
-    # -- looks and checks ---------------------------------------------------------------------------------------------
+    # -- reads and checks --------------------------------------------------------------------------------------------
 
     async def _find(self, name: str) -> Alias:
         state = require_state(self._state)
         with state_needed():
             alias = await asyncio.to_thread(find_alias, state, name)
         if alias is None:
-            hint = "GET /aliases lists them; a job with `alias` makes one"
-            raise SubmissionError("alias_not_found", f"there is no alias {name!r}", hint=hint, status=404)
+            hint = "List aliases with GET /aliases; a job with `alias` creates one."
+            raise SubmissionError("alias_not_found", f"Alias {name!r} does not exist.", hint=hint, status=404)
         return alias
 
     async def _write(self, alias: Alias) -> None:
         assert self._state is not None
         with state_needed():
-            await asyncio.to_thread(_write_or_tell, self._state, alias)
+            await asyncio.to_thread(_write, self._state, alias)
 
     def _require_settled(self, alias: Alias) -> Alias:
         if alias.settled:
@@ -224,7 +224,7 @@ class AliasService:
         raise _moving(alias.name)
 
     async def _require_whole(self, collection: str) -> None:
-        """A version to go back to must be there, as far as the stores that answer can tell."""
+        """Return when a version exists in the state store and in all stores that respond."""
         assert self._state is not None
         with state_needed():
             contract = await asyncio.to_thread(read_contract, self._state, collection)
@@ -243,19 +243,20 @@ class AliasService:
 
     async def _require_unused(self, alias: Alias, versions: Sequence[str]) -> None:
         assert self._state is not None
-        users = {job.collection.lower(): f"job {job.id}" for job in await self._jobs.list_active()}
+        users = {job.collection.lower(): f"job {job.id!r}" for job in await self._jobs.list_active()}
         with state_needed():
             for name in await asyncio.to_thread(list, iter_aliases(self._state)):
                 other = None if name == alias.name else await asyncio.to_thread(read_alias, self._state, name)
                 for collection in () if other is None else (other.collection, *other.previous):
-                    users[collection.lower()] = f"alias {name}"
+                    users[collection.lower()] = f"alias {name!r}"
         for version in versions:
             if (user := users.get(version.lower())) is not None:
-                said = f"{version} is in use by {user}"
-                raise SubmissionError("version_in_use", said, hint="keep more, or end what uses it", status=409)
+                message = f"Version {version!r} is in use by {user}."
+                hint = "Keep more versions, or wait until nothing uses it."
+                raise SubmissionError("version_in_use", message, hint=hint, status=409)
 
     async def _compare(self, aliases: Sequence[Alias]) -> list[AliasDetail]:
-        """Set every store's list of aliases beside the truth; one list per store."""
+        """Compare the aliases of every store with the state store; one list per store."""
         names = list(self._stores)
         lists = await asyncio.gather(*(self._list_aliases(self._stores[name]) for name in names))
         listed = dict(zip(names, lists, strict=True))
@@ -280,17 +281,17 @@ class AliasService:
         return views
 
     async def _list_aliases(self, store: VectorStore) -> dict[str, str] | str:
-        """Return a store's aliases, or why they are not known."""
+        """Return the aliases of a store, or the reason why they are unknown."""
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
                 return await store.list_aliases()
         except TimeoutError:
-            return f"no answer within {TIME_LIMIT_S:g} s"
+            return f"No answer within {TIME_LIMIT_S:g} s."
         except IngestionError as error:
             return error.message
 
 
-def _write_or_tell(state: StateStore, alias: Alias) -> None:
+def _write(state: StateStore, alias: Alias) -> None:
     try:
         write_alias(state, alias)
     except StateConflict as error:
@@ -298,12 +299,11 @@ def _write_or_tell(state: StateStore, alias: Alias) -> None:
 
 
 def _moving(name: str) -> SubmissionError:
-    said = f"alias {name} is being moved"
-    return SubmissionError(
-        "alias_moving", said, hint=f"try again in a moment; GET /aliases/{name} shows it", status=409
-    )
+    hint = f"Try again later; GET /aliases/{name} shows when the change is complete."
+    return SubmissionError("alias_moving", f"Alias {name!r} is being changed.", hint=hint, status=409)
 
 
 def _missing(collection: str, where: str) -> SubmissionError:
-    said = f"the previous version {collection} is not in {where} any more"
-    return SubmissionError("version_missing", said, hint="submit a job with `alias` to make a new one", status=409)
+    message = f"The previous version {collection!r} no longer exists in {where}."
+    hint = "Submit a job with `alias` to create a new version."
+    return SubmissionError("version_missing", message, hint=hint, status=409)

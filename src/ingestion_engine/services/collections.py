@@ -1,4 +1,4 @@
-"""What is in the collections: contracts from the state store, counts from the stores, objects from the object table."""
+"""Collections as clients see them: contracts (state store), counts (vector stores), objects (object table)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ingestion_engine.state.collections import list_contracts, read_contract, re
 from ingestion_engine.state.object_table.table import ObjectTable
 
 TIME_LIMIT_S: Final = 5.0
-"""For one store's count or one table's statistics; what is late is shown as not known."""
+"""Time limit of the count of one store or the statistics of one table; a late one is shown as unknown."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PointCount:
-    """How many points a store holds; None with the reason when that is not known."""
+    """Number of points in a store, or the reason why it is unknown."""
 
     points: int | None
     error: str | None
@@ -32,21 +32,21 @@ class PointCount:
 
 @dataclass(frozen=True, slots=True)
 class CollectionDetail:
-    """A collection as contract, stores and object table show it."""
+    """A collection as its contract, its stores and its object table describe it."""
 
     name: str
     contract: CollectionContract
     stores: dict[StoreName, PointCount]
     objects: dict[str, int] | None
-    """Objects by state, and ``chunks``; None when not asked for or not readable."""
+    """Number of objects by state, and of ``chunks``; None when not requested or not readable."""
     verified: dict[str, Any] | None = None
-    """The last comparison of the whole collection: ``job_id``, ``at``, ``differences``; None when there was none, or
-    when not asked for."""
+    """Last comparison of the whole collection: ``job_id``, ``at``, ``differences``; None without one, or when not
+    requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectPage:
-    """Rows of the object table as JSON types, and the cursor of the next page."""
+    """Rows of the object table as JSON types, and the cursor of the next page; None at the end."""
 
     items: list[dict[str, Any]]
     next_cursor: str | None
@@ -56,8 +56,8 @@ class CollectionService:
     """Collections, read only.
 
     Args:
-        state: Holds contracts and object tables; None when no state store is configured.
-        stores: Stores that are configured.
+        state: The state store with contracts and object tables; None when none is configured.
+        stores: Configured vector stores.
     """
 
     def __init__(self, state: StateStore | None, stores: Mapping[StoreName, VectorStore]) -> None:
@@ -73,7 +73,7 @@ class CollectionService:
             return await asyncio.to_thread(list_contracts, state)
 
     async def describe_all(self, names: Sequence[str]) -> list[CollectionDetail]:
-        """Return contracts and counts of collections; ones that vanish meanwhile are left out, tables are not read."""
+        """Return contracts and counts of collections, without those that no longer exist; tables are not read."""
         state = self._state
         if state is None:
             return []
@@ -91,7 +91,7 @@ class CollectionService:
         return await require_contract(self._state, name)
 
     async def describe(self, name: str) -> CollectionDetail:
-        """Return everything about one collection.
+        """Return all details of one collection.
 
         Raises:
             SubmissionError: "collection_not_found" (404), "state_unavailable" (503).
@@ -116,9 +116,8 @@ class CollectionService:
         """Return one page of a collection's objects in key order.
 
         Raises:
-            SubmissionError: as ``describe``; "validation_error" for a foreign cursor; "object_table_unreadable" (501)
-            where the
-                service was installed without pyarrow.
+            SubmissionError: as ``describe``; "validation_error" for a cursor of another list;
+                "object_table_unreadable" (501): the service is installed without pyarrow.
         """
         contract = await require_contract(self._state, name)
         assert self._state is not None
@@ -131,8 +130,8 @@ class CollectionService:
         except ImportError as error:
             raise SubmissionError(
                 "object_table_unreadable",
-                "this service cannot read object tables",
-                hint="install pyarrow beside it",
+                "The service cannot read object tables.",
+                hint="Install pyarrow in the environment of the service.",
                 status=501,
             ) from error
         return ObjectPage([dataclasses.asdict(row) for row in rows], following)
@@ -144,12 +143,12 @@ class CollectionService:
     async def _count_store(self, name: StoreName, collection: str) -> PointCount:
         store = self._stores.get(name)
         if store is None:
-            return PointCount(None, f"this service has no {name.value}")
+            return PointCount(None, f"Store {name.value!r} is not configured.")
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
                 return PointCount(await store.count(collection), None)
         except TimeoutError:
-            return PointCount(None, f"no answer within {TIME_LIMIT_S:g} s")
+            return PointCount(None, f"No answer within {TIME_LIMIT_S:g} s.")
         except IngestionError as error:
             return PointCount(None, error.message)
 

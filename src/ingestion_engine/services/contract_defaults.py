@@ -1,4 +1,4 @@
-"""The terms of a collection, filled into requests about what is already there: nobody repeats a model to verify."""
+"""Completes requests on an existing collection from its contract, so that they do not have to repeat the model."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import CollectionContract, Embedding, JobRequest, Mode, Source
 
 
-def fill_in_terms(contract: CollectionContract, request: JobRequest) -> JobRequest:
-    """Return a request with the collection's stores, model and chunking where it has the defaults. Pure.
+def apply_contract(contract: CollectionContract, request: JobRequest) -> JobRequest:
+    """Return a request with the stores, model and chunking of the contract in place of defaults. Pure.
 
-    What it names otherwise stays, and is compared with the contract like any request's.
+    Other values stay; they are compared with the contract later, like those of any request.
     """
-    terms = {
+    agreed = {
         "stores": contract.stores,
         "embedding": Embedding(model=contract.model, prefix=contract.prefix, query_prefix=contract.query_prefix),
         "chunking": contract.chunking,
     }
     defaults = JobRequest.model_fields
-    left_open = {name: term for name, term in terms.items() if getattr(request, name) == defaults[name].default}
-    return request.model_copy(update=left_open)
+    unset = {name: value for name, value in agreed.items() if getattr(request, name) == defaults[name].default}
+    return request.model_copy(update=unset)
 
 
 def request_removal(contract: CollectionContract, prefix: str) -> JobRequest:
-    """Return the request of a job that removes a collection's objects under a prefix. Pure.
+    """Return the request of a job that removes the objects of a collection under a prefix. Pure.
 
     Raises:
-        SubmissionError: "bucket_not_known" (409) for a contract of an older version, which names no bucket.
+        SubmissionError: "bucket_not_known" (409): the contract was written by an older version and names no bucket.
     """
     if contract.bucket is None:
         raise SubmissionError(
             "bucket_not_known",
-            f"collection {contract.collection!r} was made by an older version and does not say which bucket it is of",
-            hint="remove the objects from the bucket and sync, or ingest into a new collection",
+            f"Collection {contract.collection!r} was created by an older version that did not record its bucket.",
+            hint="Remove the objects from the bucket and run a sync job, or ingest into a new collection.",
             status=409,
         )
     source = Source(bucket=contract.bucket, prefix=prefix)
-    return fill_in_terms(contract, JobRequest(source=source, collection=contract.collection, mode=Mode.DELETE))
+    return apply_contract(contract, JobRequest(source=source, collection=contract.collection, mode=Mode.DELETE))
 
 
 def check_submittable(request: JobRequest) -> None:
-    """Return when a request may be posted. Pure.
+    """Return when a request may be submitted as a job. Pure.
 
     Raises:
-        SubmissionError: "mode_not_submittable" (422) for ``delete``, which has a route of its own.
+        SubmissionError: "mode_not_submittable" (422): mode ``delete`` has its own route.
     """
     if request.mode is Mode.DELETE:
         raise SubmissionError(
             "mode_not_submittable",
-            "objects are removed through the collection, not by posting a job",
-            hint=f"DELETE /collections/{request.collection}/objects?prefix=...",
+            "Jobs with mode 'delete' cannot be submitted directly.",
+            hint=f"Use DELETE /collections/{request.collection}/objects?prefix=...",
             field="mode",
         )

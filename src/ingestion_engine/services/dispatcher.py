@@ -1,8 +1,7 @@
-"""The dispatcher: one task that admits queued jobs, hands them to their engines and has running ones looked at.
+"""The dispatcher: one task that admits queued jobs, submits them to their engines and has running ones reconciled.
 
-Everything it knows is in the jobs table, so a restart goes on where it was: an admitted job is submitted again under
-the same
-reference, which the engine recognises. Of several copies of the service on one database, one dispatches.
+All of its state is in the jobs table, so a restart continues where it stopped: an admitted job is submitted again under
+the same reference, which the engine recognises. Of several copies of the service on one database, one dispatches.
 """
 
 from __future__ import annotations
@@ -32,20 +31,22 @@ from ingestion_engine.services.shares import Grant, choose_share, grant_parallel
 from ingestion_engine.services.specs import make_spec
 
 HOLD_S: Final = 6.0
-"""How long another copy of the service waits before it takes over from a dead dispatcher."""
+"""Time after which another copy of the service takes over from a dead dispatcher."""
 
-LOOK_EVERY_S: Final = 0.05
-"""Shortest time between two looks: submissions that arrive together are admitted together."""
+ROUND_PAUSE_S: Final = 0.05
+"""Shortest pause between two rounds: jobs that are submitted together are admitted together."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """An engine that could not take a job."""
+    """An engine that could not accept a job."""
 
     until: Moment
+    """The next attempt to submit is made then."""
     failures: int
+    """Number of consecutive failures."""
     message: str
 
 
@@ -53,17 +54,18 @@ class Dispatcher:
     """Admits, submits and follows jobs.
 
     Args:
-        settings: Limits, deadlines, pauses.
+        settings: Limits, deadlines and pauses.
         store: The jobs table.
-        ledgers: What jobs write.
-        engines: Engines that are configured.
-        now: The clock.
+        ledgers: Ledgers of all jobs.
+        engines: Configured engines.
+        now: Returns the current time.
     """
 
     def __init__(
         self,
         settings: Settings,
         store: JobStore,
+        *,
         ledgers: Ledgers,
         engines: Mapping[EngineName, JobEngine],
         now: Callable[[], Moment] = utc_now,
@@ -73,7 +75,7 @@ class Dispatcher:
         self._ledgers = ledgers
         self._engines = engines
         self._now = now
-        self._reconciler = Reconciler(settings, store, ledgers, engines, now)
+        self._reconciler = Reconciler(settings, store, ledgers=ledgers, engines=engines, now=now)
         self._holder = secrets.token_hex(8)
         self._wake = asyncio.Event()
         self._is_dispatching = False
@@ -85,15 +87,15 @@ class Dispatcher:
 
     @property
     def is_dispatching(self) -> bool:
-        """True while this copy of the service, of several on one database, is the one that dispatches."""
+        """True while this copy of the service is the one, of several on one database, that dispatches."""
         return self._is_dispatching
 
     def wake(self) -> None:
-        """Have the next look now instead of after the pause."""
+        """Start the next round now instead of after the pause."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Dispatch until canceled; nothing that goes wrong ends it."""
+        """Dispatch until canceled; errors are logged and do not end it."""
         holding = asyncio.create_task(self._keep_hold())
         try:
             while True:
@@ -104,9 +106,9 @@ class Dispatcher:
                     if self._is_dispatching:
                         await self.step()
                 except Exception:
-                    _log.exception("dispatcher's look failed")
-                await asyncio.sleep(LOOK_EVERY_S)
-                # Not wait_for: Python 3.11's loses a cancellation that comes together with the wake-up.
+                    _log.exception("dispatcher round failed")
+                await asyncio.sleep(ROUND_PAUSE_S)
+                # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the wake-up.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.dispatch.poll_s):
                         await self._wake.wait()
@@ -119,7 +121,7 @@ class Dispatcher:
                 await self._store.release_dispatch(self._holder)
 
     async def step(self) -> None:
-        """Start what is due: looks, submissions and admissions. Returns without waiting for the first two.
+        """Run one round: start due reconciliations and submissions without waiting for them, then admit jobs.
 
         Cost: one query for ids and revisions of all active jobs, and the rows that changed since the last time.
         """
@@ -132,11 +134,11 @@ class Dispatcher:
             phase = find_phase(job)
             if phase is JobPhase.WAITING or not due or job.id in self._working:
                 continue
-            self._start(job, self._submit(job) if phase in NEEDS_DRIVER else self._reconciler.look(job))
-        away = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
+            self._start(job, self._submit(job) if phase in NEEDS_DRIVER else self._reconciler.reconcile(job))
+        unavailable = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         limit = self._settings.embed_in_flight
         notes: dict[str, str | None] = {}
-        for decision in admit_jobs(active, limit=limit, wanted=self._want, away=away):
+        for decision in admit_jobs(active, limit=limit, wanted=self._want, unavailable=unavailable):
             if decision.grant is None:
                 if decision.note != decision.job.note:
                     notes[decision.job.id] = decision.note
@@ -149,7 +151,7 @@ class Dispatcher:
             await self._store.note_waiting(notes)
 
     async def settle(self) -> None:
-        """Wait until every look and submission that was started has ended."""
+        """Wait until all reconciliations and submissions that were started have ended."""
         while self._working:
             await asyncio.gather(*self._working.values(), return_exceptions=True)
             await asyncio.sleep(0)
@@ -160,31 +162,33 @@ class Dispatcher:
         task.add_done_callback(lambda _: self._working.pop(job.id, None))
 
     async def _guard(self, job: JobRecord, work: Coroutine[Any, Any, None]) -> None:
-        """Keep one job's surprise from the others, and try it again later."""
+        """Keep an unexpected error of one job from the others, and try the job again later."""
         try:
             await work
         except Exception as error:
             _log.exception("job not dispatched", extra={"job_id": job.id})
-            await self._postpone(job, 5, f"internal error ({type(error).__name__}); see the service's log")
+            await self._postpone(
+                job, 5, f"Internal error ({type(error).__name__}); the log of the service has the details."
+            )
 
     def _want_parallelism(self, job: JobRecord) -> int:
         return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
 
     def _want(self, job: JobRecord, free: int) -> Grant:
-        """What a job needs: what is frozen since it was first admitted, else what suits what is free now."""
+        """Return the grant that a job needs: the one frozen at its first admission, else one that suits ``free``."""
         if (frozen := job.grant) is not None:
             return frozen
         parallelism = self._wanted[job.id]
-        return Grant(parallelism, choose_share(self._settings, parallelism, free))
+        return Grant(parallelism=parallelism, share=choose_share(self._settings, parallelism, free))
 
     async def _admit(self, job: JobRecord, grant: Grant) -> None:
-        # Less than its spec says only where the limit has shrunk since: then its engine is asked for less room.
+        # Less than in its spec only if the limit was lowered since: the engine is then asked for fewer slots.
         parallelism = max(1, min(grant.parallelism, self._settings.embed_in_flight // grant.share))
         spec = job.spec or make_spec(
             self._settings,
             JobRequest.model_validate(job.request),
-            job.engine,
-            job.id,
+            engine=job.engine,
+            job_id=job.id,
             parallelism=grant.parallelism,
             share=grant.share,
             only_keys_path=job.only_keys_path,
@@ -204,7 +208,7 @@ class Dispatcher:
             self.wake()
 
     async def _submit(self, job: JobRecord) -> None:
-        """Write the spec and hand the attempt to its engine; both may have happened before."""
+        """Write the spec and submit the attempt to its engine; both may have happened before."""
         assert job.spec is not None
         engine = self._engines.get(job.engine)
         outage = self._outages.get(job.engine)
@@ -214,7 +218,7 @@ class Dispatcher:
             if engine is None:
                 raise TransientError(
                     "engine_not_configured",
-                    f"this service has no {job.engine.value} cluster any more",
+                    f"Engine {job.engine.value!r} is not configured any more.",
                     maybe_started=True,
                 )
             spec_uri = await self._ledgers.write_spec(JobSpec.model_validate(job.spec))
@@ -247,20 +251,20 @@ class Dispatcher:
         )
 
     async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
-        """Leave an engine alone for a while; a job that it cannot have started gives its share back."""
+        """Pause submissions to an engine; a job that it cannot have started releases its share."""
         now = self._now()
         last = self._outages.get(job.engine)
         failures = 1 if last is None else last.failures + 1
-        asked_s = min(RETRY_LONGEST_S, error.context.get("retry_after_s") or 0.0)
-        until = now + dt.timedelta(seconds=max(back_off_s(failures), asked_s))
+        requested_s = min(RETRY_LONGEST_S, error.context.get("retry_after_s") or 0.0)
+        until = now + dt.timedelta(seconds=max(back_off_s(failures), requested_s))
         if last is not None and last.until > now:
-            # Another job's submission, made at the same time, has found the same outage.
+            # A concurrent submission of another job has found the same outage.
             failures, until = last.failures, last.until
         moment = until.strftime("%H:%M:%SZ")
-        hint = f" ({error.hint})" if error.hint else ""
-        message = f"{error.message}{hint}; attempt {failures} to submit failed, the next follows at {moment}"
+        hint = f" {error.hint}" if error.hint else ""
+        message = f"{error.message}{hint} Submission {failures} failed; the next one follows at {moment}."
         self._outages[job.engine] = Outage(until, failures, message)
-        _log.warning("engine away", extra={"job_id": job.id, "engine": job.engine.value, **error.log_fields()})
+        _log.warning("engine unavailable", extra={"job_id": job.id, "engine": job.engine.value, **error.log_fields()})
         if find_phase(job) is JobPhase.ADMITTED and not error.context.get("maybe_started"):
             released: dict[str, Any] = {"admitted_at": None, "parallelism": None, "attempt": 0}
             if await self._store.change(job, JobEvent.RELEASE, note=message, **released):
@@ -273,13 +277,13 @@ class Dispatcher:
             await self._store.update(job.id, {job.state}, note=note, next_look_at=moment)
 
     async def _hold(self) -> None:
-        """Take or renew the right to dispatch, or note that another copy has it."""
-        asked_at = time.monotonic()
+        """Acquire or renew the right to dispatch, or note that another copy has it."""
+        requested_at = time.monotonic()
         self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
-        self._held_at = asked_at if self._is_dispatching else -HOLD_S
+        self._held_at = requested_at if self._is_dispatching else -HOLD_S
 
     async def _keep_hold(self) -> None:
-        """Renew the right to dispatch, also while a look takes long."""
+        """Renew the right to dispatch, also during a long round."""
         while True:
             await asyncio.sleep(HOLD_S / 3)
             try:
@@ -289,10 +293,10 @@ class Dispatcher:
 
 
 class ActiveJobs:
-    """All jobs that have not ended; of those known already only the rows that have changed are read again.
+    """All jobs that have not ended, kept in memory between rounds; only rows that have changed are read again.
 
-    The table alone is the truth: rows that another copy of the service wrote are read like all others, and after a
-    restart everything is.
+    The table is authoritative: rows written by another copy of the service are read like all others, and after a
+    restart all rows are.
     """
 
     def __init__(self, store: JobStore) -> None:
@@ -300,7 +304,7 @@ class ActiveJobs:
         self._held: dict[str, JobRecord] = {}
 
     async def read(self) -> list[JobRecord]:
-        """Return them as they are now, oldest first: the order of admission.
+        """Return all jobs that have not ended, oldest first: the order of admission.
 
         Cost: one query for ids and revisions; one more per ``READ_ROWS`` rows that have changed.
         """

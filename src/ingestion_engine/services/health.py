@@ -1,4 +1,4 @@
-"""Whether what the service needs is there, each by its name."""
+"""Health of every system that the service depends on, by name."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.job_store import JobStore
 
 TIME_LIMIT_S: Final = 3.0
-"""For one check; below the usual time-out of a probe."""
+"""Time limit of one check; below the usual time-out of a probe."""
 
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """One dependency's answer."""
+    """Health of one dependency."""
 
     ok: bool
     required: bool
-    """Without it the service can take no jobs; without the others, jobs are taken and wait."""
+    """True when the service cannot accept jobs without it; without the others, jobs are accepted and wait."""
     latency_ms: float
     version: str | None = None
     error: str | None = None
 
 
 class HealthService:
-    """Asks all dependencies at once."""
+    """Checks all dependencies concurrently."""
 
     def __init__(
         self,
         settings: Settings,
         store: JobStore,
+        *,
         source: ObjectSource,
         embedder: Embedder,
         state: StateStore | None,
@@ -58,12 +59,12 @@ class HealthService:
         self._others |= {name.value: part.check for name, part in engines.items()}
 
     async def check(self) -> dict[str, Health]:
-        """Return every dependency's answer, by name. Cost: one request each, 3 s at most in all."""
+        """Return the health of every dependency, by name. Cost: one request each, at most 3 s in all."""
         checks = {**self._required, **self._others}
-        answers = await asyncio.gather(*(self._ask(name, check) for name, check in checks.items()))
+        answers = await asyncio.gather(*(self._check_one(name, check) for name, check in checks.items()))
         return dict(zip(checks, answers, strict=True))
 
-    async def _ask(self, name: str, check: Callable[[], Awaitable[Any]]) -> Health:
+    async def _check_one(self, name: str, check: Callable[[], Awaitable[Any]]) -> Health:
         began = time.monotonic()
         required = name in self._required
         error: str | None = None
@@ -73,14 +74,14 @@ class HealthService:
                 answer = await check()
             version = answer if isinstance(answer, str) else None
         except TimeoutError:
-            error = f"no answer within {TIME_LIMIT_S:g} s"
+            error = f"No answer within {TIME_LIMIT_S:g} s."
         except IngestionError as fault:
             error = fault.message
         except Exception as fault:
             _log.exception("health check failed", extra={"dependency": name})
             error = type(fault).__name__
         latency_ms = round((time.monotonic() - began) * 1000, 1)
-        return Health(error is None, required, latency_ms, version, error)
+        return Health(ok=error is None, required=required, latency_ms=latency_ms, version=version, error=error)
 
 
 async def _describe(embedder: Embedder, model: str) -> str:

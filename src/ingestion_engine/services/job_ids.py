@@ -1,4 +1,4 @@
-"""New job ids: sorted by time, valid as DNS labels, Kubernetes names and Ray submission ids."""
+"""New job ids: sorted by time; valid as DNS labels, Kubernetes names and Ray submission ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RANDOM_BITS: Final = 80
 
 
 class JobIds:
-    """Makes ids that sort in the order they were made, also within one millisecond. Thread-safe."""
+    """Creates ids that sort in the order of creation, also within one millisecond. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,10 +35,10 @@ class JobIds:
 
 
 def name_version(alias: str, job_id: str) -> str:
-    """Return the name of the collection that a job makes for an alias: unlike any other, sorted by time. Pure.
+    """Return the name of the collection that a job creates for an alias: unique and sorted by time. Pure.
 
-    The job's id without its prefix is lower case and never used twice, so no other name equals it without case; an
-    alias that is too long to stand before it is cut.
+    The job's id without its prefix is lower case and never used twice, so no other name is equal when case is ignored.
+    An alias that is too long to be prepended is cut.
     """
     suffix = "_" + job_id.removeprefix(PREFIX)
     return alias[: COLLECTION_MAX - len(suffix)] + suffix

@@ -1,7 +1,7 @@
-"""The jobs table and its rows: what the control plane remembers of a job. SQLite and PostgreSQL alike.
+"""The jobs table and its rows: the control plane's view of a job, on SQLite and PostgreSQL.
 
-The ledger in the state store says what a job has done; this table says what the service was asked, has granted and
-has last seen.
+The ledger in the state store records what a job has done. This table records the request, the grant, and the last
+observed progress.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ingestion_engine.services.shares import Grant
 
 
 class UtcMoment(TypeDecorator[Moment]):
-    """A moment stored in UTC and read back with its zone, also from SQLite, which keeps none."""
+    """A moment stored in UTC and read back with its time zone, also from SQLite, which stores none."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: Moment | None, dialect: Dialect) -> Moment | None:
-        """Turn any zone into UTC."""
+        """Convert a moment of any time zone to UTC."""
         return None if value is None else value.astimezone(dt.UTC)
 
     def process_result_value(self, value: Moment | None, dialect: Dialect) -> Moment | None:
-        """Give the moment its zone."""
+        """Add the time zone to the moment."""
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
@@ -84,7 +84,7 @@ dispatchers = sa.Table(
     sa.Column("holder", sa.String(64), nullable=False),
     sa.Column("expires_at", UtcMoment, nullable=False),
 )
-"""Who dispatches now, when several copies of the service share one database."""
+"""The copy of the service that dispatches, when several share one database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,45 +97,45 @@ class JobRecord:
     state: JobState
     request: Mapping[str, Any]
     body_hash: str
-    """Hash of engine and body, to recognise the same request under the same idempotency key."""
+    """Hash of engine and body; tells whether two requests with one idempotency key are the same."""
     created_at: Moment
     owner: str = ""
-    """Name of the API key that submitted it; empty without authentication."""
+    """Name of the API key that submitted the job; empty without authentication."""
     attempt: int = 0
-    """Which driver is at work, from 1; 0 before the first."""
+    """Number of the current driver, from 1; 0 before the first one."""
     retry_of: str | None = None
     only_keys_path: str | None = None
     spec: Mapping[str, Any] | None = None
     """The frozen spec, from admission on."""
     parallelism: int | None = None
-    """Partitions at once, as granted, from admission on."""
+    """Number of parallel partitions as granted, from admission on."""
     idempotency_key: str | None = None
     progress: Mapping[str, Any] | None = None
-    """The ledger's ``progress.json`` as last seen."""
+    """``progress.json`` of the ledger, as last read."""
     counts: Mapping[str, int] | None = None
     timings: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
-    """``IngestionError.record()`` of what failed the job."""
+    """``IngestionError.record()`` of the error that failed the job."""
     note: str | None = None
-    """Why the job waits, for people."""
+    """Why the job waits, for humans."""
     admitted_at: Moment | None = None
-    """When the job got its share; it holds share and collection from here to its end."""
+    """When the job was admitted; it holds its share and its collection from then to its end."""
     submitted_at: Moment | None = None
-    """When its engine first accepted it."""
+    """When the engine accepted the first attempt."""
     attempt_started_at: Moment | None = None
-    """When its engine accepted the current attempt."""
+    """When the engine accepted the current attempt."""
     started_at: Moment | None = None
     finished_at: Moment | None = None
     next_look_at: Moment | None = None
-    """The dispatcher leaves the job alone until then."""
+    """The dispatcher does nothing about the job before this moment."""
     cancel_requested_at: Moment | None = None
     abort_written_at: Moment | None = None
     revision: int = 0
-    """How often the row has changed."""
+    """Number of changes to the row."""
 
     @property
     def alias(self) -> str | None:
-        """The alias that the job is to move, if any."""
+        """Alias that the job moves to its collection; None for a job without one."""
         alias: str | None = self.request.get("alias")
         return alias
 
@@ -147,11 +147,11 @@ class JobRecord:
         return Grant(parallelism=int(self.spec["parallelism"]), share=int(self.spec["limits"]["embed_in_flight"]))
 
     def values(self) -> dict[str, Any]:
-        """The row as column values."""
+        """Return the row as column values."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**row, "engine": self.engine.value, "state": self.state.value}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> JobRecord:
-        """The inverse of ``values``."""
+        """Return the record of a row; the inverse of ``values``."""
         return cls(**{**row, "engine": EngineName(row["engine"]), "state": JobState(row["state"])})

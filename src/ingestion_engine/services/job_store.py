@@ -1,7 +1,7 @@
-"""Jobs in SQL: every read and write of the jobs table. SQLAlchemy async; SQLite by default, PostgreSQL by URL.
+"""All reads and writes of the jobs table. Asynchronous SQLAlchemy; SQLite by default, PostgreSQL by URL.
 
-All state changes are conditional on the state the caller saw, so that a cancel and the dispatcher cannot overwrite
-each other.
+Every change of a job's state is an event of ``job_states`` and conditional on the phase of the row, so that a cancel
+request and the dispatcher cannot overwrite each other.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cur
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 BUSY_TIMEOUT_MS: Final = 5_000
-"""How long SQLite waits for another writer; the longest transaction here takes milliseconds."""
+"""Time that SQLite waits for another writer; the longest transaction here takes milliseconds."""
 
 READ_ROWS: Final = 500
-"""Rows of one query by id; SQLite takes 32,766 parameters, asyncpg 32,767."""
+"""Maximum number of ids per query; SQLite accepts 32,766 parameters, asyncpg 32,767."""
 
 _MIGRATION_LOCK: Final = 7_241_609_332
-"""Number of the PostgreSQL advisory lock under which copies of the service migrate one after another; arbitrary,
-fixed."""
+"""Number of the PostgreSQL advisory lock that serialises migrations of several copies of the service; an arbitrary
+constant."""
 
 _ASYNC_DRIVERS: Final = {
     "postgres": "postgresql+asyncpg",
@@ -62,14 +62,14 @@ _ASYNC_DRIVERS: Final = {
 
 
 def with_async_driver(url: str) -> str:
-    """Return a database URL with an asynchronous driver where it names none. Pure."""
+    """Return a database URL with an asynchronous driver, unless it names one already. Pure."""
     scheme, separator, rest = url.partition("://")
     return f"{_ASYNC_DRIVERS.get(scheme, scheme)}{separator}{rest}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list; None means any."""
+    """Conditions on listed jobs; None means any value."""
 
     engine: EngineName | None = None
     states: tuple[JobState, ...] | None = None
@@ -78,7 +78,7 @@ class JobFilter:
 
 
 class IdempotencyTaken(Exception):
-    """The key was used before; ``first`` is the job it made."""
+    """The idempotency key was used before; ``first`` is the job that was created with it."""
 
     def __init__(self, first: JobRecord) -> None:
         super().__init__(first.id)
@@ -90,18 +90,18 @@ class JobStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        # SQLite's own waiting for the one writer is neither fair nor without limit: under fifty submissions a second
-        # some found the database locked after five seconds. So writers of this process take turns.
+        # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
+        # found the database locked after five seconds. So writers of this process take turns.
         self._new: list[tuple[JobRecord, asyncio.Future[None]]] = []
         self._storing: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
 
     @classmethod
     async def open(cls, url: str) -> JobStore:
-        """Connect and bring the schema up to date; creates the directory of a SQLite file.
+        """Connect and migrate the schema to the newest version; creates the directory of a SQLite file.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: the database is away or refuses us.
+            sqlalchemy.exc.SQLAlchemyError: the database is unavailable or denies access.
         """
         url = with_async_driver(url)
         parsed = sa.engine.make_url(url)
@@ -117,19 +117,19 @@ class JobStore:
         return cls(engine)
 
     async def close(self) -> None:
-        """Release connections."""
+        """Close all connections."""
         await self._engine.dispose()
 
     async def ping(self) -> None:
-        """Return when the database answers. One query."""
+        """Return when the database responds. One query."""
         async with self._engine.connect() as connection:
             await connection.execute(sa.select(1))
 
     async def insert(self, record: JobRecord) -> None:
-        """Store a new job; durable when this returns. Those that come together share one transaction.
+        """Store a new job; durable when this returns. Jobs that arrive together share one transaction.
 
         Raises:
-            IdempotencyTaken: its owner has used its idempotency key before; nothing was stored.
+            IdempotencyTaken: the owner has used the idempotency key before; nothing was stored.
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._new.append((record, stored))
@@ -138,18 +138,18 @@ class JobStore:
         await stored
 
     async def _store_new(self) -> None:
-        """Store what waits, all in one transaction: its commit waits for the disk, and the next batch gathers."""
+        """Store all waiting jobs in one transaction; the next batch collects while the commit waits for the disk."""
         while self._new:
             batch, self._new = self._new, []
             try:
                 async with self._writing() as connection:
                     await connection.execute(sa.insert(jobs), [record.values() for record, _ in batch])
-            except Exception:  # of one of them, or of the database: each learns its own
+            except Exception:  # of one job, or of the database: every caller receives its own
                 for record, stored in batch:
                     await self._store_alone(record, stored)
             else:
                 for _, stored in batch:
-                    if not stored.done():  # its caller has given up
+                    if not stored.done():  # else its caller was canceled
                         stored.set_result(None)
 
     async def _store_alone(self, record: JobRecord, stored: asyncio.Future[None]) -> None:
@@ -160,7 +160,7 @@ class JobStore:
         except IntegrityError as violated:
             first = await self.find_by_key(record.owner, record.idempotency_key)
             error = violated if first is None else IdempotencyTaken(first)
-        except Exception as other:  # its caller waits in another task, and raises it there
+        except Exception as other:  # raised in the task of the caller, which waits for it
             error = other
         if stored.done():
             return
@@ -170,7 +170,7 @@ class JobStore:
             stored.set_exception(error)
 
     async def find_by_key(self, owner: str, idempotency_key: str | None) -> JobRecord | None:
-        """Return the job an owner made under an idempotency key, or None."""
+        """Return the job that an owner created under an idempotency key, or None."""
         if idempotency_key is None:
             return None
         found = await self._select(
@@ -188,10 +188,10 @@ class JobStore:
     ) -> tuple[list[JobRecord], str | None]:
         """Return up to ``limit`` jobs, newest first, and the cursor of the next page (None at the end).
 
-        Order: (created_at, id), so pages neither skip nor repeat jobs while new ones arrive.
+        The order is (created_at, id), so pages neither skip nor repeat jobs while new ones arrive.
 
         Raises:
-            SubmissionError: the cursor is not one of ours.
+            SubmissionError: "validation_error": the cursor was not made by this method.
         """
         query = sa.select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
         if where.engine is not None:
@@ -223,7 +223,7 @@ class JobStore:
         return [(job_id, number) for job_id, number in rows]
 
     async def get_many(self, ids: Sequence[str]) -> list[JobRecord]:
-        """Return the jobs of these ids that there are, in no particular order. One query per ``READ_ROWS``."""
+        """Return the jobs with these ids that exist, in no particular order. One query per ``READ_ROWS`` ids."""
         found = []
         for start in range(0, len(ids), READ_ROWS):
             found += await self._select(sa.select(jobs).where(jobs.c.id.in_(ids[start : start + READ_ROWS])))
@@ -263,7 +263,7 @@ class JobStore:
             return (await connection.execute(change)).rowcount > 0
 
     async def note_waiting(self, notes: Mapping[str, str | None]) -> None:
-        """Set the notes of jobs, by id, that still wait for admission; one transaction for all."""
+        """Set the notes of those jobs, by id, that still wait for admission; one transaction for all."""
         ids: dict[str | None, list[str]] = {}
         for job_id, note in notes.items():
             ids.setdefault(note, []).append(job_id)
@@ -276,14 +276,14 @@ class JobStore:
                     await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
-        """Return how many jobs are in each (engine, state)."""
+        """Return the number of jobs for each (engine, state)."""
         query = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).group_by(jobs.c.engine, jobs.c.state)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).all()
         return {(engine, state): number for engine, state, number in rows}
 
     async def hold_dispatch(self, holder: str, ttl_s: float) -> bool:
-        """Take or keep the right to dispatch for ``ttl_s`` seconds; False while another copy of the service has it."""
+        """Acquire or renew the right to dispatch for ``ttl_s`` seconds; False while another copy has it."""
         now = utc_now()
         values = {"holder": holder, "expires_at": now + dt.timedelta(seconds=ttl_s)}
         free = sa.or_(dispatchers.c.holder == holder, dispatchers.c.expires_at < now)
@@ -301,13 +301,13 @@ class JobStore:
         return True
 
     async def release_dispatch(self, holder: str) -> None:
-        """Give the right to dispatch back, so that a successor need not wait."""
+        """Release the right to dispatch, so that a successor does not have to wait."""
         async with self._writing() as connection:
             await connection.execute(sa.delete(dispatchers).where(dispatchers.c.holder == holder))
 
     @contextlib.asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes; durable at the end of the context."""
+        """Open a transaction for writing; durable at the end of the context."""
         async with self._turn, self._engine.begin() as connection:
             yield connection
 
@@ -323,7 +323,7 @@ def _select_active(*what: Any) -> sa.Select[Any]:
 
 
 def _is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
-    """The condition that a row is in a phase."""
+    """Return the condition that a row is in a phase. Pure."""
     state = jobs.c.state == phase.state.value
     if phase.column is None:
         return state
@@ -332,7 +332,7 @@ def _is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
 
 
 def _parse_cursor(cursor: str) -> tuple[Moment, str]:
-    """Return the creation time and id of the last job of the page before. Pure. Raises SubmissionError."""
+    """Return creation time and id of the last job of the previous page. Pure. Raises SubmissionError."""
     moment, _, job_id = decode_cursor(cursor).partition(" ")
     try:
         return parse_timestamp(moment), job_id
@@ -341,7 +341,7 @@ def _parse_cursor(cursor: str) -> tuple[Moment, str]:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Let readers go on while one writes (WAL), and let writers wait for each other."""
+    """Allow reads during a write (WAL), and let writers wait for each other."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
@@ -350,7 +350,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
-    """Run all missing migrations on an open connection, in its transaction."""
+    """Run all pending migrations on an open connection, in its transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
     config = Config()

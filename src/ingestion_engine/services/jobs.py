@@ -1,4 +1,4 @@
-"""Everything a client can ask about jobs: submit, look, list, follow, cancel, retry. Engines are ports."""
+"""What clients do with jobs: submit, get, list, follow, cancel, retry. Engines are ports."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.state_access import state_needed, state_not_configured
 
 EVENT_POLL_S: Final = 0.5
-"""Pause between two looks at a followed job's row; the row itself changes at most once per second."""
+"""Pause between two reads of a followed job's row; the row itself changes at most once per second."""
 
 IDEMPOTENCY_KEY_MAX: Final = 256
-"""Characters; what the column holds."""
+"""Maximum length in characters; the size of the column."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job and whether this request made it (False: an earlier one with the same idempotency key did)."""
+    """A job, and whether this request created it or an earlier one with the same idempotency key."""
 
     job: JobRecord
     created: bool
 
 
 class JobService:
-    """Jobs, as a client sees them.
+    """Jobs as clients see them.
 
     Args:
         store: The jobs table.
         preflight: Checks requests.
-        ledgers: What jobs have written; None when no state store is configured.
-        engines: Engines that are configured.
-        wake: Called after something changed that the dispatcher should look at now.
+        ledgers: Ledgers of all jobs; None when no state store is configured.
+        engines: Configured engines.
+        wake: Wakes the dispatcher; called after every change that it should act on.
     """
 
     def __init__(
         self,
         store: JobStore,
+        *,
         preflight: Preflight,
         ledgers: Ledgers | None,
         engines: Mapping[EngineName, JobEngine],
@@ -68,11 +69,10 @@ class JobService:
     async def submit(
         self, engine: EngineName, request: JobRequest, *, owner: str = "", idempotency_key: str | None = None
     ) -> Submitted:
-        """Check a request and store it as a queued job; its engine hears of it later.
+        """Check a request and store it as a queued job; the dispatcher submits it to its engine later.
 
         Raises:
-            SubmissionError: the request is refused; "idempotency_conflict" (409) when the key was used for another
-            body.
+            SubmissionError: the request is refused; "idempotency_conflict" (409): the key was used for another body.
         """
         body_hash = hash_json([engine.value, request.model_dump(mode="json")])
         first = await self._find_first(owner, idempotency_key, body_hash)
@@ -95,11 +95,11 @@ class JobService:
         return await self._insert(job)
 
     async def retry(self, job_id: str, *, owner: str = "", idempotency_key: str | None = None) -> Submitted:
-        """Make a new job for exactly the objects that failed in an ended one.
+        """Create a new job for exactly the objects that failed in a job that has ended.
 
         Raises:
-            SubmissionError: "job_not_found"; "job_not_final" or "nothing_to_retry" (409); as ``submit``;
-            "state_unavailable" (503).
+            SubmissionError: "job_not_found"; "job_not_final" or "nothing_to_retry" (409); "state_unavailable" (503); as
+                ``submit``.
         """
         old = await self.get(job_id)
         body_hash = hash_json(["retry", job_id])
@@ -109,15 +109,15 @@ class JobService:
         if not old.state.is_final:
             raise SubmissionError(
                 "job_not_final",
-                f"job {job_id} is still {old.state.value}",
-                hint="wait for its end, or cancel it",
+                f"Job {job_id!r} has not ended; its state is {old.state.value!r}.",
+                hint="Wait until it has ended, or cancel it.",
                 status=409,
             )
-        # An alias is for whole collections; one that the old job has moved stands for its collection already.
+        # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
         request = JobRequest.model_validate({**old.request, "alias": None, "retry_failed": True})
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
         if not keys:
-            raise SubmissionError("nothing_to_retry", f"job {job_id} has no failed objects", status=409)
+            raise SubmissionError("nothing_to_retry", f"Job {job_id!r} has no failed objects.", status=409)
         await self._preflight.check(old.engine, request)
         new_id = self._ids.make()
         ledgers = self._require_ledgers()
@@ -142,32 +142,34 @@ class JobService:
         """Return a job. Raises SubmissionError "job_not_found" (404)."""
         job = await self._store.get(job_id)
         if job is None:
-            raise SubmissionError("job_not_found", f"there is no job {job_id}", hint="GET /jobs lists them", status=404)
+            raise job_not_found(job_id)
         return job
 
     async def list_page(
         self, where: JobFilter, *, limit: int, cursor: str | None
     ) -> tuple[list[JobRecord], str | None]:
-        """Return up to ``limit`` jobs, newest first, and the next page's cursor."""
+        """Return up to ``limit`` jobs, newest first, and the cursor of the next page."""
         return await self._store.list_page(where, limit=limit, cursor=cursor)
 
     async def read_failures(self, job_id: str, *, limit: int, cursor: str | None) -> FailurePage:
-        """Return up to ``limit`` failed objects of a job and the next cursor. Raises as ``get``;
-        "state_unavailable".
+        """Return up to ``limit`` failed objects of a job and the next cursor.
+
+        Raises:
+            SubmissionError: "job_not_found" (404), "state_unavailable" (503).
         """
         await self.get(job_id)
         with state_needed():
             return await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
 
     async def read_log(self, job_id: str, attempt: int | None = None) -> str:
-        """Return the end of a driver's log: from its engine while it has it, else what the driver left in the ledger.
+        """Return the end of a driver's log, from its engine or, once the engine has dropped it, from the ledger.
 
         Args:
             job_id: The job.
-            attempt: Which driver's; None means the newest.
+            attempt: Number of the attempt; None means the newest.
 
         Raises:
-            SubmissionError: "job_not_found"; "log_not_found" (404) when nobody has one.
+            SubmissionError: "job_not_found", "log_not_found" (404).
         """
         job = await self.get(job_id)
         attempt = attempt or job.attempt
@@ -182,11 +184,13 @@ class JobService:
             with state_needed():
                 text = await self._ledgers.read_log(job_id, attempt)
         if text is None:
-            raise SubmissionError("log_not_found", f"attempt {attempt} of job {job_id} has left no log yet", status=404)
+            raise SubmissionError(
+                "log_not_found", f"There is no log of attempt {attempt} of job {job_id!r} yet.", status=404
+            )
         return text
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """End a job that waits, or ask a working one to end; a job that has ended stays as it is. Idempotent.
+        """End a waiting job, or request that an admitted one ends; a job that has ended stays as it is. Idempotent.
 
         Raises:
             SubmissionError: "job_not_found".
@@ -200,7 +204,7 @@ class JobService:
             elif job.state.is_final or job.state is JobState.CANCELING:
                 return job
             else:
-                event, columns = JobEvent.CANCEL, {"next_look_at": None, "note": "waiting for the driver to end"}
+                event, columns = JobEvent.CANCEL, {"next_look_at": None, "note": "Waiting for the driver to end."}
             if await self._store.change(job, event, cancel_requested_at=now, **columns):
                 break  # else the dispatcher has just changed the job
         _log.info("cancel requested", extra={"job_id": job_id})
@@ -208,7 +212,7 @@ class JobService:
         return await self.get(job_id)
 
     async def follow(self, job_id: str) -> AsyncIterator[JobRecord | None]:
-        """Yield a job now and after every change, until it has ended; None about every 15 s without one.
+        """Yield a job now and after every change, until it has ended; None after about 15 s without a change.
 
         Cost: one small query every half second per follower.
         """
@@ -216,7 +220,7 @@ class JobService:
         quiet_s = 0.0
         while True:
             job = await self.get(job_id)
-            # When the dispatcher looks again is no news to a client.
+            # When the dispatcher checks the job again is of no interest to clients.
             job = replace(job, next_look_at=None)
             if job != last:
                 yield job
@@ -256,11 +260,17 @@ class JobService:
         return self._ledgers
 
 
+def job_not_found(job_id: str) -> SubmissionError:
+    """Return the error for a job that does not exist, or that the caller may not see (404). Pure."""
+    message = f"Job {job_id!r} does not exist."
+    return SubmissionError("job_not_found", message, hint="List jobs with GET /jobs.", status=404)
+
+
 def _conflict(first: JobRecord) -> SubmissionError:
     return SubmissionError(
         "idempotency_conflict",
-        f"this Idempotency-Key was used for another request: job {first.id}",
-        hint="use a new key for a new request",
+        f"The Idempotency-Key was used for another request, which created job {first.id!r}.",
+        hint="Use a new key for a new request.",
         status=409,
         job_id=first.id,
     )

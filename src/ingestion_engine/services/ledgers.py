@@ -1,4 +1,4 @@
-"""The ledgers of all jobs for asynchronous callers: blocking calls run in threads."""
+"""Ledgers of all jobs for asynchronous callers; blocking calls run in threads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.state.ledger import Ledger
 
 PAGE_ITEMS: Final = 5_000
-"""Failures read at once when all keys are gathered; about a megabyte."""
+"""Failures read at once when all keys are collected; about one megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailurePage:
-    """Some of a job's failed objects and the cursor of the next page; None at the end."""
+    """One page of a job's failed objects and the cursor of the next page; None at the end."""
 
     items: list[dict[str, Any]]
     next_cursor: str | None
 
 
 class Ledgers:
-    """What jobs have written down. All methods raise as the state store does.
+    """Reads and writes ledgers. All methods raise the errors of the state store.
 
     Args:
         store: The state store.
@@ -37,33 +37,33 @@ class Ledgers:
         self._store = store
 
     async def write_spec(self, spec: JobSpec) -> str:
-        """Write a job's spec unless it has one, and return its URI. The first one stays: drivers may have read it."""
+        """Write the spec of a job and return its URI; a spec that exists stays, because drivers may have read it."""
         ledger = Ledger(self._store, spec.job_id)
         try:
             await asyncio.to_thread(ledger.write_spec, spec)
         except StateConflict:
-            # Written by an earlier version of the service that spelled it differently.
+            # Written by an earlier version of the service that serialised it differently.
             return ledger.spec_uri
         return ledger.spec_uri
 
     async def read_summary(self, job_id: str) -> dict[str, Any] | None:
-        """Return what a job has come to, or None while it has not."""
+        """Return the summary of a job, or None while no attempt has ended."""
         return await asyncio.to_thread(Ledger(self._store, job_id).read_summary)
 
     async def read_progress(self, job_id: str) -> dict[str, Any] | None:
-        """Return how far a job is, or None before its driver has said so."""
+        """Return the progress of a job, or None before its driver has reported any."""
         return await asyncio.to_thread(Ledger(self._store, job_id).read_progress)
 
     async def request_abort(self, job_id: str, reason: str) -> None:
-        """Have a job's driver end, now or when it starts."""
+        """Request that the driver of a job ends, now or when it starts."""
         await asyncio.to_thread(Ledger(self._store, job_id).request_abort, reason)
 
     async def read_log(self, job_id: str, attempt: int) -> str | None:
-        """Return the end of a driver's log, or None."""
+        """Return the end of the driver log of an attempt, or None."""
         return await asyncio.to_thread(Ledger(self._store, job_id).read_log, attempt)
 
     async def read_failures(self, job_id: str, *, limit: int, cursor: str | None) -> FailurePage:
-        """Return a page of a job's failed objects."""
+        """Return one page of the failed objects of a job."""
         items, following = await asyncio.to_thread(Ledger(self._store, job_id).read_failures, cursor, limit)
         return FailurePage(items, following)
 
@@ -82,7 +82,7 @@ class Ledgers:
                 return list(keys)
 
     async def write_only_keys(self, job_id: str, keys: Sequence[str]) -> str:
-        """Write the keys that a job is to look at, and return the path for its spec."""
+        """Write the keys to which a job is limited, and return the path for its spec."""
         path = f"jobs/{job_id}/only_keys.json"
         await asyncio.to_thread(self._store.put, path, orjson.dumps(list(keys)))
         return path

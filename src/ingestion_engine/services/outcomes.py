@@ -1,4 +1,4 @@
-"""What a job's traces mean: pure functions from ledger and engine to the next values of its row."""
+"""Pure functions from the ledger's summary and progress to the next values of a job's row."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class End:
 
 
 def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> End:
-    """Return the end of a job that has left a summary. Pure.
+    """Return the end of a job that has a summary. Pure.
 
-    A cancel that came too late does not turn a finished job into a canceled one: the summary decides.
+    The summary decides: a cancel request that came too late does not turn a finished job into a canceled one.
     """
     error = summary.get("error")
     state = JobState(summary["state"])
     if state is JobState.FAILED and error is None:
-        error = FatalError("driver_failed", "the job failed without saying why", hint="read the job's log").record()
+        hint = "Read the log of the job."
+        error = FatalError("driver_failed", "The job failed without reporting an error.", hint=hint).record()
     values = {
         "counts": dict(summary.get("counts") or {}),
         "timings": dict(summary.get("timings") or {}),
@@ -42,7 +43,7 @@ def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> End
 
 
 def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> dict[str, Any]:
-    """Return the columns that a new ``progress.json`` changes; nothing when it is the one known. Pure."""
+    """Return the columns that ``progress.json`` changes; none when it is known already. Pure."""
     if progress == job.progress or progress.get("attempt", job.attempt) < job.attempt:
         return {}
     values: dict[str, Any] = {"progress": dict(progress), "counts": dict(progress.get("counts") or {})}
@@ -53,9 +54,8 @@ def read_progress(job: JobRecord, progress: Mapping[str, Any], now: Moment) -> d
     return values
 
 
-def end_without_result(job: JobRecord, code: str, message: str, now: Moment) -> End:
-    """Return the end of a job that nobody but us can end. Pure."""
-    error = FatalError(code, message, hint="GET /jobs/{id}/logs shows what the driver said last", attempt=job.attempt)
+def end_failed(error: FatalError, now: Moment) -> End:
+    """Return the end of a failed job without a summary. Pure."""
     values = {"error": error.record(), "finished_at": now, "note": None, "next_look_at": None}
     return End(JobState.FAILED, values)
 
@@ -66,7 +66,7 @@ def end_canceled(now: Moment) -> End:
 
 
 def read_moment(text: Any) -> Moment | None:
-    """Return the moment of an RFC 3339 text; None for anything else, which a foreign version may have written. Pure."""
+    """Return the moment of an RFC 3339 text; None for anything else, which another version may have written. Pure."""
     try:
         return parse_timestamp(text)
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""What can be known about a request before it is a job, asked of the systems themselves in at most two seconds.
+"""Checks a request against the systems it names, before it becomes a job, in at most two seconds.
 
-A system that says no refuses the request; a system that is away refuses nothing, for the driver asks again before it
-writes anything.
+A system that denies the request causes a refusal. An unavailable system does not: the driver repeats all checks before
+it writes anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ingestion_engine.domain.spec import (
 )
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.contract_defaults import fill_in_terms
+from ingestion_engine.services.contract_defaults import apply_contract
 from ingestion_engine.services.job_ids import name_version
 from ingestion_engine.services.response_cache import ResponseCache
 from ingestion_engine.services.specs import name_model
@@ -33,22 +33,22 @@ from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
 
 TIME_LIMIT_S: Final = 2.0
-"""For all checks together: a submission is answered while its caller still waits."""
+"""Time limit of all checks together, so that a submission is answered while its caller still waits."""
 
 KEEP_S: Final = 5.0
-"""How long a bucket or a model that was there, or the knowledge that a system is away, is used again: a burst of
-submissions costs one check. What changes meanwhile the driver finds out, and fails the job with the same message."""
+"""How long the result of a check is reused (a bucket or a model exists, a system is unavailable), so that a burst of
+submissions costs one check. The driver detects changes in the meantime and fails the job with the same message."""
 
 NAMES_KEEP_S: Final = 2.0
-"""How long the names of all collections and aliases are used again, to find those that differ in case only. A
-collection or alias of the very name that is asked for is always looked up anew: whoever has just made one finds it."""
+"""How long the names of all collections and aliases are reused to find names that differ in case only. A collection or
+alias of exactly the requested name is always read again, so that a client finds the one it has just created."""
 
 _log = get_logger(__name__)
 
 _HINTS: Final = {
-    "bucket_not_found": "create the bucket, or correct source.bucket; the service looks at INGEST_S3__ENDPOINT_URL",
-    "bucket_access_denied": "let the service's S3 credentials list and read this bucket",
-    "model_not_found": "run `ollama pull` for the model on every server of INGEST_OLLAMA__URLS, or name another",
+    "bucket_not_found": "Create the bucket or correct source.bucket; the service uses INGEST_S3__ENDPOINT_URL.",
+    "bucket_access_denied": "Allow the S3 credentials of the service to list and read this bucket.",
+    "model_not_found": "Run `ollama pull` for the model on every server of INGEST_OLLAMA__URLS, or use another model.",
 }
 
 
@@ -58,10 +58,10 @@ class Preflight:
     Args:
         settings: The service's settings.
         source: The buckets.
-        embedder: Knows the models.
-        state: Holds the contracts; None when no state store is configured.
-        engines: Engines that are configured.
-        stores: Stores that are configured.
+        embedder: The embedder, which describes models.
+        state: The state store with the contracts; None when none is configured.
+        engines: Configured engines.
+        stores: Configured vector stores.
     """
 
     def __init__(
@@ -81,25 +81,25 @@ class Preflight:
         self._engines = frozenset(engines)
         self._stores = frozenset(stores)
         self._shared = ResponseCache()
-        self._away_until: dict[str, float] = {}
+        self._unavailable_until: dict[str, float] = {}
 
     async def complete(self, request: JobRequest) -> JobRequest:
-        """Return a request with what its collection settles; one that may make its collection comes back as it is.
+        """Return a request completed from the contract of its collection, if its mode requires an existing one.
 
         Raises:
             SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
 
-        Cost: one read of the state store, for modes that are about what is there.
+        Cost: two or three reads of the state store, for modes that work on an existing collection.
         """
         if request.mode not in MODES_ON_EXISTING:
             return request
-        return fill_in_terms(await require_contract(self._state, request.collection), request)
+        return apply_contract(await require_contract(self._state, request.collection), request)
 
     async def resolve(self, request: JobRequest, job_id: str) -> JobRequest:
-        """Return a request that names a collection: what an alias stands for now, or a new version behind one.
+        """Return a request that names a collection: the one that an alias stands for now, or a new version for it.
 
-        While the state store is away a name is taken as it is; the driver refuses it then, should it be an alias.
-        Cost: one read of the state store at most.
+        While the state store is unavailable, the name is used as it is; the driver refuses it if it is an alias.
+        Cost: at most one read of the state store.
         """
         state = self._state
         if not request.collection:
@@ -107,19 +107,19 @@ class Preflight:
             return request.model_copy(update={"collection": name_version(request.alias, job_id)})
         if state is None:
             return request
-        answers = await self._ask({"state": lambda: asyncio.to_thread(find_alias, state, request.collection)})
+        answers = await self._run({"state": lambda: asyncio.to_thread(find_alias, state, request.collection)})
         alias = answers.get("state")
         return request.model_copy(update={"collection": alias.collection}) if isinstance(alias, Alias) else request
 
     async def check(self, engine: EngineName, request: JobRequest) -> None:
-        """Return when nothing speaks against the job.
+        """Return when no check refuses the job.
 
         Raises:
-            SubmissionError: the first thing that does; ``context["errors"]`` lists all of them when there are several.
+            SubmissionError: the first refusal; ``context["errors"]`` lists all of them when there are several.
 
-        Cost: one read of the state store, two with an alias; of what is kept for ``KEEP_S`` or ``NAMES_KEEP_S`` at
-        most one listing of the bucket, one model description and two listings of the state store, all concurrently.
-        Jobs about what is there do not need the bucket, and those that embed nothing do not need the model.
+        Cost: one read of the state store, two with an alias. At most once per ``KEEP_S`` or ``NAMES_KEEP_S``: one
+        listing of the bucket, one model description and two listings of the state store. All concurrently. Modes on
+        existing collections do not check the bucket, and modes that embed nothing do not check the model.
         """
         self.check_configured(engine, request.stores)
         state = self._state
@@ -137,7 +137,7 @@ class Preflight:
             del checks["s3"]
         if request.mode in MODES_WITHOUT_EMBEDDER:
             del checks["ollama"]
-        answers = await self._ask(checks)
+        answers = await self._run(checks)
         faults = [_refusal(answer, request) for answer in answers.values() if isinstance(answer, FatalError)]
         found = answers.get("state")
         if isinstance(found, SubmissionError):
@@ -150,21 +150,21 @@ class Preflight:
             raise _combine(faults)
 
     def check_configured(self, engine: EngineName, stores: Collection[StoreName]) -> None:
-        """Return when engine, state store and stores are configured here. No request.
+        """Return when engine, state store and vector stores are configured. No request.
 
         Raises:
             SubmissionError: "engine_not_configured" (501), "state_not_configured" (503), "store_not_configured" (422).
         """
         if engine not in self._engines:
-            ways = {
-                EngineName.RAY: "set INGEST_RAY__ADDRESS on the service",
-                EngineName.SPARK: "set INGEST_SPARK__NAMESPACE on the service; the embedded stack brings Spark, but "
-                "not Java 17 (Debian package openjdk-17-jre-headless)",
+            hints = {
+                EngineName.RAY: "Set INGEST_RAY__ADDRESS on the service, or use another engine.",
+                EngineName.SPARK: "Set INGEST_SPARK__NAMESPACE on the service, or use another engine. The embedded "
+                "stack includes Spark, but not Java 17 (Debian package openjdk-17-jre-headless).",
             }
             raise SubmissionError(
                 "engine_not_configured",
-                f"this service has no {engine.value} cluster",
-                hint=f"{ways[engine]}; or submit to another engine" if engine in ways else "",
+                f"Engine {engine.value!r} is not configured.",
+                hint=hints.get(engine, ""),
                 status=501,
             )
         require_state(self._state)
@@ -172,18 +172,18 @@ class Preflight:
             if store not in self._stores:
                 raise SubmissionError(
                     "store_not_configured",
-                    f"this service has no {store.value}",
-                    hint=f"set INGEST_{store.value.upper()}__URL on the service, or leave {store.value} out of stores",
+                    f"Store {store.value!r} is not configured.",
+                    hint=f"Set INGEST_{store.value.upper()}__URL on the service, or leave the store out of `stores`.",
                     field="stores",
                 )
 
-    async def _ask(self, checks: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, Any]:
-        """Run checks at once; return each one's value or refusal. Those that are away or late are missing."""
+    async def _run(self, checks: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, Any]:
+        """Run checks concurrently; return the value or refusal of each. Unavailable and late systems are left out."""
         now = time.monotonic()
         tasks = {
             name: asyncio.ensure_future(check())
             for name, check in checks.items()
-            if self._away_until.get(name, 0.0) <= now
+            if self._unavailable_until.get(name, 0.0) <= now
         }
         if tasks:
             await asyncio.wait(tasks.values(), timeout=TIME_LIMIT_S)
@@ -191,7 +191,7 @@ class Preflight:
         for name, task in tasks.items():
             if not task.done():
                 task.cancel()
-                self._skip(name, "no answer in time")
+                self._skip(name, f"No answer within {TIME_LIMIT_S:g} s.")
                 continue
             error = task.exception()
             if error is None:
@@ -205,11 +205,11 @@ class Preflight:
         return answers
 
     def _skip(self, name: str, reason: str) -> None:
-        self._away_until[name] = time.monotonic() + KEEP_S
+        self._unavailable_until[name] = time.monotonic() + KEEP_S
         _log.warning("preflight check skipped", extra={"dependency": name, "reason": reason})
 
     async def _look_up(self, state: StateStore, request: JobRequest) -> CollectionContract | None:
-        """Return the contract of a request's collection, None for a new one.
+        """Return the contract of the requested collection, or None for a new one.
 
         Raises:
             SubmissionError: "collection_name_taken", "alias_name_taken".
@@ -217,8 +217,8 @@ class Preflight:
         if request.alias is not None and (taken := await self._find_alias_collision(state, request.alias)) is not None:
             raise SubmissionError(
                 "alias_name_taken",
-                f"{request.alias!r} cannot be an alias: it collides with the existing {taken!r}",
-                hint="use another name",
+                f"The name {request.alias!r} cannot be an alias: it collides with {taken!r}, which exists.",
+                hint="Use another name.",
                 status=409,
                 field="alias",
                 existing=taken,
@@ -232,8 +232,8 @@ class Preflight:
             return None
         raise SubmissionError(
             "collection_name_taken",
-            f"collection {collection!r} differs from the existing {taken!r} in upper and lower case only",
-            hint=f"use {taken!r}, or a name that differs by more",
+            f"The name {collection!r} differs from {taken!r}, which exists, in case only.",
+            hint=f"Use {taken!r}, or a name that differs in more than case.",
             status=409,
             field="collection",
             existing=taken,
@@ -251,54 +251,48 @@ class Preflight:
 def compare_request(
     contract: CollectionContract, request: JobRequest, *, model: str, digest: str | None
 ) -> list[SubmissionError]:
-    """Return one refusal for each thing in which a request differs from its collection's contract. Pure.
+    """Return one refusal for each value in which a request differs from the contract of its collection. Pure.
 
     Args:
-        contract: What the collection is.
-        request: What is asked.
-        model: The request's model after defaults.
-        digest: What that model is now; None when not known.
+        contract: The contract of the collection.
+        request: The request.
+        model: Model of the request, or the default model.
+        digest: Current digest of that model; None when it is unknown.
     """
     pairs: list[tuple[str, Any, Any]] = [
         ("source.bucket", contract.bucket or request.source.bucket, request.source.bucket),
-        ("stores", sorted(contract.stores), sorted(request.stores)),
+        ("stores", sorted(map(str, contract.stores)), sorted(map(str, request.stores))),
         ("embedding.model", contract.model, model),
         ("embedding.prefix", contract.prefix, request.embedding.prefix),
         ("embedding.query_prefix", contract.query_prefix, request.embedding.query_prefix),
         ("chunking.max_chars", contract.chunking.max_chars, request.chunking.max_chars),
         ("chunking.overlap_chars", contract.chunking.overlap_chars, request.chunking.overlap_chars),
     ]
-    faults = [_mismatch(contract, field, existing, wanted) for field, existing, wanted in pairs if existing != wanted]
+    faults = []
+    for field, existing, wanted in pairs:
+        if existing != wanted:
+            message = f"Collection {contract.collection!r} has {field} {existing!r}; the request has {wanted!r}."
+            faults.append(_make_mismatch(message, field, existing=existing, wanted=wanted))
     if contract.model == model and digest is not None and contract.model_digest != digest:
         message = (
-            f"collection {contract.collection!r} was made with {model!r} of digest {contract.model_digest}; "
-            f"the embedder now has {digest} under that name"
+            f"Collection {contract.collection!r} was created with digest {contract.model_digest!r} of model {model!r}; "
+            f"the embedder now has digest {digest!r}."
         )
-        faults.append(_fault(message, "embedding.model", contract.model_digest, digest))
+        faults.append(_make_mismatch(message, "embedding.model", existing=contract.model_digest, wanted=digest))
     return faults
 
 
-def _mismatch(contract: CollectionContract, field: str, existing: Any, wanted: Any) -> SubmissionError:
-    existing, wanted = _plain(existing), _plain(wanted)
-    message = f"collection {contract.collection!r} was made with {field} {existing!r}, the request wants {wanted!r}"
-    return _fault(message, field, existing, wanted)
-
-
-def _fault(message: str, field: str, existing: Any, wanted: Any) -> SubmissionError:
+def _make_mismatch(message: str, field: str, *, existing: Any, wanted: Any) -> SubmissionError:
     hint = (
-        "ask for what the collection has, or submit with `alias`: a new collection is made, and the alias moves to it"
+        "Use the values of the collection, or submit with `alias` to create a new collection and move the alias to it."
     )
     return SubmissionError(
         "contract_mismatch", message, hint=hint, status=409, field=field, existing=existing, wanted=wanted
     )
 
 
-def _plain(value: Any) -> Any:
-    return [str(item) for item in value] if isinstance(value, list) else value
-
-
 def _refusal(error: FatalError, request: JobRequest) -> SubmissionError:
-    """What a system said, as an answer to the caller that names the field."""
+    """Return the error of a system as a refusal that names the field at fault. Pure."""
     field = {
         "bucket_not_found": "source.bucket",
         "bucket_access_denied": "source.bucket",

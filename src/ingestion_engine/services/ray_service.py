@@ -1,6 +1,6 @@
 """Ray as a ``JobEngine``: an attempt is one submission to the Jobs API.
 
-Its command line is fixed but for the spec's URI and the attempt.
+Its command line is fixed except for the URI of the spec and the number of the attempt.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _STATES: Final = {RayJobStatus.PENDING: EngineState.PENDING, RayJobStatus.RUNNIN
 
 _DETAILS: Final = {
     "RUNTIME_ENV_SETUP_FAILURE": "Ray could not set up the runtime environment",
-    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": "Ray had no room to start the driver in time",
+    "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": "Ray had no resources to start the driver in time",
     "JOB_SUPERVISOR_ACTOR_START_FAILURE": "Ray could not start the driver",
-    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE": "Ray has no node that may run the driver",
+    "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE": "Ray has no node that can run the driver",
     "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE": "Ray lost the driver",
-    "JOB_SUPERVISOR_ACTOR_DIED": "the node or process that held the driver died",
+    "JOB_SUPERVISOR_ACTOR_DIED": "The node or process of the driver died",
     "JOB_ENTRYPOINT_COMMAND_START_ERROR": "Ray could not start the driver's command",
-    "JOB_ENTRYPOINT_COMMAND_ERROR": "the driver's command failed",
+    "JOB_ENTRYPOINT_COMMAND_ERROR": "The command of the driver failed",
 }
-"""Ray's error types in our words; tracebacks in its messages are never relayed."""
+"""Messages for Ray's error types; the tracebacks in its own messages are never passed on."""
 
 
 class RayService:
-    """Starts, looks at and stops drivers on one Ray cluster."""
+    """Starts, observes and stops drivers on one Ray cluster."""
 
     def __init__(self, settings: Settings, client: RayJobsClient) -> None:
         self._settings = settings
@@ -40,17 +40,17 @@ class RayService:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> RayService:
-        """Connect lazily to ``settings.ray.address``, which must be set."""
+        """Return a service that connects lazily to ``settings.ray.address``, which must be set."""
         assert settings.ray.address is not None
         token = settings.ray.auth_token
         return cls(settings, RayJobsClient(settings.ray.address, None if token is None else token.get_secret_value()))
 
     def reference(self, job_id: str, attempt: int) -> str:
-        """The submission id of an attempt."""
+        """Return the submission id of an attempt."""
         return f"{job_id}-{attempt:02d}"
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
-        """Start an attempt's driver; return also when it had been started before."""
+        """Start the driver of an attempt, unless it was started before."""
         metadata = {"job_id": job_id, "attempt": str(attempt), "parallelism": str(parallelism)}
         await self._client.submit(
             self.reference(job_id, attempt),
@@ -60,18 +60,18 @@ class RayService:
         )
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
-        """Look at an attempt. One request."""
+        """Return the state of an attempt. One request."""
         job = await self._client.get_job(self.reference(job_id, attempt))
         if job is None:
-            return EngineStatus(EngineState.ABSENT, "Ray does not know the attempt")
+            return EngineStatus(EngineState.ABSENT, "Ray does not know the attempt.")
         return EngineStatus(_STATES.get(job.status, EngineState.ENDED), _describe(job))
 
     async def stop(self, job_id: str, attempt: int) -> None:
-        """Ask an attempt's driver to end."""
+        """Request that the driver of an attempt ends."""
         await self._client.stop(self.reference(job_id, attempt))
 
     async def logs(self, job_id: str, attempt: int) -> str | None:
-        """The end of the driver's output, or None when Ray no longer has it."""
+        """Return the end of the driver's output, or None when Ray no longer has it."""
         return await self._client.get_logs(self.reference(job_id, attempt))
 
     async def check(self) -> str:
@@ -83,9 +83,9 @@ class RayService:
         await self._client.close()
 
     async def _prepare_runtime_env(self) -> dict[str, Any]:
-        """Return the runtime environment; uploads the package first where it is shipped. Holds no secret.
+        """Return the runtime environment, without secrets; uploads the package first if it is to be shipped.
 
-        Empty where the cluster has the package: any other makes every worker start a second later.
+        It is empty when the cluster has the package: any other one delays the start of every worker by a second.
         """
         settings = self._settings
         runtime_env: dict[str, Any] = {}
@@ -100,9 +100,9 @@ class RayService:
 
 
 def build_entrypoint(python: str, spec_uri: str, attempt: int) -> str:
-    """Return the shell command line of an attempt's driver. Pure.
+    """Return the shell command that runs the driver of an attempt. Pure.
 
-    Ray runs it with a shell, so every word is quoted; nothing of a request is in it.
+    Ray runs it with a shell, so every word is quoted; it contains nothing of a request.
     """
     words = [python, "-m", "ingestion_engine.driver.entry", "--engine", "ray"]
     words += ["--spec", spec_uri, "--attempt", str(attempt)]
@@ -111,8 +111,8 @@ def build_entrypoint(python: str, spec_uri: str, attempt: int) -> str:
 
 def _describe(job: RayJob) -> str:
     if not job.status.is_terminal:
-        return f"Ray says {job.status.value}"
+        return f"Ray reports {job.status.value}."
     if job.status is RayJobStatus.STOPPED:
-        return "the driver was stopped"
-    detail = _DETAILS.get(job.error_type or "", "the driver ended")
-    return detail if job.exit_code is None else f"{detail} (exit code {job.exit_code})"
+        return "The driver was stopped."
+    detail = _DETAILS.get(job.error_type or "", "The driver ended")
+    return f"{detail}." if job.exit_code is None else f"{detail} (exit code {job.exit_code})."

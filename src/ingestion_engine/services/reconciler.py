@@ -1,4 +1,4 @@
-"""One look at one admitted job: the ledger decides first, the engine second."""
+"""Reconciles the row of one admitted job with its ledger first and its engine second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ingestion_engine.domain.errors import IngestionError, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ports import EngineStatus, JobEngine
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, EngineState, JobState
@@ -17,42 +17,45 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
-from ingestion_engine.services.outcomes import End, end_canceled, end_without_result, read_outcome, read_progress
+from ingestion_engine.services.outcomes import End, end_canceled, end_failed, read_outcome, read_progress
 
 ABSENT_GRACE_S: Final = 5.0
-"""How long an engine may not yet know an attempt that it has just accepted (a guess; Ray knew it at once)."""
+"""Time during which an engine may not know an attempt that it has just accepted (a guess; Ray knew it at once)."""
 
 STOP_REPEAT_S: Final = 3.0
-"""Pause between two requests to stop; Ray kills three seconds after its SIGTERM."""
+"""Pause between two stop requests; Ray kills a driver three seconds after SIGTERM."""
 
 RETRY_LONGEST_S: Final = 60.0
-"""Longest pause before an away system is asked again: an outage's end is noticed within a minute."""
+"""Longest pause before an unavailable system is tried again: the end of an outage is noticed within a minute."""
 
 ACTIVE_STATES: Final = frozenset(JobState) - FINAL_STATES
+
+_LOGS_HINT: Final = "Read the log of the driver with GET /jobs/{id}/logs."
 
 _log = get_logger(__name__)
 
 
 def back_off_s(failures: int) -> float:
-    """Return the pause after so many failures in a row: 1, 2, 4 … 60 seconds. Pure."""
+    """Return the pause after a number of consecutive failures: 1, 2, 4 … 60 seconds. Pure."""
     return min(RETRY_LONGEST_S, 2.0 ** min(failures - 1, 10))
 
 
 class Reconciler:
-    """Looks at jobs. ``look`` is never run twice at once for the same job.
+    """Reconciles jobs. ``reconcile`` must not run twice at the same time for one job.
 
     Args:
-        settings: Deadlines and attempts.
+        settings: Deadlines and the maximum number of attempts.
         store: The jobs table.
-        ledgers: What jobs have written.
-        engines: Engines that are configured.
-        now: The clock.
+        ledgers: Ledgers of all jobs.
+        engines: Configured engines.
+        now: Returns the current time.
     """
 
     def __init__(
         self,
         settings: Settings,
         store: JobStore,
+        *,
         ledgers: Ledgers,
         engines: Mapping[EngineName, JobEngine],
         now: Callable[[], Moment] = utc_now,
@@ -64,19 +67,19 @@ class Reconciler:
         self._now = now
         self._failures: dict[str, int] = {}
 
-    async def look(self, job: JobRecord) -> None:
-        """Bring a job's row up to what ledger and engine say. Systems that are away are noted, and asked again later.
+    async def reconcile(self, job: JobRecord) -> None:
+        """Update the row of a job from its ledger and its engine. Unavailable systems are noted and tried again later.
 
         Cost: two small reads of the state store; one engine request when nothing new was read.
         """
         try:
-            await self._look(job)
+            await self._reconcile(job)
         except IngestionError as error:
             await self._postpone(job, error)
         else:
             self._failures.pop(job.id, None)
 
-    async def _look(self, job: JobRecord) -> None:
+    async def _reconcile(self, job: JobRecord) -> None:
         if find_phase(job) is JobPhase.CANCELING:
             await self._ledgers.request_abort(job.id, "canceled")
             await self._store.change(job, JobEvent.MARK_ABORT, abort_written_at=self._now())
@@ -93,7 +96,7 @@ class Reconciler:
                 return
         engine = self._engines.get(job.engine)
         if engine is None:
-            raise TransientError("engine_not_configured", f"this service has no {job.engine.value} cluster any more")
+            raise TransientError("engine_not_configured", f"Engine {job.engine.value!r} is not configured any more.")
         await self._act(job, engine, await engine.status(job.id, job.attempt))
 
     async def _act(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
@@ -105,7 +108,7 @@ class Reconciler:
             never_ran = status.state is EngineState.PENDING
             if never_ran or now - (job.cancel_requested_at or now) >= grace:
                 await engine.stop(job.id, job.attempt)
-                await self._look_again(job, STOP_REPEAT_S, note="the engine was told to stop the driver")
+                await self._check_later(job, STOP_REPEAT_S, note="A stop of the driver was requested from the engine.")
         elif status.state is EngineState.PENDING:
             await self._handle_pending(job, engine, status)
         elif job.state is JobState.SUBMITTED:
@@ -116,34 +119,36 @@ class Reconciler:
     async def _handle_pending(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
         waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
         if waited_s < self._settings.pending_timeout_s:
-            note = f"waits for {job.engine.value} to start its driver" + (f": {status.detail}" if status.detail else "")
+            note = f"Waiting for engine {job.engine.value!r} to start the driver. {status.detail}".rstrip()
             if job.note != note:
                 await self._store.update(job.id, {job.state}, note=note)
             return
-        # The marker first: should the engine start the driver after all, it ends at once.
+        # The marker first: if the engine starts the driver after all, the driver ends at once.
         await self._ledgers.request_abort(job.id, "never started")
         await engine.stop(job.id, job.attempt)
-        message = f"{job.engine.value} has not started the driver within {self._settings.pending_timeout_s:g} s"
-        message += f": {status.detail}" if status.detail else ""
-        await self._finish(job, end_without_result(job, "engine_never_started", message, self._now()))
+        timeout_s = self._settings.pending_timeout_s
+        message = f"Engine {job.engine.value!r} did not start the driver within {timeout_s:g} s. {status.detail}"
+        error = FatalError("engine_never_started", message.rstrip(), hint=_LOGS_HINT, attempt=job.attempt)
+        await self._finish(job, end_failed(error, self._now()))
 
     async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:
         now = self._now()
         since = now - (job.attempt_started_at or job.admitted_at or now)
         if status.state is EngineState.ABSENT and since.total_seconds() < ABSENT_GRACE_S:
             return
-        # The driver may have written its summary after our read and before its end.
+        # The driver may have written its summary after the read above and before its end.
         if await self._finish_by_summary(job):
             return
         if job.state is JobState.CANCELING:
             await self._finish(job, end_canceled(now))
         elif job.attempt >= self._settings.max_attempts:
-            message = f"{job.attempt} drivers in a row ended without a result; the last one: {status.detail}"
-            await self._finish(job, end_without_result(job, "driver_died", message, now))
+            message = f"All {job.attempt} attempts ended without a result. {status.detail}"
+            error = FatalError("driver_died", message.rstrip(), hint=_LOGS_HINT, attempt=job.attempt)
+            await self._finish(job, end_failed(error, now))
         else:
             _log.warning("driver died", extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
             pause = dt.timedelta(seconds=back_off_s(job.attempt))
-            note = f"attempt {job.attempt + 1} of {self._settings.max_attempts} follows: {status.detail}"
+            note = f"Attempt {job.attempt + 1} of {self._settings.max_attempts} follows. {status.detail}".rstrip()
             await self._store.change(
                 job,
                 JobEvent.RESTART,
@@ -160,7 +165,7 @@ class Reconciler:
         await self._finish(job, read_outcome(job, summary, self._now()))
         engine = self._engines.get(job.engine)
         if engine is not None and summary.get("attempt", job.attempt) != job.attempt:
-            # An earlier driver, thought dead, has finished the job: its successor has nothing to do.
+            # An earlier driver, considered dead, has finished the job: its successor has nothing to do.
             await engine.stop(job.id, job.attempt)
         return True
 
@@ -172,9 +177,9 @@ class Reconciler:
     async def _postpone(self, job: JobRecord, error: IngestionError) -> None:
         failures = self._failures.get(job.id, 0) + 1
         self._failures[job.id] = failures
-        _log.warning("job not looked at", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
-        await self._look_again(job, back_off_s(failures), note=f"{error.message}; looking again")
+        _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
+        await self._check_later(job, back_off_s(failures), note=f"{error.message} Retrying.")
 
-    async def _look_again(self, job: JobRecord, pause_s: float, *, note: str) -> None:
+    async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)
         await self._store.update(job.id, {job.state}, next_look_at=moment, note=note)

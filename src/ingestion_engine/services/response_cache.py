@@ -1,4 +1,4 @@
-"""Answers that callers share: one question for all who want it at once, and for a while after."""
+"""A cache of answers that coalesces requests: concurrent callers share one request, later ones its answer."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ T = TypeVar("T")
 
 
 class ResponseCache:
-    """Asks each question once for all tasks of one event loop that want its answer."""
+    """Makes each request once for all tasks of one event loop, and keeps its answer for a while."""
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, tuple[float, Any]] = {}
-        self._asking: dict[Hashable, asyncio.Future[Any]] = {}
+        self._pending: dict[Hashable, asyncio.Future[Any]] = {}
 
-    async def get(self, key: Hashable, ask: Callable[[], Awaitable[T]], *, keep_s: float) -> T:
-        """Return the answer kept under a key, that of a question on its way, or ask.
+    async def get(self, key: Hashable, request: Callable[[], Awaitable[T]], *, keep_s: float) -> T:
+        """Return the cached answer of a key, the answer of its pending request, or that of a new request.
 
-        Errors reach all who wait and are not kept, so that mending the cause helps at once.
+        Errors reach all waiting callers and are not cached, so that the next call after a repair succeeds.
 
         Args:
-            key: Which question.
-            ask: Asks it; also goes on when the caller gives up waiting.
-            keep_s: How long the answer is used again, in seconds.
+            key: Identifies the request.
+            request: Makes the request; continues when the caller is canceled.
+            keep_s: How long the answer is reused, in seconds.
         """
         kept = self._kept.get(key)
         if kept is not None and kept[0] > time.monotonic():
             return cast("T", kept[1])
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = self._asking[key] = asyncio.ensure_future(ask())
-            asking.add_done_callback(lambda asked: self._note(key, asked, keep_s))
-        return await asyncio.shield(asking)
+        pending = self._pending.get(key)
+        if pending is None:
+            pending = self._pending[key] = asyncio.ensure_future(request())
+            pending.add_done_callback(lambda done: self._keep(key, done, keep_s))
+        return await asyncio.shield(pending)
 
-    def _note(self, key: Hashable, asked: asyncio.Future[Any], keep_s: float) -> None:
-        del self._asking[key]
-        if asked.cancelled() or asked.exception() is not None:
+    def _keep(self, key: Hashable, done: asyncio.Future[Any], keep_s: float) -> None:
+        del self._pending[key]
+        if done.cancelled() or done.exception() is not None:
             return
         now = time.monotonic()
         self._kept = {name: entry for name, entry in self._kept.items() if entry[0] > now}
-        self._kept[key] = (now + keep_s, asked.result())
+        self._kept[key] = (now + keep_s, done.result())

@@ -1,4 +1,4 @@
-"""Search a collection: the query becomes a vector as its contract says, and every store is asked at once."""
+"""Search: embeds the query as the contract of the collection requires, and queries all stores concurrently."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 STORE_TIME_LIMIT_S: Final = 20.0
-"""For one store's answer; a person waits for it."""
+"""Time limit of one store; a person waits for the answer."""
 
 HIT_FIELDS: Final = (
     "key",
@@ -41,33 +41,33 @@ HIT_FIELDS: Final = (
     "metadata",
     "object_id",
 )
-"""Payload fields of an answer, in this order."""
+"""Payload fields of a hit, in this order."""
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """What to look for.
-
-    ``collection`` may name an alias. ``stores`` None means all stores of the collection; ``limit`` holds per store.
-    """
+    """A search request."""
 
     collection: str
+    """Name of a collection or an alias."""
     query: str
     limit: int
+    """Maximum number of hits per store."""
     stores: tuple[StoreName, ...] | None = None
+    """Stores to query; None means all stores of the collection."""
     where: SearchFilter = field(default_factory=SearchFilter)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Hits per store, best first, as JSON types; stores that failed are under ``errors`` instead."""
+    """Hits per store, best first, as JSON types; stores that failed are in ``errors`` instead."""
 
     collection: str
-    """What was searched: for an alias, what it stood for when the search began."""
+    """Collection that was searched: for an alias, the one it stood for when the search began."""
     alias: str | None
-    """The name that was asked, when it is an alias."""
+    """The requested name, when it is an alias."""
     model: str
     results: dict[StoreName, list[dict[str, Any]]]
     errors: dict[StoreName, dict[str, Any]]
@@ -75,12 +75,12 @@ class SearchAnswer:
 
 
 class SearchService:
-    """Searches. Shared by all requests.
+    """Searches collections. Shared by all requests.
 
     Args:
-        embedder: Makes the query's vector.
-        stores: Stores that are configured.
-        state: Holds the contracts; None when no state store is configured.
+        embedder: The embedder of queries.
+        stores: Configured vector stores.
+        state: The state store with the contracts; None when none is configured.
     """
 
     def __init__(self, embedder: Embedder, stores: Mapping[StoreName, VectorStore], state: StateStore | None) -> None:
@@ -89,22 +89,24 @@ class SearchService:
         self._state = state
 
     async def search(self, query: SearchQuery) -> SearchAnswer:
-        """Return the nearest points of every store asked.
+        """Return the nearest points of every requested store.
 
         Raises:
-            SubmissionError: "collection_not_found" (404); "store_not_in_collection" (422); "model_changed" (409) when
-            the model is
-                not the one that made the vectors; "text_too_long" (422); "state_unavailable", "embedder_unavailable",
-                "stores_unavailable" (503, the last only when every store asked is away).
+            SubmissionError: "collection_not_found" (404); "store_not_in_collection" (422); "model_changed" (409): the
+                model is not the one that made the vectors; "text_too_long" (422); "state_unavailable",
+                "embedder_unavailable", "stores_unavailable" (503, the last one only when no requested store
+                responds).
 
-        Cost: one read of the state store, one description and one embed call, one request per store.
+        Cost: two or three reads of the state store, one description and one embed call, one request per store.
         """
         began = time.monotonic()
         contract = await require_contract(self._state, query.collection)
         while True:
             names = self._choose_stores(contract, query.stores)
             vector = await self._embed(contract, query.query)
-            found = await asyncio.gather(*(self._ask(name, contract.collection, query, vector) for name in names))
+            found = await asyncio.gather(
+                *(self._query(name, vector, collection=contract.collection, query=query) for name in names)
+            )
             results = {name: hits for name, hits in zip(names, found, strict=True) if isinstance(hits, list)}
             errors = {
                 name: error for name, error in zip(names, found, strict=True) if isinstance(error, IngestionError)
@@ -141,8 +143,8 @@ class SearchService:
             if name not in contract.stores:
                 raise SubmissionError(
                     "store_not_in_collection",
-                    f"collection {contract.collection!r} is not in {name.value}",
-                    hint=f"it is in {', '.join(contract.stores)}",
+                    f"Collection {contract.collection!r} is not in store {name.value!r}.",
+                    hint=f"Use one of its stores: {', '.join(contract.stores)}.",
                     field="stores",
                 )
         return names
@@ -153,9 +155,9 @@ class SearchService:
             if model.digest != contract.model_digest:
                 raise SubmissionError(
                     "model_changed",
-                    f"collection {contract.collection!r} was made with {contract.model!r} of digest "
-                    f"{contract.model_digest}; the embedder now has {model.digest}",
-                    hint="vectors of two models cannot be compared; bring the old model back or make a new collection",
+                    f"Collection {contract.collection!r} was created with digest {contract.model_digest!r} of model "
+                    f"{contract.model!r}; the embedder now has digest {model.digest!r}.",
+                    hint="Restore the old model or create a new collection; vectors of two models cannot be compared.",
                     status=409,
                 )
             vectors = await self._embedder.embed(contract.model, [contract.query_prefix + text])
@@ -163,34 +165,39 @@ class SearchService:
             raise
         except TransientError as error:
             raise SubmissionError(
-                "embedder_unavailable", f"the embedder is away: {error.message}", hint="try again later", status=503
+                "embedder_unavailable",
+                f"The embedder is unavailable: {error.message}",
+                hint="Try again later.",
+                status=503,
             ) from error
         except FatalError as error:
             raise SubmissionError(error.code, error.message, hint=error.hint, status=503) from error
         except IngestionError as error:
-            raise SubmissionError(error.code, error.message, hint="shorten the query", field="query") from error
+            raise SubmissionError(error.code, error.message, hint="Shorten the query.", field="query") from error
         row: npt.NDArray[np.float32] = vectors[0]
         return row
 
-    async def _ask(
-        self, name: StoreName, collection: str, query: SearchQuery, vector: npt.NDArray[np.float32]
+    async def _query(
+        self, name: StoreName, vector: npt.NDArray[np.float32], *, collection: str, query: SearchQuery
     ) -> list[SearchHit] | IngestionError:
-        """Ask one store; its failure is a value, so that the others still answer."""
+        """Query one store; a failure is returned, so that the other stores still answer."""
         store = self._stores.get(name)
         if store is None:
-            return FatalError("store_not_configured", f"this service has no {name.value}")
+            return FatalError("store_not_configured", f"Store {name.value!r} is not configured.")
         try:
             async with asyncio.timeout(STORE_TIME_LIMIT_S):
                 return await store.search(collection, vector, limit=query.limit, where=query.where)
         except TimeoutError:
-            return TransientError("store_unavailable", f"{name.value} has not answered within {STORE_TIME_LIMIT_S:g} s")
+            return TransientError(
+                "store_unavailable", f"Store {name.value!r} did not answer within {STORE_TIME_LIMIT_S:g} s."
+            )
         except IngestionError as error:
             _log.warning("store not searched", extra={"store": name.value, **error.log_fields()})
             return error
 
 
 def render_hit(hit: SearchHit) -> dict[str, Any]:
-    """Return a hit as JSON types; fields without a value are left out. Pure."""
+    """Return a hit as JSON types, without fields that have no value. Pure."""
     fields = {name: hit.payload[name] for name in HIT_FIELDS if name in hit.payload}
     return {"point_id": hit.point_id, "score": round(hit.score, 6), **fields}
 
@@ -201,8 +208,8 @@ def _no_store(errors: Mapping[StoreName, IngestionError]) -> SubmissionError:
     ]
     return SubmissionError(
         "stores_unavailable",
-        "no store could be searched: " + "; ".join(f"{name}: {error.message}" for name, error in errors.items()),
-        hint="GET /readyz shows what is away",
+        "No store could be searched. " + " ".join(f"{name}: {error.message}" for name, error in errors.items()),
+        hint="Try again later; GET /readyz shows which systems are unavailable.",
         status=503,
         errors=listed,
     )

@@ -24,39 +24,39 @@ from ingestion_engine.submission.kubernetes.spark_manifest import (
 )
 
 EXAMPLE_JOB_ID: Final = "job-" + "0" * 26
-"""Stands for the id in a manifest that is only shown."""
+"""Id in a manifest that is only shown."""
 
 STATES: Final = {
-    "": (EngineState.PENDING, "the Spark operator has not looked at it yet"),
-    "SUBMITTED": (EngineState.PENDING, "Kubernetes is starting the driver"),
-    "RUNNING": (EngineState.RUNNING, "the driver runs"),
-    "COMPLETED": (EngineState.ENDED, "the driver ended"),
-    "FAILED": (EngineState.ENDED, "the driver failed"),
-    "SUBMISSION_FAILED": (EngineState.PENDING, "spark-submit failed; the operator tries again or gives up"),
-    "PENDING_RERUN": (EngineState.PENDING, "the operator is about to submit it again"),
-    "INVALIDATING": (EngineState.PENDING, "somebody changed it; the operator is about to submit it again"),
-    "SUCCEEDING": (EngineState.RUNNING, "the driver has ended well; the operator is about to say so"),
-    "FAILING": (EngineState.RUNNING, "the driver has failed; the operator is about to say so"),
-    "SUSPENDING": (EngineState.RUNNING, "somebody suspends it; the driver is being stopped"),
-    "SUSPENDED": (EngineState.PENDING, "somebody has suspended it"),
-    "RESUMING": (EngineState.PENDING, "it is being resumed"),
-    "UNKNOWN": (EngineState.RUNNING, "Kubernetes has lost sight of the driver"),
+    "": (EngineState.PENDING, "The Spark operator has not processed it yet."),
+    "SUBMITTED": (EngineState.PENDING, "Kubernetes is starting the driver."),
+    "RUNNING": (EngineState.RUNNING, "The driver is running."),
+    "COMPLETED": (EngineState.ENDED, "The driver ended."),
+    "FAILED": (EngineState.ENDED, "The driver failed."),
+    "SUBMISSION_FAILED": (EngineState.PENDING, "spark-submit failed; the Spark operator retries or gives up."),
+    "PENDING_RERUN": (EngineState.PENDING, "The Spark operator is about to submit it again."),
+    "INVALIDATING": (EngineState.PENDING, "It was modified; the Spark operator is about to submit it again."),
+    "SUCCEEDING": (EngineState.RUNNING, "The driver has succeeded; the Spark operator is about to report it."),
+    "FAILING": (EngineState.RUNNING, "The driver has failed; the Spark operator is about to report it."),
+    "SUSPENDING": (EngineState.RUNNING, "It is being suspended; the driver is being stopped."),
+    "SUSPENDED": (EngineState.PENDING, "It is suspended."),
+    "RESUMING": (EngineState.PENDING, "It is being resumed."),
+    "UNKNOWN": (EngineState.RUNNING, "Kubernetes does not know the state of the driver."),
 }
-"""Every state of the operator (``api/v1beta2/sparkapplication_types.go`` of 2.5.2) in the product's words.
+"""Every state of the operator (``api/v1beta2/sparkapplication_types.go`` of 2.5.2) as a state of an engine.
 
-Only COMPLETED and FAILED are ends: the operator leaves every other state by itself. The ledger alone says whether a job
-succeeded.
+Only COMPLETED and FAILED are final: the operator leaves every other state by itself. The ledger alone decides whether a
+job succeeded.
 """
 
 
 class SparkService:
-    """Starts, looks at and stops drivers in one namespace.
+    """Starts, observes and stops drivers in one namespace.
 
     Args:
-        settings: ``spark`` must name a namespace.
-        api: The cluster.
-        pod_templates: What ``settings.spark.pod_template`` holds.
-        now: The clock.
+        settings: Settings with a namespace in ``spark``.
+        api: Client of the cluster.
+        pod_templates: Content of the file ``settings.spark.pod_template``.
+        now: Returns the current time.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class SparkService:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SparkService:
-        """Connect lazily to the cluster of ``settings.spark``, whose namespace must be set.
+        """Return a service that connects lazily to the cluster of ``settings.spark``; the namespace must be set.
 
         Raises:
-            FatalError: "engine_misconfigured": the file with pod templates cannot be read.
+            FatalError: "engine_misconfigured": the file of pod templates cannot be read.
         """
         spark = settings.spark
         assert spark.namespace is not None
@@ -84,18 +84,18 @@ class SparkService:
         return cls(settings, api, read_pod_templates(spark.pod_template))
 
     def reference(self, job_id: str, attempt: int) -> str:
-        """The name of an attempt's SparkApplication."""
+        """Return the name of the SparkApplication of an attempt."""
         return name_application(job_id, attempt)
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
-        """Create an attempt's SparkApplication; return also when it had been created before. At most two requests.
+        """Create the SparkApplication of an attempt, unless it exists already. At most two requests.
 
         Raises:
-            SubmissionError: "engine_refused": settings or cluster refuse the manifest for good, or the name is taken by
-                something else.
-            TransientError: not created, as far as known.
+            SubmissionError: "engine_refused": settings or cluster refuse the manifest permanently, or another
+                application has the name.
+            TransientError: it was not created, as far as is known.
         """
-        manifest = build_manifest(job_id, attempt, spec_uri, parallelism, self._settings, self._pod_templates)
+        manifest = self._build_manifest(job_id, attempt, spec_uri, parallelism=parallelism)
         try:
             if await self._api.create_application(manifest) is not None:
                 return
@@ -104,14 +104,16 @@ class SparkService:
                 return
             raise
         if not await self._was_created(manifest):
-            raise TransientError("engine_error", "a SparkApplication of that name has just gone", maybe_started=True)
+            name = manifest["metadata"]["name"]
+            message = f"SparkApplication {name!r} was deleted during the submission."
+            raise TransientError("engine_error", message, maybe_started=True)
 
     async def _was_created(self, manifest: dict[str, Any]) -> bool:
-        """Look an application up after an ambiguous answer; True when it is there and ours.
+        """Return whether the application of a manifest exists, after an ambiguous response.
 
         Raises:
-            SubmissionError: "engine_refused": the name is taken by something else.
-            TransientError: still not known; ``maybe_started`` is True.
+            SubmissionError: "engine_refused": another application has the name.
+            TransientError: it is still unknown; ``maybe_started`` is True.
         """
         name = manifest["metadata"]["name"]
         try:
@@ -126,35 +128,36 @@ class SparkService:
         if not same or list(found.arguments) != manifest["spec"]["arguments"]:
             raise SubmissionError(
                 "engine_refused",
-                f"the SparkApplication {name} exists and belongs to something else",
-                hint="two services with different state stores must not share a namespace",
+                f"SparkApplication {name!r} exists and belongs to another job or service.",
+                hint="Use one namespace per service: services with different state stores must not share one.",
             )
         return True
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
-        """Look at an attempt. One request.
+        """Return the state of an attempt. One request.
 
-        An application that the operator does not touch stays PENDING, and ``detail`` says so after
+        An application that the operator ignores stays PENDING; ``detail`` reports it after
         ``INGEST_SPARK__NEVER_STARTED_S``.
         """
         application = await self._api.get_application(self.reference(job_id, attempt))
         if application is None:
-            return EngineStatus(EngineState.ABSENT, "Kubernetes does not know the attempt")
+            return EngineStatus(EngineState.ABSENT, "Kubernetes does not know the attempt.")
         known = STATES.get(application.state)
         if known is None:
             raise TransientError(
-                "engine_unexpected_answer", "the Spark operator gives a state that this version does not know"
+                "engine_unexpected_answer",
+                f"The Spark operator reported the unknown state {application.state!r}.",
             )
         state, detail = known
         if application.deleting and state is EngineState.PENDING:
-            return EngineStatus(EngineState.ENDED, "it was deleted before its driver started")
+            return EngineStatus(EngineState.ENDED, "It was deleted before its driver started.")
         if application.state == "" and self._is_ignored(application):
             detail = (
-                f"the Spark operator does nothing: it is absent, or does not watch namespace "
-                f"{self._settings.spark.namespace}"
+                f"The Spark operator does not process it: it is not installed, or does not watch namespace "
+                f"{self._settings.spark.namespace!r}."
             )
         elif application.error_message:
-            detail = f"{detail}: {_shorten(application.error_message)}"
+            detail = f"{detail} {_shorten(application.error_message)}"
         return EngineStatus(state, detail)
 
     def _is_ignored(self, application: SparkApplication) -> bool:
@@ -163,11 +166,11 @@ class SparkService:
         return (self._now() - application.created_at).total_seconds() > self._settings.spark.never_started_s
 
     async def stop(self, job_id: str, attempt: int) -> None:
-        """Delete an attempt's SparkApplication; Kubernetes stops its driver first."""
+        """Delete the SparkApplication of an attempt; Kubernetes stops its driver first."""
         await self._api.delete_application(self.reference(job_id, attempt))
 
     async def logs(self, job_id: str, attempt: int) -> str | None:
-        """The end of the driver's output, or None when its pod is gone. At most two requests."""
+        """Return the end of the driver's output, or None when its pod is gone. At most two requests."""
         application = await self._api.get_application(self.reference(job_id, attempt))
         return None if application is None else await self._api.read_driver_log(application.driver_pod)
 
@@ -180,21 +183,31 @@ class SparkService:
         await self._api.close()
 
     def manifest(self, spec: JobSpec, attempt: int) -> dict[str, Any]:
-        """Return the SparkApplication that ``submit`` creates for a job. Pure. Raises SubmissionError."""
+        """Return the SparkApplication that ``submit`` creates for an attempt. Pure. Raises SubmissionError."""
         spec_uri = JobUri(spec.state_url, spec.job_id).spec_uri
-        return build_manifest(spec.job_id, attempt, spec_uri, spec.parallelism, self._settings, self._pod_templates)
+        return self._build_manifest(spec.job_id, attempt, spec_uri, parallelism=spec.parallelism)
 
     def show_manifest(self, request: JobRequest) -> dict[str, Any]:
-        """Return the SparkApplication that a request would create, under an example's id. Raises SubmissionError.
+        """Return the SparkApplication that a request would create, with an example id. Raises SubmissionError.
 
-        The answer of ``POST /spark/manifest`` (``api.context.Parts.spark_manifest``). A state URL must be set.
+        The response of ``POST /spark/manifest`` (``api.context.Parts.spark_manifest``). A state URL must be set.
         """
         granted = grant_parallelism(self._settings, request)
-        spec = make_spec(self._settings, request, EngineName.SPARK, EXAMPLE_JOB_ID, parallelism=granted)
+        spec = make_spec(self._settings, request, engine=EngineName.SPARK, job_id=EXAMPLE_JOB_ID, parallelism=granted)
         return self.manifest(spec, 1)
+
+    def _build_manifest(self, job_id: str, attempt: int, spec_uri: str, *, parallelism: int) -> dict[str, Any]:
+        return build_manifest(
+            job_id,
+            attempt,
+            spec_uri,
+            parallelism=parallelism,
+            settings=self._settings,
+            pod_templates=self._pod_templates,
+        )
 
 
 def _shorten(message: str) -> str:
-    """The last line of what the operator relays: for spark-submit that is the exception's own text."""
+    """Return the last line of an operator's error message; for spark-submit this is the text of the exception."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""

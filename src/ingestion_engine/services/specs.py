@@ -1,4 +1,4 @@
-"""From a request to the frozen spec that driver and workers obey. Pure but for the clock."""
+"""Makes the frozen spec of a job from its request and the service's settings. Pure except for the clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ingestion_engine.services.shares import choose_share
 
 
 def name_model(settings: Settings, request: JobRequest) -> str:
-    """Return the embedding model of a request after defaults. Pure."""
+    """Return the embedding model of a request, or the default model. Pure."""
     return request.embedding.model or settings.ollama.model
 
 
@@ -30,12 +30,12 @@ def make_spec(
 
     Args:
         settings: The service's settings, whose limits and endpoints are frozen into the spec.
-        request: What was asked.
-        engine: Where partitions run.
-        job_id: The job.
-        parallelism: What was granted, at most what was asked.
-        share: Embedding requests in flight per partition, as granted; None means what the job gets when it is alone.
-        only_keys_path: Where the state store holds the keys to look at; None means all under the prefix.
+        request: The request.
+        engine: Engine that runs the partitions.
+        job_id: Id of the job.
+        parallelism: Granted number of parallel partitions, at most the requested one.
+        share: Granted embedding requests in flight per partition; None means the share of a job that is alone.
+        only_keys_path: Path in the state store of the keys to process; None means all keys under the prefix.
 
     ``settings.state_url`` must be set.
     """
@@ -59,9 +59,9 @@ def make_spec(
 
 
 def freeze_limits(settings: Settings, share: int) -> FrozenLimits:
-    """Return the limits in force for one partition's worker, with ``share`` embedding requests in flight. Pure.
+    """Return the limits of the worker of one partition, with ``share`` embedding requests in flight. Pure.
 
-    Rates are shared like requests: a partition gets ``share / embed_in_flight`` of the texts per second.
+    Rates are divided like requests: a partition gets ``share / embed_in_flight`` of the texts per second.
     """
     rate = settings.embed.texts_per_second
     return FrozenLimits(

@@ -68,7 +68,7 @@ async def require_contract(state: StateStore | None, collection: str) -> Collect
         raise SubmissionError(
             "collection_not_found",
             f"Collection {collection!r} does not exist.",
-            hint="GET /collections lists all collections; a job creates its collection when it first writes.",
+            hint="List collections with GET /collections; a job creates its collection when it first writes.",
             status=404,
             field="collection",
         )

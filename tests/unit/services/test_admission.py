@@ -35,21 +35,21 @@ def test_a_busy_collection_holds_up_its_own_jobs_only() -> None:
     jobs = [running, queued(2, "notes"), queued(3, "other")]
     assert admitted(jobs, {"job-2": 1, "job-3": 1}) == {"job-2": None, "job-3": 1}
     decisions = admit_jobs(jobs, limit=8, wanted=lambda _job, _free: Grant(1, 1))
-    assert decisions[0].note == "waits for job job-1 on the same collection"
+    assert decisions[0].note == "Waiting for job job-1, which uses the same collection."
 
 
 def test_an_engine_that_is_away_holds_up_its_own_jobs_only() -> None:
     """Jobs of another engine pass."""
     jobs = [queued(1, "a"), queued(2, "b", engine=EngineName.SPARK)]
     away = {EngineName.RAY: "away"}
-    assert admitted(jobs, {"job-1": 4, "job-2": 4}, away=away) == {"job-1": None, "job-2": 4}
+    assert admitted(jobs, {"job-1": 4, "job-2": 4}, unavailable=away) == {"job-1": None, "job-2": 4}
 
 
 def test_a_job_holds_all_its_partitions_requests() -> None:
     """Both what is free and what a job needs are told in requests, not in partitions."""
     running = queued(1, "a", admitted_at=utc_now(), parallelism=2, spec=frozen(2, 2))
     (decision,) = admit_jobs([running, queued(2, "b")], limit=8, wanted=lambda _job, free: Grant(3, free // 2))
-    assert decision.note == "waits for embedding capacity: needs 6, 4 of 8 free"
+    assert decision.note == "Waiting for embedding capacity: needs 6, 4 of 8 requests are free."
     (decision,) = admit_jobs([running, queued(2, "b")], limit=10, wanted=lambda _job, free: Grant(2, free // 2))
     assert decision.grant == Grant(2, 3)
 
@@ -63,9 +63,9 @@ def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
         return job.grant or Grant(1, 1)
 
     beside = admit_jobs([queued(1, "a", admitted_at=utc_now(), parallelism=1), large], limit=8, wanted=want)
-    assert beside[0].note == "waits for embedding capacity: needs 8, 7 of 8 free"
+    assert beside[0].note == "Waiting for embedding capacity: needs 8, 7 of 8 requests are free."
     alone = admit_jobs([large, other], limit=8, wanted=want)
     assert [decision.grant for decision in alone] == [Grant(4, 4), None]
     running = dataclasses.replace(large, admitted_at=utc_now(), parallelism=2)
     (behind,) = admit_jobs([running, other], limit=8, wanted=want)
-    assert behind.note == "waits for embedding capacity: needs 1, 0 of 8 free"
+    assert behind.note == "Waiting for embedding capacity: needs 1, 0 of 8 requests are free."

@@ -343,7 +343,9 @@ async def test_a_job_with_an_alias_gets_a_collection_of_its_own(plane: Plane) ->
     _, second = await call(plane, "POST", "/ray/jobs", json=body)
     assert second["collection"] > first["collection"]
     await plane.look()
-    assert (await plane.job(second["job_id"]))["note"] == f"waits for job {first['job_id']} on the same alias"
+    assert (await plane.job(second["job_id"]))[
+        "note"
+    ] == f"Waiting for job {first['job_id']}, which uses the same alias."
     job = await plane.job(first["job_id"])
     assert (job["collection"], job["alias"], job["request"]["collection"]) == (
         first["collection"],

@@ -64,7 +64,7 @@ async def test_a_job_keeps_the_share_it_was_first_given(world: World) -> None:
         await plane.look()
         assert Ledger(world.state, first).read_spec().limits.embed_in_flight == 2
         assert world.engine.parallelism == {first: 1}
-        assert (await plane.job(second))["note"] == "waits for embedding capacity: needs 1, 0 of 2 free"
+        assert (await plane.job(second))["note"] == "Waiting for embedding capacity: needs 1, 0 of 2 requests are free."
         world.engine.finish(first)
         await plane.look(3)
         assert (await plane.job(second))["state"] == "submitted"
@@ -123,7 +123,7 @@ async def test_a_dead_driver_is_followed_by_the_next_attempt(world: World) -> No
         await plane.look(1)
         job = await plane.job(job_id)
         assert job["attempt"] == 2
-        assert "attempt 2 of 2 follows" in job["note"]
+        assert "Attempt 2 of 2 follows" in job["note"]
         await _skip_pause(plane.services.store, job_id)
         await plane.look(1)
         assert world.engine.submits == [f"{job_id}-01", f"{job_id}-02"]
@@ -156,7 +156,7 @@ async def test_a_queued_job_is_canceled_at_once(world: World) -> None:
         first = await plane.submit()
         second = await plane.submit()
         await plane.look()
-        assert "waits for job" in (await plane.job(second))["note"]
+        assert "Waiting for job" in (await plane.job(second))["note"]
         answer = await plane.client.post(f"/jobs/{second}/cancel")
         assert (answer.status_code, answer.json()["state"]) == (202, "canceled")
         assert (await plane.client.post(f"/jobs/{second}/cancel")).json()["state"] == "canceled"
@@ -225,7 +225,7 @@ async def test_an_engine_that_says_when_is_asked_then(world: World, asked_s: flo
         await plane.look()
         job = await plane.job(job_id)
         created = dt.datetime.fromisoformat(job["created_at"])
-        told = dt.time.fromisoformat(job["note"].rpartition(" at ")[2])
+        told = dt.time.fromisoformat(job["note"].rpartition(" at ")[2].rstrip("."))
         waits_s = (dt.datetime.combine(created, told) - created).total_seconds() % 86_400
         assert pause_s - 1 <= waits_s < pause_s + 20
 
@@ -237,7 +237,7 @@ async def test_many_jobs_that_find_one_outage_count_as_one(world: World) -> None
         jobs = [await plane.submit(collection=f"c{number}", parallelism=1) for number in range(5)]
         await plane.look(3)
         for job_id in jobs:
-            assert "attempt 1 to submit failed" in (await plane.job(job_id))["note"]
+            assert "Submission 1 failed" in (await plane.job(job_id))["note"]
 
 
 async def test_an_uncertain_submission_keeps_its_share(world: World) -> None:
@@ -307,7 +307,7 @@ async def test_one_bad_job_does_not_stop_the_others(world: World) -> None:
         await plane.look()
         assert (await plane.job(good))["state"] == "succeeded"
         job = await plane.job(bad)
-        assert "internal error" in job["note"]
+        assert "Internal error" in job["note"]
         assert job["state"] == "submitted"
 
 

@@ -409,7 +409,7 @@ class TestStatus:
         cluster.items[NAME]["metadata"]["creationTimestamp"] = f"2026-01-01T{created}Z"
         found = await service.status(JOB, 1)
         assert found.state is EngineState.PENDING
-        assert ("does not watch namespace spark" in found.detail) is ignored
+        assert ("does not watch namespace 'spark'" in found.detail) is ignored
 
 
 class TestEnd:

@@ -65,7 +65,9 @@ def make_settings(**spark: Any) -> Settings:
 
 
 def build(parallelism: int = 4, templates: Any = None, **spark: Any) -> dict[str, Any]:
-    return build_manifest(JOB, 1, URI, parallelism, make_settings(**spark), templates)
+    return build_manifest(
+        JOB, 1, URI, parallelism=parallelism, settings=make_settings(**spark), pod_templates=templates
+    )
 
 
 CASES = {
@@ -163,7 +165,7 @@ def test_secrets_are_named_and_never_held() -> None:
         qdrant={"url": "http://q", "api_key": "planted-qdrant"},
         weaviate={"url": "http://w", "api_key": "planted-weaviate"},
     )
-    text = json.dumps(build_manifest(JOB, 1, URI, 2, settings))
+    text = json.dumps(build_manifest(JOB, 1, URI, parallelism=2, settings=settings))
     assert "planted" not in text
     assert '"envFrom": [{"secretRef": {"name": "ingest-credentials"}}]' in text
 

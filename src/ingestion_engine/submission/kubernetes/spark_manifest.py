@@ -80,6 +80,7 @@ def build_manifest(
     job_id: str,
     attempt: int,
     spec_uri: str,
+    *,
     parallelism: int,
     settings: Settings,
     pod_templates: PodTemplates | None = None,
