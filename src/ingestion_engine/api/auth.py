@@ -26,6 +26,7 @@ from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.jobs import job_not_found
 
 _log = get_logger(__name__)
 
@@ -85,9 +86,7 @@ class Principal:
     def check_job(self, job: JobRecord) -> JobRecord:
         """Return a job that the caller may see. Raises SubmissionError "job_not_found" (404), as for an unknown job."""
         if self.is_restricted and job.owner != self.name:
-            raise SubmissionError(
-                "job_not_found", f"Job {job.id!r} does not exist.", hint="List jobs with GET /jobs.", status=404
-            )
+            raise job_not_found(job.id)
         return job
 
 
