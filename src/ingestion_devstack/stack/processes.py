@@ -95,7 +95,7 @@ class Ports:
         for candidate in (self._remembered.get(name, 0), preferred, *([0] * 64)):
             port = candidate or _any_port()
             twins = [port, port + 10_000] if grpc_twin else [port]
-            if all(twin <= 65_535 and twin not in self._taken and is_free(twin) for twin in twins):
+            if all(twin <= 65_535 and twin not in self._taken and _is_free(twin) for twin in twins):
                 self._taken.update(twins)
                 self.by_name[name] = port
                 return port
@@ -108,7 +108,7 @@ def _any_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
+def _is_free(port: int) -> bool:
     """Return whether a server could listen on this loopback port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

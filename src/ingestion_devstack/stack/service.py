@@ -145,25 +145,11 @@ class Service:
         return f"The last lines of {path}:\n{tail}" if tail else f"Its log {path} is empty."
 
 
-def answers(
-    url: str,
-    *,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-    method: str = "GET",
-    trusting: ssl.SSLContext | bool = True,
-) -> bool:
-    """Return whether the server answers with this status now.
-
-    Args:
-        url: Address of the check.
-        status: The expected status.
-        headers: Headers of the request.
-        method: Method of the request.
-        trusting: TLS context with the server's authority; True means the system's.
+def answers(url: str, *, headers: Mapping[str, str] | None = None, trusting: ssl.SSLContext | bool = True) -> bool:
+    """Return whether GET answers 200 now; `trusting` is the TLS context with the server's authority.
 
     Raises:
         httpx.HTTPError: no server answers.
     """
-    answer = httpx.request(method, url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
-    return answer.status_code == status
+    answer = httpx.get(url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
+    return answer.status_code == httpx.codes.OK
