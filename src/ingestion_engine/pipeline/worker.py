@@ -18,7 +18,7 @@ from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import COMPARISONS, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
-from ingestion_engine.pipeline.parity.parity import ParityRun
+from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext

@@ -15,7 +15,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_p
 from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, PlannedObject, Point
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
-from ingestion_engine.pipeline.parity.store_reads import PointIds, remove_other_points
+from ingestion_engine.pipeline.stored_copies import PointIds, remove_other_points
 from ingestion_engine.pipeline.points import PointStamp, build_points
 from ingestion_engine.pipeline.spool import next_items
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points

@@ -29,7 +29,7 @@ from ingestion_engine.domain.spec import CollectionContract, Source
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.plan.diff import INTERRUPTED
 from ingestion_engine.driver.plan.selection import Selection
-from ingestion_engine.pipeline.parity.parity import VECTORS_UNKNOWN
+from ingestion_engine.pipeline.parity.check_partition import VECTORS_UNKNOWN
 from ingestion_engine.state.object_table.table import ObjectTable
 
 RANGE_POINTS = 500_000

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ingestion_engine.domain.ids import PointId, add_digests, digest_point, digest_vector, hash_json
 from ingestion_engine.domain.records import StoredPoint
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.pipeline.parity.store_reads import Copies
+from ingestion_engine.pipeline.stored_copies import Copies
 from ingestion_engine.pipeline.reuse import EXACT_FIRST, are_close
 
 MODULUS = 1 << 128

@@ -32,7 +32,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.parity.compare import Choice, Comparison, Differences, Expected, Verdict
-from ingestion_engine.pipeline.parity.store_reads import ID_DTYPE, WINDOW_CHUNKS, Copies, read_copies
+from ingestion_engine.pipeline.stored_copies import ID_DTYPE, WINDOW_CHUNKS, Copies, read_copies
 from ingestion_engine.pipeline.reuse import EXACT_FIRST
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
 from ingestion_engine.pipeline.worker_context import WorkerContext
