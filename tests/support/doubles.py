@@ -363,15 +363,15 @@ class InProcessEngine:
         schema = SchemaWatch(self.stores, contract)
         table = ObjectTable(self.state, collection)
         return WorkerContext(
-            spec,
-            contract,
-            None,
-            lease.epoch,
-            self.source,
-            self.embedder,
-            self.stores,
-            check,
-            schema,
-            table,
+            spec=spec,
+            contract=contract,
+            context_length=None,
+            epoch=lease.epoch,
+            source=self.source,
+            embedder=self.embedder,
+            stores=self.stores,
+            lease=check,
+            schema=schema,
+            table=table,
             large_bytes=self.large_bytes,
         )

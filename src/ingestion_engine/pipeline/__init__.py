@@ -1,4 +1,4 @@
-"""The worker and its stages, one file each; the runner holds the only concurrency.
+"""The worker and its stages, one file each; only the runner decides about concurrency.
 
 What does not belong: vendor SDKs.
 """

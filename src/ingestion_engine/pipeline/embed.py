@@ -1,9 +1,9 @@
-"""Embed: ``Sequence[Chunk] → EmbeddedChunk``s, with refused batches halved down to the guilty text."""
+"""Embed: ``Sequence[Chunk] → EmbeddedChunk``s; a refused batch is halved until the refused text is found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.errors import ObjectError, TextRefused
@@ -15,34 +15,35 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TEXT_TOO_LONG = "text_too_long"
-"""The one refusal that has a cure: the chunk is cut in two, both parts are embedded whole."""
+"""The only refusal that can be resolved: the chunk is cut in two, and both parts are embedded."""
 
 
 @dataclass(slots=True)
 class EmbedStage:
-    """How this job embeds: the model and the string put before each text. Counts its requests."""
+    """Embeds batches of chunks and counts its requests."""
 
     embedder: Embedder
     model: str
     prefix: str
+    """Text put before each chunk."""
     split: Callable[[Chunk], tuple[Chunk, Chunk] | None]
-    """Halves a chunk that is too long for the model; None when it cannot be."""
-    calls: int = 0
-    """Requests answered for good, with vectors or with a refusal; the adapter's own quick retries do not count."""
-    texts: int = 0
+    """Returns the halves of a chunk that is too long for the model, or None if it cannot be cut."""
+    calls: int = field(default=0, init=False)
+    """Requests that returned vectors or a refusal; the adapter's own retries are not counted."""
+    texts: int = field(default=0, init=False)
     """Vectors received."""
 
     async def embed_chunks(self, chunks: Sequence[Chunk]) -> list[list[EmbeddedChunk] | ObjectError]:
-        """Embed one batch; result[i] belongs to chunks[i]: one embedded chunk, several when it was too long, or why
-        not.
+        """Embed one batch; result[i] belongs to chunks[i].
 
-        Deterministic for a deterministic embedder. Parts of a chunk that was cut have provisional ids.
+        A result is one embedded chunk, several for a chunk that was too long, or the error. Deterministic for a
+        deterministic embedder. The parts of a cut chunk have provisional ids.
 
         Raises:
             FatalError: the job stops ("model_not_found").
             TransientError: still failing at the adapter's deadline; the partition will be retried.
 
-        Cost: one request per batch; at most 2n-1 when items are refused one by one, plus two for every cut.
+        Cost: one request per batch; at most 2n-1 when texts are refused one by one, plus two per cut.
         """
         vectors = await self._embed_or_halve([self.prefix + chunk.text for chunk in chunks])
         results: list[list[EmbeddedChunk] | ObjectError] = []

@@ -1,4 +1,4 @@
-"""What an object's chunks become, kept until all of them have their vectors: in memory, or in a temporary file."""
+"""Keep an object's embedded chunks until all of them have vectors: in memory, or in a temporary file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ingestion_engine.pipeline.spool import TempFile, disk_errors
 
 
 class Slots(Protocol):
-    """Where embedded chunks are kept, by the index of the chunk they were made of."""
+    """Storage of embedded chunks by the index of their original chunk."""
 
     def __setitem__(self, index: int, items: list[EmbeddedChunk], /) -> None:
-        """Keep what became of a chunk."""
+        """Keep the embedded chunks of one chunk."""
 
     def __getitem__(self, index: int, /) -> list[EmbeddedChunk]:
-        """Return it."""
+        """Return the embedded chunks of one chunk."""
 
 
 class SpilledSlots(TempFile):
-    """Slots in a temporary file: first all are kept, then they are read.
+    """Slots in a temporary file: write all of them before reading any.
 
-    Memory: twelve bytes per slot. Cost: about 10 microseconds to keep a chunk with its vector and to read it again.
+    Memory: twelve bytes per slot. Cost: about 10 microseconds to write a chunk with its vector and read it again.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SpilledSlots(TempFile):
         self._at = 0
 
     def __setitem__(self, index: int, items: list[EmbeddedChunk]) -> None:
-        """Keep what became of a chunk. Raises TransientError ("temp_files_failed")."""
+        """Keep the embedded chunks of one chunk. Raises TransientError ("temp_files_failed")."""
         missing = index + 1 - len(self._places)
         if missing > 0:
             self._places.extend([-1] * missing)
@@ -49,18 +49,18 @@ class SpilledSlots(TempFile):
         self._at += len(data)
 
     def __getitem__(self, index: int) -> list[EmbeddedChunk]:
-        """Return it; cheap in the order in which slots were filled. Raises TransientError ("temp_files_failed")."""
+        """Return the embedded chunks of one chunk; cheap in the order of writing. Raises TransientError."""
         place, size = self._places[index], self._sizes[index]
         with disk_errors():
-            if self._at != place or index == 0:  # the first read also writes out what waits to be written
+            if self._at != place or index == 0:  # the first read also flushes the write buffer
                 self.file.seek(place)
             data = self.file.read(size)
         self._at = place + size
-        return [_from_row(row) for row in pickle.loads(data)]  # noqa: S301 - a file without a name is ours alone
+        return [_from_row(row) for row in pickle.loads(data)]  # noqa: S301 - no other process can write to a file without a name
 
 
 _Row = tuple[bytes, bool, PointId, int, str, int, int, str, int | None]
-"""An embedded chunk in types that pickle writes fast: a frozen dataclass takes it ten times as long."""
+"""An embedded chunk in types that pickle writes fast; a frozen dataclass takes ten times as long."""
 
 
 def _to_row(item: EmbeddedChunk) -> _Row:
@@ -73,36 +73,44 @@ def _from_row(row: _Row) -> EmbeddedChunk:
     import numpy as np
 
     vector, reused, point_id, index, text, start, end, content_hash, page = row
-    chunk = Chunk(point_id, index, text, start, end, content_hash, page)
+    chunk = Chunk(
+        point_id=point_id,
+        index=index,
+        text=text,
+        start_char=start,
+        end_char=end,
+        content_hash=content_hash,
+        page=page,
+    )
     return EmbeddedChunk(chunk, np.frombuffer(vector, np.float32), reused)
 
 
 class EmbeddedChunks:
-    """An object's embedded chunks. They arrive in any order and leave in that of the text.
+    """An object's embedded chunks, added in any order and returned in the order of the text.
 
     Args:
         object_id: The object.
-        slots: An empty place to keep them.
+        slots: Empty storage.
     """
 
     def __init__(self, object_id: ObjectId, slots: Slots) -> None:
         self.count = 0
-        """Embedded chunks so far."""
+        """Number of embedded chunks so far."""
         self.reused = 0
-        """Those of them whose vectors came from a store."""
+        """Number of embedded chunks with a vector from a store."""
         self._object_id = object_id
         self._slots = slots
         self._filled = 0
 
     def put(self, index: int, items: list[EmbeddedChunk]) -> None:
-        """Keep what chunk ``index`` became: itself with its vector, or its parts. Once per chunk, none left out."""
+        """Keep the result of chunk ``index``: the chunk with its vector, or its parts. Call it once for every chunk."""
         self._slots[index] = items
         self._filled += 1
         self.count += len(items)
         self.reused += sum(item.reused for item in items)
 
     def __iter__(self) -> Iterator[EmbeddedChunk]:
-        """Yield all, numbered again where a chunk was cut. One at a time in memory."""
+        """Yield all embedded chunks, renumbered if a chunk was cut. One at a time in memory."""
         joined = itertools.chain.from_iterable(self._slots[index] for index in range(self._filled))
         if self.count == self._filled:
             return joined

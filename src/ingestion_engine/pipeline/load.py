@@ -1,11 +1,11 @@
-"""Load: ``PlannedObject → LoadedObject``: fetch, parse and chunk, several objects ahead but handed over in order."""
+"""Load: ``PlannedObject → LoadedObject``: fetch, parse and chunk several objects ahead, and yield them in order."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ingestion_engine.domain.errors import ObjectError
@@ -21,62 +21,63 @@ from ingestion_engine.pipeline.worker_context import Stopwatch
 T = TypeVar("T")
 
 AHEAD_OBJECTS = 32
-"""Objects loaded ahead of the embedder: a batch of the smallest ones, each with one chunk, and so S3's latency hides
-behind one embed call."""
+"""Objects loaded ahead of the embedder: a full batch of the smallest objects with one chunk each, so that one embed
+call hides the latency of S3."""
 AHEAD_BYTES = 48 * 1024 * 1024
-"""Bytes of objects that a process loads ahead; with parsing overhead of three to four times well under 500 MB."""
+"""Bytes of objects that a process loads ahead; with a parsing overhead of three to four times well below 500 MB."""
 
 SHORT_CHARS = 16_384
-"""Texts up to this are chunked on the event loop: 1 ms of work, 8 ms for one single word, where a thread would
-cost 0.2 ms more."""
+"""Texts up to this length are chunked on the event loop: 1 ms of work, 8 ms for one single word; a thread would add
+0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedObject:
-    """An object ready to embed, or the reason why it never will be.
+    """An object ready to embed, or the error that prevents it.
 
-    ``document.text`` has been dropped (it is empty): the chunks hold all of it, and it would double the memory.
+    ``document.text`` is empty: the chunks contain all of it, and keeping it would double the memory.
     """
 
     planned: PlannedObject
     document: Document | None = None
     chunks: Iterable[Chunk] = ()
-    """In their order, once: what is iterated over is gone. Of a large object they are made as they are taken."""
+    """In order, for one iteration. The chunks of a large object are created during the iteration."""
     is_large: bool = False
-    """True when its chunks come from a temporary file, and what becomes of them should go to one as well."""
+    """True when its chunks come from a temporary file, and their results should go to one too."""
     error: ObjectError | None = None
     read: ObjectRef | None = None
-    """The version that was read, when any was."""
+    """The version that was read, if any."""
 
 
 @dataclass(slots=True)
 class LoadStage:
-    """How this job loads objects. ``seconds`` collects the time spent per step."""
+    """Loads the objects of one partition."""
 
     source: ObjectSource
     limits: FrozenLimits
     chunking: Chunking
     context_length: int | None
-    seconds: MutableMapping[str, float]
+    watch: Stopwatch
     ahead_bytes: int = AHEAD_BYTES
-    """This partition's part of what its process may load ahead."""
+    """This partition's share of the bytes that its process may load ahead."""
     large_bytes: int = LARGE_BYTES
-    """Objects over this go through temporary files."""
-    bytes_read: int = 0
+    """Larger objects go through temporary files."""
+    bytes_read: int = field(default=0, init=False)
 
     async def load_objects(
         self, objects: Sequence[PlannedObject], prepare: Callable[[int, LoadedObject], Awaitable[T]]
     ) -> AsyncGenerator[T, None]:
-        """Yield what ``prepare`` makes of every object, in order, working ahead, bounded in count and bytes.
+        """Yield the result of ``prepare`` for every object in order, working ahead within limits of count and bytes.
 
         Failures of single objects are values, not exceptions.
 
         Args:
-            objects: What to load.
-            prepare: Called with an object's position and the loaded object, for several objects at the same time.
+            objects: The objects to load.
+            prepare: Called with an object's position and the loaded object, concurrently for several objects.
 
         Raises:
-            TransientError, FatalError: from the source, and what ``prepare`` raises.
+            TransientError, FatalError: from the source.
+            Exception: errors of ``prepare``.
         """
 
         async def work(position: int, planned: PlannedObject) -> T:
@@ -111,24 +112,24 @@ class LoadStage:
         read: ObjectRef | None = None
         try:
             if planned.ref.size_bytes > self.large_bytes:
-                body, head = await self._timed("fetch", self._spool(planned.ref))
+                body, head = await self.watch.time("fetch", self._spool(planned.ref))
                 read = head.ref
-                large = await self._timed("parse", parse_large(body, head, limits=self.limits))
+                large = await self.watch.time("parse", parse_large(body, head, limits=self.limits))
                 if large is not None:
                     document = _with_origin(large.document, planned)
                     chunks = self._chunk(document, large.text.pieces())
                     return LoadedObject(planned, document, chunks, is_large=True, read=read)
                 whole = await asyncio.to_thread(body.read, 0, body.size)
-                raw = RawObject(read, whole, head.content_type, head.metadata)
+                raw = RawObject(ref=read, body=whole, content_type=head.content_type, metadata=head.metadata)
                 del body, whole
             else:
                 fetch = self.source.fetch(planned.ref, max_bytes=self.limits.object_max_bytes)
-                raw = await self._timed("fetch", fetch)
+                raw = await self.watch.time("fetch", fetch)
                 read = raw.ref
                 self.bytes_read += len(raw.body)
-            document = _with_origin(await self._timed("parse", parse_object(raw, limits=self.limits)), planned)
+            document = _with_origin(await self.watch.time("parse", parse_object(raw, limits=self.limits)), planned)
             del raw
-            cut = await self._timed("chunk", self._chunk_whole(document))
+            cut = await self.watch.time("chunk", self._chunk_whole(document))
             return LoadedObject(planned, replace(document, text=""), cut, read=read)
         except ObjectError as error:
             return LoadedObject(planned, error=error, read=read)
@@ -148,9 +149,6 @@ class LoadStage:
 
     def _chunk(self, document: Document, text: Iterable[str]) -> Iterator[Chunk]:
         return chunk_pieces(text, document, self.chunking, context_length=self.context_length)
-
-    async def _timed(self, step: str, work: Awaitable[T]) -> T:
-        return await Stopwatch(self.seconds).time(step, work)
 
 
 def _with_origin(document: Document, planned: PlannedObject) -> Document:

@@ -10,19 +10,20 @@ from ingestion_engine.domain.ids import ObjectId, join_embedding_id, make_point_
 from ingestion_engine.domain.records import Chunk, Document, EmbeddedChunk, Point
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PointStamp:
-    """What all points of one job in one attempt share."""
+    """Fields that all points of one attempt share."""
 
     job_id: str
     epoch: int
     ingested_at: str
-    """RFC 3339, whole seconds, ``Z``."""
+    """RFC 3339 in UTC, whole seconds."""
     embedding_id: str
-    """The collection's part."""
+    """The collection's part of ``embedding_id``."""
     prefix: str
+    """Text put before each chunk when it is embedded."""
     metadata: Mapping[str, str]
-    """From the request; an object's own metadata wins where names collide."""
+    """Metadata of the request; an object's own metadata takes precedence."""
 
     def embedding_id_of(self, chunk: Chunk) -> str:
         """Return the ``embedding_id`` of a chunk's point. Pure."""
@@ -32,9 +33,9 @@ class PointStamp:
 
 
 def build_points(
-    object_id: ObjectId, document: Document, embedded: Iterable[EmbeddedChunk], stamp: PointStamp
+    object_id: ObjectId, document: Document, embedded: Iterable[EmbeddedChunk], *, stamp: PointStamp
 ) -> Iterator[Point]:
-    """Yield the points of one object, order kept. Pure. Absent values are omitted from payloads, never null."""
+    """Yield the points of one object in order. Payloads omit absent values and never contain null. Pure."""
     ref = document.ref
     metadata = {**stamp.metadata, **document.metadata}
     shared: dict[str, Any] = {

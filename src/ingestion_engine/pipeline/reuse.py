@@ -1,4 +1,4 @@
-"""Reuse: which chunks of an object already have their vector in a store, so that it need not be embedded again."""
+"""Reuse: find the chunks of an object that already have a vector in a store and need no embedding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 READ_PAGE = 500
-"""Points per look-up; 500 vectors of 1,536 dimensions are 3 MB, well under every server's answer limit."""
+"""Points per request; 500 vectors of 1,536 dimensions are 3 MB, well below every server's limit of a response."""
 
 EXACT_FIRST = (StoreName.WEAVIATE, StoreName.QDRANT)
-"""Weaviate gives back the very bytes it was sent; Qdrant normalises cosine vectors, so its copy is the second
-choice."""
+"""Stores in order of preference. Weaviate returns exactly the bytes it received; Qdrant normalises cosine vectors."""
 
 
 async def find_vectors(
@@ -29,18 +28,18 @@ async def find_vectors(
     job_id: str | None = None,
     must_agree: bool = False,
 ) -> dict[PointId, npt.NDArray[np.float32]]:
-    """Return the stored vectors (``float32[dimension]``) that embedding the same texts again would give.
+    """Return the stored vectors (``float32[dimension]``) that embedding the same texts would return.
 
     Args:
-        stores: Where to look; the first of ``EXACT_FIRST`` that has a point's vector serves it.
+        stores: Stores to read; the first of ``EXACT_FIRST`` with a point's vector supplies it.
         collection: Name of the collection.
-        wanted: The ``embedding_id`` that each point would be written with; a stored vector counts only under the same.
-        job_id: When given, only points of this job count (mode ``full``: an attempt that is being resumed).
-        must_agree: True when a store may hold wrong vectors (mode ``repair``): every store is asked, and a point on
-            whose vector two stores differ counts as not found.
+        wanted: The ``embedding_id`` of each point to write; only stored vectors with the same id are returned.
+        job_id: When given, only points of this job are returned (mode ``full``: an attempt that is resumed).
+        must_agree: True when a store may have wrong vectors (mode ``repair``): every store is read, and a point whose
+            vectors differ between stores is not returned.
 
-    Cost: one read per store and 500 points; the second store is asked only for what the first did not have, unless
-    they must agree.
+    Cost: one read per store and 500 points; the second store is read only for points that the first does not have,
+    unless they must agree.
     """
     found: dict[PointId, npt.NDArray[np.float32]] = {}
     disputed: set[PointId] = set()
@@ -61,10 +60,10 @@ async def find_vectors(
 
 
 VECTOR_TOLERANCE = 1e-5
-"""Largest difference in one component of two copies of a vector: Qdrant stores cosine vectors at length 1, in its own
-arithmetic."""
+"""Largest difference in one component between two copies of a vector: Qdrant normalises cosine vectors to length 1 in
+its own arithmetic."""
 
 
 def are_close(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> bool:
-    """True when two vectors are copies of one. Pure."""
+    """True when two vectors are copies of the same vector. Pure."""
     return left is right or (left.shape == right.shape and bool(abs(left - right).max(initial=0) <= VECTOR_TOLERANCE))

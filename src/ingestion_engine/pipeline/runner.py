@@ -1,13 +1,12 @@
-"""Runner: ``Partition → PartitionReport``. The only place that decides what happens at the same time.
+"""Runner: ``Partition → PartitionReport``. The only module that decides about concurrency.
 
 ::
 
     load, reuse (ahead, in order) ─► batches across objects ─► embed (in_flight at once) ─► write (two batches at once)
 
-Batches are packed in the order of objects and chunks, so the number of embed calls depends on the partition alone,
-not on timing.
-An object's points are written only when all its chunks are embedded: a version that fails leaves the old points as
-they were. Those of a large object wait in a temporary file for that.
+Batches are packed in the order of objects and chunks, so the number of embed calls depends only on the partition and
+not on timing. An object's points are written only when all its chunks are embedded: a version that fails keeps the old
+points. A large object's embedded chunks wait in a temporary file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,42 +38,39 @@ from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlo
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
-from ingestion_engine.pipeline.spool import next_items
 from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
 from ingestion_engine.pipeline.write import FinishedObject, WriteStage, make_result
+from ingestion_engine.runtime.async_iteration import next_items
 from ingestion_engine.runtime.coalesce import RequestCoalescer
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-
 WAITING_OBJECTS = 64
 """Embedded objects that may wait for the stores before embedding pauses."""
-
-
 WINDOW_CHUNKS = 1_000
-"""Chunks of a large object that are cut, and looked up in the stores, together, while those before are embedded."""
+"""Chunks of a large object that are cut and read from the stores together, while the previous ones are embedded."""
 
 
 @dataclass(slots=True)
 class _ObjectWork:
-    """An object on its way through embedding."""
+    """An object that is being embedded."""
 
     position: int
     loaded: LoadedObject
     object_id: ObjectId
     unread: Iterator[Chunk]
-    """Chunks that nobody has looked at yet."""
-    window: list[tuple[Chunk, npt.NDArray[np.float32] | None]]
-    """The first of its chunks, with the vectors that are there already."""
+    """Chunks that are not in a window yet."""
     embedded: EmbeddedChunks
-    waiting: int = 0
-    """Chunks that are on their way to the embedder and back."""
-    is_whole: bool = False
-    """True when all its chunks have been sent."""
-    failed: tuple[int, ObjectError] | None = None
-    """The first chunk, in the order of the text, that cannot be embedded, and why."""
+    window: list[tuple[Chunk, npt.NDArray[np.float32] | None]] = field(default_factory=list, init=False)
+    """The next chunks, with their vectors from a store if any."""
+    waiting: int = field(default=0, init=False)
+    """Chunks in a batch for the embedder."""
+    is_whole: bool = field(default=False, init=False)
+    """True when all chunks are embedded or in a batch."""
+    failed: tuple[int, ObjectError] | None = field(default=None, init=False)
+    """The first chunk, in the order of the text, that cannot be embedded, and its error."""
 
     @property
     def is_done(self) -> bool:
@@ -85,7 +81,7 @@ class _ObjectWork:
         return WINDOW_CHUNKS if self.loaded.is_large else None
 
     def put(self, index: int, result: list[EmbeddedChunk] | ObjectError) -> None:
-        """Note what became of a chunk; nothing is kept of an object that has failed."""
+        """Keep the result of a chunk; the results of a failed object are dropped."""
         if isinstance(result, ObjectError):
             if self.failed is None or index < self.failed[0]:
                 self.failed = index, result
@@ -103,33 +99,38 @@ class PartitionRun:
         self._partition = partition
         self._watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
-        self._embed = EmbedStage(context.embedder, contract.model, contract.prefix, split_refused)
+        self._embed = EmbedStage(context.embedder, contract.model, prefix=contract.prefix, split=split_refused)
         self._load = LoadStage(
-            context.source,
-            spec.limits,
-            contract.chunking,
-            context.context_length,
-            self._watch.seconds,
-            AHEAD_BYTES // context.at_once,
-            context.large_bytes,
+            source=context.source,
+            limits=spec.limits,
+            chunking=contract.chunking,
+            context_length=context.context_length,
+            watch=self._watch,
+            ahead_bytes=AHEAD_BYTES // context.at_once,
+            large_bytes=context.large_bytes,
         )
         self._stamp = PointStamp(
-            spec.job_id, context.epoch, ingested_at, contract.embedding_id, contract.prefix, spec.request.metadata
+            job_id=spec.job_id,
+            epoch=context.epoch,
+            ingested_at=ingested_at,
+            embedding_id=contract.embedding_id,
+            prefix=contract.prefix,
+            metadata=spec.request.metadata,
         )
-        self._write = WriteStage(context, self._stamp, self._watch, self._results)
+        self._write = WriteStage(context, self._stamp, watch=self._watch, results=self._results)
         self._chunks = self._reused = 0
         self._batch: list[tuple[_ObjectWork, Chunk]] = []
         self._batch_chars = 0
         self._in_flight = asyncio.Semaphore(spec.limits.embed_in_flight)
         self._finished: asyncio.Queue[FinishedObject | None] = asyncio.Queue(WAITING_OBJECTS)
-        self._look_up = {full: RequestCoalescer(partial(self._find_vectors, is_full=full)) for full in (False, True)}
+        self._vectors = {full: RequestCoalescer(partial(self._find_vectors, is_full=full)) for full in (False, True)}
         self._removals = RequestCoalescer(partial(self._write.remove_points, own=True))
 
     async def run(self) -> PartitionReport:
         """Process every object and return the complete report.
 
         Raises:
-            TransientError: something is away; what was written stays and a rerun completes it.
+            TransientError: a dependency is unavailable; written points stay, and a rerun completes the partition.
             FatalError: the job must stop (also LeaseLost, JobAborted).
         """
         try:
@@ -161,7 +162,7 @@ class PartitionRun:
         await self._send_batch(group)
 
     async def _start(self, position: int, loaded: LoadedObject) -> _ObjectWork | None:
-        """Settle what needs no embedding; look up the vectors that are there already for the rest."""
+        """Finish an object that needs no embedding; read the stored vectors of any other."""
         planned = loaded.planned
         object_id = make_object_id(planned.ref.bucket, planned.ref.key)
         if planned.action in (Action.DELETE, Action.PURGE):
@@ -169,40 +170,41 @@ class PartitionRun:
             return None
         if isinstance(loaded.error, ObjectGone):
             await self._removals.request(object_id)
-            self._results[position] = make_result(planned, loaded, object_id, Outcome.DELETED)
+            self._results[position] = make_result(loaded, object_id, Outcome.DELETED)
             return None
         if loaded.error is not None:
-            self._results[position] = await self._write.fail(planned, loaded, object_id, loaded.error)
+            self._results[position] = await self._write.fail(loaded, object_id, loaded.error)
             return None
         slots: Slots = SpilledSlots() if loaded.is_large else {}
-        work = _ObjectWork(position, loaded, object_id, iter(loaded.chunks), [], EmbeddedChunks(object_id, slots))
+        embedded = EmbeddedChunks(object_id, slots)
+        work = _ObjectWork(position, loaded, object_id, unread=iter(loaded.chunks), embedded=embedded)
         work.window = await self._next_window(work)
         return work
 
     async def _next_window(self, work: _ObjectWork) -> list[tuple[Chunk, npt.NDArray[np.float32] | None]]:
-        """Return the object's next chunks, all of them when it is small, each with its vector if that is there."""
+        """Return the object's next chunks, all of a small object, each with its vector from a store if any."""
         chunks = await self._watch.time("chunk", next_items(work.unread, work.window_chunks))
         kept: dict[PointId, npt.NDArray[np.float32]] = {}
         action = work.loaded.planned.action
         if action is not Action.NEW and chunks:
             wanted = {chunk.point_id: self._stamp.embedding_id_of(chunk) for chunk in chunks}
             is_full = self._context.spec.request.mode is Mode.FULL or action is Action.FULL
-            kept = await self._look_up[is_full].request(wanted)
+            kept = await self._vectors[is_full].request(wanted)
         return [(chunk, kept.get(chunk.point_id)) for chunk in chunks]
 
     async def _find_vectors(
-        self, asked: Sequence[Mapping[PointId, str]], *, is_full: bool
+        self, requests: Sequence[Mapping[PointId, str]], *, is_full: bool
     ) -> dict[PointId, npt.NDArray[np.float32]]:
-        """Look up the chunks of several objects; in a full job only what this very job wrote counts."""
+        """Return the stored vectors of several objects' chunks; in a full job only the vectors of this job."""
         request = self._context.spec.request
-        look_up = find_vectors(
+        vectors = find_vectors(
             self._context.stores,
             request.collection,
-            {point_id: embedding_id for wanted in asked for point_id, embedding_id in wanted.items()},
+            {point_id: embedding_id for wanted in requests for point_id, embedding_id in wanted.items()},
             job_id=self._stamp.job_id if is_full else None,
             must_agree=request.mode is Mode.REPAIR,
         )
-        return await self._watch.time("reuse", look_up)
+        return await self._watch.time("reuse", vectors)
 
     async def _enqueue(self, group: asyncio.TaskGroup, work: _ObjectWork) -> None:
         while window := work.window:
@@ -240,28 +242,27 @@ class PartitionRun:
                 work.put(chunk.index, result)
                 work.waiting -= 1
                 if work.is_done:
-                    await self._finish(work)  # waits when the stores are behind, and the next batch with it
+                    await self._finish(work)  # waits for slow stores, and so does the next batch
         finally:
             self._in_flight.release()
 
     async def _finish(self, work: _ObjectWork) -> None:
         if work.failed is not None:
-            planned, (_, error) = work.loaded.planned, work.failed
-            self._results[work.position] = await self._write.fail(planned, work.loaded, work.object_id, error)
+            self._results[work.position] = await self._write.fail(work.loaded, work.object_id, work.failed[1])
             return
         self._chunks += work.embedded.count
         self._reused += work.embedded.reused
-        await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, work.embedded))
+        await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, embedded=work.embedded))
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
         if planned.action is Action.DELETE and await self._context.source.exists(planned.ref.bucket, planned.ref.key):
-            return make_result(planned, LoadedObject(planned), object_id, Outcome.KEPT)
+            return make_result(LoadedObject(planned), object_id, Outcome.KEPT)
         await self._removals.request(object_id)
-        return make_result(planned, LoadedObject(planned), object_id, Outcome.DELETED)
+        return make_result(LoadedObject(planned), object_id, Outcome.DELETED)
 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error to report: what stops the job before what only delays it, anything unexpected before both."""
+    """Return the error to report: an unexpected one first, then one that stops the job, then one that delays it."""
     flat = [_worst(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
     unexpected = [error for error in flat if not isinstance(error, IngestionError)]
     fatal = [error for error in flat if isinstance(error, FatalError)]

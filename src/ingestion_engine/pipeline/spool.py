@@ -1,37 +1,33 @@
-"""Spool: what is too large for memory waits in temporary files, which have no name and end with their process.
+"""Spool: content too large for memory is kept in temporary files, which have no name and end with their process.
 
-They lie where ``tempfile`` puts files (``TMPDIR``). An object of n bytes of text takes up to twice that, and its
-embedded chunks their text and four bytes per dimension each.
+They are created where ``tempfile`` puts files (``TMPDIR``). An object of n bytes of text takes up to 2n bytes, and each
+embedded chunk its text and four bytes per dimension.
 """
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import contextlib
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 
 from ingestion_engine.domain.errors import TransientError
 
-T = TypeVar("T")
-
 LARGE_BYTES = 32 * 1024 * 1024
-"""Objects over this go through temporary files where their format can be read in pieces. Whole, a text of this size and
-its vectors of 1,536 dimensions are about 300 MB; a file costs about 2 % more time."""
+"""Larger objects go through temporary files if their format can be read in pieces. In memory, a text of this size and
+its vectors of 1,536 dimensions take about 300 MB; a file costs about 2 % more time."""
 
 PIECE_BYTES = 1024 * 1024
-"""Read at once; more is not faster."""
+"""Bytes read at once; more is not faster."""
 
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise the operating system's errors as ours.
+    """Raise the operating system's errors as TransientError.
 
-    Nothing was written to any store when one comes up: another worker, or this one with more room, does it all.
+    Nothing of the object is in any store yet: a rerun, on another worker or with more disk space, completes it.
     """
     try:
         yield
@@ -39,43 +35,36 @@ def disk_errors() -> Iterator[None]:
         raise TransientError(
             "temp_files_failed",
             f"A temporary file in {tempfile.gettempdir()} failed: {error.strerror or error}.",
-            hint="Make room there, or set TMPDIR for the workers to a larger disk.",
+            hint="Free space there, or set TMPDIR of the workers to a larger disk.",
         ) from error
 
 
-async def next_items(items: Iterator[T], most: int | None) -> list[T]:
-    """Return the next items, at most so many, read in a thread; None means all that are left, from memory."""
-    if most is None:
-        return list(items)
-    return await asyncio.to_thread(lambda: list(islice(items, most)))
-
-
 class TempFile:
-    """A file without a name; closed, and so gone, with the last reference to it."""
+    """A file without a name; it is closed, and thereby removed, with the last reference to it."""
 
     def __init__(self) -> None:
         with disk_errors():
-            self.file = cast("BinaryIO", tempfile.TemporaryFile(buffering=PIECE_BYTES))  # noqa: SIM115 - it lives as long as its owner
+            self.file = cast("BinaryIO", tempfile.TemporaryFile(buffering=PIECE_BYTES))  # noqa: SIM115 - the owner closes it
         weakref.finalize(self, self.file.close)
 
 
 class SpooledBody(TempFile):
-    """An object's bytes (a ``Body``). Write to ``file`` first, then read."""
+    """An object's bytes, as a ``Body``. Write to ``file`` first, then read."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Number of bytes."""
         with disk_errors():
             return self.file.seek(0, 2)
 
     def read(self, start: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``start``, fewer where the body ends before."""
+        """Return ``length`` bytes from ``start``, fewer at the end of the body."""
         with disk_errors():
             self.file.seek(start)
             return self.file.read(length)
 
     def pieces(self, start: int = 0) -> Iterator[bytes]:
-        """Yield everything from ``start`` on, ``PIECE_BYTES`` at a time."""
+        """Yield the bytes from ``start`` on, ``PIECE_BYTES`` at a time."""
         while piece := self.read(start, PIECE_BYTES):
             yield piece
             start += len(piece)
@@ -85,7 +74,7 @@ class SpooledText:
     """A text as UTF-8 in a temporary file."""
 
     def __init__(self, pieces: Iterable[str]) -> None:
-        """Write the text. Raises TransientError ("temp_files_failed"), and what ``pieces`` raises."""
+        """Write the text. Raises TransientError ("temp_files_failed"), and errors of ``pieces``."""
         self._body = SpooledBody()
         for piece in pieces:
             with disk_errors():

@@ -1,4 +1,4 @@
-"""Upsert: ``Sequence[Point] →`` every store, then what the object no longer has is removed."""
+"""Upsert: ``Sequence[Point] →`` every store; then remove points that the objects no longer have."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 
 SCHEMA_AGE_S = 5.0
-"""For so long a look at the schema is believed; it costs a request per store, a tenth of a batch of points."""
+"""Time between checks of the schema; one costs a request per store, a tenth of the cost of a batch of points."""
 
 
 async def upsert_points(
     stores: Mapping[StoreName, VectorStore], collection: str, points: Sequence[Point]
 ) -> dict[PointId, str]:
-    """Write points to every store at once; return those that a store refused for good, with its words.
+    """Write points to all stores concurrently; return the points that a store refused permanently, with its error.
 
-    Idempotent. Every other point has been applied in every store when this returns.
+    Idempotent. All other points are applied in every store when this returns.
 
     Raises:
         TransientError, FatalError: from any store; some stores may have applied the points, a rerun makes them equal.
@@ -42,7 +42,7 @@ async def upsert_points(
 async def delete_stale_points(
     stores: Mapping[StoreName, VectorStore], collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int
 ) -> None:
-    """Remove some objects' points of lower epochs from every store at once. Idempotent.
+    """Remove some objects' points of lower epochs from all stores concurrently. Idempotent.
 
     Raises:
         TransientError, FatalError: from any store.
@@ -55,13 +55,13 @@ async def delete_stale_points(
 
 
 class SchemaWatch:
-    """Looks, every few seconds while points are written, whether every store still has the collection as agreed.
+    """Checks every few seconds, while points are written, that every store has the collection as in the contract.
 
-    Weaviate's auto-schema would silently create a dropped class again, with other types. Share one per process.
+    Weaviate's auto-schema would silently re-create a dropped class with other types. Share one per process.
 
     Args:
         stores: The stores that are written.
-        contract: What was agreed.
+        contract: Contract of the collection.
         clock: Monotonic seconds.
     """
 
@@ -78,27 +78,25 @@ class SchemaWatch:
         self._checked_at: float | None = None
 
     async def check(self) -> None:
-        """Return when all was well at most ``SCHEMA_AGE_S`` ago.
+        """Check the collection in every store if the last check is older than ``SCHEMA_AGE_S``.
 
         Raises:
-            CollectionMissing, FatalError: "schema_mismatch".
-            TransientError: a store is away.
+            CollectionMissing: a store lost the collection.
+            FatalError: "schema_mismatch".
+            TransientError: a store is unavailable.
 
-        Cost: one request per store when the last look is too old.
+        Cost: one request per store and check.
         """
         now = self._clock()
         if self._checked_at is not None and now - self._checked_at < SCHEMA_AGE_S:
             return
 
-        async def look(store: VectorStore) -> None:
-            await store.check_collection(self._contract)
-
-        await _in_all(self._stores, look)
+        await _in_all(self._stores, lambda store: store.check_collection(self._contract))
         self._checked_at = now
 
 
 async def _in_all(stores: Mapping[StoreName, VectorStore], act: Callable[[VectorStore], Awaitable[None]]) -> None:
-    """Let every store finish, then raise the first error: no write is left running behind a report."""
+    """Wait for every store, then raise the first error, so that no write still runs after the report."""
     outcomes = await asyncio.gather(*(act(store) for store in stores.values()), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):

@@ -1,4 +1,4 @@
-"""Worker: the one function an engine ships. Two strings in, one small frozen record out; it never raises."""
+"""Worker: the function that engines run for each partition. It takes two strings, returns one report, never raises."""
 
 from __future__ import annotations
 
@@ -35,62 +35,61 @@ from ingestion_engine.state.object_table.table import ObjectTable
 T = TypeVar("T")
 
 Process = Callable[[str, str], PartitionReport]
-"""What an engine ships: spec URI and partition id in, report out, never an exception."""
+"""The function that engines run: (spec URI, partition id) → report. It never raises."""
 
 log = get_logger(__name__)
 
 
 def process_partition(spec_uri: str, partition_id: str) -> PartitionReport:
-    """Bring every object of one partition into every store, and report.
+    """Write every object of one partition to every store, and return the report. Never raises.
 
-    DONE is returned only after the report is durable in the ledger, so a driver that dies loses nothing. RETRY means
-    that something is
-    away; nothing counts against the objects. FATAL stops the job. Never raises. At least once: a second run changes
-    nothing.
+    It returns DONE only after the report is durable in the ledger, so a driver that dies loses nothing. RETRY means
+    that a dependency is unavailable; it does not count against the objects. FATAL stops the job. A partition may run
+    more than once: a second run changes nothing.
 
-    Cost: clients and one event loop are opened on the first call in a process and kept for its life.
+    Cost: the first call in a process opens clients and one event loop, and keeps them until the process ends.
     """
     pid = PartitionId(partition_id)
     return report_of(pid, lambda: _loop().run(_process(spec_uri, pid)))
 
 
 def choose_home(spec: JobSpec, slot: int | None) -> int | None:
-    """Return the first server, modulo their number, of the process in a slot of the engine's window. Pure.
+    """Return the number, modulo the number of servers, of the first embedding server of a process; None without a slot.
 
-    Each process has as many servers from there on as it may have requests in flight, the next slot begins behind
-    them: together the processes of a job spread evenly, though none knows of another. The first slot's place is the
-    job's own, so that small jobs at the same time do not share the first servers. None without a slot.
+    A process prefers as many servers from there on as it may have requests in flight, and the next slot starts behind
+    them, so that the processes of a job spread evenly without knowing of one another. The first slot's server depends
+    on the job, so that small concurrent jobs do not share the first servers. Pure.
     """
     return None if slot is None else zlib.crc32(spec.job_id.encode()) + slot * spec.limits.embed_in_flight
 
 
 def warm_worker(spec_uri: str) -> None:
-    """Import and open in this process what partitions of a job will need; whatever goes wrong waits for them.
+    """Import and open the dependencies of a job's partitions in this process. Errors are logged, not raised.
 
     An engine runs it on a worker while the driver still plans. Idempotent; writes nothing, embeds nothing.
     """
     try:
         _loop().run(_warm(spec_uri))
-    except Exception as error:  # the first partition meets it again, and reports it
+    except Exception as error:  # the first partition meets the same error and reports it
         log.warning("worker not warmed up", extra={"error": f"{type(error).__name__}: {error}"})
 
 
 def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) -> PartitionReport:
-    """Return the report of a partition's work, whatever happens to it: the seam lets no exception cross."""
+    """Return the report of a partition's work; every exception becomes a report."""
     try:
         return work()
     except TransientError as error:
-        log.warning("partition put back", extra={"partition": partition_id, **error.log_fields()})
+        log.warning("partition will be retried", extra={"partition": partition_id, **error.log_fields()})
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=error.record())
     except IngestionError as error:
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
         return PartitionReport(partition_id, ReportStatus.FATAL, 0, error=error.record())
     except Exception as error:
-        # A defect of ours or a vendor's surprise counts as a death of the process: twice, and the objects are tried
-        # one by one.
+        # A defect of the product or of a library counts as a death of the process: after two, the objects are tried one
+        # by one.
         log.exception("partition failed unexpectedly", extra={"partition": partition_id})
-        surprise = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
-        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=surprise.record(), process_died=True)
+        unexpected = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
+        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=unexpected.record(), process_died=True)
 
 
 async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: PartitionId) -> PartitionReport:
@@ -108,10 +107,10 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
 
 
 def check_worker(spec: JobSpec, settings: Settings) -> None:
-    """Return when this process may work on the job.
+    """Check that this process may work on the job.
 
     Raises:
-        FatalError: "worker_mismatch", naming what differs: the package, Python, or a setting of this environment.
+        FatalError: "worker_mismatch", naming the differences: the package, Python, or a setting of this environment.
     """
     differences: list[str] = []
     if spec.package_version != __version__:
@@ -129,20 +128,20 @@ def check_worker(spec: JobSpec, settings: Settings) -> None:
     if differences:
         raise FatalError(
             "worker_mismatch",
-            "This worker differs from the service that accepted the job: " + "; ".join(differences),
-            hint="Install the same package and Python on the cluster, and unset or equalise the settings named.",
+            "This worker differs from the service that accepted the job: " + "; ".join(differences) + ".",
+            hint="Install the same package and Python on the cluster, and unset the named settings or make them equal.",
             differences=differences,
         )
 
 
 class _LoopThread:
-    """An event loop in a thread of its own, for the life of the process."""
+    """An event loop in its own thread until the process ends."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.contexts: dict[tuple[str, int], asyncio.Task[WorkerContext]] = {}
         self.state_stores: dict[str, StateStore] = {}
-        """By URL; opening one costs about 0.4 s."""
+        """State stores by URL; opening one costs about 0.4 s."""
         threading.Thread(target=self.loop.run_forever, name="ingest-worker", daemon=True).start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -155,7 +154,7 @@ _shared_lock = threading.Lock()
 
 
 def _loop() -> _LoopThread:
-    global _shared  # noqa: PLW0603 - one loop per process is the point
+    global _shared  # noqa: PLW0603 - one loop per process
     with _shared_lock:
         if _shared is None:
             _shared = _LoopThread()
@@ -163,7 +162,7 @@ def _loop() -> _LoopThread:
 
 
 def close_worker() -> None:
-    """Release what this process holds open for partitions; the next partition opens it again. Idempotent."""
+    """Close this process's clients; the next partition opens them again. Idempotent."""
     if _shared is not None:
         _shared.run(_close_all(_shared.contexts))
 
@@ -181,7 +180,7 @@ async def _warm(spec_uri: str) -> None:
     settings = load_settings_for(uri)
     spec = await asyncio.to_thread(_open_ledger(settings, uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
-    # What these import is what takes long; the next ones, for the attempt that has the lease by then, are quick.
+    # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
     await open_source(settings).close()
     await open_embedder(settings, in_flight=1).close()
     for store in open_stores(settings, spec.request.stores).values():
@@ -197,7 +196,7 @@ def _open_ledger(settings: Settings, uri: JobUri) -> Ledger:
 
 
 async def _attempt_context(settings: Settings, ledger: Ledger, uri: JobUri, *, attempt: int) -> WorkerContext:
-    """The context of this attempt, opened once per process; contexts of an earlier attempt or job are closed."""
+    """Return the context of this attempt, opened once per process; close contexts of an earlier attempt or job."""
     held = _loop().contexts
     key = (uri.spec_uri, attempt)
     if key not in held:
@@ -207,7 +206,7 @@ async def _attempt_context(settings: Settings, ledger: Ledger, uri: JobUri, *, a
     try:
         return await opening
     except BaseException:
-        if held.get(key) is opening:  # another partition of this process may have begun to open them again
+        if held.get(key) is opening:  # another partition of this process may be opening it again
             del held[key]
         raise
 
@@ -219,7 +218,7 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     collection = spec.request.collection
     lease = await asyncio.to_thread(read_lease, ledger.store, collection)
     if lease is None or lease.job_id != spec.job_id or lease.attempt != attempt:
-        raise LeaseLost("lease_lost", f"Collection {collection!r} belongs to another attempt now.", attempt=attempt)
+        raise LeaseLost("lease_lost", f"Collection {collection!r} now belongs to another attempt.", attempt=attempt)
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
         raise CollectionMissing("collection_missing", f"Collection {collection!r} has no contract in the state store.")
@@ -231,28 +230,28 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     context_length = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await _check_model(embedder, contract)
     freeze_startup_objects()
     return WorkerContext(
-        spec,
-        contract,
-        context_length,
-        lease.epoch,
-        open_source(settings),
-        embedder,
-        stores,
-        LeaseCheck(ledger.store, collection, spec.job_id, lease.epoch),
-        SchemaWatch(stores, contract),
-        ObjectTable(ledger.store, collection),
-        at_once,
+        spec=spec,
+        contract=contract,
+        context_length=context_length,
+        epoch=lease.epoch,
+        source=open_source(settings),
+        embedder=embedder,
+        stores=stores,
+        lease=LeaseCheck(ledger.store, collection, job_id=spec.job_id, epoch=lease.epoch),
+        schema=SchemaWatch(stores, contract),
+        table=ObjectTable(ledger.store, collection),
+        at_once=at_once,
     )
 
 
 async def _check_model(embedder: Embedder, contract: CollectionContract) -> int | None:
-    """Return the model's context length; its digest must be the one that made the collection's vectors."""
+    """Return the model's context length; its digest must be the one of the collection's vectors."""
     model = await embedder.describe(contract.model)
     if model.digest != contract.model_digest:
         raise FatalError(
             "contract_mismatch",
-            f"Collection {contract.collection!r} was made with model {contract.model} of digest"
-            f" {contract.model_digest}; the embedder serves {model.digest} under that name now.",
+            f"Collection {contract.collection!r} was embedded with digest {contract.model_digest} of model"
+            f" {contract.model!r}; the embedder now serves digest {model.digest}.",
             hint="Serve the former model again, or ingest into a new collection.",
         )
     return model.context_length

@@ -1,4 +1,4 @@
-"""WorkerContext: what a worker process holds open for a job, and the stopwatch that its stages share."""
+"""WorkerContext: the open resources of a worker process, and the stopwatch that its stages share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ingestion_engine.state.object_table.table import ObjectTable
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """What a worker process holds open for one attempt of one job."""
+    """Open resources of a worker process for one attempt of one job."""
 
     spec: JobSpec
     contract: CollectionContract
     context_length: int | None
+    """Longest input of the model in tokens; None when unknown, or when the job embeds nothing."""
     epoch: int
     source: ObjectSource
     embedder: Embedder
@@ -32,19 +33,19 @@ class WorkerContext:
     schema: SchemaWatch
     table: ObjectTable
     at_once: int = 1
-    """Partitions that this process runs at the same time; they share its memory."""
+    """Partitions that this process runs concurrently; they share its memory."""
     large_bytes: int = LARGE_BYTES
-    """Objects over this go through temporary files."""
+    """Larger objects go through temporary files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopwatch:
-    """Seconds per step, summed over concurrent work."""
+    """Time per step in seconds, summed over concurrent work."""
 
     seconds: MutableMapping[str, float] = field(default_factory=dict)
 
     async def time(self, step: str, work: Awaitable[T]) -> T:
-        """Await the work and add the time it took, also when it fails."""
+        """Return the result of ``work`` and add the time it took, also when it fails."""
         started = time.perf_counter()
         try:
             return await work

@@ -1,7 +1,8 @@
-"""Write: finished objects ``→`` points in every store, then what the objects no longer have is removed.
+"""Write: finished objects ``→`` points in every store; then remove points that the objects no longer have.
 
-Points of several objects are written together, by count and bytes, while the next ones are being embedded. Per object
-the order is always the same: all its points are in every store, then points of lower epochs go, then it has a result.
+Points of several objects are written together, limited by count and bytes, while the next objects are embedded. The
+order for each object is fixed: all its points are in every store, then its points of lower epochs are removed, then it
+has a result.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ from dataclasses import dataclass, field
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
-from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, PlannedObject, Point
+from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, Point
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
-from ingestion_engine.pipeline.stored_copies import PointIds, remove_other_points
+from ingestion_engine.pipeline.point_ids import PointIds
 from ingestion_engine.pipeline.points import PointStamp, build_points
-from ingestion_engine.pipeline.spool import next_items
+from ingestion_engine.pipeline.stored_copies import remove_other_points
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
 from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
+from ingestion_engine.runtime.async_iteration import next_items
 
 FLUSH_POINTS = 256
-"""Points written at once. A flush costs about 3 ms whatever is in it; encoding so many points for both stores keeps
-the event loop, and so the next embed call, waiting for about 30 ms."""
+"""Points per flush. A flush costs about 3 ms regardless of its size; encoding this many points for both stores blocks
+the event loop, and thereby the next embed call, for about 30 ms."""
 FLUSH_BYTES = 8 * 1024 * 1024
-"""Text and vectors written at once, roughly; adapters cut further where a server needs it."""
+"""Approximate bytes of text and vectors per flush; adapters cut further if a server requires it."""
 FLUSH_AFTER_S = 2.0
-"""So long a point waits for others. A crash costs no more embedding than this, and an abort is noticed as soon."""
+"""Longest time a point waits for others. It bounds the embedding lost in a crash and the delay of an abort."""
 FLUSHES_AT_ONCE = 2
-"""One on its way to the stores while the next is encoded."""
+"""One flush is on its way to the stores while the next is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedObject:
-    """An object with all its vectors. ``position`` is its place in the partition."""
+    """An object with all its vectors. ``position`` is its index in the partition."""
 
     position: int
     loaded: LoadedObject
@@ -49,15 +51,16 @@ class _Writing:
 
     finished: FinishedObject
     keep: PointIds | None
-    """The ids of its points, where what is not among them has to go."""
+    """The ids of its points if all other points of the object must be removed, else None."""
     points: int = 0
     digest: int = 0
     vectors: int = 0
     refused: str | None = None
+    """Error of a store that refused one of its points."""
     batches_left: int = 0
-    """Batches that hold something of it and have not been written."""
+    """Batches with points of the object that are not written yet."""
     is_whole: bool = False
-    """True when all its points are in some batch."""
+    """True when all its points are in a batch."""
 
     def add(self, point: Point) -> None:
         self.points += 1
@@ -72,7 +75,7 @@ class _Batch:
     """Points to be written together, and the objects they belong to."""
 
     due_at: float
-    """By the loop's clock."""
+    """Time of the flush, by the loop's clock."""
     points: list[Point] = field(default_factory=list)
     objects: list[_Writing] = field(default_factory=list)
     size_bytes: int = 0
@@ -82,7 +85,7 @@ class _Batch:
         return len(self.points) >= FLUSH_POINTS or self.size_bytes >= FLUSH_BYTES
 
     def enter(self, writing: _Writing) -> None:
-        """Note that the batch holds something of the object; its last one also settles it."""
+        """Record that the batch belongs to the object; the object's last batch settles it."""
         if not self.objects or self.objects[-1] is not writing:
             self.objects.append(writing)
             writing.batches_left += 1
@@ -102,22 +105,22 @@ class _Batch:
 
 @dataclass(slots=True)
 class WriteStage:
-    """How this job writes. ``results`` gets an entry per object, by position, when nothing of it is left to do."""
+    """Writes finished objects. ``results`` receives the result of each object by position when it is complete."""
 
     context: WorkerContext
     stamp: PointStamp
     watch: Stopwatch
     results: MutableMapping[int, ObjectResult]
-    _batch: _Batch | None = None
-    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FLUSHES_AT_ONCE))
+    _batch: _Batch | None = field(default=None, init=False)
+    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FLUSHES_AT_ONCE), init=False)
 
     async def write_objects(self, finished: asyncio.Queue[FinishedObject | None]) -> None:
-        """Write objects until the end marker; return when all are settled.
+        """Write objects until the end marker None; return when all have results.
 
-        A batch goes when it is full or ``FLUSH_AFTER_S`` after its first point.
+        A batch is flushed when it is full, or ``FLUSH_AFTER_S`` after its first point.
 
         Raises:
-            TransientError: a store is away; what was written stays and a rerun completes it.
+            TransientError: a store is unavailable; written points stay, and a rerun completes the partition.
             FatalError: the job must stop (also LeaseLost, JobAborted).
         """
         async with asyncio.TaskGroup() as flushing:
@@ -142,7 +145,7 @@ class WriteStage:
         writing = _Writing(item, PointIds() if self._may_be_mixed(item.loaded) else None)
         embedded = iter(item.embedded)
         while window := await next_items(embedded, FLUSH_POINTS if item.loaded.is_large else None):
-            for point in build_points(item.object_id, document, window, self.stamp):
+            for point in build_points(item.object_id, document, window, stamp=self.stamp):
                 batch = self._open_batch()
                 batch.add(writing, point)
                 if batch.is_full:
@@ -178,46 +181,46 @@ class WriteStage:
             self._free.release()
 
     async def _settle(self, written: Sequence[_Writing]) -> None:
-        """Remove what the objects no longer have, now that the new points are everywhere, and note them as done."""
+        """Remove points that the objects no longer have, once all stores have the new ones, and set the results."""
         known = [w for w in written if w.refused is None and w.finished.loaded.planned.action is not Action.NEW]
         if known:
             await self.remove_points([writing.finished.object_id for writing in known])
         for writing in written:
-            await self._note(writing)
+            await self._set_result(writing)
 
-    async def _note(self, writing: _Writing) -> None:
+    async def _set_result(self, writing: _Writing) -> None:
         position, loaded, object_id = writing.finished.position, writing.finished.loaded, writing.finished.object_id
-        planned = loaded.planned
         if writing.refused is not None:
             error = ObjectError("store_refused", f"A store refused a point of this object: {writing.refused}")
-            self.results[position] = await self.fail(planned, loaded, object_id, error, has_written=True)
+            self.results[position] = await self.fail(loaded, object_id, error, has_written=True)
             return
         if writing.keep is not None:
             await asyncio.to_thread(self.context.lease.check)
-            await remove_other_points(self.context.stores, self.context.contract, object_id, writing.keep)
-        digests = format_digest(writing.digest), format_digest(writing.vectors)
-        self.results[position] = make_result(planned, loaded, object_id, Outcome.DONE, writing.points, *digests)
+            collection = self.context.contract.collection
+            await remove_other_points(self.context.stores, collection, object_id, keep=writing.keep)
+        self.results[position] = make_result(
+            loaded,
+            object_id,
+            Outcome.DONE,
+            chunk_count=writing.points,
+            points_digest=format_digest(writing.digest),
+            vectors_digest=format_digest(writing.vectors),
+        )
 
     async def fail(
-        self,
-        planned: PlannedObject,
-        loaded: LoadedObject,
-        object_id: ObjectId,
-        error: ObjectError,
-        *,
-        has_written: bool = False,
+        self, loaded: LoadedObject, object_id: ObjectId, error: ObjectError, *, has_written: bool = False
     ) -> ObjectResult:
-        """Leave the old version's points as they are; where there is none, nothing of this one stays either."""
-        if not planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
+        """Return the result of a failed object; keep an old version's points, else remove the points of this one."""
+        if not loaded.planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
             await self.remove_points([object_id], own=True)
-        return make_failure(planned, loaded, object_id, error)
+        return make_failure(loaded, object_id, error)
 
     def _may_be_mixed(self, loaded: LoadedObject) -> bool:
-        """True when points that others, or we before, put there may carry any epoch."""
+        """True when existing points of the object may have any epoch."""
         return self.context.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
 
     async def remove_points(self, object_ids: Sequence[ObjectId], *, own: bool = False) -> None:
-        """Remove what earlier epochs wrote of some objects, and also what this one did if ``own``.
+        """Remove some objects' points of earlier epochs, and of this epoch too if ``own``.
 
         Raises:
             TransientError, FatalError: as ``write_objects``.
@@ -229,22 +232,25 @@ class WriteStage:
 
 
 def _may_be_mixed(loaded: LoadedObject) -> bool:
-    """True when points of this very epoch may be of another version: the object changed after it was listed, so that
-    a run of this partition that was cut off may have read it differently, or an earlier plan of this attempt wrote it.
+    """True when points of this epoch may belong to another version of the object.
+
+    Either the object changed after it was listed, so that an interrupted run of this partition may have read another
+    version, or an earlier plan of this attempt wrote it.
     """
     return loaded.read != loaded.planned.ref or loaded.planned.action is Action.DIRTY
 
 
 def make_result(
-    planned: PlannedObject,
     loaded: LoadedObject,
     object_id: ObjectId,
     outcome: Outcome,
+    *,
     chunk_count: int = 0,
     points_digest: str = "",
     vectors_digest: str = "",
 ) -> ObjectResult:
-    """Return the result of an object that did not fail, of the version that was read. Pure."""
+    """Return the result of an object that did not fail, for the version that was read. Pure."""
+    planned = loaded.planned
     ref = loaded.read or planned.ref
     return ObjectResult(
         key=ref.key,
@@ -260,11 +266,12 @@ def make_result(
     )
 
 
-def make_failure(planned: PlannedObject, loaded: LoadedObject, object_id: ObjectId, error: ObjectError) -> ObjectResult:
+def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) -> ObjectResult:
     """Return the result of an object that failed. Pure.
 
-    A failed version leaves the points of the version before it, so their count and digest stay on record.
+    A failed version keeps the points of the previous version, so the result has their count and digests.
     """
+    planned = loaded.planned
     ref = loaded.read or planned.ref
     return ObjectResult(
         key=ref.key,

@@ -1,1 +1,1 @@
-"""Technique without domain: settings, retry, limits, telemetry. What does not belong: words of the product."""
+"""Technical building blocks: settings, retry, limits, telemetry, time. What does not belong: terms of the product."""

@@ -1,4 +1,4 @@
-"""RequestCoalescer: what several tasks ask at the same time becomes one request."""
+"""RequestCoalescer: concurrent requests of several tasks become one request."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-Q = TypeVar("Q")
-A = TypeVar("A")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class _Batch(Generic[Q, A]):
-    questions: list[Q] = field(default_factory=list)
-    answers: list[A] = field(default_factory=list)
-    """One, as soon as it is there."""
+class _Batch(Generic[Item, Result]):
+    items: list[Item] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    """The result of the batch, once it exists."""
     error: Exception | None = None
 
 
-class RequestCoalescer(Generic[Q, A]):
-    """Asks for all who wait at once: one request is on its way, and the next one gathers meanwhile.
+class RequestCoalescer(Generic[Item, Result]):
+    """Sends one request at a time; items that arrive meanwhile are collected for the next request.
 
     Args:
-        request: Answers several questions by one answer for all of them.
+        request: Sends one request for several items and returns one result for all of them.
     """
 
-    def __init__(self, request: Callable[[Sequence[Q]], Awaitable[A]]) -> None:
+    def __init__(self, request: Callable[[Sequence[Item]], Awaitable[Result]]) -> None:
         self._request = request
-        self._gathering: _Batch[Q, A] = _Batch()
+        self._gathering: _Batch[Item, Result] = _Batch()
         self._turn = asyncio.Lock()
 
-    async def request(self, question: Q) -> A:
-        """Return the answer to a request that holds this question. Raises what the request raises, for all in it."""
+    async def request(self, item: Item) -> Result:
+        """Return the result of a request that includes this item. An error is raised for every item of the request."""
         batch = self._gathering
-        batch.questions.append(question)
+        batch.items.append(item)
         async with self._turn:
             if batch is self._gathering:
                 self._gathering = _Batch()
-            # The first one in asks. When it is canceled meanwhile, the next one does.
-            if not batch.answers and batch.error is None:
+            # The first task of a batch sends the request; if it is canceled, the next one does.
+            if not batch.results and batch.error is None:
                 try:
-                    batch.answers.append(await self._request(batch.questions))
-                except Exception as error:  # whatever it is, each who asked is told
+                    batch.results.append(await self._request(batch.items))
+                except Exception as error:  # raised for every task of the batch
                     batch.error = error
         if batch.error is not None:
             raise batch.error
-        return batch.answers[0]
+        return batch.results[0]

@@ -1,4 +1,4 @@
-"""The cycle collector of a process that runs for long: kept from what stays."""
+"""Tune Python's cycle collector for processes that run for a long time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import gc
 from typing import Final
 
 COLLECT_AFTER: Final = (10_000, 20, 20)
-"""Thresholds of Python's cycle collector. Its own, 700 new objects, are met several times per batch of points."""
+"""Thresholds of the cycle collector. The default, 700 new objects, is reached several times per batch of points."""
 
 
 def freeze_startup_objects() -> None:
-    """Keep the cycle collector from all that is there now: what has been imported stays, and is much. Idempotent.
+    """Exclude all current objects, mainly imported modules, from cycle collection. Idempotent.
 
-    Walking it again and again cost a fifth of the processor time of a chunk in workers, and pauses in the service.
+    Scanning them repeatedly took a fifth of the processor time of a chunk in workers, and caused pauses in the service.
     """
     if not gc.get_freeze_count():
         gc.collect()

@@ -1,4 +1,4 @@
-"""Limits on how fast something may be done."""
+"""Limit the rate of an operation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 
 class TokenBucket:
-    """At most ``rate`` tokens per second on average, with bursts of at most one second's worth.
+    """Grants at most ``rate`` tokens per second on average, with bursts of at most one second's tokens.
 
-    Takers are served in the order in which they came. For one event loop; the clock and the sleep can be given.
+    Callers are served in order of arrival. For one event loop; clock and sleep can be injected.
     """
 
     def __init__(
@@ -20,19 +20,19 @@ class TokenBucket:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Start full. ``rate`` is in tokens per second and above 0."""
+        """Start with a full bucket. ``rate`` is in tokens per second and greater than 0."""
         if rate <= 0:
-            raise ValueError(f"a rate must be above 0, not {rate}")
+            raise ValueError(f"The rate must be greater than 0, not {rate}.")
         self._rate = rate
         self._clock = clock
         self._sleep = sleep
         self._free_at = clock() - 1.0
-        """The moment at which everything taken so far has been paid for."""
+        """Clock time at which all tokens taken so far are replaced."""
 
     async def take(self, tokens: int) -> None:
-        """Return when so many tokens may be spent.
+        """Wait until ``tokens`` tokens are available.
 
-        More than a second's worth is allowed: it is paid for afterwards by waiting.
+        It may exceed one second's tokens: later callers then wait for the difference.
         """
         now = self._clock()
         start = max(self._free_at, now - 1.0)

@@ -1,4 +1,4 @@
-"""When to try again: jittered exponential pauses within a bounded time, for blocking and asynchronous callers."""
+"""Retry with jittered exponential pauses within a time limit, for blocking and asynchronous callers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to go on.
+    """Pauses and time limit of retries.
 
     The pauses double; each is drawn from the upper half of its step, so that callers spread out.
     """
 
     first_s: float = 0.25
-    """Longest first pause (a guess: a restarting server needs more, a dropped connection less)."""
+    """Upper limit of the first pause (a guess: a restarting server needs more, a dropped connection less)."""
     longest_s: float = 8.0
-    """No pause is longer, unless the server asks for it."""
+    """Upper limit of every pause."""
     deadline_s: float = 60.0
-    """No new try starts later than this after the first one."""
+    """No attempt starts later than this after the first one."""
 
     def pauses(
         self, clock: Callable[[], float] = time.monotonic, draw: Callable[[], float] = random.random
     ) -> Iterator[float]:
-        """Yield the pause before each further try, in seconds; end when the next try would start after the deadline."""
+        """Yield the pause before each further attempt in seconds; end when it would start after the deadline."""
         end = clock() + self.deadline_s
         step = self.first_s
         while True:
@@ -48,9 +48,9 @@ async def retry_async(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Return the first result of ``call``; raise its last error of type ``retry_on`` when the policy's time is over.
+    """Return the first result of ``call``, or raise its last error of type ``retry_on`` at the policy's deadline.
 
-    Any other error is raised at once. ``call`` must be idempotent. Cost: one call per try.
+    Any other error is raised immediately. ``call`` must be idempotent. Cost: one call per attempt.
     """
     pauses = policy.pauses(clock)
     while True:

@@ -1,8 +1,7 @@
-"""Logging: one event per line, with fields, as text for people or as JSON for machines. Standard library only.
+"""Logging: one event per line with fields, as text or as JSON. Standard library only.
 
-Use ``get_logger(__name__).info("job admitted", extra={"job_id": id})``: the message says what happened and is
-constant; what varies is a
-field. Fields are never secrets.
+Use ``get_logger(__name__).info("job admitted", extra={"job_id": id})``: the message is constant and names the event;
+values that vary are fields. Fields are never secrets.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from typing import Any, Final, TextIO
 from ingestion_engine.runtime.timestamps import format_milliseconds
 
 ROOT: Final = "ingestion_engine"
-"""Name of the logger that all of the product's loggers descend from."""
+"""Name of the parent of all of the product's loggers."""
 
 _RESERVED: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
-"""Attributes that every record has; whatever else a record carries is a field of the event."""
+"""Attributes of every record; any other attribute is a field of the event."""
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module; names outside the package are put below ``ingestion_engine``. Pure."""
+    """Return the logger of a module; names outside the package become children of ``ingestion_engine``. Pure."""
     return logging.getLogger(name if name.split(".", 1)[0] == ROOT else f"{ROOT}.{name}")
 
 
 def configure_logging(level: str = "INFO", *, json: bool = False, stream: TextIO | None = None) -> None:
-    """Send every event to one stream, in one format; calling it again replaces the format and the level.
+    """Write every event to one stream in one format; calling it again replaces format and level.
 
     Args:
-        level: Name of the lowest level shown, for the product's own loggers. Libraries show warnings and worse.
+        level: Lowest level of the product's own loggers; libraries log warnings and errors.
         json: One JSON object per line; otherwise ``time LEVEL logger message field=value``.
-        stream: Where to write; None means standard error.
+        stream: Output stream; None means standard error.
 
     Raises:
         ValueError: unknown level.
@@ -47,7 +46,7 @@ def configure_logging(level: str = "INFO", *, json: bool = False, stream: TextIO
 
 
 def event_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the fields given as ``extra``, in the order given; without private ones, which Ray adds. Pure."""
+    """Return the fields given as ``extra``, in order, without private ones, which Ray adds. Pure."""
     return {name: value for name, value in vars(record).items() if name not in _RESERVED and name[:1] != "_"}
 
 
@@ -56,12 +55,10 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per event: ``time``, ``level``, ``logger``, ``event``, the fields, and ``exception`` when there
-    is one.
-    """
+    """One JSON object per event: ``time``, ``level``, ``logger``, ``event``, the fields, and ``exception`` if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one event on one line; values that are not JSON types appear as text."""
+        """Return one event on one line; values that are not JSON types become text."""
         line: dict[str, Any] = {
             "time": _timestamp(record),
             "level": record.levelname.lower(),
@@ -78,7 +75,7 @@ class TextFormatter(logging.Formatter):
     """``2026-01-31T12:00:00.000Z INFO  services.dispatch job admitted job_id=… parallelism=4``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one event; a traceback, when there is one, follows on its own lines."""
+        """Return one event on one line, followed by the lines of its traceback if any."""
         fields = "".join(f" {name}={_render(value)}" for name, value in event_fields(record).items())
         name = record.name.removeprefix(f"{ROOT}.")
         line = f"{_timestamp(record)} {record.levelname:<7} {name} {record.getMessage()}{fields}"

@@ -414,5 +414,16 @@ class MortalEngine:
         check = LeaseCheck(ledger.store, "notes", spec.job_id, lease.epoch, max_age_s=0)
         source, embedder = SeenSource(self.bucket, run), SeenEmbedder(self.embedder, run)
         schema, table = SchemaWatch(stores, contract), ObjectTable(ledger.store, "notes")
-        context: Any = WorkerContext(spec, contract, None, lease.epoch, source, embedder, stores, check, schema, table)
+        context: Any = WorkerContext(
+            spec=spec,
+            contract=contract,
+            context_length=None,
+            epoch=lease.epoch,
+            source=source,
+            embedder=embedder,
+            stores=stores,
+            lease=check,
+            schema=schema,
+            table=table,
+        )
         return await run_partition(ledger, context, run.partition.id)

@@ -1,8 +1,8 @@
-"""Compare: what the stores hold of one object beside what the object table says of it. Pure.
+"""Compare: one object's points in the stores against its row in the object table. Pure.
 
-The table's digests are sums over points, so they tell which of two copies is right without a copy of their own: of the
-points on which the stores differ, that choice is right which makes the sums come out. Points on which the stores agree
-are only counted and summed, so memory grows with the damage alone.
+The table's digests are sums over points, so they identify the correct copies without a copy of their own: for the
+points on which the stores differ, the correct choice is the one whose sums match. Points on which the stores agree are
+only counted and summed, so memory grows with the number of differences.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass, field
 from ingestion_engine.domain.ids import PointId, add_digests, digest_point, digest_vector, hash_json
 from ingestion_engine.domain.records import StoredPoint
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.pipeline.stored_copies import Copies
 from ingestion_engine.pipeline.reuse import EXACT_FIRST, are_close
+from ingestion_engine.pipeline.stored_copies import Copies
 
 MODULUS = 1 << 128
 HALF_CHOICES = 1 << 14
-"""Choices tried for one half of the points in dispute: with two copies each, 28 points in all; half a second."""
+"""Maximum number of choices for one half of the disputed points: 28 points with two copies each, half a second."""
 
 Differences = dict[str, dict[str, int]]
-"""Points by store and kind: ``missing``, ``extra``, ``payload``, ``vector`` where it is known what is right;
-``digest`` and ``vector_digest`` (all points of the object) where the stores agree and the table says otherwise."""
+"""Points by store and kind: ``missing``, ``extra``, ``payload``, ``vector`` if the correct copy is known; ``digest``
+and ``vector_digest`` (all points of the object) if the stores agree with each other but not with the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the object table says. ``None`` for a digest that an older version did not write."""
+    """An object's row in the object table. A digest is None if an older version did not write it."""
 
     points: int
     digest: int | None
@@ -36,7 +36,7 @@ class Expected:
 
     @classmethod
     def parse(cls, points: int, digest: str, vectors: str) -> Expected:
-        """From the fields of a row: hex digits, empty when there is nothing to say."""
+        """Return the expectation of a row's fields; digests are hex digits, empty for none."""
         if points == 0:
             return cls(0, 0, 0)
         return cls(points, int(digest, 16) if digest else None, int(vectors, 16) if vectors else None)
@@ -44,17 +44,17 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What counts of one store's copy of a point."""
+    """The compared parts of one store's copy of a point."""
 
     digest: int
     whole: str
-    """Hash of the payload with its job fields."""
+    """Hash of the payload including its job fields."""
     vector: int | None
 
 
 @dataclass(slots=True)
 class Comparison:
-    """The copies of one object's points, added piece by piece."""
+    """Accumulates the copies of one object's points."""
 
     expected: Expected
     stores: Sequence[StoreName]
@@ -63,10 +63,10 @@ class Comparison:
     vectors: int = 0
     seen: dict[StoreName, int] = field(default_factory=dict)
     disputed: dict[PointId, dict[StoreName, Copy]] = field(default_factory=dict)
-    """The copies of points on which the stores differ, or whose vector one of them lacks."""
+    """The copies of points on which the stores differ, or without a vector in one store."""
 
     def add(self, point_id: PointId, copies: Copies) -> None:
-        """Take the copies of one point; a second time changes nothing."""
+        """Add the copies of one point. Adding a disputed point again changes nothing."""
         if point_id in self.disputed:
             return
         for name in copies:
@@ -81,7 +81,7 @@ class Comparison:
         self.vectors = add_digests(self.vectors, best.vector or 0)
 
     def judge(self) -> Verdict:
-        """Say what is right and what differs, once every piece has been added."""
+        """Return the correct copies and the differences, after all points have been added."""
         payloads = self._choose_payloads()
         if payloads is None:
             return Verdict(self._describe_dispute(), None, vectors_known=self._vectors_add_up())
@@ -91,7 +91,7 @@ class Comparison:
         return Verdict(self._describe(payloads, vectors), Choice(payloads, vectors), vectors_known=True)
 
     def _choose_payloads(self) -> dict[PointId, StoreName | None] | None:
-        """For each point in dispute the store whose payload is right, None where there should be no point."""
+        """Return for each disputed point the store with the correct payload, or None if the point should not exist."""
         if self.expected.digest is None:
             return None if self.disputed or self.points != self.expected.points else {}
         options: dict[PointId, dict[StoreName | None, tuple[int, int]]] = {
@@ -102,7 +102,7 @@ class Comparison:
         return _choose(options, self._orders(), wanted)
 
     def _choose_vectors(self, payloads: Mapping[PointId, StoreName | None]) -> dict[PointId, StoreName] | None:
-        """For each disputed point that is to be there, the store whose vector is right."""
+        """Return for each disputed point that should exist the store with the correct vector."""
         options: dict[PointId, dict[StoreName | None, tuple[int, int]]] = {}
         for point_id, chosen in payloads.items():
             if chosen is not None:
@@ -117,13 +117,13 @@ class Comparison:
         return None if found is None else {i: name for i, name in found.items() if name is not None}
 
     def _orders(self) -> Iterator[Sequence[StoreName | None]]:
-        """Orders in which stores are believed: one alone, then one before the other."""
+        """Yield orders of preference among the stores: each store alone, then each order of all."""
         for name in self.stores:
             yield (name, None)
         yield from itertools.permutations(self.stores)
 
     def _vectors_add_up(self) -> bool:
-        """False when the vectors are known to be wrong although every point is there and nothing is in dispute."""
+        """False when the vectors are known to be wrong although every point exists and none is disputed."""
         whole = not self.disputed and self.points == self.expected.points
         return not whole or self.expected.vectors in {None, self.vectors}
 
@@ -146,7 +146,7 @@ class Comparison:
         return found.counts
 
     def _describe_dispute(self) -> Differences:
-        """What differs between the stores, when the table does not say who is right."""
+        """Return the differences between the stores when the table does not identify the correct copies."""
         found = _Tally(self.stores)
         for copies in self.disputed.values():
             for name in self.stores:
@@ -156,7 +156,7 @@ class Comparison:
         return found.counts or self._describe_digests()
 
     def _describe_digests(self) -> Differences:
-        """What differs from the table alone: the stores agree."""
+        """Return the differences from the table when the stores agree with each other."""
         lacking = self.expected.points - self.points
         kind = "missing" if lacking > 0 else "extra"
         count = abs(lacking)
@@ -168,25 +168,25 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which copy of each point in dispute is right; all others are right in every store."""
+    """The correct copy of each disputed point; all other points are correct in every store."""
 
     payloads: Mapping[PointId, StoreName | None]
-    """None where there should be no point."""
+    """None for a point that should not exist."""
     vectors: Mapping[PointId, StoreName]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison came to. ``choice`` is None when the copies do not tell what is right."""
+    """Result of a comparison. ``choice`` is None when the copies do not determine the correct content."""
 
     differences: Differences
     choice: Choice | None
     vectors_known: bool
-    """False when no vector of the object can be trusted."""
+    """False when no vector of the object is reliable."""
 
     @property
     def is_same(self) -> bool:
-        """True when every store holds exactly what the object table says."""
+        """True when every store has exactly the points of the object table."""
         return not self.differences and self.choice is not None
 
 
@@ -202,7 +202,7 @@ class _Tally:
 
 
 def _digest(copies: Copies) -> dict[StoreName, Copy]:
-    """What counts of each copy; a vector that is close to a more exact copy of it counts as that."""
+    """Return the compared parts of each copy; a vector close to a more exact copy counts as that copy."""
     held: dict[StoreName, Copy] = {}
     exact: StoredPoint | None = None
     for name in EXACT_FIRST:
@@ -231,9 +231,9 @@ def _choose(
     orders: Iterable[Sequence[StoreName | None]],
     wanted: tuple[int, int],
 ) -> dict[PointId, StoreName | None] | None:
-    """Return one option per point such that counts and digests add up to what is wanted; None when none is found.
+    """Return one option per point whose counts and digests add up to ``wanted``; None when none is found.
 
-    The likely choices come first: damage in one store alone. Then, for a few points, all of them.
+    The likely choices are tried first: damage in a single store. Then, for a few points, all choices.
     """
     for order in orders:
         choice = {i: next((name for name in order if name in by), next(iter(by))) for i, by in options.items()}
@@ -245,7 +245,7 @@ def _choose(
 def _search(
     options: Mapping[PointId, Mapping[StoreName | None, tuple[int, int]]], wanted: tuple[int, int]
 ) -> dict[PointId, StoreName | None] | None:
-    """Try every choice by meeting in the middle: sums of one half are looked up among those of the other."""
+    """Try every choice by meeting in the middle: match the sums of one half of the points with those of the other."""
     ids = list(options)
     halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
     if any(_count_choices(options, half) > HALF_CHOICES for half in halves):
