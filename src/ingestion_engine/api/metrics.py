@@ -41,7 +41,7 @@ class Metrics:
         )
         Gauge("ingest_info", "The running version.", ["version"], registry=self._registry).labels(__version__).set(1)
 
-    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, *, status: int, seconds: float) -> None:
         """Count a request. ``route`` is the pattern of the path, so that ids create no new series."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)

@@ -69,11 +69,11 @@ class RequestContext:
             problem = make_problem(500, "internal_error", detail, context={"request_id": request_id})
             await answer_problem(problem)(scope, receive, send_marked)
         finally:
-            self._record(scope, request_id, status, time.monotonic() - began)
+            self._record(scope, request_id, status=status, seconds=time.monotonic() - began)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, request_id: str, *, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.count_request(scope["method"], route, status, seconds)
+        self._metrics.count_request(scope["method"], route, status=status, seconds=seconds)
         if scope["path"] in _QUIET and status < 500:
             return
         fields = {

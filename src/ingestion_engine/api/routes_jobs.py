@@ -152,6 +152,7 @@ async def follow_job(job: JobDep, services: ServicesDep) -> StreamingResponse:
 
 
 async def _stream(services: Services, job_id: str) -> AsyncIterator[bytes]:
+    """Yield the wire format of the events; sse-starlette or FastAPI's own streams would replace only these lines."""
     number = 0
     state: JobState | None = None
     yield b"retry: 2000\n\n"

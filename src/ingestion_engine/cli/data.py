@@ -179,7 +179,9 @@ def verify(
     With --watch, the exit code is 1 when there are differences; `ingest failures JOB` lists them.
     """
     with open_client(url) as client:
-        return _submit_on(client, collection, "verify", prefix, engine, idempotency_key, follow=follow, json=json)
+        request = _request_on(client, collection, "verify", prefix=prefix)
+        accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
+        return report_accepted(client, accepted, follow=follow, json=json)
 
 
 def repair(
@@ -193,29 +195,19 @@ def repair(
 ) -> int:
     """Compare the stores and repair differences from the store that is right."""
     with open_client(url) as client:
-        return _submit_on(client, collection, "repair", prefix, engine, idempotency_key, follow=follow, json=json)
+        request = _request_on(client, collection, "repair", prefix=prefix)
+        accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
+        return report_accepted(client, accepted, follow=follow, json=json)
 
 
-def _submit_on(
-    client: IngestClient,
-    collection: str,
-    mode: str,
-    prefix: str,
-    engine: str,
-    key: str | None,
-    *,
-    follow: bool,
-    json: bool,
-) -> int:
-    """Submit a job on an existing collection; bucket, model and chunking are taken from its contract."""
-    contract = client.get_collection(collection)["contract"]
-    if contract["bucket"] is None:
+def _request_on(client: IngestClient, collection: str, mode: str, *, prefix: str) -> dict[str, Any]:
+    """Return a request about an existing collection; bucket, model and chunking are taken from its contract."""
+    bucket = client.get_collection(collection)["contract"]["bucket"]
+    if bucket is None:
         raise typer.BadParameter(
             f"The contract of collection {collection!r} does not name its bucket. Use `ingest submit --mode {mode}`."
         )
-    request = {"source": {"bucket": contract["bucket"], "prefix": prefix}, "collection": collection, "mode": mode}
-    accepted = client.submit(request, engine=engine, idempotency_key=key)
-    return report_accepted(client, accepted, follow=follow, json=json)
+    return {"source": {"bucket": bucket, "prefix": prefix}, "collection": collection, "mode": mode}
 
 
 def delete_objects(

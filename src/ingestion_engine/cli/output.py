@@ -79,19 +79,19 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         return _print_refusal(error)
     except ApiUnreachable as error:
         hint = "Start it with `ingest up` or `ingest serve`, or set INGEST_API_URL."
-        return _print_error(ExitCode.UNREACHABLE, "api_unreachable", str(error), hint)
+        return _print_error(str(error), code="api_unreachable", hint=hint, exit_code=ExitCode.UNREACHABLE)
     except SettingsError as error:
-        return _print_error(ExitCode.UNEXPECTED, "settings", str(error), "")
+        return _print_error(str(error), code="settings")
     except NotInstalled as error:
-        return _print_error(ExitCode.USAGE, "not_installed", str(error), error.hint)
+        return _print_error(str(error), code="not_installed", hint=error.hint, exit_code=ExitCode.USAGE)
     except IngestionError as error:
-        return _print_error(ExitCode.UNEXPECTED, error.code, error.message, error.hint)
+        return _print_error(error.message, code=error.code, hint=error.hint)
     except BrokenPipeError:
         # The reader has closed the pipe; nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.UNEXPECTED)
     except OSError as error:
-        return _print_error(ExitCode.UNEXPECTED, "system", str(error), "")
+        return _print_error(str(error), code="system")
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
@@ -104,14 +104,14 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _print_error(code: ExitCode, name: str, message: str, hint: str) -> int:
+def _print_error(message: str, *, code: str, hint: str = "", exit_code: ExitCode = ExitCode.UNEXPECTED) -> int:
     if wants_json():
-        write_json({"code": name, "detail": message, "hint": hint or None}, file=sys.stderr)
+        write_json({"code": code, "detail": message, "hint": hint or None}, file=sys.stderr)
     else:
         err.print(Text.assemble(("error: ", "bold red"), message))
         if hint:
             err.print(Text.assemble(("hint:  ", "bold"), hint))
-    return int(code)
+    return int(exit_code)
 
 
 def _print_refusal(error: ApiError) -> int:

@@ -152,7 +152,7 @@ def _run_job(file: Path) -> int:
     except ValidationError as error:
         raise typer.BadParameter(describe_faults(error), param_hint="FILE") from None
     ledger = Ledger(open_state_store(settings), JobIds().make())
-    ledger.write_spec(make_spec(settings, request, EngineName.LOCAL, ledger.job_id, parallelism=1))
+    ledger.write_spec(make_spec(settings, request, engine=EngineName.LOCAL, job_id=ledger.job_id, parallelism=1))
     summary = run_driver(ledger.spec_uri, 1)
     if summary is None:
         err.print(Text("Another job owns the collection."))
