@@ -1,14 +1,14 @@
-"""Every error of the product, by what to do about it.
+"""All errors of the product, by the reaction they require.
 
 ::
 
     IngestionError            code, message, hint, context
-    ├── ObjectError           skip the object, record it, go on
-    ├── TransientError        wait and try again; never counts against an object
+    ├── ObjectError           record the object as failed and continue
+    ├── TransientError        wait and retry; never counts against an object
     ├── FatalError            stop the job; nothing further is written
-    └── SubmissionError       answer the caller
+    └── SubmissionError       return an error to the caller
 
-A subclass exists only where somebody reacts differently to it. All are picklable and render from one source:
+A subclass exists only where the reaction differs. All errors are picklable and rendered from one source:
 ``log_fields()`` for logs, ``record()`` for the ledger, and problem+json in the API.
 """
 
@@ -18,12 +18,12 @@ from typing import Any
 
 
 class IngestionError(Exception):
-    """Root of all errors raised on purpose.
+    """Base class of all errors raised on purpose.
 
     Args:
         code: Stable identifier for programs, ``snake_case``.
-        message: One sentence for people, naming the thing that is wrong.
-        hint: What the reader can do about it; empty when there is nothing.
+        message: One sentence that names what is wrong.
+        hint: What the reader can do about it, starting with a verb; empty when there is nothing.
         context: Values named in the message, for logs and problem+json; JSON types only, never secrets.
     """
 
@@ -38,11 +38,11 @@ class IngestionError(Exception):
         return _rebuild, (type(self), self.code, self.message, self.hint, self.context)
 
     def log_fields(self) -> dict[str, Any]:
-        """Flat fields for a structured log line."""
+        """Return flat fields for a structured log line."""
         return {"error_code": self.code, "error": self.message, **{f"error_{k}": v for k, v in self.context.items()}}
 
     def record(self) -> dict[str, Any]:
-        """The JSON object stored in the ledger and shown by the API."""
+        """Return the JSON object stored in the ledger and shown by the API."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "context": self.context}
 
 
@@ -51,10 +51,10 @@ def _rebuild(kind: type[IngestionError], code: str, message: str, hint: str, con
 
 
 class ObjectError(IngestionError):
-    """One object cannot be ingested as it is; it is recorded as failed and the job goes on.
+    """One object cannot be ingested; it is recorded as failed and the job continues.
 
-    ``retryable`` in the object table is False for these: the object is tried again only when its etag or the
-    collection's fingerprint changes, or on request.
+    ``retryable`` is False in its row of the object table: the object is retried only when its etag or the collection's
+    fingerprint changes, or on request.
     """
 
 
@@ -63,22 +63,22 @@ class ObjectGone(ObjectError):
 
 
 class TextRefused(ObjectError):
-    """The embedder refuses an input for good; a batch is halved until the guilty text is alone."""
+    """The embedder permanently refuses an input; a batch is halved until the refused text is alone."""
 
 
 class PointsRefused(ObjectError):
-    """A store refuses some points of a batch for good; ``context["refused"]`` maps point id to the store's words."""
+    """A store permanently refuses some points of a batch; ``context["refused"]`` maps point ids to reasons."""
 
 
 class TransientError(IngestionError):
-    """A dependency is away or overloaded; the same call may succeed later.
+    """A dependency is unavailable or overloaded; the same call may succeed later.
 
-    ``context["retry_after_s"]`` is the server's own wish, when it stated one.
+    ``context["retry_after_s"]`` is the time in seconds that the server requested, if it did.
     """
 
 
 class FatalError(IngestionError):
-    """The job cannot go on: its request, its contract or its permissions are wrong."""
+    """The job cannot continue: its request, its contract or its permissions are wrong."""
 
 
 class CollectionMissing(FatalError):
@@ -90,19 +90,19 @@ class StateMissing(FatalError):
 
 
 class LeaseLost(FatalError):
-    """Another attempt owns the collection now; the writer stops at once and writes nothing more."""
+    """Another attempt owns the collection now; the writer stops at once."""
 
 
 class JobAborted(FatalError):
-    """Somebody asked for the job to be canceled."""
+    """Cancellation of the job was requested."""
 
 
 class SubmissionError(IngestionError):
-    """A request that is answered with an error instead of a job.
+    """A request that is rejected.
 
     Args:
-        status: HTTP status of the answer.
-        field: Dotted path of the request's field at fault, when there is one.
+        status: HTTP status of the response.
+        field: Dotted path of the invalid request field; None when there is none.
     """
 
     def __init__(
@@ -114,4 +114,4 @@ class SubmissionError(IngestionError):
 
 
 class StateConflict(IngestionError):
-    """A conditional write found another value than the caller had read; read again and decide anew."""
+    """A conditional write found a newer value than the caller had read; read it and decide again."""

@@ -1,4 +1,4 @@
-"""Identity: pure, deterministic functions from content to ids, the same in both stores and on every engine."""
+"""Ids: pure, deterministic functions from content to ids, the same in both stores and on every engine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ObjectId = NewType("ObjectId", str)
 PointId = NewType("PointId", str)
 
 _ROOT = uuid.UUID("8f3b1f3e-54a5-5c5b-9d0c-6f1f2b9d7c11")
-"""Namespace of all ids of this product; any fixed UUID would do, changing it changes every id."""
+"""Namespace of all ids of this product: an arbitrary fixed UUID; changing it would change every id."""
 
 JOB_FIELDS = frozenset({"epoch", "job_id", "ingested_at"})
-"""Payload fields that say who wrote a point and when; they are not part of its content."""
+"""Payload fields that record who wrote a point and when; not part of its content."""
 
 
 def make_object_id(bucket: str, key: str) -> ObjectId:
@@ -39,15 +39,15 @@ def make_point_id(object_id: ObjectId, content_hash: str, occurrence: int) -> Po
     """Return the UUID of a chunk's point.
 
     Args:
-        object_id: The object the chunk belongs to.
+        object_id: Object that the chunk belongs to.
         content_hash: ``hash_text`` of the chunk's text.
-        occurrence: How many chunks with the same text come before this one in the object; from 0.
+        occurrence: Number of chunks with the same text that come before this one in the object.
     """
     return PointId(_make_uuid5(_read_uuid(object_id), f"{content_hash}:{occurrence}"))
 
 
 def _make_uuid5(namespace: bytes, name: str) -> str:
-    """What ``str(uuid.uuid5(...))`` gives, without the object in between: a quarter of the time, for every chunk."""
+    """Return ``str(uuid.uuid5(...))`` without creating the UUID object: a quarter of the time, once per chunk."""
     digest = hashlib.sha1(namespace + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
@@ -55,7 +55,7 @@ def _make_uuid5(namespace: bytes, name: str) -> str:
 
 @functools.lru_cache(64)
 def _read_uuid(text: str) -> bytes:
-    """The bytes of a UUID; the points of an object, and the objects of a bucket, ask for the same one."""
+    """Return the bytes of a UUID; cached, because all points of an object and all objects of a bucket share one."""
     return uuid.UUID(text).bytes
 
 
@@ -69,25 +69,25 @@ def hash_json(value: Any) -> str:
 
 
 def make_embedding_id(model_digest: str, dimension: int, options: Mapping[str, Any], *, prefix: str) -> str:
-    """Return the collection's part of an embedding id, 16 hex digits: what turns a string into a vector."""
+    """Return the collection's part of an embedding id, 16 hex digits of everything that turns a text into a vector."""
     return hash_json({"digest": model_digest, "dimension": dimension, "options": dict(options), "prefix": prefix})[:16]
 
 
 def make_point_embedding_id(embedding_id: str, embedded_text: str) -> str:
-    """Return a point's ``embedding_id``: the collection's part and the hash of the exact string embedded.
+    """Return a point's ``embedding_id``: the collection's part and the hash of the exact text that was embedded.
 
-    Two points with the same value have the same vector, so a stored vector may be used again.
+    Two points with the same value have the same vector, so a stored vector can be reused.
     """
     return join_embedding_id(embedding_id, hash_text(embedded_text))
 
 
 def join_embedding_id(embedding_id: str, embedded_hash: str) -> str:
-    """As ``make_point_embedding_id``, where ``hash_text`` of the string is known already."""
+    """Return the same as ``make_point_embedding_id`` when ``hash_text`` of the text is already known."""
     return f"{embedding_id}-{embedded_hash[:16]}"
 
 
 def digest_point(point_id: str, payload: Mapping[str, Any]) -> int:
-    """Return a 128-bit hash of a point without its job fields; sums of them (mod 2**128) do not depend on order."""
+    """Return a 128-bit hash of a point without its job fields; sums of hashes (mod 2**128) do not depend on order."""
     content = {name: value for name, value in payload.items() if name not in JOB_FIELDS}
     return int(hash_json([point_id, content])[:32], 16)
 
@@ -95,8 +95,8 @@ def digest_point(point_id: str, payload: Mapping[str, Any]) -> int:
 def digest_vector(point_id: str, vector: bytes) -> int:
     """Return a 128-bit hash of a point's vector, given as little-endian float32; sums do not depend on order.
 
-    Both stores give back the bytes they were sent (Qdrant only as long as the vector's length is 1), so the sum in the
-    object table tells which of two stores that differ holds the right ones.
+    Both stores return the bytes that they received (Qdrant only for vectors of length 1), so the sum in the object
+    table tells which of two differing stores holds the right vectors.
     """
     return int.from_bytes(hashlib.blake2b(vector, digest_size=16, key=point_id.encode()).digest(), "big")
 
@@ -125,8 +125,8 @@ class SegmentKind(StrEnum):
 class SegmentName(str):
     """Name of a segment: ``a01-00003`` (attempt, running number), with the letter of its kind before the number.
 
-    Names sort in the order in which one attempt writes segments of one kind. The driver also names segments of reports
-    and failures so.
+    Names sort in the order in which an attempt writes segments of one kind. Segments of reports and failures have such
+    names too.
     """
 
     __slots__ = ()
@@ -146,8 +146,8 @@ class PartitionId(str):
     """Id of a partition: ``a01-d00003.0.512.0123456789abcdef``.
 
     The parts are the segment's name, offset and length in bytes of the partition's line in it, and 16 hex digits of the
-    line's SHA-256 (see docs/decisions/0001). A plain string to engines, reports and the command line; the properties
-    parse it.
+    line's SHA-256 (see docs/decisions/0001). It is a plain string for engines, reports and the command line; the
+    properties parse it.
 
     Raises:
         FatalError: "plan_corrupt", from the properties of a malformed id.

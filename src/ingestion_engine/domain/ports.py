@@ -1,5 +1,6 @@
-"""Ports: what the product needs from the outside, one Protocol each. Adapters implement them, tests share one suite
-per port.
+"""Ports: the external systems of the product, one Protocol each.
+
+Adapters implement them; one contract test suite per port runs over all implementations.
 """
 
 from __future__ import annotations
@@ -30,36 +31,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A value in the state store and the opaque version to name in a conditional write."""
+    """A value in the state store with the opaque version that a conditional write names."""
 
     data: bytes
     version: str
 
 
 class StateStore(Protocol):
-    """Small durable values under slash-separated paths, with conditional writes. Blocking; safe to share by threads.
+    """Small durable values under slash-separated paths, with conditional writes. Blocking and thread-safe.
 
-    All methods raise ``TransientError`` while the store is away and ``FatalError`` ("state_access_denied") when it
-    refuses us.
+    All methods raise ``TransientError`` while the store is unavailable and ``FatalError`` ("state_access_denied") when
+    it denies access.
     """
 
     url: str
     """``s3://bucket/prefix`` or ``file:///dir``."""
 
     def get(self, path: str) -> Stored | None:
-        """Return a value, or None when absent."""
+        """Return a value; None when absent."""
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
         """Return ``length`` bytes from ``start``. Raises StateMissing when absent."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a value, whatever was there."""
+        """Write a value, replacing any existing one."""
 
     def create(self, path: str, data: bytes) -> str:
-        """Write a value that must not exist yet; return its version. Raises StateConflict when it does."""
+        """Write a value that must not exist yet; return its version. Raises StateConflict when it exists."""
 
     def replace(self, path: str, data: bytes, version: str) -> str:
-        """Write a value over exactly this version; return the new one. Raises StateConflict when it is another."""
+        """Replace exactly this version of a value; return the new version. Raises StateConflict for any other."""
 
     def delete(self, path: str) -> None:
         """Remove a value; no error when absent."""
@@ -68,69 +69,64 @@ class StateStore(Protocol):
         """Yield all paths that start with a prefix, in no particular order. Streams."""
 
     def download(self, path: str, target: Path) -> None:
-        """Copy a large value to a file without holding it in memory."""
+        """Copy a large value to a file in bounded memory."""
 
     def upload(self, path: str, source: Path) -> None:
-        """Copy a file to a large value without holding it in memory, whatever was there."""
+        """Copy a file to a large value in bounded memory, replacing any existing one."""
 
 
 class ObjectSource(Protocol):
-    """The buckets to read. Read only."""
+    """The buckets to ingest from. Read-only."""
 
     def check_bucket(self, bucket: str) -> None:
-        """Return when the bucket exists and may be listed. Blocking, one request.
+        """Return if the bucket exists and may be listed. Blocking, one request.
 
         Raises: FatalError "bucket_not_found", "bucket_access_denied"; TransientError.
         """
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
-        """Yield every object under a prefix, in the server's own order, whatever its key looks like. Blocking.
+        """Yield every object under a prefix, in the server's order, with keys of any form. Blocking.
 
         Cost: one request per 1,000 keys. Raises as ``check_bucket``.
         """
 
     async def fetch(self, ref: ObjectRef, *, max_bytes: int) -> RawObject:
-        """Read one object whole: the listed version, or the newest when it has changed since (its own etag is
-        returned).
+        """Read a whole object: the listed version, or the newest one if it has changed (with its etag in the result).
 
         Raises: ObjectGone ("object_gone"); ObjectError "object_too_large" (over max_bytes), "object_unreadable" (403
-        and
-        the like on this object alone); TransientError. Cost: one request, two when it changed.
+        and similar for this object alone); TransientError. Cost: one request, two when it changed.
         """
 
     async def fetch_into(self, ref: ObjectRef, file: BinaryIO, *, max_bytes: int) -> ObjectHead:
-        """Read one object into a file, from its start, whatever was in it; the version, errors and cost are those of
-        ``fetch``.
+        """Read an object into a file, replacing its content; version, errors and cost are those of ``fetch``.
 
-        Raises: also OSError, from the file. Cost: memory of a few MB, whatever the object's size.
+        Raises: also OSError, from the file. Cost: a few MB of memory for any size of object.
         """
 
     async def exists(self, bucket: str, key: str) -> bool:
-        """True when the object is there now. One HEAD. Raises TransientError."""
+        """True when the object exists now. One HEAD request. Raises TransientError."""
 
     async def close(self) -> None:
         """Release connections."""
 
 
 class Embedder(Protocol):
-    """Turns text into vectors."""
+    """Turns texts into vectors."""
 
     async def describe(self, model: str) -> ModelInfo:
-        """Return name, digest and size of a model. Raises FatalError "model_not_found" (hint: pull it);
-        TransientError.
-        """
+        """Return the properties of a model. Raises FatalError "model_not_found"; TransientError."""
 
     async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request, nothing is ever truncated.
+        """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request; nothing is truncated.
 
-        Raises: TextRefused ("text_too_long", "embedding_nan", "embedding_refused": the whole request is refused for
-        good because of some text in
-        it); FatalError "model_not_found"; TransientError for everything else, after the adapter's own quick retries.
+        Raises: TextRefused ("text_too_long", "embedding_nan", "embedding_refused": the request is refused permanently
+        because of one of its texts); FatalError "model_not_found"; TransientError for everything else, after quick
+        retries by the adapter.
         """
 
     @property
     def calls(self) -> int:
-        """Embed requests answered with vectors so far."""
+        """Number of embed requests so far that returned vectors."""
 
     async def close(self) -> None:
         """Release connections."""
@@ -138,17 +134,17 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Conditions that all must hold; None means no condition. Compared byte for byte, white space and case included."""
+    """Conditions that must all hold; None means no condition. Compared byte for byte, with white space and case."""
 
     bucket: str | None = None
     content_type: str | None = None
     metadata: Mapping[str, str] | None = None
-    """Entries that the payload's metadata must have."""
+    """Entries that the payload's metadata must contain."""
     key_prefix: str | None = None
-    """What the key starts with."""
+    """Prefix of the key."""
 
     def matches(self, payload: Mapping[str, Any]) -> bool:
-        """True when a payload fulfils every condition: what they mean in every store. Pure."""
+        """True when a payload fulfils every condition; defines their meaning in every store. Pure."""
         exact = {"bucket": self.bucket, "content_type": self.content_type}
         held = payload.get("metadata") or {}
         return (
@@ -159,12 +155,11 @@ class SearchFilter:
 
 
 class VectorStore(Protocol):
-    """One vector store. Points are the same in every store; how they are spelled is the adapter's business.
+    """One vector store. Points are the same in every store; the adapter translates their form.
 
-    Every method raises TransientError while the store is away (also "collection is yellow", rate limits, time-outs),
-    FatalError "store_access_denied", and, where a collection is named, CollectionMissing or FatalError
-    "schema_mismatch".
-    Writes are applied when the call returns, and time out at 30 s.
+    Every method raises TransientError while the store is unavailable (also for "collection is yellow", rate limits and
+    time-outs), FatalError "store_access_denied", and, for methods with a collection, CollectionMissing or FatalError
+    "schema_mismatch". Writes are applied when the call returns, and time out at 30 s.
     """
 
     name: StoreName
@@ -173,26 +168,25 @@ class VectorStore(Protocol):
         """Return the server's version. One request."""
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
-        """Create the collection with its explicit schema, or check the one that is there, naming both values if it
-        differs.
+        """Create the collection with its explicit schema, or check the existing one.
 
-        Idempotent. Raises FatalError "schema_mismatch".
+        Idempotent. Raises FatalError "schema_mismatch", naming both values.
         """
 
     async def check_collection(self, contract: CollectionContract) -> None:
-        """Check that the collection is there as agreed; cheap enough to call before every large write."""
+        """Check the existing collection against its contract; cheap enough to call before every large write."""
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        """Write points, replacing those with the same ids; split into requests by bytes and count. Idempotent.
+        """Write points, replacing points with the same ids; split into requests by bytes and count. Idempotent.
 
-        Raises PointsRefused (``context["refused"]``: {point id: reason}) after everything else has been written.
+        Raises PointsRefused (``context["refused"]``: {point id: reason}) after all other points have been written.
         """
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove every point of some objects whose epoch is lower. Idempotent. Loops where the server caps a call."""
+        """Remove every point of some objects with a lower epoch. Idempotent. Loops where the server limits a call."""
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
-        """Return those of the points that exist, in any order."""
+        """Return the points that exist among these ids, in any order."""
 
     async def read_object_points(
         self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
@@ -202,55 +196,55 @@ class VectorStore(Protocol):
         Args:
             collection: Name of the collection.
             object_ids: The objects.
-            first_chunk: Only points whose ``chunk_index`` is at least this; with 0 and no end, all points whatever
-                they say of their index.
-            end_chunk: Only points whose ``chunk_index`` is lower; None means no bound. The caller keeps what is asked
-                for below 10,000 points, where Weaviate stops.
+            first_chunk: Only points with at least this ``chunk_index``; with 0 and no end, all points, also those
+                without a valid index.
+            end_chunk: Only points with a lower ``chunk_index``; None means no bound. The caller requests fewer than
+                10,000 points, which is Weaviate's limit.
         """
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; those that are not there are no error. Idempotent."""
+        """Remove points by id; missing points are no error. Idempotent."""
 
     def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None
     ) -> AsyncIterator[StoredPoint]:
-        """Yield every point of a collection once, ordered by id; from a UUID on when ``start`` is given.
+        """Yield every point of a collection once, ordered by id, from the UUID ``start`` on if it is given.
 
-        Foreign ids that are no UUIDs (Qdrant also takes numbers) come before all UUIDs.
+        Foreign ids that are not UUIDs (Qdrant also accepts numbers) come before all UUIDs.
         """
 
     async def count(self, collection: str) -> int:
         """Return the exact number of points; raises CollectionMissing."""
 
     async def list_collections(self) -> list[str]:
-        """Return the names of all collections, as the store spells them."""
+        """Return the names of all collections, in the form of ``spell``."""
 
     async def drop_collection(self, collection: str) -> None:
         """Remove a collection with its points; no error when absent."""
 
     def spell(self, name: str) -> str:
-        """Return how this store spells a collection's or alias's name in its lists. Pure."""
+        """Return the form in which this store lists the name of a collection or alias. Pure."""
 
     async def set_alias(self, alias: str, collection: str) -> None:
-        """Make a name stand for a collection, whatever it stood for before; at no moment does it stand for none.
+        """Point an alias to a collection, atomically if it exists already.
 
-        Idempotent. Raises FatalError "alias_name_taken" when a collection has that name, "aliases_unsupported" where
-        the server is too old.
+        Idempotent. Raises FatalError "alias_name_taken" when a collection has that name, "aliases_unsupported" when the
+        server is too old.
         """
 
     async def list_aliases(self) -> dict[str, str]:
-        """Return the collection of every alias, as the store spells them. Raises as ``set_alias``."""
+        """Return the collection of every alias, in the form of ``spell``. Raises as ``set_alias``."""
 
     async def drop_alias(self, alias: str) -> None:
-        """Remove an alias, not what it stands for; no error when absent."""
+        """Remove an alias but not its collection; no error when absent."""
 
     async def search(
         self, collection: str, vector: npt.NDArray[np.float32], *, limit: int, where: SearchFilter
     ) -> list[SearchHit]:
         """Return the nearest points that fulfil the conditions exactly, best first.
 
-        Raises FatalError "filter_too_broad" when the store cannot express the conditions and would have to look at
-        more than 10,000 points.
+        Raises FatalError "filter_too_broad" when the store cannot express the conditions and would have to read more
+        than 10,000 points.
         """
 
     async def close(self) -> None:
@@ -258,47 +252,41 @@ class VectorStore(Protocol):
 
 
 class Engine(Protocol):
-    """Where partitions run. No stage logic, no retries, no order promised."""
+    """Runs partitions, without stage logic or retries and in no particular order."""
 
     def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end. A process that died gives a RETRY report with ``process_died``.
+        """Yield one report per partition, as they end. A dead process gives a RETRY report with ``process_died``.
 
-        ``partition_ids`` may block while more are being planned; it is pulled only as there is room to run them.
+        ``partition_ids`` may block while more are being planned; ids are taken only when they can run.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """What an engine says of one attempt."""
+    """Status of one attempt, as its engine reports it."""
 
     state: EngineState
     detail: str = ""
-    """Short, for people; never a traceback."""
+    """Short text for users; never a traceback."""
 
 
 class JobEngine(Protocol):
-    """The control plane's view of an engine: start an attempt's driver, look at it, stop it. Idempotent by
-    reference.
-    """
+    """The control plane's view of an engine: start, check and stop an attempt's driver. Idempotent by reference."""
 
     def reference(self, job_id: str, attempt: int) -> str:
-        """The engine's own name for an attempt, derived, so that a repeated submit is recognised. Pure."""
+        """Return the engine's name of an attempt, derived so that a repeated submission is recognised. Pure."""
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
-        """Start an attempt; return also when it had been started before. Raises TransientError; SubmissionError for
-        good.
-        """
+        """Start an attempt, unless it was started before. Raises TransientError; SubmissionError when refused."""
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
-        """Look at an attempt. Raises TransientError."""
+        """Return the status of an attempt. Raises TransientError."""
 
     async def stop(self, job_id: str, attempt: int) -> None:
-        """Ask an attempt's driver to end; no error when it is gone. Asynchronous on the engine's side. Raises
-        TransientError.
-        """
+        """Tell an attempt's driver to end, without waiting; no error when it has ended. Raises TransientError."""
 
     async def logs(self, job_id: str, attempt: int) -> str | None:
-        """The driver's log so far, or None when the engine no longer has it. Raises TransientError."""
+        """Return the driver's log so far; None when the engine no longer has it. Raises TransientError."""
 
     async def check(self) -> str:
         """Return the engine's version. Raises TransientError."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:
-    """One object as a listing showed it. ``etag`` is opaque, without quotes; ``last_modified`` is RFC 3339 in UTC."""
+    """One object in a listing. ``etag`` is opaque and without quotes; ``last_modified`` is RFC 3339 in UTC."""
 
     bucket: str
     key: str
@@ -26,25 +26,28 @@ class ObjectRef:
 
     @property
     def uri(self) -> str:
-        """``s3://bucket/key``, the key as it is (not percent-encoded)."""
+        """``s3://bucket/key``, with the key as it is (not percent-encoded)."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
     def is_directory_marker(self) -> bool:
-        """True for the empty objects that tools create to show a folder."""
+        """True for the empty objects that tools create to represent a folder."""
         return self.size_bytes == 0 and self.key.endswith("/")
 
 
 class Action(StrEnum):
-    """Why an object is in the plan."""
+    """Reason why an object is in the plan."""
 
     NEW = "new"
-    """Never seen in this collection: no point of it can exist."""
+    """Not in the object table: no point of it can exist."""
     CHANGED = "changed"
+    """Another version than in the object table, or ingested with another fingerprint."""
     RETRY = "retry"
+    """Failed before, and is retried."""
     DIRTY = "dirty"
-    """An unfinished job, or a plan of this attempt that was given up, may have written some of its points."""
+    """An unfinished job, or an abandoned plan of this attempt, may have written some of its points."""
     FULL = "full"
+    """Embedded again in any case (mode ``full``)."""
     DELETE = "delete"
     """In the object table but not in the listing; removed after a HEAD request has confirmed it."""
     PURGE = "purge"
@@ -63,20 +66,20 @@ COMPARISONS = frozenset({Action.VERIFY, Action.REPAIR})
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The job that made an object's points, for a job that only mends them: what it would write, is written again."""
+    """The job that wrote an object's points, for a repair: it writes what that job would write."""
 
     job_id: str
     fingerprint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of that job's request."""
+    """Metadata of that job's request."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedObject:
     """An object to work on and the reason.
 
-    ``prior_chunks`` and the digests are of the points that an earlier job left; when this version fails, the old
-    points stay and so do these in the object table.
+    ``prior_chunks`` and the digests describe the points of an earlier job; if the new version fails, the old points
+    stay, and so do these values in the object table.
     """
 
     ref: ObjectRef
@@ -86,7 +89,7 @@ class PlannedObject:
     prior_digest: str = ""
     prior_vectors: str = ""
     origin: Origin | None = None
-    """Under which job's terms it is to be ingested; None means those of the job that planned it."""
+    """Job with the metadata and fingerprint to ingest it with; None means the job that planned it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +192,19 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class RawObject:
-    """An object's bytes as read. ``ref`` carries the etag, size and date of what was read, not of the listing."""
+    """An object's bytes. ``ref`` has the etag, size and date of the version that was read, not of the listing."""
 
     ref: ObjectRef
     body: bytes
     content_type: str | None
-    """As the object's own header declares it, often wrong; None when absent."""
+    """Content type in the object's header, often wrong; None when absent."""
     metadata: Mapping[str, str]
-    """S3 user metadata, names in lower case."""
+    """S3 user metadata with lower-case names."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What is known of an object that was read, beside its bytes; the fields are those of ``RawObject``."""
+    """The fields of ``RawObject`` without the bytes."""
 
     ref: ObjectRef
     content_type: str | None
@@ -210,7 +213,7 @@ class ObjectHead:
 
 @dataclass(frozen=True, slots=True)
 class PageSpan:
-    """Half-open range [start_char, end_char) of a document's text that stands on one page; pages count from 1."""
+    """Half-open range [start_char, end_char) of a document's text on one page; pages count from 1."""
 
     page: int
     start_char: int
@@ -218,7 +221,7 @@ class PageSpan:
 
 
 class TextFormat(StrEnum):
-    """Which boundaries a document's text has."""
+    """Markup of a document's text, which determines where it may be split."""
 
     PLAIN = "plain"
     MARKDOWN = "markdown"
@@ -226,11 +229,11 @@ class TextFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed object. ``text`` is what every chunk's offsets refer to; it is never empty or blank."""
+    """A parsed object. All chunk offsets refer to ``text``, which is never empty or blank."""
 
     ref: ObjectRef
     content_type: str
-    """Detected media type, by content first."""
+    """Media type, detected by content first."""
     text: str
     text_format: TextFormat
     title: str | None = None
@@ -250,12 +253,12 @@ class Chunk:
     end_char: int
     content_hash: str
     page: int | None = None
-    """Page on which the chunk starts, from 1; None when the format has no pages."""
+    """Page on which the chunk starts, from 1; None for formats without pages."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedChunk:
-    """A chunk with its vector, ``float32[dimension]``. ``reused`` vectors came from a store, not from the embedder."""
+    """A chunk with its vector, ``float32[dimension]``. ``reused`` vectors come from a store, not from the embedder."""
 
     chunk: Chunk
     vector: npt.NDArray[np.float32]
@@ -263,12 +266,12 @@ class EmbeddedChunk:
 
 
 CHUNK_FIELDS = frozenset({"text", "content_hash", "chunk_index", "start_char", "end_char", "page", "embedding_id"})
-"""Payload fields that differ from point to point of one object; all others are the same in all of them."""
+"""Payload fields that differ between the points of one object; all others are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What the stores hold: id, payload and vector (``float32[dimension]``). The same in every store."""
+    """A point with id, payload and vector (``float32[dimension]``). The same in every store."""
 
     id: PointId
     payload: Mapping[str, Any]
@@ -277,7 +280,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
-    """A point as read back from a store. ``vector`` is None when it was not asked for or the store has none."""
+    """A point read from a store. ``vector`` is None when it was not requested or the store has none."""
 
     id: PointId
     payload: Mapping[str, Any]
@@ -295,42 +298,44 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the embedder says of a model."""
+    """Properties of a model, as the embedder reports them."""
 
     name: str
     digest: str
     dimension: int
     context_length: int | None
-    """Longest input in the model's own tokens; None when the server does not tell."""
+    """Maximum input length in the model's own tokens; None when the server does not report it."""
 
 
 class Outcome(StrEnum):
-    """What became of one planned object."""
+    """Outcome of one planned object."""
 
     DONE = "done"
+    """Every store holds the points of the version that was read."""
     FAILED = "failed"
+    """It could not be ingested; the points of an earlier version stay."""
     DELETED = "deleted"
-    """Its points were removed because the object is gone."""
+    """The object does not exist any more, and its points were removed."""
     KEPT = "kept"
-    """Planned for deletion, but the object exists after all; nothing was touched."""
+    """Planned for deletion, but the object exists; nothing was changed."""
     SAME = "same"
-    """Compared, and every store holds its points as the object table says."""
+    """Compared, and every store holds the points that the object table describes."""
     DIFFERENT = "different"
-    """Compared, and some store does not; ``differences`` says in what."""
+    """Compared, and a store holds other points; see ``differences``."""
     REPAIRED = "repaired"
-    """As DIFFERENT, and mended from what the stores still had."""
+    """As DIFFERENT, and repaired from the points that the stores still had."""
     UNDECIDED = "undecided"
-    """As DIFFERENT, and what the stores have does not tell what is right: it has to be ingested again."""
+    """As DIFFERENT, but the stores' points do not tell which are right: the object has to be ingested again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectResult:
-    """What happened to one object; the source of its row in the object table."""
+    """Result of one object; the source of its row in the object table."""
 
     key: str
     outcome: Outcome
     etag: str
-    """Of the version that was read."""
+    """Etag of the version that was read."""
     size_bytes: int
     last_modified: str
     object_id: ObjectId
@@ -341,9 +346,9 @@ class ObjectResult:
     reason: str | None = None
     retryable: bool = False
     differences: Mapping[str, Mapping[str, int]] | None = None
-    """What a comparison found, ``{store: {kind: points}}``; None when nothing was compared or nothing differs."""
+    """Differences that a comparison found, ``{store: {kind: points}}``; None when there are none."""
     origin: Origin | None = None
-    """As planned."""
+    """Origin of the planned object."""
 
 
 def _result_from_json(data: Mapping[str, Any]) -> ObjectResult:
@@ -357,15 +362,16 @@ class ReportStatus(StrEnum):
     """How a partition ended."""
 
     DONE = "done"
+    """Every object has a result."""
     RETRY = "retry"
-    """Something it needs is away, or its process died; the driver runs it again."""
+    """A dependency is unavailable, or the process died; the driver runs the partition again."""
     FATAL = "fatal"
     """The job must stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """What happened to one partition. ``results`` is complete when status is DONE and empty otherwise."""
+    """Report of one partition. ``results`` is complete when status is DONE and empty otherwise."""
 
     partition_id: PartitionId
     status: ReportStatus
@@ -378,16 +384,17 @@ class PartitionReport:
     embed_calls: int = 0
     bytes_read: int = 0
     points_seen: Mapping[str, int] = field(default_factory=dict)
-    """Points that a comparison found in each store."""
+    """Number of points that a comparison found, by store."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Time spent per stage, summed over concurrent work."""
+    """Seconds per stage, summed over concurrent work."""
     error: Mapping[str, Any] | None = None
-    """``IngestionError.record()`` of what stopped it, for RETRY and FATAL."""
+    """``IngestionError.record()`` of the error that stopped the partition, for RETRY and FATAL."""
     process_died: bool = False
+    """True when the process ended without a report."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
-        """The report of the JSON that ``orjson.dumps`` makes of one."""
+        """Return the report of the JSON that ``orjson.dumps`` makes of one."""
         results = tuple(_result_from_json(result) for result in data["results"])
         partition_id, status = PartitionId(data["partition_id"]), ReportStatus(data["status"])
         return cls(**{**data, "partition_id": partition_id, "status": status, "results": results})
@@ -406,7 +413,10 @@ class RowState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One object in the object table."""
+    """One object in the object table.
+
+    Not keyword-only: millions of rows are built from columns, in the order of the fields.
+    """
 
     key: str
     etag: str

@@ -1,6 +1,6 @@
-"""The job spec: what a job is asked to do, frozen at submission and read by driver and workers.
+"""The job spec: the frozen request and settings of a job, written at submission and read by driver and workers.
 
-``JobRequest`` is the HTTP body of a submission; ``JobSpec`` adds what the service decided. Neither ever holds a secret.
+``JobRequest`` is the HTTP body of a submission; ``JobSpec`` adds the service's decisions. Neither ever holds a secret.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from pydantic import (
 from ingestion_engine.domain.ids import hash_json
 
 COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
-"""Valid as a Qdrant collection and, with a capital first letter, as a Weaviate class."""
+"""Pattern of collection names: valid in Qdrant and, with a capital first letter, as a Weaviate class."""
 
 COLLECTION_MAX = 128
-"""Characters of a collection's or alias's name."""
+"""Maximum characters of a collection or alias name."""
 
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
 
 
 class EngineName(StrEnum):
-    """Where partitions run."""
+    """Engine that runs a job's partitions."""
 
     RAY = "ray"
     SPARK = "spark"
     LOCAL = "local"
-    """In the driver's own process, one partition after another: the oracle for tests."""
+    """Threads of the driver's process; the reference for tests."""
 
 
 class StoreName(StrEnum):
-    """A vector store."""
+    """Name of a vector store."""
 
     QDRANT = "qdrant"
     WEAVIATE = "weaviate"
@@ -51,66 +51,74 @@ class Mode(StrEnum):
     """What a job does."""
 
     SYNC = "sync"
+    """Bring the stores up to date with the bucket."""
     FULL = "full"
+    """Embed every object again."""
     PLAN = "plan"
+    """Only report what ``sync`` would do."""
     VERIFY = "verify"
+    """Compare the stores with the object table and with each other; change nothing."""
     REPAIR = "repair"
+    """Verify, then repair the differences."""
     DELETE = "delete"
-    """Remove objects from the collection; asked for by ``DELETE /collections/{name}/objects``."""
+    """Remove objects from the collection; requested by ``DELETE /collections/{name}/objects``."""
 
 
 MODES_WITHOUT_EMBEDDER = frozenset({Mode.VERIFY, Mode.DELETE})
-"""Modes that work also while the embedder is away or the model is gone."""
+"""Modes that do not need the embedder: they also run while it is unavailable or the model is missing."""
 MODES_ON_EXISTING = frozenset({Mode.VERIFY, Mode.REPAIR, Mode.DELETE})
-"""Modes that go by the collection's contract and object table, not by the bucket's listing."""
+"""Modes that work on an existing collection's contract and object table instead of the bucket's listing."""
 MODES_ALLOWING_ALIAS = frozenset({Mode.SYNC, Mode.FULL})
-"""Modes that can make a new version of what an alias stands for."""
+"""Modes that can build a new collection for an alias."""
 
 
 class Strict(BaseModel):
-    """A model that refuses what it does not know and never changes."""
+    """An immutable model that rejects unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _check_bucket(value: str) -> str:
     if not _BUCKET.match(value):
-        raise ValueError("a bucket name has 3 to 63 lower-case letters, digits, dots or hyphens")
+        raise ValueError("a bucket name consists of 3 to 63 lower-case letters, digits, dots and hyphens")
     return value
 
 
 class Source(Strict):
-    """Which objects a job is about."""
+    """The objects that a job ingests."""
 
     bucket: Annotated[str, AfterValidator(_check_bucket)]
     """Name of the bucket, without ``s3://``."""
     prefix: str = Field(default="", max_length=1024)
-    """Only keys that start with this string, byte for byte; empty means the whole bucket."""
+    """Only objects whose key starts with this prefix, byte for byte; empty means the whole bucket. At most 1,024
+    characters."""
     include: tuple[str, ...] = ()
-    """Globs over the key after the prefix (``*`` within one segment, ``**`` over segments); empty means everything."""
+    """Only objects whose key after the prefix matches one of these globs; empty means all. ``*`` stays within one path
+    segment, ``**`` spans segments."""
     exclude: tuple[str, ...] = ()
-    """Globs over the key after the prefix; what matches one of them is left out, whatever ``include`` says."""
+    """No objects whose key after the prefix matches one of these globs, even if ``include`` matches it."""
 
 
 class Embedding(Strict):
-    """How text becomes a vector. Belongs to the collection: later jobs must ask for the same."""
+    """Embedding of chunks and queries. Fixed for the collection: later jobs must request the same values."""
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
-    """Name of an Ollama model; None means the service's default (``INGEST_OLLAMA__MODEL``)."""
+    """Name of an Ollama model; null means the service's default (``INGEST_OLLAMA__MODEL``)."""
     prefix: str = Field(default="", max_length=1024)
-    """String put before every chunk when it is embedded (some models want ``search_document: ``); not stored as
-    text."""
+    """Text prepended to every chunk for embedding, at most 1,024 characters; not stored. Some models require one, such
+    as ``search_document: ``."""
     query_prefix: str = Field(default="", max_length=1024)
-    """String put before every query when this collection is searched."""
+    """Text prepended to every query when the collection is searched, at most 1,024 characters."""
 
 
 class Chunking(Strict):
-    """How documents are cut. Belongs to the collection: later jobs must ask for the same."""
+    """Splitting of documents into chunks. Fixed for the collection: later jobs must request the same values."""
 
     max_chars: int = Field(default=1200, ge=50, le=100_000)
-    """Longest chunk, in characters."""
+    """Maximum length of a chunk, in characters."""
     overlap_chars: int = Field(default=150, ge=0)
-    """How many characters two neighbouring chunks may share at most, in whole sentences or words."""
+    """Maximum number of characters that two neighbouring chunks share, in whole sentences or words; at most half of
+    ``max_chars``."""
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> Chunking:
@@ -120,15 +128,15 @@ class Chunking(Strict):
 
 
 class FailureBudget(Strict):
-    """How many failed objects a job may have and still count as partially succeeded."""
+    """The number of failed objects up to which a job is partially succeeded instead of failed."""
 
     max_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Largest share of failed among the planned objects."""
+    """Maximum fraction of the planned objects that may fail, from 0 to 1."""
     min_objects: int = Field(default=20, ge=0)
-    """So many failures are always allowed, whatever the share: small jobs should not fail over one bad file."""
+    """Number of failed objects that is always allowed, so that a small job does not fail because of one bad file."""
 
     def allows(self, failed: int, planned: int) -> bool:
-        """True when so many failures among so many planned objects are within the budget. Pure."""
+        """True when the number of failed objects is within the budget for the number of planned objects. Pure."""
         return failed <= max(self.min_objects, self.max_fraction * planned)
 
 
@@ -137,74 +145,76 @@ class JobRequest(Strict):
 
     source: Source
     alias: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = None
-    """Name that stands for the collection in every store once the job has succeeded and both stores hold the same;
-    what it stood for before is kept. None means no alias is moved."""
+    """Alias to point to the collection in every store when the job has succeeded and the stores hold the same points.
+    The alias's former collection is kept. null means that no alias moves."""
     collection: Annotated[str, StringConstraints(pattern=f"^$|{COLLECTION_PATTERN}")] = Field(
         default="", validate_default=True
     )
-    """Name of the collection in every store: a letter, then letters, digits or ``_``, at most 128 in all. The name of
-    an alias means what it stands for now. Required, but with ``alias`` it may be left out: the service then names a
+    """Name of the collection in every store: a letter, then letters, digits or ``_``, at most 128 characters. The name
+    of an alias means the collection behind it. Required, except with ``alias``: the service then chooses the name of a
     new collection."""
     stores: tuple[StoreName, ...] = Field(default=(StoreName.QDRANT, StoreName.WEAVIATE), min_length=1)
-    """Stores to write. Belongs to the collection."""
+    """Vector stores to write. Fixed for the collection."""
     mode: Mode = Mode.SYNC
-    """``sync``: bring the stores to what the bucket holds; ``full``: embed everything again; ``plan``: only say what
-    ``sync`` would do; ``verify``: compare both stores with the object table and with each other, change nothing;
-    ``repair``: verify, then mend what differs."""
+    """``sync``: bring the stores up to date with the bucket; ``full``: embed everything again; ``plan``: only report
+    what ``sync`` would do; ``verify``: compare the stores with the object table and with each other, change nothing;
+    ``repair``: verify, then repair the differences."""
     delete_missing: bool = True
-    """Remove points of objects that are gone from the bucket, within prefix and filters."""
+    """Remove the points of objects that were deleted from the bucket, within prefix and filters."""
     allow_mass_delete: bool = False
-    """Allow a plan that deletes more than 20 % of more than 100 objects, or everything."""
+    """Allow deleting more than 20 % of the collection's objects if it has more than 100, or all of them because the
+    listing is empty."""
     retry_failed: bool = False
-    """Try objects again that failed for good and did not change since."""
+    """Retry objects that failed permanently and have not changed since."""
     embedding: Embedding = Embedding()
     chunking: Chunking = Chunking()
     parallelism: int = Field(default=4, ge=1, le=10_000)
-    """Partitions processed at once; the service may grant less (``INGEST_EMBED__IN_FLIGHT``)."""
+    """Maximum number of partitions processed at once; the service may grant fewer (``INGEST_EMBED__IN_FLIGHT``)."""
     failure_budget: FailureBudget = FailureBudget()
     max_runtime_s: int = Field(default=86_400, ge=1)
-    """Seconds after which an attempt of the job is stopped and the job fails."""
+    """Maximum run time of an attempt in seconds; afterwards the attempt is stopped and the job fails."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
-    """Put on every point, beside the object's own S3 metadata; the object's own wins where names collide."""
+    """Metadata of every point, at most 64 entries, in addition to the object's S3 user metadata, which wins for equal
+    names."""
 
     @field_validator("collection")
     @classmethod
     def _collection_is_named(cls, value: str, info: ValidationInfo) -> str:
         if "alias" not in info.data:
-            return value  # its own fault is told
+            return value  # alias is invalid and has an error of its own
         alias = info.data["alias"]
         if not value and alias is None:
-            raise ValueError("required, unless alias is given")
+            raise ValueError("required unless alias is given")
         if alias is not None and value.lower() == alias.lower():
-            raise ValueError("an alias and the collection that it is to stand for need two names")
+            raise ValueError("the collection and its alias must have different names")
         return value
 
     @model_validator(mode="after")
     def _alias_is_of_new_versions(self) -> JobRequest:
         if self.alias is not None and self.mode not in MODES_ALLOWING_ALIAS:
-            raise ValueError(f"alias goes with mode 'sync' or 'full', not with mode {self.mode.value!r}")
+            raise ValueError(f"alias requires mode 'sync' or 'full', not {self.mode.value!r}")
         return self
 
     @model_validator(mode="after")
     def _metadata_is_new(self) -> JobRequest:
         if self.metadata and self.mode in MODES_ON_EXISTING:
-            raise ValueError(f"metadata is given when objects are ingested, not with mode {self.mode.value!r}")
+            raise ValueError(f"metadata requires a mode that ingests objects, not {self.mode.value!r}")
         return self
 
     @model_validator(mode="after")
     def _stores_differ(self) -> JobRequest:
         if len(set(self.stores)) != len(self.stores):
-            raise ValueError("stores names a store twice")
+            raise ValueError("stores contains a store twice")
         return self
 
 
 class CollectionContract(Strict):
-    """What a collection is, for its whole life; ``collections/{c}/collection.json`` in the state store."""
+    """The fixed properties of a collection; ``collections/{c}/collection.json`` in the state store."""
 
     format: Literal[1] = 1
     collection: str
     bucket: str | None = None
-    """The one bucket whose objects are in it; None in contracts of older versions, which did not say."""
+    """Bucket of the collection's objects; null in contracts written by older versions."""
     stores: tuple[StoreName, ...]
     model: str
     model_digest: str
@@ -216,10 +226,10 @@ class CollectionContract(Strict):
     chunking: Chunking
     created_at: str
     created_by: str
-    """Job that created it."""
+    """Job that created the collection."""
 
     def fingerprint(self, parser_version: str, metadata: dict[str, str]) -> str:
-        """16 hex digits of everything but the object itself that decides its points."""
+        """Return 16 hex digits of everything but the object itself that determines its points. Pure."""
         return hash_json([self.embedding_id, self.chunking.model_dump(), parser_version, metadata])[:16]
 
 
@@ -227,26 +237,36 @@ class FrozenLimits(Strict):
     """Limits and sizes in force for one job, copied from the settings when it was submitted."""
 
     embed_in_flight: int = 1
-    """Embedding requests in flight per partition; times ``parallelism`` this job's exact share of the cluster-wide
-    limit."""
+    """Embedding requests in flight per partition; multiplied by ``parallelism``, the job's exact share of the
+    cluster-wide limit."""
     embed_texts_per_second: float | None = None
-    """Texts per second per partition; None means no limit."""
+    """Texts per second and partition; null means no limit."""
     embed_batch_texts: int = 32
+    """Maximum texts of one embedding request."""
     embed_batch_chars: int = 32_000
+    """Maximum characters of one embedding request."""
     object_max_bytes: int = 256 * 1024 * 1024
+    """Maximum size of an object in bytes; larger ones fail."""
     decompressed_max_bytes: int = 256 * 1024 * 1024
+    """Maximum decompressed size of an object in bytes; larger ones fail."""
     parse_timeout_s: float = 120.0
+    """Seconds after which parsing an object fails."""
     partition_bytes: int = 32 * 1024 * 1024
+    """Maximum bytes of a partition's objects, unless it has only one."""
     partition_objects: int = 200
+    """Maximum objects of a partition."""
     partition_chunks: int = 2_000
+    """Maximum estimated chunks of a partition, unless it has only one object."""
     lease_ttl_s: float = 30.0
+    """Seconds without a heartbeat after which the holder of a collection's lease is considered dead."""
     lease_grace_s: float = 35.0
+    """Seconds that a successor waits for pending writes of a dead holder."""
     outage_retry_s: float = 5.0
-    """First pause of the driver after a partition had to be put back; doubles up to a minute."""
+    """First pause of the driver in seconds when a dependency is unavailable; doubles up to 60 s."""
 
 
 class JobSpec(Strict):
-    """Everything driver and workers need, but secrets. Written once; every attempt of the job reads the same."""
+    """Everything that driver and workers need, except secrets. Written once; all attempts of the job read the same."""
 
     format: Literal[1] = 1
     job_id: str
@@ -254,15 +274,15 @@ class JobSpec(Strict):
     created_at: str
     package_version: str
     python_version: str
-    """``major.minor``; workers refuse to run under another."""
+    """Python version as ``major.minor``; workers refuse to run under another one."""
     state_url: str
     request: JobRequest
     model: str
-    """The embedding model's name after defaults."""
+    """Name of the embedding model after applying defaults."""
     parallelism: int = Field(ge=1)
-    """Partitions at once, as granted by the service; at most what the request asked for."""
+    """Maximum number of partitions at once, as granted by the service; at most the requested number."""
     limits: FrozenLimits
     endpoints: dict[str, Any]
     """Non-secret settings that workers must share (``Settings.endpoints()``)."""
     only_keys_path: str | None = None
-    """Path in the state store of a JSON list of keys; the job looks at these alone (``POST /jobs/{id}/retry``)."""
+    """Path in the state store of a JSON list of keys, to which the job is restricted (``POST /jobs/{id}/retry``)."""

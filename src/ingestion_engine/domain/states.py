@@ -1,4 +1,4 @@
-"""States of a job and which of them end it."""
+"""States of a job and of an attempt on its engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is; see ``docs/architecture.md`` for the picture."""
+    """State of a job; ``docs/architecture.md`` has the diagram."""
 
     QUEUED = "queued"
     SUBMITTED = "submitted"
@@ -20,7 +20,7 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """True when nothing about the job changes any more."""
+        """True when the job has ended."""
         return self in FINAL_STATES
 
 
@@ -28,11 +28,11 @@ FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED, JobS
 
 
 class EngineState(StrEnum):
-    """What an engine says of one attempt, in the product's words; the ledger alone says whether a job succeeded."""
+    """State of one attempt as its engine reports it; only the ledger knows whether a job succeeded."""
 
     ABSENT = "absent"
-    """The engine does not know the attempt (never arrived, or forgotten)."""
+    """The engine does not know the attempt: it was never submitted, or the engine has forgotten it."""
     PENDING = "pending"
     RUNNING = "running"
     ENDED = "ended"
-    """The attempt's driver is gone, however it ended."""
+    """The attempt's driver has ended, successfully or not."""

@@ -355,5 +355,5 @@ def test_a_collection_that_is_not_there_is_said_so() -> None:
 
 def test_metadata_belongs_to_ingestion() -> None:
     """A request to verify with metadata is refused: it would mean nothing."""
-    with pytest.raises(ValueError, match="metadata is given when objects are ingested"):
+    with pytest.raises(ValueError, match="metadata requires a mode that ingests objects"):
         JobRequest(source={"bucket": "docs"}, collection="notes", mode="verify", metadata={"a": "b"})
