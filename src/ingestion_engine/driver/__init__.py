@@ -1,4 +1,4 @@
 """The driver: one attempt of one job, from the lease to the summary.
 
-Does not contain engines, which run partitions, or stages, which process objects.
+What does not belong: engines, which run partitions, and stages, which process objects.
 """

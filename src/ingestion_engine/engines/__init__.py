@@ -1,1 +1,1 @@
-"""Engines: where partitions run. Does not contain planning, retries or stage logic."""
+"""Engines: where partitions run. What does not belong: planning, retries, stage logic."""
