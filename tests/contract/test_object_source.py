@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import socket
-import threading
 import unicodedata
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, 
 from ingestion_engine.domain.ports import ObjectSource
 from ingestion_engine.domain.records import ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings
+from support.answering import running
 
 LIMIT = 1_000_000
 NFC = unicodedata.normalize("NFC", "ü.txt")
@@ -426,13 +426,5 @@ def _serving(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[S3Settings]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+    with running(Handler) as url:
         yield S3Settings(endpoint_url=url, access_key_id=SecretStr("any"), secret_access_key=SecretStr("thing"))
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -26,6 +26,7 @@ from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_records import JobRecord, jobs
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.collections import create_contract
@@ -173,8 +174,21 @@ class Plane:
 
 
 @dataclass
+class StandingClock:
+    """The dispatcher's clock: it stands still until a test puts it forward."""
+
+    now: dt.datetime = field(default_factory=utc_now)
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def skip(self, seconds: float) -> None:
+        self.now += dt.timedelta(seconds=seconds)
+
+
+@dataclass
 class World:
-    """What outlives a service: systems, state and database."""
+    """What outlives a service: systems, state, database and clock."""
 
     folder: Path
     state: MemoryState = field(default_factory=MemoryState)
@@ -182,6 +196,7 @@ class World:
     embedder: HashEmbedder = field(default_factory=HashEmbedder)
     qdrant: MemoryStore = field(default_factory=lambda: MemoryStore(StoreName.QDRANT))
     weaviate: MemoryStore = field(default_factory=lambda: MemoryStore(StoreName.WEAVIATE))
+    clock: StandingClock = field(default_factory=StandingClock)
 
     def __post_init__(self) -> None:
         self.engine = LedgerEngine(self.state)
@@ -215,7 +230,8 @@ class World:
             store = await JobStore.open(settings.sqlalchemy_url)
             await store.hold_dispatch("test", 86_400)
             await store.close()
-        app = create_app(settings, parts or self.parts())
+        # A dispatcher that makes its rounds by itself goes by the real clock.
+        app = create_app(settings, parts or self.parts(now=utc_now if background else self.clock))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

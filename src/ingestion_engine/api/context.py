@@ -14,6 +14,7 @@ from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, Sta
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.dispatcher import Dispatcher
@@ -44,6 +45,8 @@ class Parts:
     engines: Mapping[EngineName, JobEngine]
     spark_manifest: Callable[[JobRequest], dict[str, Any]] | None = field(default=None)
     """Returns the SparkApplication that a request would create; None when Spark is not configured."""
+    now: Callable[[], Moment] = utc_now
+    """Clock of the dispatcher."""
 
     async def close(self) -> None:
         """Close all connections; an error of one does not keep others open."""
@@ -107,7 +110,11 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
     tasks: list[asyncio.Task[None]] = []
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
-        dispatcher = None if ledgers is None else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines)
+        dispatcher = (
+            None
+            if ledgers is None
+            else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines, now=parts.now)
+        )
         preflight = Preflight(
             settings,
             source=parts.source,

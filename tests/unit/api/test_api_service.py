@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
+from ingestion_engine.services import jobs
+from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, World, bearer, make_collection, unreachable, write_keys
 
@@ -284,15 +287,24 @@ def test_a_broken_keys_file_stops_the_service(world: World, tmp_path: Path, text
         create_app(world.settings(api={"keys_file": path}), world.parts())
 
 
-async def test_event_streams_send_events_over_http(world: World) -> None:
+async def test_event_streams_send_events_over_http(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """State first, then progress, each with the whole job; the stream ends with the job."""
-    async with world.serve(background=True) as plane:
+    monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
+    async with world.serve() as plane:
         job_id = await plane.submit()
-        async with asyncio.timeout(10):
-            while f"{job_id}-01" not in world.engine.submits:  # noqa: ASYNC110 - the double has no event
-                await asyncio.sleep(0.01)
-        world.engine.progress(job_id)
-        asyncio.get_running_loop().call_later(1.2, world.engine.finish, job_id)
+        follow = plane.services.jobs.follow
+
+        async def drive(job_id: str) -> AsyncIterator[JobRecord | None]:
+            """Let the engine do its next step once an event has been sent."""
+            steps = iter([world.engine.start, world.engine.progress, world.engine.finish])
+            async for job in follow(job_id):
+                yield job
+                for step in itertools.islice(steps, 1):
+                    await plane.look()
+                    step(job_id)
+                    await plane.look()
+
+        monkeypatch.setattr(plane.services.jobs, "follow", drive)
         answer = await plane.client.get(f"/jobs/{job_id}/events")
         events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
         data = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]

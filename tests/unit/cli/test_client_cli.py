@@ -50,7 +50,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     async def submit_and_finish(job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
         await submit(job_id, attempt, spec_uri, parallelism)
         world.engine.progress(job_id)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         if running.outcome["state"] != "running":
             world.engine.finish(job_id, **running.outcome)
 

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -28,16 +27,16 @@ def make_raw(key: str, body: bytes, content_type: str | None = None) -> RawObjec
 
 async def test_parse_object_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop goes on while a parse runs."""
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def wait(text: str) -> parse.ParsedText:
+        begun.set()
         release.wait(10)
         return parse.ParsedText(text)
 
     monkeypatch.setattr("ingestion_engine.pipeline.parsing.formats.tables.read_csv", wait)
     task = asyncio.create_task(parse_object(make_raw("a.csv", b"a,b\n"), limits=LIMITS))
-    for _ in range(50):
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(begun.wait, 10)
     assert not task.done()
     release.set()
     assert (await task).text == "a,b\n"
@@ -62,11 +61,9 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
     short = FrozenLimits(parse_timeout_s=0.05)
     try:
         for _ in range(parser_threads.MAX_ABANDONED):
-            began = time.monotonic()
             with pytest.raises(ObjectError) as caught:
                 await parse_object(make_raw("a.csv", b"a,b\n"), limits=short)
             assert caught.value.code == "parse_timeout"
-            assert time.monotonic() - began < 5
         with pytest.raises(TransientError) as stuck:
             await parse_object(make_raw("b.csv", b"innocent"), limits=LIMITS)
         assert stuck.value.code == "parser_stuck"

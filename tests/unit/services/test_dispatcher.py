@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
-from ingestion_engine.domain.states import EngineState, JobState
-from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.domain.states import EngineState
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.shares import Grant
 from ingestion_engine.state.ledger import Ledger
@@ -124,7 +123,7 @@ async def test_a_dead_driver_is_followed_by_the_next_attempt(world: World) -> No
         job = await plane.job(job_id)
         assert job["attempt"] == 2
         assert "Attempt 2 of 2 follows" in job["note"]
-        await _skip_pause(plane.services.store, job_id)
+        world.clock.skip(60)
         await plane.look(1)
         assert world.engine.submits == [f"{job_id}-01", f"{job_id}-02"]
         world.engine.die(job_id, 2)
@@ -141,7 +140,7 @@ async def test_a_summary_beats_a_dead_driver(world: World) -> None:
         await plane.look()
         world.engine.die(job_id, 1)
         await plane.look(1)
-        await _skip_pause(plane.services.store, job_id)
+        world.clock.skip(60)
         await plane.look(1)
         world.engine.start(job_id, 2)
         world.engine.finish(job_id, "succeeded", attempt=1)
@@ -168,7 +167,7 @@ async def test_a_queued_job_is_canceled_at_once(world: World) -> None:
 async def test_a_working_job_is_asked_first_and_stopped_after_the_grace(world: World) -> None:
     """Abort marker, then the engine's stop; without a summary the job is canceled when its driver is gone."""
     world.engine.obedient = False
-    async with world.serve() as plane:
+    async with world.serve(dispatch={"cancel_grace_s": 600}) as plane:
         job_id = await plane.submit()
         await plane.look()
         world.engine.start(job_id)
@@ -176,10 +175,15 @@ async def test_a_working_job_is_asked_first_and_stopped_after_the_grace(world: W
         assert (await plane.client.post(f"/jobs/{job_id}/cancel")).json()["state"] == "canceling"
         await plane.look(1)
         assert Ledger(world.state, job_id).is_aborted()
+        world.clock.skip(500)
+        await plane.look(1)
+        assert world.engine.stops == []
+        world.clock.skip(200)
+        await plane.look(1)
         assert world.engine.stops == [f"{job_id}-01"]
         assert (await plane.job(job_id))["state"] == "canceling"
         world.engine.die(job_id)
-        await _skip_pause(plane.services.store, job_id)
+        world.clock.skip(60)
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["state"], job["error"]) == ("canceled", None)
@@ -210,7 +214,7 @@ async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None
         assert "Ray cannot be reached" in job["note"]
         assert job["parallelism"] is None
         world.engine.away = None
-        await asyncio.sleep(1.1)
+        world.clock.skip(1)
         await plane.look()
         assert (await plane.job(job_id))["state"] == "submitted"
         assert world.engine.submits == [f"{job_id}-01"]
@@ -223,11 +227,15 @@ async def test_an_engine_that_says_when_is_asked_then(world: World, asked_s: flo
         world.engine.away = TransientError("engine_busy", "slow down", retry_after_s=asked_s)
         job_id = await plane.submit()
         await plane.look()
-        job = await plane.job(job_id)
-        created = dt.datetime.fromisoformat(job["created_at"])
-        told = dt.time.fromisoformat(job["note"].rpartition(" at ")[2].rstrip("."))
-        waits_s = (dt.datetime.combine(created, told) - created).total_seconds() % 86_400
-        assert pause_s - 1 <= waits_s < pause_s + 20
+        moment = world.clock() + dt.timedelta(seconds=pause_s)
+        assert (await plane.job(job_id))["note"].endswith(f" at {moment:%H:%M:%S}Z.")
+        world.engine.away = None
+        world.clock.skip(pause_s - 1)
+        await plane.look()
+        assert (await plane.job(job_id))["state"] == "queued"
+        world.clock.skip(1)
+        await plane.look()
+        assert (await plane.job(job_id))["state"] == "submitted"
 
 
 async def test_many_jobs_that_find_one_outage_count_as_one(world: World) -> None:
@@ -265,10 +273,13 @@ async def test_a_refusing_engine_fails_the_job(world: World) -> None:
 
 async def test_a_job_that_never_starts_fails(world: World) -> None:
     """After the deadline; its abort marker ends a driver that starts after all."""
-    async with world.serve(dispatch={"pending_timeout_s": 0.01}) as plane:
+    async with world.serve(dispatch={"pending_timeout_s": 900}) as plane:
         job_id = await plane.submit()
         await plane.look()
-        await asyncio.sleep(0.02)
+        world.clock.skip(899)
+        await plane.look(1)
+        assert (await plane.job(job_id))["state"] == "submitted"
+        world.clock.skip(1)
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["state"], job["error"]["code"]) == ("failed", "engine_never_started")
@@ -328,7 +339,7 @@ async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None
         assert (job["state"], job["attempt"]) == ("submitted", 1)
         assert "away" in job["note"]
         world.state.get = get  # type: ignore[method-assign]
-        await _skip_pause(plane.services.store, job_id)
+        world.clock.skip(60)
         await plane.look(1)
         assert (await plane.job(job_id))["state"] == "succeeded"
 
@@ -341,8 +352,7 @@ async def test_an_engine_that_forgot_a_fresh_attempt_is_given_time(world: World)
         del world.engine.attempts[f"{job_id}-01"]
         await plane.look(1)
         assert (await plane.job(job_id))["attempt"] == 1
-        long_ago = utc_now() - dt.timedelta(seconds=60)
-        await overwrite(plane.services.store, job_id, attempt_started_at=long_ago)
+        world.clock.skip(60)
         await plane.look(1)
         assert (await plane.job(job_id))["attempt"] == 2
 
@@ -370,7 +380,3 @@ async def test_the_running_service_dispatches_by_itself(world: World) -> None:
             while f"{answer.json()['job_id']}-01" not in world.engine.submits:  # noqa: ASYNC110 - the double has no event
                 await asyncio.sleep(0.01)
         assert world.engine.attempts[f"{answer.json()['job_id']}-01"] is EngineState.PENDING
-
-
-async def _skip_pause(store: JobStore, job_id: str) -> None:
-    assert await store.update(job_id, set(JobState), next_look_at=None)
