@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,15 @@ async def test_event_streams_send_events_over_http(world: World, monkeypatch: py
         assert events[0] == "state"
         assert data[-1]["state"] == "succeeded"
         assert [one["state"] for one in data].count("succeeded") == 1
+
+
+def test_the_manual_names_every_route(world: World) -> None:
+    """docs/api.md and the routes agree; names of path parameters may differ."""
+    manual = (Path(__file__).resolve().parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    routes = create_app(world.settings()).openapi()["paths"]
+    named = {
+        (method, re.sub(r"\{\w+\}", "{}", path))
+        for method, path in re.findall(r"(GET|POST|DELETE) (/[^\s`?]*)", manual)
+    }
+    served = {(method.upper(), re.sub(r"\{\w+\}", "{}", path)) for path, verbs in routes.items() for method in verbs}
+    assert named - {("GET", "/docs"), ("GET", "/openapi.json")} == served
