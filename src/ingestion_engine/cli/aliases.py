@@ -9,7 +9,7 @@ import typer
 from ingestion_engine.cli.output import open_client, write_json, write_pairs, write_table
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 
-Name = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="ALIAS", help="Name of an alias.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:

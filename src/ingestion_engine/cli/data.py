@@ -13,7 +13,9 @@ from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import FINAL_STATES, IngestClient
 
-Collection = Annotated[str, typer.Argument(show_default=False)]
+Collection = Annotated[
+    str, typer.Argument(metavar="COLLECTION", help="Name of a collection or of an alias.", show_default=False)
+]
 Prefix = Annotated[str, typer.Option(help="Only objects whose key starts with this prefix.")]
 Engine = Annotated[str, typer.Option(help="Engine that runs the job: ray or spark.")]
 
@@ -29,13 +31,13 @@ def register(app: typer.Typer) -> None:
 
 def search(
     collection: Collection,
-    query: Annotated[str, typer.Argument(show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="Question or phrase.", show_default=False)],
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=100, help="Maximum number of results per store.")
     ] = 3,
     store: Annotated[list[str] | None, typer.Option(help="Search only this store; repeatable.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Only passages from this bucket.")] = None,
-    content_type: Annotated[str | None, typer.Option(help="Only this media type.")] = None,
+    content_type: Annotated[str | None, typer.Option(help="Only passages of objects with this media type.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(help="Only passages with this metadata, name=value; repeatable.")
     ] = None,
@@ -84,7 +86,9 @@ def _show_hit(hit: dict[str, Any]) -> None:
 
 
 def collections(
-    name: Annotated[str | None, typer.Argument(help="Show details of this collection.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="COLLECTION", help="Show the details of this one.", show_default=False)
+    ] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:

@@ -71,7 +71,9 @@ def split_pairs(pairs: Sequence[str] | None) -> dict[str, str] | None:
 
 
 def gather_request(
-    source: Annotated[str | None, typer.Argument(help="s3://bucket/prefix", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix", show_default=False)
+    ] = None,
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Collection to write.")] = None,
     alias: Annotated[
         str | None,

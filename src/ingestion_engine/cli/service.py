@@ -128,7 +128,9 @@ def driver(spec: Spec, attempt: Annotated[int, typer.Option(min=1, help="Number 
 
 @worker.command()
 def run(
-    file: Annotated[Path, typer.Argument(help="Request as JSON; - reads standard input.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Request as JSON; - reads standard input.", show_default=False)
+    ],
 ) -> int:
     """Run a job in this process, without service or cluster, and print its summary as JSON."""
     with requires_extra("worker", "`ingest worker run`"):
