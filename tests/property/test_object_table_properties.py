@@ -97,7 +97,7 @@ def check(table: ObjectTable, model: dict[str, TableRow], prefixes: list[str]) -
         got: list[TableRow] = []
         cursor: str | None = None
         while True:
-            rows, cursor = table.page(prefix, "failed", cursor, 2)
+            rows, cursor = table.page(prefix, RowState.FAILED, cursor, 2)
             got += rows
             if cursor is None:
                 break

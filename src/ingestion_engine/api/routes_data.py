@@ -30,6 +30,7 @@ from ingestion_engine.api.views import (
 )
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.services.contract_defaults import request_removal
@@ -109,7 +110,11 @@ async def list_objects(name: str, query: ObjectParams, caller: CallerDep, servic
     """Return the objects of a collection, ordered by key as UTF-8 bytes."""
     caller.check_collection(name)
     page = await services.collections.list_objects(
-        name, prefix=query.prefix, state=query.state, limit=query.limit, cursor=query.cursor
+        name,
+        prefix=query.prefix,
+        state=None if query.state is None else RowState(query.state),
+        limit=query.limit,
+        cursor=query.cursor,
     )
     return ObjectPage(items=page.items, next_cursor=page.next_cursor)
 

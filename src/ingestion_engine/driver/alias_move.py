@@ -7,6 +7,7 @@ from typing import Any
 
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.domain.ports import StateStore, VectorStore
+from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import JobSpec, StoreName
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
@@ -115,4 +116,4 @@ class AliasMove:
                 return
 
     def _count_objects(self, collection: str) -> int:
-        return self._outages.retry_until_available(ObjectTable(self._state, collection).stats)["present"]
+        return self._outages.retry_until_available(ObjectTable(self._state, collection).stats)[RowState.PRESENT]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ingestion_engine.domain.errors import IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
+from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.state_access import require_contract, state_needed
@@ -111,7 +112,7 @@ class CollectionService:
         )
 
     async def list_objects(
-        self, name: str, *, prefix: str, state: str | None, limit: int, cursor: str | None
+        self, name: str, *, prefix: str, state: RowState | None, limit: int, cursor: str | None
     ) -> ObjectPage:
         """Return one page of a collection's objects in key order.
 

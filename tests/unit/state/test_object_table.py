@@ -185,8 +185,8 @@ class TestPages:
     """Pages for the API."""
 
     @pytest.mark.parametrize("limit", [1, 3, 10, 100])
-    @pytest.mark.parametrize("state", [None, "present", "failed"])
-    def test_pages_are_a_disjoint_cover(self, table: ObjectTable, state: str | None, limit: int) -> None:
+    @pytest.mark.parametrize("state", [None, RowState.PRESENT, RowState.FAILED])
+    def test_pages_are_a_disjoint_cover(self, table: ObjectTable, state: RowState | None, limit: int) -> None:
         """Following the cursor shows each matching row once, in key order."""
         append(table, [row(f"ü/{n:02d}", 1, "failed" if n % 4 == 0 else "present") for n in range(20)], 1)
         append(table, [row(f"ü/{n:02d}", 2, "removed") for n in range(0, 20, 5)], 2)
@@ -209,9 +209,9 @@ class TestPages:
         monkeypatch.setattr("ingestion_engine.state.object_table.table._PAGE_SCAN_ROWS", 10)
         rows = [row(f"{n:06d}", 1, "failed" if n == 29 else "present") for n in range(30)]
         append(ObjectTable(store, "docs", row_group_rows=12), rows, 1)
-        pages = [table.page("", "failed", None, 5)]
+        pages = [table.page("", RowState.FAILED, None, 5)]
         while pages[-1][1] is not None:
-            pages.append(table.page("", "failed", pages[-1][1], 5))
+            pages.append(table.page("", RowState.FAILED, pages[-1][1], 5))
         assert [page_rows for page_rows, _ in pages] == [[], [], [rows[29]]]
 
     def test_foreign_cursors_are_refused(self, table: ObjectTable) -> None:

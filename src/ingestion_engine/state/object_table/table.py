@@ -116,14 +116,16 @@ class ObjectTable:
         """
         import pyarrow.compute as pc
 
-        counts = {"present": 0, "failed": 0, "chunks": 0}
+        counts = {RowState.PRESENT.value: 0, RowState.FAILED.value: 0, "chunks": 0}
         for table in self._read_visible(KeyRange(prefix), ("key", "state", "chunk_count")):
             for entry in pc.value_counts(table["state"]).to_pylist():
                 counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
             counts["chunks"] += pc.sum(table["chunk_count"]).as_py() or 0
         return counts
 
-    def page(self, prefix: str, state: str | None, cursor: str | None, limit: int) -> tuple[list[TableRow], str | None]:
+    def page(
+        self, prefix: str, state: RowState | None, cursor: str | None, limit: int
+    ) -> tuple[list[TableRow], str | None]:
         """Return one page of rows in key order, and the cursor of the next page.
 
         Args:
@@ -149,7 +151,7 @@ class ObjectTable:
         for table in self._read_visible(KeyRange(prefix, after), COLUMNS):
             if scanned >= _PAGE_SCAN_ROWS and after is not None:
                 return rows, encode_cursor(after)
-            matching = table if state is None else table.filter(pc.equal(table["state"], state))
+            matching = table if state is None else table.filter(pc.equal(table["state"], state.value))
             rows.extend(iter_rows(matching.slice(0, limit + 1 - len(rows))))
             if len(rows) > limit:
                 return rows[:limit], encode_cursor(rows[limit - 1].key)
