@@ -1,1 +1,1 @@
-"""Everything durable in the state store: ledger, lease, object table. What does not belong: vendors, stages."""
+"""All durable state in the state store: ledger, lease, object table. What does not belong: vendors, stages."""

@@ -1,11 +1,11 @@
-"""Aliases: a name that stands for a collection, and moves to a newer version of it when that one is whole.
+"""Aliases: a name that stands for a collection, and moves to a new version of it when that version is complete.
 
-``alias/{name}.json`` is the truth; what the stores know under the name follows it, in this order::
+``alias/{name}.json`` in the state store is authoritative; the vector stores follow it, in this order::
 
-    truth, not settled ─► every store ─► truth, settled
+    file, not settled ─► every store ─► file, settled
 
-A crash between two of them is rolled forward, by the job's next attempt or by the service, whoever comes first: all
-steps are idempotent, and the truth changes by conditional writes only.
+After a crash between two of these steps, the next attempt of the job or the service rolls the move forward, whichever
+comes first: all steps are idempotent, and the file changes by conditional writes only.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """What a name stands for."""
+    """The collection that a name stands for, and its former ones."""
 
     name: str
     collection: str
     previous: tuple[str, ...]
-    """What it stood for before, newest first; each once, never the current one."""
+    """Former collections, newest first; each once, never the current one."""
     settled: bool
-    """True when every store of the collection is known to have followed."""
+    """True when every store of the collection has followed the last move."""
     job_id: str
-    """The job that moved it last; a rollback leaves it."""
+    """The job that moved it last; a rollback does not change it."""
     job_created_at: str
-    """When that job was created, RFC 3339; a job of earlier creation does not move the alias any more."""
+    """When that job was created, RFC 3339; jobs that were created earlier no longer move the alias."""
     moved_at: str
     dropping: tuple[str, ...] = ()
-    """Former versions on their way out: nothing may come back to them."""
+    """Former versions that are being dropped; the alias must not move back to them."""
     removed: bool = False
-    """True while the alias itself is on its way out: it stands for nothing any more."""
+    """True while the alias itself is being removed; it stands for no collection any more."""
     version: str = ""
-    """The state store's, for the next conditional write; "" before the first."""
+    """Version in the state store, for the next conditional write; empty before the first one."""
 
 
 def read_alias(store: StateStore, name: str) -> Alias | None:
-    """Return what is written of an alias, also of one on its way out; None when there is none. One request.
+    """Return an alias, also one that is being removed; None when there is none. One request.
 
     Raises:
         FatalError: "state_corrupt".
@@ -77,7 +77,7 @@ def _parse_alias(name: str, stored: Stored) -> Alias:
     try:
         values: dict[str, Any] = {field: tuple(data[field]) if field in _TUPLES else data[field] for field in _FIELDS}
     except (KeyError, TypeError) as error:
-        raise FatalError("state_corrupt", f"{path} in the state store is not whole: {error}", path=path) from error
+        raise FatalError("state_corrupt", f"{path!r} in the state store is incomplete: {error}.", path=path) from error
     return Alias(**values, version=stored.version)
 
 
@@ -88,7 +88,7 @@ def find_alias(store: StateStore, name: str) -> Alias | None:
 
 
 def write_alias(store: StateStore, alias: Alias) -> Alias:
-    """Write an alias over exactly the version it was read as. One request. Raises StateConflict."""
+    """Write an alias over the version that was read, and return it. One request. Raises StateConflict."""
     path, body = alias_path(alias.name), _dump_alias(alias)
     if alias.version:
         return replace(alias, version=store.replace(path, body, alias.version))
@@ -125,23 +125,23 @@ def record_move(
     now: str,
     check: Callable[[], None],
 ) -> Alias:
-    """Have an alias stand for what a job has made, not settled yet; return what it stands for now. Once per job.
+    """Move an alias, not settled yet, to the collection that a job has made; return the stored alias. Once per job.
 
-    What a job has moved once it does not move again: somebody may have rolled it back since.
+    An alias that a job has moved once is not moved by it again: it may have been rolled back since.
 
     Args:
         store: The state store.
-        name: The alias.
-        collection: What the job has made.
-        job_id: The job.
-        job_created_at: When it was created.
-        now: RFC 3339.
-        check: Called between reading and writing; raises when the job's attempt may not write any more. So an attempt
-            that slept meanwhile is turned away here, or by the version.
+        name: Name of the alias.
+        collection: The collection that the job has made.
+        job_id: Id of the job.
+        job_created_at: When the job was created, RFC 3339.
+        now: Current time, RFC 3339.
+        check: Called between reading and writing; raises when the attempt of the job may not write any more. An attempt
+            that was suspended in the meantime fails here, or by the conditional write.
 
     Raises:
-        FatalError: "alias_superseded" when a later job has moved it; "collection_dropped" when the collection is on
-            its way out.
+        FatalError: "alias_superseded": a later job has moved the alias; "collection_dropped": the collection is being
+            dropped.
     """
 
     def move(alias: Alias | None) -> Alias:
@@ -151,14 +151,14 @@ def record_move(
             if (alias.job_created_at, alias.job_id) > (job_created_at, job_id):
                 raise FatalError(
                     "alias_superseded",
-                    f"alias {name} was moved to {alias.collection} by the later job {alias.job_id}",
-                    hint=f"{collection} is complete; submit a job with this alias and collection to move to it.",
+                    f"Alias {name!r} was moved to {alias.collection!r} by the later job {alias.job_id!r}.",
+                    hint=f"Submit a job with this alias and collection {collection!r} to move the alias to it.",
                     alias=name,
                     collection=alias.collection,
                 )
         if alias is not None and collection in alias.dropping:
-            said = f"collection {collection} is being dropped as a former version of alias {name}"
-            raise FatalError("collection_dropped", said, alias=name, collection=collection)
+            message = f"Collection {collection!r} is being dropped as a former version of alias {name!r}."
+            raise FatalError("collection_dropped", message, alias=name, collection=collection)
         check()
         return Alias(
             name=name,
@@ -177,27 +177,29 @@ def record_move(
 
 
 def put_first(alias: Alias, collection: str) -> tuple[str, ...]:
-    """Return the former versions of an alias once it stands for a collection. Pure."""
+    """Return the former versions of an alias after a move to a collection. Pure."""
     if collection == alias.collection:
         return alias.previous
     return (alias.collection, *(name for name in alias.previous if name != collection))
 
 
 async def settle_alias(store: StateStore, stores: Mapping[StoreName, VectorStore], name: str) -> Alias | None:
-    """Bring vector stores to what the truth says, and note it there; return it, or None when the alias is gone.
+    """Move the alias in all vector stores, then mark it as settled; return it, or None when it does not exist any more.
 
-    A store that the collection is not in does not know the alias afterwards. Whoever is overtaken by another move
-    starts over with that one, so the last to act leaves the newest. Idempotent.
+    Stores without the collection do not have the alias afterwards. A call that is overtaken by another move starts
+    again with that move, so that the last call leaves the newest one. Idempotent.
+
+    Not ``update_value``: the stores are changed between reading and writing.
 
     Args:
         store: The state store.
-        stores: The vector stores at hand.
-        name: The alias.
+        stores: The configured vector stores.
+        name: Name of the alias.
 
     Raises:
         CollectionMissing: the collection, or a store's part of it, does not exist.
         FatalError: "alias_name_taken".
-        TransientError: a store is away; the others may have followed.
+        TransientError: a store is unavailable; the others may have followed.
 
     Cost: two or three requests to the state store, one to each vector store.
     """
@@ -223,8 +225,8 @@ async def _point_stores(
     stores: Mapping[StoreName, VectorStore], alias: Alias, contract: CollectionContract | None
 ) -> None:
     if contract is None:
-        said = f"alias {alias.name} stands for {alias.collection}, and there is no such collection"
-        raise CollectionMissing("collection_missing", said, alias=alias.name, collection=alias.collection)
+        message = f"Alias {alias.name!r} stands for collection {alias.collection!r}, which does not exist."
+        raise CollectionMissing("collection_missing", message, alias=alias.name, collection=alias.collection)
     for name, store in stores.items():
         if name in contract.stores:
             await store.set_alias(alias.name, alias.collection)

@@ -1,10 +1,10 @@
-"""What the state store says of collections: contracts, names, and plans whose outcome is still open.
+"""Collections in the state store: contracts, names, and open plans.
 
 ::
 
-    collections/{c}/collection.json     the contract; written once, for the collection's whole life
-    collections/{c}/open/{job_id}.json  a plan whose outcome is not yet in the object table
-    collections/{c}/verified.json       when it was last verified, and with what outcome
+    collections/{c}/collection.json     the contract; written once for the life of the collection
+    collections/{c}/open/{job_id}.json  an open plan: its outcome is not yet in the object table
+    collections/{c}/verified.json       when it was last verified, and the result
     alias/{name}.json                   another name for a collection (``state.aliases``)
 """
 
@@ -29,7 +29,7 @@ _ALIASES = "alias/"
 _JSON = ".json"
 
 _DERIVED_FROM = {"embedding_id": ("model_digest", "dimension", "options", "prefix")}
-"""A field that differs because one of others does would only repeat the news."""
+"""A field that follows from other fields is not reported when one of those differs."""
 _NOT_COMPARED = frozenset({"format", "created_at", "created_by"})
 
 
@@ -41,7 +41,7 @@ def read_contract(store: StateStore, collection: str) -> CollectionContract | No
     """Return a collection's contract, or None when there is no such collection. One request.
 
     Raises:
-        FatalError: "state_corrupt" when this version of the package cannot read it.
+        FatalError: "state_corrupt": this version of the package cannot read it.
     """
     path = _contract_path(collection)
     stored = store.get(path)
@@ -53,13 +53,15 @@ def _parse_contract(path: str, data: bytes) -> CollectionContract:
         return CollectionContract.model_validate(parse_json(path, data))
     except ValidationError as error:
         faults = describe_faults(error)
-        raise FatalError("state_corrupt", f"{path} in the state store cannot be read: {faults}", path=path) from error
+        raise FatalError(
+            "state_corrupt", f"{path!r} in the state store cannot be read: {faults}.", path=path
+        ) from error
 
 
 def create_contract(store: StateStore, contract: CollectionContract) -> CollectionContract:
-    """Write a contract unless the collection has one, and return the one that is there now; compare them.
+    """Write a contract unless the collection has one, and return the stored one; the caller compares them.
 
-    Idempotent. Cost: one request; two when there was one.
+    Idempotent. Cost: one request; two when there is a contract already.
     """
     path = _contract_path(contract.collection)
     data = orjson.dumps(contract.model_dump(mode="json"))
@@ -69,9 +71,9 @@ def create_contract(store: StateStore, contract: CollectionContract) -> Collecti
 
 
 def compare_contract(existing: CollectionContract, wanted: CollectionContract) -> None:
-    """Return when a job that wants one contract may write to a collection that has the other. Pure.
+    """Return when a job with the ``wanted`` contract may write to a collection with the ``existing`` one. Pure.
 
-    Who created it and when, and the order of stores, do not matter.
+    Creator, creation time and the order of stores are not compared.
 
     Raises:
         FatalError: "contract_mismatch", naming each differing field with both values;
@@ -85,11 +87,11 @@ def compare_contract(existing: CollectionContract, wanted: CollectionContract) -
     if not names:
         return
     differences = {name: {"existing": left.get(name), "wanted": right.get(name)} for name in names}
-    said = "; ".join(f"{name} is {left.get(name)!r}, the job wants {right.get(name)!r}" for name in names)
+    listed = "; ".join(f"{name} is {left.get(name)!r}, the job has {right.get(name)!r}" for name in names)
     raise FatalError(
         "contract_mismatch",
-        f"collection {existing.collection} was made differently: {said}",
-        hint="Ask for what the collection has, or submit with `alias`: a new collection is made and the alias moved.",
+        f"Collection {existing.collection!r} has another contract: {listed}.",
+        hint="Use the values of the collection, or submit with `alias` to make a new collection behind the alias.",
         collection=existing.collection,
         differences=differences,
     )
@@ -128,7 +130,7 @@ def iter_aliases(store: StateStore) -> Iterator[str]:
 
 
 def alias_path(name: str) -> str:
-    """Return where an alias is written down. Pure."""
+    """Return the path of an alias in the state store. Pure."""
     return f"{_ALIASES}{name}{_JSON}"
 
 
@@ -138,21 +140,23 @@ def list_names(store: StateStore) -> frozenset[str]:
 
 
 def find_collision(names: Collection[str], name: str) -> str | None:
-    """Return one of these names that differs from this one in case only, or None. Pure.
+    """Return one of ``names`` that differs from ``name`` in case only, or None. Pure.
 
-    Weaviate compares names of classes without case; the very same name is no collision.
+    Weaviate ignores case in the names of classes. An equal name is not a collision.
     """
     folded = name.casefold()
     return min((other for other in names if other != name and other.casefold() == folded), default=None)
 
 
 def find_name_collision(store: StateStore, name: str) -> str | None:
-    """Return a collection or alias whose name differs from this one in case only, or None. Cost: as ``list_names``."""
+    """Return a collection or alias with a name that differs in case only, or None. Cost: as ``list_names``."""
     return find_collision(list_names(store), name)
 
 
 def find_alias_collision(store: StateStore, alias: str) -> str | None:
-    """Return the collection that keeps a name from being an alias, or the alias that differs in case only, or None.
+    """Return the collection or alias that collides with a new alias, or None.
+
+    A collection collides by an equal name; collections and aliases collide by a name that differs in case only.
 
     Cost: one request and two listings.
     """
@@ -160,9 +164,9 @@ def find_alias_collision(store: StateStore, alias: str) -> str | None:
 
 
 def delete_collection_state(store: StateStore, collection: str) -> None:
-    """Forget everything about a collection; the contract goes first, the lease last. Idempotent.
+    """Delete everything in the state store about a collection: the contract first, the lease last. Idempotent.
 
-    Only for a collection that no job writes and no alias stands for. Cost: one listing, one request per value.
+    Only for a collection that no job writes to and no alias stands for. Cost: one listing, one request per value.
     """
     lease = f"{_ROOT}{collection}/lease.json"
     store.delete(_contract_path(collection))
@@ -172,13 +176,13 @@ def delete_collection_state(store: StateStore, collection: str) -> None:
 
 
 def write_verified(store: StateStore, collection: str, job_id: str, at: str, differences: int) -> None:
-    """Note when the whole collection was last verified, and how many differences were found. One request."""
+    """Record when the whole collection was last verified, and the number of differences. One request."""
     data = {"format": 1, "job_id": job_id, "at": at, "differences": differences}
     write_json(store, f"{_ROOT}{collection}/verified.json", data)
 
 
 def read_verified(store: StateStore, collection: str) -> dict[str, Any] | None:
-    """Return what ``write_verified`` noted last, or None. One request."""
+    """Return the last record of ``write_verified``, or None. One request."""
     return read_json(store, f"{_ROOT}{collection}/verified.json")
 
 
@@ -187,23 +191,20 @@ def _open_path(collection: str, job_id: str) -> str:
 
 
 def open_plan(store: StateStore, collection: str, job_id: str, attempt: int, data: Mapping[str, Any]) -> None:
-    """Note that a job may write what its plan names from now on; replaces the note of its earlier attempt. One request.
+    """Record that a job may write what its plan names; replaces the record of an earlier attempt. One request.
 
     Args:
         store: The state store.
-        collection: What it writes to.
-        job_id: The job.
-        attempt: Its newest attempt; all its attempts' plan segments belong to the open plan.
-        data: JSON values that come back from ``list_open_plans``.
+        collection: The collection that the job writes to.
+        job_id: Id of the job.
+        attempt: Newest attempt of the job; the plan segments of all its attempts belong to the open plan.
+        data: JSON values that ``list_open_plans`` returns.
     """
     write_json(store, _open_path(collection, job_id), {**data, "format": 1, "job_id": job_id, "attempt": attempt})
 
 
 def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return (job id, data with ``attempt``) of all plans not merged yet, oldest epoch first.
-
-    One listing, one request each.
-    """
+    """Return (job id, data with ``attempt``) of all open plans, oldest epoch first. One listing, one request each."""
     prefix = f"{_ROOT}{collection}/open/"
     found = []
     for path in store.list(prefix):
@@ -214,13 +215,13 @@ def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[
 
 
 def close_plan(store: StateStore, collection: str, job_id: str, attempt: int | None = None) -> None:
-    """Note that a plan's outcome is in the object table. Idempotent. One request, two when an attempt is given.
+    """Record that the outcome of a plan is in the object table. Idempotent. One request; two with ``attempt``.
 
     Args:
         store: The state store.
-        collection: What it wrote to.
-        job_id: The job.
-        attempt: Leave the note when it is of another attempt; None means whatever it is of.
+        collection: The collection that the job wrote to.
+        job_id: Id of the job.
+        attempt: Keep the record if it is of another attempt; None means any attempt.
     """
     path = _open_path(collection, job_id)
     if attempt is not None:

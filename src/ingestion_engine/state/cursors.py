@@ -1,4 +1,4 @@
-"""Cursors of paged lists: opaque, URL-safe, and refused when we did not make them."""
+"""Cursors of paged lists: opaque and URL-safe; foreign ones are refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ def encode_cursor(position: str) -> str:
 
 
 def decode_cursor(cursor: str) -> str:
-    """Return the position in a cursor.
+    """Return the position in a cursor; the inverse of ``encode_cursor``. Pure.
 
-    Pure; the inverse of ``encode_cursor``. Raises SubmissionError ("validation_error").
+    Raises:
+        SubmissionError: "validation_error".
     """
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
@@ -24,10 +25,10 @@ def decode_cursor(cursor: str) -> str:
 
 
 def bad_cursor(cursor: str | None) -> SubmissionError:
-    """Return the error for a cursor that does not belong to the list it was sent to."""
+    """Return the error for a cursor that was not made by this list. Pure."""
     return SubmissionError(
         "validation_error",
-        f"{cursor!r} is not a cursor of this list",
-        hint="Pass next_cursor of the page before, or leave it out to start from the first page.",
+        f"{cursor!r} is not a cursor of this list.",
+        hint="Pass next_cursor of the previous page, or leave it out to start from the first page.",
         field="cursor",
     )

@@ -1,4 +1,4 @@
-"""The list of failed objects of one job: JSON-lines segments, read page by page."""
+"""Failed objects of one job: JSON-lines segments, read page by page."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class FailureList:
         self._folder = folder
 
     def write(self, segment: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Write a segment, whatever was there; nothing when there are no items. One request."""
+        """Write a segment, replacing an existing one; nothing when there are no items. One request."""
         if items:
             self._store.put(self._path(segment), dump_lines(items))
 
     def delete(self, segment_prefix: str) -> None:
-        """Remove all segments whose name starts with a prefix; one listing and a request each."""
+        """Delete all segments with a name that starts with a prefix. One listing, one request each."""
         for segment in list_segments(self._store, self._folder):
             if segment.startswith(segment_prefix):
                 self._store.delete(self._path(segment))
 
     def read(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
-        """Return one page, in the order of segments and lines, and the cursor of the next.
+        """Return one page, in the order of segments and lines, and the cursor of the next one.
 
         See ``Ledger.read_failures``.
         """
@@ -51,7 +51,7 @@ class FailureList:
                 if len(items) == limit:
                     return items, encode_cursor(f"{segment}.{offset}")
                 items.append(parse_json(self._path(segment), line))
-        except ValueError as error:  # no line starts where the cursor says
+        except ValueError as error:  # no line starts at the position of the cursor
             raise bad_cursor(cursor) from error
         return items, None
 

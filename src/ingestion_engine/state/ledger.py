@@ -1,16 +1,16 @@
-"""The ledger: everything one job writes down, under ``jobs/{job_id}/`` in the state store.
+"""The ledger: everything that one job records, in ``jobs/{job_id}/`` of the state store.
 
 ::
 
     spec.json                                   frozen request and settings; written once
-    plan/{segment}.jsonl · plan.json            one line per partition · the fixed denominators for progress
+    plan/{segment}.jsonl · plan.json            one line per partition · totals for progress
     reports/single/{partition_id}.{epoch}.json  one per partition and epoch, written once by the worker
-    reports/segments/{segment}.jsonl            many of them, folded by the driver
+    reports/segments/{segment}.jsonl            many reports, folded by the driver
     failures/{segment}.jsonl · progress.json · summary.json · abort · log/{attempt}.txt
 
-Segments are named by the driver (``a01-00003``: attempt, running number), sort by name, and are never rewritten with
-other content. All calls block; a ledger may be shared by threads. Every call may raise ``TransientError`` while the
-state store is away.
+The driver names the segments (``a01-00003``: attempt, serial number). They sort by name and are never rewritten with
+other content. All calls block; a ledger may be shared by threads. Every call raises ``TransientError`` while the state
+store is unavailable.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from ingestion_engine.state.reports import ReportLog
 from ingestion_engine.state.update import update_value
 
 LOG_MAX_BYTES = 256 * 1024
-"""A driver's log is kept from its end; enough for the last minutes of a talkative driver, cheap to rewrite."""
+"""Maximum size of the end of a driver's log: the last minutes of a verbose driver, cheap to rewrite."""
 
 _SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
 
 
 class Ledger:
-    """What one job has written down.
+    """The ledger of one job.
 
     Args:
         store: The state store, rooted at ``INGEST_STATE_URL``.
-        job_id: The job.
+        job_id: Id of the job.
     """
 
     def __init__(self, store: StateStore, job_id: str) -> None:
@@ -70,40 +70,42 @@ class Ledger:
         return JobUri(self.store.url, self.job_id).spec_uri
 
     def write_spec(self, spec: JobSpec) -> None:
-        """Write the spec for good. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""
+        """Write the spec once. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""
         create_once(self.store, f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json")))
 
     def read_spec(self) -> JobSpec:
         """Return the spec. One request.
 
         Raises:
-            FatalError: "spec_missing"; "spec_invalid" when this version of the package cannot read it.
+            FatalError: "spec_missing"; "spec_invalid": this version of the package cannot read it.
         """
         path = f"{self._root}spec.json"
         data = read_json(self.store, path)
         if data is None:
-            raise FatalError("spec_missing", f"job {self.job_id} has no spec in {self.store.url}", job_id=self.job_id)
+            raise FatalError(
+                "spec_missing", f"Job {self.job_id!r} has no spec in {self.store.url!r}.", job_id=self.job_id
+            )
         try:
             return JobSpec.model_validate(data)
         except ValidationError as error:
             faults = describe_faults(error)
             raise FatalError(
                 "spec_invalid",
-                f"the spec of job {self.job_id} cannot be read: {faults}",
-                hint="The service and the cluster probably run different versions of the package.",
+                f"The spec of job {self.job_id!r} cannot be read: {faults}.",
+                hint="Install the same version of the package on the service and the cluster.",
                 job_id=self.job_id,
             ) from error
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 
     def write_plan_segment(self, segment: str, partitions: Sequence[tuple[PlanItem, ...]]) -> list[PartitionId]:
-        """Write a segment of the plan for good and return its partitions' ids, in order; nothing when there are none.
+        """Write a segment of the plan once, and return the ids of its partitions, in order; nothing without partitions.
 
         An id names the segment, the byte range of the partition's line and 16 hex digits of its content hash, so a
         worker reads its partition by one ranged request. Idempotent. Cost: one request; memory: the segment.
 
         Raises:
-            StateConflict: the segment is there with other content (an earlier driver used the same name).
+            StateConflict: the segment exists with other content (an earlier driver used the same name).
         """
         _check_segment(segment)
         ids: list[PartitionId] = []
@@ -120,7 +122,7 @@ class Ledger:
         return ids
 
     def read_partition(self, partition_id: PartitionId) -> Partition:
-        """Return a partition, proven to be the one its id was made of. One ranged request.
+        """Return a partition after verifying that its content matches its id. One ranged request.
 
         Raises:
             FatalError: "plan_corrupt": the id is malformed, or its bytes are missing or others.
@@ -130,11 +132,11 @@ class Ledger:
             line = self.store.get_range(path, *partition_id.byte_range)
         except StateMissing as error:
             raise FatalError(
-                "plan_corrupt", f"{path} is missing from the state store", partition_id=partition_id
+                "plan_corrupt", f"{path!r} is missing from the state store.", partition_id=partition_id
             ) from error
         if not partition_id.matches(line):
             raise FatalError(
-                "plan_corrupt", f"{path} does not hold partition {partition_id}", partition_id=partition_id
+                "plan_corrupt", f"{path!r} does not contain partition {str(partition_id)!r}.", partition_id=partition_id
             )
         return Partition.from_json(partition_id, orjson.loads(line))
 
@@ -153,7 +155,7 @@ class Ledger:
                 yield Partition.from_json(PartitionId.make(segment, offset, line), orjson.loads(line))
 
     def write_plan(self, summary: Mapping[str, Any]) -> None:
-        """Write ``plan.json``: the plan is complete, these are its totals."""
+        """Write ``plan.json``, the totals of the plan: the plan is complete."""
         write_json(self.store, f"{self._root}plan.json", summary)
 
     def read_plan(self) -> dict[str, Any] | None:
@@ -163,30 +165,30 @@ class Ledger:
     # -- reports ------------------------------------------------------------------------------------------------------
 
     def create_report(self, report: PartitionReport) -> None:
-        """Write a partition's report for this epoch. The first one stays, but DONE replaces what is not. Idempotent.
+        """Write the report of a partition and epoch. The first one stays; DONE replaces any other status. Idempotent.
 
-        Cost: one request; one or two more when there is one already.
+        Cost: one request; one or two more when there is a report already.
         """
         self._reports.create(report)
 
     def find_done_report(self, partition_id: PartitionId) -> PartitionReport | None:
-        """Return a partition's DONE report that is not folded yet, of its latest epoch; None when there is none.
+        """Return the unfolded DONE report of a partition with the highest epoch; None when there is none.
 
         Cost: one listing of one prefix, one request per report found.
         """
         return self._reports.find_done(partition_id)
 
     def fold_reports(self, segment: str, reports: Sequence[PartitionReport]) -> None:
-        """Write reports as one segment, then remove their single files.
+        """Write reports as one segment, then delete their single files.
 
-        Idempotent; after a crash, call it again or never.
+        Idempotent. After a crash, calling it again is possible but not required.
 
         Args:
-            segment: Name never used for other reports.
-            reports: In any number; nothing happens when there are none.
+            segment: Name that was never used for other reports.
+            reports: Any number of reports; nothing happens when there are none.
 
         Raises:
-            StateConflict: the segment is there with other content; nothing is removed.
+            StateConflict: the segment exists with other content; nothing is deleted.
 
         Cost: 1 + len(reports) requests; memory: the segment.
         """
@@ -194,37 +196,37 @@ class Ledger:
         self._reports.fold(segment, reports)
 
     def iter_reports(self) -> Iterator[PartitionReport]:
-        """Yield every report once, in no particular order: segments first, then single ones; safe while a driver folds.
+        """Yield every report once: segments first, then single files, in no particular order; safe during folding.
 
         Two reports of one partition and epoch are both yielded only when one is DONE and the other is not.
-        Memory: about 150 bytes per partition. Cost: two listings, one request per MiB of segments and per single
-        report.
+        Memory: about 150 bytes per partition. Cost: two listings, one request per MiB of segments and per single file.
         """
         return self._reports.iter()
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
     def write_failures(self, segment: str, items: Sequence[Mapping[str, Any]]) -> None:
-        """Write a segment of failed objects, whatever was there; nothing when there are none. One request."""
+        """Write a segment of failed objects, replacing an existing one; nothing without items. One request."""
         _check_segment(segment)
         self._failures.write(segment, items)
 
     def delete_failures(self, attempt_prefix: str) -> None:
-        """Remove all segments of failures whose name starts with a prefix (``a01-``; empty means all)."""
+        """Delete all segments of failures with a name that starts with a prefix (``a01-``; empty means all)."""
         self._failures.delete(attempt_prefix)
 
     def read_failures(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
         """Return one page of failed objects, in the order of segments and lines, and the cursor of the next page.
 
         Args:
-            cursor: From the page before; None means the first page. It stays valid while segments are added or removed.
-            limit: Items at most, at least 1.
+            cursor: Cursor of the previous page; None means the first page. It stays valid while segments are added or
+                deleted.
+            limit: Maximum number of items, at least 1.
 
         Returns:
-            The items, and None as the cursor when there are no more now.
+            The items, and the cursor; None when there are no more items at present.
 
         Raises:
-            SubmissionError: "validation_error" for a cursor that this method did not make.
+            SubmissionError: "validation_error": the cursor was not made by this method.
 
         Memory: the page and one block. Cost: one listing and about one ranged read per segment touched.
         """
@@ -233,7 +235,7 @@ class Ledger:
     # -- progress, end, abort, log ------------------------------------------------------------------------------------
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
-        """Write ``progress.json``; the driver does so once a second at most. One request."""
+        """Write ``progress.json``; the driver calls this at most once per second. One request."""
         write_json(self.store, f"{self._root}progress.json", progress)
 
     def read_progress(self) -> dict[str, Any] | None:
@@ -241,7 +243,7 @@ class Ledger:
         return read_json(self.store, f"{self._root}progress.json")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``: this attempt has ended. A later attempt's or epoch's summary is never overwritten.
+        """Write ``summary.json``: the attempt has ended. Never replaces the summary of a later attempt or epoch.
 
         Raises:
             LeaseLost: a later attempt (or epoch of this attempt) has ended already; its summary stays.
@@ -264,26 +266,26 @@ class Ledger:
         return read_json(self.store, f"{self._root}summary.json")
 
     def request_abort(self, reason: str) -> None:
-        """Ask driver and workers to stop. Cannot be taken back. One request."""
+        """Request that driver and workers stop. Cannot be undone. One request."""
         self.store.put(f"{self._root}abort", reason.encode())
 
     def is_aborted(self) -> bool:
-        """True when somebody asked for the job to stop. One request."""
+        """Return whether a stop of the job was requested. One request."""
         return self.store.get(f"{self._root}abort") is not None
 
     def write_log(self, attempt: int, text: str) -> None:
-        """Write the end of an attempt's driver log (at most 256 KiB), whatever was there. One request."""
+        """Write the end of the driver log of an attempt (at most 256 KiB), replacing it. One request."""
         self.store.put(f"{self._root}log/{attempt}.txt", text.encode("utf-8", errors="replace")[-LOG_MAX_BYTES:])
 
     def read_log(self, attempt: int) -> str | None:
-        """Return what ``write_log`` kept, or None. One request."""
+        """Return the log that ``write_log`` stored last, or None. One request."""
         stored = self.store.get(f"{self._root}log/{attempt}.txt")
         return None if stored is None else stored.data.decode("utf-8", errors="ignore")
 
 
 def _check_segment(segment: str) -> None:
     if not _SEGMENT.match(segment):
-        raise ValueError(f"a segment's name has letters, digits and hyphens only, not {segment!r}")
+        raise ValueError(f"The name of a segment has letters, digits and hyphens only, unlike {segment!r}.")
 
 
 def _age(summary: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The reports of one job's partitions: written once each by workers, folded into segments by the driver."""
+"""Reports of the partitions of one job: each written once by a worker, folded into segments by the driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ingestion_engine.state.update import update_value
 
 
 class ReportLog:
-    """Reports under one folder; ``Ledger`` documents what its methods promise.
+    """Reports in one folder. The methods of ``Ledger`` document cost and guarantees.
 
     Args:
         store: The state store.
@@ -28,7 +28,7 @@ class ReportLog:
         self._segments = f"{folder}segments/"
 
     def create(self, report: PartitionReport) -> None:
-        """Write a report unless there is one; DONE replaces what is not."""
+        """Write a report unless there is one; DONE replaces any other status."""
         path = self._single_path(report)
 
         def supersede(stored: bytes | None) -> bytes | None:
@@ -40,7 +40,7 @@ class ReportLog:
         update_value(self._store, path, supersede, seen=None)
 
     def find_done(self, partition_id: PartitionId) -> PartitionReport | None:
-        """Return a partition's single DONE report of its latest epoch."""
+        """Return the single DONE report of a partition with the highest epoch."""
         found: list[PartitionReport] = []
         for path in self._store.list(f"{self._singles}{partition_id}."):
             stored = self._store.get(path)
@@ -50,7 +50,7 @@ class ReportLog:
         return max(done, key=lambda report: report.epoch, default=None)
 
     def fold(self, segment: str, reports: Sequence[PartitionReport]) -> None:
-        """Write reports as one segment, then remove their single files."""
+        """Write reports as one segment, then delete their single files."""
         if reports:
             create_once(self._store, self._segment_path(segment), dump_lines(reports))
         for report in reports:
@@ -70,7 +70,7 @@ class ReportLog:
             else:
                 yield from _once(PartitionReport.from_json(parse_json(path, stored.data)), seen)
         if vanished:
-            # Folded since we listed; its segment was written before the single one was removed.
+            # Folded after the listing; the segment was written before the single file was deleted.
             yield from self._iter_segments(read, seen)
 
     def _iter_segments(self, read: set[str], seen: set[bytes]) -> Iterator[PartitionReport]:

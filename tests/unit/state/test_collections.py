@@ -84,14 +84,14 @@ def test_who_and_when_and_the_order_of_stores_do_not_matter() -> None:
     ],
 )
 def test_a_difference_is_named_with_both_values(changes: dict[str, Any], names: set[str]) -> None:
-    """The error says what the collection has, what the job wants, and nothing that merely follows from it."""
+    """The error says what the collection has, what the job has, and nothing that merely follows from it."""
     with pytest.raises(FatalError) as error:
         compare_contract(contract(), contract(**changes))
     assert error.value.code == "contract_mismatch"
     assert set(error.value.context["differences"]) == names
     for name, values in error.value.context["differences"].items():
         assert values["existing"] != values["wanted"]
-        assert f"{name} is {values['existing']!r}, the job wants {values['wanted']!r}" in error.value.message
+        assert f"{name} is {values['existing']!r}, the job has {values['wanted']!r}" in error.value.message
     assert "alias" in error.value.hint
 
 

@@ -1,1 +1,1 @@
-"""The object table: what is in a collection, over all jobs. What does not belong: planning."""
+"""The object table: all objects of a collection, over all jobs. What does not belong: planning."""

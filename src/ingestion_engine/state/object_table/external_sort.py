@@ -1,4 +1,4 @@
-"""External sort of table rows: any number of rows, any order, bounded memory."""
+"""External sort of table rows: any number of rows in any order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ingestion_engine.state.object_table.runs import (
 )
 
 SPILL_ROWS = 32_768
-"""Rows sorted in memory at a time, as Arrow: about 10 MB, twice while sorting."""
+"""Rows sorted in memory at a time, as Arrow: about 10 MB, twice that while sorting."""
 FAN_IN = 16
-"""So many spills of one level become one of the next: files read at once grow with the logarithm of rows."""
+"""Spills of one level that are merged into one of the next: open files grow with the logarithm of rows."""
 _SPILL_GROUP_ROWS = 2_048
-"""Row groups of spills are small because one of each is in memory: 48 spills for 8 million rows hold 30 MB."""
+"""Row groups of spills are small because one of each is in memory: 48 spills of 8 million rows take 30 MB."""
 
 
 def sort_rows(rows: Iterable[TableRow], folder: Path, *, spill_rows: int = SPILL_ROWS) -> Iterator[Any]:
-    """Yield all rows as Arrow tables in strictly increasing key order; of rows with equal keys the last one stays.
+    """Yield all rows as Arrow tables in strictly increasing key order; of rows with equal keys the last one is kept.
 
-    The files it writes to ``folder`` are the caller's to remove. Memory: ``spill_rows`` rows, then one small row group
+    The caller deletes ``folder`` with the files written to it. Memory: ``spill_rows`` rows, then one small row group
     per spill.
     """
     spills = _Spills(folder)
@@ -50,7 +50,7 @@ def sort_rows(rows: Iterable[TableRow], folder: Path, *, spill_rows: int = SPILL
 
 
 class _Spills:
-    """Sorted files, oldest first, in levels that never rise from old to new."""
+    """Sorted files, oldest first, with levels that never increase from old to new."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,7 +76,7 @@ class _Spills:
 
 def _read(run: RunFile) -> Iterator[Any]:
     with run.path.open("rb") as file:
-        yield from read_run(_fetch_from(file.fileno()), run.size_bytes, COLUMNS, KeyRange())
+        yield from read_run(_fetch_from(file.fileno()), run.size_bytes, columns=COLUMNS, keys=KeyRange())
 
 
 def _fetch_from(descriptor: int) -> FETCH:

@@ -1,4 +1,4 @@
-"""The manifest of an object table: which runs it consists of, replaced as a whole by conditional writes."""
+"""The manifest of an object table: the list of its runs, replaced as a whole by conditional writes."""
 
 from __future__ import annotations
 
@@ -17,55 +17,52 @@ from ingestion_engine.state.update import update_value
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run in the state store.
-
-    ``path`` starts at the collection's folder; ``epoch`` is the newest of its rows; ``bytes`` its size.
-    """
+    """A run in the state store."""
 
     path: str
+    """Relative to the folder of the collection."""
     rows: int
     min_key: str
     max_key: str
     epoch: int
+    """Highest epoch of its rows."""
     bytes: int
+    """Size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """A file that no longer belongs, or never belonged, to the table; kept for a while for those who are reading it."""
+    """A file that no longer belongs, or never belonged, to the table; kept for a while for its readers."""
 
     path: str
     since: str
     """RFC 3339 in UTC."""
     merged: bool
-    """True when its rows live on in another run.
-
-    False when no manifest ever named it (its writer died, or is at work).
-    """
+    """True when its rows are in another run; False when no manifest ever named it (its writer died or is not done)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Runs from oldest to newest: of two rows with equal keys the one in the later run is true."""
+    """Runs from oldest to newest: of rows with equal keys the one in the latest run is valid."""
 
     epoch: int = 0
-    """The highest that wrote or fenced the table; a lower one may not append."""
+    """Highest epoch that wrote or fenced the table; a lower one may not append."""
     runs: tuple[Run, ...] = ()
     retired: tuple[Retired, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON types."""
+        """Return the manifest as JSON types."""
         return {"format": _FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, path: str, data: dict[str, Any]) -> Manifest:
-        """The inverse of ``to_json``. Raises FatalError ("state_corrupt") for another format."""
+        """Return the manifest of JSON types; the inverse of ``to_json``. Raises FatalError ("state_corrupt")."""
         if data.get("format") != _FORMAT:
             raise FatalError(
                 "state_corrupt",
-                f"{path} has format {data.get('format')!r}, this version reads {_FORMAT}",
+                f"{path!r} has format {data.get('format')!r}; this version reads format {_FORMAT}.",
                 hint="Use the version of the package that wrote it, or a newer one.",
                 path=path,
             )
@@ -77,7 +74,7 @@ class Manifest:
 
 
 def read_manifest(store: StateStore, path: str) -> Manifest:
-    """Return the manifest, an empty one when there is none. One request."""
+    """Return the manifest; an empty one when there is none. One request."""
     stored = store.get(path)
     return _parse(path, None if stored is None else stored.data)
 

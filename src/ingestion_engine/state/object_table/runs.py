@@ -1,8 +1,8 @@
 """Runs: Parquet files of table rows in strictly increasing key order, and the streaming merge of several of them.
 
-Everything works on whole Arrow tables (a row group, or a part of one), so the cost per row is far below that of Python
-objects. Keys are compared as UTF-8 bytes, which is also how Python compares strings and Arrow sorts them. pyarrow is
-imported where it is used: the service lists jobs without it.
+All functions work on whole Arrow tables (a row group, or a part of one), so that the cost per row is far below that of
+Python objects. Keys are compared as UTF-8 bytes, which is also how Python compares strings and Arrow sorts them.
+pyarrow is imported where it is used, because the service lists jobs without it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ FETCH = Callable[[int, int], bytes]
 """Returns ``length`` bytes from ``start`` of a run: (start, length)."""
 
 ROW_GROUP_ROWS = 16_384
-"""Rows that a reader holds per run: about 1.5 MB as read and 5 MB decoded (benchmarks/reports/object_table.md)."""
+"""Rows in a reader's memory per run: about 1.5 MB as read, 5 MB decoded (benchmarks/reports/object_table.md)."""
 BATCH_ROWS = 4_096
-"""Rows turned from or into Python objects at a time: about 3 MB."""
+"""Rows converted from or to Python objects at a time: about 3 MB."""
 _TAIL_BYTES = 256 * 1024
-"""First read of a run: its footer, and all of it when it is small."""
+"""First read of a run: its footer, and all of a small run."""
 
 _LEADING = ("key", "state", "chunk_count")
-"""Written first, side by side, so that statistics read one short range per row group."""
+"""Columns written first, side by side, so that statistics read one short range per row group."""
 COLUMNS = (*_LEADING, *(f.name for f in dataclasses.fields(TableRow) if f.name not in _LEADING))
 _INTEGERS = frozenset({"size_bytes", "chunk_count", "epoch"})
 _BOOLEANS = frozenset({"retryable"})
 _NULLABLE = frozenset({"error_code", "reason"})
 _REPETITIVE = ("state", "error_code", "reason", "fingerprint", "epoch", "job_id", "updated_at")
-"""Dictionary-encoded; the other strings are nearly all different, and a dictionary of them is larger than they are."""
+"""Dictionary-encoded columns; other strings are nearly all different, so a dictionary is larger than the values."""
 
 
 def make_schema() -> Any:
@@ -63,7 +63,7 @@ def iter_tables(rows: Iterable[TableRow], batch_rows: int = BATCH_ROWS) -> Itera
 
 
 def iter_rows(table: Any) -> Iterator[TableRow]:
-    """Yield an Arrow table's rows; columns it does not have are empty ("", 0, False, None)."""
+    """Yield the rows of an Arrow table; columns that it does not have are empty ("", 0, False, None)."""
     names = set(table.column_names)
     for start in range(0, table.num_rows, BATCH_ROWS):
         part = table.slice(start, BATCH_ROWS)
@@ -86,28 +86,28 @@ def _empty(name: str) -> Any:
     return 0 if name in _INTEGERS else False if name in _BOOLEANS else None if name in _NULLABLE else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
-    """A run written to a local file.
-
-    ``content_hash`` is 16 hex digits of its bytes; keys are None when it has no rows.
-    """
+    """A run written to a local file."""
 
     path: Path
     rows: int
     min_key: str | None
+    """None when it has no rows."""
     max_key: str | None
+    """None when it has no rows."""
     size_bytes: int
     content_hash: str
+    """First 16 hex digits of the SHA-256 of its bytes."""
 
 
 def write_run(path: Path, tables: Iterable[Any], row_group_rows: int = ROW_GROUP_ROWS) -> RunFile:
-    """Write Arrow tables as one run. The same rows give the same bytes under one version of pyarrow.
+    """Write Arrow tables as one run. Equal rows give equal bytes under one version of pyarrow.
 
     Memory: one row group. Keys must be strictly increasing over all tables.
 
     Raises:
-        ValueError: they are not; the file is incomplete.
+        ValueError: the keys are not strictly increasing; the file is incomplete.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,14 +130,21 @@ def write_run(path: Path, tables: Iterable[Any], row_group_rows: int = ROW_GROUP
             if pending_rows >= row_group_rows:
                 whole = pending_rows - pending_rows % row_group_rows
                 joined = pa.concat_tables(pending)
-                # Batches must not show in the file: equal rows make equal bytes.
+                # The file must not depend on batches: equal rows make equal bytes.
                 writer.write_table(joined.slice(0, whole).combine_chunks(), row_group_size=row_group_rows)
                 pending, pending_rows = [joined.slice(whole)], pending_rows - whole
         if pending_rows:
             writer.write_table(pa.concat_tables(pending).combine_chunks(), row_group_size=row_group_rows)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return RunFile(path, rows, min_key, max_key, path.stat().st_size, digest[:16])
+    return RunFile(
+        path=path,
+        rows=rows,
+        min_key=min_key,
+        max_key=max_key,
+        size_bytes=path.stat().st_size,
+        content_hash=digest[:16],
+    )
 
 
 def _check_order(last_key: str | None, table: Any) -> None:
@@ -146,7 +153,7 @@ def _check_order(last_key: str | None, table: Any) -> None:
     keys = table["key"].combine_chunks()
     rising = pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False
     if not rising or (last_key is not None and keys[0].as_py() <= last_key):
-        raise ValueError("the rows of a run must have strictly increasing keys")
+        raise ValueError("The rows of a run must have strictly increasing keys.")
 
 
 def _key(table: Any, index: int) -> str:
@@ -156,19 +163,19 @@ def _key(table: Any, index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """The keys that start with ``prefix`` and come after ``after`` (None: all of them)."""
+    """The keys that start with ``prefix`` and follow ``after`` (None: all of them)."""
 
     prefix: str = ""
     after: str | None = None
 
     def touches(self, min_key: str, max_key: str) -> bool:
-        """True when a key in [min_key, max_key] may be in the range."""
+        """Return whether a key in [min_key, max_key] may be in the range. Pure."""
         if max_key < self.prefix or (self.after is not None and max_key <= self.after):
             return False
         return min_key <= self.prefix or min_key.startswith(self.prefix)
 
     def cut(self, table: Any) -> Any:
-        """Return the part of a sorted table that is in the range; no copy."""
+        """Return the part of a sorted table that is in the range, without a copy. Pure."""
         indexes = range(table.num_rows)
         start = bisect_left(indexes, self.prefix, key=lambda i: _key(table, i))
         if self.after is not None:
@@ -178,7 +185,7 @@ class KeyRange:
 
 
 class _RangedFile(io.RawIOBase):
-    """A seekable file over ranged reads, with one buffer that the caller fills before what it is about to read."""
+    """A seekable file over ranged reads, with one buffer that the caller fills in advance."""
 
     def __init__(self, fetch: FETCH, size_bytes: int) -> None:
         super().__init__()
@@ -189,9 +196,9 @@ class _RangedFile(io.RawIOBase):
         self._buffer = b""
 
     def fill(self, start: int, stop: int) -> None:
-        """Hold the bytes [start, stop), by one request at most."""
+        """Buffer the bytes [start, stop), by at most one request."""
         if start < self._start or stop > self._start + len(self._buffer):
-            self._buffer = b""  # not two at once
+            self._buffer = b""  # never two buffers in memory
             self._start, self._buffer = start, self._fetch(start, stop - start)
 
     def read(self, size: int | None = -1) -> bytes:
@@ -218,10 +225,10 @@ class _RangedFile(io.RawIOBase):
 
 
 def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRange) -> Iterator[Any]:
-    """Yield the rows of a run that are in a range of keys, as one Arrow table per row group touched; lazy.
+    """Yield the rows of a run in a range of keys, as one Arrow table per row group in the range; lazy.
 
-    Memory: one row group. Cost: one ranged read for the footer (two when that is over 256 KiB, at 3 million rows) and
-    one per row group touched.
+    Memory: one row group. Cost: one ranged read for the footer (two when it is over 256 KiB, at 3 million rows) and one
+    per row group in the range.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -246,7 +253,7 @@ def read_run(fetch: FETCH, size_bytes: int, columns: Sequence[str], keys: KeyRan
 
 
 def _add_missing(table: Any, columns: Sequence[str]) -> Any:
-    """Return a table of an older version's run with the columns that it did not know yet, empty."""
+    """Return a table of a run of an older version with empty columns for those that it does not have."""
     import pyarrow as pa
 
     schema = make_schema()
@@ -263,10 +270,10 @@ def _span(chunk: Any) -> tuple[int, int]:
 
 
 def merge_tables(sources: Sequence[Iterator[Any]]) -> Iterator[Any]:
-    """Merge sorted streams of Arrow tables, oldest first, into one; of rows with equal keys the newest stream's stays.
+    """Merge sorted streams of Arrow tables, oldest first; of rows with equal keys the one of the newest stream is kept.
 
-    Memory: one table per source, and their sum once more. Every step uses up at least one table, so there are no more
-    steps than tables.
+    Memory: twice one table per source. Every step consumes at least one table, so there are at most as many steps as
+    tables.
     """
     heads: list[Any] = [next(source, None) for source in sources]
     while True:
@@ -292,7 +299,7 @@ def _count_up_to(table: Any, bound: str) -> int:
 
 
 def sort_newest(tables: Sequence[Any]) -> Any:
-    """Return the rows of Arrow tables sorted by key; of rows with equal keys the last one stays.
+    """Return the rows of Arrow tables sorted by key; of rows with equal keys the last one is kept.
 
     Memory: twice the tables.
     """

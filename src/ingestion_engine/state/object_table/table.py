@@ -1,16 +1,16 @@
-"""The object table: what is in a collection, over all jobs; one row per object.
+"""The object table: all objects of a collection, over all jobs; one row per object.
 
-It is a set of key-sorted Parquet runs under ``collections/{c}/objects/runs/`` and ``manifest.json``, which names them
-from oldest to newest and is replaced by conditional writes. A job appends one run; readers merge the runs, the newest
-row of a key is true; compaction merges small runs. Reading, diffing and committing are therefore streams, with memory
-bounded by the number of runs times one row group.
+The table is a set of key-sorted Parquet runs in ``collections/{c}/objects/runs/`` and a ``manifest.json``, which lists
+them from oldest to newest and is replaced by conditional writes. A job appends one run. Readers merge the runs; the
+newest row of a key is valid. Compaction merges small runs. Reading, diffing and committing are therefore streams, with
+memory bounded by the number of runs times one row group.
 
-States of a row: ``present`` (its points are in the stores as ``points_digest`` says), ``failed`` (this version could
-not be ingested; ``chunk_count`` and ``points_digest`` are of the older points that stayed, if any) and ``removed``: a
-tombstone that hides older rows until a compaction reaches the oldest run, never shown to readers.
+States of a row: ``present`` (the points in the stores match ``points_digest``), ``failed`` (this version could not be
+ingested; ``chunk_count`` and ``points_digest`` describe the older points that stayed, if any) and ``removed`` (a
+tombstone that hides older rows until a compaction reaches the oldest run; never shown to readers).
 
-Other tools read the runs directly. In DuckDB (tried: 1.1 and 2.0; ``INSTALL httpfs`` for S3; a ``file://`` state store
-puts ``=`` behind every file's name)::
+Other tools can read the runs directly. In DuckDB (tested: 1.1 and 2.0; ``INSTALL httpfs`` for S3; a ``file://`` state
+store appends ``=`` to every file name)::
 
     SET VARIABLE root = 's3://bucket/prefix/collections/handbook/';
     SET VARIABLE runs = (
@@ -25,8 +25,8 @@ puts ``=`` behind every file's name)::
         WHERE state <> 'removed';
     SELECT state, count(*), sum(chunk_count) FROM objects GROUP BY state;
 
-All calls block. Everything may raise ``TransientError`` while the state store is away; every writing call may then be
-made again.
+All calls block. All raise ``TransientError`` while the state store is unavailable; every writing call can then be
+repeated.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ from ingestion_engine.state.object_table.runs import (
 
 _RUNS = "objects/runs/"
 _PAGE_SCAN_ROWS = 200_000
-"""Rows that one page looks at before it answers with what it has: well under a second."""
+"""Rows that are scanned for one page before it is returned incomplete: well under a second."""
 
 
 class ObjectTable:
-    """The object table of one collection. Reading is safe at any time; write while holding the collection's lease.
+    """The object table of one collection. Reading is always safe; writing requires the lease of the collection.
 
     Args:
         store: The state store.
         collection: The collection's name.
-        now: Wall clock, for how long files have been out of use.
-        row_group_rows: Rows that a reader holds of each run written by this table.
+        now: Returns the current time, to measure how long files have been unused.
+        row_group_rows: Rows per row group of new runs; readers hold one row group per run.
     """
 
     def __init__(
@@ -90,27 +90,27 @@ class ObjectTable:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def scan(self, prefix: str = "", columns: Sequence[str] | None = None) -> Iterator[TableRow]:
-        """Return the rows whose key starts with a prefix, in key order, as of now; later writes do not show.
+        """Return the rows with keys that start with a prefix, in key order, as of now; later writes are not visible.
 
         Args:
-            prefix: Compared with the key, code point by code point.
-            columns: Fields to read; None means all. The others are empty ("", 0, False, None); ``key`` is always read.
+            prefix: Prefix of keys, compared code point by code point.
+            columns: Fields to read besides ``key``; None means all. Other fields are empty ("", 0, False, None).
 
         Raises:
-            StateMissing: from the iterator, when it is still read a day after the table was compacted.
+            StateMissing: from the iterator, if it is still read a day after the table was compacted.
 
-        Memory: one row group per run. Cost: one request, then one per run and per row group (16,384 rows) touched.
+        Memory: one row group per run. Cost: one request, then one per run and per row group (16,384 rows) in the range.
         """
         wanted = COLUMNS if columns is None else columns
         tables = self._read_visible(KeyRange(prefix), wanted)
         return (row for table in tables for row in iter_rows(table))
 
     def scan_object_ids(self) -> Iterator[list[str]]:
-        """Yield the object ids of all rows, in batches. Reads three columns; memory: one row group per run."""
+        """Yield the object ids of all rows, in batches. Reads three columns. Memory: one row group per run."""
         return (table["object_id"].to_pylist() for table in self._read_visible(KeyRange(""), ("object_id",)))
 
     def stats(self, prefix: str = "") -> dict[str, int]:
-        """Return ``{"present": objects, "failed": objects, "chunks": chunks in the stores}`` under a prefix.
+        """Return ``{"present": objects, "failed": objects, "chunks": chunks in the stores}`` for a prefix.
 
         Reads three columns.
         """
@@ -129,17 +129,17 @@ class ObjectTable:
         """Return one page of rows in key order, and the cursor of the next page.
 
         Args:
-            prefix: Only keys that start with it.
-            state: Only rows in this state; None means any.
-            cursor: From the page before; None means the first page. Stays valid over later writes.
-            limit: Rows at most, at least 1.
+            prefix: Only keys that start with this prefix.
+            state: Only rows in this state; None means any state.
+            cursor: Cursor of the previous page; None means the first page. It stays valid after later writes.
+            limit: Maximum number of rows, at least 1.
 
         Returns:
-            The rows and a cursor; None when there are no more. A page may have fewer rows than ``limit``, even none,
-            and still a cursor: it looks at 200,000 rows at most.
+            The rows and the cursor; None when there are no more rows. A page may have fewer rows than ``limit``, even
+            none, and still a cursor, because at most 200,000 rows are scanned.
 
         Raises:
-            SubmissionError: "validation_error" for a cursor that this method did not make.
+            SubmissionError: "validation_error": the cursor was not made by this method.
         """
         import pyarrow.compute as pc
 
@@ -160,7 +160,7 @@ class ObjectTable:
         return rows, None
 
     def _read_visible(self, keys: KeyRange, columns: Sequence[str]) -> Iterator[Any]:
-        """Return merged tables without tombstones, of the manifest as it is now."""
+        """Return the merged tables of the current manifest, without tombstones."""
         import pyarrow.compute as pc
 
         needed = [name for name in COLUMNS if name in {"key", "state", *columns}]
@@ -181,13 +181,16 @@ class ObjectTable:
     def _read_run(self, run: Run, columns: Sequence[str] = COLUMNS, keys: KeyRange | None = None) -> Iterator[Any]:
         path = f"{self._root}{run.path}"
         return read_run(
-            lambda start, length: self._store.get_range(path, start, length), run.bytes, columns, keys or KeyRange()
+            lambda start, length: self._store.get_range(path, start, length),
+            run.bytes,
+            columns=columns,
+            keys=keys or KeyRange(),
         )
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def fence(self, epoch: int) -> None:
-        """Refuse all lower epochs from now on; call it with a fresh lease, before the table is read. Idempotent.
+        """Refuse all lower epochs from now on; call it with a new lease, before reading the table. Idempotent.
 
         Raises:
             LeaseLost: a higher epoch has written or fenced the table.
@@ -195,15 +198,15 @@ class ObjectTable:
         self._update(lambda manifest: replace(self._checked(manifest, epoch), epoch=epoch))
 
     def append_run(self, rows: Iterable[TableRow], *, epoch: int, job_id: str) -> int:
-        """Add rows as the newest run and return how many they are; nothing happens when there are none.
+        """Add rows as the newest run and return their number; nothing happens when there are none.
 
-        Idempotent: the same rows under the same epoch and job are added once, however often a crash or a lost answer
-        makes it be repeated. Atomic: readers see all rows or none.
+        Idempotent: the same rows under the same epoch and job are added once, also when the call is repeated after a
+        crash or a lost answer. Atomic: readers see all rows or none.
 
         Args:
-            rows: In strictly increasing key order, consumed once.
-            epoch: The writer's.
-            job_id: The writer's; part of the file's name.
+            rows: Rows in strictly increasing key order; consumed once.
+            epoch: Epoch of the writer.
+            job_id: Job of the writer; part of the file name.
 
         Raises:
             ValueError: the keys are not strictly increasing; nothing was written.
@@ -215,10 +218,10 @@ class ObjectTable:
             return self._append(self._write(folder, iter_tables(rows)), epoch, job_id)
 
     def append_unsorted(self, rows: Iterable[TableRow], *, epoch: int, job_id: str) -> int:
-        """Add rows in any order as the newest run; of rows with equal keys the last one counts. Else as ``append_run``.
+        """Add rows in any order as the newest run; of rows with equal keys the last one is kept. See ``append_run``.
 
         Returns:
-            How many different keys they have.
+            The number of different keys.
 
         Memory: 32,768 rows as Arrow and one small row group per spill; measured in
         benchmarks/reports/object_table.md. Disk: twice the rows.
@@ -227,11 +230,11 @@ class ObjectTable:
             return self._append(self._write(folder, sort_rows(rows, Path(folder))), epoch, job_id)
 
     def compact(self, *, max_runs: int = 8) -> int:
-        """Merge the newest runs into one when there are more than ``max_runs``; return how many runs there are now.
+        """Merge the newest runs into one when there are more than ``max_runs``; return the number of runs.
 
-        Only runs that are small beside those after them are merged, so that over the table's life a row is rewritten a
-        logarithmic number of times. Tombstones go when the oldest run is among them. The merged files stay until
-        ``clean``. Idempotent; readers see no difference.
+        Only runs that are small compared with later ones are merged, so that a row is rewritten a logarithmic number of
+        times over the life of the table. Tombstones are dropped when the oldest run is merged. The merged files stay
+        until ``clean``. Idempotent; readers see no difference.
 
         Memory: one row group per merged run. Cost: reads and writes the merged runs.
         """
@@ -247,7 +250,7 @@ class ObjectTable:
         since = format_seconds(self._now())
 
         def swap(manifest: Manifest) -> Manifest:
-            # Somebody may have appended meanwhile, never before these; if they are gone, somebody else has compacted.
+            # Another writer may have appended since, but only after these runs; if they are gone, it has compacted.
             if manifest.runs[start : start + len(merged)] != merged:
                 return manifest
             now = (*manifest.runs[:start], *replacement, *manifest.runs[start + len(merged) :])
@@ -259,9 +262,9 @@ class ObjectTable:
         return len(self._update(swap).runs)
 
     def clean(self, older_than: timedelta = timedelta(days=1)) -> int:
-        """Remove files that have been out of use for longer than that, and return how many.
+        """Delete files that have been unused for longer than ``older_than``; return their number.
 
-        Files that no manifest names (a writer died before it could) are noted now and removed by a later call.
+        Files that no manifest names (their writer died) are recorded now and deleted by a later call.
         Idempotent. Cost: one listing, one request per file, two for the manifest.
         """
         listed = [path.removeprefix(self._root) for path in self._store.list(f"{self._root}{_RUNS}")]
@@ -308,7 +311,14 @@ class ObjectTable:
         assert file.max_key is not None
         path = _run_path(epoch, writer, file)
         self._store.upload(f"{self._root}{path}", file.path)
-        return Run(path, file.rows, file.min_key, file.max_key, epoch, file.size_bytes)
+        return Run(
+            path=path,
+            rows=file.rows,
+            min_key=file.min_key,
+            max_key=file.max_key,
+            epoch=epoch,
+            bytes=file.size_bytes,
+        )
 
     def _update(self, change: Callable[[Manifest], Manifest]) -> Manifest:
         return update_manifest(self._store, self._manifest_path, change)
@@ -317,7 +327,7 @@ class ObjectTable:
         if manifest.epoch > epoch:
             raise LeaseLost(
                 "lease_lost",
-                f"epoch {manifest.epoch} has taken over the object table of {self.collection} from epoch {epoch}",
+                f"Epoch {manifest.epoch} has taken over the object table of {self.collection!r} from epoch {epoch}.",
                 collection=self.collection,
                 epoch=epoch,
                 stored_epoch=manifest.epoch,
@@ -330,14 +340,14 @@ def _run_path(epoch: int, writer: str, file: RunFile) -> str:
 
 
 def _has_seen(manifest: Manifest, path: str) -> bool:
-    """True when a run is in the table already, as itself or merged into another."""
+    """Return whether a run is in the table already, itself or merged into another one. Pure."""
     return any(run.path == path for run in manifest.runs) or any(
         entry.path == path and entry.merged for entry in manifest.retired
     )
 
 
 def _choose_start(runs: Sequence[Run], max_runs: int) -> int:
-    """Return the first of the newest runs to merge: all but half of ``max_runs``, and older small ones."""
+    """Return the index of the first run to merge: all but half of ``max_runs``, and older small ones. Pure."""
     target = max(1, min(max_runs, max_runs // 2 + 1))
     start = len(runs)
     rows = 0
