@@ -40,8 +40,8 @@ Everything runs on this machine; a check mark is printed for each result that wa
 """
 _NEXT_STEPS = """
 Next steps:
-  ingest up       Run the stack and the service until Ctrl-C, and submit your own jobs.
-  README.md       "First request" shows how; docs/README.md lists the documentation.
+  make up     Run the stack and the service until Ctrl-C; README.md, "First request", shows how to submit jobs.
+  docs/       The documentation; docs/README.md is its index.
 """
 
 
@@ -194,9 +194,7 @@ class _Demo:
             f"{counts['done']} objects done: {counts['chunks']} chunks, {counts['chunks_embedded']} embedded in "
             f"{counts['embed_calls']} requests to Ollama ({job['duration_s'] or 0:.1f} s)"
         )
-        self._confirm(
-            f"{len(failures)} broken objects failed, each with a code and a reason, and did not stop the job:"
-        )
+        self._confirm(f"{len(failures)} broken objects failed with a code and a reason, hence partially_succeeded:")
         for item in failures:
             self._say(f"     {item['key']}  {item['code']}: {item['reason']}")
 
