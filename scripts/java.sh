@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks for the Java that Spark needs; as root on Debian or Ubuntu, installs it. Only Spark needs it, so without Java this
-# says so and succeeds; with --required, which the tests of Spark make it, it fails.
+# Finds the Java that Spark requires, and installs it when run as root on Debian or Ubuntu. Without Java, this script
+# prints a message and succeeds, because only Spark requires it; with --required, as for the tests, it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,8 +22,8 @@ install_java() {
 
 find_java && exit 0
 install_java && find_java && exit 0
-say "no Java 17 or 21 found; only Spark needs it. On Debian or Ubuntu: sudo apt-get install openjdk-17-jre-headless"
+say "no Java 17 or 21 found; only Spark requires it. On Debian or Ubuntu: sudo apt-get install openjdk-17-jre-headless"
 if [[ ${1:-} == --required ]]; then
-    say "the tests of Spark need it"
+    say "the tests of Spark require it"
     exit 1
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes requirements.lock from pyproject.toml: exact versions and hashes for every platform, no address of any index.
-# Keeps the versions that are already locked; `scripts/lock.sh --upgrade` takes the newest.
+# Writes requirements.lock from both pyproject.toml files: exact versions and hashes for every platform, without the
+# address of an index. Locked versions are kept; `scripts/lock.sh --upgrade` updates them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv hold exactly what requirements.lock names, and this checkout. Needs Python 3.11 or newer and an index that pip can reach.
-# Does nothing when .venv already holds this lock.
+# Installs exactly the packages of requirements.lock, and both packages of this checkout, into .venv.
+# Requires Python 3.11 or newer and a package index that pip can reach. Does nothing when .venv is up to date.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ find_python() {
             return
         fi
     done
-    say "no Python 3.11 or newer found; install one, or name it: make setup PYTHON=/path/to/python3.11"
+    say "no Python 3.11 or newer found; install it, or run: make setup PYTHON=/path/to/python3.11"
     return 1
 }
 
@@ -44,7 +44,7 @@ if ! make_venv "$python"; then
 fi
 rm -f .venv.log
 
-# uv comes from the lock too, so it is as pinned as everything else; where it cannot reach the index, pip may.
+# uv is pinned by the lock as well. Where it cannot reach the index, plain pip is used.
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install_by_uv() {
     [[ ${INGEST_SETUP:-uv} == uv ]] || return 1

@@ -56,7 +56,7 @@ class JobProgress(View):
     """Progress of a job, as last reported by its driver."""
 
     phase: str
-    """``waiting``, ``planning``, ``running``, ``deleting``, ``finishing`` or ``paused``."""
+    """``waiting``, ``planning``, ``running``, ``deleting``, ``finishing``, ``paused`` or ``ended``."""
     percent: float | None
     """Share of the planned bytes that is done; null until the plan is complete."""
     planning_complete: bool
