@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError
+from ingestion_engine.domain.errors import CollectionMissing
 from ingestion_engine.domain.ids import SegmentKind
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import Action
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.plan.parity_plan import ParityPlan
 from ingestion_engine.driver.plan.plan_thread import FindObjects
 
@@ -50,26 +49,3 @@ async def count_points(stores: Mapping[StoreName, VectorStore], collection: str)
         except CollectionMissing:
             counts[name.value] = 0
     return counts
-
-
-def differences_found(counts: Counts) -> FatalError | None:
-    """Return the error that ends a verification with differences; None when there are none. Pure."""
-    return _differences("differences_found", counts)
-
-
-def stores_differ(counts: Counts) -> FatalError | None:
-    """Return the error that keeps an alias from moving; None when the stores hold the same points. Pure."""
-    return _differences("stores_differ", counts)
-
-
-def _differences(code: str, counts: Counts) -> FatalError | None:
-    if not counts.different and not counts.foreign_points:
-        return None
-    return FatalError(
-        code,
-        f"{counts.different} of {counts.tally.listed} objects differ, and {counts.foreign_points} points belong to no"
-        " object.",
-        hint="Check the job's failures, which name each object, and submit a job with mode=repair.",
-        objects=counts.different,
-        foreign_points=counts.foreign_points,
-    )

@@ -20,19 +20,19 @@ from typing import Any
 
 import orjson
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import SegmentKind
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.records import Action, PlannedObject
 from ingestion_engine.domain.spec import MODES_ON_EXISTING, CollectionContract, JobSpec, Mode, StoreName
-from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.alias_move import AliasMove
 from ingestion_engine.driver.commit import OpenAttempt, attempt_reports, find_open_attempts, merge_attempt, open_attempt
-from ingestion_engine.driver.comparison import compare_stores, count_points, differences_found, stores_differ
+from ingestion_engine.driver.comparison import compare_stores, count_points
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
+from ingestion_engine.driver.outcome import final_error, final_state, over_budget, stores_differ
 from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
 from ingestion_engine.driver.plan.parity_plan import ParityPlan, ParityScope
@@ -379,7 +379,7 @@ class Driver:
     def _move_alias(self, lease: HeldLease, contract: CollectionContract) -> None:
         """Point the job's alias to the collection, if the job has one, is within its budget and the stores agree."""
         alias = self.spec.request.alias
-        if alias is None or not self._is_within_budget():
+        if alias is None or over_budget(self.counts, self.spec.request.failure_budget) is not None:
             return
         move = self._alias_move(alias)
         move.refuse_mass_loss()
@@ -525,29 +525,15 @@ class Driver:
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
-    def _is_within_budget(self) -> bool:
-        return self.spec.request.failure_budget.allows(self.counts.total_failed, self.counts.planned)
-
     def _check_budget(self) -> None:
-        if self.counts.tally.complete and not self._is_within_budget():
-            self.monitor.stop(over_budget(self.counts.total_failed, self.counts.planned))
+        error = over_budget(self.counts, self.spec.request.failure_budget)
+        if self.counts.tally.complete and error is not None:
+            self.monitor.stop(error)
 
     def _finish(self, started_at: str, error: IngestionError | None) -> dict[str, Any]:
         """Decide the job's final state and write the summary."""
-        failed, tally = self.counts.total_failed, self.counts.tally
-        if error is None and not self._is_within_budget():
-            error = over_budget(failed, self.counts.planned)
-        if error is None and self.spec.request.mode is Mode.VERIFY:
-            error = differences_found(self.counts)
-        if isinstance(error, JobAborted):
-            state = JobState.CANCELED
-        elif error is not None:
-            state = JobState.FAILED
-        elif self.spec.request.mode is not Mode.PLAN and (failed or tally.failed_before):
-            # Failures of earlier jobs count too: not every object of the bucket can be found by a search.
-            state = JobState.PARTIALLY_SUCCEEDED
-        else:
-            state = JobState.SUCCEEDED
+        error = error or final_error(self.spec.request, self.counts)
+        state = final_state(self.spec.request, self.counts, error)
         summary: dict[str, Any] = {
             "format": 1,
             "job_id": self.spec.job_id,
@@ -571,14 +557,3 @@ class Driver:
         await self.ports.embedder.close()
         for store in self.ports.stores.values():
             await store.close()
-
-
-def over_budget(failed: int, planned: int) -> FatalError:
-    """Return the error that ends a job with too many failed objects. Pure."""
-    return FatalError(
-        "failure_budget_exceeded",
-        f"{failed} of {planned} objects failed, which is more than the failure budget allows.",
-        hint="Check the job's failures, or raise failure_budget in the request if that many are expected.",
-        failed=failed,
-        planned=planned,
-    )

@@ -1,0 +1,65 @@
+"""The outcome of a job: the errors that its counts amount to, and its final state. Pure."""
+
+from __future__ import annotations
+
+from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted
+from ingestion_engine.domain.spec import FailureBudget, JobRequest, Mode
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.driver.counts import Counts
+
+
+def over_budget(counts: Counts, budget: FailureBudget) -> FatalError | None:
+    """Return the error that ends a job with too many failed objects; None when it is within its budget."""
+    failed, planned = counts.total_failed, counts.planned
+    if budget.allows(failed, planned):
+        return None
+    return FatalError(
+        "failure_budget_exceeded",
+        f"{failed} of {planned} objects failed, which is more than the failure budget allows.",
+        hint="Check the job's failures, or raise failure_budget in the request if that many are expected.",
+        failed=failed,
+        planned=planned,
+    )
+
+
+def differences_found(counts: Counts) -> FatalError | None:
+    """Return the error that ends a verification with differences; None when there are none."""
+    return _differences("differences_found", counts)
+
+
+def stores_differ(counts: Counts) -> FatalError | None:
+    """Return the error that keeps an alias from moving; None when the stores hold the same points."""
+    return _differences("stores_differ", counts)
+
+
+def _differences(code: str, counts: Counts) -> FatalError | None:
+    if not counts.different and not counts.foreign_points:
+        return None
+    return FatalError(
+        code,
+        f"{counts.different} of {counts.tally.listed} objects differ, and {counts.foreign_points} points belong to no"
+        " object.",
+        hint="Check the job's failures, which name each object, and submit a job with mode=repair.",
+        objects=counts.different,
+        foreign_points=counts.foreign_points,
+    )
+
+
+def final_error(request: JobRequest, counts: Counts) -> FatalError | None:
+    """Return the error of a job that has run to its end; None when it succeeded, at least partially."""
+    error = over_budget(counts, request.failure_budget)
+    if error is None and request.mode is Mode.VERIFY:
+        return differences_found(counts)
+    return error
+
+
+def final_state(request: JobRequest, counts: Counts, error: IngestionError | None) -> JobState:
+    """Return the state in which a job ends."""
+    if isinstance(error, JobAborted):
+        return JobState.CANCELED
+    if error is not None:
+        return JobState.FAILED
+    if request.mode is not Mode.PLAN and (counts.total_failed or counts.tally.failed_before):
+        # Failures of earlier jobs count too: a search cannot find every object of the bucket.
+        return JobState.PARTIALLY_SUCCEEDED
+    return JobState.SUCCEEDED
