@@ -1,4 +1,4 @@
-"""Every error that a vendor documents has a reaction of ours, and every error of ours survives a process boundary."""
+"""Every documented error of a vendor becomes a product error, and every product error survives a process boundary."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def every_subclass(root: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 def make_bare(kind: type[BaseException]) -> BaseException:
-    """An instance without going through a constructor that wants details."""
+    """Return an instance without calling a constructor that requires details."""
     error = kind.__new__(kind)
     error.args = ("planted",)
     return error
 
 
-class TestOurs:
-    """The error tree itself."""
+class TestProductErrors:
+    """The product's error tree."""
 
     @pytest.mark.parametrize(
         "kind",
         [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, IngestionError)],
     )
     def test_every_error_pickles(self, kind: type[IngestionError]) -> None:
-        """Type, code, message, hint and context arrive; an error that cannot be pickled kills a worker's report."""
+        """Type, code, message, hint and context are kept; an error that cannot be pickled loses a worker's report."""
         error = kind("some_code", "a message", hint="do this", bucket="docs", refused={"id": "why"})
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is kind
@@ -68,23 +68,23 @@ class TestOurs:
         assert str(copy) == "a message"
 
     def test_submission_errors_keep_status_and_field(self) -> None:
-        """They become the answer's status and pointer."""
+        """They become status and pointer of the response."""
         copy = pickle.loads(pickle.dumps(SubmissionError("c", "m", status=409, field="source.bucket")))
         assert (copy.status, copy.field) == (409, "source.bucket")
 
     def test_every_error_has_exactly_one_reaction(self) -> None:
-        """No class stands in two branches; a conflict stands beside them: its caller decides."""
+        """No class belongs to two branches; a conflict has a branch of its own: its caller decides."""
         branches = (ObjectError, TransientError, FatalError, SubmissionError, StateConflict)
         for kind in every_subclass(IngestionError):
             assert sum(issubclass(kind, branch) for branch in branches) == 1, kind
 
 
 class TestS3:
-    """botocore's own errors, and S3's answers."""
+    """botocore's own errors, and S3's responses."""
 
     @pytest.mark.parametrize("kind", [*every_subclass(boto.BotoCoreError), ResponseParserError])
-    def test_every_botocore_error_is_ours(self, kind: type[Exception]) -> None:
-        """Connections, time-outs and credential services pass; settings do not."""
+    def test_every_botocore_error_is_translated(self, kind: type[Exception]) -> None:
+        """Connections, time-outs and credential services are transient; settings are not."""
         with pytest.raises(IngestionError) as raised, s3_errors(BUCKET):
             raise make_bare(kind)
         assert type(raised.value) in (TransientError, FatalError)
@@ -104,16 +104,16 @@ class TestS3:
             boto.ResponseStreamingError,
         ],
     )
-    def test_network_trouble_passes(self, kind: type[Exception]) -> None:
-        """Named one by one: a wrong entry in the adapter's list must show."""
+    def test_network_errors_are_transient(self, kind: type[Exception]) -> None:
+        """Listed one by one, so that a wrong entry in the adapter's list fails the test."""
         with pytest.raises(TransientError), s3_errors(OBJECT):
             raise make_bare(kind)
 
     @pytest.mark.parametrize(
         "kind", [boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.ParamValidationError]
     )
-    def test_bad_settings_do_not_pass(self, kind: type[Exception]) -> None:
-        """Waiting does not mend them."""
+    def test_invalid_settings_are_fatal(self, kind: type[Exception]) -> None:
+        """A retry does not correct them."""
         with pytest.raises(FatalError), s3_errors(OBJECT):
             raise make_bare(kind)
 
@@ -144,7 +144,7 @@ class TestS3:
             (412, "PreconditionFailed", ObjectError, FatalError, StateConflict),
         ],
     )
-    def test_answers(
+    def test_responses(
         self,
         status: int,
         code: str,
@@ -152,7 +152,7 @@ class TestS3:
         of_bucket: type[IngestionError],
         of_state: type[IngestionError],
     ) -> None:
-        """The same answer means different things about an object, a bucket and the state store."""
+        """The same response has different meanings for an object, a bucket and the state store."""
         response = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
         answer = boto.ClientError(response, "GetObject")
         kinds = [type(translate_response(answer, place)) for place in (OBJECT, BUCKET, STATE)]
@@ -160,16 +160,16 @@ class TestS3:
 
 
 def make_planted(kind: type[BaseException]) -> BaseException:
-    """As ``make_bare``; aiohttp's errors cannot say what they are about without their details."""
+    """Return a bare instance with a text; aiohttp's errors have none without their details."""
     return make_bare(type(kind.__name__, (kind,), {"__str__": lambda _: "planted"}))
 
 
 class TestTransport:
-    """aiohttp, for all servers that are spoken to over HTTP."""
+    """aiohttp, for all servers called over HTTP."""
 
     @pytest.mark.parametrize("kind", list(dict.fromkeys([*every_subclass(aiohttp.ClientError), ValueError])))
-    def test_every_aiohttp_error_is_ours(self, kind: type[Exception]) -> None:
-        """Connections and time-outs pass, impossible URLs and headers do not."""
+    def test_every_aiohttp_error_is_translated(self, kind: type[Exception]) -> None:
+        """Connections and time-outs are transient; invalid URLs and headers are fatal."""
         with pytest.raises(IngestionError) as raised, transport_errors("qdrant", "http://q"):
             raise make_planted(kind)
         expected = FatalError if issubclass(kind, MISCONFIGURED) or kind is ValueError else TransientError
@@ -190,14 +190,14 @@ class TestTransport:
             TimeoutError,
         ],
     )
-    def test_network_trouble_passes(self, kind: type[Exception]) -> None:
-        """Named one by one."""
+    def test_network_errors_are_transient(self, kind: type[Exception]) -> None:
+        """Listed one by one."""
         with pytest.raises(TransientError), transport_errors("qdrant", "http://q"):
             raise make_planted(kind)
 
 
 class TestOllama:
-    """Statuses of Ollama's API that are not about a text."""
+    """Statuses of Ollama's API that do not concern a text."""
 
     @pytest.mark.parametrize(
         ("status", "text", "kind"),
@@ -213,8 +213,8 @@ class TestOllama:
             (503, "server busy, please try again.  maximum pending requests exceeded", TransientError),
         ],
     )
-    def test_answers(self, status: int, text: str, kind: type[IngestionError]) -> None:
-        """What is not known to be for good may pass; refused texts are in the embedder suite."""
+    def test_responses(self, status: int, text: str, kind: type[IngestionError]) -> None:
+        """Errors not known to be permanent are transient; refused texts are in the embedder suite."""
         assert type(translate_ollama(httpx.Response(status, json={"error": text}), "http://o", "x")) is kind
 
 
@@ -240,27 +240,27 @@ class TestQdrant:
             (507, "Insufficient storage: disk full", TransientError, "qdrant_unavailable"),
         ],
     )
-    def test_answers(self, status: int, text: str, kind: type[IngestionError], code: str) -> None:
+    def test_responses(self, status: int, text: str, kind: type[IngestionError], code: str) -> None:
         """One row per documented error."""
         answer = httpx.Response(status, json={"status": {"error": text}, "time": 0.1})
         error = qdrant_responses.translate_response(answer, "http://q", "c")
         assert (type(error), error.code) == (kind, code)
         assert text in error.message or code == "collection_missing"
 
-    def test_the_servers_wish_is_kept(self) -> None:
-        """Retry-After of a rate limit."""
+    def test_retry_after_is_kept(self) -> None:
+        """The error of a rate limit has its Retry-After."""
         answer = httpx.Response(429, json={"status": {"error": "Rate limit"}}, headers={"retry-after": "12"})
         assert qdrant_responses.translate_response(answer, "http://q", "c").context["retry_after_s"] == 12
 
     @pytest.mark.parametrize("status", ["wait_timeout", "acknowledged"])
     def test_an_update_that_is_not_applied_is_transient(self, status: str) -> None:
-        """HTTP 200 alone does not mean that points are there."""
+        """HTTP 200 alone does not mean that points are applied."""
         answer = httpx.Response(200, json={"result": {"operation_id": 1, "status": status}, "status": "ok"})
         with pytest.raises(TransientError):
             qdrant_responses.read_result(answer, "http://q", "c")
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"ok":1}'])
-    def test_a_foreign_answer_is_transient(self, body: bytes) -> None:
+    def test_a_foreign_response_is_transient(self, body: bytes) -> None:
         """A proxy's page with status 200."""
         with pytest.raises(TransientError):
             qdrant_responses.read_result(httpx.Response(200, content=body), "http://q", "c")
@@ -285,7 +285,7 @@ class TestWeaviate:
 
     @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
     def test_every_grpc_code_has_a_reaction(self, code: grpc.StatusCode) -> None:
-        """Only three codes say by themselves that waiting helps."""
+        """Only three codes are transient by themselves."""
         with pytest.raises(IngestionError) as raised, weaviate_responses.weaviate_errors("host:1", "c"):
             raise GrpcError(code, "planted")
         passing = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
@@ -311,7 +311,7 @@ class TestWeaviate:
         ],
     )
     def test_texts_of_unknown(self, text: str, kind: type[IngestionError], code: str) -> None:
-        """Weaviate's untyped errors are told apart by their words."""
+        """Weaviate's untyped errors are classified by their text."""
         error = weaviate_responses.translate_call(GrpcError(grpc.StatusCode.UNKNOWN, text), "host:1", "docs")
         assert (type(error), error.code) == (kind, code)
 
@@ -329,7 +329,7 @@ class TestWeaviate:
         ],
     )
     def test_rest_answers(self, status: int, kind: type[IngestionError], code: str) -> None:
-        """Schemas travel over REST."""
+        """Schemas are read and written over REST."""
         answer = httpx.Response(status, json={"error": [{"message": "planted"}]})
         error = weaviate_responses.translate_response(answer, "http://w", "docs")
         assert (type(error), error.code) == (kind, code)
@@ -351,6 +351,6 @@ class TestWeaviate:
         ],
     )
     def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:
-        """Only what speaks of one object is that object's fault."""
+        """Only an error about one object counts against that object."""
         about_others = weaviate_responses.concerns_server(text) or weaviate_responses.concerns_batch(text)
         assert about_others is not of_point

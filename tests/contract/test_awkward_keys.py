@@ -1,4 +1,4 @@
-"""Keys that S3 takes but SeaweedFS cannot hold (`//`, `./`, slashes at either end), against the S3 server of moto."""
+"""Keys that S3 accepts but SeaweedFS does not (`//`, `./`, slashes at either end), against the S3 server of moto."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.corpus.keys import AWKWARD_KEYS, seaweedfs_stores
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[S3Settings]:
-    """A server in memory that keeps every key as it is sent, but for line breaks."""
+    """A server in memory that keeps every key unchanged, except for line breaks."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -26,8 +26,8 @@ def settings() -> Iterator[S3Settings]:
     server.stop()
 
 
-async def test_every_awkward_key_is_listed_and_read_as_it_is(settings: S3Settings) -> None:
-    """Whatever client has to fetch it: no key is folded, cut or confused with another."""
+async def test_every_awkward_key_is_listed_and_read_unchanged(settings: S3Settings) -> None:
+    """With either client, no key is normalised, cut or confused with another."""
     client = make_client(settings)
     client.create_bucket(Bucket="odd")
     keys = [key for key in AWKWARD_KEYS if "\n" not in key]

@@ -1,4 +1,4 @@
-"""The suite of the Embedder port over Ollama's API: a stand-in, and small servers that misbehave."""
+"""The suite of the Embedder port over Ollama's API: a stand-in, and small servers that fail."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dead_url() -> str:
 
 
 class TestVectors:
-    """What comes back for texts."""
+    """Vectors returned for texts."""
 
     async def test_order_is_kept(self, embedder: OllamaEmbedder) -> None:
         """Row i belongs to text i, whatever the batch."""
@@ -64,17 +64,19 @@ class TestVectors:
         assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
     async def test_no_texts_no_request(self, embedder: OllamaEmbedder) -> None:
-        """An empty batch costs nothing."""
+        """An empty batch sends no request."""
         assert (await embedder.embed(MODEL, [])).shape[0] == 0
         assert embedder.calls == 0
 
     async def test_the_real_model(self, embedder: OllamaEmbedder) -> None:
-        """Near texts are nearer than far ones."""
+        """Similar texts are nearer than different ones."""
         cat, kitten, tax = await embedder.embed("all-minilm", ["a cat sleeps", "a kitten naps", "tax law of 1987"])
         assert cat @ kitten > cat @ tax + 0.2
 
-    async def test_calls_count_answers(self, embedder: OllamaEmbedder, ollama_server: RunningServer) -> None:
-        """One per batch with vectors; refusals and quick retries do not count."""
+    async def test_calls_count_responses_with_vectors(
+        self, embedder: OllamaEmbedder, ollama_server: RunningServer
+    ) -> None:
+        """One per batch with vectors; refusals and retries are not counted."""
         arm(ollama_server, status=503, body={"error": "server busy"}, count=2)
         await embedder.embed(MODEL, ["a", "b"])
         with pytest.raises(TextRefused):
@@ -100,7 +102,7 @@ class TestVectors:
         assert (seen["most"], embedder.calls) == (2, 20)
 
     async def test_nothing_is_truncated_and_options_are_constant(self) -> None:
-        """Every request says truncate:false and carries the same options."""
+        """Every request has truncate:false and the same options."""
         bodies: list[dict[str, Any]] = []
 
         def record(body: bytes) -> tuple[int, Any]:
@@ -118,22 +120,22 @@ class TestVectors:
 
 
 class TestRefusals:
-    """What is never going to work."""
+    """Permanent errors."""
 
     async def test_too_long(self, embedder: OllamaEmbedder) -> None:
-        """Over the context: a code of its own, since the chunk can be cut."""
+        """A text beyond the context length has its own code, because the chunk can be cut."""
         with pytest.raises(TextRefused) as refused:
             await embedder.embed(MODEL, ["fine", "x" * 9000])
         assert refused.value.code == "text_too_long"
 
     async def test_not_a_number(self, embedder: OllamaEmbedder) -> None:
-        """The server says so."""
+        """The server reports it."""
         with pytest.raises(TextRefused) as refused:
             await embedder.embed(MODEL, ["fine", "bad \x00NaN text"])
         assert refused.value.code == "embedding_nan"
 
     async def test_unknown_model(self, embedder: OllamaEmbedder, ollama_server: RunningServer) -> None:
-        """Both calls are fatal, name the server and say what to run; no retries."""
+        """Both calls are fatal, name the server and the command to run, and are not retried."""
         before = stats(ollama_server)["embed_requests"]
         with pytest.raises(FatalError) as embedding:
             await embedder.embed("nope", ["x"])
@@ -155,7 +157,7 @@ class TestRefusals:
         ],
     )
     def test_permanent_texts(self, status: int, text: str, code: str) -> None:
-        """Exactly these texts of Ollama's source are for good."""
+        """Exactly these texts of Ollama's source are permanent."""
         error = translate_response(httpx.Response(status, json={"error": text}), "http://o", "m")
         assert (type(error), error.code) == (TextRefused, code)
 
@@ -175,27 +177,27 @@ class TestRefusals:
             (503, "server busy, please try again.  maximum pending requests exceeded"),
         ],
     )
-    def test_passing_texts(self, status: int, text: str) -> None:
-        """A dead runner answers 400 too: what is not known to be permanent may pass."""
+    def test_transient_texts(self, status: int, text: str) -> None:
+        """A dead runner responds 400 too: errors not known to be permanent are transient."""
         assert type(translate_response(httpx.Response(status, json={"error": text}), "http://o", "m")) is TransientError
 
     def test_access_denied_is_fatal(self) -> None:
-        """A proxy before Ollama may ask who we are."""
+        """A proxy before Ollama may require authentication."""
         for status in (401, 403):
             error = translate_response(httpx.Response(status, text="no"), "http://o", "m")
             assert (type(error), error.code) == (FatalError, "embedder_access_denied")
 
     def test_retry_after_is_kept(self) -> None:
-        """A proxy's wish, in seconds."""
+        """A proxy states it in seconds."""
         answer = httpx.Response(503, text="busy", headers={"retry-after": "7"})
         assert translate_response(answer, "http://o", "m").context["retry_after_s"] == 7
 
 
 class TestOutages:
-    """What passes by itself."""
+    """Transient errors."""
 
     @pytest.mark.parametrize("status", [500, 503, 400])
-    async def test_failures_are_tried_again(
+    async def test_failures_are_retried(
         self, embedder: OllamaEmbedder, ollama_server: RunningServer, status: int
     ) -> None:
         """Three failures, then vectors, in one call."""
@@ -205,7 +207,7 @@ class TestOutages:
         assert stats(ollama_server)["embed_requests"] == before + 4
 
     async def test_the_deadline_ends_the_retries(self, ollama_server: RunningServer) -> None:
-        """Then the error says what the server said."""
+        """The error then contains the server's text."""
         embedder = OllamaEmbedder([ollama_server.url], in_flight=1, retry=SHORT)
         arm(ollama_server, status=503, body={"error": "server busy"})
         with pytest.raises(TransientError, match="server busy"):
@@ -213,7 +215,7 @@ class TestOutages:
         await embedder.close()
         arm(ollama_server)
 
-    async def test_nobody_listens(self) -> None:
+    async def test_refused_connections(self) -> None:
         """A refused connection is an outage for both calls."""
         embedder = OllamaEmbedder([dead_url()], in_flight=1, retry=SHORT, describe_retry=SHORT)
         with pytest.raises(TransientError):
@@ -223,7 +225,7 @@ class TestOutages:
         await embedder.close()
 
     async def test_a_dead_server_of_the_pool_is_avoided(self, ollama_server: RunningServer) -> None:
-        """The other one serves; after one failure the dead one rests."""
+        """The other server is used; after one failure the dead one is avoided."""
         dead = dead_url()
         pool = EndpointPool([dead, ollama_server.url])
         embedder = OllamaEmbedder([], in_flight=1, retry=QUICK, pool=pool)
@@ -237,8 +239,8 @@ class TestOutages:
         "answer",
         [{"embeddings": [[1.0, 0.0], [1.0, 0.0]]}, {"embeddings": [[]]}, {"vectors": []}, {"embeddings": [["a"]]}, []],
     )
-    async def test_nonsense_is_not_stored(self, answer: Any) -> None:
-        """One vector per text, all of the same length, or the server is not well."""
+    async def test_invalid_responses_are_not_stored(self, answer: Any) -> None:
+        """A response without one vector per text, all of one length, is an outage."""
         with serving({"/api/embed": lambda _: (200, answer)}) as url:
             embedder = OllamaEmbedder([url], in_flight=1, retry=SHORT)
             with pytest.raises(TransientError) as broken:
@@ -260,7 +262,7 @@ class TestOutages:
         assert refused.value.code == code
 
     async def test_another_dimension_is_another_model(self, ollama_server: RunningServer) -> None:
-        """Caught also when nobody asked for the digest again."""
+        """It is detected without reading the digest again."""
         answers = iter([[1.0, 0.0], [1.0, 0.0, 0.0]])
         with serving({"/api/embed": lambda _: (200, {"embeddings": [next(answers)]})}) as url:
             embedder = OllamaEmbedder([url], in_flight=1, retry=SHORT)
@@ -272,10 +274,10 @@ class TestOutages:
 
 
 class TestDescribe:
-    """What is known about a model before work starts."""
+    """Facts about a model, read before a job starts."""
 
     async def test_sizes_and_digest(self, embedder: OllamaEmbedder) -> None:
-        """num_ctx of the parameters bounds the context; the tag `latest` may be left out."""
+        """num_ctx of the parameters limits the context; the tag `latest` may be omitted."""
         info = await embedder.describe("all-minilm")
         assert (info.dimension, info.context_length, len(info.digest)) == (384, 256, 64)
         assert (await embedder.describe("all-minilm:latest")).digest == info.digest
@@ -293,14 +295,14 @@ class TestDescribe:
         assert url in differs.value.message
         assert ollama_server.url in differs.value.message
 
-    async def test_one_server_away_is_enough_left(self, ollama_server: RunningServer) -> None:
-        """Those that answer agree; the missing one is not waited for long."""
+    async def test_an_unavailable_server_is_ignored(self, ollama_server: RunningServer) -> None:
+        """The available servers agree; the unavailable one does not delay the result for long."""
         embedder = OllamaEmbedder([dead_url(), ollama_server.url], in_flight=1, describe_retry=SHORT)
         assert (await embedder.describe(MODEL)).dimension == 384
         await embedder.close()
 
     async def test_a_server_without_the_model_is_fatal(self, ollama_server: RunningServer) -> None:
-        """Every request that lands there would fail."""
+        """Every request to it would fail."""
         with serving(_catalog("other:latest", "f" * 64, 384)) as url:
             embedder = OllamaEmbedder([ollama_server.url, url], in_flight=1, describe_retry=SHORT)
             with pytest.raises(FatalError) as missing:
@@ -331,7 +333,7 @@ class TestDescribe:
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that advances only with sleep."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -344,17 +346,17 @@ class Clock:
 
 
 class TestPool:
-    """Which server is next."""
+    """Choice of the next server."""
 
-    def test_least_loaded_then_in_turns(self) -> None:
-        """Equal load is shared out evenly."""
+    def test_least_loaded_then_in_rotation(self) -> None:
+        """Equally loaded servers are used evenly."""
         pool = EndpointPool(["a", "b", "c"], clock=Clock())
         assert sorted(pool.choose().url for _ in range(6)) == ["a", "a", "b", "b", "c", "c"]
         pool.endpoints[0].in_flight = pool.endpoints[2].in_flight = 1
         assert {pool.choose().url for _ in range(6)} == {"b"}
 
     def test_home_first(self) -> None:
-        """A process with a home asks there while it is as good as others; homes count beyond the last server."""
+        """A process prefers its home among equally loaded servers; homes beyond the last server wrap around."""
         clock = Clock()
         pool = EndpointPool(["a", "b", "c"], home=4, clock=clock)
         assert {pool.choose().url for _ in range(6)} == {"b"}
@@ -367,7 +369,7 @@ class TestPool:
         assert {pool.choose().url for _ in range(6)} == {"b"}
 
     def test_cool_down_doubles_and_ends(self) -> None:
-        """1 s, 2 s, 4 s … at most 30 s; one success forgives everything."""
+        """1 s, 2 s, 4 s … at most 30 s; one success resets the pause."""
         clock = Clock()
         pool = EndpointPool(["a", "b"], clock=clock)
         bad = pool.endpoints[0]
@@ -384,7 +386,7 @@ class TestPool:
         assert bad.cool_until - clock.now == 1
 
     def test_all_cooling_down_takes_the_first_to_be_ready(self) -> None:
-        """Somebody must be asked."""
+        """A request is always sent to some server."""
         clock = Clock()
         pool = EndpointPool(["a", "b"], clock=clock)
         for endpoint, times in zip(pool.endpoints, (3, 1), strict=True):
@@ -393,11 +395,11 @@ class TestPool:
         assert pool.choose().url == "b"
 
 
-class TestTechnique:
-    """Retries and rates, on a clock of their own."""
+class TestRetriesAndRates:
+    """Retries and rates, with an injected clock."""
 
     async def test_rate_is_kept(self) -> None:
-        """One second's worth at once, then ten texts per second."""
+        """One second's texts immediately, then ten texts per second."""
         clock = Clock()
         bucket = TokenBucket(10, clock=clock, sleep=clock.sleep)
         times = []
@@ -410,7 +412,7 @@ class TestTechnique:
         assert round(clock.now - 162.5, 6) == 3
 
     async def test_retries_end_at_the_deadline(self) -> None:
-        """Pauses grow, are spread over half their step, and the last error comes through."""
+        """Pauses grow, are spread over half their step, and the last error is raised."""
         clock = Clock()
         tries: list[float] = []
 
@@ -428,7 +430,7 @@ class TestTechnique:
         assert len(pauses) >= 5
 
     async def test_other_errors_are_not_retried(self) -> None:
-        """Only what may pass is tried again."""
+        """Only transient errors are retried."""
         tries = []
 
         async def fail() -> None:

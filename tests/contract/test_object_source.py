@@ -42,7 +42,7 @@ KEYS = [
 
 
 class World(Protocol):
-    """A source, and how a test puts objects where it reads."""
+    """A source, and a function that writes objects where it reads."""
 
     source: ObjectSource
     bucket: str
@@ -97,9 +97,9 @@ def listed(world: World, prefix: str = "") -> dict[str, ObjectRef]:
 
 
 class TestListing:
-    """What a listing shows."""
+    """Entries of a listing."""
 
-    def test_every_key_arrives_as_it_is(self, world: World) -> None:
+    def test_every_key_is_listed_unchanged(self, world: World) -> None:
         """No character of a key is changed on its way through XML, URLs or file names."""
         for key in KEYS:
             world.write(key, key.encode())
@@ -132,7 +132,7 @@ class TestListing:
         assert len(listed(world, "many/")) == 1005
 
     def test_missing_bucket_is_fatal(self, world: World) -> None:
-        """Both the check and a listing name the bucket that is not there."""
+        """Both the check and a listing name the missing bucket."""
         world.source.check_bucket(world.bucket)
         with pytest.raises(FatalError) as check:
             world.source.check_bucket("no-such-bucket")
@@ -153,7 +153,7 @@ async def fetch_whole(source: ObjectSource, ref: ObjectRef, *, max_bytes: int) -
 
 
 async def fetch_file(source: ObjectSource, ref: ObjectRef, *, max_bytes: int) -> RawObject:
-    """Read into a file that holds something already, as after a client that failed."""
+    """Read into a file that already has content, as after a client that failed."""
     file = io.BytesIO(b"what an earlier try left " * 100)
     head = await source.fetch_into(ref, file, max_bytes=max_bytes)
     return RawObject(head.ref, file.getvalue(), head.content_type, head.metadata)
@@ -165,18 +165,18 @@ def fetch(request: pytest.FixtureRequest) -> Fetch:
 
 
 class TestFetch:
-    """What reading an object gives."""
+    """Results of reading an object."""
 
     async def test_every_key_can_be_read(self, world: World, fetch: Fetch) -> None:
-        """The body belongs to the key, whichever client had to be used."""
+        """The body belongs to the key, with either client."""
         for key in KEYS:
             world.write(key, key.encode())
         for key, ref in listed(world).items():
             raw = await fetch(world.source, ref, max_bytes=LIMIT)
             assert (raw.body, raw.ref) == (key.encode(), ref)
 
-    async def test_headers_come_along(self, world: World, fetch: Fetch) -> None:
-        """Content type and user metadata are the object's own, on both ways of reading."""
+    async def test_headers_are_returned(self, world: World, fetch: Fetch) -> None:
+        """Content type and user metadata are the object's own, with both ways of reading."""
         for key in ("plain", "odd\tkey"):
             world.write(key, b"x", "text/x-strange", team="docs", content="none")
             raw = await fetch(world.source, listed(world)[key], max_bytes=LIMIT)
@@ -190,7 +190,7 @@ class TestFetch:
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
     async def test_changed_object_is_read_whole_in_its_new_version(self, world: World, fetch: Fetch, key: str) -> None:
-        """The record carries etag and size of what was read."""
+        """The record has etag and size of the version that was read."""
         world.write(key, b"old")
         ref = listed(world)[key]
         world.write(key, b"newer")
@@ -200,7 +200,7 @@ class TestFetch:
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
     async def test_removed_object_is_gone(self, world: World, fetch: Fetch, key: str) -> None:
-        """The points of a gone object are removed, so the answer has a type of its own."""
+        """The points of a removed object are removed, so the error has its own type."""
         world.write(key, b"x")
         ref = listed(world)[key]
         assert await world.source.exists(world.bucket, key)
@@ -210,7 +210,7 @@ class TestFetch:
         assert not await world.source.exists(world.bucket, key)
 
     async def test_existence(self, world: World) -> None:
-        """An empty object exists; a prefix of a key does not; a missing bucket is no missing object."""
+        """An empty object exists; a prefix of a key does not; a missing bucket is not a missing object."""
         world.write("folder/empty", b"")
         assert await world.source.exists(world.bucket, "folder/empty")
         assert not await world.source.exists(world.bucket, "folder/emp")
@@ -232,10 +232,10 @@ class TestFetch:
 
 
 class TestS3Only:
-    """What needs a server that refuses, breaks or answers oddly."""
+    """Servers that refuse access, fail or respond unexpectedly."""
 
     async def test_wrong_credentials_are_fatal(self, s3_settings: S3Settings, s3_bucket: str) -> None:
-        """Who we are is not accepted: nothing about one object, so the job stops."""
+        """The identity is refused, which does not concern a single object, so the job stops."""
         wrong = s3_settings.model_copy(update={"secret_access_key": SecretStr("not" + s3_bucket)})
         source = S3Source(wrong)
         ref = ObjectRef(s3_bucket, "x", "", 1, "2026-01-01T00:00:00Z")
@@ -251,7 +251,7 @@ class TestS3Only:
         await source.close()
 
     async def test_absent_server_is_transient(self, s3_settings: S3Settings) -> None:
-        """Nobody listens: wait and try again."""
+        """A refused connection is retried."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         source = S3Source(s3_settings.model_copy(update={"endpoint_url": f"http://127.0.0.1:{port}"}))
@@ -278,8 +278,8 @@ class TestS3Only:
         assert sorted(calls) == ["GetObject", "ListObjectsV2"]
 
     @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
-    async def test_a_full_disk_is_told_as_such(self, s3_settings: S3Settings, s3_bucket: str, key: str) -> None:
-        """It is neither S3 that is away nor an object that cannot be read, with either client."""
+    async def test_a_full_disk_is_reported_as_such(self, s3_settings: S3Settings, s3_bucket: str, key: str) -> None:
+        """It is neither an outage of S3 nor an unreadable object, with either client."""
 
         class FullDisk(io.BytesIO):
             def write(self, piece: Any) -> int:
@@ -296,7 +296,7 @@ class TestS3Only:
     async def test_a_large_body_reaches_the_file_in_order(
         self, s3_settings: S3Settings, s3_bucket: str, key: str
     ) -> None:
-        """It comes in several pieces, with either client."""
+        """It is written in several pieces, with either client."""
         body = b"".join(number.to_bytes(4, "big") for number in range(3 * PIECE_BYTES // 4 + 7))
         make_client(s3_settings).put_object(Bucket=s3_bucket, Key=key, Body=body)
         source = S3Source(s3_settings)
@@ -305,7 +305,7 @@ class TestS3Only:
         await source.close()
 
     async def test_metadata_beyond_ascii(self, s3_settings: S3Settings, s3_bucket: str) -> None:
-        """Raw UTF-8 and RFC 2047 words become text; percent-encoding is somebody's own habit and stays."""
+        """Raw UTF-8 and RFC 2047 words become text; percent-encoding is a client's own convention and is kept."""
         sent = {"raw": "grün", "words": "=?UTF-8?B?w6TDtg==?=", "percent": "%C3%A4", "broken": "=?UTF-8?B?w6?="}
         for name, value in sent.items():
             _put_raw(s3_settings, f"/{s3_bucket}/{name}", {f"x-amz-meta-{name}": value})
@@ -319,7 +319,7 @@ class TestS3Only:
         assert got["broken"].keys() == {"broken"}
 
     async def test_one_forbidden_object_is_skipped(self) -> None:
-        """The bucket may be listed, the object may not be read: recorded, and the job goes on."""
+        """The bucket may be listed but the object may not be read: it is recorded, and the job continues."""
         with _serving({"/docs/secret": (403, _error("AccessDenied")), "/docs": (200, _EMPTY_LIST)}) as settings:
             source = S3Source(settings)
             with pytest.raises(ObjectError) as refused:
@@ -328,7 +328,7 @@ class TestS3Only:
             await source.close()
 
     async def test_everything_forbidden_is_fatal(self) -> None:
-        """The same 403, but on the bucket too: permissions changed while the job ran."""
+        """The same 403, but for the bucket too: permissions changed during the job."""
         with _serving({"/docs": (403, _error("AccessDenied"))}) as settings:
             source = S3Source(settings)
             with pytest.raises(FatalError) as refused:
@@ -336,7 +336,7 @@ class TestS3Only:
             assert refused.value.code == "bucket_access_denied"
             await source.close()
 
-    async def test_a_listing_is_read_as_servers_spell_it(self) -> None:
+    async def test_listings_of_different_servers_are_read(self) -> None:
         """With and without a namespace, URL encoding, milliseconds, another time zone, an etag."""
         entry = "<Contents><Key>{}</Key><LastModified>{}</LastModified>{}<Size>7</Size></Contents>"
         page = (
@@ -368,7 +368,7 @@ class TestS3Only:
         ids=["no-time", "cut-short", "not-xml"],
     )
     async def test_a_listing_that_cannot_be_read_is_transient(self, page: bytes) -> None:
-        """Nothing of it is left out in silence."""
+        """No entry is skipped silently."""
         with _serving({"/docs": (200, page)}) as settings:
             source = S3Source(settings)
             with pytest.raises(TransientError):
@@ -376,7 +376,7 @@ class TestS3Only:
             await source.close()
 
     async def test_archived_object_is_skipped(self) -> None:
-        """InvalidObjectState is about one object."""
+        """InvalidObjectState concerns one object."""
         with _serving({"/docs/cold": (403, _error("InvalidObjectState")), "/docs": (200, _EMPTY_LIST)}) as settings:
             source = S3Source(settings)
             with pytest.raises(ObjectError) as refused:
@@ -412,7 +412,7 @@ def _error(code: str) -> bytes:
 
 @contextmanager
 def _serving(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[S3Settings]:
-    """A server with fixed answers by path prefix, for what SeaweedFS cannot be told to do."""
+    """A server with fixed responses by path prefix, for cases that SeaweedFS cannot produce."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -31,7 +31,7 @@ def row(key: str, epoch: int, state: str = "present") -> TableRow:
 
 
 def test_drivers_take_turns(store: StateStore) -> None:
-    """Of four drivers in a race one holds the lease at a time, each under its own epoch."""
+    """Of four concurrent drivers, one at a time holds the lease, each under its own epoch."""
     inside = threading.Lock()
     epochs = []
 
@@ -83,7 +83,7 @@ def test_a_table_of_many_row_groups(store: StateStore) -> None:
 
 
 def test_partitions_and_failures_by_ranges(store: StateStore) -> None:
-    """Segments whose size is a multiple of the block, and keys of any kind, read back whole."""
+    """Segments with a size that is a multiple of the block, and keys of any kind, are read back completely."""
     ledger = Ledger(store, "job-a")
     parts = [(PlannedObject(ObjectRef("docs", key, "e", 1, ""), Action.NEW),) for key in ("a b", "ü//😀", "./x")]
     ids = ledger.write_plan_segment("a01-00000", parts)

@@ -47,7 +47,7 @@ class TestValues:
     """Reading and writing without conditions."""
 
     def test_put_get_delete(self, store: StateStore) -> None:
-        """A value is there from put to delete; the last put wins; deleting nothing is no error."""
+        """A value exists from put to delete; the last put wins; deleting an absent value is not an error."""
         assert store.get("jobs/a/spec.json") is None
         store.put("jobs/a/spec.json", b"one")
         store.put("jobs/a/spec.json", b"two")
@@ -57,7 +57,7 @@ class TestValues:
         assert store.get("jobs/a/spec.json") is None
 
     def test_empty_and_binary_values(self, store: StateStore) -> None:
-        """Bytes come back as they were."""
+        """Bytes are returned unchanged."""
         for data in (b"", bytes(range(256)), b"\n"):
             store.put("x", data)
             assert value(store, "x") == data
@@ -77,7 +77,7 @@ class TestValues:
         assert list(store.list("jobs/none/")) == []
 
     def test_ranges(self, store: StateStore) -> None:
-        """Short at the end, empty behind it, an error for what is not there."""
+        """Short at the end, empty behind it, an error for a missing value."""
         store.put("runs/r.parquet", b"0123456789")
         assert store.get_range("runs/r.parquet", 2, 3) == b"234"
         assert store.get_range("runs/r.parquet", 8, 10) == b"89"
@@ -88,7 +88,7 @@ class TestValues:
         assert missing.value.code == "state_missing"
 
     def test_files(self, store: StateStore, tmp_path: Path) -> None:
-        """A file goes up and comes down unchanged; a missing value leaves no file behind."""
+        """A file is uploaded and downloaded unchanged; a missing value leaves no file behind."""
         source, target = tmp_path / "source", tmp_path / "target"
         source.write_bytes(os.urandom(3_000_000))
         store.put("big", b"old")
@@ -103,7 +103,7 @@ class TestValues:
 
 
 class TestConditions:
-    """Writes that depend on what is there."""
+    """Writes that depend on the current value."""
 
     def test_create_once(self, store: StateStore) -> None:
         """The second create conflicts, also with equal bytes, and changes nothing."""
@@ -116,7 +116,7 @@ class TestConditions:
         assert (stored.data, stored.version) == (b"one", version)
 
     def test_replace_only_the_version_that_was_read(self, store: StateStore) -> None:
-        """Versions chain; a stale one conflicts and changes nothing; so does a value that is gone."""
+        """Versions chain; a stale version or a missing value conflicts and changes nothing."""
         first = store.create("lease", b"one")
         second = store.replace("lease", b"two", first)
         with pytest.raises(StateConflict):
@@ -168,10 +168,10 @@ class TestConditions:
 
 
 class TestS3Only:
-    """Lost answers, refusals and large files."""
+    """Lost responses, refusals and large files."""
 
-    def test_own_write_is_recognised_when_its_answer_was_lost(self, s3_settings: S3Settings, s3_bucket: str) -> None:
-        """The server applied the write and the connection broke: the retry's conflict is with ourselves."""
+    def test_own_write_is_recognised_after_a_lost_response(self, s3_settings: S3Settings, s3_bucket: str) -> None:
+        """The server applied the write and the connection broke: the retry conflicts with the call's own write."""
         with _losing_answers(s3_settings) as (proxied, lose):
             store = S3StateStore(proxied, f"s3://{s3_bucket}/p", retry=QUICK)
             lose(1)
@@ -182,8 +182,10 @@ class TestS3Only:
             assert stored is not None
             assert (stored.data, stored.version) == (b"mine again", second)
 
-    def test_other_write_is_a_conflict_also_after_a_lost_answer(self, s3_settings: S3Settings, s3_bucket: str) -> None:
-        """The bytes there are not ours."""
+    def test_other_write_is_a_conflict_also_after_a_lost_response(
+        self, s3_settings: S3Settings, s3_bucket: str
+    ) -> None:
+        """The stored bytes are of another writer."""
         with _losing_answers(s3_settings) as (proxied, lose):
             store = S3StateStore(proxied, f"s3://{s3_bucket}/p", retry=QUICK)
             store.create("lease", b"theirs")
@@ -193,7 +195,7 @@ class TestS3Only:
             assert value(store, "lease") == b"theirs"
 
     def test_absent_server_is_transient(self, s3_settings: S3Settings) -> None:
-        """Bounded by the policy's deadline."""
+        """Retries end at the policy's deadline."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         away = s3_settings.model_copy(update={"endpoint_url": f"http://127.0.0.1:{port}"})
@@ -211,7 +213,7 @@ class TestS3Only:
             S3StateStore(s3_settings, "s3://no-such-bucket/p").get("x")
         assert missing.value.code == "state_bucket_missing"
 
-    def test_large_files_go_up_in_parts(
+    def test_large_files_are_uploaded_in_parts(
         self, s3_settings: S3Settings, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The last part is short; the value equals the file."""
@@ -227,14 +229,14 @@ class TestS3Only:
 
     @pytest.mark.parametrize("url", ["s3:///prefix", "file:///x", "bucket/prefix"])
     def test_odd_urls_are_refused(self, s3_settings: S3Settings, url: str) -> None:
-        """The message shows the right form."""
+        """The message shows the valid form."""
         with pytest.raises(FatalError) as refused:
             S3StateStore(s3_settings, url)
         assert "s3://bucket/prefix" in refused.value.message
 
 
 class TestConnect:
-    """Which store an address means."""
+    """The store of an address."""
 
     def test_by_scheme(self, s3_settings: S3Settings, tmp_path: Path) -> None:
         """The settings' own address is the default."""
@@ -257,16 +259,16 @@ class TestConnect:
 
 
 class TestFileNames:
-    """How any path becomes a file name."""
+    """File names of any path."""
 
     @given(st.text(max_size=300))
     def test_there_and_back(self, path: str) -> None:
-        """Injective, since it can be undone."""
+        """The path can be restored, so the mapping is injective."""
         assert file_to_path(path_to_file(path)) == path
 
     @given(st.lists(st.text("./=%~aé\x00", max_size=12), max_size=6).map("/".join))
     def test_names_are_safe(self, path: str) -> None:
-        """No name climbs out, is hidden, or is too long for a file system; a value is never a directory of another."""
+        """No name leaves the directory, is hidden or too long; a value is never the directory of another value."""
         file = path_to_file(path)
         assert not file.is_absolute()
         assert all(0 < len(part.encode()) <= 255 and not part.startswith(".") for part in file.parts)
@@ -274,7 +276,7 @@ class TestFileNames:
         assert file.name.endswith("=")
 
     def test_odd_url_is_refused(self) -> None:
-        """A host or a relative path is a typing error."""
+        """A host or a relative path is refused."""
         for url in ("file://state/dir", "file:state", "s3://bucket"):
             with pytest.raises(FatalError):
                 LocalStateStore(url)
@@ -282,7 +284,7 @@ class TestFileNames:
 
 @contextlib.contextmanager
 def _losing_answers(settings: S3Settings) -> Iterator[tuple[S3Settings, Callable[[int], None]]]:
-    """A proxy before the server that forwards everything, but drops the answers of as many PUTs as it is told to."""
+    """A proxy that forwards every request but drops the responses of a given number of PUTs."""
     assert settings.endpoint_url is not None
     target = urlsplit(settings.endpoint_url)
     to_lose = [0]

@@ -26,10 +26,10 @@ ODD_METADATA = {"team": "docs", "a=b": "c=d", "100%": "%3D", "empty": "", "grÃ¶Ã
 
 
 class TestCollections:
-    """Making, checking and dropping a collection."""
+    """Creating, checking and dropping a collection."""
 
     async def test_life_of_a_collection(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Missing, made, made again, listed, dropped, dropped again."""
+        """Missing, created, created again, listed, dropped, dropped again."""
         name = contract.collection
         with pytest.raises(FatalError) as missing:
             await store.check_collection(contract)
@@ -44,7 +44,7 @@ class TestCollections:
         assert name.lower() not in [listed.lower() for listed in await store.list_collections()]
 
     async def test_another_dimension_is_a_mismatch(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Both values are named, also when nothing was written yet."""
+        """The error names both values, also before the first write."""
         await store.ensure_collection(contract)
         other = contract.model_copy(update={"dimension": 768})
         for check in (store.ensure_collection, store.check_collection):
@@ -56,7 +56,7 @@ class TestCollections:
             assert "768" in mismatch.value.message
 
     async def test_missing_collection_everywhere(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Every call that reads or deletes says so."""
+        """Every call that reads or deletes raises the error."""
         name, object_id = contract.collection, make_object_id("docs", "a")
         calls: list[Callable[[], Any]] = [
             lambda: store.count(name),
@@ -70,7 +70,7 @@ class TestCollections:
                 await call()
             assert missing.value.code == "collection_missing"
 
-    async def test_a_collection_made_by_somebody_else(
+    async def test_a_collection_created_by_another_client(
         self, stores: dict[StoreName, VectorStore], contract: CollectionContract
     ) -> None:
         """Another distance in Qdrant, another tokenisation in Weaviate: refused, naming field and values."""
@@ -90,17 +90,17 @@ class TestCollections:
             assert all(word in mismatch.value.message for word in words)
 
     async def test_version(self, store: VectorStore) -> None:
-        """A check answers with the server's version."""
+        """A check returns the server's version."""
         assert (await store.check())[0].isdigit()
 
 
 class TestPoints:
     """Writing and reading back."""
 
-    async def test_both_stores_give_back_the_same(
+    async def test_both_stores_return_the_same(
         self, stores: dict[StoreName, VectorStore], contract: CollectionContract
     ) -> None:
-        """Field by field what was written, types included; absent fields stay absent; vectors within 1e-6."""
+        """Every field is returned as written, including its type; absent fields stay absent; vectors within 1e-6."""
         points = [
             make_point("plain.txt", 0),
             make_point("with all.pdf", 1, title="A Title", page=3, metadata=ODD_METADATA),
@@ -123,7 +123,7 @@ class TestPoints:
                 assert np.abs(point.vector - expected.vector).max() < 1e-6
 
     async def test_upsert_replaces(self, store: VectorStore, contract: CollectionContract) -> None:
-        """The same id again: new payload whole, new vector, still one point."""
+        """The same id again: the whole new payload, the new vector, still one point."""
         await store.ensure_collection(contract)
         old = make_point("a", 0, title="old", metadata={"old": "1"})
         new = replace(make_point("a", 0, epoch=2), vector=make_vector(99))
@@ -136,10 +136,10 @@ class TestPoints:
         assert np.abs(found.vector - new.vector).max() < 1e-6
         assert await store.count(contract.collection) == 1
 
-    async def test_reading_without_vectors_and_what_is_not_there(
+    async def test_reading_without_vectors_and_missing_points(
         self, store: VectorStore, contract: CollectionContract
     ) -> None:
-        """Missing ids are left out; no vector unless asked for; no ids, no request."""
+        """Missing ids are omitted; vectors are returned on request only; no ids cause no request."""
         await store.ensure_collection(contract)
         there, absent = make_point("a", 0), make_point("a", 1)
         await store.upsert(contract.collection, [there])
@@ -179,7 +179,7 @@ class TestPoints:
     async def test_a_page_larger_than_a_message(
         self, request: pytest.FixtureRequest, contract: CollectionContract
     ) -> None:
-        """110 points of 1 MB are read all the same, in smaller pages."""
+        """110 points of 1 MB are read in smaller pages."""
         for store in open_stores(make_settings(request), list(StoreName)).values():
             await store.ensure_collection(contract)
             for start in range(0, 110, 22):
@@ -190,8 +190,8 @@ class TestPoints:
             ] * 110
             await store.close()
 
-    async def test_guilty_points_are_found(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Two ids that are no UUIDs, and a text that is no Unicode: named; all others are written."""
+    async def test_refused_points_are_found(self, store: VectorStore, contract: CollectionContract) -> None:
+        """Two ids that are not UUIDs and a text that is not Unicode are reported; all others are written."""
         await store.ensure_collection(contract)
         points = [make_point("a", number) for number in range(50)]
         points[3] = replace(points[3], id=PointId("not-a-uuid"))
@@ -219,10 +219,10 @@ class TestPoints:
 
 
 class TestObjects:
-    """What comparisons need: all points of some objects, a part of the ids, removal by id."""
+    """Reads and deletes of comparisons: all points of some objects, a range of ids, removal by id."""
 
     async def test_points_of_some_objects(self, store: VectorStore, contract: CollectionContract) -> None:
-        """All points that name one of them, with vectors; a range of chunks; nothing for strangers."""
+        """All points that name one of the objects, with vectors; a range of chunks; none for other objects."""
         await store.ensure_collection(contract)
         points = [make_point(key, n) for key in ("a.txt", "b.txt", "c.txt") for n in range(4)]
         await store.upsert(contract.collection, points)
@@ -237,7 +237,7 @@ class TestObjects:
         assert await store.read_object_points(contract.collection, ids[2:]) == []
 
     async def test_more_than_one_page_of_an_object(self, store: VectorStore, contract: CollectionContract) -> None:
-        """1,203 points come once each."""
+        """1,203 points are returned once each."""
         await store.ensure_collection(contract)
         points = [make_point("long.txt", n) for n in range(1203)]
         await store.upsert(contract.collection, points)
@@ -245,7 +245,7 @@ class TestObjects:
         assert sorted(p.id for p in found) == sorted(p.id for p in points)
 
     async def test_delete_by_id(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Exactly these; ids that are not there change nothing."""
+        """Exactly these points are removed; missing ids change nothing."""
         await store.ensure_collection(contract)
         points = [make_point("a.txt", n) for n in range(5)]
         await store.upsert(contract.collection, points)
@@ -256,7 +256,7 @@ class TestObjects:
         assert left == {points[n].id for n in (0, 2, 4)}
 
     async def test_scroll_from_an_id_on(self, store: VectorStore, contract: CollectionContract) -> None:
-        """The id itself is the first, whether there is a point of it or not; ranges of ids cover the collection."""
+        """The range starts at the id, with or without a point of that id; ranges of ids cover the collection."""
         await store.ensure_collection(contract)
         points = [make_point("a.txt", n) for n in range(40)]
         await store.upsert(contract.collection, points)
@@ -273,10 +273,10 @@ class TestObjects:
 
 
 class TestDelete:
-    """Removing what an object no longer has."""
+    """Removing points that an object no longer has."""
 
     async def test_only_lower_epochs_of_one_object(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Its own epoch and higher ones stay; so do objects whose keys look alike."""
+        """Points of the same and higher epochs are kept; so are objects with similar keys."""
         await store.ensure_collection(contract)
         stale = [make_point("Report.txt", number, epoch=number + 1) for number in range(3)]
         kept = [
@@ -294,7 +294,7 @@ class TestDelete:
             assert left == {point.id for point in kept}
 
     async def test_several_objects_at_once(self, store: VectorStore, contract: CollectionContract) -> None:
-        """Those that are named lose their lower epochs, others nothing."""
+        """The given objects lose their lower epochs, other objects nothing."""
         await store.ensure_collection(contract)
         points = {(key, epoch): make_point(key, epoch, epoch=epoch) for key in ("a", "b", "c") for epoch in (1, 5)}
         await store.upsert(contract.collection, list(points.values()))
@@ -382,7 +382,9 @@ class TestSearch:
             hits = await store.search(contract.collection, make_vector(5), limit=len(keys), where=where)
             assert sorted(hit.payload["key"] for hit in hits) == sorted(key for key in keys if key.startswith(prefix))
 
-    async def test_what_a_store_cannot_tell_apart(self, store: VectorStore, contract: CollectionContract) -> None:
+    async def test_conditions_that_a_store_cannot_express(
+        self, store: VectorStore, contract: CollectionContract
+    ) -> None:
         """The few exact hits among many near misses are found, best first; the limit holds; other conditions too."""
         await store.ensure_collection(contract)
         near = [make_point("ab/x", number, metadata={"k": "v"}) for number in range(300)]
@@ -397,8 +399,8 @@ class TestSearch:
                 assert [hit.point_id for hit in hits] == expected[:limit]
 
 
-async def test_a_filter_that_lets_too_much_through_is_given_up() -> None:
-    """After 10,000 near misses the search says so instead of answering with less than there may be."""
+async def test_a_filter_that_lets_through_too_many_hits_fails() -> None:
+    """After 10,000 near misses the search fails instead of returning too few hits."""
     asked: list[int] = []
 
     async def ask(count: int) -> list[SearchHit]:
@@ -413,6 +415,6 @@ async def test_a_filter_that_lets_too_much_through_is_given_up() -> None:
 
 @pytest.mark.parametrize("key", ["", "=", "%", "%3D", "%25", "a=b%3Dc%%", "plain"])
 def test_metadata_keys_survive(key: str) -> None:
-    """No escaped key holds an equals sign, and each comes back."""
+    """No escaped key contains an equals sign, and each can be restored."""
     assert "=" not in escape(key)
     assert unescape(escape(key)) == key

@@ -13,7 +13,7 @@ from support.vector_stores import make_contract, make_point
 async def test_an_alias_stands_for_one_collection_after_another(
     store: VectorStore, contract: CollectionContract
 ) -> None:
-    """Set twice, moved, listed as the store spells it, dropped twice; what it stands for stays."""
+    """Set twice, moved, listed in the store's spelling, dropped twice; the collection is kept."""
     second = make_contract(f"{contract.collection}_b")
     alias = f"{contract.collection}_alias"
     try:

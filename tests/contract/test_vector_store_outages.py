@@ -1,4 +1,4 @@
-"""What every VectorStore says when its server is away, not ready or refuses us."""
+"""Errors of every VectorStore when its server is unavailable, not ready or refuses access."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from support.vector_stores import EVERYTHING, make_contract, make_point, make_se
 
 
 class TestOutages:
-    """Servers that are away or refuse us."""
+    """Servers that are unavailable or refuse access."""
 
-    async def test_nobody_listens(self, request: pytest.FixtureRequest) -> None:
+    async def test_refused_connections(self, request: pytest.FixtureRequest) -> None:
         """Every call is transient."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -57,7 +57,7 @@ class TestOutages:
 
     @pytest.mark.parametrize("name", list(StoreName))
     async def test_a_server_that_comes_back(self, name: StoreName, tmp_path: Path) -> None:
-        """Killed and started again on the same data: the same adapter works again, and nothing was lost."""
+        """Killed and started again on the same data: the same adapter works again, and no point is lost."""
         start = servers.start_qdrant if name is StoreName.QDRANT else servers.start_weaviate
         with servers.stopping(start(tmp_path)) as first:
             (key,) = first.secrets.values()
@@ -83,7 +83,7 @@ class TestOutages:
                 await store.close()
 
     async def test_a_weaviate_that_has_not_loaded_its_schema(self, tmp_path: Path) -> None:
-        """What gRPC misses is asked for over REST: there, or nobody answers, means wait; only missing is missing."""
+        """A class missing in gRPC is checked over REST: if it exists or REST is unavailable, the error is transient."""
         with (
             servers.stopping(servers.start_weaviate(tmp_path / "loaded", api_key="key")) as loaded,
             servers.stopping(servers.start_weaviate(tmp_path / "starting", api_key="key")) as starting,
@@ -118,7 +118,7 @@ class TestOutages:
             await half.close()
 
     async def test_a_weaviate_that_is_not_ready(self) -> None:
-        """A class is missing only when a server says so after it said that it is ready."""
+        """A class is missing only when the server reports it after it is ready."""
         contract = make_contract("slow")
         missing, found, ready, starting = (404, {}), (200, make_definition(contract)), (200, {}), (503, {})
         for looks, readiness, error in (

@@ -19,8 +19,8 @@ async def client() -> AsyncIterator[HttpClient]:
     await client.close()
 
 
-async def test_any_status_is_an_answer_and_redirects_are_not_followed(client: HttpClient) -> None:
-    """What a status means is the caller's business."""
+async def test_any_status_is_returned_and_redirects_are_not_followed(client: HttpClient) -> None:
+    """The caller decides about a status."""
     with serving({"/there": lambda _: (307, {"a": 1}), "/gone": lambda _: (503, "busy")}) as url:
         moved = await client.request("GET", url, "/there", timeout_s=5)
         gone = await client.request("POST", url, "/gone", timeout_s=5, body=b"{}")
@@ -29,7 +29,7 @@ async def test_any_status_is_an_answer_and_redirects_are_not_followed(client: Ht
 
 
 async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
-    """A server that takes the request and says nothing is an outage, named with its URL."""
+    """A server that accepts the request and does not respond is unavailable; the error has its URL."""
     over = threading.Event()
 
     def wait(_: bytes) -> tuple[int, str]:
@@ -45,7 +45,7 @@ async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
 
 @pytest.mark.parametrize("url", ["", "q:6333", "ftp://q", "http://", "http://q:port", "http://[q"])
 async def test_an_impossible_address_is_fatal(client: HttpClient, url: str) -> None:
-    """Trying again does not mend a setting."""
+    """A retry does not correct a setting."""
     with pytest.raises(FatalError) as wrong:
         await client.request("GET", url, "/", timeout_s=5)
     assert wrong.value.code == "qdrant_misconfigured"
@@ -53,7 +53,7 @@ async def test_an_impossible_address_is_fatal(client: HttpClient, url: str) -> N
 
 
 async def test_an_impossible_header_is_fatal() -> None:
-    """A key with a line feed in it, as a careless copy makes one."""
+    """An API key with a line feed, as from a careless copy."""
     client = HttpClient("qdrant", connect_timeout_s=5, headers={"api-key": "secret\n"})
     with serving({"/": lambda _: (200, {})}) as url, pytest.raises(FatalError) as wrong:
         await client.request("GET", url, "/", timeout_s=5)
@@ -63,7 +63,7 @@ async def test_an_impossible_header_is_fatal() -> None:
 
 
 async def test_the_proxy_of_the_environment_is_used(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Except for servers that ``NO_PROXY`` names."""
+    """The proxy is not used for servers in ``NO_PROXY``."""
     with serving({"http://far.example/x": lambda _: (200, "by proxy"), "/x": lambda _: (200, "direct")}) as url:
         monkeypatch.setenv("http_proxy", url)
         monkeypatch.setenv("no_proxy", "127.0.0.1")

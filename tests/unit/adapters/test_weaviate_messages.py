@@ -1,4 +1,4 @@
-"""How points become Weaviate's messages."""
+"""Points as Weaviate's messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_point(number: int, text: str, **shared: Any) -> Point:
 
 
 def read(encoded: bytes) -> list[dict[str, Any]]:
-    """What a server reads out of a request."""
+    """Return the objects of a request as a server reads them."""
     found = []
     for entry in batch_pb2.BatchObjectsRequest.FromString(encoded).objects:
         values = entry.properties.non_ref_properties.items()
@@ -30,7 +30,7 @@ def read(encoded: bytes) -> list[dict[str, Any]]:
 
 
 def test_neighbours_of_several_objects_keep_their_own_fields() -> None:
-    """What is encoded once is used only as long as it is the same."""
+    """Shared fields are encoded again when they change."""
     points = [
         make_point(0, "a", key="one", metadata={"k": "v", "a=b": "c"}),
         make_point(1, "b", key="one", metadata={"k": "v", "a=b": "c"}),
@@ -48,14 +48,14 @@ def test_neighbours_of_several_objects_keep_their_own_fields() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, *range(40, 60), 100, 127, 128, 16_000, 16_383, 16_384, 70_000, 2_200_000])
 def test_entries_of_any_length_are_framed(length: int) -> None:
-    """Lengths of one to four bytes, also next to the steps between them."""
+    """Lengths of one to four bytes, including the borders between them."""
     writer = ObjectWriter("Docs")
     encoded = writer.write(make_point(0, "x" * length)) + writer.write(make_point(1, "y"))
     assert [entry["text"] for entry in read(encoded)] == ["x" * length, "y"]
 
 
-def test_a_value_that_cannot_be_carried_spoils_only_its_point() -> None:
-    """Whether it stands in a chunk's field or in one that neighbours share."""
+def test_a_value_that_cannot_be_encoded_fails_only_its_point() -> None:
+    """The value may be in a field of the chunk or in a shared field."""
     writer = ObjectWriter("Docs")
     with pytest.raises(ValueError, match="surrogates"):
         writer.write(make_point(0, "\ud800"))

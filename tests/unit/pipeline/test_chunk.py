@@ -35,7 +35,7 @@ def prose(seed: int, chars: int) -> str:
 
 
 def test_a_short_text_is_one_chunk() -> None:
-    """White space around it is not part of it; its ids are those of the design."""
+    """White space around the text is not part of the chunk; its ids follow from the text."""
     (only,) = chunk("\n  Hello world.  \n")
     assert (only.text, only.start_char, only.end_char, only.index) == ("Hello world.", 3, 15, 0)
     assert only.content_hash == hash_text("Hello world.")
@@ -59,7 +59,7 @@ def test_chunks_end_where_sentences_end() -> None:
 
 
 def test_neighbours_overlap_by_whole_sentences() -> None:
-    """Most neighbours share up to the overlap, never more; without overlap they share nothing."""
+    """Most neighbours share text up to the overlap, never more; without overlap they share none."""
     text = prose(2, 30_000).replace("\n\n", " ")
     chunks = chunk(text, max_chars=600, overlap_chars=200)
     shared = [max(0, a.end_char - b.start_char) for a, b in itertools.pairwise(chunks)]
@@ -79,7 +79,7 @@ def test_markdown_is_cut_at_headings() -> None:
 
 
 def test_code_blocks_stay_whole() -> None:
-    """No section starts inside a fence, whatever stands there."""
+    """No section starts inside a fence."""
     code = "```\n" + "\n\n".join(f"# comment {i}" for i in range(400)) + "\n```"
     text = f"{prose(1, 3000)}\n\n{code}\n\n{prose(2, 3000)}"
     start, end = text.index("```"), text.rindex("```")
@@ -107,7 +107,7 @@ def test_equal_chunks_have_different_ids() -> None:
 
 
 @pytest.mark.parametrize("text_format", list(TextFormat))
-def test_an_edit_keeps_the_ids_of_what_it_does_not_touch(text_format: TextFormat) -> None:
+def test_an_edit_keeps_the_ids_of_unchanged_chunks(text_format: TextFormat) -> None:
     """A paragraph inserted at the top, or a sentence in the middle, changes a few chunks of hundreds."""
     parts = [f"## Part {i}\n\n{prose(i, 1500)}" for i in range(80)]
     text = "\n\n".join(parts)
@@ -124,7 +124,7 @@ def test_an_edit_keeps_the_ids_of_what_it_does_not_touch(text_format: TextFormat
 
 
 def test_lines_without_paragraphs_keep_their_ids_too() -> None:
-    """A table that gets a row at its top keeps nearly all chunks."""
+    """A table with a new row at its top keeps nearly all chunks."""
     rows = [f"id: {i}; name: name {i * 7919 % 1009}; remark: measured in unit {i % 13}" for i in range(4000)]
     before = {c.point_id for c in chunk("\n".join(rows))}
     after = {c.point_id for c in chunk("\n".join(["id: new; name: row", *rows]))}
@@ -133,7 +133,7 @@ def test_lines_without_paragraphs_keep_their_ids_too() -> None:
 
 @pytest.mark.parametrize("context_length", [64, 256, 512])
 def test_no_chunk_is_estimated_beyond_the_context(context_length: int) -> None:
-    """Chunks over the limit are halved, in any language, and nothing is lost."""
+    """Chunks over the limit are halved in any language, and no text is lost."""
     for text in (prose(3, 8000), *(pattern.format(1) * 60 for pattern in FOREIGN.values()), "0123456789abcdef" * 400):
         chunks = chunk(text, context_length=context_length)
         assert all(estimate_tokens(c.text) <= context_length for c in chunks)
@@ -142,14 +142,14 @@ def test_no_chunk_is_estimated_beyond_the_context(context_length: int) -> None:
 
 
 def test_a_context_of_512_tokens_leaves_english_as_it_is() -> None:
-    """The default sizes need no halving for prose with the usual model, and hardly any with 256 tokens."""
+    """The default sizes need no halving for prose with the default model, and very little with 256 tokens."""
     text = prose(4, 100_000)
     assert chunk(text, context_length=512) == chunk(text)
     assert len(chunk(text, context_length=256)) < 1.9 * len(chunk(text))
 
 
 def test_estimates_are_near_the_models_tokenizer() -> None:
-    """Counts of all-MiniLM-L6-v2's tokenizer, measured once: between 0.7 and 1.4 of the truth."""
+    """Estimates are 0.7 to 1.4 times the counts of all-MiniLM-L6-v2's tokenizer, measured once."""
     measured = {
         "The committee met on Tuesday afternoon to discuss the proposed changes to the regional transport plan.": 18,
         "東京は日本の首都です。今日はとても良い天気ですね。カタカナとひらがなを使います。": 42,
@@ -192,7 +192,7 @@ def test_halving_ends() -> None:
     assert split_refused(Chunk(make_point_id(OBJECT_ID, "x", 0), 0, "x", 0, 1, "x")) is None
 
 
-def test_numbering_again_follows_the_order_given() -> None:
+def test_renumbering_follows_the_order() -> None:
     """After a halving, indexes, hashes and ids are those of the new sequence."""
     chunks = chunk(prose(5, 5000))
     parts = split_refused(chunks[1])
@@ -204,23 +204,23 @@ def test_numbering_again_follows_the_order_given() -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * (3 * WINDOW_CHARS), "word " * WINDOW_CHARS, "line\n" * WINDOW_CHARS])
-def test_the_splitter_never_sees_more_than_a_window(text: str) -> None:
-    """Sections are bounded for texts without any boundary too, and join to the whole."""
+def test_the_splitter_gets_at_most_a_window(text: str) -> None:
+    """Sections of texts without any boundary are bounded too, and join to the whole text."""
     sections = list(cut_sections([text], 1200, markdown=False))
     assert max(map(len, sections)) <= WINDOW_CHARS
     assert "".join(sections) == text
 
 
 def test_large_texts_stream() -> None:
-    """The first chunk of a large text comes without the others."""
+    """The first chunk of a large text is returned before the text is read completely."""
     text = write_big_text(4 * 1024 * 1024, seed=1).decode()
     stream = chunk_document(make_document(text), Chunking())
     assert next(stream).start_char == 0
     assert sum(1 for _ in stream) > 3000
 
 
-def test_a_heading_does_not_stand_alone() -> None:
-    """It goes with the text below it when both fit into a chunk."""
+def test_a_heading_stays_with_its_text() -> None:
+    """Heading and text are one chunk when both fit."""
     steps = "\n".join(f"- Step {i} of the method, with a word or two about it." for i in range(18))
     text = f"# Book\n\n{'Words. ' * 150}\n\n## Method\n\n{steps}\n\n{'More. ' * 100}"
     document = make_document(text, TextFormat.MARKDOWN)

@@ -1,4 +1,4 @@
-"""Objects that go through temporary files leave the very same points as those that are read whole."""
+"""Objects that go through temporary files get exactly the same points as objects read in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY = -1
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces and windows end in the middle of everything."""
+    """Pieces and windows end inside words, lines and characters."""
     monkeypatch.setattr(spool, "PIECE_BYTES", 37)
     monkeypatch.setattr(runner, "WINDOW_CHUNKS", 5)
     monkeypatch.setattr(write, "FLUSH_POINTS", 7)
@@ -63,7 +63,7 @@ CORPUS: dict[str, bytes] = {
 
 
 def outcome(world: World) -> dict[str, Any]:
-    """All that a job leaves behind, and what it asked the embedder."""
+    """Return everything that a job wrote, and its requests to the embedder."""
     return {
         "table": world.table(),
         "points": {store.name: list(map(as_values, world.points(store))) for store in world.stores.values()},
@@ -80,14 +80,14 @@ def as_values(point: Point) -> tuple[Any, ...]:
 def on_both_paths(
     story: Callable[[World], Any], parts: Sequence[str] = ("table", "points", "texts", "batches")
 ) -> tuple[World, Any]:
-    """Let the same happen with every object whole and with every object large; assert that all is equal."""
+    """Run a story with every object in memory and with every object large; assert equal outcomes."""
     worlds = World(), World(large_bytes=EVERY)
-    told = [story(world) for world in worlds]
+    results = [story(world) for world in worlds]
     whole, large = map(outcome, worlds)
     for part in parts:
         assert large[part] == whole[part], part
-    assert told[0] == told[1]
-    return worlds[1], told[1]
+    assert results[0] == results[1]
+    return worlds[1], results[1]
 
 
 def counts(summary: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def counts(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_format_gives_the_same_points() -> None:
-    """Ids, payloads, vectors, failures and embed calls, of everything that can be read in pieces or cannot."""
+    """Ids, payloads, vectors, failures and embed calls are equal for every format, readable in pieces or not."""
 
     def story(world: World) -> Any:
         for key, body in CORPUS.items():
@@ -136,14 +136,14 @@ LONG_JSON = '[{"a": "' + "b" * 90 + '"}' + ', {"a": [null, 1.5]}' * 30_000 + "]"
     ],
 )
 def test_a_beginning_decides_as_the_whole_does(text: str, named: Kind | None, is_decided: bool) -> None:
-    """What a long text is, is told from its beginning or not at all, never differently."""
+    """The beginning of a long text gives the same kind as the whole text, or no decision."""
     decided = detect_head(text[:HEAD_CHARS], named, is_whole=False)
     assert decided is None or decided is detect_text(text, named)
     assert (decided is not None) == is_decided
 
 
-def test_an_edit_embeds_what_changed_alone() -> None:
-    """Vectors that are there are used again, window by window."""
+def test_an_edit_embeds_only_the_changed_chunks() -> None:
+    """Stored vectors are reused, window by window."""
 
     def story(world: World) -> Any:
         text = prose(0, 60)
@@ -177,19 +177,19 @@ def test_a_version_that_fails_leaves_the_old_points() -> None:
 
 
 def test_a_new_object_that_fails_leaves_nothing() -> None:
-    """Its first chunks had their vectors long before the guilty one came."""
+    """Its first chunks already have vectors when the refused chunk fails."""
 
     def story(world: World) -> Any:
         world.bucket.put("a.txt", prose(50, 40) + "\n\n{NAN} it is.")
         world.run()
         return world.texts("a.txt"), world.table()
 
-    _, told = on_both_paths(story)
-    assert told == ([], {"a.txt": ("failed", "embedding_nan")})
+    _, result = on_both_paths(story)
+    assert result == ([], {"a.txt": ("failed", "embedding_nan")})
 
 
 def test_texts_too_long_are_cut_and_all_numbered_again() -> None:
-    """Parts of a chunk have their place between its neighbours, and ids that follow from it."""
+    """Parts of a chunk are numbered between its neighbours and have ids of that order."""
 
     def story(world: World) -> Any:
         world.embedder.longest_chars = 45
@@ -204,8 +204,8 @@ def test_texts_too_long_are_cut_and_all_numbered_again() -> None:
     assert max(map(len, world.texts("a.txt"))) <= 45
 
 
-def test_a_version_that_comes_while_it_is_read_is_the_one_that_is_written() -> None:
-    """Between the listing and the reading; points of the listed version that a cut-off run wrote go."""
+def test_an_object_that_changes_before_it_is_read_is_written_in_its_new_version() -> None:
+    """Points of the listed version, written by an interrupted run, are removed."""
 
     def story(world: World) -> Any:
         world.bucket.put("a.txt", prose(0, 30))
@@ -215,7 +215,7 @@ def test_a_version_that_comes_while_it_is_read_is_the_one_that_is_written() -> N
             written[0] += 1
             if written[0] == 12:
                 world.bucket.on_get = lambda key: world.bucket.put(key, prose(60, 25))
-                raise TransientError("store_unavailable", "weaviate is away")
+                raise TransientError("store_unavailable", "weaviate is unavailable")
 
         world.weaviate.before_write = cut_off
         world.run()
@@ -226,7 +226,7 @@ def test_a_version_that_comes_while_it_is_read_is_the_one_that_is_written() -> N
 
 
 def test_a_refused_point_fails_its_object_alone() -> None:
-    """Also when it is one of the last."""
+    """The refused point may be one of the last."""
 
     def story(world: World) -> Any:
         world.bucket.put("a.txt", prose(0, 30))
@@ -235,13 +235,13 @@ def test_a_refused_point_fails_its_object_alone() -> None:
         world.run()
         return world.table(), world.texts("a.txt")
 
-    _, told = on_both_paths(story)
-    assert told == ({"a.txt": ("failed", "store_refused"), "b.txt": ("present", None)}, [])
+    _, result = on_both_paths(story)
+    assert result == ({"a.txt": ("failed", "store_refused"), "b.txt": ("present", None)}, [])
 
 
 @pytest.mark.parametrize("mode", ["verify", "repair"])
 def test_parity_of_large_objects(mode: str) -> None:
-    """A store that lost points is found out, and mended where that is asked for."""
+    """Lost points are found, and in mode repair written again."""
 
     def story(world: World) -> Any:
         world.bucket.put("a.txt", prose(0, 30))
@@ -276,7 +276,7 @@ def test_a_killed_attempt_is_completed_by_the_next() -> None:
         assert world.attempt(ledger, 2) is not None
         return world.texts("a.txt")
 
-    _, texts = on_both_paths(story, ("table", "points"))  # how much was written when it ended, is chance
+    _, texts = on_both_paths(story, ("table", "points"))  # how much the killed attempt wrote is not deterministic
     assert "\n\n".join(texts) == prose(0, 40)
 
 
@@ -292,8 +292,8 @@ class FullDisk(MemoryBucket):
         return await super().fetch_into(*args, **options)
 
 
-def test_a_full_disk_puts_the_partition_back() -> None:
-    """It is not the object's fault: tried again later, nothing is lost."""
+def test_a_full_disk_is_retried() -> None:
+    """It does not count against the object: the partition is retried and completes."""
     bucket = FullDisk()
     world = World(bucket=bucket, large_bytes=EVERY)
     bucket.put("a.txt", prose(0, 10))

@@ -1,6 +1,6 @@
-"""Every format gives its whole text; every bad file gives its own code."""
+"""Every format returns its whole text; every unreadable file has its own error code."""
 
-# ruff: noqa: RUF001 - texts in many scripts are what this file is about
+# ruff: noqa: RUF001 - the tests contain texts in many scripts
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fail(key: str, body: bytes, content_type: str | None = None) -> ObjectError:
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
 def test_text_of_structured_formats_is_whole(key: str, body: bytes, content_type: str) -> None:
-    """Headings, paragraphs, special characters and emoji come through, in order, and the title is found."""
+    """Headings, paragraphs, special characters and emoji are kept in order, and the title is found."""
     document = read(key, body)
     assert document.content_type.endswith(content_type)
     places = [document.text.index(text) for text in ALL_TEXTS]
@@ -136,7 +136,7 @@ def test_word_tables_lists_headers_and_notes_are_kept() -> None:
 
 
 def test_workbook_rows_carry_their_column_names() -> None:
-    """Each row of each sheet is a line; numbers are as stored; hidden and later sheets are there."""
+    """Each row of each sheet is a line; numbers are as stored; hidden and later sheets are included."""
     sheets = [("People", [["name", "age"], ["Ada", 36], ["Bob", 3.5], [None, 1]]), ("Empty", []), ("Last", [["x"]])]
     document = read("a.xlsx", formats.build_xlsx("Book", sheets))
     assert document.text == "## People\n\nname: Ada; age: 36\nname: Bob; age: 3.5\nage: 1\n\n## Last\n\nx"
@@ -144,7 +144,7 @@ def test_workbook_rows_carry_their_column_names() -> None:
 
 
 def test_long_workbooks_are_not_cut() -> None:
-    """The last of many rows is there."""
+    """The last of many rows is included."""
     body = formats.build_xlsx("Long", [("S", [["id", "v"], *([f"row {i}", "x"] for i in range(12_000))])])
     text = parse_bytes(make_raw("a.xlsx", body), FrozenLimits()).text
     assert text.count("\n") == 12_001
@@ -183,7 +183,7 @@ def test_json_keeps_digits_doubled_keys_and_paths() -> None:
     ],
 )
 def test_json_documents_are_read_to_their_end(body: bytes) -> None:
-    """Whatever is wrong at whatever place is found."""
+    """An error at any position is found."""
     assert fail("a.json", body).code == "corrupt_document"
 
 
@@ -198,27 +198,27 @@ def test_json_of_every_shape() -> None:
 
 
 def test_json_lines_are_blocks() -> None:
-    """Each record stands by itself; U+2028 inside a string does not end a line."""
+    """Each record is a block; U+2028 inside a string does not end a line."""
     body = '{"a": 1}\n\n{"a": "x\u2028y"}\n'.encode()
     assert read("a.jsonl", body).text == "a: 1\n\na: x\u2028y"
     assert read("unnamed", body).content_type == "application/x-ndjson"
 
 
 def test_xml_keeps_running_text_and_attributes() -> None:
-    """Mixed content stays one sentence, whatever is nested in it, in the encoding the document declares."""
+    """Mixed content with nested elements stays one sentence, in the declared encoding."""
     head = "<?xml version='1.0' encoding='iso-8859-1'?>"
     body = "<r a='1'><p>Hé <b href='u'>big <i>w</i></b> on</p><q><b>x</b> y</q></r>"
     assert read("a.xml", (head + body).encode("latin-1")).text == "r.a: 1\nb.href: u\np: Hé big w on\nq: x y"
 
 
 def test_xml_entity_bombs_fail() -> None:
-    """A document that would expand without bound is damaged, not a hang."""
+    """A document with unlimited entity expansion fails as damaged and does not hang."""
     entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 20}">' for i in range(1, 9))
     body = f'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY e0 "lololol">{entities}]><r>&e8;</r>'
     assert fail("a.xml", body.encode()).code == "corrupt_document"
 
 
-def test_html_keeps_what_a_reader_sees() -> None:
+def test_html_keeps_visible_text() -> None:
     """Navigation, tables, lists, code and image descriptions are text; scripts and styles are not."""
     body = (
         b"<html><title>T &amp; U</title><body><nav><a href='/x'>Nav</a></nav><script>var no;</script>"
@@ -232,7 +232,7 @@ def test_html_keeps_what_a_reader_sees() -> None:
 
 
 def test_email_has_headers_body_and_attachments() -> None:
-    """The attachment's text follows; what cannot be read is named with the reason."""
+    """The text of an attachment follows; an unreadable one is listed with the reason."""
     document = read("a.eml", formats.build_eml("Grüße", ["Hello", "World"], attachment=b"a,b\r\n1,2\r\n"))
     assert document.title == "Grüße"
     assert document.text.startswith("Subject: Grüße\nFrom: Ada Example <ada@example.org>\nTo: bob@example.org\nDate: ")
@@ -244,7 +244,7 @@ def test_email_has_headers_body_and_attachments() -> None:
 
 
 def test_rtf_tables_code_pages_and_symbols() -> None:
-    """Cells, code pages per font, Unicode escapes and fields come through; pictures and instructions do not."""
+    """Cells, code pages per font, Unicode escapes and fields are kept; pictures and instructions are not."""
     body = (
         rb"{\rtf1\ansi\ansicpg1252{\fonttbl{\f0 A;}{\f1\fcharset204 B;}}{\info{\title My title}}"
         rb"\f0 Caf\'e9 {\b bold}s\par\trowd\intbl A1\cell B1\cell\row\pard \u8364? \{x\} {\f1 \'cf\'f0\'e8}"
@@ -278,7 +278,7 @@ def test_rtf_tables_code_pages_and_symbols() -> None:
     ],
 )
 def test_plain_text_in_common_encodings(encoding: str, text: str) -> None:
-    """A sentence is enough to know its encoding."""
+    """A sentence is enough to detect its encoding."""
     assert read("a.txt", (text + "\n").encode(encoding)).text == text + "\n"
 
 
@@ -292,7 +292,7 @@ def test_declared_encodings_decide_where_bytes_do_not() -> None:
 
 
 def test_texts_are_cleaned() -> None:
-    """Line ends are one character; NULs, other controls and the byte order mark are gone."""
+    """Line ends are one character; NULs, other controls and the byte order mark are removed."""
     assert read("a.txt", b"\xef\xbb\xbfa" + b"b" * 200 + b"\r\nc\rd\x00e\x0bf").text == "a" + "b" * 200 + "\nc\nde\nf"
 
 
@@ -302,15 +302,15 @@ def test_damaged_utf8_stays_utf8() -> None:
     assert read("a.txt", "日本語テキスト".encode()[:-1]).text == "日本語テキス\ufffd"
 
 
-def test_gzip_shows_through() -> None:
-    """The inner file counts: its type by content, its name without the suffix; several members are one file."""
+def test_gzip_files_are_read_as_their_content() -> None:
+    """The inner file decides: its type by content, its name without the suffix; several members are one file."""
     assert read("a.csv.gz", formats.build_gzip(b"a,b\n1,2\n")).text == "a: 1; b: 2"
     assert read("a.pdf.gz", formats.build_gzip(build_pdf(None, [["inside"]]))).pages == (PageSpan(1, 0, 6),)
     assert read("a.txt.gz", formats.build_gzip(b"one ") + formats.build_gzip(b"two")).text == "one two"
 
 
 def test_content_wins_over_name() -> None:
-    """A readable file under a wrong name or type is read as what it is."""
+    """A readable file with a wrong name or type is read by its content."""
     assert read("a.pdf", b"<!doctype html><body>hi</body>").content_type == "text/html"
     assert read("a.pdf", b"just text").content_type == "text/plain"
     assert read("a.txt", build_pdf(None, [["x"]])).content_type == "application/pdf"
@@ -374,21 +374,21 @@ PDF = build_pdf("T", [["some words on a page"] * 20] * 3)
     ],
 )
 def test_bad_files_have_their_code(code: str, key: str, body: bytes) -> None:
-    """What cannot be read fails with a stable code, and the message does not hold the content."""
+    """An unreadable file fails with a stable code, and the message does not contain its content."""
     error = fail(key, body)
     assert error.code == code, error.message
     assert len(error.message) < 400
 
 
 def test_refusals_name_the_type() -> None:
-    """The reason says what the file is, and a photo declared as text is still just a photo."""
+    """The reason names the type of the file, and a photo declared as text is still a photo."""
     assert "image/png" in fail("a.png", build_png()).message
     assert fail("photo.png", build_png(), "text/html").code == "unsupported_type"
     assert fail("photo", build_png(), "application/pdf").code == "type_mismatch"
 
 
-def test_an_unforeseen_failure_of_a_parser_is_one_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any exception of a reader becomes parse_failed, with its type named."""
+def test_an_unexpected_parser_error_fails_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any exception of a reader becomes parse_failed and names the type of the exception."""
 
     def explode(_text: str) -> None:
         raise KeyError("oops")

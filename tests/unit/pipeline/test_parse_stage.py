@@ -26,31 +26,31 @@ def make_raw(key: str, body: bytes, content_type: str | None = None) -> RawObjec
 
 
 async def test_parse_object_leaves_the_loop_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop goes on while a parse runs."""
-    begun, release = threading.Event(), threading.Event()
+    """The loop runs other tasks while a parse blocks its thread."""
+    started, release = threading.Event(), threading.Event()
 
     def wait(text: str) -> parse.ParsedText:
-        begun.set()
+        started.set()
         release.wait(10)
         return parse.ParsedText(text)
 
     monkeypatch.setattr("ingestion_engine.pipeline.parsing.formats.tables.read_csv", wait)
     task = asyncio.create_task(parse_object(make_raw("a.csv", b"a,b\n"), limits=LIMITS))
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(started.wait, 10)
     assert not task.done()
     release.set()
     assert (await task).text == "a,b\n"
 
 
 async def test_parse_object_raises_object_errors() -> None:
-    """What goes wrong in the thread reaches the caller as itself."""
+    """An error of the thread is raised unchanged to the caller."""
     with pytest.raises(ObjectError, match="no bytes") as caught:
         await parse_object(make_raw("a.txt", b""), limits=LIMITS)
     assert caught.value.code == "empty_document"
 
 
 async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parse that hangs fails its object in time; too many at once stop the process from parsing until they end."""
+    """A hanging parse fails its object at the time limit; too many of them stop all parsing until they end."""
     release = threading.Event()
 
     def hang(text: str) -> parse.ParsedText:
@@ -76,7 +76,7 @@ async def test_hanging_parses_time_out_and_are_bounded(monkeypatch: pytest.Monke
 
 
 async def test_short_texts_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain text and Markdown of a few kilobytes are read at once; longer ones, and all else, are not."""
+    """Plain text and Markdown of a few kilobytes are read on the event loop; all other objects are not."""
     started: list[str] = []
 
     async def run_parse(work: Callable[[parser_threads.OnStart], Document], timeout_s: float) -> Document:
@@ -97,7 +97,7 @@ async def test_short_texts_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_importing_the_stage_is_cheap() -> None:
-    """Libraries load with the first document that needs them."""
+    """Libraries are imported with the first document that needs them."""
     code = (
         "import sys, ingestion_engine.pipeline.parsing.parse, ingestion_engine.pipeline.chunking.chunk;"
         "print([m for m in ('kreuzberg', 'charset_normalizer', 'semantic_text_splitter', 'numpy') if m in sys.modules])"

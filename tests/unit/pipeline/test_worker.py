@@ -1,4 +1,4 @@
-"""The worker's seam: what it refuses to work on, and that no exception crosses it."""
+"""The worker refuses jobs of another version, and every exception becomes a report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
-from ingestion_engine.pipeline.worker import (
-    check_worker,
-    choose_home,
-    process_partition,
-    report_of,
-    warm_worker,
-)
+from ingestion_engine.pipeline.worker import check_worker, choose_home, process_partition, report_of, warm_worker
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 
@@ -34,7 +28,7 @@ def settings() -> Settings:
 
 
 def test_a_worker_like_its_service_may_work(settings: Settings) -> None:
-    """Also one whose environment names no endpoints: the spec brings them."""
+    """The environment of a worker may omit the endpoints: the spec contains them."""
     check_worker(spec_for(settings), settings)
     check_worker(spec_for(settings), Settings())
 
@@ -70,22 +64,22 @@ def raising(error: Exception) -> Callable[[], PartitionReport]:
 @pytest.mark.parametrize(
     ("error", "status", "died"),
     [
-        (TransientError("store_unavailable", "away"), ReportStatus.RETRY, False),
+        (TransientError("store_unavailable", "unavailable"), ReportStatus.RETRY, False),
         (FatalError("model_not_found", "no such model"), ReportStatus.FATAL, False),
         (LeaseLost("lease_lost", "another attempt"), ReportStatus.FATAL, False),
         (RuntimeError("a defect"), ReportStatus.RETRY, True),
     ],
 )
 def test_every_exception_becomes_a_report(error: Exception, status: ReportStatus, died: bool) -> None:
-    """Wait, stop, or treat as a death; nothing is raised, and the reason travels along."""
+    """Retry, stop, or count as a death of the process; nothing is raised, and the report has the reason."""
     report = report_of(PARTITION, raising(error))
     assert (report.status, report.process_died, report.results) == (status, died, ())
     assert report.error is not None
     assert report.error["code"] == (error.code if isinstance(error, IngestionError) else "unexpected_error")
 
 
-def test_a_job_that_is_not_there_stops_the_partition(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The spec URI leads nowhere: a report, not an exception."""
+def test_a_missing_job_stops_the_partition(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A spec URI without a spec gives a report, not an exception."""
     state = tmp_path_factory.mktemp("state")
     report = process_partition(f"file://{state}/jobs/job-none/spec.json", PARTITION)
     assert report.status is ReportStatus.FATAL
@@ -93,8 +87,8 @@ def test_a_job_that_is_not_there_stops_the_partition(tmp_path_factory: pytest.Te
     assert report.error["code"] == "spec_missing"
 
 
-def test_homes_stand_apart_by_what_each_may_have_in_flight(settings: Settings) -> None:
-    """From a place of the job's own on; a process without a slot has none and takes turns."""
+def test_homes_are_as_far_apart_as_requests_in_flight(settings: Settings) -> None:
+    """The first home depends on the job; a process without a slot has no home and rotates."""
     spec = spec_for(settings)
     spec = spec.model_copy(update={"limits": spec.limits.model_copy(update={"embed_in_flight": 4})})
     first = choose_home(spec, 0)
@@ -104,7 +98,7 @@ def test_homes_stand_apart_by_what_each_may_have_in_flight(settings: Settings) -
 
 
 def test_warming_up_never_fails(tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever is wrong is the first partition's to report."""
+    """Errors are logged; the first partition reports them."""
     state = tmp_path_factory.mktemp("state")
     warm_worker(f"file://{state}/jobs/job-none/spec.json")
     warm_worker("nonsense")
