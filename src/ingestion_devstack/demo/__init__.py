@@ -1,1 +1,1 @@
-"""The end-to-end demo and its corpus; nothing here is used by tests or by the stack."""
+"""The end-to-end demo and its corpus. Code that tests or the stack use does not belong here."""

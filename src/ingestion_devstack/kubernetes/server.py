@@ -155,7 +155,7 @@ def _answer_fault(fault: CallFault, request: Request) -> Response:
         return answer_error(errors.unauthorized())
     if fault.status == 403:
         target = parse_path(request.url.path)
-        verb = VERBS[request.method, target is not None and target.name is not None]
+        verb = VERBS.get((request.method, target is not None and target.name is not None), request.method.lower())
         resource, namespace = (target.resource, target.namespace or "") if target else (None, "")
         return answer_error(errors.forbidden(resource, verb, namespace))
     if fault.status == 429:  # plain text, from the API server's flow control

@@ -1,1 +1,1 @@
-"""The supervisor of the embedded stack and the plans of its servers; the stand-ins are packages of their own."""
+"""The supervisor of the embedded stack and the plans of its servers. A stand-in itself does not belong here."""
