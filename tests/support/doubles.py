@@ -51,12 +51,12 @@ from ingestion_engine.state.object_table.table import ObjectTable
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 @dataclass
 class MemoryState:
-    """StateStore. ``before_write`` sees every write and may raise, to end the process between two durable steps."""
+    """StateStore. ``before_write`` is called for every write and may raise, to end the process between two steps."""
 
     url: str = "memory://state"
     values: dict[str, Stored] = field(default_factory=dict)
@@ -111,13 +111,13 @@ class MemoryBucket:
     """ObjectSource with one bucket, ``docs``. Counts its GETs."""
 
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
-    """Body and version (a counter: the etag and the date derive from it) by key."""
+    """Body and version by key; the version is a counter from which etag and date derive."""
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     gets: int = 0
     on_get: Callable[[str], None] = lambda _key: None
     on_list: Callable[[], None] = lambda: None
     shuffle: bool = False
-    """List in another order than by bytes."""
+    """List in another order than the byte order of the keys."""
     _version: int = 0
 
     def put(self, key: str, body: bytes | str) -> None:
@@ -204,7 +204,7 @@ class HashEmbedder:
 
 
 def hash_vector(text: str, dimension: int) -> npt.NDArray[np.float32]:
-    """A unit vector that depends on the text alone; other texts have others."""
+    """Return a unit vector that depends only on the text."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     vector = np.random.default_rng(seed).normal(size=dimension)
     return (vector / np.linalg.norm(vector)).astype(np.float32)

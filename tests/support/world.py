@@ -1,4 +1,4 @@
-"""A whole world in memory: bucket, embedder, two stores and the state store; jobs run through the real driver."""
+"""An in-memory world of bucket, embedder, two stores and state store; jobs run through the real driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARAGRAPHS = [f"Paragraph number {i} speaks about subject {i * 7 % 13} at length
 
 @dataclass
 class SkippingClock:
-    """Seconds that pass at once when somebody sleeps."""
+    """A monotonic clock that skips the time slept instead of waiting."""
 
     skipped_s: float = 0.0
 
@@ -36,7 +36,7 @@ class SkippingClock:
 
 @dataclass
 class World:
-    """Everything a job touches. ``run`` is one attempt of one job."""
+    """All systems that a job uses. ``run`` is one attempt of one job."""
 
     state: MemoryState = field(default_factory=MemoryState)
     bucket: MemoryBucket = field(default_factory=MemoryBucket)
@@ -56,7 +56,7 @@ class World:
         return InProcessEngine(self.state, self.bucket, self.embedder, dict(self.stores), large_bytes=self.large_bytes)
 
     def submit(self, **request: Any) -> Ledger:
-        """Write the spec of a new job. ``request`` are fields of the request beside source and collection."""
+        """Write the spec of a new job; ``request`` has further fields of the request."""
         self.jobs += 1
         body = {"source": {"bucket": "docs"}, "collection": "notes", "chunking": {"max_chars": 60, "overlap_chars": 0}}
         asked = JobRequest.model_validate({**body, **request})
@@ -108,14 +108,14 @@ class World:
         return summary
 
     def points(self, store: MemoryStore, key: str | None = None) -> list[Point]:
-        """Points of the collection, of one object if asked, in the order of their chunks."""
+        """Return the points of the collection, or of one object, in the order of their chunks."""
         held = store.collections.get("notes", {}).values()
         wanted = None if key is None else make_object_id("docs", key)
         chosen = [p for p in held if wanted is None or p.payload["object_id"] == wanted]
         return sorted(chosen, key=lambda p: (p.payload["key"], p.payload["chunk_index"]))
 
     def texts(self, key: str) -> list[str]:
-        """Texts of an object's points, asserting that both stores agree in everything."""
+        """Return the texts of an object's points, asserting that both stores hold the same points."""
         left, right = self.points(self.qdrant, key), self.points(self.weaviate, key)
         assert [(p.id, p.payload, p.vector.tolist()) for p in left] == [
             (p.id, p.payload, p.vector.tolist()) for p in right
@@ -123,12 +123,12 @@ class World:
         return [p.payload["text"] for p in left]
 
     def table(self) -> dict[str, tuple[str, str | None]]:
-        """State and error code of every object in the object table."""
+        """Return state and error code of every object in the object table."""
         return {row.key: (row.state, row.error_code) for row in ObjectTable(self.state, "notes").scan()}
 
 
 def make_world() -> World:
-    """A bucket with a few objects of one to twelve chunks."""
+    """Return a world with three objects of 1, 3 and 12 chunks."""
     made = World()
     for count in (1, 3, 12):
         made.bucket.put(f"doc-{count:02}.txt", "\n\n".join(f"{p} ({count})" for p in PARAGRAPHS[:count]))
@@ -136,7 +136,7 @@ def make_world() -> World:
 
 
 def balanced(summary: dict[str, object]) -> bool:
-    """Whether every listed object is accounted for."""
+    """True when the summary accounts for every listed object."""
     counts = summary["counts"]
     assert isinstance(counts, dict)
     return bool(counts["done"] + counts["failed"] + counts["skipped"] == counts["listed"])

@@ -1,4 +1,4 @@
-"""What a run that was cut off left behind never stays beside another version of its object."""
+"""Points of an interrupted run never remain beside another version of their object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = [f"Paragraph number {i} speaks about subject {i * 7 % 13} at length." fo
 
 @pytest.fixture(params=[False, True], ids=["new", "known"])
 def world(request: pytest.FixtureRequest) -> World:
-    """A bucket with one object to ingest: one never seen before, or a new version of one in the collection."""
+    """A bucket with one object to ingest: a new one, or a new version of an ingested one."""
     made = World()
     if request.param:
         made.bucket.put("a.txt", TEXTS[0])
@@ -28,7 +28,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 def cut_off(world: World, error: BaseException) -> list[int]:
-    """Let the second point that Weaviate gets raise an error; the list has the number of points that it got."""
+    """Let the second point written to Weaviate raise an error; the list counts the points written."""
     points = [0]
 
     def count(_kind: str) -> None:
@@ -41,7 +41,7 @@ def cut_off(world: World, error: BaseException) -> list[int]:
 
 
 def test_a_version_that_came_while_its_partition_was_put_back_stands_alone(world: World) -> None:
-    """Both runs write under one epoch, so the epoch does not tell their points apart."""
+    """Both runs write under the same epoch, so the epoch does not distinguish their points."""
     points = cut_off(world, TransientError("store_unavailable", "weaviate is away"))
     world.bucket.on_get = lambda key: world.bucket.put(key, TEXTS[5]) if points[0] == 2 else None
     assert world.run()["state"] == "succeeded"
@@ -49,7 +49,7 @@ def test_a_version_that_came_while_its_partition_was_put_back_stands_alone(world
 
 
 def test_an_object_that_went_while_its_partition_was_put_back_leaves_nothing(world: World) -> None:
-    """Also when nothing of it was there before this job."""
+    """Also when the object had no points before this job."""
     points = cut_off(world, TransientError("store_unavailable", "weaviate is away"))
     world.bucket.on_get = lambda key: world.bucket.objects.pop(key, None) and None if points[0] == 2 else None
     assert world.run()["counts"]["gone"] == 1
@@ -87,7 +87,7 @@ class TornListing(MemoryBucket):
             yield ref
 
     def then(self) -> None:
-        """What happens to the bucket before the third listing; nothing unless a subclass says otherwise."""
+        """Change the bucket before the third listing; does nothing by default."""
 
 
 class Changing(TornListing):
@@ -98,7 +98,7 @@ class Changing(TornListing):
 
 
 class Vanishing(TornListing):
-    """The first object goes."""
+    """The first object is deleted."""
 
     def then(self) -> None:
         del self.objects["a.txt"]
@@ -109,7 +109,7 @@ class Vanishing(TornListing):
 def test_what_a_plan_wrote_before_it_was_given_up_does_not_stay(
     monkeypatch: pytest.MonkeyPatch, bucket: TornListing, left: list[str], mode: str
 ) -> None:
-    """The next plan of the attempt meets points of its own epoch, of a version that is no more."""
+    """The attempt's next plan finds points of its own epoch that belong to a replaced version."""
     monkeypatch.setattr(plan_thread, "BLOCK_OBJECTS", 1)
     world = World(bucket=type(bucket)())
     world.bucket.put("b.txt", TEXTS[7])
@@ -122,7 +122,7 @@ def test_what_a_plan_wrote_before_it_was_given_up_does_not_stay(
 
 
 def test_a_directory_marker_in_the_place_of_an_object_removes_its_points() -> None:
-    """A look at the bucket would find the marker, and keep the points for ever."""
+    """A HEAD request would find the marker and keep the points forever."""
     world = World()
     world.bucket.put("a.txt", TEXTS[0])
     world.bucket.put("docs/", TEXTS[1])
@@ -134,7 +134,7 @@ def test_a_directory_marker_in_the_place_of_an_object_removes_its_points() -> No
 
 
 def test_an_object_that_came_back_is_not_interrupted_with_its_job() -> None:
-    """Its deletion was planned and not done; that the job ended before it was complete does not concern it."""
+    """Its planned deletion was not executed; the early end of the job does not affect it."""
     world = World()
     for key in ("a.txt", "b.txt"):
         world.bucket.put(key, TEXTS[0])

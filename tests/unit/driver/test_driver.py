@@ -22,7 +22,7 @@ def world() -> World:
 
 
 class MeetingEmbedder(HashEmbedder):
-    """Answers the first request only when a second has come, and leaves a third one time to come as well."""
+    """Answers the first request only when a second one is in flight, and leaves time for a third."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class MeetingEmbedder(HashEmbedder):
 
 
 def test_every_object_reaches_both_stores(world: World) -> None:
-    """Ids, payloads and vectors are the same in both; the table lists what is there."""
+    """Ids, payloads and vectors are the same in both; the table lists every object."""
     summary = world.run()
     assert summary["state"] == "succeeded"
     assert summary["error"] is None
@@ -69,7 +69,7 @@ def test_a_second_run_reads_and_embeds_nothing(world: World) -> None:
 
 
 def test_a_changed_object_embeds_only_its_changed_chunks(world: World) -> None:
-    """Kept text keeps its vector, new text is embedded, old text goes."""
+    """Unchanged text keeps its vector, new text is embedded, old text is removed."""
     world.run()
     before = world.texts("doc-03.txt")
     world.embedder.texts.clear()
@@ -127,7 +127,7 @@ def test_plan_writes_nothing(world: World) -> None:
 
 
 def test_bad_objects_are_recorded_and_the_job_goes_on(world: World) -> None:
-    """Each failure is named by key, code and reason; good neighbours are stored."""
+    """Each failure has key, code and reason; the other objects are stored."""
     world.bucket.put("empty.txt", b"")
     world.bucket.put("noise.bin", bytes(range(256)) * 8)
     world.bucket.put("nan.txt", "first is fine\n\n" + "x" * 60 + "\n\n{NAN} is refused by the embedder")
@@ -162,7 +162,7 @@ def test_a_failed_new_version_keeps_the_old_points(world: World) -> None:
 
 
 def test_too_many_failures_fail_the_job(world: World) -> None:
-    """Beyond the failure budget the job is failed, and says so."""
+    """Beyond the failure budget the job fails with a code of its own."""
     world.bucket.put("empty.txt", b"")
     summary = world.run(failure_budget={"max_fraction": 0, "min_objects": 0})
     assert summary["state"] == "failed"
@@ -170,7 +170,7 @@ def test_too_many_failures_fail_the_job(world: World) -> None:
 
 
 def test_a_chunk_over_the_context_is_split_not_cut(world: World) -> None:
-    """All of its text is stored, in parts, with offsets that still slice back."""
+    """All of its text is stored in parts, and their offsets slice the document."""
     world.embedder.longest_chars = 30
     summary = world.run()
     assert summary["state"] == "succeeded"
@@ -183,7 +183,7 @@ def test_a_chunk_over_the_context_is_split_not_cut(world: World) -> None:
 
 
 def test_batches_depend_on_the_partition_not_on_timing(world: World) -> None:
-    """The same corpus makes the same embed calls and the same points, bit for bit, however many are in flight."""
+    """The same corpus makes the same embed calls and identical points for any number of requests in flight."""
     calls, points = set(), []
     for in_flight in (1, 2, 5):
         other = World(bucket=world.bucket, limits=FAST.model_copy(update={"embed_in_flight": in_flight}))
@@ -197,7 +197,7 @@ def test_batches_depend_on_the_partition_not_on_timing(world: World) -> None:
 
 
 def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
-    """The first waits until a second is there, and while both wait no third one comes."""
+    """The first request waits for a second one, and no third one is sent meanwhile."""
     meeting = MeetingEmbedder()
     world = World(embedder=meeting, limits=FAST.model_copy(update={"embed_in_flight": 2}))
     world.bucket.put("doc.txt", "\n\n".join(PARAGRAPHS))
@@ -208,7 +208,7 @@ def test_as_many_requests_are_in_flight_as_the_share_says() -> None:
 
 
 def test_an_object_that_changes_while_it_is_read_is_read_whole(world: World) -> None:
-    """The etag on record is the one that was read."""
+    """The table has the etag of the version that was read."""
     listed = world.bucket.ref("doc-01.txt")
 
     def change(key: str) -> None:
@@ -231,7 +231,7 @@ def test_an_object_that_vanishes_is_counted_as_gone(world: World) -> None:
 
 
 def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
-    """Transient trouble of a store is waited out."""
+    """The job waits for an unavailable store."""
     left = [3]
 
     def away(_kind: str) -> None:
@@ -247,7 +247,7 @@ def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
 
 
 def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:
-    """Order is the server's business, correctness ours."""
+    """A listing in any order gives the same result."""
     world.bucket.shuffle = True
     summary = world.run()
     assert summary["state"] == "succeeded"
@@ -258,7 +258,7 @@ def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:
 def test_a_disordered_listing_of_many_known_objects_plans_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys that the listing jumped over look gone until it is sorted; none of that may reach the plan or the table."""
+    """Keys that an unsorted listing jumps over look deleted; they reach neither the plan nor the table."""
     monkeypatch.setattr("ingestion_engine.driver.plan.plan_thread.BLOCK_OBJECTS", 1)
     world.run()
     before, gets = world.table(), world.bucket.gets
@@ -272,7 +272,7 @@ def test_a_disordered_listing_of_many_known_objects_plans_nothing(
 
 
 def test_more_deletions_than_are_held_at_once_all_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deletions wait on disk, and come back whole and in order."""
+    """Deletions are kept on disk and planned completely and in order."""
     monkeypatch.setattr("ingestion_engine.driver.plan.plan_thread.BLOCK_OBJECTS", 2)
     for number in range(5):
         world.bucket.put(f"extra-{number}.txt", f"Text number {number}.")
@@ -292,7 +292,7 @@ def test_more_deletions_than_are_held_at_once_all_run(world: World, monkeypatch:
 
 
 def test_a_deadly_object_fails_alone(world: World) -> None:
-    """A partition that ends its process twice is taken apart; the object that does it alone is recorded."""
+    """A partition that kills its process twice is split; the object that kills it alone is recorded."""
     engine = world.engine
     ledger = world.submit(parallelism=1)
 
@@ -311,7 +311,7 @@ def test_a_deadly_object_fails_alone(world: World) -> None:
 
 
 def test_a_refused_point_fails_its_object_alone(world: World) -> None:
-    """And leaves nothing of it behind."""
+    """No open plan remains."""
 
     def refuse(point: Point) -> str | None:
         return "too strange" if point.payload["key"] == "doc-03.txt" else None
@@ -324,7 +324,7 @@ def test_a_refused_point_fails_its_object_alone(world: World) -> None:
 
 
 def test_a_canceled_job_ends_and_the_next_completes_it(world: World) -> None:
-    """Everything that was not finished is dirty, not lost."""
+    """Unfinished objects are dirty and ingested by the next job."""
     ledger = world.submit(parallelism=1)
     engine = world.engine
     engine.before = lambda _pid: ledger.request_abort("changed my mind")
@@ -345,14 +345,14 @@ def test_a_canceled_job_ends_and_the_next_completes_it(world: World) -> None:
     ],
 )
 def test_a_wrong_request_fails_before_anything_is_written(world: World, request_: dict[str, object], code: str) -> None:
-    """The same codes as the API's, in the summary."""
+    """The summary has the same codes as the API."""
     summary = world.run(**request_)
     assert (summary["state"], summary["error"]["code"]) == ("failed", code)
     assert world.qdrant.collections == {}
 
 
 def test_a_collection_made_otherwise_is_refused(world: World) -> None:
-    """Another chunking is another collection."""
+    """Another chunking requires another collection."""
     world.run()
     summary = world.run(chunking={"max_chars": 80, "overlap_chars": 0})
     assert (summary["state"], summary["error"]["code"]) == ("failed", "contract_mismatch")
@@ -360,7 +360,7 @@ def test_a_collection_made_otherwise_is_refused(world: World) -> None:
 
 
 def test_a_mass_delete_is_refused_before_anything_is_written(world: World) -> None:
-    """An empty listing over a full table is more likely a mistake than a wish."""
+    """An empty listing over a non-empty table is more likely a mistake than intended."""
     world.run()
     kept = dict(world.bucket.objects)
     world.bucket.objects.clear()
@@ -372,7 +372,7 @@ def test_a_mass_delete_is_refused_before_anything_is_written(world: World) -> No
 
 
 def test_a_lost_collection_is_noticed(world: World) -> None:
-    """A sync must not believe its table when a store was emptied behind its back."""
+    """A sync does not trust its table when a store has lost the collection."""
     world.run()
     del world.weaviate.collections["notes"]
     assert world.run()["error"]["code"] == "collection_missing"
@@ -381,7 +381,7 @@ def test_a_lost_collection_is_noticed(world: World) -> None:
 
 
 def test_a_collection_dropped_under_a_running_job_stops_it(world: World) -> None:
-    """Rather than letting a store invent another schema for the rest."""
+    """The store must not create another schema for the remaining points."""
     engine = world.engine
     ledger = world.submit(parallelism=1)
 

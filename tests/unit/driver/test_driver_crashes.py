@@ -42,7 +42,7 @@ def disarm(world: World) -> None:
 
 
 def test_a_crash_at_any_durable_step_is_completed_by_the_next_attempt() -> None:
-    """New, changed, failed, deleted objects: whatever the step, attempt two leaves what an undisturbed job leaves."""
+    """After a crash at any step, the second attempt leaves the same state as an undisturbed job."""
 
     def prepared() -> World:
         world = World(limits=FAST.model_copy(update={"partition_objects": 2}))
@@ -89,7 +89,7 @@ def test_a_crash_at_any_durable_step_is_completed_by_the_next_attempt() -> None:
 
 
 def test_a_zombie_writes_nothing_after_its_successor_began(world: World) -> None:
-    """A worker of a dead attempt that wakes up is turned away by the lease."""
+    """The lease stops a worker of a dead attempt that wakes up."""
     ledger = world.submit(parallelism=1)
     engine = world.engine
     caught: list[PartitionId] = []
@@ -110,7 +110,7 @@ def test_a_zombie_writes_nothing_after_its_successor_began(world: World) -> None
 
 
 def test_a_driver_frozen_while_it_lists_opens_no_plan_after_its_successor_began(world: World) -> None:
-    """It wakes when the job has ended: it leaves nothing behind that a later job would take for unfinished work."""
+    """Waking after the end of the job, it leaves nothing that a later job would take for unfinished work."""
     ledger, clock = world.submit(), SkippingClock()
     ended: list[dict[str, object] | None] = []
 

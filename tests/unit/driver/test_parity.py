@@ -1,4 +1,4 @@
-"""Modes verify, repair and delete over in-memory ports: damage is found exactly, and mended from what is left."""
+"""Modes verify, repair and delete over in-memory ports: damage is found exactly and repaired from what is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNKS = {"a.txt": 1, "b.txt": 4, "c/d.txt": 12, "e.txt": 30}
 
 @pytest.fixture
 def world() -> World:
-    """A collection that was ingested under metadata, in both stores."""
+    """A collection that was ingested with metadata into both stores."""
     made = World()
     for key, count in CHUNKS.items():
         made.bucket.put(
@@ -34,7 +34,7 @@ def world() -> World:
 
 
 def snapshot(world: World) -> list[Any]:
-    """Everything in both stores but for the job fields."""
+    """Return all points of both stores without their job fields."""
     job_fields = {"epoch", "job_id", "ingested_at"}
     return [
         [
@@ -46,7 +46,7 @@ def snapshot(world: World) -> list[Any]:
 
 
 def verify(world: World, **request: Any) -> tuple[dict[str, Any], Items]:
-    """Verify; return the summary and the differences by key."""
+    """Verify, and return the summary and the differences by key."""
     ledger = world.submit(mode="verify", **request)
     summary = world.attempt(ledger)
     assert summary is not None
@@ -83,7 +83,7 @@ def foreign(key: str | None, number: int, **payload: Any) -> Point:
 
 
 def test_an_undamaged_collection_is_the_same_everywhere(world: World) -> None:
-    """Nothing is written or read from the bucket; the time is noted."""
+    """Nothing is written, and nothing is read from the bucket; the time is recorded."""
     calls, gets, writes = world.embedder.calls, world.bucket.gets, world.qdrant.writes
     summary, items = verify(world)
     assert (summary["state"], summary["error"], items) == ("succeeded", None, {})
@@ -238,7 +238,7 @@ def test_only_what_was_asked_for_is_compared(world: World) -> None:
 
 
 def test_a_failed_version_keeps_its_old_points_comparable(world: World) -> None:
-    """The table says what the old points are; they are verified and mended without a look at the broken object."""
+    """The table describes the old points; they are verified and repaired without reading the broken object."""
     before = snapshot(world)
     world.bucket.put("b.txt", "{NAN} cannot be embedded")
     assert world.run(metadata={"team": "docs"})["state"] == "partially_succeeded"
@@ -307,7 +307,7 @@ def test_a_crash_at_any_write_of_a_repair_is_finished_by_the_next_attempt(world:
 
 
 def test_random_damage_is_found_and_mended(world: World) -> None:
-    """Points lost, payloads changed and vectors swapped at random, in one store each: equality comes back."""
+    """Random losses, changed payloads and swapped vectors, each in one store, are repaired."""
     before = snapshot(world)
     dice = random.Random(5)
     for _ in range(20):
@@ -329,7 +329,7 @@ def test_random_damage_is_found_and_mended(world: World) -> None:
 
 
 def test_delete_removes_objects_whatever_the_bucket_holds(world: World) -> None:
-    """Their points and rows go, the bucket is not asked; the next sync brings them back."""
+    """Points and rows are removed without a request to the bucket; the next sync ingests them again."""
     summary = world.run(mode="delete", source={"bucket": "docs", "prefix": "c/"})
     assert (summary["state"], summary["counts"]["deleted"]) == ("succeeded", 1)
     assert set(world.table()) == set(CHUNKS) - {"c/d.txt"}
@@ -339,7 +339,7 @@ def test_delete_removes_objects_whatever_the_bucket_holds(world: World) -> None:
 
 
 def test_delete_everything_needs_no_second_word(world: World) -> None:
-    """The guard against mass deletion is for deletions nobody asked for."""
+    """The guard against mass deletion only applies to deletions found by planning."""
     summary = world.run(mode="delete")
     assert (summary["state"], summary["counts"]["deleted"]) == ("succeeded", len(CHUNKS))
     assert world.points(world.qdrant) == world.points(world.weaviate) == []
@@ -347,13 +347,13 @@ def test_delete_everything_needs_no_second_word(world: World) -> None:
 
 
 def test_a_collection_that_is_not_there_is_said_so() -> None:
-    """Verify, repair and delete make no collection."""
+    """Verify, repair and delete do not create a collection."""
     for mode in ("verify", "repair", "delete"):
         summary = World().run(mode=mode)
         assert (summary["state"], summary["error"]["code"]) == ("failed", "collection_not_found")
 
 
 def test_metadata_belongs_to_ingestion() -> None:
-    """A request to verify with metadata is refused: it would mean nothing."""
+    """A request to verify with metadata is refused, because metadata would have no effect."""
     with pytest.raises(ValueError, match="metadata requires a mode that ingests objects"):
         JobRequest(source={"bucket": "docs"}, collection="notes", mode="verify", metadata={"a": "b"})

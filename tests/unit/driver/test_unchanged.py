@@ -1,4 +1,4 @@
-"""What an hourly sync costs when little has changed, and what it leaves alone."""
+"""The cost of a frequent sync when little has changed, and what it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from support.world import World
 
 
 def costs(world: World) -> tuple[int, ...]:
-    """GETs, embed calls and writes to each store so far."""
+    """Return the numbers of GETs, embed calls and writes to each store so far."""
     return world.bucket.gets, world.embedder.calls, world.qdrant.writes, world.weaviate.writes
 
 
 def ingest(world: World, objects: int) -> str:
-    """Put so many objects, embed one and note the others as embedded by the same job; return the one's key."""
+    """Put objects, ingest one, and record the others as ingested by the same job; return the key of the one."""
     for number in range(objects):
         world.bucket.put(f"{number % 7}/{number:06}.txt", f"Note {number}.")
     real = "3/000003.txt"
@@ -44,7 +44,7 @@ def ingest(world: World, objects: int) -> str:
 
 @pytest.mark.parametrize("objects", [5_000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_only_what_changed_costs_anything(objects: int) -> None:
-    """Of many objects unchanged: no GET, embed call or store write. Of one changed among them: its own alone."""
+    """Many unchanged objects cost no GET, embed call or store write; one changed object costs only its own."""
     world = World()
     changed = ingest(world, objects)
     before = costs(world)
@@ -78,7 +78,7 @@ def test_objects_that_changed_together_share_requests() -> None:
 
 
 def test_narrowed_filters_leave_the_rest_alone_and_say_so() -> None:
-    """Objects outside the globs keep rows and points, also when they are gone; they are counted, not listed."""
+    """Objects outside the globs keep rows and points, even when deleted; they are counted but not listed."""
     world = World()
     for key in ("2023/a.md", "2024/b.md", "2024/c.pdf.txt", "x/2024/d.md"):
         world.bucket.put(key, f"This is {key}.")
@@ -104,7 +104,7 @@ def test_narrowed_filters_leave_the_rest_alone_and_say_so() -> None:
 
 
 def test_several_prefixes_are_one_listing() -> None:
-    """Also for a server that lists in another order: new, changed and deleted are told apart as without globs."""
+    """New, changed and deleted objects are the same with and without globs, also for an unordered listing."""
     for shuffle in (False, True):
         world = World(bucket=MemoryBucket(shuffle=shuffle))
         for key in ("b/1.md", "a b/2.md", "a/3.md", "c/4.md"):

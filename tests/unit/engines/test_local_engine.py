@@ -1,4 +1,4 @@
-"""The local engine: how many partitions run at once, and that each has a report."""
+"""The local engine: number of partitions at once, and a report for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WINDOW = 2
 
 
 def test_partitions_run_at_once_within_the_window() -> None:
-    """The window and one more meet at a barrier, never more; none is pulled before there is room, none is lost."""
+    """The window and one more run at once, never more; none is taken early, none is lost."""
     together = threading.Barrier(WINDOW + local.AHEAD_PARTITIONS)
     lock = threading.Lock()
     running: set[str] = set()
@@ -47,7 +47,7 @@ def test_partitions_run_at_once_within_the_window() -> None:
 
 
 def test_a_defect_at_the_seam_ends_the_driver() -> None:
-    """What a partition must never raise is raised in the driver, which is not left waiting."""
+    """An exception that a partition must not raise reaches the driver, which does not hang."""
 
     def process(spec_uri: str, partition_id: str) -> PartitionReport:
         raise SystemExit(partition_id)

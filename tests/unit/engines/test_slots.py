@@ -1,4 +1,4 @@
-"""Places in an engine's window."""
+"""Slots of an engine's window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ingestion_engine.engines.slots import Slots
 
 
 def test_no_two_holders_have_the_same_slot() -> None:
-    """A place that is given back is the next to be taken; there are no more than the window has."""
+    """A freed slot is the next one taken; there are no more slots than the window has."""
     slots = Slots(3)
     assert [slots.take(name) for name in "abc"] == [0, 1, 2]
     with pytest.raises(IndexError):

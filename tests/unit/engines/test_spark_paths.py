@@ -29,21 +29,21 @@ def leave(monkeypatch: pytest.MonkeyPatch, *path: str) -> list[str]:
 
 
 def test_a_distribution_has_the_package_beside_its_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Apache's own: ``python/lib/pyspark.zip`` and ``python/pyspark``."""
+    """Apache's distribution has ``python/lib/pyspark.zip`` and ``python/pyspark``."""
     archive = make_archive(tmp_path / "spark" / "python" / "lib")
     make_package(tmp_path / "spark" / "python")
     assert leave(monkeypatch, "", archive, "rest") == ["", str(tmp_path / "spark" / "python"), "rest"]
 
 
 def test_the_package_has_the_archive_inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """PyPI's: ``pyspark/python/lib/pyspark.zip``."""
+    """PyPI's package has ``pyspark/python/lib/pyspark.zip``."""
     make_package(tmp_path)
     archive = make_archive(tmp_path / "pyspark" / "python" / "lib")
     assert leave(monkeypatch, archive, "rest") == [str(tmp_path), "rest"]
 
 
 def test_another_installation_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It may be of another version than the cluster's."""
+    """A PySpark of another installation may have another version than the cluster."""
     archive = make_archive(tmp_path / "spark" / "python" / "lib")
     make_package(tmp_path)
     make_package(tmp_path / "site-packages")
@@ -52,6 +52,6 @@ def test_another_installation_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_paths_that_are_no_archive_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one so short that nothing can be above it."""
+    """Also a path without parents."""
     path = ["", "pyspark.zip", "/pyspark.zip", "/a/b.zip"]
     assert leave(monkeypatch, *path) == path

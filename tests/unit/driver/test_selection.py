@@ -1,0 +1,56 @@
+"""Selection: the keys that a job works on, and the prefixes that it lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingestion_engine.domain.spec import Source
+from ingestion_engine.driver.plan.selection import Selection
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "key", "matches"),
+    [
+        ((), (), "p/any", True),
+        ((), (), "q/any", False),
+        (("**/*.md",), (), "p/a.md", True),
+        (("**/*.md",), (), "p/x/y/a.md", True),
+        (("*.md",), (), "p/x/a.md", False),
+        (("*.md",), (), "p/a.MD", False),
+        (("**",), ("drafts/**",), "p/drafts/a.md", False),
+        (("[ab]?.txt",), (), "p/a1.txt", True),
+        (("[!ab]?.txt",), (), "p/a1.txt", False),
+        (("a+b(1).md",), (), "p/a+b(1).md", True),
+        (("*",), (), "p/line\nbreak", True),
+        (("a[", "x"), (), "p/a[", True),
+    ],
+)
+def test_selection(include: tuple[str, ...], exclude: tuple[str, ...], key: str, matches: bool) -> None:
+    """Globs are matched against the key after the prefix."""
+    source = Source(bucket="docs", prefix="p/", include=include, exclude=exclude)
+    assert Selection(source).matches(key) is matches
+
+
+@pytest.mark.parametrize(
+    ("include", "prefixes"),
+    [
+        ((), ["p/"]),
+        (("2024/**/*.md",), ["p/2024/"]),
+        (("2024/**", "2023/**", "2024/q1/*"), ["p/2023/", "p/2024/"]),
+        (("2024/**", "**/*.md"), ["p/"]),
+        (("a[bc]*", "a[", "README.md"), ["p/README.md", "p/a"]),
+        (("[!]x?", "ä/*", "z/*"), ["p/[!]x", "p/z/", "p/ä/"]),
+        (("x" * 2000 + "*",), ["p/" + "x" * 1022]),
+        (tuple(f"2024/{day:03}/*" for day in range(101)), ["p/2024/"]),
+    ],
+)
+def test_what_is_listed(include: tuple[str, ...], prefixes: list[str]) -> None:
+    """The literal prefixes of globs, in byte order, without those that others cover."""
+    assert Selection(Source(bucket="docs", prefix="p/", include=include)).prefixes == prefixes
+
+
+def test_selection_by_keys() -> None:
+    """A retry selects only its keys."""
+    selection = Selection(Source(bucket="docs"), ["a"])
+    assert selection.matches("a")
+    assert not selection.matches("b")
