@@ -56,7 +56,7 @@ async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
 
 
 def _no_start(_cancel: Callable[[], None]) -> None:
-    """Ignore the start of a parser."""
+    """Ignore the function that stops a parser."""
 
 
 def parse_bytes(raw: RawObject, limits: FrozenLimits, *, on_start: OnStart = _no_start) -> Document:

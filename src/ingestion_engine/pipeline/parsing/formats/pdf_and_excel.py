@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.formats.tables import render_rows
 from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parser_threads import OnStart
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
 if TYPE_CHECKING:
@@ -18,15 +19,8 @@ if TYPE_CHECKING:
 _TAIL_BYTES = 64 * 1024
 """End of a PDF that is searched for its end mark; writers and mail gateways append data behind the mark."""
 
-OnStart = Callable[[Callable[[], None]], None]
-"""Receives the function that asks the running extraction to stop."""
 
-
-def _ignore(_cancel: Callable[[], None]) -> None:
-    pass
-
-
-def read_pdf(body: bytes, on_start: OnStart = _ignore) -> ParsedText:
+def read_pdf(body: bytes, on_start: OnStart) -> ParsedText:
     """Return the text layer of every page, and the title from the document's information.
 
     Page texts come from kreuzberg's pages, not from its whole content, which in plain text (4.10) repeats tables that
@@ -46,7 +40,7 @@ def read_pdf(body: bytes, on_start: OnStart = _ignore) -> ParsedText:
     return ParsedText(title=title, pages=tuple(pages.get(number, "") for number in range(1, count + 1)))
 
 
-def read_xlsx(body: bytes, limit: int, on_start: OnStart = _ignore) -> ParsedText:
+def read_xlsx(body: bytes, limit: int, on_start: OnStart) -> ParsedText:
     """Return every sheet, including hidden ones, as a heading and one line per row; see ``render_rows``.
 
     Cells have their stored values: dates as ISO 8601, formulas as last computed. Raises as ``read_pdf``, and
