@@ -3,8 +3,9 @@
 Schema: the pydantic models of `kubeflow-spark-api`, made from the operator's CRD; they carry types, but no ranges or
 enumerations, so the stand-in accepts some values that a cluster refuses (`restartPolicy.type: Sometimes`). Names follow
 Kubernetes 1.32 (k8s.io/apimachinery `pkg/util/validation`). Defaults and refusals are those of the operator's webhooks
-(Spark operator 2.4, `api/v1beta2/defaults.go`, `internal/webhook/sparkapplication_validator.go` and
-`sparkconf_validator.go`); not imitated are its checks of ingresses, node selectors and templates.
+(Spark operator 2.5.2, `api/v1beta2/defaults.go`, `internal/webhook/sparkapplication_validator.go` and
+`sparkconf_validator.go`); not imitated are its checks of ingresses, node selectors and templates, and defaults taken
+from `sparkConf`.
 """
 
 from __future__ import annotations

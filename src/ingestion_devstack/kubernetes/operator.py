@@ -1,6 +1,6 @@
 """The Spark operator: takes every SparkApplication of the watched namespaces through the operator's states.
 
-Imitates Spark operator 2.4, `internal/controller/sparkapplication/controller.go` and `submission.go`, its error texts
+Imitates Spark operator 2.5.2, `internal/controller/sparkapplication/controller.go` and `submission.go`, its error texts
 and events included. `sync` makes one step and writes it into the object's status; the write itself causes the next
 step.
 """

@@ -2,7 +2,7 @@
 
     KUBE_TOKEN=... python -m ingestion_devstack.kubernetes.server --port 6443 --data-dir DIR
 
-Imitates an API server of Kubernetes 1.32 with the Spark operator 2.4; each module names the sources it was read from.
+Imitates an API server of Kubernetes 1.32 with the Spark operator 2.5.2; each module names the sources it was read from.
 It serves what the product calls, the basic calls of the official Python client, and `kubectl get`, `describe`, `logs`,
 `delete` and `apply --dry-run=server`: version, discovery, sparkapplications (create, get, list, delete), pods (get,
 list, delete, log) and events (list). Refusals are `Status` objects. Each application runs as `spark-submit` in local

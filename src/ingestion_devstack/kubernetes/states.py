@@ -1,6 +1,6 @@
 """The operator's state machine as pure decisions: which state follows, and when.
 
-Imitates Spark operator 2.4, `internal/controller/sparkapplication/controller.go` and `pkg/util/sparkapplication.go`.
+Imitates Spark operator 2.5.2, `internal/controller/sparkapplication/controller.go` and `pkg/util/sparkapplication.go`.
 Applications cannot be changed or suspended here, so the states INVALIDATING, SUSPENDING, SUSPENDED and RESUMING do not
 occur; neither does UNKNOWN, as no node can be lost.
 """

@@ -1,6 +1,6 @@
 """From a SparkApplication to its driver pod: a `spark-submit` command line in local mode.
 
-Imitates Spark operator 2.4, `internal/controller/sparkapplication/submission.go`, and the pod that Spark 4 makes in
+Imitates Spark operator 2.5.2, `internal/controller/sparkapplication/submission.go`, and the pod that Spark 4 makes in
 cluster mode. The executors run inside the driver's process: `local[instances x cores, task failures]`. The pod holds
 references to secrets, never their values. Fields that a single machine cannot apply (volumes, node selectors, images,
 ...) are named in the pod's annotation and in the first line of the driver's log.

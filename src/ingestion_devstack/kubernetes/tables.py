@@ -1,6 +1,6 @@
 """The table of SparkApplications that `kubectl get` asks for. Pure except for the clock behind the column Age.
 
-Columns are those of the operator's CRD (Spark operator 2.4, `api/v1beta2/sparkapplication_types.go`, printcolumn
+Columns are those of the operator's CRD (Spark operator 2.5.2, `api/v1beta2/sparkapplication_types.go`, printcolumn
 markers). The form is Kubernetes 1.32's `meta.k8s.io/v1` Table. Other resources are answered without a table; kubectl
 then prints names and ages by itself.
 """
