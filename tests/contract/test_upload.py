@@ -78,9 +78,9 @@ def test_a_file_is_uploaded_under_its_name(
 def test_a_missing_bucket_has_a_hint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One error, before any file is read."""
     assert run_app(command, ["upload", str(folder), "s3://no-such-bucket-here"]) == ExitCode.UNEXPECTED
-    told = capsys.readouterr().err
-    assert "no-such-bucket-here" in told
-    assert "create the bucket" in told
+    shown = capsys.readouterr().err
+    assert "no-such-bucket-here" in shown
+    assert "create the bucket" in shown
 
 
 def test_wrong_credentials_have_a_hint(

@@ -139,12 +139,12 @@ def test_the_base_install_has_help_and_a_client(base: Environment) -> None:
     shown = base.ingest("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "serve" in shown.stdout
-    away = base.ingest("jobs", "--url", f"http://127.0.0.1:{free_port()}")
-    assert away.returncode == 7, away.stderr
+    unreachable = base.ingest("jobs", "--url", f"http://127.0.0.1:{free_port()}")
+    assert unreachable.returncode == 7, unreachable.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "shown"),
     [
         (["up"], "`make setup`"),
         (["demo"], "`make setup`"),
@@ -156,7 +156,7 @@ def test_the_base_install_has_help_and_a_client(base: Environment) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_missing_extra_is_one_error_with_the_command_to_run(
-    base: Environment, tmp_path: Path, arguments: list[str], told: str
+    base: Environment, tmp_path: Path, arguments: list[str], shown: str
 ) -> None:
     """Exit code 2, no traceback, on a base install."""
     request = tmp_path / "request.json"
@@ -165,7 +165,7 @@ def test_a_missing_extra_is_one_error_with_the_command_to_run(
         *(part.format(request=request) for part in arguments), env={"INGEST_STATE_URL": f"file://{tmp_path}/state"}
     )
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert shown in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

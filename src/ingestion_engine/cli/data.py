@@ -65,7 +65,7 @@ def search(
         write_json(found)
         return
     for name, hits in found["results"].items():
-        out.print(Text.assemble((name, "bold"), (f"  {len(hits)} of collection {collection}", "dim")))
+        out.print(Text.assemble((name, "bold"), (f"  {len(hits)} results from {collection}", "dim")))
         for hit in hits:
             _show_hit(hit)
     for name, error in found["errors"].items():

@@ -1,4 +1,4 @@
-"""What is in collections, and jobs about what is already there: look, verify, repair, remove."""
+"""Routes of collections, and jobs on existing collections: verify, repair, remove."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def world(tmp_path: Path) -> World:
 
 
 def write_table(world: World, states: dict[str, str]) -> None:
-    """Note objects in the table of ``notes``, with two chunks each."""
+    """Write objects with two chunks each to the object table of ``notes``."""
     rows = [
         TableRow(
             key, "e", 1, "2026-01-01T00:00:00Z", "o", RowState(state), None, None, False, "f", 2, "", "", 1, "j", "t"
@@ -59,7 +59,7 @@ async def test_a_collection_is_shown_whole(world: World, tmp_path: Path) -> None
 
 
 async def test_objects_come_by_key_in_every_state(world: World) -> None:
-    """Keys are in the order of their UTF-8 bytes; pages end where prefix and state end, without a last empty one."""
+    """Keys are ordered by their UTF-8 bytes; the last page is not empty."""
     make_collection(world)
     states = {
         key: "failed" if "f" in key else "present" for key in ("a", "a/1", "a/f", "a/é", "a/\uffff", "a/😀", "f", "z")
@@ -69,8 +69,8 @@ async def test_objects_come_by_key_in_every_state(world: World) -> None:
     async with world.serve() as plane:
         for prefix in ("", "a/", "a/f", "q"):
             for state in (None, "present", "failed"):
-                wanted = [k for k in ordered if k.startswith(prefix) and state in {None, states[k]}]
-                for limit in (1, 2, max(1, len(wanted)), 100):
+                expected = [k for k in ordered if k.startswith(prefix) and state in {None, states[k]}]
+                for limit in (1, 2, max(1, len(expected)), 100):
                     found: list[str] = []
                     pages = 0
                     params: dict[str, Any] = {"prefix": prefix, "limit": limit} | ({"state": state} if state else {})
@@ -80,30 +80,30 @@ async def test_objects_come_by_key_in_every_state(world: World) -> None:
                         found += [item["key"] for item in page["items"]]
                         params["cursor"] = page["next_cursor"]
                         pages += 1
-                    assert found == wanted
-                    assert pages == max(1, -(-len(wanted) // limit))
+                    assert found == expected
+                    assert pages == max(1, -(-len(expected) // limit))
         refused = await plane.client.get("/collections/notes/objects", params={"state": "removed"})
         assert refused.status_code == 422
 
 
 @pytest.mark.parametrize("mode", ["verify", "repair"])
 async def test_jobs_on_what_is_there_take_their_terms_from_the_collection(world: World, mode: str) -> None:
-    """Model, stores and chunking need not be repeated; what is named otherwise is refused; no collection is a 404."""
+    """Model, stores and chunking come from the collection; other values are refused; no collection is a 404."""
     async with world.serve() as plane:
         answer = await plane.client.post("/ray/jobs", json={**BODY, "mode": mode})
         assert (answer.status_code, answer.json()["code"]) == (404, "collection_not_found")
         make_collection(world, stores=(StoreName.QDRANT,), **{**TERMS, "model": "all-minilm"})
         job = await plane.job(await plane.submit(mode=mode))
-        asked = JobRequest.model_validate(job["request"])
-        assert (asked.stores, asked.embedding.model, asked.embedding.prefix) == (
+        request = JobRequest.model_validate(job["request"])
+        assert (request.stores, request.embedding.model, request.embedding.prefix) == (
             (StoreName.QDRANT,),
             "all-minilm",
             "doc: ",
         )
-        assert (asked.chunking, asked.embedding.query_prefix) == (TERMS["chunking"], "find: ")
+        assert (request.chunking, request.embedding.query_prefix) == (TERMS["chunking"], "find: ")
         await plane.look()
         spec = Ledger(world.state, job["job_id"]).read_spec()
-        assert (spec.request, spec.model) == (asked, "all-minilm")
+        assert (spec.request, spec.model) == (request, "all-minilm")
         for field, value in [
             ("source", {"bucket": "other"}),
             ("chunking", {"max_chars": 900}),
@@ -114,7 +114,7 @@ async def test_jobs_on_what_is_there_take_their_terms_from_the_collection(world:
 
 
 async def test_what_embeds_nothing_needs_no_model(world: World) -> None:
-    """A model or bucket that is gone refuses neither a comparison nor a removal; a repair may have to embed."""
+    """A missing model or bucket prevents neither a comparison nor a removal; a repair may have to embed."""
     make_collection(world, **{**TERMS, "model": "missing", "bucket": "gone"})
     async with world.serve() as plane:
         for mode, status in [("repair", 422), ("verify", 202)]:
@@ -125,7 +125,7 @@ async def test_what_embeds_nothing_needs_no_model(world: World) -> None:
 
 
 async def test_objects_are_removed_by_a_job(world: World) -> None:
-    """202 with a job of mode delete on the collection's own terms; the same idempotency key makes one job."""
+    """202 with a job of mode delete and the contract of the collection; the same idempotency key creates one job."""
     make_collection(world, **TERMS)
     async with world.serve() as plane:
         once = {"Idempotency-Key": "once"}
@@ -138,9 +138,9 @@ async def test_objects_are_removed_by_a_job(world: World) -> None:
         job = await plane.job(answers[0].json()["job_id"])
         assert answers[0].headers["location"] == f"/jobs/{job['job_id']}"
         assert (job["mode"], job["engine"], job["collection"]) == ("delete", "ray", "notes")
-        asked = JobRequest.model_validate(job["request"])
-        assert (asked.source.bucket, asked.source.prefix) == ("docs", "2023/")
-        assert (asked.embedding.model, asked.chunking) == ("bge", TERMS["chunking"])
+        request = JobRequest.model_validate(job["request"])
+        assert (request.source.bucket, request.source.prefix) == ("docs", "2023/")
+        assert (request.embedding.model, request.chunking) == ("bge", TERMS["chunking"])
         everything = await plane.client.delete("/collections/notes/objects", params={"prefix": "", "all": "true"})
         assert everything.status_code == 202
 
@@ -161,7 +161,7 @@ async def test_objects_are_removed_by_a_job(world: World) -> None:
 async def test_a_removal_that_cannot_be_made_says_why(
     world: World, tmp_path: Path, collection: str, params: dict[str, str], status: int, code: str
 ) -> None:
-    """Nothing is removed by a forgotten prefix, of other people's collections, or from an unknown bucket."""
+    """A missing prefix, a collection of another key and an unknown bucket are refused."""
     make_collection(world, **TERMS)
     make_collection(world, "old")
     make_collection(world, "foreign", bucket="theirs")
@@ -175,7 +175,7 @@ async def test_a_removal_that_cannot_be_made_says_why(
 
 @pytest.mark.parametrize("path", ["/ray/jobs", "/spark/jobs", "/spark/manifest"])
 async def test_a_removal_is_not_posted(world: World, path: str) -> None:
-    """The refusal names the route that does it."""
+    """The hint names the route to use."""
     make_collection(world, **TERMS)
     async with world.serve() as plane:
         answer = await plane.client.post(path, json={**BODY, "mode": "delete"})
@@ -188,7 +188,7 @@ async def test_a_removal_is_not_posted(world: World, path: str) -> None:
 
 
 async def test_differences_are_among_the_failures(world: World) -> None:
-    """Each differing object with the points by store and kind."""
+    """Each differing object has the number of points by store and kind."""
     make_collection(world, **TERMS)
     item = {"key": "a", "code": "points_differ", "reason": "r", "differences": {"qdrant": {"missing": 2, "payload": 1}}}
     async with world.serve() as plane:
@@ -199,7 +199,7 @@ async def test_differences_are_among_the_failures(world: World) -> None:
 
 
 async def test_searches_are_narrowed_in_every_store(world: World) -> None:
-    """Key prefix, media type and metadata together, byte for byte; only what fits all of them is found."""
+    """Key prefix, media type and metadata must all match, byte for byte."""
     make_collection(world)
     for store in (world.qdrant, world.weaviate):
         for number, point in enumerate(store.collections["notes"].values()):

@@ -37,7 +37,7 @@ async def test_a_submission_is_answered_with_202_and_a_location(world: World) ->
 
 @pytest.mark.parametrize("name", JOB_EXAMPLES)
 async def test_every_documented_example_is_accepted(world: World, name: str) -> None:
-    """What the OpenAPI page shows can be sent as it is."""
+    """Every example of the OpenAPI document is accepted unchanged."""
     if name == "verify":
         create_contract(world.state, make_contract("handbook"))
     async with world.serve() as plane:
@@ -75,14 +75,14 @@ async def test_a_malformed_request_names_the_field(world: World, change: dict[st
 
 
 async def test_all_faults_of_a_request_are_listed_at_once(world: World) -> None:
-    """A client mends its request in one go."""
+    """One response lists all errors of a request."""
     async with world.serve() as plane:
         problem = (await plane.client.post("/ray/jobs", json={"parallelism": 0, "x": 1})).json()
         assert {error["pointer"] for error in problem["errors"]} == {"/source", "/collection", "/parallelism", "/x"}
 
 
 async def test_a_body_that_is_not_json_says_where(world: World) -> None:
-    """The position of the fault is in the answer."""
+    """The error contains the position in the body."""
     async with world.serve() as plane:
         headers = {"content-type": "application/json"}
         answer = await plane.client.post("/ray/jobs", content=b'{"source": ', headers=headers)
@@ -91,7 +91,7 @@ async def test_a_body_that_is_not_json_says_where(world: World) -> None:
 
 
 async def test_a_body_declared_as_a_form_is_told_so(world: World) -> None:
-    """What curl sends when nobody says otherwise."""
+    """The default content type of curl is refused with the header to send."""
     async with world.serve() as plane:
         headers = {"content-type": "application/x-www-form-urlencoded"}
         answer = await plane.client.post("/ray/jobs", content=orjson.dumps(BODY), headers=headers)
@@ -100,7 +100,7 @@ async def test_a_body_declared_as_a_form_is_told_so(world: World) -> None:
 
 
 async def test_an_unknown_bucket_is_refused(world: World) -> None:
-    """The system's no is the caller's answer, naming the field and what to do."""
+    """The refusal of another system is returned with the field and a hint."""
     async with world.serve() as plane:
         answer = await plane.client.post("/ray/jobs", json={**BODY, "source": {"bucket": "nowhere"}})
         problem = answer.json()
@@ -109,7 +109,7 @@ async def test_an_unknown_bucket_is_refused(world: World) -> None:
 
 
 async def test_a_model_that_ollama_does_not_have_is_refused(world: World) -> None:
-    """The hint says how to get it."""
+    """The hint has the command that installs it."""
     async with world.serve() as plane:
         answer = await plane.client.post("/ray/jobs", json={**BODY, "embedding": {"model": "missing"}})
         problem = answer.json()
@@ -118,7 +118,7 @@ async def test_a_model_that_ollama_does_not_have_is_refused(world: World) -> Non
 
 
 async def test_several_systems_refusals_come_together(world: World) -> None:
-    """Bucket and model are asked at once and both are in the answer."""
+    """Bucket and model are checked concurrently, and both are in the response."""
     async with world.serve() as plane:
         body = {**BODY, "source": {"bucket": "nowhere"}, "embedding": {"model": "missing"}}
         problem = (await plane.client.post("/ray/jobs", json=body)).json()
@@ -126,7 +126,7 @@ async def test_several_systems_refusals_come_together(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "asked", "field", "values"),
+    ("made", "requested", "field", "values"),
     [
         ({"model": "other"}, {}, "embedding.model", ("other", "all-minilm")),
         ({"model_digest": "sha256:old"}, {}, "embedding.model", ("sha256:old", "sha256:hash")),
@@ -136,19 +136,19 @@ async def test_several_systems_refusals_come_together(world: World) -> None:
     ],
 )
 async def test_a_request_that_differs_from_its_collection_is_refused(
-    world: World, made: dict[str, object], asked: dict[str, object], field: str, values: tuple[str, str]
+    world: World, made: dict[str, object], requested: dict[str, object], field: str, values: tuple[str, str]
 ) -> None:
     """409, naming the field and both values."""
     create_contract(world.state, make_contract(**made))
     async with world.serve() as plane:
-        answer = await plane.client.post("/ray/jobs", json={**BODY, **asked})
+        answer = await plane.client.post("/ray/jobs", json={**BODY, **requested})
         problem = answer.json()
         assert (answer.status_code, problem["code"], problem["field"]) == (409, "contract_mismatch", field)
         assert all(value in problem["detail"] for value in values)
 
 
 async def test_a_name_that_differs_in_case_only_is_refused(world: World) -> None:
-    """Weaviate would take both names for one."""
+    """Weaviate does not distinguish the two names."""
     create_contract(world.state, make_contract("Notes"))
     async with world.serve() as plane:
         answer = await plane.client.post("/ray/jobs", json=BODY)
@@ -158,7 +158,7 @@ async def test_a_name_that_differs_in_case_only_is_refused(world: World) -> None
 
 
 async def test_what_is_not_configured_is_refused(world: World) -> None:
-    """An engine or store without settings answers with the variable to set."""
+    """The error for a system without settings names the variable to set."""
     async with world.serve(world.parts(stores={StoreName.QDRANT: world.qdrant})) as plane:
         answer = await plane.client.post("/ray/jobs", json=BODY)
         assert (answer.status_code, answer.json()["code"]) == (422, "store_not_configured")
@@ -170,7 +170,7 @@ async def test_what_is_not_configured_is_refused(world: World) -> None:
 
 
 async def test_systems_that_are_away_do_not_refuse_a_job(world: World) -> None:
-    """The driver will ask them again; the submission is accepted."""
+    """The submission is accepted; the driver checks the systems again."""
 
     async def describe(_model: str) -> None:
         raise TransientError("embedder_unavailable", "no answer")
@@ -181,11 +181,11 @@ async def test_systems_that_are_away_do_not_refuse_a_job(world: World) -> None:
 
 
 async def test_a_system_that_hangs_delays_one_submission_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job is accepted when the checks have used up their time; the next ones leave that system alone."""
-    asked = []
+    """The job is accepted when the time for checks is over; the next checks skip that system."""
+    described = []
 
     async def describe(model: str) -> None:
-        asked.append(model)
+        described.append(model)
         await asyncio.Event().wait()
 
     monkeypatch.setattr(preflight, "TIME_LIMIT_S", 0.05)
@@ -193,11 +193,11 @@ async def test_a_system_that_hangs_delays_one_submission_only(world: World, monk
     async with world.serve() as plane:
         for _ in range(2):
             assert (await plane.client.post("/ray/jobs", json=BODY)).status_code == 202
-        assert asked == ["all-minilm"]
+        assert described == ["all-minilm"]
 
 
 async def test_a_submission_does_not_wait_for_its_engine(world: World) -> None:
-    """202 while every call of the engine hangs; the dispatcher is the one that waits."""
+    """202 while every call of the engine hangs: only the dispatcher waits."""
     submitting = asyncio.Event()
 
     async def hang(*_: object) -> None:
@@ -214,7 +214,7 @@ async def test_a_submission_does_not_wait_for_its_engine(world: World) -> None:
 
 
 async def test_the_same_idempotency_key_returns_the_first_job(world: World) -> None:
-    """Also when sent at the same moment; another body under the key is refused."""
+    """Also for concurrent requests; a different body with the same key is refused."""
     async with world.serve() as plane:
         headers = {"Idempotency-Key": "k-1"}
         answers = await asyncio.gather(*(plane.client.post("/ray/jobs", json=BODY, headers=headers) for _ in range(5)))
@@ -228,7 +228,7 @@ async def test_the_same_idempotency_key_returns_the_first_job(world: World) -> N
 
 
 async def test_lists_are_paged_without_gaps(world: World) -> None:
-    """Newest first; jobs that arrive meanwhile neither repeat nor hide others; filters hold."""
+    """Newest first; jobs that arrive in between neither repeat nor hide others; filters apply."""
     async with world.serve() as plane:
         made = [await plane.submit(collection=f"c{number}") for number in range(7)]
         first = (await plane.client.get("/jobs", params={"limit": 3})).json()
@@ -259,7 +259,7 @@ async def test_lists_are_paged_without_gaps(world: World) -> None:
     ],
 )
 async def test_every_error_is_a_problem(world: World, path: str, status: int, code: str) -> None:
-    """Also those that no route has made."""
+    """Errors of routing are problems too."""
     async with world.serve() as plane:
         answer = await plane.client.get(path)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
@@ -269,7 +269,7 @@ async def test_every_error_is_a_problem(world: World, path: str, status: int, co
 
 
 async def test_the_unexpected_is_a_problem_without_a_traceback(world: World) -> None:
-    """The answer names the request; the log has the rest."""
+    """The response has the id of the request; the log has the reason."""
 
     def explode(_bucket: str) -> None:
         raise RuntimeError("secret detail")
@@ -312,7 +312,7 @@ async def test_failures_are_paged_and_logs_are_text(world: World) -> None:
 
 
 async def test_retry_makes_a_job_for_exactly_the_failed_objects(world: World) -> None:
-    """The keys go into the state store, their path into the spec; there must be failures, and an end."""
+    """The keys are written to the state store, their path to the spec; jobs without failures or end are refused."""
     async with world.serve() as plane:
         job_id = await plane.submit(metadata={"team": "docs"})
         await plane.look()
@@ -340,7 +340,7 @@ async def test_retry_makes_a_job_for_exactly_the_failed_objects(world: World) ->
 
 
 async def test_events_end_with_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First the job as it is, then every change, then the end of the stream."""
+    """The stream has the current job, then every change, and ends with the job."""
     monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
     async with world.serve() as plane:
         job_id = await plane.submit()

@@ -44,7 +44,7 @@ async def test_a_search_asks_every_store(world: World) -> None:
 
 
 async def test_a_store_that_is_away_does_not_silence_the_other(world: World) -> None:
-    """Its error stands beside the other's hits; 503 only when all are away."""
+    """Its error is returned with the results of the other; 503 only when all stores are unavailable."""
     make_collection(world)
 
     async def away(*_: Any, **__: Any) -> None:
@@ -143,7 +143,7 @@ async def test_collections_show_contract_counts_and_objects(world: World) -> Non
 
 
 async def test_readiness_names_every_dependency(world: World) -> None:
-    """What can wait degrades; what jobs cannot be taken without makes it 503."""
+    """503 only for systems without which no job can be accepted; others make it degraded."""
     async with world.serve() as plane:
         answer = await plane.client.get("/readyz")
         found = answer.json()
@@ -171,7 +171,7 @@ async def test_readiness_names_every_dependency(world: World) -> None:
 
 
 async def test_metrics_count_jobs_and_requests_by_route(world: World) -> None:
-    """Ids make no new series."""
+    """Ids create no new series."""
     async with world.serve() as plane:
         job_id = await plane.submit()
         await plane.job(job_id)
@@ -182,7 +182,7 @@ async def test_metrics_count_jobs_and_requests_by_route(world: World) -> None:
 
 
 async def test_the_documentation_has_examples_and_problems(world: World) -> None:
-    """Every route may answer with a problem; submissions and searches have examples."""
+    """Every route can return a problem; submissions and searches have examples."""
     async with world.serve() as plane:
         document = (await plane.client.get("/openapi.json")).json()
         for path in ("/ray/jobs", "/spark/jobs", "/search"):
@@ -215,7 +215,7 @@ async def test_the_documentation_has_examples_and_problems(world: World) -> None
 
 
 async def test_the_page_escapes_and_needs_nothing_from_elsewhere(world: World) -> None:
-    """Its policy forbids scripts and foreign assets; the newest job is on it."""
+    """Its policy forbids scripts and external resources; it lists the newest job."""
     async with world.serve() as plane:
         assert "No job yet" in (await plane.client.get("/")).text
         job_id = await plane.submit()
@@ -225,7 +225,7 @@ async def test_the_page_escapes_and_needs_nothing_from_elsewhere(world: World) -
 
 
 async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path: Path) -> None:
-    """A restricted key sees its own jobs and its own collections; others do not exist for it."""
+    """A restricted key sees only its own jobs and collections; for others it receives 404."""
     make_collection(world, "secret")
     make_collection(world, "team_notes")
     keys = write_keys(tmp_path, {"name": "admin"}, {"name": "team", "buckets": ["docs"], "collections": ["team_*"]})
@@ -258,7 +258,7 @@ async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path
 
 
 async def test_without_a_key_health_is_bare_and_the_page_shows_no_jobs(world: World, tmp_path: Path) -> None:
-    """Probes need no key; what is told to strangers holds no addresses and no names."""
+    """Probes require no key; without one, the response has no addresses and no versions."""
     keys = write_keys(tmp_path, {"name": "admin"})
     world.engine.away = unreachable()
     async with world.serve(api={"keys_file": keys}) as plane:
@@ -270,7 +270,7 @@ async def test_without_a_key_health_is_bare_and_the_page_shows_no_jobs(world: Wo
 
 
 async def test_changed_keys_count_without_a_restart(world: World, tmp_path: Path) -> None:
-    """A broken file leaves the old keys in force."""
+    """An invalid file leaves the keys unchanged."""
     keys = write_keys(tmp_path, {"name": "admin"})
     async with world.serve(api={"keys_file": keys}) as plane:
         write_keys(tmp_path, {"name": "admin"}, {"name": "second"})
@@ -281,7 +281,7 @@ async def test_changed_keys_count_without_a_restart(world: World, tmp_path: Path
 
 @pytest.mark.parametrize("text", ["{}", '[{"name": "a"}]', '[{"name": "a", "key_sha256": "xyz"}]', "nonsense"])
 def test_a_broken_keys_file_stops_the_service(world: World, tmp_path: Path, text: str) -> None:
-    """The message names the setting; the service must not start open to all."""
+    """The message names the setting; the service does not start without authentication."""
     path = tmp_path / "keys.json"
     path.write_text(text)
     with pytest.raises(SettingsError, match="INGEST_API__KEYS_FILE"):
@@ -289,7 +289,7 @@ def test_a_broken_keys_file_stops_the_service(world: World, tmp_path: Path, text
 
 
 async def test_event_streams_send_events_over_http(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State first, then progress, each with the whole job; the stream ends with the job."""
+    """Events ``state`` and ``progress`` contain the whole job; the stream ends with the job."""
     monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
     async with world.serve() as plane:
         job_id = await plane.submit()

@@ -1,4 +1,4 @@
-"""The client and the command, against a real server process-wide: a service with working doubles on a loopback port."""
+"""The client and the command, against a service with working doubles on a loopback port."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY = "a-key-of-this-test"
 
 @dataclass
 class Running:
-    """A service on a port, whose jobs end as soon as they are submitted, as ``outcome`` says."""
+    """A service on a port; its jobs end with ``outcome`` as soon as they are submitted."""
 
     world: World
     url: str = ""
@@ -92,19 +92,19 @@ def run(*arguments: str) -> int:
 def test_watching_ends_with_the_jobs_exit_code(
     service: Running, capsys: pytest.CaptureFixture[str], state: str, code: ExitCode
 ) -> None:
-    """Scripts learn from the exit code how a job ended; piped output has no control characters."""
+    """The exit code reports the final state; piped output has no control characters."""
     service.outcome = {"state": state}
     assert run("submit", "s3://docs/a/", "-c", "notes", "--watch") == code
-    told = capsys.readouterr().out
-    assert state in told
-    assert "\x1b" not in told
-    job_id = told.split()[0]
+    shown = capsys.readouterr().out
+    assert state in shown
+    assert "\x1b" not in shown
+    job_id = shown.split()[0]
     assert run("show", job_id) == code
     assert run("watch", job_id) == code
 
 
 def test_json_is_one_value_per_line(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command can be read by a program."""
+    """``--json`` prints one JSON value per line."""
     assert run("submit", "s3://docs/", "-c", "notes", "--watch", "--json") == 0
     lines = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["state"] == "queued"
@@ -117,7 +117,7 @@ def test_json_is_one_value_per_line(service: Running, capsys: pytest.CaptureFixt
 
 
 def test_every_flag_reaches_the_request(service: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Flags win over the file; what neither names keeps the service's default."""
+    """Flags override the file; other fields keep the default of the service."""
     file = tmp_path / "request.json"
     file.write_bytes(orjson.dumps({**BODY, "parallelism": 7, "source": {"bucket": "docs", "prefix": "old/"}}))
     flags = "--alias live --prefix new/ --include *.md --exclude a* --exclude b* --store qdrant --mode full"
@@ -149,10 +149,10 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
 def test_a_refusal_names_what_is_wrong(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 5, a sentence and a hint on standard error, nothing on standard output."""
     assert run("submit", "s3://nowhere/", "-c", "notes") == ExitCode.REFUSED
-    told = capsys.readouterr()
-    assert "bucket_not_found" in told.err
-    assert "hint" in told.err
-    assert told.out == ""
+    shown = capsys.readouterr()
+    assert "bucket_not_found" in shown.err
+    assert "hint" in shown.err
+    assert shown.out == ""
     assert run("submit", "-c", "notes", "-p", "0") == ExitCode.REFUSED
     assert "/parallelism" in capsys.readouterr().err
 
@@ -165,7 +165,7 @@ def test_a_service_that_is_not_there_has_its_own_exit_code(capsys: pytest.Captur
 
 @pytest.fixture
 def unused_url() -> str:
-    """An address where nobody listens: a port that was free a moment ago."""
+    """Return the URL of a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -175,7 +175,7 @@ def unused_url() -> str:
     [["nonsense"], ["submit", "--nope"], ["show"], ["submit", "--file", "/does/not/exist"], ["jobs", "-n", "x"]],
 )
 def test_a_wrong_command_line_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Told on standard error."""
+    """The error is printed on standard error."""
     assert run(*arguments) == ExitCode.USAGE
     assert capsys.readouterr().err
 
@@ -187,7 +187,7 @@ def test_a_wrong_key_is_refused(service: Running, monkeypatch: pytest.MonkeyPatc
 
 
 def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands around a job's trouble."""
+    """The commands for jobs with failures."""
     service.outcome = {"state": "partially_succeeded"}
     with IngestClient(service.url, KEY) as client:
         job_id = client.submit(BODY)["job_id"]
@@ -198,8 +198,8 @@ def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.Capture
         ledger.write_log(1, "said the driver\n")
         assert [item["key"] for item in client.iter_failures(job_id)] == ["k\x1b0", "k\x1b1", "k\x1b2"]
     assert run("failures", job_id) == 0
-    told = capsys.readouterr().out
-    assert "parse_failed\tk\\x1b0\tbroken" in told
+    shown = capsys.readouterr().out
+    assert "parse_failed\tk\\x1b0\tbroken" in shown
     assert run("logs", job_id) == 0
     assert capsys.readouterr().out == "said the driver\n"
     assert run("retry", job_id, "--json") == 0
@@ -248,7 +248,7 @@ def test_searching_before_a_job_has_ended_names_the_command_to_wait(
 
 
 def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """``--key-prefix``."""
+    """``--key-prefix`` restricts the results to keys with the prefix."""
     make_collection(service.world)
     assert run("search", "notes", "cats", "--key-prefix", "1", "--json") == 0
     found = orjson.loads(capsys.readouterr().out)
@@ -259,8 +259,8 @@ def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("mode", ["verify", "repair"])
-def test_what_is_there_is_compared_and_mended(service: Running, capsys: pytest.CaptureFixture[str], mode: str) -> None:
-    """Nothing but the collection is named; differences are exit code 1, for whoever looks at the job."""
+def test_collections_are_compared_and_repaired(service: Running, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    """Only the collection is named; differences are exit code 1, for every command that shows the job."""
     make_collection(service.world, bucket="docs", chunking=Chunking(max_chars=300, overlap_chars=10))
     assert run(mode, "notes", "--prefix", "a/", "--watch", "--json") == 0
     done = orjson.loads(capsys.readouterr().out.splitlines()[-1])
@@ -274,29 +274,29 @@ def test_what_is_there_is_compared_and_mended(service: Running, capsys: pytest.C
     }
     service.outcome = {"state": "failed", "error": error, "counts": {"listed": 2, "verified": 2, "different": 1}}
     assert run(mode, "notes", "--watch") == 1
-    told = capsys.readouterr()
-    job_id = told.out.split()[0]
-    assert "different 1" in told.out
-    assert f"ingest failures {job_id}" in told.out
-    assert "differences_found" in told.err
+    shown = capsys.readouterr()
+    job_id = shown.out.split()[0]
+    assert "different 1" in shown.out
+    assert f"ingest failures {job_id}" in shown.out
+    assert "differences_found" in shown.err
     assert run("show", job_id) == run("watch", job_id) == 1
     assert run("collections", "notes") == 0
     assert f"{job_id} ({mode}, failed" in capsys.readouterr().out
     assert run(mode, "none") == ExitCode.REFUSED
 
 
-def test_objects_are_removed_after_a_question(
+def test_objects_are_removed_after_a_confirmation(
     service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``--yes`` answers it; "no" removes nothing; an empty prefix needs ``--all``."""
+    """``--yes`` skips it; "no" removes nothing; an empty prefix requires ``--all``."""
     make_collection(service.world, bucket="docs")
     for answer, made in ((b"n\n", False), (b"y\n", True)):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(answer)))
         code = run("delete-objects", "notes", "--prefix", "2023/", "--json")
-        told = capsys.readouterr()
-        assert "'2023/'" in told.err
+        shown = capsys.readouterr()
+        assert "'2023/'" in shown.err
         assert (code == 0) is made
-        assert bool(told.out.strip()) is made
+        assert bool(shown.out.strip()) is made
     assert run("delete-objects", "notes", "--prefix", "", "--yes") == ExitCode.REFUSED
     assert run("delete-objects", "notes", "--prefix", "", "--yes", "--all", "--watch") == 0
     with IngestClient(service.url, KEY) as client:
@@ -304,10 +304,8 @@ def test_objects_are_removed_after_a_question(
     assert [(job["mode"], job["request"]["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
 
 
-def test_a_collection_that_does_not_know_its_bucket_says_what_to_do(
-    service: Running, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is a matter of the command line: another command names the bucket."""
+def test_a_collection_without_a_bucket_has_a_hint(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 with a command that takes the bucket."""
     make_collection(service.world)
     assert run("verify", "notes") == ExitCode.USAGE
     assert "ingest submit" in capsys.readouterr().err
@@ -316,13 +314,13 @@ def test_a_collection_that_does_not_know_its_bucket_says_what_to_do(
 def test_a_request_can_come_from_standard_input(
     service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``--file -``."""
+    """``--file -`` reads the request from standard input."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(orjson.dumps(BODY))))
     assert run("submit", "--file", "-") == 0
     assert capsys.readouterr().out.startswith("job-")
 
 
-def test_the_client_raises_what_the_service_said(service: Running) -> None:
+def test_the_client_raises_the_problem_of_the_service(service: Running) -> None:
     """Code, field and hint are attributes."""
     with IngestClient(service.url, KEY) as client:
         with pytest.raises(ApiError) as caught:
@@ -334,13 +332,13 @@ def test_the_client_raises_what_the_service_said(service: Running) -> None:
 
 
 def test_a_url_that_is_none_is_unreachable() -> None:
-    """Not a traceback from a library."""
+    """An invalid URL is not a traceback of a library."""
     with pytest.raises(ApiUnreachable), IngestClient("http://[bad") as client:
         client.list_jobs()
 
 
 def test_flags_do_not_disturb_a_file() -> None:
-    """What was not given stays."""
+    """Flags that were not used leave the file unchanged."""
     request = {"source": {"bucket": "a", "prefix": "p"}, "collection": "c"}
     given = {"source.bucket": "b", "source.prefix": None, "stores": [], "chunking.max_chars": 5}
     assert merge_request(request, given) == {
