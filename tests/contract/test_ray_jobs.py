@@ -171,10 +171,10 @@ async def test_a_bad_request_is_refused_for_good(head: Imitation, client: RayJob
     with pytest.raises(SubmissionError) as caught:
         await client.submit("job-a-01", "true", runtime_env={}, metadata={"n": 1})  # type: ignore[dict-item]
     assert caught.value.code == "engine_refused"
-    assert caught.value.message == "Ray refuses the job: TypeError: metadata values must be strings"
+    assert caught.value.message == "Ray rejected the submission: TypeError: metadata values must be strings"
 
 
-@pytest.mark.parametrize(("token", "said"), [(None, "wants a token"), ("wrong", "refuses our token")])
+@pytest.mark.parametrize(("token", "said"), [(None, "requires a token"), ("wrong", "rejected the token")])
 async def test_access_denied_says_what_to_set(head: Imitation, token: str | None, said: str) -> None:
     """Jobs wait for an operator instead of failing."""
     client = RayJobsClient("http://head:8265", token, transport=head)
@@ -188,10 +188,10 @@ async def test_access_denied_says_what_to_set(head: Imitation, token: str | None
 async def test_another_servers_404_is_no_answer(head: Imitation, client: RayJobsClient) -> None:
     """An attempt must not be thought lost because the address is wrong."""
     head.before = lambda _request: httpx.Response(404, text="<html>nginx</html>")
-    with pytest.raises(TransientError, match="not a Ray dashboard"):
+    with pytest.raises(TransientError, match="does not point to a Ray dashboard"):
         await client.get_job("job-a-01")
     head.before = lambda _request: httpx.Response(200, text="<html>hello</html>")
-    with pytest.raises(TransientError, match="not a Ray dashboard"):
+    with pytest.raises(TransientError, match="does not point to a Ray dashboard"):
         await client.get_job("job-a-01")
     assert await _unknown(client, head)
 
@@ -369,6 +369,6 @@ async def test_a_real_cluster_has_a_version_and_guards_it(real_ray: RayJobsClien
         return
     assert settings.ray.address is not None
     stranger = RayJobsClient(settings.ray.address, "wrong")
-    with pytest.raises(TransientError, match="refuses our token"):
+    with pytest.raises(TransientError, match="rejected the token"):
         await stranger.get_version()
     await stranger.close()

@@ -169,11 +169,11 @@ def driver_shot(platform: Platform, job_id: str) -> Iterator[None]:
 
 AWAY: Mapping[str, tuple[dict[str, Any] | None, str]] = {
     "refused": (None, "cannot be reached"),
-    "unauthorized": ({"status": 401}, "does not accept our credentials"),
+    "unauthorized": ({"status": 401}, "rejected the credentials"),
     "forbidden": ({"status": 403}, "forbidden"),
-    "busy": ({"status": 429}, "slow down"),
+    "busy": ({"status": 429}, "limits the rate"),
     "failing": ({"status": 500}, "HTTP 500"),
-    "hanging": ({"delay_s": 20, "method": "POST"}, "does not answer in time"),
+    "hanging": ({"delay_s": 20, "method": "POST"}, "did not respond in time"),
 }
 
 
@@ -202,7 +202,7 @@ def test_a_job_waits_for_kubernetes(platform: Platform, away: str) -> None:
     assert time.monotonic() - started < 2
     job = platform.wait_until(job_id, lambda job: reason in (job["note"] or ""))
     assert job["state"] == "queued"
-    assert "attempt 1 to submit failed, the next follows" in job["note"]
+    assert "Submission 1 failed; the next one follows" in job["note"]
     sees_all = fault is None or "method" not in fault
     assert platform.http.get("/readyz").json()["dependencies"]["spark"]["ok"] is not sees_all
     if fault is None:

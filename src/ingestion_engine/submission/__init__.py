@@ -1,1 +1,1 @@
-"""Thin typed clients of Ray Jobs and Kubernetes. What does not belong: decisions."""
+"""Thin typed clients of the Ray Jobs API and of Kubernetes. What does not belong: decisions."""

@@ -330,7 +330,7 @@ class TestAway:
         released.set()
         assert {type(answer) for answer in answers} == {TransientError}
         assert {answer.message for answer in answers if isinstance(answer, TransientError)} == {
-            "Kubernetes does not answer in time"
+            "Kubernetes did not respond in time."
         }
 
     @pytest.mark.parametrize("content", [None, "{}", "clusters: [", "just text"])

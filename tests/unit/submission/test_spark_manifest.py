@@ -210,7 +210,7 @@ def test_missing_settings_are_named(missing: str) -> None:
     with pytest.raises(SubmissionError) as raised:
         build(**{missing: None})
     assert raised.value.code == "engine_not_configured"
-    assert raised.value.hint == f"set INGEST_SPARK__{missing.upper()}"
+    assert raised.value.hint == f"Set INGEST_SPARK__{missing.upper()} on the service."
 
 
 @pytest.mark.parametrize(

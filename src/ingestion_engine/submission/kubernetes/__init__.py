@@ -1,1 +1,1 @@
-"""SparkApplications on Kubernetes: manifest and typed client. What does not belong: decisions."""
+"""SparkApplications on Kubernetes: the manifest and a typed client. What does not belong: decisions."""

@@ -1,12 +1,11 @@
-"""A typed client of what Spark jobs need of the Kubernetes API: SparkApplications, the driver's log, the version.
+"""A typed client of the parts of the Kubernetes API that Spark jobs need: SparkApplications, driver log, version.
 
-The official client blocks, so it runs in a few threads of its own: a cluster that does not answer holds up neither
-the event loop nor the threads that others use. What it corrects for:
+The official client blocks, so it runs in a few threads of its own: a cluster that does not respond blocks neither the
+event loop nor other threads. Behaviour of the official client and of Kubernetes that it handles:
 
-- The client retries a refused connection three times by itself; here nothing is retried, the service's dispatcher
-  does that.
-- Time-outs hold per socket operation; a server that sends a byte now and then is given up after ``TOTAL_TIMEOUT_S``.
-- A container that has not started yet answers a request for its log with 400.
+- The client retries a refused connection three times. Here retries are off; the dispatcher of the service retries.
+- Its time-outs apply per socket operation; ``TOTAL_TIMEOUT_S`` also limits a server that sends a byte now and then.
+- The log of a container that has not started yet gives 400.
 """
 
 from __future__ import annotations
@@ -36,48 +35,48 @@ from ingestion_engine.submission.kubernetes.spark_manifest import DRIVER_CONTAIN
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 10.0
 TOTAL_TIMEOUT_S: Final = 15.0
-"""Time for one request with everything around it; a healthy API server answers in tens of milliseconds."""
+"""Time limit of one request as a whole; a healthy API server responds in tens of milliseconds."""
 
 THREADS: Final = 4
-"""Requests at once; a look at a job is one, so this bounds what an away cluster can hold up."""
+"""Maximum number of concurrent requests; limits the threads that an unavailable cluster can block."""
 
 LOG_TAIL_LINES: Final = 20_000
 LOG_TAIL_BYTES: Final = 1024 * 1024
-"""At most so much of the end of a driver's log is kept in memory."""
+"""Maximum size of the end of a driver's log that is kept in memory."""
 
 GROUP: Final = "sparkoperator.k8s.io"
 VERSION: Final = "v1beta2"
 PLURAL: Final = "sparkapplications"
 
 _UNUSABLE: Final = (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError)
-"""What the official client raises for a kubeconfig that is missing, malformed or something else altogether."""
+"""Exceptions of the official client for a kubeconfig that is missing, malformed or no kubeconfig."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class SparkApplication:
-    """What Kubernetes holds of one application."""
+    """One SparkApplication in Kubernetes."""
 
     name: str
     labels: Mapping[str, str]
     arguments: tuple[str, ...]
     state: str
-    """The operator's word; empty until it has looked at the application."""
+    """State as the operator names it; empty until it has processed the application."""
     error_message: str
     created_at: datetime | None
     deleting: bool
-    """Deleted, but its driver is still being stopped."""
+    """True when it was deleted but its driver is still being stopped."""
     driver_pod: str
 
 
 class KubernetesApi:
-    """Requests about one namespace of one cluster. All raise ``TransientError`` while it is away or refuses us.
+    """Client of one namespace of one cluster. All methods raise ``TransientError`` while it is unavailable.
 
     Args:
-        namespace: Where the applications are.
-        kubeconfig: None means the pod's own account, else the default kubeconfig.
-        context: Of the kubeconfig; None means its current one.
+        namespace: Namespace of the applications.
+        kubeconfig: Path of a kubeconfig; None means the service account of the pod, or else the default kubeconfig.
+        context: Context of the kubeconfig; None means the current one.
     """
 
     def __init__(self, namespace: str, *, kubeconfig: Path | None = None, context: str | None = None) -> None:
@@ -88,12 +87,12 @@ class KubernetesApi:
         self._client: ApiClient | None = None
 
     async def close(self) -> None:
-        """Release connections and threads; what is under way is left to its time-outs."""
+        """Release connections and threads; pending requests end by their time-outs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._forget_client()
 
     async def get_version(self) -> str:
-        """Return the API server's version, like ``v1.31.2``."""
+        """Return the version of the API server, for example ``v1.31.2``."""
         try:
             info = await self._call(lambda client, kept: VersionApi(client).get_code(**kept))
         except Answer as answer:
@@ -101,11 +100,12 @@ class KubernetesApi:
         return str(info.git_version)
 
     async def create_application(self, manifest: dict[str, Any]) -> SparkApplication | None:
-        """Create an application; None when one of that name exists already. One request.
+        """Create an application and return it; None when the name exists already. One request.
 
         Raises:
-            SubmissionError: "engine_refused": schema or webhook refuses the manifest for good.
-            TransientError: not created, as far as known; ``context["maybe_started"]`` is True when that is uncertain.
+            SubmissionError: "engine_refused": schema or webhook reject the manifest permanently.
+            TransientError: not created, as far as is known; ``context["maybe_started"]`` is True when that is
+                uncertain.
         """
 
         def create(client: ApiClient, kept: dict[str, Any]) -> Any:
@@ -120,12 +120,12 @@ class KubernetesApi:
                 return None
             if answer.status in {400, 422} or answer.is_denied:
                 raise SubmissionError(
-                    "engine_refused", f"Kubernetes refuses the SparkApplication: {answer.message}"
+                    "engine_refused", f"Kubernetes rejected the SparkApplication: {answer.message}"
                 ) from None
             raise translate_answer(answer, self._namespace) from None
 
     async def get_application(self, name: str) -> SparkApplication | None:
-        """Return an application, or None when there is none of that name. One request."""
+        """Return an application, or None when it does not exist. One request."""
 
         def get(client: ApiClient, kept: dict[str, Any]) -> Any:
             return CustomObjectsApi(client).get_namespaced_custom_object(
@@ -140,7 +140,7 @@ class KubernetesApi:
             raise translate_answer(answer, self._namespace) from None
 
     async def delete_application(self, name: str) -> bool:
-        """Delete an application, its driver first (foreground, seconds later); False when there is none."""
+        """Delete an application, its driver first (foreground, seconds later); False when it does not exist."""
 
         def delete(client: ApiClient, kept: dict[str, Any]) -> Any:
             return CustomObjectsApi(client).delete_namespaced_custom_object(
@@ -185,7 +185,7 @@ class KubernetesApi:
             raise translate_answer(answer, self._namespace) from None
 
     async def _call(self, request: Callable[[ApiClient, dict[str, Any]], T]) -> T:
-        """Make one request in a thread. Raises TransientError without an answer, ``Answer`` for no success."""
+        """Make one request in a thread. Raises TransientError without a response, ``Answer`` for an error response."""
 
         def work() -> T:
             with kubernetes_errors():
@@ -195,14 +195,14 @@ class KubernetesApi:
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._threads, work), TOTAL_TIMEOUT_S)
         except TimeoutError:
-            raise make_unreachable("does not answer in time", maybe_started=True) from None
+            raise make_unreachable("did not respond in time", maybe_started=True) from None
         except Answer as answer:
             if answer.status == 401:
                 self._forget_client()  # the kubeconfig may hold a newer token by now
             raise
 
     def _open_client(self) -> ApiClient:
-        """The client, made on first use: reading a kubeconfig may run a log-in program."""
+        """Return the client, created on first use: reading a kubeconfig may run a login program."""
         if self._client is None:
             configuration = Configuration()
             try:
@@ -210,8 +210,8 @@ class KubernetesApi:
             except _UNUSABLE as error:
                 raise TransientError(
                     "engine_not_configured",
-                    f"the kubeconfig cannot be used ({type(error).__name__})",
-                    hint="check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT",
+                    f"The kubeconfig cannot be used ({type(error).__name__}).",
+                    hint="Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT.",
                 ) from error
             configuration.retries = 0
             configuration.connection_pool_maxsize = THREADS
@@ -233,7 +233,7 @@ class KubernetesApi:
 
 
 def _load_in_cluster(configuration: Configuration) -> bool:
-    """Use the pod's own account; False when this process is in no pod."""
+    """Use the service account of the pod; False when this process does not run in a pod."""
     load: Callable[..., None] = config.load_incluster_config
     try:
         load(configuration)
@@ -243,9 +243,13 @@ def _load_in_cluster(configuration: Configuration) -> bool:
 
 
 def _check_object(data: Any) -> dict[str, Any]:
-    """The answer, proven to be an object of Kubernetes."""
+    """Return the response after checking that it is a Kubernetes object."""
     if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict):
-        raise TransientError("engine_unexpected_answer", "what answers is not a Kubernetes API server")
+        raise TransientError(
+            "engine_unexpected_answer",
+            "The configured address does not point to a Kubernetes API server.",
+            hint="Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT.",
+        )
     return data
 
 

@@ -1,4 +1,4 @@
-"""Pod templates for Spark's driver and executors, from the file that ``INGEST_SPARK__POD_TEMPLATE`` names."""
+"""Pod templates for Spark's driver and executors, from the file ``INGEST_SPARK__POD_TEMPLATE``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import yaml
 from ingestion_engine.domain.errors import FatalError
 
 PodTemplates = Mapping[str, Any]
-"""One pod template for both roles (``spec``, ``metadata``), or one for each under ``driver`` and ``executor``."""
+"""One pod template for both roles (``spec``, ``metadata``), or one each under ``driver`` and ``executor``."""
 
 
 def read_pod_templates(path: Path | None) -> PodTemplates | None:
-    """Return what a file of pod templates holds; None when none is named.
+    """Return the content of a file of pod templates; None without a path.
 
     Raises:
-        FatalError: "engine_misconfigured": it cannot be read as YAML or JSON, or holds no mapping.
+        FatalError: "engine_misconfigured": the file cannot be read as YAML or JSON, or is not a mapping.
     """
     if path is None:
         return None
@@ -27,9 +27,9 @@ def read_pod_templates(path: Path | None) -> PodTemplates | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise FatalError(
             "engine_misconfigured",
-            f"the pod template {str(path)!r} cannot be read ({type(error).__name__})",
-            hint="INGEST_SPARK__POD_TEMPLATE names a YAML or JSON file",
+            f"The pod template {str(path)!r} cannot be read ({type(error).__name__}).",
+            hint="Set INGEST_SPARK__POD_TEMPLATE to a YAML or JSON file.",
         ) from error
     if not isinstance(data, dict):
-        raise FatalError("engine_misconfigured", f"the pod template {str(path)!r} is no mapping")
+        raise FatalError("engine_misconfigured", f"The pod template {str(path)!r} is not a mapping.")
     return data

@@ -1,16 +1,16 @@
 """The SparkApplication of one attempt: a pure function of job, attempt and settings.
 
-What is in it and who reads it is written down field by field in ``docs/spark-manifest.md``. Rules it keeps (Spark
-operator 2.5.2, read in its source):
+``docs/spark-manifest.md`` documents each field and its reader. Rules of the manifest (Spark operator 2.5.2, from its
+source):
 
-- The webhook refuses names that are not DNS-1035 labels, and ``sparkConf`` keys that name the master, an image, a
-  service account, a token or another namespace: those are fields here, or left to the operator.
+- The webhook rejects names that are not DNS-1035 labels, and ``sparkConf`` keys for the master, an image, a service
+  account, a token or another namespace: these are fields of the manifest, or left to the operator.
 - ``restartPolicy`` retries failed submissions only. ``onFailureRetries`` is absent, so the operator never reruns a
   driver.
-- ``env``, ``envFrom``, ``tolerations`` and the like of driver and executor are put into pods by the operator's
-  webhook; a pod template is given to Spark itself. With a template everything goes into the template, so that nothing
-  depends on both.
-- Secrets are named, never held: ``envFrom`` refers to one Kubernetes secret.
+- The operator's webhook puts ``env``, ``envFrom``, ``tolerations`` and the like of driver and executor into pods; a pod
+  template is passed to Spark itself. With a template everything goes into the template, so that nothing depends on
+  both.
+- The manifest contains no secrets: ``envFrom`` refers to one Kubernetes secret by name.
 """
 
 from __future__ import annotations
@@ -36,42 +36,46 @@ LABEL_JOB: Final = "ingestion-engine/job-id"
 LABEL_ATTEMPT: Final = "ingestion-engine/attempt"
 
 DRIVER_CONTAINER: Final = "spark-kubernetes-driver"
-"""What operator and Spark call the driver's container, in templates and in pods."""
+"""Name of the driver's container in templates and pods, defined by operator and Spark."""
 EXECUTOR_CONTAINER: Final = "spark-kubernetes-executor"
 
 LONGEST_NAME: Final = 63 - len("-driver")
-"""The driver's pod is named after the application, and is a DNS label too."""
+"""Maximum length of a name: the driver's pod is named after the application, and its name is a DNS label too."""
 
 _DNS_1035: Final = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """How a job's parallel partitions are spread over executors."""
+    """Distribution of the parallel partitions of a job over executors."""
 
     instances: int
     cores: int
 
 
 def spread(parallelism: int, cores: int) -> Slots:
-    """Return the fewest executors of at most ``cores`` slots that hold ``parallelism`` partitions, spread evenly. Pure.
+    """Return the fewest executors of at most ``cores`` slots for ``parallelism`` partitions, spread evenly. Pure.
 
-    ``instances * cores >= parallelism``, and less than one slot per executor is left over.
+    ``instances * cores >= parallelism``, with less than one unused slot per executor.
     """
     instances = math.ceil(parallelism / cores)
     return Slots(instances, math.ceil(parallelism / instances))
 
 
 def name_application(job_id: str, attempt: int) -> str:
-    """Return the name of an attempt's SparkApplication, a DNS-1035 label with room for ``-driver``. Pure, injective.
+    """Return the name of the SparkApplication of an attempt: a DNS-1035 label, short enough for ``-driver``. Pure.
+
+    Different attempts have different names.
 
     Raises:
-        SubmissionError: "engine_refused": this job id can be no part of a name in Kubernetes.
+        SubmissionError: "engine_refused": the job id cannot be part of a name in Kubernetes.
     """
     name = f"{job_id}-{attempt:02d}"
     if len(name) > LONGEST_NAME or not _DNS_1035.match(name):
         raise SubmissionError(
-            "engine_refused", f"{name!r} cannot be the name of a SparkApplication", hint="it must be a DNS-1035 label"
+            "engine_refused",
+            f"{name!r} cannot be the name of a SparkApplication.",
+            hint=f"Use a job id that makes it a DNS-1035 label of at most {LONGEST_NAME} characters.",
         )
     return name
 
@@ -88,24 +92,24 @@ def build_manifest(
     """Return the SparkApplication of an attempt as JSON types, valid against the operator's own models. Pure.
 
     Args:
-        job_id: The job; its label and the root of the application's name.
-        attempt: From 1.
-        spec_uri: Where the driver finds ``spec.json``; its only argument beside the attempt.
-        parallelism: Partitions at once, as granted; at least 1.
-        settings: ``spark``, and the address of S3.
-        pod_templates: What ``settings.spark.pod_template`` holds; None means none.
+        job_id: Id of the job; its label, and part of the name of the application.
+        attempt: Number of the attempt, from 1.
+        spec_uri: URI of ``spec.json``; the only argument of the driver besides the attempt.
+        parallelism: Granted number of parallel partitions, at least 1.
+        settings: The service's settings; ``spark`` and the address of S3 are used.
+        pod_templates: Content of the file ``settings.spark.pod_template``; None means no templates.
 
     Raises:
         SubmissionError: "engine_not_configured": namespace or image is not set; "engine_refused": name or template is
-            no such thing.
+            invalid.
     """
     spark = settings.spark
     if spark.namespace is None or spark.image is None:
         missing = "NAMESPACE" if spark.namespace is None else "IMAGE"
         raise SubmissionError(
             "engine_not_configured",
-            f"this service does not know Spark's {missing.lower()}",
-            hint=f"set INGEST_SPARK__{missing}",
+            f"The {missing.lower()} of Spark is not configured.",
+            hint=f"Set INGEST_SPARK__{missing} on the service.",
             status=501,
         )
     slots = spread(parallelism, spark.executor_cores)
@@ -157,13 +161,13 @@ def build_manifest(
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Return when the operator's models accept the manifest and lose nothing of it. Pure.
+    """Return when the operator's models accept the whole manifest. Pure.
 
-    The models drop names that they do not know; an API server prunes or refuses those too. So what the models give back
-    is compared with what they were given.
+    The models drop unknown names; an API server prunes or rejects them too. So the output of the models is compared
+    with their input.
 
     Raises:
-        SubmissionError: "engine_refused", naming the paths at fault.
+        SubmissionError: "engine_refused", with the paths at fault.
     """
     try:
         read = SparkV1beta2SparkApplication.from_dict(dict(manifest))
@@ -172,19 +176,19 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     assert read is not None
     lost = sorted(_find_lost(manifest, read.to_dict(), ""))
     if lost:
-        raise _refuse([f"{path}: unknown" for path in lost])
+        raise _refuse([f"{path}: unknown field" for path in lost])
 
 
 def _refuse(faults: list[str]) -> SubmissionError:
     return SubmissionError(
         "engine_refused",
-        "this would be no valid SparkApplication: " + "; ".join(faults)[:500],
-        hint="check INGEST_SPARK__* and the file named by INGEST_SPARK__POD_TEMPLATE",
+        f"The SparkApplication would be invalid: {'; '.join(faults)[:500]}.",
+        hint="Check the INGEST_SPARK__* settings and the file INGEST_SPARK__POD_TEMPLATE.",
     )
 
 
 def _find_lost(given: Any, kept: Any, path: str) -> list[str]:
-    """Paths of what is in ``given`` but not, or otherwise, in ``kept``. Empty collections count as absent."""
+    """Return paths of values in ``given`` that are not the same in ``kept``. Empty collections count as absent."""
     if isinstance(given, Mapping):
         if not isinstance(kept, Mapping):
             return [path] if given else []
@@ -202,20 +206,20 @@ def _make_conf(slots: Slots) -> dict[str, str]:
     return {
         # A speculative copy would embed and write everything twice.
         "spark.speculation": "false",
-        # Retries of partitions are the driver's: it counts deaths and takes a deadly partition apart.
+        # The driver retries partitions: it counts deaths and splits a partition that kills its process.
         "spark.task.maxFailures": "1",
         "spark.dynamicAllocation.enabled": "false",
         # Clients and event loop live as long as the Python worker.
         "spark.python.worker.reuse": "true",
         # An object that kills its executor is found and set aside after a few deaths; Spark's own limit (twice the
-        # executors, over the whole run) would end the job before. Executors that cannot start at all still end it.
+        # executors, over the whole run) would end the job earlier. Executors that cannot start at all still end it.
         "spark.executor.maxNumFailures": str(max(20, 10 * slots.instances)),
         "spark.executor.failuresValidityInterval": "10m",
     }
 
 
 def _make_pod(settings: Settings, container: str, template: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Environment, account and template of one role."""
+    """Return environment, account and template of one role. Pure."""
     spark = settings.spark
     account = {} if spark.service_account is None else {"serviceAccount": spark.service_account}
     environment = _make_environment(settings, spark)
@@ -223,7 +227,7 @@ def _make_pod(settings: Settings, container: str, template: Mapping[str, Any] | 
         return {**account, **environment}
     spec = dict(template.get("spec") or {})
     containers = [dict(item) for item in spec.get("containers") or [{}]]
-    # One file serves both roles, so the first container is Spark's, whatever it is called there.
+    # One file may serve both roles, so the first container is Spark's, whatever its name in the file.
     first = {**containers[0], "name": container}
     for field, values in environment.items():
         first[field] = [*(containers[0].get(field) or []), *values]
@@ -231,7 +235,7 @@ def _make_pod(settings: Settings, container: str, template: Mapping[str, Any] | 
 
 
 def _make_environment(settings: Settings, spark: SparkSettings) -> dict[str, list[dict[str, Any]]]:
-    """The address of the state store, and a reference to the secrets: all else is in the spec."""
+    """Return the address of the state store and a reference to the secrets; everything else is in the spec. Pure."""
     env = [{"name": "INGEST_S3__REGION", "value": settings.s3.region}]
     if settings.s3.endpoint_url is not None:
         env.insert(0, {"name": "INGEST_S3__ENDPOINT_URL", "value": settings.s3.endpoint_url})
@@ -241,7 +245,7 @@ def _make_environment(settings: Settings, spark: SparkSettings) -> dict[str, lis
 
 
 def _pick_template(templates: PodTemplates | None, role: str) -> Mapping[str, Any] | None:
-    """The template of one role. Raises SubmissionError "engine_refused" when it is no template."""
+    """Return the template of one role. Raises SubmissionError "engine_refused" when it is not a template. Pure."""
     if templates is None:
         return None
     chosen = templates.get(role) if set(templates) <= {"driver", "executor"} else templates
@@ -249,10 +253,10 @@ def _pick_template(templates: PodTemplates | None, role: str) -> Mapping[str, An
         return None
     spec = chosen.get("spec") if isinstance(chosen, Mapping) else None
     if not isinstance(spec, Mapping) or not set(chosen) <= {"metadata", "spec", "apiVersion", "kind"}:
-        raise _refuse([f"{role}.template: a pod template has metadata and spec"])
+        raise _refuse([f"{role}.template: a pod template has only metadata and spec"])
     containers = spec.get("containers")
     if containers is not None and not (
         isinstance(containers, list) and all(isinstance(item, Mapping) for item in containers)
     ):
-        raise _refuse([f"{role}.template.spec.containers: a list of containers"])
+        raise _refuse([f"{role}.template.spec.containers: must be a list of containers"])
     return {key: value for key, value in chosen.items() if key in {"metadata", "spec"}}

@@ -1,4 +1,4 @@
-"""The package's own source as a zip that Ray can unpack as one of its ``py_modules``."""
+"""The source of this package as a zip that Ray unpacks as one of its ``py_modules``."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from pathlib import Path
 from typing import Final
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-"""The earliest date a zip can hold: the same files give the same bytes, whenever they were written."""
+"""The earliest date in a zip: equal files give equal bytes, whenever they were written."""
 
 _SUFFIXES: Final = frozenset({".py", ".mako", ".typed"})
 
 
 @dataclass(frozen=True, slots=True)
 class PackageZip:
-    """A zip and the name under which Ray's package store knows it."""
+    """A zip and its name in Ray's package store."""
 
     name: str
-    """``_ray_pkg_<hash>.zip``: the form that Ray gives its own uploads, so that its garbage collection applies."""
+    """``_ray_pkg_<hash>.zip``: the form of Ray's own uploads, so that its garbage collection applies."""
     data: bytes
 
     @property
     def uri(self) -> str:
-        """What ``runtime_env["py_modules"]`` names."""
+        """URI for ``runtime_env["py_modules"]``."""
         return f"gcs://{self.name}"
 
 
 @functools.cache
 def build_package_zip(root: Path = Path(__file__).parents[2]) -> PackageZip:
-    """Return the package's Python source, zipped. Deterministic: the same source has the same name.
+    """Return the Python source of the package as a zip. Deterministic: equal source has an equal name.
 
-    Ray unpacks the zip into a directory that it puts on ``PYTHONPATH`` (Ray 2.60, ``py_modules`` by ``gcs://`` URI:
-    no top level is
-    removed), so every path starts with the package's own name.
+    Ray unpacks the zip into a directory that it puts on ``PYTHONPATH`` (Ray 2.60, ``py_modules`` by ``gcs://`` URI: no
+    top level is removed), so every path starts with the name of the package.
 
     Args:
         root: Directory of the package.
