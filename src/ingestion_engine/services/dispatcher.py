@@ -182,7 +182,7 @@ class Dispatcher:
         return Grant(parallelism=parallelism, share=choose_share(self._settings, parallelism, free))
 
     async def _admit(self, job: JobRecord, grant: Grant) -> None:
-        # Less than in its spec only if the limit was lowered since: the engine is then asked for fewer slots.
+        # Less than in its spec only if the limit was lowered since: the engine then provides fewer slots.
         parallelism = max(1, min(grant.parallelism, self._settings.embed_in_flight // grant.share))
         spec = job.spec or make_spec(
             self._settings,

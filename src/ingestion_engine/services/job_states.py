@@ -184,7 +184,7 @@ def check_values(event: JobEvent, values: Mapping[str, Any]) -> None:
         column = after.column
         if column is None:
             continue
-        # A column that the source says nothing about is still empty: it is first set in a later phase.
+        # A column that does not belong to the source is still empty: it is first set in a later phase.
         was_set = source.column == column and source.is_set
         if (values[column] is not None if column in values else was_set) is not after.is_set:
             raise IllegalTransition(

@@ -127,13 +127,13 @@ class SearchService:
         )
 
     async def _find_move(
-        self, name: str, asked: CollectionContract, errors: Mapping[StoreName, IngestionError]
+        self, name: str, searched: CollectionContract, errors: Mapping[StoreName, IngestionError]
     ) -> CollectionContract | None:
-        """What an alias stands for by now, when the version that was asked has been dropped meanwhile; else None."""
-        if asked.collection == name or not any(isinstance(error, CollectionMissing) for error in errors.values()):
+        """Return the new contract when an alias has moved and the searched version was dropped meanwhile; else None."""
+        if searched.collection == name or not any(isinstance(error, CollectionMissing) for error in errors.values()):
             return None
         now = await require_contract(self._state, name)
-        return None if now.collection == asked.collection else now
+        return None if now.collection == searched.collection else now
 
     def _choose_stores(
         self, contract: CollectionContract, wanted: tuple[StoreName, ...] | None

@@ -29,7 +29,7 @@ def make_spec(
     """Return the spec of a job.
 
     Args:
-        settings: The service's settings, whose limits and endpoints are frozen into the spec.
+        settings: The service's settings; limits and endpoints are frozen into the spec.
         request: The request.
         engine: Engine that runs the partitions.
         job_id: Id of the job.

@@ -194,7 +194,7 @@ class RayJobsClient:
             raise TransientError(
                 "engine_access_denied",
                 f"Ray {'requires a token' if missing else 'rejected the token'} (HTTP {answer.status_code}).",
-                hint="Set INGEST_RAY__AUTH_TOKEN to the cluster's token (`ray get-auth-token`) and restart the service.",
+                hint="Set INGEST_RAY__AUTH_TOKEN to the cluster's token (`ray get-auth-token`); restart the service.",
             )
         return answer
 
