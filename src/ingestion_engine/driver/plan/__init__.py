@@ -1,1 +1,1 @@
-"""The plan of an attempt: listing, diff, packing, and the plan thread. Does not run partitions."""
+"""The plan of an attempt: listing, diff, packing, and the plan thread. What does not belong: running partitions."""

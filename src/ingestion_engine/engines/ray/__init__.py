@@ -1,1 +1,1 @@
-"""The Ray engine. Does not contain the Ray Jobs client, which is in ``submission``."""
+"""The Ray engine. What does not belong: the Ray Jobs client, which is in ``submission``."""

@@ -1,1 +1,1 @@
-"""The Spark engine. Does not contain the SparkApplication client, which is in ``submission``."""
+"""The Spark engine. What does not belong: the SparkApplication client, which is in ``submission``."""
