@@ -11,6 +11,7 @@ import pytest
 from ingestion_engine.services.ray_service import RayService
 from support.corpus.corpus import CorpusObject, generate_corpus
 from support.platform_world import Platform, without_job_fields
+from support.waiting import wait_for
 
 OBJECTS = 200
 BIG_TEXT_BYTES = 2 * 2**20
@@ -129,7 +130,7 @@ async def test_a_job_may_bring_the_package_along(platform: Platform) -> None:
     await service.close()
     summary = platform.wait_for_summary(ledger)
     assert summary["state"] == "succeeded"
-    assert "py_modules_files" in (ledger.read_log(1) or "")
+    wait_for(lambda: "py_modules_files" in (ledger.read_log(1) or ""))  # the log is written after the summary
     assert len(platform.both("shipped")) == 1
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,22 +16,53 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.engines.spark.engine import SparkEndedError, SparkEngine
 from ingestion_engine.engines.spark.start import CONF, JAVA_HINT
+from support.waiting import wait_for
 
 SPEC = "file:///nowhere/jobs/job-x/spec.json"
 SLOTS = 2
 
 
-@pytest.fixture(scope="session")
-def context() -> Iterator[SparkContext]:
-    """One local Spark with two slots; without Java the tests fail and say what to install."""
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> SparkContext:
+    """A local Spark with two slots, the one of the test before where it still runs.
+
+    Without Java the tests fail and say what to install.
+    """
     assert shutil.which("java"), JAVA_HINT
     conf = SparkConf().setMaster(f"local[{SLOTS}]").set("spark.ui.enabled", "false")
     conf.setAll(list(CONF.items())).set("spark.driver.bindAddress", "127.0.0.1")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
-        made = SparkContext.getOrCreate(conf)
-        yield made
-        made.stop()
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # else whatever `python3` is on the PATH
+    request.getfixturevalue("stopped_at_the_end")
+    return SparkContext.getOrCreate(conf)
+
+
+@pytest.fixture(scope="module")
+def stopped_at_the_end() -> Iterator[None]:
+    yield
+    if SparkContext._active_spark_context is not None:
+        SparkContext._active_spark_context.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that partitions wait for; the test makes it."""
+    return tmp_path / "go"
+
+
+def make_wait(file: Path) -> Callable[[], None]:
+    """A function, made here so that Spark carries it by value, that waits for a file, for a minute at most."""
+    path = str(file)
+
+    def wait() -> None:
+        import os
+        import time
+
+        for _ in range(1200):
+            if os.path.exists(path):  # noqa: PTH110 - runs in Spark's worker
+                return
+            time.sleep(0.05)
+
+    return wait
 
 
 def ids(count: int) -> list[PartitionId]:
@@ -101,16 +131,18 @@ def test_nothing_to_do_gives_no_report(context: SparkContext) -> None:
     assert run(SparkEngine(SLOTS, make_process()), []) == {}
 
 
-def test_a_killed_process_costs_its_own_partition_only(context: SparkContext) -> None:
-    """A worker that dies gives one RETRY with ``process_died``; its neighbours, also at the same time, succeed."""
+def test_a_killed_process_costs_its_own_partition_only(context: SparkContext, gate: Path) -> None:
+    """A worker that dies gives one RETRY with ``process_died``; others, also one that runs just then, succeed."""
+    path, hold = str(gate), make_wait(gate)
 
     def die(partition_id: str) -> None:
         import os
-        import time
 
         if partition_id.endswith("2"):
+            open(path, "w").close()  # noqa: PTH123 - runs in Spark's worker
             os._exit(1)
-        time.sleep(0.2)
+        if partition_id.endswith("1"):
+            hold()
 
     reports = run(SparkEngine(SLOTS, make_process(die)), ids(6))
     dead = reports.pop("a01-00002")
@@ -165,13 +197,13 @@ def test_an_executor_that_cannot_run_the_package_stops_the_job(context: SparkCon
     assert report.error["message"].endswith("'ingestion_engine'")
 
 
-def test_the_window_slides(context: SparkContext) -> None:
+def test_the_window_slides(context: SparkContext, gate: Path) -> None:
     """Ids are pulled only as there is room, and a slow partition holds up nobody but itself."""
+    hold = make_wait(gate)
 
     def wait(partition_id: str) -> None:
-        import time
-
-        time.sleep(4.0 if partition_id.endswith("00000") else 0.1)
+        if partition_id.endswith("00000"):
+            hold()
 
     pulled: list[str] = []
 
@@ -184,32 +216,37 @@ def test_the_window_slides(context: SparkContext) -> None:
     for report in SparkEngine(SLOTS, make_process(wait)).run(SPEC, feed()):
         order.append(report.partition_id)
         assert len(pulled) <= len(order) + SLOTS - 1
+        if len(order) == 5:
+            gate.touch()
     assert order[-1] == "a01-00000"
     assert sorted(order) == ids(6)
 
 
-def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(context: SparkContext, tmp_path: Path) -> None:
+def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(
+    context: SparkContext, tmp_path: Path, gate: Path
+) -> None:
     """With more Spark jobs than slots, an abort ends the waiting ones at once; running ones report by themselves."""
     log = tmp_path / "runs"
     log.touch()
-    path = str(log)
+    path, hold = str(log), make_wait(gate)
 
     def wait(partition_id: str) -> None:
-        import time
-
         with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123 - runs in Spark's worker
             file.write(f"{partition_id}\n")
-        time.sleep(12)
+        hold()
 
     engine = SparkEngine(6, make_process(wait), is_aborted=lambda: len(log.read_text().split()) >= SLOTS)
-    started = time.monotonic()
-    reports = run(engine, ids(6))
+    reports = []
+    for report in engine.run(SPEC, ids(6)):
+        reports.append(report)
+        if len(reports) == 6 - SLOTS:
+            gate.touch()  # what runs could not have ended before
+    canceled, done = reports[:-SLOTS], reports[-SLOTS:]
     begun = set(log.read_text().split())
-    assert len(begun) == SLOTS
-    assert {pid for pid, report in reports.items() if report.status is ReportStatus.DONE} == begun
-    assert {report.status for pid, report in reports.items() if pid not in begun} == {ReportStatus.RETRY}
-    assert len(reports) == 6
-    assert time.monotonic() - started < 23  # not a second round of 12 s
+    assert {report.partition_id for report in done} == begun
+    assert {report.status for report in done} == {ReportStatus.DONE}
+    assert {report.status for report in canceled} == {ReportStatus.RETRY}
+    assert {report.partition_id for report in canceled} == set(ids(6)) - begun
 
 
 def test_without_java_the_message_says_what_to_install() -> None:
@@ -225,30 +262,27 @@ def test_without_java_the_message_says_what_to_install() -> None:
     assert "openjdk-17-jre-headless" in done.stdout
 
 
-def test_a_closed_run_leaves_nothing_behind(context: SparkContext) -> None:
+def test_a_closed_run_leaves_nothing_behind(context: SparkContext, gate: Path) -> None:
     """A driver that crashes in the middle cancels its Spark jobs on the way out."""
+    hold = make_wait(gate)
 
     def wait(partition_id: str) -> None:
-        import time
-
-        time.sleep(0.05 if partition_id.endswith("00000") else 60)
+        if not partition_id.endswith("00000"):
+            hold()
 
     reports = SparkEngine(SLOTS, make_process(wait)).run(SPEC, iter(ids(4)))
     assert next(reports).partition_id == "a01-00000"
     reports.close()
-    deadline = time.monotonic() + 20
-    while context.statusTracker().getActiveJobsIds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not context.statusTracker().getActiveJobsIds(), 20)  # they would wait for a minute
 
 
-def test_a_spark_that_is_gone_ends_the_attempt(context: SparkContext) -> None:
-    """No partition is blamed for the loss of Spark itself. Runs last: it stops the shared context."""
+def test_a_spark_that_is_gone_ends_the_attempt(context: SparkContext, gate: Path) -> None:
+    """No partition is blamed for the loss of Spark itself."""
+    hold = make_wait(gate)
 
     def wait(partition_id: str) -> None:
-        import time
-
-        time.sleep(0.1 if partition_id.endswith("00000") else 30)
+        if not partition_id.endswith("00000"):
+            hold()
 
     reports = SparkEngine(SLOTS, make_process(wait)).run(SPEC, iter(ids(2)))
     next(reports)

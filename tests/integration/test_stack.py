@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -27,18 +26,11 @@ from ingestion_devstack.stack.up import render_table
 from ingestion_engine.adapters.s3.client import make_client
 from ingestion_engine.runtime.settings import Settings
 from support.platform_world import Platform
+from support.waiting import wait_for
 
 PACKAGE = "openjdk-17-jre-headless"
 _supervisors: list[subprocess.Popen[str]] = []
 _SRC = Path(__file__).resolve().parents[2] / "src"
-
-
-def wait_for(fact: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Return when the fact holds; fail when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def stack(data_dir: Path, only: set[str], **settings: object) -> Stack:

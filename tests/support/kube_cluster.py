@@ -4,7 +4,6 @@ import json
 import secrets
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 
 from ingestion_devstack.kubernetes import states
 from support.servers import RunningServer, start_command
+from support.waiting import wait_for
 
 GROUP, VERSION, PLURAL = "sparkoperator.k8s.io", "v1beta2", "sparkapplications"
 WATCHED, UNWATCHED = "spark", "default"
@@ -111,14 +111,6 @@ def manifest(name: str, main: Path | str = "/no/main.py", **spec: Any) -> dict[s
             **spec,
         },
     }
-
-
-def wait_for(fact: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := fact()):
-        assert time.monotonic() < deadline, "the awaited fact did not come true"
-        time.sleep(0.05)
-    return found
 
 
 def refusal(call: Callable[[], Any]) -> tuple[int, dict[str, Any]]:

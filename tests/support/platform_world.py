@@ -33,6 +33,7 @@ from ingestion_engine.driver.commit import attempt_reports
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.ledger import Ledger
+from support.waiting import wait_for
 
 FINAL = {"succeeded", "partially_succeeded", "failed", "canceled"}
 JOB_FIELDS = {"epoch", "job_id", "ingested_at"}
@@ -130,11 +131,7 @@ class Platform:
 
     def wait_for_summary(self, ledger: Ledger, timeout_s: float = 120) -> dict[str, Any]:
         """Poll a ledger until its job has ended."""
-        deadline = time.monotonic() + timeout_s
-        while (summary := ledger.read_summary()) is None:
-            assert time.monotonic() < deadline, "the job did not end"
-            time.sleep(0.5)
-        return summary
+        return wait_for(ledger.read_summary, timeout_s, every_s=0.2)
 
     def ledger(self, job_id: str) -> Ledger:
         """The job's ledger."""
