@@ -311,7 +311,7 @@ def test_a_deadly_object_fails_alone(world: World) -> None:
 
 
 def test_a_refused_point_fails_its_object_alone(world: World) -> None:
-    """No open plan remains."""
+    """Its other points are removed from both stores."""
 
     def refuse(point: Point) -> str | None:
         return "too strange" if point.payload["key"] == "doc-03.txt" else None

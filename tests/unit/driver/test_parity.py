@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 
-from ingestion_engine.domain.ids import PointId, make_object_id
+from ingestion_engine.domain.ids import PartitionId, PointId, SegmentKind, make_object_id
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import JobRequest, StoreName
 from ingestion_engine.state.collections import read_verified
@@ -357,3 +358,19 @@ def test_metadata_belongs_to_ingestion() -> None:
     """A request to verify with metadata is refused, because metadata would have no effect."""
     with pytest.raises(ValueError, match="metadata requires a mode that ingests objects"):
         JobRequest(source={"bucket": "docs"}, collection="notes", mode="verify", metadata={"a": "b"})
+
+
+def test_a_deadly_search_is_named_by_its_range(world: World) -> None:
+    """A search for stray points that kills its process is recorded under the range of ids that it covers."""
+    put(world.qdrant, foreign("ghost.txt", 9))
+    ledger, engine = world.submit(mode="verify"), world.engine
+
+    def die(partition_id: PartitionId) -> None:
+        if partition_id.kind is SegmentKind.STRAY_SEARCHES:
+            raise RuntimeError("killed")
+
+    engine.before = die
+    assert world.attempt(ledger, engine=engine) is not None
+    items, _ = ledger.read_failures(None, 10)
+    everything = f"{UUID(int=0)}..{UUID(int=2**128 - 1)}"
+    assert [(item["key"], item["code"]) for item in items] == [(everything, "kills_worker")]
