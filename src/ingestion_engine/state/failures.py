@@ -43,7 +43,7 @@ class FailureList:
         See ``Ledger.read_failures``.
         """
         if limit < 1:
-            raise ValueError("limit must be at least 1")
+            raise ValueError("The limit must be at least 1.")
         items: list[dict[str, Any]] = []
         first_segment, first_offset = ("", 0) if cursor is None else _parse_position(cursor)
         try:

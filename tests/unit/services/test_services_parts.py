@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -69,6 +71,15 @@ def test_a_spec_holds_no_secret_and_the_exact_share() -> None:
     assert limits.embed_texts_per_second * granted == 40
     text = spec.model_dump_json()
     assert not any(secret in text for secret in ("the-id", "the-secret", "the-key"))
+
+
+def test_a_worker_makes_ids_and_specs_without_the_packages_of_the_service() -> None:
+    """``ingest worker run`` needs the extra ``worker`` only: neither SQL nor HTTP server nor a cluster's client."""
+    blocked = ["alembic", "fastapi", "kubernetes", "pyspark", "ray", "sqlalchemy", "starlette", "uvicorn"]
+    modules = ["cli", "adapters.connect", "driver.run", "services.job_ids", "services.specs", "state.ledger"]
+    lines = [f"import sys; sys.modules.update(dict.fromkeys({blocked}))"]  # None makes an import of it fail
+    lines += [f"import ingestion_engine.{module}" for module in modules]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class ObjectTable:
         import pyarrow.compute as pc
 
         if limit < 1:
-            raise ValueError("limit must be at least 1")
+            raise ValueError("The limit must be at least 1.")
         rows: list[TableRow] = []
         scanned = 0
         after = None if cursor is None else decode_cursor(cursor)
