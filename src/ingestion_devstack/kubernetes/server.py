@@ -184,7 +184,7 @@ def make_app(cluster: Cluster, machine: Machine, token: str, *, with_faults: boo
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="kube_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="kubernetes_server", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--port", type=int, default=6443, help="port on 127.0.0.1; 0 means any free one, printed")
     parser.add_argument("--data-dir", type=Path, required=True, help="directory of objects, logs, secrets/NAME/KEY")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.kube_cluster import WATCHED, Cluster, manifest
+from support.kubernetes_cluster import WATCHED, Cluster, manifest
 from support.servers import free_port
 
 REAL_JOB = """

@@ -9,7 +9,7 @@ import kubernetes
 import pytest
 
 from ingestion_devstack.kubernetes import states
-from support.kube_cluster import GROUP, PLURAL, UNWATCHED, VERSION, WATCHED, Cluster, manifest, refusal, wait_for
+from support.kubernetes_cluster import GROUP, PLURAL, UNWATCHED, VERSION, WATCHED, Cluster, manifest, refusal, wait_for
 
 APPLICATIONS = f"/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
 

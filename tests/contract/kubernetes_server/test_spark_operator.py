@@ -11,7 +11,7 @@ from ingestion_devstack.kubernetes import states
 from ingestion_devstack.kubernetes.config import write_secret
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java
 from ingestion_devstack.kubernetes.submit import DRIVER_CONTAINER, Machine, SubmissionRefusedError, build_driver_pod
-from support.kube_cluster import (
+from support.kubernetes_cluster import (
     WATCHED,
     Cluster,
     lives,
