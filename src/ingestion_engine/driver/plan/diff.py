@@ -124,7 +124,7 @@ def _plan(ref: ObjectRef, action: Action, row: TableRow) -> PlannedObject:
 
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -> Action | None:
     """Return why a known object is worked on; None when it is not, after counting why."""
-    if row.state is RowState.FAILED and row.error_code == INTERRUPTED:
+    if row.error_code == INTERRUPTED and row.state is RowState.FAILED:
         return Action.DIRTY
     same = (
         row.fingerprint == rules.fingerprint
