@@ -279,7 +279,13 @@ class Dispatcher:
     async def _hold(self) -> None:
         """Acquire or renew the right to dispatch, or note that another copy has it."""
         requested_at = time.monotonic()
-        self._is_dispatching = await self._store.hold_dispatch(self._holder, HOLD_S)
+        holding = asyncio.ensure_future(self._store.hold_dispatch(self._holder, HOLD_S))
+        try:
+            self._is_dispatching = await asyncio.shield(holding)
+        except asyncio.CancelledError:
+            # SQLite stays locked for five seconds after a write that was canceled.
+            await asyncio.wait([holding])
+            raise
         self._held_at = requested_at if self._is_dispatching else -HOLD_S
 
     async def _keep_hold(self) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.states import EngineState
+from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.shares import Grant
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, overwrite, unreachable
@@ -370,6 +372,29 @@ async def test_only_one_of_two_services_dispatches(world: World) -> None:
     finally:
         await store.close()
         await other.close()
+
+
+async def test_a_service_that_stops_finishes_its_claim_to_dispatch(world: World) -> None:
+    """A write that is cut off would keep SQLite locked for seconds; so the claim is completed, and released."""
+    settings = world.settings()
+    store = await JobStore.open(settings.sqlalchemy_url)
+    hold, begun, held = store.hold_dispatch, asyncio.Event(), []
+
+    async def hold_dispatch(holder: str, ttl_s: float) -> bool:
+        begun.set()
+        held.append(await hold(holder, ttl_s))
+        return held[-1]
+
+    store.hold_dispatch = hold_dispatch  # type: ignore[method-assign]
+    dispatcher = Dispatcher(settings, store, ledgers=Ledgers(world.state), engines={})
+    running = asyncio.create_task(dispatcher.run())
+    await begun.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert held == [True]
+    assert await hold("another", 60)
+    await store.close()
 
 
 async def test_the_running_service_dispatches_by_itself(world: World) -> None:
