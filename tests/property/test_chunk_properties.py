@@ -10,7 +10,7 @@ from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.chunking.chunk import chunk_document, split_refused
 from ingestion_engine.pipeline.chunking.sections import cut_sections
 from ingestion_engine.pipeline.chunking.tokens import estimate_tokens, probably_fits
-from ingestion_engine.pipeline.parsing.parsed import clean_text
+from ingestion_engine.pipeline.parsing.parsed_text import clean_text
 
 REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
 

@@ -22,7 +22,7 @@ from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encodi
 from ingestion_engine.pipeline.parsing.formats.json import read_jsonl, render_jsonl
 from ingestion_engine.pipeline.parsing.large import read_large
 from ingestion_engine.pipeline.parsing.parse import parse_bytes, parse_object
-from ingestion_engine.pipeline.parsing.parsed import clean_pieces, clean_text
+from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_text
 
 Part = TypeVar("Part", str, bytes)
 

@@ -1,4 +1,4 @@
-"""The product's own HTTP service as a child of the embedded stack."""
+"""The plan that starts the product's HTTP service as a process of the embedded stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes over a data directory that an earlier Weaviate stand-in wrote: one SQLite file per class.
+"""Migrates a data directory that an earlier Weaviate stand-in wrote: one SQLite file per class.
 
 There `catalog.db` has the definitions and aliases, and `class-N.db` the objects of the class number N: ids and times in
 the table `objects`, properties as JSON and packed vectors by name in the table `bodies`.

@@ -1,4 +1,4 @@
-"""Exact conditions over a store whose filters let through too many hits: check the hits and fetch more as needed."""
+"""Exact search filters where a store's own filters match too much: checks the hits and fetches more as needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reference implementations of the ports on a directory, with plain file operations.
+"""Object source and state store on a directory: the reference implementations of these ports.
 
 ``LocalStateStore`` also is the state store of a single machine (``file:///dir``). ``LocalSource`` is for tests.
 """

@@ -1,4 +1,4 @@
-"""Hints of the service in terms of commands: its own name HTTP routes and headers, which a CLI user does not call."""
+"""Hints for errors of the service, worded for the command line: they name commands instead of HTTP routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States of a job and of an attempt on its engine."""
+"""The states of a job, and of an attempt on its engine, by name; ``services.job_states`` has the transitions."""
 
 from __future__ import annotations
 

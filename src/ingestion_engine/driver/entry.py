@@ -1,4 +1,4 @@
-"""The driver's entry: a fixed command and a spec URI, the same on every engine.
+"""The command line by which every engine starts a driver: a fixed module and the URI of a job.
 
 ``python -m ingestion_engine.driver.entry --spec s3://bucket/state/jobs/JOB/spec.json --attempt 1``
 

@@ -1,4 +1,4 @@
-"""The outcome of a job: the errors that its counts amount to, and its final state. Pure."""
+"""The final state of a job, and the errors that follow from its counts (failure budget, differences). Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs an attempt of a job, or one of its partitions, in this process, given the URI of the spec."""
+"""Opens an attempt of a job from its spec and runs its driver, or one of its partitions; called by ``entry``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main file that Spark runs as a job's driver; the image has a copy at ``/opt/ingest/spark_main.py``."""
+"""The file that Spark runs; it calls ``driver.entry``. The image has a copy at ``/opt/ingest/spark_main.py``."""
 
 from ingestion_engine.engines.spark.paths import leave_archive
 

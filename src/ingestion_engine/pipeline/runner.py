@@ -32,9 +32,9 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.domain.spec import Mode
+from ingestion_engine.pipeline.chunk_buffer import EmbeddedChunks, Slots, SpilledSlots
 from ingestion_engine.pipeline.chunking.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
-from ingestion_engine.pipeline.embedded import EmbeddedChunks, Slots, SpilledSlots
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors

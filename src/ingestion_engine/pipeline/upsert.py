@@ -1,4 +1,4 @@
-"""Upsert: ``Sequence[Point] →`` every store; then remove points that the objects no longer have."""
+"""Upsert: write points to every store, and delete stale points; the store calls that ``write`` makes."""
 
 from __future__ import annotations
 

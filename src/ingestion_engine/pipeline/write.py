@@ -1,4 +1,4 @@
-"""Write: finished objects ``→`` points in every store; then remove points that the objects no longer have.
+"""The write stage: batches the points of finished objects, upserts them into every store, then removes stale points.
 
 Points of several objects are written together, limited by count and bytes, while the next objects are embedded. The
 order for each object is fixed: all its points are in every store, then its points of lower epochs are removed, then it

@@ -1,4 +1,4 @@
-"""The S3 of a job's spec: named in the job's URI for processes that know nothing else.
+"""The S3 endpoint and region in a job's URI, for processes that have no other settings.
 
 All other settings that driver and workers share are in the spec; the S3 that holds the spec cannot be. An engine that
 sets environment variables for all processes of a job (Kubernetes) does not need it in the URI. Ray can set them too,

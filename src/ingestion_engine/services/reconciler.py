@@ -17,7 +17,7 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
-from ingestion_engine.services.outcomes import End, end_canceled, end_failed, read_outcome, read_progress
+from ingestion_engine.services.row_updates import End, end_canceled, end_failed, read_outcome, read_progress
 
 ABSENT_GRACE_S: Final = 5.0
 """Time during which an engine may not know an attempt that it has just accepted (a guess; Ray knew it at once)."""

@@ -1,4 +1,4 @@
-"""How many embedding requests a job may have in flight: parallel partitions times the share of each one. Pure."""
+"""A job's share of the embedding limit: how many requests it may have in flight. Pure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from obstore.store import S3Store
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata
-from ingestion_engine.adapters.s3.obstore_reads import make_obstore
+from ingestion_engine.adapters.s3.obstore_client import make_obstore
 from ingestion_engine.domain.errors import ObjectError, ObjectGone
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings

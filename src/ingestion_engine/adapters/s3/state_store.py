@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError as ObstoreError
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages
-from ingestion_engine.adapters.s3.obstore_reads import make_obstore
+from ingestion_engine.adapters.s3.obstore_client import make_obstore
 from ingestion_engine.domain.errors import FatalError, StateConflict, StateMissing, TransientError
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy

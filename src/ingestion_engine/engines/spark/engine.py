@@ -1,4 +1,4 @@
-"""The Spark engine: a sliding window of small Spark jobs.
+"""The Spark engine: a sliding window of small Spark jobs; a dead executor becomes a report to retry.
 
 Each partition is one RDD slice in a Spark job of its own, run from a thread of the driver; as one ends, the next
 begins. One job of many slices would be a barrier (a window waits for its slowest partition) and would fail as a

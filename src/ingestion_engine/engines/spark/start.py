@@ -1,4 +1,4 @@
-"""Opens Spark, which takes the JVM seconds, while the driver still imports, opens its clients and plans.
+"""Starts Spark early: the JVM opens in the background while the driver imports, opens its clients and plans.
 
 No slow imports here, so that the JVM can start early.
 """

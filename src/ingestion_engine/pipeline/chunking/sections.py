@@ -1,4 +1,4 @@
-"""Sections: parts of a text that are chunked independently; each border depends only on the text around it."""
+"""Sections: splits a long text into parts that are chunked independently, in bounded time."""
 
 from __future__ import annotations
 

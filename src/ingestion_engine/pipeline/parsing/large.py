@@ -25,7 +25,7 @@ from ingestion_engine.pipeline.parsing.parse import (
     not_text,
     parse_errors,
 )
-from ingestion_engine.pipeline.parsing.parsed import clean_pieces, clean_title
+from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
 from ingestion_engine.pipeline.parsing.parser_threads import run_parse
 from ingestion_engine.pipeline.spool import SpooledText
 

@@ -17,7 +17,7 @@ from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing import detect
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
 from ingestion_engine.pipeline.parsing.detect import Kind
-from ingestion_engine.pipeline.parsing.parsed import ParsedText, clean_text, clean_title, join_pages
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
 from ingestion_engine.pipeline.parsing.parser_threads import OnStart, run_parse
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 

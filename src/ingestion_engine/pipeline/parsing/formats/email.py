@@ -12,7 +12,7 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
 from ingestion_engine.pipeline.parsing.formats.html import find_charset, read_html
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 

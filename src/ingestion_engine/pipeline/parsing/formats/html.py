@@ -10,7 +10,7 @@ import re
 from html.parser import HTMLParser
 
 from ingestion_engine.domain.records import TextFormat
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""Word and PowerPoint files to text, directly from their XML.
+"""Word (DOCX) and PowerPoint (PPTX) files to text, directly from their XML.
 
 Kreuzberg 4.10 is not used: it drops ``&``, ``<`` and ``>`` from Word paragraphs and loses speaker notes or slide
 numbers, depending on its output format. Reading the parts here also limits their unpacked size.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.records import TextFormat
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
 _REL_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.formats.tables import render_rows
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.parser_threads import OnStart
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _TOKEN = re.compile(

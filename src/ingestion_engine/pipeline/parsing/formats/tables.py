@@ -1,4 +1,4 @@
-"""Tables to text: one line per row that includes the column names, so that every passage is self-contained."""
+"""CSV and other tables to text: one line per row with the column names, so that every passage is self-contained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from ingestion_engine.pipeline.parsing.parsed import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 
 _DELIMITERS = ",;\t|"
 _PROBE_CHARS = 64 * 1024

@@ -1,4 +1,4 @@
-"""Pure functions from the ledger's summary and progress to the next values of a job's row."""
+"""Updates of a job's row: pure functions from the ledger's summary and progress to the next values of its columns."""
 
 from __future__ import annotations
 
