@@ -9,6 +9,7 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[2]
 _DOCS = _ROOT / "docs"
+_LONGEST_LINE = 120
 _PAGES = sorted([*_ROOT.glob("*.md"), *_DOCS.rglob("*.md"), *(_ROOT / "benchmarks").glob("*.md")])
 
 
@@ -30,6 +31,13 @@ def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
             linked = (page.parent / target).resolve() if target else page
             assert linked.is_file(), target
             assert anchor in _anchors(linked), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_lines_of_prose_are_at_most_120_characters_long(page: Path) -> None:
+    """Tables and blocks of code may be wider."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > _LONGEST_LINE and not line.startswith("|")] == []
 
 
 def test_the_index_lists_every_page() -> None:
