@@ -319,8 +319,8 @@ class TestAway:
     ) -> None:
         """Many looks at a silent cluster all end in time, and the threads that others use stay free."""
         released = threading.Event()
-        monkeypatch.setattr(kubernetes_api, "READ_TIMEOUT_S", 0.5)
-        monkeypatch.setattr(kubernetes_api, "TOTAL_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(kubernetes_api, "READ_TIMEOUT_S", 1.5)
+        monkeypatch.setattr(kubernetes_api, "TOTAL_TIMEOUT_S", 2.0)
         cluster.after = lambda _: released.wait(20) and None
         looks = [asyncio.create_task(service.status(JOB, attempt)) for attempt in range(1, 21)]
         await asyncio.sleep(0)
