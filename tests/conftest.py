@@ -23,14 +23,24 @@ PLATFORM_FILES = ("test_ray_jobs.py", "test_alias_ray.py", "test_engines.py", "t
 PLATFORM_FILES += ("test_jobs_http.py", "test_parity_jobs.py")
 """Files whose tests use the embedded stack with the real Ray and Spark."""
 
+RAY_TESTS = (
+    "test_killed_supervisor_takes_everything_with_it",
+    "test_signal_during_the_start_leaves_nothing",
+    "test_everything_from_the_command_line",
+)
+"""Tests of ``test_stack.py`` that start a Ray of their own: its agents choose ports that a busy Ray may take first, so
+they run in the process of the platform, whose Ray has nothing to do meanwhile.
+"""
+
 LONG_GROUPS = ("platform", "test_stack.py", "test_spark_engine.py", "test_sync_machine.py")
 """Groups that begin first, the longest before the others, so that both processes end at about the same time."""
 
 
 def _group(node_id: str) -> str:
     """Return the group of a test: the file it is in, or ``platform`` for files that share the stack."""
-    name = node_id.partition("::")[0].rpartition("/")[2]
-    return "platform" if name in PLATFORM_FILES else name
+    path, _, test = node_id.partition("::")
+    name = path.rpartition("/")[2]
+    return "platform" if name in PLATFORM_FILES or test in RAY_TESTS else name
 
 
 @pytest.hookimpl(optionalhook=True)
