@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class LedgerEngine:
     """Raised by every call."""
     refuse: IngestionError | None = None
     """Raised by ``submit``."""
+    during_submit: Callable[[str], Awaitable[Any]] | None = None
+    """Awaited by ``submit`` with the job's id, before the engine answers."""
     obedient: bool = True
     """Stopped drivers are gone at once."""
     log: str | None = None
@@ -67,6 +69,8 @@ class LedgerEngine:
         self.submits.append(reference)
         self.attempts.setdefault(reference, EngineState.PENDING)
         self.parallelism[job_id] = parallelism
+        if self.during_submit is not None:
+            await self.during_submit(job_id)
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
         self._check()

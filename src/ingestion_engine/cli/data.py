@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from ingestion_engine.cli.jobs import Key, Watch, report_accepted
 from ingestion_engine.cli.output import err, open_client, out, write_json, write_pairs, write_table
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
-from ingestion_engine.client import FINAL_STATES, IngestClient
+from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
 
 Collection = Annotated[
     str, typer.Argument(metavar="COLLECTION", help="Name of a collection or of an alias.", show_default=False)
@@ -60,7 +61,7 @@ def search(
         found = client.search(collection, query, limit=limit, stores=store, where=where)
         # Few results are often those of a job that has not ended.
         is_full = all(len(hits) >= limit for hits in found["results"].values())
-        newest = [] if is_full or json else client.list_jobs(collection=found["collection"], limit=1)["items"]
+        newest = [] if is_full or json else _find_newest_job(client, found["collection"])
     if json:
         write_json(found)
         return
@@ -74,6 +75,14 @@ def search(
         if job["state"] not in FINAL_STATES:
             err.print(Text(f"Results may be incomplete: job {job['job_id']} is {job['state']}."))
             err.print(Text(f"hint:  Wait for its end: ingest watch {job['job_id']}"))
+
+
+def _find_newest_job(client: IngestClient, collection: str) -> list[dict[str, Any]]:
+    """Return the newest job of a collection; nothing when jobs cannot be listed, which must not hide the results."""
+    with contextlib.suppress(ApiError, ApiUnreachable):
+        items: list[dict[str, Any]] = client.list_jobs(collection=collection, limit=1)["items"]
+        return items
+    return []
 
 
 def _show_hit(hit: dict[str, Any]) -> None:

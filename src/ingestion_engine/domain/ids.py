@@ -155,6 +155,10 @@ class PartitionId(str):
 
     __slots__ = ()
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Pickle as a plain string, which a process with another version of the package can read too."""
+        return str, (str(self),)
+
     @classmethod
     def make(cls, segment: str, offset: int, line: bytes) -> PartitionId:
         """Return the id of the partition on a line of a segment.

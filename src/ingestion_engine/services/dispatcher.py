@@ -18,6 +18,7 @@ from typing import Any, Final
 from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
+from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
@@ -32,6 +33,9 @@ from ingestion_engine.services.specs import make_spec
 
 HOLD_S: Final = 6.0
 """Time after which another copy of the service takes over from a dead dispatcher."""
+
+STOP_WAIT_S: Final = 5.0
+"""Longest wait at the end for a write under way: as long as SQLite would stay locked without it."""
 
 ROUND_PAUSE_S: Final = 0.05
 """Shortest pause between two rounds: jobs that are submitted together are admitted together."""
@@ -238,7 +242,6 @@ class Dispatcher:
 
     async def _note_submitted(self, job: JobRecord, engine: JobEngine) -> None:
         now = self._now()
-        values: dict[str, Any] = {} if job.attempt > 1 else {"note": None}
         reference = engine.reference(job.id, job.attempt)
         _log.info("job submitted", extra={"job_id": job.id, "attempt": job.attempt, "reference": reference})
         await self._store.change(
@@ -247,8 +250,9 @@ class Dispatcher:
             attempt_started_at=now,
             submitted_at=job.submitted_at or now,
             next_look_at=None,
-            **values,
         )
+        if job.attempt == 1 and job.note is not None:  # a job that was canceled in the meantime keeps its note
+            await self._store.update(job.id, {JobState.SUBMITTED}, note=None)
 
     async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
         """Pause submissions to an engine; a job that it cannot have started releases its share."""
@@ -283,8 +287,10 @@ class Dispatcher:
         try:
             self._is_dispatching = await asyncio.shield(holding)
         except asyncio.CancelledError:
-            # SQLite stays locked for five seconds after a write that was canceled.
-            await asyncio.wait([holding])
+            # SQLite stays locked for five seconds after a write that was canceled. A database that hangs holds up the
+            # end of the service for no longer.
+            await asyncio.wait([holding], timeout=STOP_WAIT_S)
+            holding.cancel()
             raise
         self._held_at = requested_at if self._is_dispatching else -HOLD_S
 

@@ -244,6 +244,8 @@ class JobStore:
         check_values(event, values)
         states = {before.value: after.value for before, after in target_states(event).items()}
         change = sa.update(jobs).where(jobs.c.id == job.id, sa.or_(*(_is_in(phase) for phase in sources(event))))
+        if event is JobEvent.RESTART:  # another copy of the service may have started a later attempt
+            change = change.where(jobs.c.attempt == job.attempt)
         state = sa.case(states, value=jobs.c.state)
         return await self._update(change.values(revision=jobs.c.revision + 1, state=state, **values))
 

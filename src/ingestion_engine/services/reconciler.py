@@ -133,7 +133,7 @@ class Reconciler:
 
     async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:
         now = self._now()
-        since = now - (job.attempt_started_at or job.admitted_at or now)
+        since = now - (job.attempt_started_at or job.admitted_at or job.cancel_requested_at or now)
         if status.state is EngineState.ABSENT and since.total_seconds() < ABSENT_GRACE_S:
             return
         # The driver may have written its summary after the read above and before its end.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 import pytest
@@ -245,6 +245,20 @@ def test_searching_before_a_job_has_ended_names_the_command_to_wait(
     assert capsys.readouterr().err == ""
     assert run("show", "job-none") == ExitCode.REFUSED
     assert "Run `ingest jobs`" in capsys.readouterr().err
+
+
+def test_a_search_shows_its_results_when_jobs_cannot_be_listed(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request for the newest job only adds a hint."""
+    make_collection(service.world)
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise ApiUnreachable("connection refused")
+
+    monkeypatch.setattr(IngestClient, "list_jobs", fail)
+    assert run("search", "notes", "cats", "-n", "5") == 0
+    assert "0.txt" in capsys.readouterr().out
 
 
 def test_searches_are_narrowed_by_key(service: Running, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ import pickle
 
 import orjson
 import pytest
+import ray
 
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ids import PartitionId, PointId, SegmentKind, SegmentName
 from ingestion_engine.domain.records import Action, ObjectRef, Partition, PartitionReport, ReportStatus, StraySearch
+from ingestion_engine.engines.ray.engine import _report
 
 LINE = b'{"objects":[]}'
 
@@ -44,11 +46,10 @@ def test_a_malformed_id_is_a_corrupt_plan(text: str) -> None:
 
 
 def test_an_id_crosses_processes_as_text() -> None:
-    """Reports that return as JSON or pickled have an id that can be parsed again."""
+    """Reports that return as JSON have an id that can be parsed again."""
     made = PartitionId.make("a01-00001", 0, LINE)
     report = PartitionReport(made, ReportStatus.DONE, 3)
     assert PartitionReport.from_json(orjson.loads(orjson.dumps(report))).partition_id.kind is SegmentKind.WORK
-    assert pickle.loads(pickle.dumps(report)).partition_id.attempt == 1
     assert type(str(made)) is str
 
 
@@ -69,3 +70,20 @@ def test_an_object_has_the_line_of_former_versions() -> None:
         assert partition.to_json() == {"objects": [stored]}
         assert partition.objects[0].ref == ObjectRef("docs", "a", "e", 1, "t")
         assert partition.objects[0].action is Action.CHANGED
+
+
+def test_an_id_is_pickled_as_a_plain_string() -> None:
+    """So a driver with another version of the package can read the reports of its workers."""
+    partition_id = PartitionId.make("a01-00001", 0, b"line")
+    copy = pickle.loads(pickle.dumps(partition_id))
+    assert (type(copy), copy) == (str, partition_id)
+
+
+def test_reports_of_ray_carry_a_partition_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the worker's version made of it: rounds parse it when a process has died."""
+    partition_id = PartitionId.make("a01-d00001", 0, b"line")
+    sent = PartitionReport(partition_id, ReportStatus.DONE, 1)
+    monkeypatch.setattr(ray, "get", pickle.loads)
+    report = _report(pickle.dumps(sent), partition_id)
+    assert type(report.partition_id) is PartitionId
+    assert report == sent

@@ -10,6 +10,7 @@ import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.states import EngineState
+from ingestion_engine.services import dispatcher as dispatcher_module
 from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.ledgers import Ledgers
@@ -346,6 +347,28 @@ async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None
         assert (await plane.job(job_id))["state"] == "succeeded"
 
 
+async def test_a_job_that_is_canceled_during_its_submission_keeps_its_note(world: World) -> None:
+    """The acceptance clears the note of a job that goes on, and of no other."""
+    async with world.serve() as plane:
+        world.engine.during_submit = lambda job_id: plane.client.post(f"/jobs/{job_id}/cancel")
+        job_id = await plane.submit()
+        await plane.look()
+        job = await plane.job(job_id)
+        assert (job["state"], job["note"]) == ("canceling", "Waiting for the driver to end.")
+
+
+async def test_a_canceling_job_without_admission_ends_when_its_engine_does_not_know_it(world: World) -> None:
+    """Version 0.1.0 could leave such a row; it must not hold its collection for ever."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        row = {"state": "canceling", "admitted_at": None, "attempt": 0, "cancel_requested_at": world.clock.now}
+        await overwrite(plane.services.store, job_id, **row)
+        await plane.look(1)
+        world.clock.skip(60)
+        await plane.look(2)
+        assert (await plane.job(job_id))["state"] == "canceled"
+
+
 async def test_an_engine_that_forgot_a_fresh_attempt_is_given_time(world: World) -> None:
     """An attempt is not known for a moment after its submission; that is no death."""
     async with world.serve() as plane:
@@ -394,6 +417,29 @@ async def test_a_service_that_stops_finishes_its_claim_to_dispatch(world: World)
     assert running.cancelled()
     assert held == [True]
     assert await hold("another", 60)
+    await store.close()
+
+
+async def test_a_database_that_hangs_does_not_keep_the_service_from_stopping(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for the claim is bounded."""
+    monkeypatch.setattr(dispatcher_module, "STOP_WAIT_S", 0.01)
+    settings = world.settings()
+    store = await JobStore.open(settings.sqlalchemy_url)
+    begun = asyncio.Event()
+
+    async def hang(_holder: str, _ttl_s: float) -> bool:
+        begun.set()
+        await asyncio.Event().wait()
+        return False
+
+    store.hold_dispatch = hang  # type: ignore[method-assign]
+    running = asyncio.create_task(Dispatcher(settings, store, ledgers=Ledgers(world.state), engines={}).run())
+    await begun.wait()
+    running.cancel()
+    await asyncio.wait([running], timeout=60)
+    assert running.cancelled()
     await store.close()
 
 

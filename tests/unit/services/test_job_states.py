@@ -127,6 +127,14 @@ async def test_a_row_that_somebody_else_has_changed_decides(store: JobStore) -> 
     assert find_phase(await get(store)) is JobPhase.FAILED
 
 
+async def test_a_restart_is_of_the_attempt_that_died(store: JobStore) -> None:
+    """Another copy of the service may have started a later attempt: it is not set back."""
+    job = await put(store, JobPhase.RUNNING)
+    assert await store.update(job.id, {JobState.RUNNING}, attempt=job.attempt + 1)
+    assert not await store.change(job, JobEvent.RESTART, attempt=job.attempt + 1, attempt_started_at=None)
+    assert find_phase(await get(store)) is JobPhase.RUNNING
+
+
 async def test_only_an_event_changes_what_decides_the_phase(store: JobStore) -> None:
     """Other columns are set without one, also under a condition on the state."""
     job = await put(store, JobPhase.RUNNING)

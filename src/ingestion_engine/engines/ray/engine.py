@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ingestion_engine.domain.errors import TransientError
@@ -74,4 +75,4 @@ def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
     except ray.exceptions.RayError as error:
         died = TransientError("worker_died", f"The worker process ended without a report ({type(error).__name__}).")
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=died.record(), process_died=True)
-    return report
+    return replace(report, partition_id=partition_id)  # pickled as a plain string
