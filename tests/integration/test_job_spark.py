@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def driver_shot(platform: Platform, job_id: str) -> Iterator[None]:
     assert guard is not None
     try:
         for process in (daemon, guard, *drivers):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # the driver's Python may have ended with its JVM
+                process.kill()
         _, alive = psutil.wait_procs([guard, *drivers], timeout=20)
         assert not alive
         assert all(executor.is_running() and executor.status() != psutil.STATUS_ZOMBIE for executor in executors)
