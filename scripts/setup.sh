@@ -53,7 +53,7 @@ install_by_uv() {
         .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --require-hashes --compile-bytecode \
             -r requirements.lock
 }
-say "installing the locked packages (about 2.3 GB on disk)"
+say "installing the locked packages (about 2 GB on disk)"
 if ! install_by_uv; then
     say "installing with plain pip"
     .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock

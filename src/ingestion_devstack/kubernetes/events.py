@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 
-from ingestion_devstack.kubernetes.states import rfc3339
 from ingestion_devstack.kubernetes.store import Object, ObjectStore
+from ingestion_engine.runtime.timestamps import timestamp_now
 
 
 def record_event(store: ObjectStore, about: Object, *, kind: str, reason: str, message: str) -> None:
     """Add an event about an object; `kind` is Normal or Warning."""
-    metadata, now = about["metadata"], rfc3339(datetime.now(UTC))
+    metadata, now = about["metadata"], timestamp_now()
     event = {
         "apiVersion": "v1",
         "kind": "Event",

@@ -18,7 +18,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,9 +27,9 @@ import ingestion_engine
 from ingestion_devstack.kubernetes.config import read_secret
 from ingestion_devstack.kubernetes.faults import FaultPlan
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java, find_spark
-from ingestion_devstack.kubernetes.states import rfc3339
 from ingestion_devstack.kubernetes.store import Key, Object, ObjectStore
 from ingestion_devstack.kubernetes.submit import NOTES, Machine, container_status, pending_status
+from ingestion_engine.runtime.timestamps import timestamp_now
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class Kubelet:
     async def _run(self, key: Key, pod: Object, environment: dict[str, str]) -> None:
         uid = pod["metadata"]["uid"]
         work = self._machine.data_dir / "work" / uid
-        started = rfc3339(datetime.now(UTC))
+        started = timestamp_now()
         try:
             code = await self._run_command(pod, work, environment=environment, started=started)
         except OSError as error:
@@ -127,7 +126,7 @@ class Kubelet:
             self._store.remove(key)
             return
         ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": started}
-        ended["finishedAt"] = rfc3339(datetime.now(UTC))
+        ended["finishedAt"] = timestamp_now()
         self._set_status(now, "Failed" if code else "Succeeded", state={"terminated": ended}, started=started)
 
     async def _run_command(self, pod: Object, work: Path, *, environment: dict[str, str], started: str) -> int:

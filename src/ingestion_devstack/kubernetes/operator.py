@@ -16,6 +16,7 @@ from ingestion_devstack.kubernetes import states
 from ingestion_devstack.kubernetes.events import record_event
 from ingestion_devstack.kubernetes.store import Key, Object, ObjectStore
 from ingestion_devstack.kubernetes.submit import ID_LABEL, Machine, SubmissionRefusedError, build_driver_pod
+from ingestion_engine.runtime.timestamps import format_seconds, timestamp_now
 
 APPLICATIONS: Final = "sparkapplications"
 FOREGROUND: Final = "foregroundDeletion"
@@ -83,7 +84,7 @@ class Operator:
         status = app.setdefault("status", {})
         status["submissionID"] = str(uuid.uuid4())
         status["driverInfo"] = {"podName": states.driver_pod_name(app)}
-        status["lastSubmissionAttemptTime"] = states.rfc3339(self._now())
+        status["lastSubmissionAttemptTime"] = format_seconds(self._now())
         status.setdefault("terminationTime", None)
         status["submissionAttempts"] = status.get("submissionAttempts", 0) + 1
         try:
@@ -109,17 +110,17 @@ class Operator:
             left = _POD_GRACE_S - (self._now() - submitted).total_seconds()
             if states.state_of(app) == states.SUBMITTED and left > 0:
                 return left
-            status["terminationTime"] = states.rfc3339(self._now())
+            status["terminationTime"] = format_seconds(self._now())
             return self._enter(app, states.FAILING, "driver pod not found")
         state, error = states.driver_state(pod)
         status["sparkApplicationId"] = pod["metadata"]["labels"][ID_LABEL]
         if state in (states.SUCCEEDING, states.FAILING) and not status.get("terminationTime"):
-            status["terminationTime"] = states.rfc3339(self._now())
+            status["terminationTime"] = format_seconds(self._now())
         return self._enter(app, state, error)
 
     def _leave_submission_failed(self, app: Object) -> float | None:
         if not states.should_retry(app):
-            app["status"]["terminationTime"] = states.rfc3339(self._now())
+            app["status"]["terminationTime"] = format_seconds(self._now())
             return self._enter(app, states.FAILED, app["status"]["applicationState"].get("errorMessage", ""))
         wait = states.seconds_until_retry(app, self._now())
         if wait > 0:
@@ -183,6 +184,6 @@ def mark_deleted(store: ObjectStore, resource: str, value: Object, *, grace_s: i
     metadata: dict[str, Any] = value["metadata"]
     if metadata.get("deletionTimestamp") and metadata.get("deletionGracePeriodSeconds", 0) <= grace_s:
         return value
-    stamp = metadata.get("deletionTimestamp") or states.rfc3339(datetime.now(UTC))
+    stamp = metadata.get("deletionTimestamp") or timestamp_now()
     changed = {**metadata, "deletionTimestamp": stamp, "deletionGracePeriodSeconds": grace_s}
     return store.put(resource, {**value, "metadata": changed})

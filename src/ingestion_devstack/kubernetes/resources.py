@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -29,9 +28,9 @@ from ingestion_devstack.kubernetes.http import (
     read_number,
 )
 from ingestion_devstack.kubernetes.operator import FOREGROUND, mark_deleted
-from ingestion_devstack.kubernetes.states import rfc3339
 from ingestion_devstack.kubernetes.store import Object, ObjectStore
 from ingestion_devstack.kubernetes.tables import make_table
+from ingestion_engine.runtime.timestamps import timestamp_now
 
 VERBS: Final = {
     ("GET", True): "get",
@@ -107,7 +106,7 @@ class ResourceApi:
         }
         body.pop("status", None)
         warnings = admit(body, strict=query.get("fieldValidation") == "Strict")
-        body["metadata"]["creationTimestamp"] = rfc3339(datetime.now(UTC))
+        body["metadata"]["creationTimestamp"] = timestamp_now()
         name = body["metadata"]["name"]
         if self._store.get((target.resource.plural, namespace, name)) is not None:
             raise errors.already_exists(target.resource, name)

@@ -7,7 +7,7 @@ occur; neither does UNKNOWN, as no node can be lost.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from ingestion_devstack.kubernetes.store import Object
@@ -21,11 +21,6 @@ SUBMISSION_FAILED: Final = "SUBMISSION_FAILED"
 PENDING_RERUN: Final = "PENDING_RERUN"
 SUCCEEDING: Final = "SUCCEEDING"
 FAILING: Final = "FAILING"
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return the time in whole seconds, UTC, as Kubernetes writes times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str | None) -> datetime | None:

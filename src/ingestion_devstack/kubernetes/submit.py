@@ -15,14 +15,14 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java, find_spark
-from ingestion_devstack.kubernetes.states import driver_pod_name, rfc3339
+from ingestion_devstack.kubernetes.states import driver_pod_name
 from ingestion_devstack.kubernetes.store import Object
+from ingestion_engine.runtime.timestamps import timestamp_now
 
 DRIVER_CONTAINER: Final = "spark-kubernetes-driver"
 GRACE_S: Final = 30
@@ -118,7 +118,7 @@ def build_driver_pod(app: Object, machine: Machine) -> Object:
             "name": name,
             "namespace": metadata["namespace"],
             "uid": str(uuid.uuid4()),
-            "creationTimestamp": rfc3339(datetime.now(UTC)),
+            "creationTimestamp": timestamp_now(),
             "labels": labels,
             "annotations": {NOTES: ", ".join(notes)} if notes else {},
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],

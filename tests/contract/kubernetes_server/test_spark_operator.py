@@ -11,6 +11,7 @@ from ingestion_devstack.kubernetes import states
 from ingestion_devstack.kubernetes.config import write_secret
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java
 from ingestion_devstack.kubernetes.submit import DRIVER_CONTAINER, Machine, SubmissionRefusedError, build_driver_pod
+from ingestion_engine.runtime.timestamps import format_seconds
 from support.kubernetes_cluster import (
     WATCHED,
     Cluster,
@@ -48,7 +49,7 @@ class TestDecisions:
         status = {
             "applicationState": {"state": states.SUBMISSION_FAILED},
             "submissionAttempts": 3,
-            "lastSubmissionAttemptTime": states.rfc3339(now - timedelta(seconds=4)),
+            "lastSubmissionAttemptTime": format_seconds(now - timedelta(seconds=4)),
         }
         app = {"spec": {"restartPolicy": {"onSubmissionFailureRetryInterval": 5}}, "status": status}
         assert states.seconds_until_retry(app, now) == 11
