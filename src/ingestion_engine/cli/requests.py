@@ -12,8 +12,12 @@ import orjson
 import typer
 
 
-def read_request(file: Path | None) -> dict[str, Any]:
+def read_request(file: Path | None, *, param_hint: str = "--file") -> dict[str, Any]:
     """Return the JSON object in a file, or in standard input for ``-``; an empty one for None.
+
+    Args:
+        file: The file, ``-``, or None.
+        param_hint: Name of the option or argument, for error messages.
 
     Raises:
         typer.BadParameter: the file cannot be read or is not a JSON object.
@@ -24,11 +28,11 @@ def read_request(file: Path | None) -> dict[str, Any]:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         request = orjson.loads(data)
     except OSError as error:
-        raise typer.BadParameter(f"Cannot read {str(file)!r}: {error.strerror}.", param_hint="--file") from error
+        raise typer.BadParameter(f"Cannot read {str(file)!r}: {error.strerror}.", param_hint=param_hint) from error
     except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"{str(file)!r} is not JSON: {error}.", param_hint="--file") from error
+        raise typer.BadParameter(f"{str(file)!r} is not JSON: {error}.", param_hint=param_hint) from error
     if not isinstance(request, dict):
-        raise typer.BadParameter(f"{str(file)!r} does not contain a JSON object.", param_hint="--file")
+        raise typer.BadParameter(f"{str(file)!r} does not contain a JSON object.", param_hint=param_hint)
     return request
 
 

@@ -150,7 +150,7 @@ def _run_job(file: Path) -> int:
     settings = load_settings()
     configure_logging(settings.log_level, stream=sys.stderr)
     try:
-        request = JobRequest.model_validate(read_request(file))
+        request = JobRequest.model_validate(read_request(file, param_hint="FILE"))
     except ValidationError as error:
         raise typer.BadParameter(describe_faults(error), param_hint="FILE") from None
     ledger = Ledger(open_state_store(settings), JobIds().make())

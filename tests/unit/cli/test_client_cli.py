@@ -376,3 +376,12 @@ def test_records_survive_their_table() -> None:
     """``from_row`` is the inverse of ``values``."""
     record = JobRecord("job-1", EngineName.RAY, "notes", JobState.QUEUED, {"a": 1}, "h", utc_now())
     assert JobRecord.from_row(record.values()) == record
+
+
+@pytest.mark.parametrize(("arguments", "name"), [(("worker", "run"), "FILE"), (("submit", "--file"), "--file")])
+def test_a_request_file_that_is_missing_is_named_as_it_was_given(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], name: str
+) -> None:
+    """As an argument or as an option."""
+    assert run(*arguments, "none.json") == ExitCode.USAGE
+    assert f"Invalid value for {name}: Cannot read 'none.json'" in capsys.readouterr().err
