@@ -29,8 +29,8 @@ STALL_S = 240.0
 def make_failing(markers: Path, *, may_exit: bool) -> Process:
     """A worker that fails once in every partition, when all points are written and before the report is.
 
-    Every other partition is put back because the state store is away just then; the others lose their process, or,
-    where the worker is the driver too, meet a defect, which counts as the same.
+    Every other partition is put back because the state store is unavailable at that moment; the others lose their
+    process, or, where the worker is the driver too, meet a defect, which counts as the same.
     """
 
     def fail_once(create: Callable[[Ledger, PartitionReport], None]) -> Callable[[Ledger, PartitionReport], None]:

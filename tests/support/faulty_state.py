@@ -42,11 +42,11 @@ class FaultyStore:
     def _read(self) -> None:
         self.reads += 1
         if self.away:
-            raise TransientError("state_unavailable", "the store is away")
+            raise TransientError("state_unavailable", "the store is unavailable")
 
     def _write(self, apply: Callable[[], Any]) -> Any:
         if self.away:
-            raise TransientError("state_unavailable", "the store is away")
+            raise TransientError("state_unavailable", "the store is unavailable")
         self.writes += 1
         if self.writes == self.fail_at and not self.after:
             self._fail()

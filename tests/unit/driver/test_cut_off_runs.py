@@ -42,7 +42,7 @@ def cut_off(world: World, error: BaseException) -> list[int]:
 
 def test_a_version_that_came_while_its_partition_was_put_back_stands_alone(world: World) -> None:
     """Both runs write under the same epoch, so the epoch does not distinguish their points."""
-    points = cut_off(world, TransientError("store_unavailable", "weaviate is away"))
+    points = cut_off(world, TransientError("store_unavailable", "weaviate is unavailable"))
     world.bucket.on_get = lambda key: world.bucket.put(key, TEXTS[5]) if points[0] == 2 else None
     assert world.run()["state"] == "succeeded"
     assert world.texts("a.txt") == [TEXTS[5]]
@@ -50,7 +50,7 @@ def test_a_version_that_came_while_its_partition_was_put_back_stands_alone(world
 
 def test_an_object_that_went_while_its_partition_was_put_back_leaves_nothing(world: World) -> None:
     """Also when the object had no points before this job."""
-    points = cut_off(world, TransientError("store_unavailable", "weaviate is away"))
+    points = cut_off(world, TransientError("store_unavailable", "weaviate is unavailable"))
     world.bucket.on_get = lambda key: world.bucket.objects.pop(key, None) and None if points[0] == 2 else None
     assert world.run()["counts"]["gone"] == 1
     assert world.texts("a.txt") == []

@@ -237,7 +237,7 @@ def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
     def away(_kind: str) -> None:
         if left[0]:
             left[0] -= 1
-            raise TransientError("store_unavailable", "weaviate is away")
+            raise TransientError("store_unavailable", "weaviate is unavailable")
 
     world.weaviate.before_write = away
     summary = world.run()

@@ -334,7 +334,7 @@ async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None
         get = world.state.get
 
         def away(path: str) -> None:
-            raise TransientError("state_unavailable", "the state store is away")
+            raise TransientError("state_unavailable", "the state store is unavailable")
 
         world.state.get = away  # type: ignore[method-assign,assignment]
         await plane.look(1)

@@ -212,7 +212,7 @@ class TestSubmit:
 
     async def test_an_uncertain_submit_says_so(self, cluster: Cluster, service: SparkService) -> None:
         """When the look-up fails too, the dispatcher is told that the attempt may have started."""
-        cluster.fault = lambda _: (500, status_of(500, "InternalError", "etcd is away"))
+        cluster.fault = lambda _: (500, status_of(500, "InternalError", "etcd is unavailable"))
         with pytest.raises(TransientError) as raised:
             await submit(service)
         assert raised.value.context["maybe_started"] is True
@@ -261,14 +261,14 @@ AWAY = {
 
 
 class TestAway:
-    """A cluster that is away or refuses us: the job waits, with the reason in a short sentence."""
+    """A cluster that is unavailable or refuses us: the job waits, with the reason in a short sentence."""
 
     @pytest.mark.parametrize("call", ["submit", "status", "stop", "logs"])
     @pytest.mark.parametrize("name", AWAY)
     async def test_every_failure_is_transient(
         self, cluster: Cluster, service: SparkService, name: str, call: str
     ) -> None:
-        """Nothing ends a job because its cluster is away; no page of HTML or JSON is relayed."""
+        """Nothing ends a job because its cluster is unavailable; no page of HTML or JSON is relayed."""
         status, body, code = AWAY[name]
         cluster.fault = lambda _: (status, body, {"Retry-After": "7"})
         calls = {

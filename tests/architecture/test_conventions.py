@@ -1,4 +1,4 @@
-"""Rules of the house that no linter knows."""
+"""Conventions of the code base that no linter checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_module_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("package", sorted(path for path in _PACKAGE.iterdir() if (path / "__init__.py").exists()))
 def test_package_says_what_does_not_belong(package: Path) -> None:
-    """A room's docstring also names what has no place in it."""
+    """A package docstring also names what does not belong in it."""
     docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
     assert "does not belong" in docstring
 
@@ -68,11 +68,14 @@ def test_lock_has_hashes_and_no_addresses() -> None:
 
 
 def test_lock_covers_every_dependency() -> None:
-    """Every requirement in pyproject.toml, of any extra, is locked."""
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    required = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
-    wanted = {re.split(r"[\[<>=!~;\s]", line)[0].lower().replace("_", "-") for line in required} - {project["name"]}
+    """Every requirement of both distributions, of any extra, is locked."""
+    required, own = [], set()
+    for file in (_ROOT / "pyproject.toml", _ROOT / "src" / "ingestion_devstack" / "pyproject.toml"):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        extras = project.get("optional-dependencies", {})
+        required += [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+        own.add(project["name"])
+    wanted = {re.split(r"[\[<>=!~;\s]", line)[0].lower().replace("_", "-") for line in required} - own
     locked = set(
         re.findall(r"^([a-z0-9._-]+)==", (_ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
     )
@@ -132,7 +135,7 @@ def test_what_starts_an_engine_imports_nothing_that_takes_long() -> None:
 def test_what_spark_forks_from_has_no_thread_of_ours() -> None:
     """A fork takes along the thread that forks and no other: one of gRPC's or obstore's would be missing in a worker.
 
-    Numpy's library for linear algebra has threads of its own, and mends itself after a fork; it is asked for none.
+    Numpy's library for linear algebra has threads of its own, and restores itself after a fork; here it uses none.
     """
     code = (
         "import importlib, os; from ingestion_engine.engines.spark.daemon import FOR_WORKERS; "
