@@ -49,7 +49,7 @@ class CollectionStore:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock_file.close()
-            raise DataDirInUseError(f"{data_dir} is in use by another process") from error
+            raise DataDirInUseError(f"The directory {data_dir} is in use by another server.") from error
         self._aliases_file = data_dir / _ALIASES
         self._lock = threading.RLock()
         self._aliases: dict[str, str] = {}

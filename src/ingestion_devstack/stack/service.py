@@ -115,7 +115,7 @@ class Service:
         """
         while self.probe() is None:
             if time.monotonic() - self._started > timeout_s:
-                raise StackError(f"{self.plan.title} did not answer within {timeout_s:.0f} s. {self._log_note()}")
+                raise StackError(f"{self.plan.title} did not respond within {timeout_s:.0f} s. {self._log_note()}")
             time.sleep(0.05)
 
     def check(self) -> None:
@@ -149,7 +149,7 @@ def answers(url: str, *, headers: Mapping[str, str] | None = None, trusting: ssl
     """Return whether GET answers 200 now; `trusting` is the TLS context with the server's authority.
 
     Raises:
-        httpx.HTTPError: no server answers.
+        httpx.HTTPError: no server responds.
     """
     answer = httpx.get(url, headers=headers, timeout=PROBE_TIMEOUT_S, trust_env=False, verify=trusting)
     return answer.status_code == httpx.codes.OK

@@ -283,7 +283,7 @@ class JobEngine(Protocol):
         """Return the status of an attempt. Raises TransientError."""
 
     async def stop(self, job_id: str, attempt: int) -> None:
-        """Tell an attempt's driver to end, without waiting; no error when it has ended. Raises TransientError."""
+        """Request that an attempt's driver ends; does not wait; no error when it has ended. Raises TransientError."""
 
     async def logs(self, job_id: str, attempt: int) -> str | None:
         """Return the driver's log so far; None when the engine no longer has it. Raises TransientError."""

@@ -29,7 +29,7 @@ class AliasMove:
         spec: Spec of the job; its collection is the target of the alias.
         state: The state store.
         stores: The job's vector stores.
-        monitor: Tells when the job has to stop.
+        monitor: Reports when the job must stop.
         outages: Back-off of the driver.
         run_async: Runs a coroutine of the adapters to its end, always on the same event loop.
     """

@@ -35,7 +35,7 @@ class OpenAttempt:
     opened_at: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON stored in ``collections/{c}/open/{job_id}``."""
+        """Return the JSON stored in ``collections/{c}/open/{job_id}.json``."""
         return {
             "attempt": self.attempt,
             "epoch": self.epoch,

@@ -36,7 +36,7 @@ class Counts:
     partitions_planned: int = 0
     partitions_done: int = 0
     partitions_repeated: int = 0
-    """Number of times that a partition was put back or lost its process and had to run again."""
+    """Number of times that a partition was returned or lost its process and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def start_over(self) -> None:

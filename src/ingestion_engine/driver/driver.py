@@ -242,7 +242,7 @@ class Driver:
     # -- phases -------------------------------------------------------------------------------------------------------
 
     def _run_phases(self, lease: HeldLease, contract: CollectionContract) -> None:
-        """Do what the mode asks for; plan anew after an outage during planning or an unordered listing."""
+        """Run the phases of the job's mode; plan again after an outage during planning or an unordered listing."""
         fingerprint = contract.fingerprint(self.attempt.parser_version, self.spec.request.metadata)
         opened = OpenAttempt(
             job_id=self.spec.job_id,

@@ -23,7 +23,7 @@ class OutageBackoff:
     """Pauses the driver; the pause doubles with every failure in a row and starts again after a success.
 
     Args:
-        monitor: Tells when the job has to stop, and shows why it is paused.
+        monitor: Reports when the job must stop, and shows why it is paused.
         first_pause_s: Pause after the first failure, in seconds.
         sleep: Waits for a number of seconds.
         clock: Returns monotonic time in seconds.

@@ -41,7 +41,7 @@ class Rounds:
         segments: Names for new plan segments.
         counts: Counts that every report updates.
         writer: Receives every report.
-        monitor: Tells when the job has to stop.
+        monitor: Reports when the job must stop.
         outages: Back-off of the driver.
         on_done: Called after every finished partition; may stop the job through the monitor.
     """
@@ -69,7 +69,7 @@ class Rounds:
         self._deaths: dict[PartitionId, int] = {}
 
     def run(self, partition_ids: Iterator[PartitionId]) -> None:
-        """Run partitions until each has a report; partitions that were put back run again in the next round.
+        """Run partitions until each has a report; partitions that were returned run again in the next round.
 
         Raises:
             FatalError: what stopped the job; no partition is running any more.

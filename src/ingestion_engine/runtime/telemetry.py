@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO  services.dispatch job admitted job_id=… parallelism=4``."""
+    """``2026-01-31T12:00:00.000Z INFO  services.dispatcher job admitted job_id=… parallelism=4``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one event on one line, followed by the lines of its traceback if any."""

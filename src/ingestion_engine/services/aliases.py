@@ -286,7 +286,7 @@ class AliasService:
             async with asyncio.timeout(TIME_LIMIT_S):
                 return await store.list_aliases()
         except TimeoutError:
-            return f"No answer within {TIME_LIMIT_S:g} s."
+            return f"No response within {TIME_LIMIT_S:g} s."
         except IngestionError as error:
             return error.message
 

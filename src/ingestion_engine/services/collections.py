@@ -149,7 +149,7 @@ class CollectionService:
             async with asyncio.timeout(TIME_LIMIT_S):
                 return PointCount(await store.count(collection), None)
         except TimeoutError:
-            return PointCount(None, f"No answer within {TIME_LIMIT_S:g} s.")
+            return PointCount(None, f"No response within {TIME_LIMIT_S:g} s.")
         except IngestionError as error:
             return PointCount(None, error.message)
 

@@ -74,7 +74,7 @@ class HealthService:
                 answer = await check()
             version = answer if isinstance(answer, str) else None
         except TimeoutError:
-            error = f"No answer within {TIME_LIMIT_S:g} s."
+            error = f"No response within {TIME_LIMIT_S:g} s."
         except IngestionError as fault:
             error = fault.message
         except Exception as fault:

@@ -97,7 +97,7 @@ class JobRecord:
     state: JobState
     request: Mapping[str, Any]
     body_hash: str
-    """Hash of engine and body; tells whether two requests with one idempotency key are the same."""
+    """Hash of engine and body; identifies equal requests under one idempotency key."""
     created_at: Moment
     owner: str = ""
     """Name of the API key that submitted the job; empty without authentication."""

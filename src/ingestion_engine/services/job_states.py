@@ -22,7 +22,7 @@ class IllegalTransition(RuntimeError):
 
 
 class JobPhase(Enum):
-    """Where exactly a job is: a state, and the column that tells its two phases apart. Every row is in one phase."""
+    """Where exactly a job is: a state, and the column that distinguishes its two phases. Every row is in one phase."""
 
     WAITING = JobState.QUEUED, "admitted_at", False, "Waits for admission."
     ADMITTED = JobState.QUEUED, "admitted_at", True, "Holds its share; the first driver is being submitted."
@@ -76,7 +76,7 @@ _SUBMITTED = (_P.SUBMITTED, _P.RESUBMITTING, _P.RUNNING, _P.RESTARTING)
 _ENDING = (*_SUBMITTED, _P.CANCELING, _P.ABORTING)
 
 TRANSITIONS: Final[Mapping[JobEvent, _Rule]] = {
-    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, _P.WAITING), "The embedding limit has room for the job."),
+    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, _P.WAITING), "The embedding limit allows the job."),
     JobEvent.RELEASE: _Rule(
         _all_to(_P.WAITING, _P.ADMITTED), "The engine is unavailable and cannot have started the first driver."
     ),

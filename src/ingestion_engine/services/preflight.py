@@ -191,7 +191,7 @@ class Preflight:
         for name, task in tasks.items():
             if not task.done():
                 task.cancel()
-                self._skip(name, f"No answer within {TIME_LIMIT_S:g} s.")
+                self._skip(name, f"No response within {TIME_LIMIT_S:g} s.")
                 continue
             error = task.exception()
             if error is None:

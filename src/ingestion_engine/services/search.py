@@ -189,7 +189,7 @@ class SearchService:
                 return await store.search(collection, vector, limit=query.limit, where=query.where)
         except TimeoutError:
             return TransientError(
-                "store_unavailable", f"Store {name.value!r} did not answer within {STORE_TIME_LIMIT_S:g} s."
+                "store_unavailable", f"Store {name.value!r} did not respond within {STORE_TIME_LIMIT_S:g} s."
             )
         except IngestionError as error:
             _log.warning("store not searched", extra={"store": name.value, **error.log_fields()})

@@ -61,6 +61,6 @@ def test_everything_answered_survives_the_process(tmp_path: Path) -> None:
 def test_a_data_directory_has_one_process(tmp_path: Path) -> None:
     """A second one on the same directory reports it and does not start."""
     first = start_stand_in(tmp_path)
-    with pytest.raises(AssertionError, match="in use by another process"):
+    with pytest.raises(AssertionError, match="in use by another server"):
         start_stand_in(tmp_path)
     assert end_stand_in(first, signal.SIGTERM) == 0

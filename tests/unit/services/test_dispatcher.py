@@ -340,7 +340,7 @@ async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["state"], job["attempt"]) == ("submitted", 1)
-        assert "away" in job["note"]
+        assert "unavailable" in job["note"]
         world.state.get = get  # type: ignore[method-assign]
         world.clock.skip(60)
         await plane.look(1)

@@ -1,6 +1,6 @@
 """Translates error responses of Kubernetes, and exceptions of the official client, into the product's errors.
 
-- The denial of an admission webhook is 403, like a missing permission; only the message tells them apart.
+- The denial of an admission webhook is 403, like a missing permission; only the message distinguishes them.
 - 404 is "no such object", "no such namespace" (only on create) and, as plain text, "no such resource type": the
   operator's CRD is not installed.
 """

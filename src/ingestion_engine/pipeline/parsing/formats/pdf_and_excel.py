@@ -82,7 +82,7 @@ def _extract(body: bytes, media_type: str, *, what: str, on_start: OnStart) -> E
 
 @contextmanager
 def _kreuzberg_errors(what: str) -> Iterator[None]:
-    """Raise kreuzberg's errors as the product's. Only the text tells encryption (4.10: "PDF is password-protected")."""
+    """Raise kreuzberg's errors as the product's. Only the text shows encryption (4.10: "PDF is password-protected")."""
     from kreuzberg import ExtractionCancelledError, KreuzbergError, ParsingError
 
     try:
