@@ -29,6 +29,7 @@ from ingestion_engine.domain.errors import (
 )
 from ingestion_engine.domain.ports import StateStore, Stored
 from ingestion_engine.state.json_files import parse_json
+from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.update import update_value
 
 _log = logging.getLogger(__name__)
@@ -460,7 +461,7 @@ class LeaseCheck:
             stored = read_lease(self._store, self._collection)
             if stored is None or (stored.job_id, stored.epoch) != (self._job_id, self._epoch) or stored.released:
                 self._ended = _make_lease_lost(self._collection, self._epoch, stored)
-            elif self._store.get(f"jobs/{self._job_id}/abort") is not None:
+            elif Ledger(self._store, self._job_id).is_aborted():
                 self._ended = JobAborted("job_aborted", f"Job {self._job_id!r} was aborted.", job_id=self._job_id)
             if self._ended is not None:
                 raise self._ended
