@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import SegmentKind
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
@@ -514,14 +512,7 @@ class Driver:
         path = self.spec.only_keys_path
         if path is None:
             return None
-        stored = self.outages.retry_until_available(lambda: self.state.get(path))
-        if stored is None:
-            raise FatalError(
-                "spec_missing",
-                f"The list of keys {path!r} is missing from the state store.",
-                hint="Submit the retry again.",
-            )
-        return frozenset(orjson.loads(stored.data))
+        return self.outages.retry_until_available(lambda: self.ledger.read_only_keys(path))
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

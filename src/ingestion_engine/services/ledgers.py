@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from ingestion_engine.domain.errors import StateConflict
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import JobSpec
@@ -83,6 +81,4 @@ class Ledgers:
 
     async def write_only_keys(self, job_id: str, keys: Sequence[str]) -> str:
         """Write the keys to which a job is limited, and return the path for its spec."""
-        path = f"jobs/{job_id}/only_keys.json"
-        await asyncio.to_thread(self._store.put, path, orjson.dumps(list(keys)))
-        return path
+        return await asyncio.to_thread(Ledger(self._store, job_id).write_only_keys, keys)

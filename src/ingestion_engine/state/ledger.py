@@ -3,6 +3,7 @@
 ::
 
     spec.json                                   frozen request and settings; written once
+    only_keys.json                              keys to which a retry is limited; the spec names the path
     plan/{segment}.jsonl · plan.json            one line per partition · totals for progress
     reports/single/{partition_id}.{epoch}.json  one per partition and epoch, written once by the worker
     reports/segments/{segment}.jsonl            many reports, folded by the driver
@@ -95,6 +96,27 @@ class Ledger:
                 hint="Install the same version of the package on the service and the cluster.",
                 job_id=self.job_id,
             ) from error
+
+    def write_only_keys(self, keys: Sequence[str]) -> str:
+        """Write the keys to which the job is limited, and return the path for its spec. One request."""
+        path = f"{self._root}only_keys.json"
+        write_json(self.store, path, list(keys))
+        return path
+
+    def read_only_keys(self, path: str) -> frozenset[str]:
+        """Return the keys that ``write_only_keys`` stored at a path. One request.
+
+        Raises:
+            FatalError: "spec_missing": there is no list at the path.
+        """
+        stored = self.store.get(path)
+        if stored is None:
+            raise FatalError(
+                "spec_missing",
+                f"The list of keys {path!r} is missing from the state store.",
+                hint="Submit the retry again.",
+            )
+        return frozenset(orjson.loads(stored.data))
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 

@@ -117,6 +117,26 @@ class TestSpec:
         assert JobUri.parse(ledger.spec_uri) == JobUri(store.url, "job-a")
 
 
+class TestOnlyKeys:
+    """The keys to which a retry is limited."""
+
+    def test_keys_come_back_from_the_path_of_the_job(self, ledger: Ledger, store: StateStore) -> None:
+        """The path is what the spec names; the stored value is a JSON list in the order given."""
+        path = ledger.write_only_keys(("b", "ü", "a"))
+        assert path == "jobs/job-a/only_keys.json"
+        stored = store.get(path)
+        assert stored is not None
+        assert stored.data == '["b","ü","a"]'.encode()
+        assert ledger.read_only_keys(path) == {"a", "b", "ü"}
+
+    def test_a_missing_list_is_fatal(self, ledger: Ledger) -> None:
+        """Without its list the job would process every key, so it must not start."""
+        with pytest.raises(FatalError) as missing:
+            ledger.read_only_keys("jobs/job-a/only_keys.json")
+        assert missing.value.code == "spec_missing"
+        assert "only_keys.json" in missing.value.message
+
+
 class TestPlan:
     """Partitions are read by their ids alone."""
 
