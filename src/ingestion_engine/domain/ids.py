@@ -25,6 +25,11 @@ JOB_FIELDS = frozenset({"epoch", "job_id", "ingested_at"})
 """Payload fields that record who wrote a point and when; not part of its content."""
 
 
+def name_attempt(job_id: str, attempt: int) -> str:
+    """Return the name of an attempt on an engine: submission id of Ray, SparkApplication of Kubernetes. Pure."""
+    return f"{job_id}-{attempt:02d}"
+
+
 def make_object_id(bucket: str, key: str) -> ObjectId:
     """Return the UUID of an object. Injective over (bucket, key): nested namespaces, no separator to collide on."""
     return ObjectId(_make_uuid5(_read_uuid(_make_uuid5(_ROOT.bytes, bucket)), key))

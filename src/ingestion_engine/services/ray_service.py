@@ -9,6 +9,7 @@ import asyncio
 import shlex
 from typing import Any, Final
 
+from ingestion_engine.domain.ids import name_attempt
 from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
@@ -47,7 +48,7 @@ class RayService:
 
     def reference(self, job_id: str, attempt: int) -> str:
         """Return the submission id of an attempt."""
-        return f"{job_id}-{attempt:02d}"
+        return name_attempt(job_id, attempt)
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
         """Start the driver of an attempt, unless it was started before."""

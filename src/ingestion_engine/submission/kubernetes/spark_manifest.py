@@ -25,6 +25,7 @@ from kubeflow_spark_api.models.spark_v1beta2_spark_application import SparkV1bet
 from pydantic import ValidationError
 
 from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.ids import name_attempt
 from ingestion_engine.runtime.settings import Settings, SparkSettings
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.submission.kubernetes.pod_templates import PodTemplates
@@ -70,7 +71,7 @@ def name_application(job_id: str, attempt: int) -> str:
     Raises:
         SubmissionError: "engine_refused": the job id cannot be part of a name in Kubernetes.
     """
-    name = f"{job_id}-{attempt:02d}"
+    name = name_attempt(job_id, attempt)
     if len(name) > LONGEST_NAME or not _DNS_1035.match(name):
         raise SubmissionError(
             "engine_refused",
