@@ -42,7 +42,7 @@ class ReportLog:
     def find_done(self, partition_id: PartitionId) -> PartitionReport | None:
         """Return the single DONE report of a partition with the highest epoch."""
         found: list[PartitionReport] = []
-        for path in self._store.list(f"{self._singles}{partition_id}."):
+        for path in self._store.list(f"{self._singles}{_name(partition_id)}"):
             stored = self._store.get(path)
             if stored is not None:
                 found.append(PartitionReport.from_json(parse_json(path, stored.data)))
@@ -84,11 +84,16 @@ class ReportLog:
         return f"{self._segments}{segment}.jsonl"
 
     def _single_path(self, report: PartitionReport) -> str:
-        return f"{self._singles}{report.partition_id}.{report.epoch}.json"
+        return f"{self._singles}{_name(report.partition_id, report.epoch)}.json"
+
+
+def _name(partition_id: PartitionId, epoch: int | None = None) -> str:
+    """Return the name of a report; without an epoch, the common start of the names of all reports of a partition."""
+    return f"{partition_id}." if epoch is None else f"{partition_id}.{epoch}"
 
 
 def _once(report: PartitionReport, seen: set[bytes]) -> Iterator[PartitionReport]:
-    name = f"{report.partition_id}.{report.epoch}.{report.status == ReportStatus.DONE}"
+    name = f"{_name(report.partition_id, report.epoch)}.{report.status == ReportStatus.DONE}"
     digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
     if digest not in seen:
         seen.add(digest)
