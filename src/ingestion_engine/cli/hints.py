@@ -13,6 +13,7 @@ HINTS: Final = {
     "alias_not_found": "Run `ingest aliases list` to list aliases. `ingest submit --alias` creates one.",
     "collection_not_found": "Run `ingest collections` to list collections. A job creates its collection.",
     "collection_not_ready": "Wait for its job: ingest watch {job_id}",
+    "differences_found": "Run `ingest failures {job_id}` to list the objects, and `ingest repair COLLECTION`.",
     "driver_died": _LOGS,
     "engine_never_started": _LOGS,
     "job_not_found": "Run `ingest jobs` to list jobs.",

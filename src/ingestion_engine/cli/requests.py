@@ -78,7 +78,12 @@ def gather_request(
     source: Annotated[
         str | None, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix", show_default=False)
     ] = None,
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Collection to write.")] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(
+            "--collection", "-c", help="Collection to write: letters, digits and underscores, starting with a letter."
+        ),
+    ] = None,
     alias: Annotated[
         str | None,
         typer.Option(

@@ -53,4 +53,5 @@ def upload(
     if json:
         write_json({"bucket": bucket, "prefix": prefix or "", "files": len(files), "bytes": total_bytes})
     else:
-        out.print(Text(f"{len(files)} files, {total_bytes:,} bytes uploaded to s3://{bucket}/{prefix or ''}"))
+        count = "1 file" if len(files) == 1 else f"{len(files)} files"
+        out.print(Text(f"{count}, {total_bytes:,} bytes uploaded to s3://{bucket}/{prefix or ''}"))

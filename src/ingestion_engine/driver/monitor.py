@@ -143,7 +143,7 @@ class Monitor:
             log.warning("cannot check lease and abort marker", extra=error.log_fields())
         limit_s = self._spec.request.max_runtime_s
         if self.elapsed_s() > limit_s:
-            message = f"The job ran longer than its max_runtime_s of {limit_s} seconds."
+            message = f"The attempt ran longer than the max_runtime_s of {limit_s} seconds."
             hint = "Submit the job again; it continues where it stopped."
             self.stop(FatalError("max_runtime_exceeded", message, hint=hint))
 

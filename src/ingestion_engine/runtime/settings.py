@@ -60,8 +60,8 @@ class EmbedSettings(Group):
     """The cluster-wide limits on embedding, over all jobs and engines."""
 
     in_flight: int | None = Field(default=None, ge=1)
-    """Maximum number of embedding requests in flight, over all jobs. Unset means four per Ollama server: two for a job
-    that runs alone, the rest for the next jobs."""
+    """Maximum number of embedding requests in flight, over all jobs. Unset means four per Ollama server. A job
+    that runs alone is granted half, but at least one request per partition."""
     texts_per_second: float | None = Field(default=None, gt=0)
     """Maximum number of texts embedded per second, over all jobs. Unset means no limit."""
     batch_texts: int = Field(default=32, ge=1)

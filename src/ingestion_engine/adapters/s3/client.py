@@ -206,6 +206,8 @@ def translate_failure(error: Exception, place: Place) -> IngestionError:
     message = f"The request for {place} failed: {type(error).__name__}: {error}"
     if isinstance(error, transient_errors()):
         return TransientError("s3_unavailable", message, **place.context)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return _denied(place, message, dict(place.context), hint=_CREDENTIALS_HINT)
     return _denied(place, message, dict(place.context))
 
 
@@ -215,7 +217,12 @@ def _bucket_missing(place: Place, context: dict[str, Any]) -> FatalError:
     return FatalError(code, f"The bucket '{place.bucket}' does not exist.", hint=hint, **context)
 
 
-def _denied(place: Place, message: str, context: dict[str, Any]) -> FatalError:
+_DENIED_HINT = "Check INGEST_S3__ACCESS_KEY_ID, its permissions on the bucket, and the clock of this machine."
+_CREDENTIALS_HINT = (
+    "Set INGEST_S3__ACCESS_KEY_ID and INGEST_S3__SECRET_ACCESS_KEY. Those of the embedded stack are in its stack.env."
+)
+
+
+def _denied(place: Place, message: str, context: dict[str, Any], *, hint: str = _DENIED_HINT) -> FatalError:
     code = "state_access_denied" if place.is_state else "bucket_access_denied"
-    hint = "Check INGEST_S3__ACCESS_KEY_ID, its permissions on the bucket, and the clock of this machine."
     return FatalError(code, message, hint=hint, **context)
