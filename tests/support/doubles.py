@@ -91,11 +91,6 @@ class MemoryState:
     def list(self, prefix: str) -> Iterator[str]:
         yield from [path for path in self.values if path.startswith(prefix)]
 
-    def download(self, path: str, target: Path) -> None:
-        if path not in self.values:
-            raise StateMissing("state_missing", f"{path} is not there")
-        target.write_bytes(self.values[path].data)
-
     def upload(self, path: str, source: Path) -> None:
         self._write("upload", path, source.read_bytes())
 

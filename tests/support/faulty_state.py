@@ -67,10 +67,6 @@ class FaultyStore:
         self._read()
         return self.inner.list(prefix)
 
-    def download(self, path: str, target: Path) -> None:
-        self._read()
-        self.inner.download(path, target)
-
     def put(self, path: str, data: bytes) -> None:
         self._write(lambda: self.inner.put(path, data))
 

@@ -186,14 +186,6 @@ class LocalStateStore:
                 if path.startswith(prefix):
                     yield path
 
-    def download(self, path: str, target: Path) -> None:
-        """Copy a value to a file. Raises StateMissing."""
-        with file_errors(self._root):
-            try:
-                shutil.copyfile(self._file(path), target)
-            except FileNotFoundError as error:
-                raise self._missing(path) from error
-
     def upload(self, path: str, source: Path) -> None:
         """Copy a file to a value, replacing any other."""
         with self._changing():

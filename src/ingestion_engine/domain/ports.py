@@ -68,9 +68,6 @@ class StateStore(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Yield all paths that start with a prefix, in no particular order. Streams."""
 
-    def download(self, path: str, target: Path) -> None:
-        """Copy a large value to a file in bounded memory."""
-
     def upload(self, path: str, source: Path) -> None:
         """Copy a file to a large value in bounded memory, replacing any existing one."""
 

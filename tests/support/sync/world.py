@@ -258,10 +258,6 @@ class SeenState:
     def delete(self, path: str) -> None:
         self.process.write(path, partial(self.inner.delete, path))
 
-    def download(self, path: str, target: Any) -> None:
-        self.process.look()
-        self.inner.download(path, target)
-
     def upload(self, path: str, source: Any) -> None:
         self.process.write(path, partial(self.inner.upload, path, source))
 

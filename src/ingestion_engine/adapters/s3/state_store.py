@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -183,27 +181,6 @@ class S3StateStore:
             for page in list_pages(self._client, self._bucket, self._base + prefix):
                 for ref in page:
                     yield ref.key.removeprefix(self._base)
-
-    def download(self, path: str, target: Path) -> None:
-        """Copy a large value to a file, which appears complete or not at all. Memory: one buffer.
-
-        Raises:
-            StateMissing: the file does not exist.
-        """
-        with (
-            s3_errors(self._place(path)),
-            tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file,
-        ):
-            partial = Path(file.name)
-            try:
-                with self._client.get_object(**self._name(path))["Body"] as stream:
-                    shutil.copyfileobj(stream, file, 1024 * 1024)
-                file.close()
-                partial.replace(target)
-            except self._client.exceptions.NoSuchKey as error:
-                raise self._missing(path) from error
-            finally:
-                partial.unlink(missing_ok=True)
 
     def upload(self, path: str, source: Path) -> None:
         """Copy a file to a large value, replacing any other; it appears complete or not at all. Memory: one part."""
