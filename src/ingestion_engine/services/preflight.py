@@ -138,7 +138,7 @@ class Preflight:
         if request.mode in MODES_WITHOUT_EMBEDDER:
             del checks["ollama"]
         answers = await self._run(checks)
-        faults = [_refusal(answer, request) for answer in answers.values() if isinstance(answer, FatalError)]
+        faults = [_refusal(answer) for answer in answers.values() if isinstance(answer, FatalError)]
         found = answers.get("state")
         if isinstance(found, SubmissionError):
             faults.append(found)
@@ -291,7 +291,7 @@ def _make_mismatch(message: str, field: str, *, existing: Any, wanted: Any) -> S
     )
 
 
-def _refusal(error: FatalError, request: JobRequest) -> SubmissionError:
+def _refusal(error: FatalError) -> SubmissionError:
     """Return the error of a system as a refusal that names the field at fault. Pure."""
     field = {
         "bucket_not_found": "source.bucket",

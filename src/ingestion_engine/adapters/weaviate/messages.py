@@ -93,7 +93,7 @@ def unescape(key: str) -> str:
 def read_result(result: Any) -> StoredPoint:
     """Return the point of a ``SearchResult``; nulls become absent values."""
     fields = result.properties.non_ref_props.fields
-    payload = {name: _read_value(name, fields[name]) for name in PROPERTIES if name in fields}
+    payload = {name: _read_value(fields[name]) for name in PROPERTIES if name in fields}
     raw = result.metadata.vector_bytes
     return StoredPoint(
         PointId(result.metadata.id),
@@ -102,7 +102,7 @@ def read_result(result: Any) -> StoredPoint:
     )
 
 
-def _read_value(name: str, value: Any) -> Any:
+def _read_value(value: Any) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "list_value":
         pairs = (text.partition("=") for text in value.list_value.text_values.values)
