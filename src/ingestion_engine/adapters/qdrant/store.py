@@ -58,12 +58,10 @@ class QdrantStore:
         url: str,
         api_key: str | None = None,
         *,
-        batch_bytes: int = BATCH_BYTES,
         batch_points: int = BATCH_POINTS,
     ) -> None:
         """Create the client; sends no request."""
         self._url = url.rstrip("/")
-        self._batch_bytes = batch_bytes
         self._batch_points = batch_points
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
         self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
@@ -148,7 +146,7 @@ class QdrantStore:
         Cost: one request per 500 points or 16 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
-        limits = {"max_points": self._batch_points, "max_bytes": self._batch_bytes}
+        limits = {"max_points": self._batch_points, "max_bytes": BATCH_BYTES}
         for batch in batch_points(points, _encode, refused=refused, **limits):
             await self._upsert_or_halve(collection, batch, refused)
         if refused:

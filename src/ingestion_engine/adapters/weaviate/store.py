@@ -87,7 +87,6 @@ class WeaviateStore:
         grpc_url: str | None = None,
         api_key: str | None = None,
         *,
-        batch_bytes: int = BATCH_BYTES,
         batch_points: int = BATCH_POINTS,
     ) -> None:
         """Create the clients; sends no request.
@@ -99,7 +98,7 @@ class WeaviateStore:
         parts = urlsplit(grpc_url or f"{rest.scheme}://{rest.hostname}:{DEFAULT_GRPC_PORT}")
         self._target = f"{parts.hostname}:{parts.port or DEFAULT_GRPC_PORT}"
         self._is_secure = parts.scheme == "https"
-        self._batch_bytes = batch_bytes
+        self._batch_bytes = BATCH_BYTES
         self._batch_points = batch_points
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = {"content-type": "application/json", **dict(self._metadata)}
