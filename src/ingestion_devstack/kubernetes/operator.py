@@ -46,18 +46,10 @@ _NOTES: Final[dict[str, tuple[str, str, str]]] = {
 class Operator:
     """One reconciler over all applications; synchronous, used from the event loop."""
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        machine: Machine,
-        *,
-        namespaces: Collection[str],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, store: ObjectStore, machine: Machine, *, namespaces: Collection[str]) -> None:
         self._store = store
         self._machine = machine
         self._namespaces = frozenset(namespaces)
-        self._now = now
         self._steps: dict[str, Callable[[Object], float | None]] = {
             states.NEW: self._submit,
             states.SUBMITTED: self._follow_driver,
@@ -84,7 +76,7 @@ class Operator:
         status = app.setdefault("status", {})
         status["submissionID"] = str(uuid.uuid4())
         status["driverInfo"] = {"podName": states.driver_pod_name(app)}
-        status["lastSubmissionAttemptTime"] = format_seconds(self._now())
+        status["lastSubmissionAttemptTime"] = format_seconds(datetime.now(UTC))
         status.setdefault("terminationTime", None)
         status["submissionAttempts"] = status.get("submissionAttempts", 0) + 1
         try:
@@ -107,22 +99,22 @@ class Operator:
         if pod is None:
             submitted = states.parse_time(status["lastSubmissionAttemptTime"])
             assert submitted is not None, "set by every submission"
-            left = _POD_GRACE_S - (self._now() - submitted).total_seconds()
+            left = _POD_GRACE_S - (datetime.now(UTC) - submitted).total_seconds()
             if states.state_of(app) == states.SUBMITTED and left > 0:
                 return left
-            status["terminationTime"] = format_seconds(self._now())
+            status["terminationTime"] = format_seconds(datetime.now(UTC))
             return self._enter(app, states.FAILING, "driver pod not found")
         state, error = states.driver_state(pod)
         status["sparkApplicationId"] = pod["metadata"]["labels"][ID_LABEL]
         if state in (states.SUCCEEDING, states.FAILING) and not status.get("terminationTime"):
-            status["terminationTime"] = format_seconds(self._now())
+            status["terminationTime"] = format_seconds(datetime.now(UTC))
         return self._enter(app, state, error)
 
     def _leave_submission_failed(self, app: Object) -> float | None:
         if not states.should_retry(app):
-            app["status"]["terminationTime"] = format_seconds(self._now())
+            app["status"]["terminationTime"] = format_seconds(datetime.now(UTC))
             return self._enter(app, states.FAILED, app["status"]["applicationState"].get("errorMessage", ""))
-        wait = states.seconds_until_retry(app, self._now())
+        wait = states.seconds_until_retry(app, datetime.now(UTC))
         if wait > 0:
             return wait
         return self._submit_when_clear(app)
@@ -139,7 +131,7 @@ class Operator:
     def _leave_failing(self, app: Object) -> float | None:
         if not states.should_retry(app):
             return self._enter(app, states.FAILED, app["status"]["applicationState"].get("errorMessage", ""))
-        wait = states.seconds_until_retry(app, self._now())
+        wait = states.seconds_until_retry(app, datetime.now(UTC))
         return wait if wait > 0 else self._rerun(app)
 
     def _rerun(self, app: Object) -> float | None:
@@ -148,7 +140,7 @@ class Operator:
         return self._enter(app, states.PENDING_RERUN)
 
     def _expire(self, app: Object) -> float | None:
-        left = states.seconds_until_expiry(app, self._now())
+        left = states.seconds_until_expiry(app, datetime.now(UTC))
         if left is not None and left <= 0:
             self._store.remove((APPLICATIONS, app["metadata"]["namespace"], app["metadata"]["name"]))
             return None

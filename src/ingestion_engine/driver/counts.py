@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,20 +133,19 @@ class Counts:
 class RateMeter:
     """Measures chunks and bytes per second since work began, and estimates the remaining time."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._started: float | None = None
 
     def start(self) -> None:
         """Start to measure. Idempotent."""
         if self._started is None:
-            self._started = self._clock()
+            self._started = time.monotonic()
 
     def measure(self, counts: Counts) -> tuple[dict[str, float], float | None]:
         """Return the rates by name and the estimated remaining seconds, None while no object has finished."""
         if self._started is None:
             return {"chunks_per_s": 0.0, "bytes_per_s": 0.0}, None
-        elapsed = max(self._clock() - self._started, 1e-3)
+        elapsed = max(time.monotonic() - self._started, 1e-3)
         rates = {
             "chunks_per_s": round(counts.chunks / elapsed, 2),
             "bytes_per_s": round(counts.bytes_read / elapsed, 1),

@@ -62,19 +62,11 @@ class SchemaWatch:
     Args:
         stores: The stores that are written.
         contract: Contract of the collection.
-        clock: Monotonic seconds.
     """
 
-    def __init__(
-        self,
-        stores: Mapping[StoreName, VectorStore],
-        contract: CollectionContract,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, stores: Mapping[StoreName, VectorStore], contract: CollectionContract) -> None:
         self._stores = stores
         self._contract = contract
-        self._clock = clock
         self._checked_at: float | None = None
 
     async def check(self) -> None:
@@ -87,7 +79,7 @@ class SchemaWatch:
 
         Cost: one request per store and check.
         """
-        now = self._clock()
+        now = time.monotonic()
         if self._checked_at is not None and now - self._checked_at < SCHEMA_AGE_S:
             return
 

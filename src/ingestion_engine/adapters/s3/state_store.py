@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ class S3StateStore:
         url: str,
         *,
         retry: RetryPolicy = CONDITIONAL_RETRY,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Open the state store at ``s3://bucket/prefix``; sends no request.
 
@@ -68,7 +67,6 @@ class S3StateStore:
             make_obstore(settings, lambda: self._client, self._bucket, timeout=timeout) if is_addressable else None
         )
         self._retry = retry
-        self._sleep = sleep
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -168,7 +166,7 @@ class S3StateStore:
                 pause = next(pauses, None)
                 if pause is None:
                     raise
-                self._sleep(pause)
+                time.sleep(pause)
 
     def delete(self, path: str) -> None:
         """Remove a value; an absent value is not an error. One request."""
