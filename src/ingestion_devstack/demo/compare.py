@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from ingestion_engine.adapters.connect import open_stores
+from ingestion_engine.domain.ids import JOB_FIELDS
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import StoredPoint
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import Settings
-
-JOB_FIELDS: Final = frozenset({"job_id", "epoch", "ingested_at"})
-"""Fields that name the job and the time of a write; they differ between any two jobs."""
 
 
 @dataclass(frozen=True, slots=True)

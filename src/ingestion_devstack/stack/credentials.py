@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from ingestion_devstack.kubernetes.config import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,5 @@ def load_or_make_credentials(path: Path) -> Credentials:
         made["s3_access_key_id"] = secrets.token_hex(10).upper()
     credentials = Credentials(**made)
     if made != known:
-        write_private(path, json.dumps(asdict(credentials), indent=2) + "\n")
+        write_private(path, json.dumps(asdict(credentials), indent=2).encode() + b"\n")
     return credentials
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the content of ``path`` in one step; only its owner can read it at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.new")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
-from ingestion_devstack.stack.credentials import write_private
+from ingestion_devstack.kubernetes.config import write_private
 from ingestion_engine.runtime.settings import PREFIX, Settings
 
 
@@ -53,7 +53,7 @@ def write_stack_env(path: Path, env: Mapping[str, str]) -> None:
         + "; set +a"
     ]
     lines += [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
-    write_private(path, "\n".join(lines) + "\n")
+    write_private(path, "\n".join([*lines, ""]).encode())
 
 
 def _set_values(group: BaseModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ingestion_devstack.stack.credentials import write_private
+from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.stack.processes import LOOPBACK
 from ingestion_devstack.stack.service import Home, Plan, answers
 
@@ -25,7 +25,7 @@ def plan_ray_head(home: Home) -> Plan:
     """Return the plan of a head that also runs the tasks. Its temporary directory is removed when the head stops."""
     _remove_leftover(home)
     token_path = home.data_dir / "ray-token"
-    write_private(token_path, home.credentials.ray_auth_token)
+    write_private(token_path, home.credentials.ray_auth_token.encode())
     temp_dir = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=_TEMP_ROOT))
     (home.data_dir / _TEMP_NOTE).write_text(str(temp_dir), encoding="utf-8")
     agent_port = home.ports.take("ray-agent", 52_365)

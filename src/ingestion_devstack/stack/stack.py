@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError
 from ingestion_devstack.stack.api_service import plan_api
-from ingestion_devstack.stack.credentials import load_or_make_credentials, write_private
+from ingestion_devstack.stack.credentials import load_or_make_credentials
 from ingestion_devstack.stack.environment import apply_variables, settings_to_env, write_stack_env
 from ingestion_devstack.stack.processes import Ports
 from ingestion_devstack.stack.ray_head import plan_ray_head
@@ -169,7 +170,7 @@ class Stack:
         self.env = settings_to_env(self.settings)
         if self._with_api:
             self.env["INGEST_API_URL"] = plans[-1].url  # what the command line's client reads
-        write_private(ports_path, json.dumps({**remembered, **home.ports.by_name}, indent=2) + "\n")
+        write_private(ports_path, json.dumps({**remembered, **home.ports.by_name}, indent=2).encode() + b"\n")
         for plan in plans:
             self.services[plan.name] = Service(plan, home, self.env)
             self.services[plan.name].start()
