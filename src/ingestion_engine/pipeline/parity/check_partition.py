@@ -24,7 +24,7 @@ from ingestion_engine.domain.records import (
     ReportStatus,
 )
 from ingestion_engine.pipeline.parity.compare import Choice, Comparison, Differences, Expected, Verdict
-from ingestion_engine.pipeline.parity.find_strays import StrayFinder
+from ingestion_engine.pipeline.parity.find_strays import DELETE_POINTS, StrayFinder
 from ingestion_engine.pipeline.reuse import EXACT_FIRST
 from ingestion_engine.pipeline.stored_copies import WINDOW_CHUNKS, Copies, read_copies
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
@@ -32,8 +32,6 @@ from ingestion_engine.pipeline.worker_context import WorkerContext
 
 GROUP_OBJECTS = 50
 """Small objects read by one request."""
-DELETE_POINTS = 500
-"""Points removed by one request."""
 
 
 class ParityRun:
