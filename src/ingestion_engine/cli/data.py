@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ingestion_engine.cli.jobs import Key, Watch, report_accepted
 from ingestion_engine.cli.output import err, open_client, out, write_json, write_pairs, write_table
+from ingestion_engine.cli.pages import collect_pages
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
@@ -160,16 +161,12 @@ def objects(
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the objects of a collection, ordered by key."""
-    found: list[dict[str, Any]] = []
-    cursor: str | None = None
     with open_client(url) as client:
-        while len(found) < limit:
-            page_size = min(1000, limit - len(found))
-            page = client.list_objects(collection, prefix=prefix, state=state, limit=page_size, cursor=cursor)
-            found += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
+        found = collect_pages(
+            lambda size, cursor: client.list_objects(collection, prefix=prefix, state=state, limit=size, cursor=cursor),
+            limit=limit,
+            page_size=1000,
+        )
     if json:
         for item in found:
             write_json(item)
@@ -192,8 +189,9 @@ def verify(
     With --watch, the exit code is 1 when there are differences; `ingest failures JOB` lists them.
     """
     with open_client(url) as client:
-        request = _request_on(client, collection, "verify", prefix=prefix)
-        accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
+        accepted = _submit_comparison(
+            client, collection, "verify", prefix=prefix, engine=engine, idempotency_key=idempotency_key
+        )
         return report_accepted(client, accepted, follow=follow, json=json)
 
 
@@ -208,19 +206,23 @@ def repair(
 ) -> int:
     """Compare the stores and repair differences from the store that is right."""
     with open_client(url) as client:
-        request = _request_on(client, collection, "repair", prefix=prefix)
-        accepted = client.submit(request, engine=engine, idempotency_key=idempotency_key)
+        accepted = _submit_comparison(
+            client, collection, "repair", prefix=prefix, engine=engine, idempotency_key=idempotency_key
+        )
         return report_accepted(client, accepted, follow=follow, json=json)
 
 
-def _request_on(client: IngestClient, collection: str, mode: str, *, prefix: str) -> dict[str, Any]:
-    """Return a request about an existing collection; bucket, model and chunking are taken from its contract."""
+def _submit_comparison(
+    client: IngestClient, collection: str, mode: str, *, prefix: str, engine: str, idempotency_key: str | None
+) -> dict[str, Any]:
+    """Submit a job on an existing collection; bucket, model and chunking are taken from its contract."""
     bucket = client.get_collection(collection)["contract"]["bucket"]
     if bucket is None:
         raise typer.BadParameter(
             f"The contract of collection {collection!r} does not name its bucket. Use `ingest submit --mode {mode}`."
         )
-    return {"source": {"bucket": bucket, "prefix": prefix}, "collection": collection, "mode": mode}
+    request = {"source": {"bucket": bucket, "prefix": prefix}, "collection": collection, "mode": mode}
+    return client.submit(request, engine=engine, idempotency_key=idempotency_key)
 
 
 def delete_objects(

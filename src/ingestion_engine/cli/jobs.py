@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from ingestion_engine.cli.output import exit_code_of_job, open_client, out, write_json, write_pairs, write_table
+from ingestion_engine.cli.pages import collect_pages
 from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
@@ -91,20 +92,13 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     with open_client(url) as client:
-        found: list[dict[str, Any]] = []
-        cursor: str | None = None
-        while len(found) < limit:
-            page = client.list_jobs(
-                engine=engine,
-                states=state or (),
-                collection=collection,
-                limit=min(500, limit - len(found)),
-                cursor=cursor,
-            )
-            found += page["items"]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
+        found = collect_pages(
+            lambda size, cursor: client.list_jobs(
+                engine=engine, states=state or (), collection=collection, limit=size, cursor=cursor
+            ),
+            limit=limit,
+            page_size=500,
+        )
     if json:
         for job in found:
             write_json(job)
