@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-FINAL_STATES: Final = frozenset({"succeeded", "partially_succeeded", "failed", "canceled"})
+from ingestion_engine.domain.states import FINAL_STATES
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """A search waits up to 20 s for a slow store; all other requests take milliseconds."""

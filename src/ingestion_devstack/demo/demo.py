@@ -21,8 +21,9 @@ from ingestion_devstack.stack.service import StackError
 from ingestion_devstack.stack.stack import SYSTEMS, Stack
 from ingestion_devstack.stack.up import StopRequested, announced_stack, render_table, stop_on_signals
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
-from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.runtime.settings import Settings
 
 BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"

@@ -13,7 +13,8 @@ from ingestion_engine.cli.output import err, open_client, out, write_json, write
 from ingestion_engine.cli.pages import collect_pages
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
-from ingestion_engine.client import FINAL_STATES, ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.domain.states import FINAL_STATES
 
 Collection = Annotated[
     str, typer.Argument(metavar="COLLECTION", help="Name of a collection or of an alias.", show_default=False)

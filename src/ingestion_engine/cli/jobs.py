@@ -13,7 +13,8 @@ from ingestion_engine.cli.pages import collect_pages
 from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
-from ingestion_engine.client import FINAL_STATES, IngestClient
+from ingestion_engine.client import IngestClient
+from ingestion_engine.domain.states import FINAL_STATES
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", show_default=False)]
 Watch = Annotated[

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.cli.output import STATE_STYLES, err, out, write_json
-from ingestion_engine.client import FINAL_STATES, IngestClient
+from ingestion_engine.client import IngestClient
+from ingestion_engine.domain.states import FINAL_STATES
 
 
 def watch_job(client: IngestClient, job_id: str, *, json: bool) -> dict[str, Any]:
