@@ -28,7 +28,7 @@ from ingestion_engine.api.views import (
     show_collection,
     show_search,
 )
-from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.errors import CollectionNotFound, SubmissionError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import EngineName
@@ -48,15 +48,13 @@ async def _jobs_explain_absence(name: str, caller: Principal, services: Services
     """
     try:
         yield
-    except SubmissionError as error:
-        if error.code != "collection_not_found":
-            raise
+    except CollectionNotFound as error:
         unfinished = JobFilter(states=tuple(set(JobState) - FINAL_STATES), owner=caller.sees_jobs_of)
         jobs, _ = await services.jobs.list_page(unfinished, limit=500, cursor=None)
         job = next((job for job in jobs if name in (job.collection, job.alias)), None)
         if job is None:
             raise
-        raise SubmissionError(
+        raise CollectionNotFound(
             error.code,
             f"Collection {name!r} does not exist yet; job {job.id!r}, which creates it, is {job.state.value}.",
             hint=f"Wait until the job has ended: GET /jobs/{job.id}/events.",

@@ -113,5 +113,9 @@ class SubmissionError(IngestionError):
         self.field = field
 
 
+class CollectionNotFound(SubmissionError):
+    """The collection of a request does not exist; some routes add the unfinished job that creates it."""
+
+
 class StateConflict(IngestionError):
     """A conditional write found a newer value than the caller had read; read it and decide again."""

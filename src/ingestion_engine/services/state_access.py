@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from ingestion_engine.domain.errors import IngestionError, SubmissionError
+from ingestion_engine.domain.errors import CollectionNotFound, IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.state.aliases import find_alias
@@ -47,7 +47,8 @@ async def require_contract(state: StateStore | None, collection: str) -> Collect
     """Return the contract of a collection, or of the collection that an alias stands for now.
 
     Raises:
-        SubmissionError: "collection_not_found" (404), "state_not_configured", "state_unavailable" (503).
+        CollectionNotFound: "collection_not_found" (404).
+        SubmissionError: "state_not_configured", "state_unavailable" (503).
 
     Cost: two reads at once; for an alias a third one.
     """
@@ -65,7 +66,7 @@ async def require_contract(state: StateStore | None, collection: str) -> Collect
             if alias == former:
                 break
     if contract is None:
-        raise SubmissionError(
+        raise CollectionNotFound(
             "collection_not_found",
             f"Collection {collection!r} does not exist.",
             hint="List collections with GET /collections; a job creates its collection when it first writes.",
