@@ -17,7 +17,7 @@ import pytest
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.responses import canonical_name, translate_response
 from ingestion_engine.adapters.ollama.server_pool import EndpointPool
-from ingestion_engine.domain.errors import FatalError, TextRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, TextRefused, TextTooLong, TransientError
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from support.answering import Answers, serving
@@ -123,8 +123,8 @@ class TestRefusals:
     """Permanent errors."""
 
     async def test_too_long(self, embedder: OllamaEmbedder) -> None:
-        """A text beyond the context length has its own code, because the chunk can be cut."""
-        with pytest.raises(TextRefused) as refused:
+        """A text beyond the context length has its own class, because the chunk can be cut."""
+        with pytest.raises(TextTooLong) as refused:
             await embedder.embed(MODEL, ["fine", "x" * 9000])
         assert refused.value.code == "text_too_long"
 
@@ -159,7 +159,8 @@ class TestRefusals:
     def test_permanent_texts(self, status: int, text: str, code: str) -> None:
         """Exactly these texts of Ollama's source are permanent."""
         error = translate_response(httpx.Response(status, json={"error": text}), "http://o", "m")
-        assert (type(error), error.code) == (TextRefused, code)
+        kind = TextTooLong if code == "text_too_long" else TextRefused
+        assert (type(error), error.code) == (kind, code)
 
     @pytest.mark.parametrize(
         ("status", "text"),

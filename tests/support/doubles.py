@@ -24,6 +24,7 @@ from ingestion_engine.domain.errors import (
     StateConflict,
     StateMissing,
     TextRefused,
+    TextTooLong,
     TransientError,
 )
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
@@ -187,7 +188,7 @@ class HashEmbedder:
             if any("{NAN}" in text for text in texts):
                 raise TextRefused("embedding_nan", "embedding contains NaN or Inf values")
             if self.longest_chars is not None and any(len(text) > self.longest_chars for text in texts):
-                raise TextRefused("text_too_long", "the input length exceeds the context length")
+                raise TextTooLong("text_too_long", "the input length exceeds the context length")
             self.calls += 1
             self.texts += texts
             self.batches.append(len(texts))

@@ -66,6 +66,10 @@ class TextRefused(ObjectError):
     """The embedder permanently refuses an input; a batch is halved until the refused text is alone."""
 
 
+class TextTooLong(TextRefused):
+    """A text is longer than the model's context; the chunk is cut in two, and both parts are embedded."""
+
+
 class PointsRefused(ObjectError):
     """A store permanently refuses some points of a batch; ``context["refused"]`` maps point ids to reasons."""
 

@@ -116,7 +116,7 @@ class Embedder(Protocol):
     async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request; nothing is truncated.
 
-        Raises: TextRefused ("text_too_long", "embedding_nan", "embedding_refused": the request is refused permanently
+        Raises: TextRefused (TextTooLong, "embedding_nan", "embedding_refused": the request is refused permanently
         because of one of its texts); FatalError "model_not_found"; TransientError for everything else, after quick
         retries by the adapter.
         """

@@ -6,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ingestion_engine.domain.errors import ObjectError, TextRefused
+from ingestion_engine.domain.errors import ObjectError, TextRefused, TextTooLong
 from ingestion_engine.domain.ports import Embedder
 from ingestion_engine.domain.records import Chunk, EmbeddedChunk
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-TEXT_TOO_LONG = "text_too_long"
-"""The only refusal that can be resolved: the chunk is cut in two, and both parts are embedded."""
 
 
 @dataclass(slots=True)
@@ -50,7 +47,7 @@ class EmbedStage:
         for chunk, vector in zip(chunks, vectors, strict=True):
             if not isinstance(vector, TextRefused):
                 results.append([EmbeddedChunk(chunk, vector)])
-            elif vector.code == TEXT_TOO_LONG and (parts := self.split(chunk)) is not None:
+            elif isinstance(vector, TextTooLong) and (parts := self.split(chunk)) is not None:
                 results.append(_join(await self.embed_chunks(parts)))
             else:
                 results.append(vector)

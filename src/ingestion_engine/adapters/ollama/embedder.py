@@ -140,7 +140,7 @@ class OllamaEmbedder:
         Idempotent.
 
         Raises:
-            TextRefused: "text_too_long", "embedding_nan", "embedding_refused": one text makes the whole request fail.
+            TextRefused: TextTooLong, "embedding_nan", "embedding_refused": one text makes the whole request fail.
             FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (another dimension than
                 described).
             TransientError: still failing at the deadline.

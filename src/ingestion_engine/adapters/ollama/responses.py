@@ -10,21 +10,24 @@ import orjson
 import simdjson
 
 from ingestion_engine.adapters.transport import Response, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused, TextTooLong, TransientError
 from ingestion_engine.domain.records import ModelInfo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-REFUSALS = {
-    "the input length exceeds the context length": "text_too_long",
-    "input after truncation exceeds maximum context length": "text_too_long",
-    "embedding contains NaN or Inf values": "embedding_nan",
-    "json: unsupported value: NaN": "embedding_nan",  # from older servers, with status 500
-    "invalid input type": "embedding_refused",
-    "missing request body": "embedding_refused",
+REFUSALS: Mapping[str, tuple[type[TextRefused], str]] = {
+    "the input length exceeds the context length": (TextTooLong, "text_too_long"),
+    "input after truncation exceeds maximum context length": (TextTooLong, "text_too_long"),
+    "embedding contains NaN or Inf values": (TextRefused, "embedding_nan"),
+    "json: unsupported value: NaN": (TextRefused, "embedding_nan"),  # from older servers, with status 500
+    "invalid input type": (TextRefused, "embedding_refused"),
+    "missing request body": (TextRefused, "embedding_refused"),
 }
-"""Texts of permanent refusals. Every other error, other 400s too, may be temporary: a dead runner responds 400."""
+"""Class and code of each permanent refusal, by its text.
+
+Every other error, other 400s too, may be temporary: a dead runner responds 400.
+"""
 LENGTH_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1. Ollama normalises in float32, which leaves a 4,096-dimensional vector
 off by less than 1e-5; a larger deviation means another kind of vector."""
@@ -34,9 +37,9 @@ def translate_response(response: Response, url: str, model: str) -> IngestionErr
     """Return the product's error for a response other than 200. Pure."""
     status, text = response.status_code, read_error(response)
     context: dict[str, Any] = {"url": url, "model": model, "status": status, **read_retry_after(response)}
-    for words, code in REFUSALS.items():
+    for words, (kind, code) in REFUSALS.items():
         if status in (400, 500) and words in text:
-            return TextRefused(code, f"{model}: {text}", **context)
+            return kind(code, f"{model}: {text}", **context)
     if (status == 404 and "model" in text) or (status == 400 and text in ("invalid model name", "model is required")):
         return model_not_found(url, model, text)
     if status in (401, 403):
