@@ -14,6 +14,7 @@ A subclass exists only where the reaction differs. All errors are picklable and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -42,7 +43,7 @@ class IngestionError(Exception):
         return {"error_code": self.code, "error": self.message, **{f"error_{k}": v for k, v in self.context.items()}}
 
     def record(self) -> dict[str, Any]:
-        """Return the JSON object stored in the ledger and shown by the API."""
+        """Return the JSON object stored in the ledger and shown by the API; ``read_fatal_record`` reads it."""
         return {"code": self.code, "message": self.message, "hint": self.hint, "context": self.context}
 
 
@@ -99,6 +100,25 @@ class LeaseLost(FatalError):
 
 class JobAborted(FatalError):
     """Cancellation of the job was requested."""
+
+
+_FATAL_KINDS: Mapping[str, type[FatalError]] = {
+    "collection_missing": CollectionMissing,
+    "state_missing": StateMissing,
+    "lease_lost": LeaseLost,
+    "job_aborted": JobAborted,
+}
+"""The class of each code that has its own; all other codes are FatalError itself."""
+
+
+def read_fatal_record(record: Mapping[str, Any]) -> FatalError:
+    """Return the error of a record that ``record()`` made of a FatalError, in the class it had. Pure.
+
+    Missing fields are empty; a missing code is "unexpected_error".
+    """
+    code = str(record.get("code", "unexpected_error"))
+    kind = _FATAL_KINDS.get(code, FatalError)
+    return kind(code, str(record.get("message", "")), hint=str(record.get("hint", "")), **(record.get("context") or {}))
 
 
 class SubmissionError(IngestionError):

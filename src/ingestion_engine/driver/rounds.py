@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
-from ingestion_engine.domain.errors import FatalError, JobAborted, LeaseLost
+from ingestion_engine.domain.errors import FatalError, read_fatal_record
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import (
     Action,
@@ -117,7 +116,7 @@ class Rounds:
             return []
         error = report.error or {}
         if report.status is ReportStatus.FATAL:
-            self._monitor.stop(_revive(error))
+            self._monitor.stop(read_fatal_record(error))
             return []
         self._counts.partitions_repeated += 1
         if not report.process_died:
@@ -165,11 +164,3 @@ def _blame(item: PlanItem, last_error: str) -> ObjectResult:
         error_code="kills_worker",
         reason=f"Processing this object alone ended its worker {DEATHS_ALLOWED} times. Last error: {last_error}",
     )
-
-
-def _revive(record: Mapping[str, Any]) -> FatalError:
-    """Return a worker's error as the class that the driver reacts to."""
-    kinds: dict[str, type[FatalError]] = {"lease_lost": LeaseLost, "job_aborted": JobAborted}
-    code = str(record.get("code", "unexpected_error"))
-    kind = kinds.get(code, FatalError)
-    return kind(code, str(record.get("message", "")), hint=str(record.get("hint", "")), **(record.get("context") or {}))
