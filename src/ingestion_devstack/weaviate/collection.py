@@ -117,7 +117,7 @@ class Collection:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete by id; absent ones are no error."""
         with transaction(self._db):
-            self._db.executemany(f"DELETE FROM {self.table} WHERE id = ?", ((key,) for key in ids))  # noqa: S608
+            self._db.executemany(f"DELETE FROM {self.table} WHERE id = ?", ((key,) for key in ids))  # noqa: S608  # our name
 
     def get(self, key: str) -> StoredObject | None:
         """Return one object, None if there is none."""

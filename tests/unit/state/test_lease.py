@@ -332,7 +332,7 @@ class TestLeaseCheck:
             check.check()
 
     def test_an_outage_is_no_answer(self, store: FaultyStore, clock: Clock) -> None:
-        """While the store is unavailable, the worker is told so each time, and goes on when it is back."""
+        """While the store is unavailable, every check raises; the worker continues once it is available again."""
         take(store, clock, "job-a")
         check = self.check_of(store, clock)
         store.away = True

@@ -194,6 +194,7 @@ _COMMON = frozenset({
 })  # fmt: skip
 """Encodings that are common in files; a better score of a rarer one is chance."""
 
+# RUF001: letters that look like others are what this set is for.
 _WESTERN = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜàáâäãåæçèéêëìíîïñòóôöõøœùúûüÿß’‘“”„–—…€°«»§·©®\xa0¡¿")  # noqa: RUF001
 
 
