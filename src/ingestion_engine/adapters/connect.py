@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from ingestion_engine.adapters.store_errors import store_not_configured
 from ingestion_engine.domain.errors import FatalError
-from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore, VectorStore, WritePermit
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import Settings
 
@@ -53,22 +53,29 @@ def open_embedder(
     return OllamaEmbedder.from_settings(settings, in_flight=in_flight, texts_per_second=texts_per_second, home=home)
 
 
-def open_stores(settings: Settings, names: Iterable[StoreName]) -> dict[StoreName, VectorStore]:
+def open_stores(
+    settings: Settings, names: Iterable[StoreName], *, permit: WritePermit | None = None
+) -> dict[StoreName, VectorStore]:
     """Return the named stores. Sends no request. Cost: importing gRPC and Weaviate's messages takes half a second.
+
+    Args:
+        settings: Settings with the addresses.
+        names: The stores to open.
+        permit: Asked before every request that writes; None where no lease limits writes.
 
     Raises:
         FatalError: "store_not_configured", naming the setting that is missing.
     """
-    return {name: _open_store(settings, name) for name in names}
+    return {name: _open_store(settings, name, permit) for name in names}
 
 
-def _open_store(settings: Settings, name: StoreName) -> VectorStore:
+def _open_store(settings: Settings, name: StoreName, permit: WritePermit | None) -> VectorStore:
     if name is StoreName.QDRANT:
         from ingestion_engine.adapters.qdrant.store import QdrantStore
 
-        return QdrantStore.from_settings(settings)
+        return QdrantStore.from_settings(settings, permit)
     if settings.weaviate.url is None:  # reported before the slow import
         raise store_not_configured(name)
     from ingestion_engine.adapters.weaviate.store import WeaviateStore
 
-    return WeaviateStore.from_settings(settings)
+    return WeaviateStore.from_settings(settings, permit)

@@ -5,7 +5,7 @@ Adapters implement them; one contract test suite per port runs over all implemen
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -151,12 +151,21 @@ class SearchFilter:
         )
 
 
+WritePermit = Callable[[], Awaitable[float]]
+"""Returns the seconds within which a write that begins now must have ended.
+
+A store that was opened with a permit asks for it before every request that writes. Raises LeaseLost or JobAborted when
+nothing may be written any more, TransientError when that is unknown.
+"""
+
+
 class VectorStore(Protocol):
     """One vector store. Points are the same in every store; the adapter translates their form.
 
     Every method raises TransientError while the store is unavailable (also for "collection is yellow", rate limits and
     time-outs), FatalError "store_access_denied", and, for methods with a collection, CollectionMissing or FatalError
-    "schema_mismatch". Writes are applied when the call returns, and time out at 30 s.
+    "schema_mismatch". Writes are applied when the call returns; each of its requests times out at 30 s, or earlier as
+    its ``WritePermit`` says, whose errors pass through.
     """
 
     name: StoreName

@@ -222,7 +222,9 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     contract = await asyncio.to_thread(read_contract, ledger.store, collection)
     if contract is None:
         raise CollectionMissing("collection_missing", f"Collection {collection!r} has no contract in the state store.")
-    stores = open_stores(settings, contract.stores)
+    grace_s = spec.limits.lease_grace_s
+    check = LeaseCheck(ledger.store, collection, job_id=spec.job_id, epoch=lease.epoch, grace_s=grace_s)
+    stores = open_stores(settings, contract.stores, permit=lambda: asyncio.to_thread(check.grant))
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second
     home = choose_home(spec, slot)
@@ -237,7 +239,7 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
         source=open_source(settings),
         embedder=embedder,
         stores=stores,
-        lease=LeaseCheck(ledger.store, collection, job_id=spec.job_id, epoch=lease.epoch),
+        lease=check,
         schema=SchemaWatch(stores, contract),
         table=ObjectTable(ledger.store, collection),
         at_once=at_once,

@@ -198,8 +198,8 @@ class LeaseSettings(Group):
     ttl_s: float = Field(default=30.0, gt=0)
     """Seconds without a heartbeat after which a lease is taken over."""
     grace_s: float = Field(default=35.0, ge=0)
-    """Seconds that the successor then waits before it writes: the write time-out of the stores (30 s) and the check
-    interval of the workers."""
+    """Seconds that the successor then waits before it writes. No write of a worker lasts longer, at most 30 s. Below
+    8 s, writes of a dead attempt may outlive it, because every write has at least 5 s."""
     outage_retry_s: float = Field(default=5.0, gt=0)
     """Seconds of the first pause after an outage; doubles up to a minute."""
 

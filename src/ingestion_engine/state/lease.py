@@ -41,6 +41,10 @@ _CHECKS_PER_TTL = 10
 
 Adds at most a tenth to the wait.
 """
+_WRITE_MARGIN_S = 1.0
+"""A write ends this much earlier than a successor's first one, for a request that a server is just completing."""
+_SHORTEST_WRITE_S = 5.0
+"""No write is given less time, because a busy server would never finish it (a guess)."""
 _LONGEST_PAUSE_S = 1.0
 """A waiting driver notices a released lease within this many seconds."""
 
@@ -418,7 +422,8 @@ class LeaseCheck:
         collection: The collection that the worker writes to.
         job_id: The worker's job.
         epoch: Epoch that its driver holds.
-        max_age_s: Seconds for which a result is reused; part of ``LeaseSettings.grace_s``.
+        grace_s: Seconds that a successor waits before it writes; limits each write (``grant``).
+        max_age_s: Seconds for which a result is reused; part of ``grace_s``.
         clock: Monotonic seconds.
     """
 
@@ -429,6 +434,7 @@ class LeaseCheck:
         job_id: str,
         epoch: int,
         *,
+        grace_s: float = 35.0,
         max_age_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -436,6 +442,7 @@ class LeaseCheck:
         self._collection = collection
         self._job_id = job_id
         self._epoch = epoch
+        self._write_s = max(grace_s - _WRITE_MARGIN_S, _SHORTEST_WRITE_S + max_age_s)
         self._max_age_s = max_age_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -465,4 +472,21 @@ class LeaseCheck:
                 self._ended = JobAborted("job_aborted", f"Job {self._job_id!r} was aborted.", job_id=self._job_id)
             if self._ended is not None:
                 raise self._ended
-            self._checked_at = now
+            self._checked_at = now  # before the reads: a successor may have begun to wait at any time since
+
+    def grant(self) -> float:
+        """Return the seconds within which a write that begins now must have ended, at least 5; checks as ``check``.
+
+        A successor that took the lease over right after the last check does not write earlier: it waits ``grace_s``.
+        With a grace below 8 s the result is longer than that, because most writes would then end as time-outs.
+
+        Raises:
+            LeaseLost, JobAborted, TransientError: as ``check``; also TransientError when the check took too long.
+        """
+        self.check()
+        assert self._checked_at is not None
+        left_s = self._checked_at + self._write_s - self._clock()
+        if left_s < _SHORTEST_WRITE_S:
+            message = f"Checking the lease on collection {self._collection!r} took {self._write_s - left_s:.0f} s."
+            raise TransientError("state_unavailable", message, collection=self._collection)
+        return left_s

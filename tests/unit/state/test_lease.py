@@ -10,6 +10,7 @@ import pytest
 
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import JobAborted, LeaseLost, TransientError
+from ingestion_engine.domain.ports import Stored
 from ingestion_engine.state.lease import HeldLease, LeaseCheck, acquire, read_lease
 from ingestion_engine.state.ledger import Ledger
 from support.faulty_state import FaultyStore
@@ -341,3 +342,56 @@ class TestLeaseCheck:
                 check.check()
         store.away = False
         check.check()
+
+
+class TestGrants:
+    """How long a worker's write may take."""
+
+    def check_of(self, store: FaultyStore, clock: Clock, grace_s: float) -> LeaseCheck:
+        return LeaseCheck(store, "docs", "job-a", 1, grace_s=grace_s, max_age_s=2.0, clock=clock)
+
+    def test_a_write_ends_before_a_successor_writes(self, store: FaultyStore, clock: Clock) -> None:
+        """Whatever the age of the check, the grant ends a second before the end of a grace that began with it."""
+        take(store, clock, "job-a")
+        check = self.check_of(store, clock, GRACE_S)
+        for age in (0.0, 0.5, 1.9):
+            clock.now = 1000.0 + age
+            assert clock.now + check.grant() == 1000.0 + GRACE_S - 1
+        clock.now = 1002.0
+        assert check.grant() == GRACE_S - 1
+
+    def test_a_check_that_takes_long_leaves_less(
+        self, store: FaultyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lease may have been lost at any time since the check began; too little time is no permission."""
+        take(store, clock, "job-a")
+        check = self.check_of(store, clock, GRACE_S)
+        slow_s = 20.0
+        get = store.get
+
+        def slow_get(path: str) -> Stored | None:
+            clock.now += slow_s if path.endswith("lease.json") else 0.0
+            return get(path)
+
+        monkeypatch.setattr(store, "get", slow_get)
+        assert check.grant() == GRACE_S - 1 - slow_s
+        slow_s = 31.0
+        with pytest.raises(TransientError, match="took 31 s"):
+            check.grant()
+
+    def test_a_short_grace_leaves_time_to_write(self, store: FaultyStore, clock: Clock) -> None:
+        """A grace of no length, as in tests, does not make every write a time-out."""
+        take(store, clock, "job-a")
+        check = self.check_of(store, clock, 0.0)
+        assert check.grant() == 7.0
+        clock.now += 1.9
+        assert check.grant() == pytest.approx(5.1)
+
+    def test_no_grant_without_the_lease(self, store: FaultyStore, clock: Clock) -> None:
+        """It raises as a check does."""
+        take(store, clock, "job-a")
+        check = self.check_of(store, clock, GRACE_S)
+        check.grant()
+        take(store, clock, "job-b")
+        with pytest.raises(LeaseLost):
+            check.grant()

@@ -16,7 +16,7 @@ from ingestion_engine.adapters.store_errors import points_refused, schema_mismat
 from ingestion_engine.adapters.transport import HttpClient, read_object
 from ingestion_engine.domain.errors import FatalError, PointsRefused
 from ingestion_engine.domain.ids import ObjectId, PointId
-from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import Settings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 WRITE_TIMEOUT_S = 30
-"""The server aborts a write after this; the successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+"""The server's time limit of a write, unless a permit ends earlier (``LeaseCheck.grant``)."""
 CONNECT_TIMEOUT_S = 5.0
 GRACE_S = 2.0
 """Time the client waits beyond the server's own time limit, to receive its response."""
@@ -59,20 +59,22 @@ class QdrantStore:
         api_key: str | None = None,
         *,
         batch_points: int = BATCH_POINTS,
+        permit: WritePermit | None = None,
     ) -> None:
-        """Create the client; sends no request."""
+        """Create the client; sends no request. ``permit`` is asked before every request that writes."""
         self._url = url.rstrip("/")
         self._batch_points = batch_points
+        self._permit = permit
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
         self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> QdrantStore:
+    def from_settings(cls, settings: Settings, permit: WritePermit | None = None) -> QdrantStore:
         """Return the store of ``settings.qdrant``. Raises FatalError ("store_not_configured")."""
         qdrant = settings.qdrant
         if qdrant.url is None:
             raise store_not_configured(cls.name)
-        return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None)
+        return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None, permit=permit)
 
     async def close(self) -> None:
         """Release connections."""
@@ -317,14 +319,15 @@ class QdrantStore:
     ) -> Any:
         """Send one request and return its result; ``collection`` is named in errors."""
         params: dict[str, Any] = {}
+        limit_s = WRITE_TIMEOUT_S + GRACE_S
         if write:
-            params = {"timeout": WRITE_TIMEOUT_S}
+            if self._permit is not None:
+                limit_s = min(limit_s, await self._permit())
+            params = {"timeout": max(1, int(limit_s - GRACE_S))}
             if "/points" in path or path.endswith("/index"):
                 params["wait"] = "true"  # by default the server responds before it applies the change
         content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
-        response = await self._client.request(
-            method, self._url, path, params=params, body=content, timeout_s=WRITE_TIMEOUT_S + GRACE_S
-        )
+        response = await self._client.request(method, self._url, path, params=params, body=content, timeout_s=limit_s)
         try:
             return read_result(response, self._url, collection)
         except PointsRefused as error:

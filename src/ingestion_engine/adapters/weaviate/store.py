@@ -49,7 +49,7 @@ from ingestion_engine.adapters.weaviate.stubs import (
 )
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
-from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import Settings
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TIMEOUT_S = 30.0
-"""Time limit of every call; the successor of a dead driver waits longer (``LeaseSettings.grace_s``)."""
+"""Time limit of every call, unless a permit ends a write earlier (``LeaseCheck.grant``)."""
 CONNECT_TIMEOUT_S = 5.0
 BATCH_BYTES = 8 * 1024 * 1024
 """Keeps one call well below the time limit; the server's own limit (``grpcMaxMessageSize``) is about 100 MB."""
@@ -88,10 +88,12 @@ class WeaviateStore:
         api_key: str | None = None,
         *,
         batch_points: int = BATCH_POINTS,
+        permit: WritePermit | None = None,
     ) -> None:
         """Create the clients; sends no request.
 
-        ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051.
+        ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051. ``permit`` is asked before
+        every request that writes.
         """
         self._url = url.rstrip("/")
         rest = urlsplit(self._url)
@@ -100,6 +102,7 @@ class WeaviateStore:
         self._is_secure = parts.scheme == "https"
         self._batch_bytes = BATCH_BYTES
         self._batch_points = batch_points
+        self._permit = permit
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = {"content-type": "application/json", **dict(self._metadata)}
         self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
@@ -109,13 +112,13 @@ class WeaviateStore:
         self._connecting = asyncio.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> WeaviateStore:
+    def from_settings(cls, settings: Settings, permit: WritePermit | None = None) -> WeaviateStore:
         """Return the store of ``settings.weaviate``. Raises FatalError ("store_not_configured")."""
         weaviate = settings.weaviate
         if weaviate.url is None:
             raise store_not_configured(cls.name)
         api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
-        return cls(weaviate.url, weaviate.grpc_url, api_key)
+        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit)
 
     async def close(self) -> None:
         """Release connections."""
@@ -206,7 +209,7 @@ class WeaviateStore:
 
     async def _write(self, collection: str, batch: Sequence[EncodedPoint], refused: dict[PointId, str]) -> None:
         request = b"".join(encoded for _, encoded in batch)
-        reply = await self._call(self._write_batch, request, collection)
+        reply = await self._call(self._write_batch, request, collection, write=True)
         for entry in reply.errors:
             if concerns_batch(entry.error) or concerns_server(entry.error):
                 message = f"Weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
@@ -231,7 +234,7 @@ class WeaviateStore:
     async def _delete(self, collection: str, filters: Any, *, what: str) -> None:
         request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
         while True:
-            reply = await self._send("BatchDelete", request, collection)
+            reply = await self._send("BatchDelete", request, collection, write=True)
             if reply.matches == 0:
                 return
             if reply.successful == 0:
@@ -405,14 +408,17 @@ class WeaviateStore:
         request = make_read(make_class_name(collection), with_vectors=with_vectors, limit=limit, **fields)
         return (await self._send("Search", request, collection)).results
 
-    async def _send(self, method: str, request: Any, collection: str) -> Any:
+    async def _send(self, method: str, request: Any, collection: str, *, write: bool = False) -> Any:
         stub = await self._connect()
-        return await self._call(getattr(stub, method), request, collection)
+        return await self._call(getattr(stub, method), request, collection, write=write)
 
-    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any, collection: str) -> Any:
+    async def _call(
+        self, method: Callable[..., Awaitable[Any]], request: Any, collection: str, *, write: bool = False
+    ) -> Any:
+        limit_s = await self._time_limit(write=write)
         try:
             with weaviate_errors(self._target, collection):
-                return await method(request, timeout=TIMEOUT_S, metadata=self._metadata)
+                return await method(request, timeout=limit_s, metadata=self._metadata)
         except CollectionMissing as error:
             await self._confirm_missing(error, collection)
             raise
@@ -459,4 +465,9 @@ class WeaviateStore:
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
         content = None if body is None else orjson.dumps(body)
-        return await self._rest.request(method, self._url, path, body=content, timeout_s=TIMEOUT_S)
+        limit_s = await self._time_limit(write=method != "GET")
+        return await self._rest.request(method, self._url, path, body=content, timeout_s=limit_s)
+
+    async def _time_limit(self, *, write: bool) -> float:
+        """Return the time limit of a request that begins now, in seconds."""
+        return min(TIMEOUT_S, await self._permit()) if write and self._permit is not None else TIMEOUT_S
