@@ -118,12 +118,12 @@ def show_end(job: Mapping[str, Any]) -> None:
     out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), duration))
     names = (
         *("listed", "new", "changed", "unchanged", "outside_filters", "done", "failed", "deleted"),
-        *("verified", "different", "repaired", "foreign_points", "chunks", "chunks_embedded"),
+        *("verified", "different", "repaired", "foreign_points", "searches_failed", "chunks", "chunks_embedded"),
     )
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if shown:
         out.print(Text("  " + " · ".join(shown)))
-    if any(counts.get(name) for name in ("failed", "different", "foreign_points")):
+    if any(counts.get(name) for name in ("failed", "different", "foreign_points", "searches_failed")):
         out.print(Text(f"  ingest failures {job['job_id']}"))
     error = job.get("error")
     if error and state == "failed":

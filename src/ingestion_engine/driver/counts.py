@@ -25,6 +25,8 @@ class Counts:
     different: int = 0
     repaired: int = 0
     foreign_points: int = 0
+    searches_failed: int = 0
+    """Searches for stray points that could not be completed."""
     points_seen: dict[str, int] = field(default_factory=dict)
     """Points found by comparisons, by store."""
     chunks: int = 0
@@ -42,7 +44,7 @@ class Counts:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally()
         self.done = self.failed = self.gone = 0
-        self.same = self.different = self.repaired = self.foreign_points = 0
+        self.same = self.different = self.repaired = self.foreign_points = self.searches_failed = 0
         self.points_seen = {}
 
     def add_work(self, report: PartitionReport) -> None:
@@ -64,6 +66,7 @@ class Counts:
         kind = report.partition_id.kind
         for result in report.results:
             if kind is SegmentKind.STRAY_SEARCHES:
+                self.searches_failed += result.outcome is Outcome.FAILED
                 kinds = (result.differences or {}).values()
                 self.foreign_points += sum(points for by_kind in kinds for points in by_kind.values())
             elif kind is SegmentKind.DELETIONS:
@@ -114,6 +117,7 @@ class Counts:
             "different": self.different,
             "repaired": self.repaired,
             "foreign_points": self.foreign_points,
+            "searches_failed": self.searches_failed,
             "new": tally.by_action.get(Action.NEW, 0),
             "changed": tally.by_action.get(Action.CHANGED, 0),
             "retried": tally.by_action.get(Action.RETRY, 0) + tally.by_action.get(Action.DIRTY, 0),

@@ -30,7 +30,7 @@ from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff
-from ingestion_engine.driver.outcome import final_error, final_state, over_budget, stores_differ
+from ingestion_engine.driver.outcome import comparison_incomplete, final_error, final_state, over_budget, stores_differ
 from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
 from ingestion_engine.driver.plan.parity_plan import ParityPlan, ParityScope
@@ -313,7 +313,7 @@ class Driver:
             self.writer.flush()
             results = (r for report in attempt_reports(self.ledger, opened.attempt) for r in report.results)
             error = self._run_open(opened, lambda: plan.find_undecided(results))
-        elif error is None and plan.scope.is_whole:
+        elif error is None and plan.scope.is_whole and comparison_incomplete(self.counts) is None:
             found = self.counts.different + self.counts.foreign_points
             self.outages.retry_until_available(
                 lambda: write_verified(
@@ -326,14 +326,15 @@ class Driver:
         """Return when every store holds exactly the points that the object table lists. Requires the lease.
 
         Raises:
-            FatalError: "stores_differ", with the totals; each object that differs is among the job's failures.
+            FatalError: "stores_differ" or "comparison_incomplete", with the totals; each object that differs or could
+                not be compared is among the job's failures.
         """
         counts = Counts()
         rounds = self._make_rounds(counts, lambda: None)
         while (error := self._compare_stores(self._parity_plan(contract, counts), Action.VERIFY, rounds)) is not None:
             self.outages.pause_for(error)
             counts.start_over()
-        found = stores_differ(counts)
+        found = stores_differ(counts) or comparison_incomplete(counts)
         if found is not None:
             raise found
 

@@ -45,11 +45,33 @@ def _differences(code: str, counts: Counts) -> FatalError | None:
     )
 
 
+def comparison_incomplete(counts: Counts, *, only_searches: bool = False) -> FatalError | None:
+    """Return the error of a comparison that left something out; None when it is complete.
+
+    Args:
+        counts: Counts of the comparison.
+        only_searches: True when failed objects count as failures of their own, as in a repair.
+    """
+    objects = 0 if only_searches else counts.failed
+    if not objects and not counts.searches_failed:
+        return None
+    return FatalError(
+        "comparison_incomplete",
+        f"{objects} of {counts.tally.listed} objects could not be compared, and {counts.searches_failed} searches for"
+        " points of no object did not end.",
+        hint="Check the job's failures, which name the cause of each, and submit the job again.",
+        objects=objects,
+        searches=counts.searches_failed,
+    )
+
+
 def final_error(request: JobRequest, counts: Counts) -> FatalError | None:
     """Return the error of a job that has run to its end; None when it succeeded, at least partially."""
     error = over_budget(counts, request.failure_budget)
     if error is None and request.mode is Mode.VERIFY:
-        return differences_found(counts)
+        error = differences_found(counts) or comparison_incomplete(counts)
+    elif error is None and request.mode is Mode.REPAIR:
+        error = comparison_incomplete(counts, only_searches=True)
     return error
 
 

@@ -15,6 +15,7 @@ from ingestion_engine.domain.ids import PartitionId, PointId, SegmentKind, make_
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import JobRequest, StoreName
 from ingestion_engine.state.collections import read_verified
+from ingestion_engine.state.ledger import Ledger
 from support.doubles import Crash, MemoryStore
 from support.world import World
 
@@ -361,7 +362,7 @@ def test_metadata_belongs_to_ingestion() -> None:
 
 
 def test_a_deadly_search_is_named_by_its_range(world: World) -> None:
-    """A search for stray points that kills its process is recorded under the range of ids that it covers."""
+    """A search for stray points that kills its process is recorded under its range, and no verification succeeds."""
     put(world.qdrant, foreign("ghost.txt", 9))
     ledger, engine = world.submit(mode="verify"), world.engine
 
@@ -370,7 +371,64 @@ def test_a_deadly_search_is_named_by_its_range(world: World) -> None:
             raise RuntimeError("killed")
 
     engine.before = die
-    assert world.attempt(ledger, engine=engine) is not None
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "comparison_incomplete")
+    assert summary["counts"]["searches_failed"] == 1
+    assert read_verified(world.state, "notes") is None
     items, _ = ledger.read_failures(None, 10)
     everything = f"{UUID(int=0)}..{UUID(int=2**128 - 1)}"
     assert [(item["key"], item["code"]) for item in items] == [(everything, "kills_worker")]
+
+
+@pytest.mark.parametrize("mode", ["verify", "repair"])
+def test_a_comparison_that_leaves_a_search_out_does_not_succeed(world: World, mode: str) -> None:
+    """Stray points may be anywhere in the range that could not be searched."""
+    put(world.qdrant, foreign("ghost.txt", 9))
+    engine = world.engine
+    engine.before = dies_in(lambda pid, _: pid.kind is SegmentKind.STRAY_SEARCHES)
+    summary = world.attempt(world.submit(mode=mode), engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "comparison_incomplete")
+
+
+def test_a_verification_without_one_of_its_objects_does_not_succeed(world: World) -> None:
+    """An object whose comparison kills its process is not the same in both stores as far as anybody knows."""
+    ledger, engine = world.submit(mode="verify"), world.engine
+    engine.before = dies_in(lambda _pid, keys: "b.txt" in keys, ledger)
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "comparison_incomplete")
+    assert read_verified(world.state, "notes") is None
+
+
+@pytest.mark.parametrize("what", ["object", "search"])
+def test_an_alias_does_not_move_on_an_incomplete_proof(world: World, what: str) -> None:
+    """What could not be compared is not proven equal."""
+    put(world.qdrant, foreign("ghost.txt", 9))
+    if what == "object":
+        world.qdrant.collections["notes"].clear()
+        assert world.run(mode="full")["state"] == "succeeded"
+    ledger, engine = world.submit(alias="live", metadata={"team": "docs"}), world.engine
+
+    def is_deadly(pid: PartitionId, keys: set[str]) -> bool:
+        return pid.kind is SegmentKind.STRAY_SEARCHES if what == "search" else "b.txt" in keys
+
+    engine.before = dies_in(is_deadly, ledger)
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "comparison_incomplete")
+    assert world.qdrant.aliases == world.weaviate.aliases == {}
+
+
+def dies_in(
+    is_deadly: Callable[[PartitionId, set[str]], bool], ledger: Ledger | None = None
+) -> Callable[[PartitionId], None]:
+    """Return what an engine does before a partition: it dies in the deadly ones, named by id and keys."""
+
+    def before(partition_id: PartitionId) -> None:
+        planned = () if ledger is None else ledger.read_partition(partition_id).objects
+        if is_deadly(partition_id, {item.ref.key for item in planned}):
+            raise RuntimeError("killed")
+
+    return before
