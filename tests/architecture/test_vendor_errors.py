@@ -203,7 +203,8 @@ class TestOllama:
         ("status", "text", "kind"),
         [
             (404, 'model "x" not found, try pulling it first', FatalError),
-            (404, "model 'x' not found", FatalError),
+            (404, "model 'x:latest' not found", FatalError),
+            (404, "no route to the model server", TransientError),
             (404, "404 page not found", TransientError),
             (400, "invalid model name", FatalError),
             (401, "unauthorized", FatalError),
@@ -216,6 +217,12 @@ class TestOllama:
     def test_responses(self, status: int, text: str, kind: type[IngestionError]) -> None:
         """Errors not known to be permanent are transient; refused texts are in the embedder suite."""
         assert type(translate_ollama(httpx.Response(status, json={"error": text}), "http://o", "x")) is kind
+
+    @pytest.mark.parametrize("status", [400, 404, 500])
+    @pytest.mark.parametrize("page", [b"model 'x' not found", b"<p>invalid input type</p>", b"{}", b""])
+    def test_a_page_that_is_not_ollamas_is_transient(self, status: int, page: bytes) -> None:
+        """Only Ollama's own JSON says that a model is missing or a text is refused."""
+        assert type(translate_ollama(httpx.Response(status, content=page), "http://o", "x")) is TransientError
 
 
 class TestQdrant:
@@ -231,11 +238,14 @@ class TestQdrant:
             (401, "Invalid API key or JWT", FatalError, "store_access_denied"),
             (403, "Forbidden: Global access is required", FatalError, "store_access_denied"),
             (404, "Not found: Collection `c` doesn't exist!", CollectionMissing, "collection_missing"),
-            (404, "page not found", FatalError, "qdrant_refused"),
+            (404, "Not found: No point with id 7 found", FatalError, "qdrant_refused"),
             (409, "Wrong input: Collection `c` already exists!", FatalError, "qdrant_refused"),
             (408, "Timeout: 30 s", TransientError, "qdrant_unavailable"),
             (429, "Rate limiting exceeded: write", TransientError, "qdrant_unavailable"),
+            (400, "Bad request: see Vector dimension error: x", PointsRefused, "points_refused"),
             (500, "Service internal error: x", TransientError, "qdrant_unavailable"),
+            (500, "Service internal error: No space left on device: WAL", TransientError, "qdrant_unavailable"),
+            (418, "Wrong input: unheard of", TransientError, "qdrant_unavailable"),
             (503, "Service unavailable: shard", TransientError, "qdrant_unavailable"),
             (507, "Insufficient storage: disk full", TransientError, "qdrant_unavailable"),
         ],
@@ -246,6 +256,14 @@ class TestQdrant:
         error = qdrant_responses.translate_response(answer, "http://q", "c")
         assert (type(error), error.code) == (kind, code)
         assert text in error.message or code == "collection_missing"
+
+    @pytest.mark.parametrize("status", [400, 404, 405, 409, 422, 302])
+    @pytest.mark.parametrize("page", [b"", b"default backend - 404", b"<html>Collection doesn't exist</html>", b"[]"])
+    def test_a_page_that_is_not_qdrants_says_nothing(self, status: int, page: bytes) -> None:
+        """A proxy's 404 or 400 neither means that the collection is missing nor refuses a point."""
+        error = qdrant_responses.translate_response(httpx.Response(status, content=page), "http://q", "c")
+        assert (type(error), error.code) == (TransientError, "qdrant_unavailable")
+        assert "does not come from Qdrant" in error.message
 
     def test_retry_after_is_kept(self) -> None:
         """The error of a rate limit has its Retry-After."""
@@ -285,12 +303,21 @@ class TestWeaviate:
 
     @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
     def test_every_grpc_code_has_a_reaction(self, code: grpc.StatusCode) -> None:
-        """Only three codes are transient by themselves."""
+        """Only codes that state a refusal are fatal; every other one may pass."""
         with pytest.raises(IngestionError) as raised, weaviate_responses.weaviate_errors("host:1", "c"):
             raise GrpcError(code, "planted")
-        passing = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
-        assert type(raised.value) is (TransientError if code.name in passing else FatalError)
-        assert (raised.value.code == "store_access_denied") == (code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED"))
+        denied = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+        refused = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
+        assert type(raised.value) is (FatalError if code.name in denied | refused else TransientError)
+        assert (raised.value.code == "store_access_denied") == (code.name in denied)
+
+    @pytest.mark.parametrize("status", [400, 404, 502])
+    def test_a_proxy_that_does_not_know_grpc_is_transient(self, status: int) -> None:
+        """A proxy's page becomes UNIMPLEMENTED, INTERNAL or UNAVAILABLE in gRPC."""
+        code = {400: grpc.StatusCode.INTERNAL, 404: grpc.StatusCode.UNIMPLEMENTED, 502: grpc.StatusCode.UNAVAILABLE}
+        failed = GrpcError(code[status], f"Received http2 header with status: {status}")
+        error = weaviate_responses.translate_call(failed, "host:1", "docs")
+        assert (type(error), error.code) == (TransientError, "weaviate_unavailable")
 
     @pytest.mark.parametrize(
         ("text", "kind", "code"),
@@ -299,28 +326,46 @@ class TestWeaviate:
             ("parse params: could not find class Docs in schema", CollectionMissing, "collection_missing"),
             ("aggregate: tried to browse non-existing index for Docs", CollectionMissing, "collection_missing"),
             ("batch delete: cannot find index for class Docs", CollectionMissing, "collection_missing"),
-            ("no such prop with name 'epoch' found in class 'Docs'", FatalError, "schema_mismatch"),
-            ("knn search: 8 vs 16: vector lengths don't match", FatalError, "schema_mismatch"),
+            ("no such prop with name 'epoch' found in class 'Docs' in the schema", FatalError, "schema_mismatch"),
+            ('x: shard "main": knn search: 8 vs 16: vector lengths don\'t match', FatalError, "schema_mismatch"),
             ("new node has a vector with length 8. Existing nodes have 16", FatalError, "schema_mismatch"),
             ("extract auth: unauthorized: invalid api key", FatalError, "store_access_denied"),
             ("rbac: authorization, forbidden action: user 'x'", FatalError, "store_access_denied"),
             ("put objects: leader not found", TransientError, "weaviate_unavailable"),
             ("store is read-only due to: disk usage too high", TransientError, "weaviate_unavailable"),
             ("context deadline exceeded", TransientError, "weaviate_unavailable"),
-            ("query maximum results exceeded", FatalError, "weaviate_refused"),
+            ("an error of a version to come", TransientError, "weaviate_unavailable"),
+            ("explorer: invalid pagination params: query maximum results exceeded: 1", FatalError, "weaviate_refused"),
+            (
+                "docIds: \"Filtering by property 'x' requires inverted index\"",
+                TransientError,
+                "weaviate_unavailable",
+            ),
+            ("docIds: Filtering by property 'epoch' requires inverted index.", FatalError, "weaviate_refused"),
+            (
+                "parse filter: could not parse string 'no such prop with name 'a' found in class 'B' in the schema'",
+                TransientError,
+                "weaviate_unavailable",
+            ),
+            (
+                "search: value 'authorization, forbidden action: user 'x'' is not a number",
+                TransientError,
+                "weaviate_unavailable",
+            ),
         ],
     )
     def test_texts_of_unknown(self, text: str, kind: type[IngestionError], code: str) -> None:
-        """Weaviate's untyped errors are classified by their text."""
+        """Weaviate's untyped errors are known by the shape of their whole text, never by words in a quoted value."""
         error = weaviate_responses.translate_call(GrpcError(grpc.StatusCode.UNKNOWN, text), "host:1", "docs")
         assert (type(error), error.code) == (kind, code)
 
     @pytest.mark.parametrize(
         ("status", "kind", "code"),
         [
+            (400, FatalError, "weaviate_refused"),
             (401, FatalError, "store_access_denied"),
             (403, FatalError, "store_access_denied"),
-            (404, CollectionMissing, "collection_missing"),
+            (404, TransientError, "weaviate_unavailable"),
             (422, FatalError, "weaviate_refused"),
             (408, TransientError, "weaviate_unavailable"),
             (429, TransientError, "weaviate_unavailable"),
@@ -334,23 +379,46 @@ class TestWeaviate:
         error = weaviate_responses.translate_response(answer, "http://w", "docs")
         assert (type(error), error.code) == (kind, code)
 
+    def test_a_missing_class_is_a_404_without_a_body(self) -> None:
+        """The adapter then asks for the list of classes, because a proxy may answer the same."""
+        error = weaviate_responses.translate_response(httpx.Response(404), "http://w", "docs")
+        assert (type(error), error.code) == (CollectionMissing, "collection_missing")
+
+    @pytest.mark.parametrize("status", [400, 404, 405, 422, 302])
+    @pytest.mark.parametrize("page", [b"default backend - 404", b"<html>", b'{"message":"no Route matched"}', b"[]"])
+    def test_a_page_that_is_not_weaviates_says_nothing(self, status: int, page: bytes) -> None:
+        """A proxy's 404 or 400 neither means that the class is missing nor refuses a request."""
+        answer = httpx.Response(status, content=page)
+        for collection in ("docs", None):
+            error = weaviate_responses.translate_response(answer, "http://w", collection)
+            assert (type(error), error.code) == (TransientError, "weaviate_unavailable")
+            assert "does not come from Weaviate" in error.message
+        assert not weaviate_responses.is_unknown_path(answer)
+
     @pytest.mark.parametrize(
-        ("text", "of_point"),
+        ("text", "kind"),
         [
-            ("invalid UUID length: 3", True),
-            ("invalid date property 'ingested_at' on class 'Docs': requires a string with a RFC3339", True),
-            ("invalid text property 'key' on class 'Docs': not a string, but float64", True),
-            ("store is read-only due to: disk usage too high", False),
-            ("new node has a vector with length 8. Existing nodes have vectors with length 16", False),
-            ("could not find class Docs in schema", False),
-            ("could not find index for class Docs. It might have been deleted in the meantime", False),
-            ("auto-schema: create collection: updating schema: TYPE_ADD_CLASS: class already exists", False),
-            ("class 'Docs' not present in schema", False),
-            ('resolve node name "node1" to host', False),
-            ("shard shutdown in progress", False),
+            ("invalid UUID length: 3", PointsRefused),
+            ("invalid date property 'ingested_at' on class 'Docs': requires a string with a RFC3339", PointsRefused),
+            ("invalid text property 'key' on class 'Docs': not a string, but float64", PointsRefused),
+            ("invalid uuid property 'object_id' on class 'Disk_replica': given value is 'shard busy'", PointsRefused),
+            ("invalid date property 'x' on class 'Docs': value is 'class not found in schema'", PointsRefused),
+            ("property 'x' on class 'Docs': unrecognized data type of value 'forbidden'", PointsRefused),
+            ("put: marshal: could not marshal 'schema' max length exceeded (5/4)", PointsRefused),
+            ("store is read-only due to: disk usage too high", TransientError),
+            ("an error of a version to come", TransientError),
+            ("new node has a vector with length 8. Existing nodes have vectors with length 16: x", FatalError),
+            ("insert to vector index: new node has a vector with length 8. Existing nodes have", FatalError),
+            ("collection Docs does not have configuration for vector default", FatalError),
+            ("could not find class Docs in schema", CollectionMissing),
+            ("could not find index for class Docs. It might have been deleted in the meantime", CollectionMissing),
+            ("auto-schema: create collection: updating schema: TYPE_ADD_CLASS: already exists", CollectionMissing),
+            ("class 'Docs' not present in schema", CollectionMissing),
+            ("auto-schema: create collection: authorization, forbidden action: user 'x' has none", FatalError),
+            ('resolve node name "node1" to host', TransientError),
+            ("shard shutdown in progress", TransientError),
         ],
     )
-    def test_errors_inside_a_batch(self, text: str, of_point: bool) -> None:
-        """Only an error about one object counts against that object."""
-        about_others = weaviate_responses.concerns_server(text) or weaviate_responses.concerns_batch(text)
-        assert about_others is not of_point
+    def test_errors_inside_a_batch(self, text: str, kind: type[IngestionError]) -> None:
+        """Only a known error about one object counts against that object; an unknown one is repeated."""
+        assert type(weaviate_responses.translate_entry(text, "http://w", "docs")) is kind

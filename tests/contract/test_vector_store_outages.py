@@ -16,7 +16,7 @@ from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.qdrant.store import QdrantStore
 from ingestion_engine.adapters.weaviate.schema import make_definition
 from ingestion_engine.adapters.weaviate.store import WeaviateStore
-from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import StoreName
@@ -118,26 +118,54 @@ class TestOutages:
             await half.close()
 
     async def test_a_weaviate_that_is_not_ready(self) -> None:
-        """A class is missing only when the server reports it after it is ready."""
+        """A class is missing only when a server that is ready lists its classes without it."""
         contract = make_contract("slow")
-        missing, found, ready, starting = (404, {}), (200, make_definition(contract)), (200, {}), (503, {})
-        for looks, readiness, error in (
-            ([missing], starting, TransientError),
-            ([missing, missing], ready, FatalError),
-            ([missing, found], ready, None),
+        ready, starting, page = (200, {}), (503, {}), (404, b"default backend - 404")
+        listed, empty = (200, {"classes": [make_definition(contract)]}), (200, {"classes": []})
+        for readiness, classes, error in (
+            (starting, listed, TransientError),
+            (page, page, TransientError),
+            (ready, page, TransientError),
+            (ready, empty, CollectionMissing),
+            (ready, listed, None),
         ):
-            answers = iter(looks)
             with serving(
                 {
-                    "/v1/schema/Slow": lambda _, answers=answers: next(answers),
+                    "/v1/schema/Slow": lambda _: (404, b""),
                     "/v1/.well-known/ready": lambda _, readiness=readiness: readiness,
+                    "/v1/schema": lambda _, classes=classes: classes,
                 }
             ) as url:
                 store = WeaviateStore(url)
-                with contextlib.nullcontext() if error is None else pytest.raises(error):
+                with contextlib.nullcontext() if error is None else pytest.raises(error) as raised:
                     await store.check_collection(contract)
                 await store.close()
-            assert list(answers) == []
+            assert error is None or type(raised.value) is error
+
+    @pytest.mark.parametrize("name", list(StoreName))
+    @pytest.mark.parametrize("status", [400, 404, 422])
+    @pytest.mark.parametrize("page", [b"", b"default backend - 404"])
+    async def test_a_proxy_that_answers_instead(self, name: StoreName, status: int, page: bytes) -> None:
+        """Its page is an outage: no collection is missing, refused or dropped, and no alias is unsupported."""
+        contract = make_contract("hidden")
+        with serving({"*": lambda _: (status, page)}) as url:
+            store: VectorStore = QdrantStore(url) if name is StoreName.QDRANT else WeaviateStore(url, url)
+            for call in (
+                store.check(),
+                store.check_collection(contract),
+                store.ensure_collection(contract),
+                store.drop_collection("hidden"),
+                store.count("hidden"),
+                store.upsert("hidden", [make_point("a", 0)]),
+                store.delete_points("hidden", [make_point("a", 0).id]),
+                store.set_alias("a", "hidden"),
+                store.list_aliases(),
+                store.drop_alias("a"),
+            ):
+                with pytest.raises(IngestionError) as raised:
+                    await call
+                assert type(raised.value) is TransientError, (raised.value, call)
+            await store.close()
 
     async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
         """The key is never in the error."""

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 Answers = Mapping[str, Callable[[bytes], tuple[int, Any]]]
-"""By path: from a request's body to status and JSON answer."""
+"""By path, or "*" for every other path: from a request's body to status and JSON answer; bytes are sent unchanged."""
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -48,14 +48,15 @@ def serving(answers: Answers) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = answers[self.path](body)
-            content = orjson.dumps(answer)
+            path = self.path if self.path in answers else "*"
+            status, answer = answers[path](body)
+            content = answer if isinstance(answer, bytes) else orjson.dumps(answer)
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST  # noqa: N815 - the library's own name
+        do_GET = do_PUT = do_DELETE = do_POST  # noqa: N815 - the library's own names
 
         def log_message(self, *_: object) -> None: ...
 

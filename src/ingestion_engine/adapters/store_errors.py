@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, PointsRefused
+from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 
@@ -20,6 +21,18 @@ def collection_missing(store: StoreName, collection: str | None, url: str) -> Co
     """Return the error for a collection that does not exist in a store."""
     message = f"Collection '{collection}' does not exist in {store.capitalize()} at {url}."
     return CollectionMissing("collection_missing", message, collection=collection, store=store.value, url=url)
+
+
+def foreign_response(store: StoreName, response: Response, url: str) -> TransientError:
+    """Return the error for a response that is not in the form of the store, such as a proxy's page.
+
+    It says nothing of the store and may be gone at the next try, so nothing is concluded from its status.
+    """
+    name, status = store.capitalize(), response.status_code
+    message = f"The response {status} of {url} does not come from {name}: {excerpt(response) or 'it is empty'}"
+    hint = f"Check INGEST_{store.upper()}__URL and the proxies in front of it."
+    context = {"url": url, "status": status, "store": store.value, **read_retry_after(response)}
+    return TransientError(f"{store}_unavailable", message, hint=hint, **context)
 
 
 def schema_mismatch(

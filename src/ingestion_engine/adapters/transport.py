@@ -151,6 +151,11 @@ def read_object(response: Response, service: str, url: str) -> dict[str, Any]:
     return found
 
 
+def excerpt(response: Response) -> str:
+    """Return the first 300 characters of a response of unknown form, for a message. Pure."""
+    return " ".join(response.text[:300].split())
+
+
 def read_retry_after(response: Response) -> dict[str, float]:
     """Return ``{"retry_after_s": n}`` when the server stated seconds, else an empty dict. Dates are ignored. Pure."""
     header = response.headers.get("retry-after", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from ingestion_engine.adapters.transport import Response, read_retry_after
+from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused, TextTooLong, TransientError
 from ingestion_engine.domain.records import ModelInfo
 
@@ -28,6 +29,8 @@ REFUSALS: Mapping[str, tuple[type[TextRefused], str]] = {
 
 Every other error, other 400s too, may be temporary: a dead runner responds 400.
 """
+_MODEL_MISSING = re.compile(r"""model (?:'[^']*'|"[^"]*") not found""")
+"""Some handlers add ": …" or ", try pulling it first"; the name is the request's or the full one."""
 LENGTH_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1. Ollama normalises in float32, which leaves a 4,096-dimensional vector
 off by less than 1e-5; a larger deviation means another kind of vector."""
@@ -36,15 +39,19 @@ off by less than 1e-5; a larger deviation means another kind of vector."""
 def translate_response(response: Response, url: str, model: str) -> IngestionError:
     """Return the product's error for a response other than 200. Pure."""
     status, text = response.status_code, read_error(response)
+    message = f"Ollama at {url} responded {status}: {excerpt(response) if text is None else text}"
     context: dict[str, Any] = {"url": url, "model": model, "status": status, **read_retry_after(response)}
+    if status in (401, 403):
+        return FatalError("embedder_access_denied", message, **context)
+    if text is None:  # not Ollama's form: a proxy's page says nothing about model and texts
+        return TransientError("ollama_unavailable", message, **context)
     for words, (kind, code) in REFUSALS.items():
         if status in (400, 500) and words in text:
             return kind(code, f"{model}: {text}", **context)
-    if (status == 404 and "model" in text) or (status == 400 and text in ("invalid model name", "model is required")):
+    is_missing = status == 404 and _MODEL_MISSING.match(text)
+    if is_missing or (status == 400 and text in ("invalid model name", "model is required")):
         return model_not_found(url, model, text)
-    if status in (401, 403):
-        return FatalError("embedder_access_denied", f"Ollama at {url} responded {status}: {text}", **context)
-    return TransientError("ollama_unavailable", f"Ollama at {url} responded {status}: {text}", **context)
+    return TransientError("ollama_unavailable", message, **context)
 
 
 def model_not_found(url: str, model: str, text: str) -> FatalError:
@@ -53,14 +60,14 @@ def model_not_found(url: str, model: str, text: str) -> FatalError:
     return FatalError("model_not_found", f"Ollama at {url}: {text}", hint=hint, url=url, model=model)
 
 
-def read_error(response: Response) -> str:
-    """Return ``error`` of a JSON response, or the first 300 characters of any other response. Pure."""
+def read_error(response: Response) -> str | None:
+    """Return ``error`` of a JSON response, or None when the response is not in Ollama's form. Pure."""
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        return response.text[:300]
+        return None
     error = body.get("error") if isinstance(body, dict) else None
-    return error if isinstance(error, str) else response.text[:300]
+    return error if isinstance(error, str) else None
 
 
 def read_vectors(body: bytes, count: int, *, url: str, model: str) -> npt.NDArray[np.float32]:

@@ -1,24 +1,33 @@
 """Read Qdrant's responses and translate its errors into the product's.
 
-Source: Qdrant 1.19, openapi and lib/.
+A response that is not in Qdrant's envelope comes from something else, such as a proxy: it is transient, whatever its
+status. Source: Qdrant 1.19, openapi, src/actix and lib/.
 """
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from ingestion_engine.adapters.store_errors import collection_missing
-from ingestion_engine.adapters.transport import Response, read_retry_after
+from ingestion_engine.adapters.store_errors import collection_missing, foreign_response
+from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.spec import StoreName
 
-TRANSIENT_STATUS = frozenset({408, 429})
-"""Besides every 5xx: 503 is an unavailable shard, 507 a full disk, which an operator can fix while the job waits."""
-COLLECTION_MISSING = ("Not found: Collection", "doesn't exist")
-DIMENSION_DIFFERS = "Vector dimension error"
+REFUSED_STATUS = frozenset({400, 422})
+"""Statuses with which Qdrant refuses the content of a request."""
+TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+"""Also sent by a proxy in front of Qdrant; smaller requests may pass."""
+FATAL_STATUS = frozenset({404, 405, 409})
+"""Any other status may pass: 408 is a time-out, 429 a rate limit, 503 an unavailable shard, and a full disk is 500 or
+507, which an operator can fix while the job waits."""
+_COLLECTION_MISSING = re.compile(r"Not found: Collection `[^`]*` doesn't exist!$")
+_DIMENSION_DIFFERS = re.compile(
+    r"Wrong input: (?:[^`'\"]*First error captured: Wrong input: )?Vector dimension error: "
+)
 
 
 def read_result(response: Response, url: str, collection: str | None = None) -> Any:
@@ -48,24 +57,28 @@ def translate_response(response: Response, url: str, collection: str | None) -> 
     """Return the product's error for a response other than 200. Pure."""
     status, text = response.status_code, read_error(response)
     context: dict[str, Any] = {"url": url, "status": status, "collection": collection, "store": "qdrant"}
-    message = f"Qdrant at {url} responded {status}: {text}"
-    if status >= 500 or status in TRANSIENT_STATUS:
-        return TransientError("qdrant_unavailable", message, **{**context, **read_retry_after(response)})
-    if status in (401, 403):
+    message = f"Qdrant at {url} responded {status}: {excerpt(response) if text is None else text}"
+    if status in (401, 403):  # Qdrant's own 401 is a bare text
         hint = "Check INGEST_QDRANT__API_KEY and its permissions."
         return FatalError("store_access_denied", message, hint=hint, **context)
-    if status == 404 and all(words in text for words in COLLECTION_MISSING):
-        return collection_missing(StoreName.QDRANT, collection, url)
-    if DIMENSION_DIFFERS in text:
-        return FatalError("schema_mismatch", message, **context)
-    if status in (400, 413, 422):
+    if status == TOO_LARGE:
         return PointsRefused("points_refused", message, refused={}, **context)
-    return FatalError("qdrant_refused", message, hint="Check that INGEST_QDRANT__URL is a Qdrant server.", **context)
+    if text is None:
+        return foreign_response(StoreName.QDRANT, response, url)
+    if status == HTTPStatus.NOT_FOUND and _COLLECTION_MISSING.match(text):
+        return collection_missing(StoreName.QDRANT, collection, url)
+    if status in REFUSED_STATUS and _DIMENSION_DIFFERS.match(text):
+        return FatalError("schema_mismatch", message, **context)
+    if status in REFUSED_STATUS:
+        return PointsRefused("points_refused", message, refused={}, **context)
+    if status in FATAL_STATUS:
+        return FatalError("qdrant_refused", message, **context)
+    return TransientError("qdrant_unavailable", message, **{**context, **read_retry_after(response)})
 
 
-def read_error(response: Response) -> str:
-    """Return Qdrant's error text, or the first 300 characters of a response without one. Pure."""
+def read_error(response: Response) -> str | None:
+    """Return Qdrant's error text, or None when the response is not in Qdrant's envelope. Pure."""
     try:
         return str(orjson.loads(response.content)["status"]["error"])
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        return response.text[:300]
+        return None

@@ -32,11 +32,10 @@ from ingestion_engine.adapters.weaviate.messages import (
     read_result,
 )
 from ingestion_engine.adapters.weaviate.responses import (
-    concerns_batch,
-    concerns_server,
+    is_unknown_path,
     read_error,
+    translate_entry,
     translate_response,
-    translate_text,
     weaviate_errors,
 )
 from ingestion_engine.adapters.weaviate.schema import check_definition, make_class_name, make_definition
@@ -47,7 +46,7 @@ from ingestion_engine.adapters.weaviate.stubs import (
     health_weaviate_pb2,
     weaviate_pb2_grpc,
 )
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TransientError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -176,15 +175,20 @@ class WeaviateStore:
         """Return the definition of a class. Raises CollectionMissing, TransientError.
 
         A starting server has no classes, over REST for a moment, over gRPC for seconds (observed with 1.40, stopped and
-        started), so a missing class is requested again once the server reports that it is ready.
+        started), and the 404 of a missing class has no body, as that of a proxy may have none. So a class is missing
+        only when a server that reports that it is ready lists its classes without it.
         """
-        path = f"/v1/schema/{make_class_name(collection)}"
-        with contextlib.suppress(CollectionMissing):
-            return await self._get(path, collection)
-        ready = await self._request("GET", "/v1/.well-known/ready")
-        if ready.status_code != HTTPStatus.OK:
-            raise self._unavailable(f"is not ready and has not loaded collection '{collection}' yet", collection)
-        return await self._get(path, collection)
+        try:
+            return await self._get(f"/v1/schema/{make_class_name(collection)}", collection)
+        except CollectionMissing as error:
+            ready = await self._request("GET", "/v1/.well-known/ready")
+            if ready.status_code != HTTPStatus.OK:
+                problem = f"is not ready and has not loaded collection '{collection}' yet"
+                raise self._unavailable(problem, collection) from error
+            for found in await self._list_classes():
+                if found["class"] == make_class_name(collection):
+                    return found
+            raise
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
@@ -211,14 +215,13 @@ class WeaviateStore:
         request = b"".join(encoded for _, encoded in batch)
         reply = await self._call(self._write_batch, request, collection, write=True)
         for entry in reply.errors:
-            if concerns_batch(entry.error) or concerns_server(entry.error):
-                message = f"Weaviate at {self._url} did not write {len(reply.errors)} points: {entry.error}"
-                context = {"collection": collection, "store": "weaviate", "url": self._url}
-                error = translate_text(entry.error, message, context)
-                if isinstance(error, CollectionMissing):
-                    await self._confirm_missing(error, collection)
-                raise error
-            refused[batch[entry.index][0]] = entry.error
+            error = translate_entry(entry.error, self._url, collection)
+            if isinstance(error, PointsRefused):
+                refused[batch[entry.index][0]] = error.message
+                continue
+            if isinstance(error, CollectionMissing):
+                await self._confirm_missing(error, collection)
+            raise error
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
         """Remove all points of some objects with a lower epoch. Idempotent.
@@ -322,14 +325,20 @@ class WeaviateStore:
 
     async def list_collections(self) -> list[str]:
         """Return the names of all classes, which start with a capital letter."""
+        return sorted(entry["class"] for entry in await self._list_classes())
+
+    async def _list_classes(self) -> list[dict[str, Any]]:
         schema = await self._get("/v1/schema", None)
-        return sorted(entry["class"] for entry in schema.get("classes") or ())
+        return list(schema.get("classes") or ())
 
     async def drop_collection(self, collection: str) -> None:
-        """Remove a class with its points; an absent class is not an error."""
-        response = await self._request("DELETE", f"/v1/schema/{make_class_name(collection)}")
-        if response.status_code not in (200, 404):
-            raise translate_response(response, self._url, collection)
+        """Remove a class with its points; an absent class is not an error. One request."""
+        name = make_class_name(collection)
+        response = await self._request("DELETE", f"/v1/schema/{name}")
+        if response.status_code == HTTPStatus.OK:
+            return
+        if response.status_code != HTTPStatus.NOT_FOUND or name in await self.list_collections():
+            raise translate_response(response, self._url, None)
 
     def spell(self, name: str) -> str:
         """Return a name with a capital first letter. Pure."""
@@ -349,7 +358,7 @@ class WeaviateStore:
             response = await self._request("POST", "/v1/aliases", {"alias": name, "class": target})
         if response.status_code == HTTPStatus.OK:
             return
-        text = read_error(response)
+        text = read_error(response) or ""
         if f"class {name} already exists" in text:  # with status 500
             message = f"The alias '{alias}' cannot be created: Weaviate at {self._url} has a class of that name."
             raise FatalError("alias_name_taken", message, alias=alias, store="weaviate")
@@ -366,14 +375,17 @@ class WeaviateStore:
         return {entry["alias"]: entry["class"] for entry in entries}
 
     async def drop_alias(self, alias: str) -> None:
-        """Remove an alias; an absent alias is not an error. One request."""
-        response = await self._request("DELETE", f"/v1/aliases/{make_class_name(alias)}")
-        if response.status_code not in (200, 204, 404):
+        """Remove an alias; an absent alias is not an error. One request; two when it is absent."""
+        name = make_class_name(alias)
+        response = await self._request("DELETE", f"/v1/aliases/{name}")
+        if response.status_code in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+            return
+        if response.status_code != HTTPStatus.NOT_FOUND or name in await self.list_aliases():
             raise self._translate_alias_error(response)
 
     def _translate_alias_error(self, response: Response) -> IngestionError:
         """Return the product's error for a refusal; a server before 1.32 does not have the path."""
-        if response.status_code in (404, 405):
+        if is_unknown_path(response):
             message = f"Weaviate at {self._url} does not support aliases."
             hint = "Upgrade to Weaviate 1.32 or later."
             return FatalError("aliases_unsupported", message, hint=hint, store="weaviate")
