@@ -9,7 +9,7 @@ import asyncio
 import io
 import secrets
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ class Imitation(httpx.AsyncBaseTransport):
             return httpx.Response(200, json={"stopped": stopped})
         if parts[1:] == ["logs"]:
             return httpx.Response(200, json={"logs": job["logs"]})
-        return httpx.Response(200, json={name: value for name, value in job.items() if name != "logs"})
+        shown = {name: value for name, value in job.items() if name != "logs"}
+        return httpx.Response(200, json={"submission_id": parts[0], **shown})
 
     def submit(self, body: dict[str, Any]) -> httpx.Response:
         if set(body) - KNOWN:
@@ -184,15 +185,47 @@ async def test_access_denied_says_what_to_set(head: Imitation, token: str | None
     await client.close()
 
 
-async def test_another_servers_404_is_no_answer(head: Imitation, client: RayJobsClient) -> None:
-    """An attempt must not be thought lost because the address is wrong."""
-    head.before = lambda _request: httpx.Response(404, text="<html>nginx</html>")
-    with pytest.raises(TransientError, match="does not point to a Ray dashboard"):
-        await client.get_job("job-a-01")
-    head.before = lambda _request: httpx.Response(200, text="<html>hello</html>")
-    with pytest.raises(TransientError, match="does not point to a Ray dashboard"):
-        await client.get_job("job-a-01")
+FOREIGN = {
+    "404 of another server": httpx.Response(404, text="<html>nginx</html>"),
+    "404 of a default backend": httpx.Response(404, text="default backend - 404"),
+    "404 in words like Ray's": httpx.Response(404, text="<p>The page you requested does not exist.</p>"),
+    "400 of another server": httpx.Response(400, text="Client sent an HTTP request to an HTTPS server.\n"),
+    "422 of another server": httpx.Response(422, json={"detail": "Field required"}),
+    "405 of another server": httpx.Response(405, text="<html>Not Allowed</html>"),
+    "redirect to a login page": httpx.Response(302, headers={"Location": "http://head:8265/login"}),
+    "page": httpx.Response(200, text="<html>hello</html>"),
+    "list": httpx.Response(200, json=["hello"]),
+    "other JSON": httpx.Response(200, json={"status": "ok"}),
+}
+CALLS: dict[str, Callable[[RayJobsClient], Awaitable[object]]] = {
+    "submit": submit,
+    "get_job": lambda client: client.get_job("job-a-01"),
+    "stop": lambda client: client.stop("job-a-01"),
+    "get_logs": lambda client: client.get_logs("job-a-01"),
+    "get_version": lambda client: client.get_version(),
+    "has_package": lambda client: client.has_package("_ray_pkg_0.zip"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("answer", FOREIGN)
+async def test_an_answer_of_another_server_decides_nothing(
+    head: Imitation, client: RayJobsClient, call: str, answer: str
+) -> None:
+    """No attempt is thought started, lost or refused because the address is wrong."""
+    head.before = lambda _request: FOREIGN[answer]
+    with pytest.raises(TransientError, match="does not point to a Ray dashboard") as caught:
+        await CALLS[call](client)
+    assert caught.value.code == "engine_unexpected_answer"
     assert await _unknown(client, head)
+
+
+async def test_a_proxy_that_denies_access_is_not_called_ray(head: Imitation, client: RayJobsClient) -> None:
+    """Ray's own words are known."""
+    head.before = lambda _request: httpx.Response(403, text="<html>Forbidden</html>")
+    with pytest.raises(TransientError, match="A proxy in front of Ray") as caught:
+        await client.get_version()
+    assert caught.value.code == "engine_access_denied"
 
 
 async def _unknown(client: RayJobsClient, head: Imitation) -> bool:

@@ -52,7 +52,7 @@ class LedgerEngine:
     refuse: IngestionError | None = None
     """Raised by ``submit``."""
     during_submit: Callable[[str], Awaitable[Any]] | None = None
-    """Awaited by ``submit`` with the job's id, before the engine answers."""
+    """Awaited by ``submit`` with the job's id, before the engine answers or fails."""
     obedient: bool = True
     """Stopped drivers are gone at once."""
     log: str | None = None
@@ -61,6 +61,8 @@ class LedgerEngine:
         return f"{job_id}-{attempt:02d}"
 
     async def submit(self, job_id: str, attempt: int, spec_uri: str, parallelism: int) -> None:
+        if self.away is not None and self.during_submit is not None:
+            await self.during_submit(job_id)
         self._check()
         if self.refuse is not None:
             raise self.refuse

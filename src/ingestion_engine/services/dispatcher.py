@@ -197,6 +197,7 @@ class Dispatcher:
             share=grant.share,
             only_keys_path=job.only_keys_path,
         ).model_dump(mode="json")
+        outage = self._outages.get(job.engine)
         admitted = await self._store.change(
             job,
             JobEvent.ADMIT,
@@ -204,7 +205,8 @@ class Dispatcher:
             parallelism=parallelism,
             attempt=1,
             spec=spec,
-            note=None,
+            # While the engine is tried again, the job shows why it has not started yet.
+            note=None if outage is None else outage.message,
             next_look_at=None,
         )
         if admitted:

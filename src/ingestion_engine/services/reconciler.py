@@ -178,7 +178,8 @@ class Reconciler:
         failures = self._failures.get(job.id, 0) + 1
         self._failures[job.id] = failures
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
-        await self._check_later(job, back_off_s(failures), note=f"{error.message} Retrying.")
+        hint = f" {error.hint}" if error.hint else ""
+        await self._check_later(job, back_off_s(failures), note=f"{error.message}{hint} Retrying.")
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)

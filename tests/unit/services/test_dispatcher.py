@@ -223,6 +223,38 @@ async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None
         assert world.engine.submits == [f"{job_id}-01"]
 
 
+async def test_the_reason_stays_while_an_engine_is_tried_again(world: World) -> None:
+    """A try may take half a minute; a job that waits is never without a note, and has none once it is accepted."""
+    notes = []
+    async with world.serve() as plane:
+
+        async def read_note(job_id: str) -> None:
+            notes.append((await plane.job(job_id))["note"])
+
+        world.engine.away = unreachable()
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.during_submit = read_note
+        world.clock.skip(60)
+        await plane.look()
+        world.engine.away = None
+        world.clock.skip(60)
+        await plane.look()
+        assert len(notes) == 2
+        assert all("Ray cannot be reached" in note for note in notes)
+        assert (await plane.job(job_id))["note"] is None
+
+
+async def test_a_note_about_an_engine_says_what_to_do(world: World) -> None:
+    """Also when the engine fails after it has accepted the job."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.away = TransientError("engine_access_denied", "No token.", hint="Set a token.")
+        await plane.look(1)
+        assert (await plane.job(job_id))["note"] == "No token. Set a token. Retrying."
+
+
 @pytest.mark.parametrize(("asked_s", "pause_s"), [(30.0, 30), (86_400.0, 60)])
 async def test_an_engine_that_says_when_is_asked_then(world: World, asked_s: float, pause_s: float) -> None:
     """The pause is what a busy engine asks for where our own is shorter, a minute at most."""

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ResponseError
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.domain.spec import EngineName, JobRequest
@@ -223,17 +223,28 @@ class TestSubmit:
             (403, "Forbidden", 'admission webhook "validate-x" denied the request: sparkConf key is not allowed'),
             (422, "Invalid", "spec.driver.cores: Invalid value: 0"),
             (400, "BadRequest", 'strict decoding error: unknown field "spec.colour"'),
+            (400, "", 'admission webhook "mutate-x" denied the request: json: cannot unmarshal string'),
+            (403, "Forbidden", "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no image"),
         ],
     )
     async def test_a_refused_manifest_is_refused_for_good(
         self, cluster: Cluster, service: SparkService, status: int, reason: str, message: str
     ) -> None:
         """Schema and webhook do not change their minds; their own words are shown."""
-        cluster.fault = lambda _: (status, status_of(status, reason, message))
+        answer = status_of(status, reason, message)
+        cluster.fault = lambda _: (status, answer if reason else {k: v for k, v in answer.items() if k != "reason"})
         with pytest.raises(SubmissionError) as raised:
             await submit(service)
         assert raised.value.code == "engine_refused"
         assert message in raised.value.message
+
+    async def test_a_refusal_without_a_message_is_no_empty_sentence(
+        self, cluster: Cluster, service: SparkService
+    ) -> None:
+        """The HTTP status stands in for the reason."""
+        cluster.fault = lambda _: (422, status_of(422, "Invalid", ""))
+        with pytest.raises(SubmissionError, match="HTTP 422 without a message"):
+            await submit(service)
 
 
 def service_manifest(service: SparkService) -> dict[str, Any]:
@@ -245,7 +256,19 @@ def service_manifest(service: SparkService) -> dict[str, Any]:
 
 AWAY = {
     "missing permission": (403, status_of(403, "Forbidden", "sparkapplications is forbidden"), "engine_access_denied"),
-    "quota": (403, status_of(403, "Forbidden", "exceeded quota: jobs"), "engine_access_denied"),
+    "quota": (403, status_of(403, "Forbidden", "exceeded quota: jobs, requested: 1"), "engine_quota_exceeded"),
+    "quota of the operator": (
+        403,
+        status_of(
+            403, "Forbidden", 'admission webhook "v" denied the request: failed to validate resource quota "s/q"'
+        ),
+        "engine_quota_exceeded",
+    ),
+    "namespace being deleted": (
+        403,
+        status_of(403, "Forbidden", "unable to create new content in namespace x because it is being terminated"),
+        "engine_namespace_terminating",
+    ),
     "busy": (429, status_of(429, "TooManyRequests", "slow down"), "engine_busy"),
     "failure": (500, status_of(500, "InternalError", "etcd"), "engine_error"),
     "gateway": (502, b"<html>bad gateway</html>", "engine_error"),
@@ -257,6 +280,16 @@ AWAY = {
         "engine_unexpected_answer",
     ),
     "another server": (200, b"<html>welcome</html>", "engine_unexpected_answer"),
+    "another server's JSON": (200, {"status": "ok", "metadata": {}}, "engine_unexpected_answer"),
+    "another server's 400": (400, b"<html>Bad Request</html>", "engine_unexpected_answer"),
+    "another server's 403": (403, b"<html>Forbidden</html>", "engine_unexpected_answer"),
+    "another server's 404": (404, b"default backend - 404", "engine_unexpected_answer"),
+    "another server's 422": (422, {"detail": [{"msg": "Field required"}]}, "engine_unexpected_answer"),
+    "HTTP instead of HTTPS": (
+        400,
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        "engine_unexpected_answer",
+    ),
 }
 
 
@@ -284,6 +317,57 @@ class TestAway:
         assert "<" not in raised.value.message
         if status == 429:
             assert raised.value.context["retry_after_s"] == 7
+
+    @pytest.mark.parametrize(
+        ("status", "message", "hint"),
+        [
+            (403, 'User "a" cannot create resource "sparkapplications" in API group', "Role"),
+            (403, 'User "system:anonymous" cannot get resource', "no credentials"),
+            (403, "exceeded quota: q, requested: count/sparkapplications=1", "ResourceQuota"),
+            (403, "unable to create new content in namespace x because it is being terminated", "when it is gone"),
+            (403, 'violates PodSecurity "restricted:latest"', "policies"),
+            (404, 'namespaces "spark" not found', "INGEST_SPARK__NAMESPACE"),
+            (500, 'failed calling webhook "policy.example": dial tcp: refused', "program that the webhook belongs to"),
+            (400, "Client sent an HTTP request to an HTTPS server.", "https://"),
+            (400, "<html>nginx</html>", "INGEST_SPARK__KUBECONFIG"),
+        ],
+    )
+    async def test_the_hint_suits_the_cause(
+        self, cluster: Cluster, service: SparkService, status: int, message: str, hint: str
+    ) -> None:
+        """One status has many causes, and each requires something else."""
+        foreign = message.startswith(("Client", "<"))
+        answer = message.encode() if foreign else status_of(status, "R", message, name="spark", kind="namespaces")
+        cluster.fault = lambda _: (status, answer)
+        with pytest.raises(TransientError) as raised:
+            await submit(service)
+        assert hint in raised.value.hint
+        assert not raised.value.message.rstrip(".").endswith(":")
+
+    @pytest.mark.parametrize("reply", [(200, b"<html>hello</html>"), (200, {"version": "3"}), (200, [])])
+    async def test_another_servers_version_is_none(self, cluster: Cluster, service: SparkService, reply: Reply) -> None:
+        """The check of a dependency fails as an outage, not as an unexpected error."""
+        cluster.fault = lambda _: reply
+        with pytest.raises(TransientError) as raised:
+            await service.check()
+        assert raised.value.code == "engine_unexpected_answer"
+
+    async def test_a_redirect_is_not_followed(self, cluster: Cluster, service: SparkService) -> None:
+        """A login page behind a redirect is no API server, and gets no token."""
+        cluster.fault = lambda _: (302, b"", {"Location": f"{cluster.url}/login"})
+        with pytest.raises(TransientError) as raised:
+            await service.status(JOB, 1)
+        assert raised.value.code == "engine_unexpected_answer"
+        assert [path for _, path, _ in cluster.requests if path == "/login"] == []
+
+    async def test_another_servers_400_is_no_empty_log(self, cluster: Cluster, service: SparkService) -> None:
+        """Only Kubernetes itself says that a container has not started."""
+        await submit(service)
+        replies = iter([None, (400, b"<html>Bad Request</html>")])
+        cluster.fault = lambda _: next(replies)
+        with pytest.raises(TransientError) as raised:
+            await service.logs(JOB, 1)
+        assert raised.value.code == "engine_unexpected_answer"
 
     async def test_a_wrong_token_names_the_kubeconfig(self, cluster: Cluster, tmp_path: Path) -> None:
         """401 says what to check, and a kubeconfig mended meanwhile is read without a restart."""
@@ -354,12 +438,12 @@ def every_subclass(root: type[BaseException]) -> Iterator[type[BaseException]]:
 
 @pytest.mark.parametrize("kind", sorted({HTTPError, *every_subclass(HTTPError)}, key=lambda kind: kind.__name__))
 def test_every_error_below_the_client_has_a_reaction(kind: type[BaseException]) -> None:
-    """Whatever urllib3 raises is an outage of the cluster, and is said in our words."""
+    """Whatever urllib3 raises is an outage of the cluster, or a redirect by another server; said in our words."""
     error = kind.__new__(kind)
     error.args = ("planted",)
     with pytest.raises(TransientError) as raised, kubernetes_errors():
         raise error
-    assert raised.value.code == "engine_unreachable"
+    assert raised.value.code == ("engine_unexpected_answer" if kind is ResponseError else "engine_unreachable")
     assert "planted" not in raised.value.message
 
 

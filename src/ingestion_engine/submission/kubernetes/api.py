@@ -27,10 +27,11 @@ from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.submission.kubernetes.responses import (
     Answer,
     kubernetes_errors,
+    make_foreign,
     make_unreachable,
     translate_answer,
 )
-from ingestion_engine.submission.kubernetes.spark_manifest import DRIVER_CONTAINER
+from ingestion_engine.submission.kubernetes.spark_manifest import DRIVER_CONTAINER, KIND
 
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 10.0
@@ -97,6 +98,8 @@ class KubernetesApi:
             info = await self._call(lambda client, kept: VersionApi(client).get_code(**kept))
         except Answer as answer:
             raise translate_answer(answer, self._namespace) from None
+        except ValueError as error:  # how the client's model reports missing fields
+            raise make_foreign("has no version") from error
         return str(info.git_version)
 
     async def create_application(self, manifest: dict[str, Any]) -> SparkApplication | None:
@@ -118,10 +121,9 @@ class KubernetesApi:
         except Answer as answer:
             if answer.reason == "AlreadyExists":
                 return None
-            if answer.status in {400, 422} or answer.is_denied:
-                raise SubmissionError(
-                    "engine_refused", f"Kubernetes rejected the SparkApplication: {answer.message}"
-                ) from None
+            if answer.refuses_object:
+                why = answer.message or f"HTTP {answer.status} without a message"
+                raise SubmissionError("engine_refused", f"Kubernetes rejected the SparkApplication: {why}") from None
             raise translate_answer(answer, self._namespace) from None
 
     async def get_application(self, name: str) -> SparkApplication | None:
@@ -148,7 +150,7 @@ class KubernetesApi:
             )
 
         try:
-            _check_object(await self._call(delete))
+            _check_object(await self._call(delete), KIND, "Status")
         except Answer as answer:
             if answer.names_missing_object:
                 return False
@@ -180,7 +182,7 @@ class KubernetesApi:
         try:
             return await self._call(read) or None
         except Answer as answer:
-            if answer.names_missing_object or answer.status == 400:
+            if answer.names_missing_object or (answer.is_status and answer.status == 400):
                 return None
             raise translate_answer(answer, self._namespace) from None
 
@@ -242,19 +244,15 @@ def _load_in_cluster(configuration: Configuration) -> bool:
     return True
 
 
-def _check_object(data: Any) -> dict[str, Any]:
-    """Return the response after checking that it is a Kubernetes object."""
-    if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict):
-        raise TransientError(
-            "engine_unexpected_answer",
-            "The configured address does not point to a Kubernetes API server.",
-            hint="Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT.",
-        )
+def _check_object(data: Any, *kinds: str) -> dict[str, Any]:
+    """Return the response after checking that it is a Kubernetes object of one of the kinds."""
+    if not isinstance(data, dict) or data.get("kind") not in kinds or not isinstance(data.get("metadata"), dict):
+        raise make_foreign(f"answered without an object of kind {kinds[0]}")
     return data
 
 
 def _read_application(answer: Any) -> SparkApplication:
-    data = _check_object(answer)
+    data = _check_object(answer, KIND)
     metadata, status = data["metadata"], data.get("status") or {}
     state = status.get("applicationState") or {}
     created = metadata.get("creationTimestamp")

@@ -1,21 +1,48 @@
 """Translates error responses of Kubernetes, and exceptions of the official client, into the product's errors.
 
-- The denial of an admission webhook is 403, like a missing permission; only the message distinguishes them.
-- 404 is "no such object", "no such namespace" (only on create) and, as plain text, "no such resource type": the
-  operator's CRD is not installed.
+- Every error of an API server is a ``Status`` object. Exceptions, in plain text: the 404 of a path that is not served
+  (the operator's CRD is not installed) and the 429 of its flow control. Whatever else has no ``Status`` comes from
+  another server or from a proxy: it says nothing about the manifest and ends no job.
+- 403 has many causes, and only the message distinguishes them: a missing permission, a policy or an admission webhook,
+  a quota, a namespace that is being deleted.
+- A webhook that cannot decode the object answers 400 without a ``reason``.
+- 404 is "no such object", "no such namespace" (only on create) and, as plain text, "no such resource type".
+
+Texts of Kubernetes 1.34 (k8s.io/apiserver, ``pkg/admission/plugin``) and of the Spark operator 2.5.2.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from kubernetes.client.exceptions import ApiException
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+    ResponseError,
+    SSLError,
+)
 
 from ingestion_engine.domain.errors import TransientError
+
+_UNSERVED_PATH: Final = "404 page not found"
+"""Body of the answer to a path that an API server does not serve."""
+_PLAIN_HTTP: Final = "an HTTP request to an HTTPS server"
+"""In the 400 by which servers in Go, API servers too, answer plain HTTP on their TLS port (``net/http``)."""
+_WEBHOOK: Final = re.compile(r'failed calling webhook "([^"]+)"')
+_DENIED: Final = ("denied the request", "denied request")
+"""In refusals of admission webhooks, and of ValidatingAdmissionPolicies."""
+_QUOTA: Final = ("exceeded quota", "status unknown for quota", "failed quota", "failed to validate resource quota")
+"""In refusals by a ResourceQuota of Kubernetes, and by the operator's own check of it."""
+_NOT_CHECKED: Final = "failed to list resource quotas"
+"""In the denial by an operator that could not read the quotas."""
+_TERMINATING: Final = "because it is being terminated"
 
 
 class Answer(Exception):
@@ -27,11 +54,14 @@ class Answer(Exception):
             status = orjson.loads(error.body or b"")
         except ValueError:
             status = None
-        if not isinstance(status, dict) or status.get("kind") != "Status":
+        self.is_status = isinstance(status, dict) and status.get("kind") == "Status"
+        """False when something else than an API server has answered, apart from the exceptions named above."""
+        if not self.is_status:
             status = {}
+        self.body = "" if self.is_status else _read_text(error.body)
         self.status = int(error.status or 0)
         self.reason = str(status.get("reason") or "")
-        self.message = str(status.get("message") or "")[:300]
+        self.message = str(status.get("message") or "")[:500]
         self.details: Mapping[str, Any] = status.get("details") or {}
         self.retry_after_s = _read_seconds((error.headers or {}).get("Retry-After"))
 
@@ -42,9 +72,22 @@ class Answer(Exception):
         return self.status == 404 and self.reason == "NotFound" and named
 
     @property
-    def is_denied(self) -> bool:
-        """True when an admission webhook has denied the object."""
-        return self.status == 403 and "denied the request" in self.message
+    def refuses_object(self) -> bool:
+        """True when schema, webhook or policy refuse the object for good, so that it must not be sent again."""
+        if not self.is_status or self.exceeds_quota or _NOT_CHECKED in self.message or _WEBHOOK.search(self.message):
+            return False
+        is_denied = self.status == 403 and any(text in self.message for text in _DENIED)
+        return is_denied or self.status in {400, 422}
+
+    @property
+    def exceeds_quota(self) -> bool:
+        """True when a quota refuses the object: it may be sent again when other objects are gone."""
+        return self.status == 403 and any(text in self.message for text in _QUOTA)
+
+    @property
+    def lacks_permission(self) -> bool:
+        """True when the account is not allowed to make the request."""
+        return self.status == 403 and " cannot " in self.message
 
 
 @contextlib.contextmanager
@@ -58,6 +101,8 @@ def kubernetes_errors() -> Iterator[None]:
         raise Answer(error) from None
     except HTTPError as error:
         cause: BaseException = getattr(error, "reason", None) or error
+        if isinstance(cause, ResponseError):
+            raise make_foreign("redirects requests") from error
         if isinstance(cause, ConnectTimeoutError | NewConnectionError | SSLError):
             tls = ": TLS failed" if isinstance(cause, SSLError) else ""
             raise make_unreachable(f"cannot be reached{tls}", maybe_started=False) from error
@@ -70,6 +115,15 @@ def make_unreachable(what: str, *, maybe_started: bool) -> TransientError:
     return TransientError("engine_unreachable", f"Kubernetes {what}.", maybe_started=maybe_started)
 
 
+def make_foreign(what: str, *, hint: str = "") -> TransientError:
+    """Return the error for a response that no API server gives. Pure."""
+    return TransientError(
+        "engine_unexpected_answer",
+        f"The configured address does not point to a Kubernetes API server: it {what}.",
+        hint=hint or "Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT, and proxies in front of Kubernetes.",
+    )
+
+
 def _read_seconds(text: str | None) -> float | None:
     """Return the seconds of a ``Retry-After`` header; None for a date or no header. Pure."""
     try:
@@ -78,46 +132,84 @@ def _read_seconds(text: str | None) -> float | None:
         return None
 
 
+def _read_text(body: Any) -> str:
+    """Return the start of a body. Pure."""
+    text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else str(body or "")
+    return text[:1000].strip()
+
+
 def translate_answer(answer: Answer, namespace: str) -> TransientError:
-    """Return the error for an error response. Pure."""
+    """Return the error for an error response that refuses nothing for good. Pure."""
     if answer.status == 401:
         return TransientError(
             "engine_access_denied",
             "Kubernetes rejected the credentials (HTTP 401).",
             hint="Check the kubeconfig or the service account.",
         )
-    if answer.status == 403:
+    if answer.status == 429:
+        context: dict[str, Any] = {} if answer.retry_after_s is None else {"retry_after_s": answer.retry_after_s}
+        return TransientError("engine_busy", "Kubernetes limits the rate of requests (HTTP 429).", **context)
+    webhook = _WEBHOOK.search(answer.message)
+    if webhook is not None:
         return TransientError(
-            "engine_access_denied",
-            f"Kubernetes denied access: {answer.message or 'HTTP 403'}",
-            hint=f"Allow the account to use sparkapplications, pods and pods/log in namespace {namespace!r}.",
+            "engine_error",
+            f"The webhook {webhook[1]!r} of Kubernetes does not respond.",
+            hint="Check the pods of the Spark operator, or of the program that the webhook belongs to.",
+            status=answer.status,
+            maybe_started=False,
         )
-    if answer.status == 404 and not answer.details.get("name"):
+    if answer.status >= 500:
+        # Without a Status: a load balancer in front of API servers that are unavailable.
+        return TransientError(
+            "engine_error", f"Kubernetes failed (HTTP {answer.status}).", status=answer.status, maybe_started=True
+        )
+    if not answer.is_status:
+        return _translate_foreign(answer)
+    if answer.status == 403:
+        return _translate_forbidden(answer, namespace)
+    if answer.status == 404:
+        return TransientError(
+            "engine_unexpected_answer",
+            f"Kubernetes reported: {answer.message}",
+            hint="Create the namespace, or correct INGEST_SPARK__NAMESPACE.",
+        )
+    return TransientError(
+        "engine_error", f"Kubernetes failed (HTTP {answer.status}).", status=answer.status, maybe_started=False
+    )
+
+
+def _translate_foreign(answer: Answer) -> TransientError:
+    """Return the error for a response that is no ``Status`` object. Pure."""
+    if answer.body == _UNSERVED_PATH:
         return TransientError(
             "engine_unexpected_answer",
             "Kubernetes has no resource type SparkApplication.",
             hint="Install the Spark operator with its CRDs, or check the address in the kubeconfig.",
         )
-    if answer.status == 404:
+    if _PLAIN_HTTP in answer.body:
+        return make_foreign("requires TLS", hint="Use https:// in the address in the kubeconfig.")
+    return make_foreign(f"answered HTTP {answer.status} without a Status object")
+
+
+def _translate_forbidden(answer: Answer, namespace: str) -> TransientError:
+    """Return the error for a 403 of an API server. Pure."""
+    if answer.exceeds_quota:
         return TransientError(
-            "engine_unexpected_answer",
-            f"Kubernetes reported: {answer.message}",
-            hint="Check INGEST_SPARK__NAMESPACE.",
+            "engine_quota_exceeded",
+            f"A quota of Kubernetes allows no further SparkApplication: {answer.message}",
+            hint=f"Wait for other jobs to end, or raise the ResourceQuota of namespace {namespace!r}.",
         )
-    if answer.status == 429:
-        context: dict[str, Any] = {} if answer.retry_after_s is None else {"retry_after_s": answer.retry_after_s}
-        return TransientError("engine_busy", "Kubernetes limits the rate of requests (HTTP 429).", **context)
-    if "failed calling webhook" in answer.message:
+    if _TERMINATING in answer.message:
         return TransientError(
-            "engine_error",
-            "The webhook of the Spark operator does not respond.",
-            hint="Check the pods of the Spark operator.",
-            status=answer.status,
-            maybe_started=False,
+            "engine_namespace_terminating",
+            f"Kubernetes is deleting namespace {namespace!r}.",
+            hint="Create the namespace again when it is gone, or change INGEST_SPARK__NAMESPACE.",
         )
-    return TransientError(
-        "engine_error",
-        f"Kubernetes failed (HTTP {answer.status}).",
-        status=answer.status,
-        maybe_started=answer.status >= 500,
-    )
+    if "system:anonymous" in answer.message:
+        hint = "Check the kubeconfig or the service account: the request carried no credentials."
+    elif answer.lacks_permission:
+        hint = f"Grant the account the Role of docs/spark-manifest.md in namespace {namespace!r}."
+    else:
+        hint = f"Check the admission policies of namespace {namespace!r}."
+    message = f"Kubernetes denied access: {answer.message or 'no reason given'}"
+    return TransientError("engine_access_denied", message, hint=hint)

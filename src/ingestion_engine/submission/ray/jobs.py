@@ -6,8 +6,9 @@ Behaviour of Ray 2.60.0 that it handles:
 - A repeated ``submission_id`` gives 500 with a traceback, like "no agent available". So after any 5xx response or
   time-out of a submission the job is looked up first.
 - Error bodies are ``text/plain``, mostly Python tracebacks: at most their last line goes into a message, and only for
-  400.
-- A 404 without ``does not exist`` comes from a server that is not a Ray dashboard.
+  400. A 400 without a traceback comes from a server that is not a Ray dashboard, and refuses nothing.
+- The 404 of an unknown object is the text ``Job ID does not exist`` or ``Package URI does not exist``, and nothing
+  else; every other 404 comes from another server.
 - Without a token every path gives 401, with a wrong one 403.
 - ``stop`` is asynchronous; for a job that has ended it returns false, which is not an error.
 """
@@ -29,6 +30,11 @@ REQUEST_TIMEOUT_S: Final = 10.0
 
 SUBMIT_TIMEOUT_S: Final = 30.0
 """Time limit of a submission: the first one after the start of a head took 1.7 s on two cores; agents start slower."""
+
+_OWN_DENIAL: Final = "authentication token"
+"""In the body of Ray's own 401 and 403 responses."""
+_TRACEBACK: Final = "Traceback (most recent call last)"
+"""In the body of each of Ray's own 400 responses to a submission."""
 
 LOG_TAIL_BYTES: Final = 1024 * 1024
 """Maximum size of the end of a log that is kept in memory; the API returns logs whole, however large."""
@@ -83,7 +89,7 @@ class RayJobsClient:
 
     async def get_version(self) -> str:
         """Return Ray's version."""
-        return str(_read_json(await self._request("GET", "/api/version"))["ray_version"])
+        return str(_read_field(await self._request("GET", "/api/version"), "ray_version"))
 
     async def submit(
         self, submission_id: str, entrypoint: str, *, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
@@ -97,7 +103,7 @@ class RayJobsClient:
             metadata: Shown on the dashboard.
 
         Raises:
-            SubmissionError: "engine_refused": Ray rejects the request as invalid (400).
+            SubmissionError: "engine_refused": Ray rejects the request as invalid (400 with a traceback).
             TransientError: not started, as far as is known; ``context["maybe_started"]`` is True when that is
                 uncertain.
         """
@@ -113,13 +119,15 @@ class RayJobsClient:
             if error.context.get("maybe_started") and await self._was_started(submission_id):
                 return
             raise
-        if answer.status_code == httpx.codes.BAD_REQUEST:
+        if answer.status_code == httpx.codes.BAD_REQUEST and _TRACEBACK in answer.text:
             raise SubmissionError(
                 "engine_refused",
                 f"Ray rejected the submission: {_last_line(answer)}",
                 hint="Check the INGEST_RAY__* settings.",
             )
         if answer.is_success:
+            if _read_json(answer).get("submission_id") != submission_id:
+                raise _make_foreign("accepted the submission without its id")
             return
         if answer.is_server_error and await self._was_started(submission_id):
             return
@@ -140,14 +148,16 @@ class RayJobsClient:
     async def get_job(self, submission_id: str) -> RayJob | None:
         """Return a job, or None when Ray does not know it."""
         answer = await self._request("GET", f"/api/jobs/{submission_id}")
-        if _is_unknown(answer):
+        if _is_unknown(answer, f"Job {submission_id}"):
             return None
         data = _read_json(answer)
+        if data.get("submission_id") != submission_id or "status" not in data:
+            raise _make_foreign("answered without the job")
         try:
             status = RayJobStatus(data["status"])
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise TransientError(
-                "engine_unexpected_answer", f"Ray reported the unknown job status {data.get('status')!r}."
+                "engine_unexpected_answer", f"Ray reported the unknown job status {data['status']!r}."
             ) from error
         return RayJob(
             submission_id=submission_id,
@@ -159,23 +169,27 @@ class RayJobsClient:
     async def stop(self, submission_id: str) -> bool:
         """Request that a job stops; False when it is unknown or has ended. Ray stops it seconds later."""
         answer = await self._request("POST", f"/api/jobs/{submission_id}/stop")
-        return False if _is_unknown(answer) else bool(_read_json(answer).get("stopped"))
+        if _is_unknown(answer, f"Job {submission_id}"):
+            return False
+        return bool(_read_field(answer, "stopped"))
 
     async def get_logs(self, submission_id: str) -> str | None:
         """Return the end of the output of a job (at most 1 MiB), or None when Ray has no log of it."""
         answer = await self._request("GET", f"/api/jobs/{submission_id}/logs")
-        if _is_unknown(answer):
+        if _is_unknown(answer, f"Job {submission_id}"):
             return None
-        text = str(_read_json(answer).get("logs") or "")
+        text = str(_read_field(answer, "logs") or "")
         return text[-LOG_TAIL_BYTES:] or None
 
     async def has_package(self, name: str) -> bool:
         """Return whether a package is in the store of the cluster; Ray then keeps it for at least ten minutes."""
         answer = await self._request("GET", f"/api/packages/gcs/{name}")
-        if _is_unknown(answer):
+        if _is_unknown(answer, f"Package gcs://{name}"):
             return False
         if not answer.is_success:
             raise _unexpected(answer, "package lookup")
+        if answer.content:
+            raise _make_foreign("has no store of packages")
         return True
 
     async def put_package(self, name: str, data: bytes) -> None:
@@ -190,10 +204,11 @@ class RayJobsClient:
         with _httpx_errors():
             answer = await self._client.request(method, path, timeout=timeout_s, **body)
         if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            who = "Ray" if _OWN_DENIAL in answer.text else "A proxy in front of Ray, or another server,"
             missing = answer.status_code == httpx.codes.UNAUTHORIZED
             raise TransientError(
                 "engine_access_denied",
-                f"Ray {'requires a token' if missing else 'rejected the token'} (HTTP {answer.status_code}).",
+                f"{who} {'requires a token' if missing else 'rejected the token'} (HTTP {answer.status_code}).",
                 hint="Set INGEST_RAY__AUTH_TOKEN to the cluster's token (`ray get-auth-token`); restart the service.",
             )
         return answer
@@ -211,9 +226,9 @@ def _httpx_errors() -> Iterator[None]:
         raise TransientError("engine_unreachable", f"Ray {kind}.", maybe_started=True) from error
 
 
-def _is_unknown(answer: httpx.Response) -> bool:
-    """Return whether a response is Ray's own 404; the 404 of another server means nothing. Pure."""
-    return answer.status_code == httpx.codes.NOT_FOUND and "does not exist" in answer.text
+def _is_unknown(answer: httpx.Response, what: str) -> bool:
+    """Return whether a response is Ray's own 404 for this object; the 404 of another server means nothing. Pure."""
+    return answer.status_code == httpx.codes.NOT_FOUND and answer.text.strip() == f"{what} does not exist"
 
 
 def _read_json(answer: httpx.Response) -> dict[str, Any]:
@@ -224,21 +239,36 @@ def _read_json(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         data = None
     if not isinstance(data, dict):
-        raise TransientError(
-            "engine_unexpected_answer",
-            "INGEST_RAY__ADDRESS does not point to a Ray dashboard.",
-            hint="Set it to the URL of the dashboard, for example http://head:8265.",
-        )
+        raise _make_foreign("answered without JSON")
     return data
 
 
+def _read_field(answer: httpx.Response, name: str) -> Any:
+    """Return a field that every response of this kind has. Raises TransientError when it is missing."""
+    data = _read_json(answer)
+    if name not in data:
+        raise _make_foreign(f"answered without the field {name!r}")
+    return data[name]
+
+
+def _make_foreign(what: str) -> TransientError:
+    """Return the error for a response that no Ray dashboard gives. Pure."""
+    return TransientError(
+        "engine_unexpected_answer",
+        f"INGEST_RAY__ADDRESS does not point to a Ray dashboard: the server {what}.",
+        hint="Set it to the URL of the dashboard, for example http://head:8265.",
+    )
+
+
 def _unexpected(answer: httpx.Response, what: str) -> TransientError:
-    if answer.status_code == httpx.codes.NOT_FOUND:
-        return TransientError(
-            "engine_unexpected_answer",
-            "INGEST_RAY__ADDRESS does not point to a Ray dashboard (HTTP 404).",
-            hint="Set it to the URL of the dashboard, for example http://head:8265.",
-        )
+    """Return the error for an error response. Pure.
+
+    Ray itself gives only 5xx here, and so do the load balancers in front of it. 429 comes from a proxy.
+    """
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return TransientError("engine_busy", "A proxy in front of Ray limits the rate of requests (HTTP 429).")
+    if not answer.is_server_error:
+        return _make_foreign(f"answered HTTP {answer.status_code}")
     return TransientError(
         "engine_error", f"Ray failed during the {what} (HTTP {answer.status_code}).", status=answer.status_code
     )
