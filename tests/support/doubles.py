@@ -216,6 +216,7 @@ class MemoryStore:
     aliases: dict[str, str] = field(default_factory=dict)
     writes: int = 0
     before_write: Callable[[str], None] = lambda _kind: None
+    before_read: Callable[[str], None] = lambda _kind: None
     refuse: Callable[[Point], str | None] = lambda _point: None
 
     async def check(self) -> str:
@@ -257,6 +258,7 @@ class MemoryStore:
                 del held[point.id]
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
+        self.before_read("read_points")
         held = self._points(collection)
         return [StoredPoint(i, held[i].payload, held[i].vector if with_vectors else None) for i in ids if i in held]
 

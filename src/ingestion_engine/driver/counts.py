@@ -1,7 +1,13 @@
-"""Counts of a job's work: the single source of its progress and summary."""
+"""Counts of a job's work: the single source of its progress and summary.
+
+Three threads share them without a lock around each update. Every field has one writer: the plan thread writes the
+tally, the driver's thread everything else, and the monitor only reads single numbers. ``add_partitions``, which both
+writers call, has a lock.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +45,12 @@ class Counts:
     partitions_repeated: int = 0
     """Number of times that a partition was returned or lost its process and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add_partitions(self, number: int) -> None:
+        """Add partitions to the plan. Safe to call from several threads."""
+        with self._lock:
+            self.partitions_planned += number
 
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
@@ -94,7 +106,8 @@ class Counts:
     def planned(self) -> int:
         """Number of objects that the job works on, over all its attempts, without deletions."""
         tally = self.tally
-        to_do = sum(count for action, count in tally.by_action.items() if action not in REMOVALS)
+        # Never iterates over the dictionary, to which the plan thread may add an action meanwhile.
+        to_do = sum(tally.by_action.get(action, 0) for action in Action if action not in REMOVALS)
         return to_do + tally.already_done + tally.already_failed
 
     def to_json(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ingestion_engine.driver.comparison import compare_stores, count_points
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
-from ingestion_engine.driver.outage_backoff import OutageBackoff
+from ingestion_engine.driver.outage_backoff import OutageBackoff, Probe
 from ingestion_engine.driver.outcome import comparison_incomplete, final_error, final_state, over_budget, stores_differ
 from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
@@ -43,6 +43,7 @@ from ingestion_engine.driver.preflight import (
     require_contract,
     wanted_contract,
 )
+from ingestion_engine.driver.probes import Probes
 from ingestion_engine.driver.rounds import Rounds
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -116,14 +117,22 @@ class Driver:
             counts=self.counts,
             log_text=self.log_text,
             begun=self.begun,
+            clock=self.clock,
         )
-        self.outages = OutageBackoff(
-            self.monitor, first_pause_s=self.spec.limits.outage_retry_s, sleep=self.sleep, clock=self.clock
+        self._async = asyncio.Runner()
+        self.outages = self._make_backoff(
+            Probes(
+                spec=self.spec,
+                state=self.state,
+                source=self.ports.source,
+                embedder=self.ports.embedder,
+                stores=self.ports.stores,
+                run_async=self._async.run,
+            )
         )
         self.writer = LedgerWriter(self.ledger, self.attempt.number, self.outages.retry_until_available)
         self.segments = SegmentNames(self.attempt.number)
         self.rounds = self._make_rounds(self.counts, self._check_budget)
-        self._async = asyncio.Runner()
 
     def run(self) -> dict[str, Any] | None:
         """Do the job and return its summary, durable in the ledger; None when another attempt owns the job now.
@@ -190,6 +199,16 @@ class Driver:
             lease.release()  # no worker of this attempt is running any more, so a successor need not wait
             raise
         lease.release()
+
+    def _make_backoff(self, probe: Probe | None = None) -> OutageBackoff:
+        """Return a back-off for one thread; without a probe for any thread but the driver's own."""
+        return OutageBackoff(
+            self.monitor,
+            first_pause_s=self.spec.limits.outage_retry_s,
+            sleep=self.sleep,
+            clock=self.clock,
+            probe=probe or (lambda _code: None),
+        )
 
     def _check_stop(self) -> bool:
         self.monitor.check()
@@ -259,6 +278,7 @@ class Driver:
             else:
                 error = self._run_open(opened, self._find_changes(fingerprint, sort_first=sort_first))
             if error is None:
+                self.outages.reset()
                 return
             if isinstance(error, ListingOutOfOrderError):
                 log.info("the listing is not in byte order; sorting it first")
@@ -368,9 +388,12 @@ class Driver:
         )
 
     def _read_metadata(self, job_id: str) -> Mapping[str, str]:
-        """Return the metadata of a former job's request; empty when its spec cannot be read any more."""
+        """Return the metadata of a former job's request; empty when its spec cannot be read any more.
+
+        The plan thread calls this while the driver's own back-off may be in use.
+        """
         try:
-            return self.outages.retry_until_available(Ledger(self.state, job_id).read_spec).request.metadata
+            return self._make_backoff().retry_until_available(Ledger(self.state, job_id).read_spec).request.metadata
         except FatalError as error:
             log.warning("metadata of a former job is unknown", extra={"former_job": job_id, **error.log_fields()})
             return {}

@@ -19,8 +19,12 @@ class LogTail(logging.Handler):
         self._changed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one log record."""
-        line = self.format(record)
+        """Keep one log record; one that cannot be formatted is reported on standard error, as by other handlers."""
+        try:
+            line = self.format(record)
+        except Exception:  # a log line must never end the work that it describes
+            self.handleError(record)
+            return
         self._lines.append(line)
         self._chars += len(line) + 1
         while self._chars > TAIL_CHARS and len(self._lines) > 1:

@@ -1,4 +1,8 @@
-"""The monitor: writes progress and log, and checks abort marker, lease and deadline, once a second in a thread."""
+"""The monitor: writes progress and log, and checks abort marker, lease and deadline, once a second in a thread.
+
+Its thread never ends before the attempt: an unexpected error in one step is logged, and the next step follows. An
+attempt that cannot be checked for ``BLIND_S`` ends with that error as the cause.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.driver.counts import Counts, RateMeter
+from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.lease import HeldLease
@@ -23,6 +28,9 @@ TICK_S = 1.0
 """Seconds between two writes of the progress: at most one write per second (docs/architecture.md)."""
 LOG_TICKS = 5
 """The log tail is written with every fifth tick."""
+BLIND_S = 30.0
+"""Seconds of unexpected errors in every check after which the attempt ends: a cancel request, or a lease that another
+attempt holds, would go unnoticed. As long as a lease lives without a heartbeat."""
 
 
 class Monitor:
@@ -35,6 +43,7 @@ class Monitor:
         counts: Counts of the job.
         log_text: Returns the end of the driver's log when it has changed, else None.
         begun: Monotonic time in seconds at which the attempt began; None means now.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
@@ -46,20 +55,28 @@ class Monitor:
         counts: Counts,
         log_text: Callable[[], str | None],
         begun: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._attempt = attempt
         self._ledger = ledger
         self._counts = counts
         self._log_text = log_text
-        self._started = time.monotonic() if begun is None else begun
+        self._clock = clock
+        self._started = clock() if begun is None else begun
         self._meter = RateMeter()
+        self._lock = threading.Lock()
+        """Guards what several threads write: the lease, the error that ends the job, and the pauses."""
         self._ended = threading.Event()
         self._finishing = False
-        self._note: str | None = None
-        self._paused = False
-        self._thread = threading.Thread(target=self._run, name="ingest-monitor", daemon=True)
+        self._pauses: dict[object, str] = {}
+        self._thread: threading.Thread | None = None
         self._lease: HeldLease | None = None
+        self._ticks = 0
+        self._unwritten_log: str | None = None
+        self._blind_since: float | None = None
+        self._failing: dict[str, str] = {}
+        """The last unexpected error of each part of a step, so that an error that persists is logged once."""
         self.phase = "planning"
         self.stopped: FatalError | None = None
         self.epoch = 0
@@ -71,34 +88,44 @@ class Monitor:
 
     @lease.setter
     def lease(self, lease: HeldLease | None) -> None:
-        self._lease = lease
+        # Once this returns, the monitor does not check the former lease any more: the driver may release it.
+        with self._lock:
+            self._lease = lease
         if lease is not None:
             self.epoch = lease.epoch
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = start_background(self._run, name="ingest-monitor", on_failure=self._stop_unexpectedly)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
-        if not isinstance(self.stopped, LeaseLost):
-            self._write(with_log=True)
+        if self._thread is not None:
+            self._thread.join()
+        self._guard("progress", self._write_progress)
+        self._guard("log", self._write_log)
 
     def stop(self, error: FatalError) -> None:
         """Record the error that ends the job; the first one stays, but a lost lease replaces any other."""
-        if self.stopped is None or isinstance(error, LeaseLost):
-            self.stopped = error
+        with self._lock:
+            if self.stopped is None or isinstance(error, LeaseLost):
+                self.stopped = error
 
     def should_stop(self) -> bool:
         """True when no new work may begin."""
         return self.stopped is not None
 
+    def is_interrupted(self) -> bool:
+        """True when ``check`` raises: the job has to stop, and nothing durable is being finished."""
+        stopped = self.stopped
+        return stopped is not None and (not self._finishing or isinstance(stopped, LeaseLost))
+
     def check(self) -> None:
         """Raise the error that ends the job, if there is one; while finishing, only a lost lease."""
-        if self.stopped is not None and (not self._finishing or isinstance(self.stopped, LeaseLost)):
+        if self.is_interrupted():
+            assert self.stopped is not None
             raise self.stopped
 
     @contextmanager
@@ -110,61 +137,117 @@ class Monitor:
         finally:
             self._finishing = before
 
-    def pause(self, why: str) -> None:
-        """Show that the job is paused, and why."""
-        self._paused, self._note = True, why
+    def pause(self, why: str, by: object = None) -> None:
+        """Show that the job is paused, and why.
 
-    def resume(self) -> None:
-        """Show that the job is running again."""
-        self._paused, self._note = False, None
+        Args:
+            why: Reason, for humans.
+            by: What paused it; several may have paused it at the same time.
+        """
+        with self._lock:
+            self._pauses[by] = why
+
+    def resume(self, by: object = None) -> None:
+        """Show that the job is running again, unless something else has paused it too."""
+        with self._lock:
+            self._pauses.pop(by, None)
         self._meter.start()
 
     def elapsed_s(self) -> float:
         """Return the seconds since the attempt began."""
-        return round(time.monotonic() - self._started, 3)
+        return round(self._clock() - self._started, 3)
 
     def _run(self) -> None:
-        ticks = 0
         while not self._ended.wait(TICK_S):
-            ticks += 1
-            self._check_job()
-            if not isinstance(self.stopped, LeaseLost):
-                self._write(with_log=ticks % LOG_TICKS == 0)
+            self.step()
 
-    def _check_job(self) -> None:
+    def step(self) -> None:
+        """Check the job and write its progress once. Never raises an Exception."""
+        self._ticks += 1
+        self._guard("deadline", self._check_deadline)
+        now = self._clock()
+        error = self._guard("lease and abort marker", self._check_job)
+        if error is None or isinstance(error, IngestionError):
+            self._blind_since = None
+        elif self._blind_since is None:
+            self._blind_since = now
+        elif now - self._blind_since >= BLIND_S:
+            self._stop_unexpectedly(error)
+        self._guard("progress", self._write_progress)
+        if self._ticks % LOG_TICKS == 0:
+            self._guard("log", self._write_log)
+
+    def _guard(self, part: str, act: Callable[[], None]) -> Exception | None:
+        """Call a part of a step and return its error, if any; an error is logged when it is new and when it ends."""
         try:
-            if self._lease is not None:
-                self._lease.check()
-            if self._ledger.is_aborted():
-                self.stop(JobAborted("job_aborted", "The job was canceled."))
-        except FatalError as error:
-            self.stop(error)
-        except TransientError as error:
-            log.warning("cannot check lease and abort marker", extra=error.log_fields())
+            act()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if self._failing.get(part) == text:
+                return error
+            self._failing[part] = text
+            if isinstance(error, IngestionError):
+                log.warning("the monitor failed", extra={"part": part, **error.log_fields()})
+            else:
+                log.exception("the monitor failed unexpectedly", extra={"part": part})
+            return error
+        if self._failing.pop(part, None) is not None:
+            log.info("the monitor works again", extra={"part": part})
+        return None
+
+    def _stop_unexpectedly(self, cause: BaseException) -> None:
+        self.stop(
+            FatalError(
+                "unexpected_error",
+                f"The driver could not check its job any more: {type(cause).__name__}: {cause}.",
+                hint="Read the log of the job, and submit it again; it continues where it stopped.",
+            )
+        )
+
+    def _check_deadline(self) -> None:
         limit_s = self._spec.request.max_runtime_s
         if self.elapsed_s() > limit_s:
             message = f"The attempt ran longer than the max_runtime_s of {limit_s} seconds."
             hint = "Submit the job again; it continues where it stopped."
             self.stop(FatalError("max_runtime_exceeded", message, hint=hint))
 
-    def _write(self, *, with_log: bool) -> None:
+    def _check_job(self) -> None:
         try:
-            self._ledger.write_progress(self._progress())
-            if with_log and (text := self._log_text()) is not None:
-                self._ledger.write_log(self._attempt, text)
-        except IngestionError as error:
-            log.warning("cannot write progress", extra=error.log_fields())
+            with self._lock:
+                if self._lease is not None:
+                    self._lease.check()
+            if self._ledger.is_aborted():
+                self.stop(JobAborted("job_aborted", "The job was canceled."))
+        except FatalError as error:
+            self.stop(error)
 
-    def _progress(self) -> dict[str, Any]:
+    def _write_progress(self) -> None:
+        if isinstance(self.stopped, LeaseLost):
+            return  # a later attempt reports the progress of the job
+        self._ledger.write_progress(self.progress())
+
+    def _write_log(self) -> None:
+        """Write the log's end when it has changed; what could not be written is written with the next call."""
+        text = self._log_text()
+        if text is not None:
+            self._unwritten_log = text
+        if self._unwritten_log is not None:
+            self._ledger.write_log(self._attempt, self._unwritten_log)
+            self._unwritten_log = None
+
+    def progress(self) -> dict[str, Any]:
+        """Return the job's progress now, as stored in ``progress.json``."""
         rates, eta_s = self._meter.measure(self._counts)
+        with self._lock:
+            notes = list(dict.fromkeys(self._pauses.values()))
         return {
             "format": 1,
             "attempt": self._attempt,
-            "phase": "paused" if self._paused else self.phase,
+            "phase": "paused" if notes else self.phase,
             "updated_at": timestamp_now(),
             "planning_complete": self._counts.tally.complete,
             "counts": self._counts.to_json(),
             "rates": rates,
             "eta_s": eta_s if self._counts.tally.complete else None,
-            "note": self._note,
+            "note": " ".join(notes) or None,
         }

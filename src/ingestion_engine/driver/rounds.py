@@ -66,6 +66,8 @@ class Rounds:
         self._outages = outages
         self._on_done = on_done
         self._deaths: dict[PartitionId, int] = {}
+        self._begun: dict[PartitionId, int] = {}
+        """Number of pauses before each running partition began: its failure may belong to an outage that is over."""
 
     def run(self, partition_ids: Iterator[PartitionId]) -> None:
         """Run partitions until each has a report; partitions that were returned run again in the next round.
@@ -103,12 +105,14 @@ class Rounds:
             if self._monitor.should_stop():
                 return
             self._monitor.resume()
+            self._begun[partition_id] = self._outages.step
             yield partition_id
 
     def _take(self, report: PartitionReport) -> list[PartitionId]:
         """Process one report; return the partitions to run in the next round because of it."""
+        began_at_step = self._begun.pop(report.partition_id, None)
         if report.status is ReportStatus.DONE:
-            self._outages.reset()
+            self._outages.reset(began_at_step)
             self._deaths.pop(report.partition_id, None)
             self._counts.add_report(report)
             self._writer.add(report)
@@ -120,7 +124,12 @@ class Rounds:
             return []
         self._counts.partitions_repeated += 1
         if not report.process_died:
-            self._outages.back_off(str(error.get("message", "")), (error.get("context") or {}).get("retry_after_s"))
+            self._outages.back_off(
+                str(error.get("message", "")),
+                (error.get("context") or {}).get("retry_after_s"),
+                code=str(error.get("code", "")),
+                began_at_step=began_at_step,
+            )
             return [report.partition_id]
         deaths = self._deaths[report.partition_id] = self._deaths.get(report.partition_id, 0) + 1
         log.warning("partition ended without a report", extra={"partition": report.partition_id, "deaths": deaths})
@@ -137,7 +146,7 @@ class Rounds:
             ids = self._outages.retry_until_available(
                 lambda: self._ledger.write_plan_segment(name, [(item,) for item in items])
             )
-            self._counts.partitions_planned += len(ids) - 1
+            self._counts.add_partitions(len(ids) - 1)
             return ids
         failed = _blame(items[0], str((report.error or {}).get("message", "")))
         epoch = self._monitor.lease.epoch if self._monitor.lease is not None else 0

@@ -22,6 +22,7 @@ from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
+from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
@@ -142,11 +143,35 @@ class _LoopThread:
         self.contexts: dict[tuple[str, int], asyncio.Task[WorkerContext]] = {}
         self.state_stores: dict[str, StateStore] = {}
         """State stores by URL; opening one costs about 0.4 s."""
-        threading.Thread(target=self.loop.run_forever, name="ingest-worker", daemon=True).start()
+        self.failure: BaseException | None = None
+        """What ended the loop: SystemExit and KeyboardInterrupt leave a callback, and no work would ever end."""
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._lock = threading.Lock()
+        start_background(self.loop.run_forever, name="ingest-worker", on_failure=self._fail)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return future.result()
+        """Return the result of a coroutine. Raises RuntimeError when the loop has ended."""
+        with self._lock:
+            if self.failure is not None:
+                work.close()
+                raise RuntimeError("The worker's event loop has ended.") from self.failure
+            future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+            self._waiting.add(future)
+        try:
+            return future.result()
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.failure = error
+            waiting = list(self._waiting)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(
+                    RuntimeError(f"The worker's event loop has ended: {type(error).__name__}: {error}.")
+                )
 
 
 _shared: _LoopThread | None = None
@@ -156,14 +181,14 @@ _shared_lock = threading.Lock()
 def _loop() -> _LoopThread:
     global _shared  # noqa: PLW0603 - one loop per process
     with _shared_lock:
-        if _shared is None:
+        if _shared is None or _shared.failure is not None:
             _shared = _LoopThread()
         return _shared
 
 
 def close_worker() -> None:
     """Close this process's clients; the next partition opens them again. Idempotent."""
-    if _shared is not None:
+    if _shared is not None and _shared.failure is None:
         _shared.run(_close_all(_shared.contexts))
 
 

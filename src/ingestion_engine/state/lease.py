@@ -28,6 +28,7 @@ from ingestion_engine.domain.errors import (
     TransientError,
 )
 from ingestion_engine.domain.ports import StateStore, Stored
+from ingestion_engine.runtime.background import start_background
 from ingestion_engine.state.json_files import parse_json
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.update import update_value
@@ -219,8 +220,8 @@ class HeldLease:
     def keep_alive(self) -> Iterator[HeldLease]:
         """Renew in a background thread every third of ``ttl_s`` until the block ends; ``check`` reports a failure."""
         stop = threading.Event()
-        thread = threading.Thread(target=self._renew_until, args=(stop,), name=f"lease-{self._collection}", daemon=True)
-        thread.start()
+        name = f"lease-{self._collection}"
+        thread = start_background(lambda: self._renew_until(stop), name=name, on_failure=self._fail)
         try:
             yield self
         finally:
@@ -233,7 +234,10 @@ class HeldLease:
             pause_s = self.renew_step()
 
     def renew_step(self) -> float | None:
-        """Renew once, tolerating an outage; return the seconds until the next step, or None when the lease is lost."""
+        """Renew once; return the seconds until the next step, or None when the lease is lost.
+
+        An outage is tolerated, and so is an unexpected error: the lease is lost when no renewal succeeds in time.
+        """
         try:
             self.renew()
         except TransientError as error:
@@ -243,7 +247,16 @@ class HeldLease:
             self._lost = error
             _log.error("lease lost", extra={"collection": self._collection, **error.log_fields()})
             return None
+        except Exception:
+            _log.exception("lease not renewed: unexpected error", extra={"collection": self._collection})
+            return self._ttl_s / _CHECKS_PER_TTL
         return self._ttl_s / _RENEWALS_PER_TTL
+
+    def _fail(self, error: BaseException) -> None:
+        message = (
+            f"The lease on collection {self._collection!r} is not renewed any more: {type(error).__name__}: {error}."
+        )
+        self._lost = LeaseLost("lease_lost", message, collection=self._collection, epoch=self.epoch)
 
     def _write(self, *, released: bool) -> Lease:
         """Write the next heartbeat over the lease as last seen; return what is stored then.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -103,3 +104,25 @@ def test_warming_up_never_fails(tmp_path_factory: pytest.TempPathFactory, caplog
     warm_worker(f"file://{state}/jobs/job-none/spec.json")
     warm_worker("nonsense")
     assert [record.getMessage() for record in caplog.records] == ["worker not warmed up"] * 2
+
+
+def test_a_worker_whose_event_loop_ends_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SystemExit of a library ends the loop: its partition is reported, and the next one has a new loop."""
+
+    async def leave(_spec_uri: str, _partition_id: PartitionId) -> PartitionReport:
+        raise SystemExit(1)
+
+    reports: list[PartitionReport] = []
+    monkeypatch.setattr("ingestion_engine.pipeline.worker._process", leave)
+    work = threading.Thread(target=lambda: reports.append(process_partition("s3://b/jobs/j/spec.json", PARTITION)))
+    work.daemon = True
+    work.start()
+    work.join(20)
+    assert [report.status for report in reports] == [ReportStatus.RETRY]
+    assert reports[0].process_died
+
+    async def answer(_spec_uri: str, partition_id: PartitionId) -> PartitionReport:
+        return PartitionReport(partition_id, ReportStatus.DONE, 1)
+
+    monkeypatch.setattr("ingestion_engine.pipeline.worker._process", answer)
+    assert process_partition("s3://b/jobs/j/spec.json", PARTITION).status is ReportStatus.DONE

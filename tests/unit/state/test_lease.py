@@ -214,6 +214,24 @@ def test_outages_are_tolerated_until_the_ttl(store: FaultyStore, clock: Clock) -
         held.check()
 
 
+def test_an_unexpected_error_does_not_end_the_renewals(store: FaultyStore, clock: Clock) -> None:
+    """A defect in one renewal is logged; the next one keeps the lease."""
+    held = take(store, clock, "job-a")
+    replace_value, answers = store.replace, [KeyError("ETag")]
+
+    def replace(path: str, data: bytes, version: str) -> str:
+        if answers:
+            raise answers.pop()
+        return replace_value(path, data, version)
+
+    store.replace = replace  # type: ignore[method-assign]  # an answer that no adapter expects
+    clock.now += TTL_S - 1
+    assert held.renew_step() == TTL_S / 10
+    assert held.renew_step() == TTL_S / 3
+    clock.now += TTL_S - 1
+    held.check()
+
+
 def test_an_outage_does_not_count_as_a_heartbeat_for_the_successor(store: FaultyStore, clock: Clock) -> None:
     """A waiting driver waits through an outage of the state store and then goes by what it reads."""
     take(store, clock, "job-a")

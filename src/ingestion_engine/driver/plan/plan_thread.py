@@ -39,10 +39,13 @@ class SegmentNames:
     def __init__(self, attempt: int) -> None:
         self._attempt = attempt
         self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
 
     def make(self, kind: SegmentKind) -> SegmentName:
-        """Return a name that this attempt has not used. Called by one thread at a time."""
-        return SegmentName.make(self._attempt, next(self._numbers), kind)
+        """Return a name that this attempt has not used. Safe to call from several threads."""
+        with self._lock:
+            number = next(self._numbers)
+        return SegmentName.make(self._attempt, number, kind)
 
 
 @dataclass(slots=True)
@@ -201,7 +204,7 @@ class PlanThread:
             self._before_first_segment()
             self.started = True
         ids = self._ledger.write_plan_segment(self._segments.make(kind), parts)
-        self._counts.partitions_planned += len(ids)
+        self._counts.add_partitions(len(ids))
         return ids
 
     def _hand_out(self, ids: Iterable[PartitionId]) -> None:

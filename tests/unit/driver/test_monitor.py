@@ -1,0 +1,162 @@
+"""The monitor: what an attempt notices, whatever goes wrong in its threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from ingestion_engine.domain.errors import JobAborted, TransientError
+from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject
+from ingestion_engine.driver import monitor as monitor_module
+from ingestion_engine.driver.counts import Counts
+from ingestion_engine.driver.log_tail import LogTail
+from ingestion_engine.driver.monitor import Monitor
+from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
+from ingestion_engine.state.ledger import Ledger
+from support.doubles import MemoryState
+from support.waiting import wait_for
+from support.world import World
+
+
+@dataclass
+class HandClock:
+    """A monotonic clock that the test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FaultyWrites(MemoryState):
+    """A state store whose next writes to some paths raise errors."""
+
+    faults: dict[str, list[Exception]] = field(default_factory=dict)
+
+    def put(self, path: str, data: bytes) -> None:
+        for part, errors in self.faults.items():
+            if part in path and errors:
+                raise errors.pop(0)
+        super().put(path, data)
+
+
+def make_monitor(state: MemoryState, clock: HandClock | None = None, **more: object) -> tuple[Monitor, Ledger]:
+    world = World(state=state)
+    ledger = world.submit()
+    options = {"counts": Counts(), "log_text": lambda: None, **more}
+    if clock is not None:
+        options["clock"] = clock
+    return Monitor(ledger.read_spec(), 1, ledger, **options), ledger  # type: ignore[arg-type]  # options by name
+
+
+def test_an_unexpected_error_does_not_blind_the_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a defect in one write, a cancel request still stops the job, and progress is written again."""
+    monkeypatch.setattr("ingestion_engine.driver.monitor.TICK_S", 0.01)
+    state = FaultyWrites(faults={"progress.json": [RuntimeError("dictionary changed size during iteration")]})
+    monitor, ledger = make_monitor(state)
+    with monitor:
+        wait_for(lambda: ledger.read_progress() is not None, 20)
+        ledger.request_abort("enough")
+        wait_for(monitor.should_stop, 20)
+    assert isinstance(monitor.stopped, JobAborted)
+
+
+def test_the_counts_are_read_while_the_plan_thread_adds_an_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object with a new action, found in the middle of the sum, does not disturb it."""
+    counts = Counts()
+    refs = [ObjectRef("docs", f"{n}.txt", "e", 1, "2026-01-01T00:00:00Z") for n in range(2)]
+    rules = DiffRules(
+        job_id="j",
+        bucket="docs",
+        fingerprint="f",
+        full=False,
+        delete_missing=True,
+        retry_failed=False,
+        selects=lambda _key: True,
+    )
+    found: Iterator[PlannedObject] = diff_objects(refs, [], rules, counts.tally)
+    next(found)
+
+    class PlanGoesOn(frozenset[Action]):
+        def __contains__(self, action: object) -> bool:
+            counts.tally.by_action.setdefault(Action.RETRY, 1)  # what the plan thread does
+            return False
+
+    monkeypatch.setattr("ingestion_engine.driver.counts.REMOVALS", PlanGoesOn())
+    assert counts.planned == 2
+
+
+def test_an_attempt_that_cannot_be_checked_ends_with_the_cause() -> None:
+    """Unexpected errors in every check for half a minute end the attempt; a short series does not."""
+    clock = HandClock()
+    state = MemoryState()
+    monitor, _ = make_monitor(state, clock)
+
+    def fail(_path: str) -> None:
+        raise KeyError("Contents")
+
+    state.get = fail  # type: ignore[assignment,method-assign]  # the store answers something impossible
+    monitor.step()
+    clock.now += monitor_module.BLIND_S - 1
+    monitor.step()
+    assert not monitor.should_stop()
+    clock.now += 2
+    monitor.step()
+    assert monitor.stopped is not None
+    assert monitor.stopped.code == "unexpected_error"
+    assert "KeyError" in monitor.stopped.message
+
+
+def test_the_deadline_is_kept_while_the_state_store_fails() -> None:
+    """max_runtime_s does not depend on any other check."""
+    clock = HandClock()
+    state = MemoryState()
+    monitor, _ = make_monitor(state, clock)
+
+    def fail(_path: str) -> None:
+        raise ValueError("broken")
+
+    state.get = fail  # type: ignore[assignment,method-assign]  # the store answers something impossible
+    clock.now += 86_401
+    monitor.step()
+    assert monitor.stopped is not None
+    assert monitor.stopped.code == "max_runtime_exceeded"
+
+
+def test_a_log_that_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the log is not lost because nothing more was logged after an outage of the state store."""
+    monkeypatch.setattr("ingestion_engine.driver.monitor.LOG_TICKS", 1)
+    texts: list[str | None] = ["the last line\n"]
+    state = FaultyWrites(faults={"/log/": [TransientError("s3_unavailable", "S3 is unavailable.")]})
+    monitor, ledger = make_monitor(state, log_text=lambda: texts.pop() if texts else None)
+    with monitor:
+        wait_for(lambda: not texts, 20)
+    assert ledger.read_log(1) == "the last line\n"
+
+
+def test_a_line_that_cannot_be_formatted_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with Python's own handlers, a defect in a log line is reported and ignored."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    tail = LogTail()
+    logger = logging.getLogger("test.log_tail")
+    logger.addHandler(tail)
+    logger.warning("%d objects", "no number")
+    logger.warning("still here")
+    logger.removeHandler(tail)
+    assert tail.take() == "still here\n"
+
+
+def test_an_outage_of_the_state_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log's end is not filled by one line a second; the end of the outage is a line of its own."""
+    outage = [TransientError("s3_unavailable", "S3 is unavailable.") for _ in range(50)]
+    state = FaultyWrites(faults={"progress.json": list(outage)})
+    monitor, _ = make_monitor(state)
+    with caplog.at_level(logging.INFO, "ingestion_engine"):
+        for _ in range(51):
+            monitor.step()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["the monitor failed", "the monitor works again"]
