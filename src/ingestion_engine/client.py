@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ import httpx
 import orjson
 
 from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.runtime.tls import find_tls_failure, make_context
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """A search waits up to 20 s for a slow store; all other requests take milliseconds."""
@@ -51,7 +53,16 @@ class ApiError(Exception):
 
 
 class ApiUnreachable(Exception):
-    """The service does not respond at its URL."""
+    """The service does not respond at its URL.
+
+    Args:
+        message: One sentence that names the URL and the reason.
+        hint: What the reader can do about it; None when the reason is not known.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class IngestClient:
@@ -61,17 +72,29 @@ class IngestClient:
         url: Base URL of the service.
         api_key: API key, sent as a bearer token; None where the service requires none.
         transport: Replacement of the network, for tests.
+        ca_file: PEM file with the authorities to trust; None means the usual ones.
 
     Every method raises ``ApiError`` when the service refuses the request, and ``ApiUnreachable`` when it does not
     respond.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         try:
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
+                base_url=self.url,
+                headers=headers,
+                timeout=REQUEST_TIMEOUT_S,
+                transport=transport,
+                verify=True if ca_file is None else make_context(ca_file),
             )
         except httpx.InvalidURL as error:
             raise ApiUnreachable(f"{url!r} is not a URL: {error}.") from error
@@ -298,6 +321,9 @@ class IngestClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ApiUnreachable:
+        failure = find_tls_failure(error, f"the service at {self.url}")
+        if failure is not None:
+            return ApiUnreachable(failure.message, hint=failure.hint)
         return ApiUnreachable(f"The service at {self.url} is unreachable: {error or type(error).__name__}.")
 
 

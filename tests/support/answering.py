@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +27,27 @@ class LoopbackServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class TlsServer(LoopbackServer):
+    """A server whose handshakes run in the threads of their connections."""
+
+    context: ssl.SSLContext
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # A client that does not accept the certificate ends the handshake.
+        with contextlib.suppress(ssl.SSLError), self.context.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
+
+
 @contextmanager
-def running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve on loopback until the block ends; the URL."""
-    server = LoopbackServer(("127.0.0.1", 0), handler)
+def running(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve on loopback until the block ends; the URL. ``tls`` is the context of a server with a certificate."""
+    server = (LoopbackServer if tls is None else TlsServer)(("127.0.0.1", 0), handler)
+    if isinstance(server, TlsServer) and tls is not None:
+        server.context = tls
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -40,7 +55,7 @@ def running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def serving(answers: Answers) -> Iterator[str]:
+def serving(answers: Answers, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve these answers on loopback until the block ends; the URL."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,5 +75,5 @@ def serving(answers: Answers) -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with running(Handler) as url:
+    with running(Handler, tls) as url:
         yield url

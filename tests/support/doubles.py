@@ -171,9 +171,11 @@ class HashEmbedder:
     running: int = 0
     most_running: int = 0
     on_call: Callable[[int], None] = lambda _call: None
+    on_describe: Callable[[str], None] = lambda _model: None
     longest_chars: int | None = None
 
     async def describe(self, model: str) -> ModelInfo:
+        self.on_describe(model)
         if model == "missing":
             raise FatalError("model_not_found", "no such model", hint="ollama pull missing")
         return ModelInfo(model, self.digest, self.dimension, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -24,10 +25,10 @@ DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 @contextmanager
-def exact_s3() -> Iterator[str]:
-    """Serve until the block ends; the URL."""
+def exact_s3(tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve until the block ends; the URL. ``tls`` is the context of a server with a certificate."""
     buckets: dict[str, dict[str, bytes]] = {}
-    with running(type("Bound", (_Handler,), {"buckets": buckets})) as url:
+    with running(type("Bound", (_Handler,), {"buckets": buckets}), tls) as url:
         yield url
 
 

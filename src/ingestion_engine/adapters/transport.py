@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import ssl
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ import aiohttp
 import orjson
 
 from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.runtime.tls import find_tls_failure, make_context
 
 KEEP_ALIVE_S = 5.0
 """An idle connection is not used again after this: servers close theirs after 5 s (uvicorn) or more."""
@@ -49,17 +50,26 @@ class Response:
 class HttpClient:
     """Connections to one service, kept open between requests. For one event loop. Redirects are not followed."""
 
-    def __init__(self, service: str, *, connect_timeout_s: float, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        *,
+        connect_timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
         """Create the client without a request.
 
         Args:
             service: Name of the service in error codes and messages ("qdrant").
             connect_timeout_s: Time limit for opening a connection, in seconds.
             headers: Headers of every request.
+            ca_file: PEM file with the authorities to trust; None means the usual ones.
         """
         self._service = service
         self._connect_timeout_s = connect_timeout_s
         self._headers = headers
+        self._ca_file = ca_file
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -78,12 +88,13 @@ class HttpClient:
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
             TransientError: "{service}_unavailable": no complete response in time.
+            TlsFailed: the certificate of the server is not accepted.
         """
         session = self._session or self._open()
         timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s)
         options: dict[str, Any] = {"params": params, "data": body, "timeout": timeout, "allow_redirects": False}
         with transport_errors(self._service, base):
-            options |= _find_route(base)
+            options |= _find_route(base, self._ca_file)
             async with session.request(method, base + path, **options) as response:
                 return Response(response.status, await response.read(), response.headers)
 
@@ -102,23 +113,15 @@ class HttpClient:
 
 
 @functools.cache
-def _find_route(base: str) -> Mapping[str, Any]:
+def _find_route(base: str, ca_file: Path | None) -> Mapping[str, Any]:
     """Return the environment's proxy for a server, if any, and the TLS context for https. Once per process."""
     parts = urlsplit(base)
-    route: dict[str, Any] = {"ssl": _shared_tls()} if parts.scheme == "https" else {}
+    route: dict[str, Any] = {"ssl": make_context(ca_file)} if parts.scheme == "https" else {}
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme, proxies.get("all"))
     if proxy and not urllib.request.proxy_bypass(parts.netloc):
         route["proxy"] = proxy
     return route
-
-
-@functools.cache
-def _shared_tls() -> ssl.SSLContext:
-    """Return the TLS context of all clients of this process; reading the list of authorities takes 0.1 s each time."""
-    import httpx  # finds the authorities in certifi or at SSL_CERT_FILE, as the product's other clients do
-
-    return httpx.create_ssl_context()
 
 
 @contextlib.contextmanager
@@ -127,6 +130,9 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:  # time-outs are OSErrors without a text
+        failure = find_tls_failure(error, f"{service.capitalize()} at {url}", url=url)
+        if failure is not None:
+            raise failure from error
         message = f"{service.capitalize()} at {url} failed: {type(error).__name__}: {error}".rstrip(": ")
         is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
         if is_network and not isinstance(error, MISCONFIGURED):

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.settings import SettingsError
+from ingestion_engine.runtime.tls import check_ca_file
 
 
 class ExitCode(IntEnum):
@@ -67,8 +69,18 @@ def exit_code_of_job(job: Mapping[str, Any]) -> ExitCode:
 
 
 def open_client(url: str) -> IngestClient:
-    """Return a client of the service; its API key is read from the environment only, never from process arguments."""
-    return IngestClient(url, os.environ.get("INGEST_API_KEY") or None)
+    """Return a client of the service; its API key is read from the environment only, never from process arguments.
+
+    Raises:
+        SettingsError: ``INGEST_TLS__CA_FILE`` is not usable.
+    """
+    ca_file = Path(path) if (path := os.environ.get("INGEST_TLS__CA_FILE")) else None
+    if ca_file is not None:
+        try:
+            check_ca_file(ca_file)
+        except ValueError as error:
+            raise SettingsError(f"INGEST_TLS__CA_FILE: {error}") from None
+    return IngestClient(url, os.environ.get("INGEST_API_KEY") or None, ca_file=ca_file)
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +90,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     except ApiError as error:
         return _print_refusal(error)
     except ApiUnreachable as error:
-        hint = "Start it with `ingest up` or `ingest serve`, or set INGEST_API_URL."
+        hint = error.hint or "Start it with `ingest up` or `ingest serve`, or set INGEST_API_URL."
         return _print_error(str(error), code="api_unreachable", hint=hint, exit_code=ExitCode.UNREACHABLE)
     except SettingsError as error:
         return _print_error(str(error), code="settings")

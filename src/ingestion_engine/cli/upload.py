@@ -45,10 +45,11 @@ def upload(
     files = find_files(path, prefix or "")
     if not files:
         raise typer.BadParameter(f"{str(path)!r} contains no files to upload.", param_hint="DIR")
+    settings = load_settings()
     total_bytes = sum(file.size_bytes for file in files)
     with Progress(console=Console(stderr=True), transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("uploading", total=total_bytes)
-        for file in upload_files(load_settings().s3, bucket, files):
+        for file in upload_files(settings.s3, bucket, files, ca_file=settings.tls.ca_file):
             progress.advance(task, file.size_bytes)
     if json:
         write_json({"bucket": bucket, "prefix": prefix or "", "files": len(files), "bytes": total_bytes})

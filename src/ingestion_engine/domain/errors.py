@@ -82,6 +82,13 @@ class TransientError(IngestionError):
     """
 
 
+class TlsFailed(TransientError):
+    """A server's certificate is not accepted; checks before a job refuse it, and a running job waits and names it.
+
+    It lasts until somebody changes a certificate or a setting, so short retries are useless.
+    """
+
+
 class FatalError(IngestionError):
     """The job cannot continue: its request, its contract or its permissions are wrong."""
 

@@ -25,6 +25,9 @@ class JobUri:
     """Endpoint of the state store's S3; None means the process's own setting."""
     region: str | None = None
     """Region of the state store's S3; None means the process's own setting."""
+    ca_file: str | None = None
+    """Path of the file of authorities to trust, for a process without a setting of its own; None means the usual ones.
+    """
     slot: int | None = None
     """Number of a place in the engine's window, which no two tasks have at the same time.
 
@@ -52,11 +55,12 @@ class JobUri:
             job_id=match["job_id"],
             endpoint_url=query.get("endpoint_url", [None])[0],
             region=query.get("region", [None])[0],
+            ca_file=query.get("ca_file", [None])[0],
             slot=None if match["slot"] is None else int(match["slot"]),
         )
 
     def __str__(self) -> str:
-        query = urlencode(self.location)
+        query = urlencode(self.location | ({} if self.ca_file is None else {"ca_file": self.ca_file}))
         mark = "" if self.slot is None else f"#{self.slot}"
         return f"{self.spec_uri}?{query}{mark}" if query else f"{self.spec_uri}{mark}"
 

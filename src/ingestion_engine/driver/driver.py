@@ -164,6 +164,8 @@ class Driver:
 
     def _run_attempt(self) -> None:
         request, limits = self.spec.request, self.spec.limits
+        # A later attempt continues what was begun, so it waits for the certificate as for any outage.
+        self.outages.refuses_tls = self.attempt.number == 1
         wanted = self._check_request()
         if request.mode is Mode.PLAN:
             self._plan_only(check_contract(self.state, wanted) or wanted)
@@ -188,6 +190,7 @@ class Driver:
                 try:
                     self.outages.retry_until_available(lambda: self.table.fence(lease.epoch))
                     contract = self._prepare(wanted)
+                    self.outages.refuses_tls = False
                     self._recover()
                     self._run_phases(lease, contract)
                     self._move_alias(lease, contract)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ingestion_engine.domain.errors import IngestionError, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, TlsFailed, TransientError
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.runtime.telemetry import get_logger
 
@@ -86,6 +86,8 @@ class OutageBackoff:
         self._probe = probe
         self._outage: _Outage | None = None
         self._steps = 0
+        self.refuses_tls = False
+        """True while nothing is written: a certificate that is not accepted then ends the job instead of pausing it."""
 
     @property
     def step(self) -> int:
@@ -96,7 +98,7 @@ class OutageBackoff:
         """Call a function until it returns without a TransientError, and return its result; pause between two calls.
 
         Raises:
-            FatalError: raised by the function, or what stopped the job meanwhile.
+            FatalError: raised by the function, or what stopped the job meanwhile; "tls_failed" while ``refuses_tls``.
         """
         codes: set[str] = set()
         while True:
@@ -104,6 +106,8 @@ class OutageBackoff:
             try:
                 result = act()
             except TransientError as error:
+                if self.refuses_tls and isinstance(error, TlsFailed):
+                    raise FatalError(error.code, error.message, hint=error.hint, **error.context) from error
                 codes.add(error.code)
                 self.pause_for(error)
             else:

@@ -43,17 +43,21 @@ async def retry_async(
     retry_on: type[BaseException],
     policy: RetryPolicy,
     *,
+    unless: type[BaseException] | tuple[type[BaseException], ...] = (),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Return the first result of ``call``, or raise its last error of type ``retry_on`` at the policy's deadline.
 
-    Any other error is raised immediately. ``call`` must be idempotent. Cost: one call per attempt.
+    Any other error, and one of type ``unless``, is raised immediately. ``call`` must be idempotent. Cost: one call per
+    attempt.
     """
     pauses = policy.pauses(clock)
     while True:
         try:
             return await call()
+        except unless:
+            raise
         except retry_on:
             pause = next(pauses, None)
             if pause is None:

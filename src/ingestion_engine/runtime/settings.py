@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingestion_engine.runtime.tls import check_ca_file
 from ingestion_engine.runtime.validation import describe_faults
 
 PREFIX = "INGEST_"
@@ -24,6 +25,21 @@ class Group(BaseModel):
     """A group of settings. Unknown names are refused, so that a typing error does not pass silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TlsSettings(Group):
+    """Trust in the certificates of all servers."""
+
+    ca_file: Path | None = None
+    """PEM file with the authorities that every client trusts, instead of the usual ones. Unset means the usual ones.
+    See docs/operations.md."""
+
+    @field_validator("ca_file")
+    @classmethod
+    def _check(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            check_ca_file(value)
+        return value
 
 
 class S3Settings(Group):
@@ -224,6 +240,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, use_attribute_docstrings=True
     )
 
+    tls: TlsSettings = TlsSettings()
     s3: S3Settings = S3Settings()
     ollama: OllamaSettings = OllamaSettings()
     embed: EmbedSettings = EmbedSettings()
@@ -291,6 +308,12 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(describe_faults(error, _name_variable)) from None
+
+
+def find_aws_ca_bundle() -> Path | None:
+    """Return the file of authorities that AWS's own variable names, if it can be read; botocore reads it itself."""
+    path = Path(os.environ.get("AWS_CA_BUNDLE", ""))
+    return path if path.is_file() and os.access(path, os.R_OK) else None
 
 
 def _name_variable(location: Sequence[str]) -> str:

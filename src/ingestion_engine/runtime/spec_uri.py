@@ -1,29 +1,49 @@
-"""The S3 endpoint and region in a job's URI, for processes that have no other settings.
+"""How to reach the S3 of a job's spec, in the job's URI, for processes that have no other settings.
 
 All other settings that driver and workers share are in the spec; the S3 that holds the spec cannot be. An engine that
 sets environment variables for all processes of a job (Kubernetes) does not need it in the URI. Ray can set them too,
 but then it starts every worker through another Python process, which takes a second of CPU time (``setup_worker.py``,
 Ray 2.60). See docs/decisions/0016.
+
+The path of the file of authorities is in the URI for the same reason: without it a driver cannot read its spec. A
+process's own ``INGEST_TLS__CA_FILE`` overrides it. See docs/decisions/0028.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from ingestion_engine.domain.job_uri import JobUri
-from ingestion_engine.runtime.settings import S3Settings, Settings, load_settings
+from ingestion_engine.runtime.settings import Settings, SettingsError, TlsSettings, load_settings
+from ingestion_engine.runtime.validation import describe_faults
 
 
-def with_location(spec_uri: str, s3: S3Settings) -> str:
-    """Return a job's URI that names the S3 endpoint and region; no secret. Pure."""
-    return str(replace(JobUri.parse(spec_uri), endpoint_url=s3.endpoint_url, region=s3.region))
+def with_location(spec_uri: str, settings: Settings) -> str:
+    """Return a job's URI that names the S3 endpoint, the region and the file of authorities; no secret. Pure."""
+    s3, ca_file = settings.s3, settings.tls.ca_file
+    uri = replace(JobUri.parse(spec_uri), endpoint_url=s3.endpoint_url, region=s3.region)
+    return str(uri if ca_file is None else replace(uri, ca_file=str(ca_file.absolute())))
 
 
 def load_settings_for(uri: JobUri) -> Settings:
     """Return this process's settings, with the S3 endpoint and region that the URI names, if it names any.
 
+    The file of authorities that it names is used when this process has no setting of its own.
+
     Raises:
-        SettingsError: as ``load_settings``.
+        SettingsError: as ``load_settings``, or the file that the URI names is not usable on this machine.
     """
     settings = load_settings()
+    if uri.ca_file is not None and settings.tls.ca_file is None:
+        try:
+            tls = TlsSettings.model_validate({"ca_file": uri.ca_file})
+        except ValidationError as error:
+            reason = describe_faults(error).removeprefix("ca_file: ")
+            raise SettingsError(
+                f"INGEST_TLS__CA_FILE of the service is {uri.ca_file!r}, which this machine cannot use: {reason}. "
+                "Put the file there on every node of the cluster, or set INGEST_TLS__CA_FILE on the nodes."
+            ) from None
+        settings = settings.model_copy(update={"tls": tls})
     return settings.with_endpoints({"s3": uri.location}) if uri.location else settings

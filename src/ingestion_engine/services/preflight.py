@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import FatalError, SubmissionError, TlsFailed, TransientError
 from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.domain.spec import (
@@ -138,7 +138,7 @@ class Preflight:
         if request.mode in MODES_WITHOUT_EMBEDDER:
             del checks["ollama"]
         answers = await self._run(checks)
-        faults = [_refusal(answer) for answer in answers.values() if isinstance(answer, FatalError)]
+        faults = [_refusal(answer) for answer in answers.values() if isinstance(answer, FatalError | TlsFailed)]
         found = answers.get("state")
         if isinstance(found, SubmissionError):
             faults.append(found)
@@ -196,7 +196,7 @@ class Preflight:
             error = task.exception()
             if error is None:
                 answers[name] = task.result()
-            elif isinstance(error, FatalError | SubmissionError):
+            elif isinstance(error, FatalError | SubmissionError | TlsFailed):
                 answers[name] = error
             elif isinstance(error, TransientError):
                 self._skip(name, error.message)
@@ -291,7 +291,7 @@ def _make_mismatch(message: str, field: str, *, existing: Any, wanted: Any) -> S
     )
 
 
-def _refusal(error: FatalError) -> SubmissionError:
+def _refusal(error: FatalError | TlsFailed) -> SubmissionError:
     """Return the error of a system as a refusal that names the field at fault. Pure."""
     field = {
         "bucket_not_found": "source.bucket",

@@ -44,7 +44,8 @@ class RayService:
         """Return a service that connects lazily to ``settings.ray.address``, which must be set."""
         assert settings.ray.address is not None
         token = settings.ray.auth_token
-        return cls(settings, RayJobsClient(settings.ray.address, None if token is None else token.get_secret_value()))
+        secret = None if token is None else token.get_secret_value()
+        return cls(settings, RayJobsClient(settings.ray.address, secret, ca_file=settings.tls.ca_file))
 
     def reference(self, job_id: str, attempt: int) -> str:
         """Return the submission id of an attempt."""
@@ -55,7 +56,7 @@ class RayService:
         metadata = {"job_id": job_id, "attempt": str(attempt), "parallelism": str(parallelism)}
         await self._client.submit(
             self.reference(job_id, attempt),
-            build_entrypoint(self._settings.ray.python, with_location(spec_uri, self._settings.s3), attempt),
+            build_entrypoint(self._settings.ray.python, with_location(spec_uri, self._settings), attempt),
             runtime_env=await self._prepare_runtime_env(),
             metadata=metadata,
         )

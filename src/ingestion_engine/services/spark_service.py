@@ -80,7 +80,9 @@ class SparkService:
         """
         spark = settings.spark
         assert spark.namespace is not None
-        api = KubernetesApi(spark.namespace, kubeconfig=spark.kubeconfig, context=spark.context)
+        api = KubernetesApi(
+            spark.namespace, kubeconfig=spark.kubeconfig, context=spark.context, ca_file=settings.tls.ca_file
+        )
         return cls(settings, api, read_pod_templates(spark.pod_template))
 
     def reference(self, job_id: str, attempt: int) -> str:

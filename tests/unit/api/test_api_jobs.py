@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from ingestion_engine.api.examples import JOB_EXAMPLES
-from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.errors import TlsFailed, TransientError
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.services import jobs, preflight
@@ -178,6 +178,19 @@ async def test_systems_that_are_away_do_not_refuse_a_job(world: World) -> None:
     world.embedder.describe = describe  # type: ignore[method-assign,assignment]
     async with world.serve() as plane:
         assert (await plane.client.post("/ray/jobs", json=BODY)).status_code == 202
+
+
+async def test_a_certificate_that_is_not_accepted_refuses_a_job(world: World) -> None:
+    """Waiting does not help, so the caller gets the reason at once."""
+
+    async def describe(_model: str) -> None:
+        raise TlsFailed("tls_failed", "The certificate of Ollama is not trusted.", hint="Set INGEST_TLS__CA_FILE.")
+
+    world.embedder.describe = describe  # type: ignore[method-assign,assignment]
+    async with world.serve() as plane:
+        answer = await plane.client.post("/ray/jobs", json=BODY)
+        assert (answer.status_code, answer.json()["code"]) == (503, "tls_failed")
+        assert "INGEST_TLS__CA_FILE" in answer.json()["hint"]
 
 
 async def test_a_system_that_hangs_delays_one_submission_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

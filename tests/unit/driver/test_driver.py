@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.errors import TlsFailed, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Point
 from support.doubles import HashEmbedder
@@ -244,6 +244,37 @@ def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
     assert summary["state"] == "succeeded"
     assert left == [0]
     assert len(world.texts("doc-12.txt")) >= 12
+
+
+def test_a_certificate_is_refused_before_anything_is_written(world: World) -> None:
+    """The first attempt ends with the reason instead of pausing; nothing is written."""
+
+    def stranger(_key: str) -> None:
+        raise TlsFailed("tls_failed", "The certificate of Ollama is not trusted.", hint="Set INGEST_TLS__CA_FILE.")
+
+    world.embedder.on_describe = stranger
+    summary = world.run()
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "tls_failed")
+    assert "INGEST_TLS__CA_FILE" in summary["error"]["hint"]
+    assert not world.qdrant.collections
+
+
+def test_a_certificate_that_expires_pauses_a_running_job(world: World) -> None:
+    """Work has begun, so the job waits for a new certificate; a later attempt does so from its start."""
+    left = [3]
+
+    def expired(_kind: str) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise TlsFailed("tls_failed", "The certificate of Weaviate is not valid at present.")
+
+    world.weaviate.before_write = expired
+    assert world.run()["state"] == "succeeded"
+    left[0] = 3
+    world.embedder.on_describe = expired
+    summary = world.attempt(world.submit(), number=2)
+    assert summary is not None
+    assert summary["state"] == "succeeded"
 
 
 def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_engine.runtime.settings import load_settings
+from ingestion_engine.runtime.settings import SettingsError, load_settings
 
 
 def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +26,18 @@ def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatc
     assert settings.qdrant.api_key is not None
     assert settings.qdrant.api_key.get_secret_value() == "file of INGEST_QDRANT__API_KEY"
     assert settings.s3.region == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), ("", "no certificate"), ("not PEM", "no certificate")]
+)
+def test_a_file_of_authorities_is_checked_at_once(
+    content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the first request, hours later."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    monkeypatch.setenv("INGEST_TLS__CA_FILE", str(file))
+    with pytest.raises(SettingsError, match=f"INGEST_TLS__CA_FILE: .*{reason}"):
+        load_settings()

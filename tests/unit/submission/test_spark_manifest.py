@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError
-from ingestion_engine.runtime.settings import S3Settings, Settings, SparkSettings
+from ingestion_engine.runtime.settings import S3Settings, Settings, SparkSettings, TlsSettings
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
 from ingestion_engine.submission.kubernetes.spark_manifest import (
@@ -25,6 +25,7 @@ from ingestion_engine.submission.kubernetes.spark_manifest import (
     name_application,
     spread,
 )
+from support.authority import PrivateAuthority
 
 GOLDEN = Path(__file__).parent / "golden"
 DOC = Path(__file__).parents[3] / "docs" / "spark-manifest.md"
@@ -168,6 +169,22 @@ def test_secrets_are_named_and_never_held() -> None:
     text = json.dumps(build_manifest(JOB, 1, URI, parallelism=2, settings=settings))
     assert "planted" not in text
     assert '"envFrom": [{"secretRef": {"name": "ingest-credentials"}}]' in text
+
+
+def test_pods_get_the_path_of_the_file_of_authorities(tmp_path: Path) -> None:
+    """The same path as in the service, unless the pod template sets its own."""
+    authority = PrivateAuthority(tmp_path)
+    settings = Settings(
+        tls=TlsSettings(ca_file=authority.file), spark=SparkSettings(namespace="spark", image="i", secret_name="s")
+    )
+    entry = {"name": "INGEST_TLS__CA_FILE", "value": str(authority.file)}
+    plain = build_manifest(JOB, 1, URI, parallelism=2, settings=settings)
+    assert all(entry in plain["spec"][role]["env"] for role in ("driver", "executor"))
+    own = {"name": "INGEST_TLS__CA_FILE", "value": "/etc/other/ca.pem"}
+    templates = {"spec": {"containers": [{"name": "any", "env": [own]}]}}
+    manifest = build_manifest(JOB, 1, URI, parallelism=2, settings=settings, pod_templates=templates)
+    env = manifest["spec"]["driver"]["template"]["spec"]["containers"][0]["env"]
+    assert [one for one in env if one["name"] == own["name"]] == [own]
 
 
 def test_speculation_and_repeated_tasks_are_off() -> None:

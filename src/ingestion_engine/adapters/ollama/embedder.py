@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ingestion_engine.adapters.ollama.responses import (
 )
 from ingestion_engine.adapters.ollama.server_pool import Endpoint, EndpointPool
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
-from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
@@ -53,6 +54,7 @@ class OllamaEmbedder:
         retry: RetryPolicy = QUICK_RETRY,
         describe_retry: RetryPolicy = DESCRIBE_RETRY,
         pool: EndpointPool | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         """Create the client; sends no request.
 
@@ -63,6 +65,7 @@ class OllamaEmbedder:
             retry: Retry policy of one call of ``embed``.
             describe_retry: Retry policy of ``describe`` for each server.
             pool: Pool of servers; None creates one from ``urls``.
+            ca_file: PEM file with the authorities to trust; None means the usual ones.
         """
         self._pool = pool or EndpointPool(urls)
         self._slots = asyncio.Semaphore(in_flight)
@@ -72,7 +75,7 @@ class OllamaEmbedder:
         self._dimensions: dict[str, int] = {}
         self._calls = 0
         headers = {"content-type": "application/json"}
-        self._client = HttpClient("ollama", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
+        self._client = HttpClient("ollama", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers, ca_file=ca_file)
 
     @classmethod
     def from_settings(
@@ -81,7 +84,8 @@ class OllamaEmbedder:
         """Return an embedder for ``settings.ollama``; the limits are the caller's share of the cluster-wide ones."""
         urls = settings.ollama.urls
         pool = EndpointPool(urls, home=home)
-        return cls(urls, in_flight=in_flight, texts_per_second=texts_per_second, pool=pool)
+        ca_file = settings.tls.ca_file
+        return cls(urls, in_flight=in_flight, texts_per_second=texts_per_second, pool=pool, ca_file=ca_file)
 
     @property
     def calls(self) -> int:
@@ -131,7 +135,7 @@ class OllamaEmbedder:
                 raise model_not_found(url, model, f"Model {model!r} is not listed.")
             return read_model(read_object(shown, "ollama", url), model=model, digest=digest, url=url)
 
-        return await retry_async(describe, TransientError, self._describe_retry)
+        return await retry_async(describe, TransientError, self._describe_retry, unless=TlsFailed)
 
     async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.
@@ -159,7 +163,9 @@ class OllamaEmbedder:
             return await self._embed_once(model, body, count=len(texts), timeout_s=timeout_s)
 
         async with self._slots:
-            vectors = await retry_async(embed_once, TransientError, self._retry)
+            # Another server of the pool may have a certificate that is accepted.
+            is_alone = len(self._pool.endpoints) == 1
+            vectors = await retry_async(embed_once, TransientError, self._retry, unless=TlsFailed if is_alone else ())
         self._calls += 1
         return vectors
 

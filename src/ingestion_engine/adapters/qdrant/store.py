@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,13 +61,18 @@ class QdrantStore:
         *,
         batch_points: int = BATCH_POINTS,
         permit: WritePermit | None = None,
+        ca_file: Path | None = None,
     ) -> None:
-        """Create the client; sends no request. ``permit`` is asked before every request that writes."""
+        """Create the client; sends no request.
+
+        ``permit`` is asked before every request that writes. ``ca_file`` is a PEM file of authorities; None means the
+        usual ones.
+        """
         self._url = url.rstrip("/")
         self._batch_points = batch_points
         self._permit = permit
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
-        self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
+        self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers, ca_file=ca_file)
 
     @classmethod
     def from_settings(cls, settings: Settings, permit: WritePermit | None = None) -> QdrantStore:
@@ -74,7 +80,8 @@ class QdrantStore:
         qdrant = settings.qdrant
         if qdrant.url is None:
             raise store_not_configured(cls.name)
-        return cls(qdrant.url, qdrant.api_key.get_secret_value() if qdrant.api_key else None, permit=permit)
+        api_key = qdrant.api_key.get_secret_value() if qdrant.api_key else None
+        return cls(qdrant.url, api_key, permit=permit, ca_file=settings.tls.ca_file)
 
     async def close(self) -> None:
         """Release connections."""

@@ -7,7 +7,9 @@ import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 
@@ -21,6 +23,7 @@ from ingestion_engine.domain.errors import (
     TransientError,
 )
 from ingestion_engine.runtime.settings import S3Settings
+from ingestion_engine.runtime.tls import find_tls_failure
 
 if TYPE_CHECKING:
     from botocore.session import Session
@@ -95,7 +98,9 @@ def transient_errors() -> tuple[type[Exception], ...]:
 _making_client = threading.Lock()
 
 
-def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: float = READ_TIMEOUT_S) -> Any:
+def make_client(
+    settings: S3Settings, *, attempts: int = 5, read_timeout_s: float = READ_TIMEOUT_S, ca_file: Path | None = None
+) -> Any:
     """Return a botocore S3 client that threads can share. Sends no request.
 
     It uses path-style addresses when an endpoint is given: servers other than AWS rarely have a host name per bucket.
@@ -104,6 +109,7 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
         settings: Endpoint, region and credentials; without credentials AWS's own provider chain applies.
         attempts: Attempts per request in botocore's standard mode; 1 when the caller must see every failure.
         read_timeout_s: Longest time without data on an open connection, in seconds.
+        ca_file: PEM file with the authorities to trust; None means AWS's own setting (``AWS_CA_BUNDLE``), or certifi.
     """
     from botocore.config import Config
 
@@ -124,10 +130,22 @@ def make_client(settings: S3Settings, *, attempts: int = 5, read_timeout_s: floa
         credentials["aws_secret_access_key"] = settings.secret_access_key.get_secret_value()
     with _making_client:  # threads cannot share sessions
         client = _session().create_client(
-            "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **credentials
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            region_name=settings.region,
+            config=config,
+            verify=None if ca_file is None else str(ca_file),
+            **credentials,
         )
     read_pages_quickly(client)
+    client.meta.events.register_first("needs-retry.s3", _stop_retries)
     return client
+
+
+def _stop_retries(caught_exception: Exception | None = None, **_: Any) -> None:
+    """Raise a certificate's error at once: botocore would repeat the request for ten seconds, in vain."""
+    if isinstance(caught_exception, boto.SSLError) and find_tls_failure(caught_exception, "S3") is not None:
+        raise caught_exception
 
 
 @functools.cache
@@ -203,6 +221,11 @@ def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
 
 def translate_failure(error: Exception, place: Place) -> IngestionError:
     """Return the product's error for a request without a response. Pure."""
+    if isinstance(error, boto.SSLError):
+        parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+        failure = find_tls_failure(error, f"S3 at {parts.scheme}://{parts.netloc}", **place.context)
+        if failure is not None:
+            return failure
     message = f"The request for {place} failed: {type(error).__name__}: {error}"
     if isinstance(error, transient_errors()):
         return TransientError("s3_unavailable", message, **place.context)

@@ -9,6 +9,7 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import obstore
@@ -18,7 +19,7 @@ from obstore.store import S3Store
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata
-from ingestion_engine.adapters.s3.obstore_client import make_obstore
+from ingestion_engine.adapters.s3.obstore_client import FallbackLog, make_obstore
 from ingestion_engine.domain.errors import ObjectError, ObjectGone
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings
@@ -67,21 +68,23 @@ def _write(file: BinaryIO, piece: bytes | memoryview) -> None:
 class S3Source:
     """The object source port over S3 or a compatible server. Read only; threads and one event loop can share it."""
 
-    def __init__(self, settings: S3Settings) -> None:
-        """Create the source; sends no request."""
+    def __init__(self, settings: S3Settings, *, ca_file: Path | None = None) -> None:
+        """Create the source; sends no request. ``ca_file`` is a PEM file of authorities; None means the usual ones."""
         self._settings = settings
+        self._ca_file = ca_file
+        self._fallbacks = FallbackLog(settings)
         self._stores: dict[str, S3Store] = {}
         self._lock = threading.Lock()
 
     @functools.cached_property
     def _client(self) -> Any:
         """Created on first use (0.1 CPU s): most bodies are read without it."""
-        return make_client(self._settings)
+        return make_client(self._settings, ca_file=self._ca_file)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> S3Source:
         """Return a source for ``settings.s3``."""
-        return cls(settings.s3)
+        return cls(settings.s3, ca_file=settings.tls.ca_file)
 
     def check_bucket(self, bucket: str) -> None:
         """Return when the bucket exists and may be listed. Blocking, one request.
@@ -179,7 +182,8 @@ class S3Source:
             )
             _check_size(seen, max_bytes)
             body = await read(result)
-        except (ObstoreError, OSError, ValueError):
+        except (ObstoreError, OSError, ValueError) as error:
+            self._fallbacks.note(error, ref.bucket)
             return None
         attributes = result.attributes
         # obstore capitalises S3's own attributes; user metadata arrives in lower case.
@@ -247,7 +251,9 @@ class S3Source:
     def _store(self, bucket: str) -> S3Store:
         with self._lock:
             if bucket not in self._stores:
-                self._stores[bucket] = make_obstore(self._settings, lambda: self._client, bucket, timeout=BODY_TIMEOUT)
+                self._stores[bucket] = make_obstore(
+                    self._settings, lambda: self._client, bucket, timeout=BODY_TIMEOUT, ca_file=self._ca_file
+                )
             return self._stores[bucket]
 
 

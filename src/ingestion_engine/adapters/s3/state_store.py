@@ -17,8 +17,8 @@ from obstore.exceptions import BaseError as ObstoreError
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages
-from ingestion_engine.adapters.s3.obstore_client import make_obstore
-from ingestion_engine.domain.errors import FatalError, StateConflict, StateMissing, TransientError
+from ingestion_engine.adapters.s3.obstore_client import FallbackLog, make_obstore
+from ingestion_engine.domain.errors import FatalError, StateConflict, StateMissing, TlsFailed, TransientError
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
@@ -45,8 +45,11 @@ class S3StateStore:
         url: str,
         *,
         retry: RetryPolicy = CONDITIONAL_RETRY,
+        ca_file: Path | None = None,
     ) -> None:
         """Open the state store at ``s3://bucket/prefix``; sends no request.
+
+        ``ca_file`` is a PEM file of authorities; None means the usual ones.
 
         Raises:
             FatalError: "state_url_invalid".
@@ -63,25 +66,29 @@ class S3StateStore:
         # None when obstore would address other keys than botocore.
         is_addressable = not self._base or is_plain(self._base.rstrip("/"))
         timeout = timedelta(seconds=READ_TIMEOUT_S)
+        self._ca_file = ca_file
+        self._fallbacks = FallbackLog(settings)
         self._fast = (
-            make_obstore(settings, lambda: self._client, self._bucket, timeout=timeout) if is_addressable else None
+            make_obstore(settings, lambda: self._client, self._bucket, timeout=timeout, ca_file=ca_file)
+            if is_addressable
+            else None
         )
         self._retry = retry
 
     @functools.cached_property
     def _client(self) -> Any:
         """Created on first use (0.2 CPU s including imports): most values are read without it."""
-        return make_client(self._settings, read_timeout_s=READ_TIMEOUT_S)
+        return make_client(self._settings, read_timeout_s=READ_TIMEOUT_S, ca_file=self._ca_file)
 
     @functools.cached_property
     def _once(self) -> Any:
         """A client without retries: a conditional write must know whether a failure came before a conflict."""
-        return make_client(self._settings, attempts=1, read_timeout_s=READ_TIMEOUT_S)
+        return make_client(self._settings, attempts=1, read_timeout_s=READ_TIMEOUT_S, ca_file=self._ca_file)
 
     @classmethod
     def from_settings(cls, settings: Settings, url: str) -> S3StateStore:
         """Return the state store at ``url`` with the endpoint and credentials of ``settings.s3``."""
-        return cls(settings.s3, url)
+        return cls(settings.s3, url, ca_file=settings.tls.ca_file)
 
     def get(self, path: str) -> Stored | None:
         """Return a value, or None when absent. One request; after an error of obstore a second one with botocore."""
@@ -95,6 +102,7 @@ class S3StateStore:
                 # S3's own code in the body: a missing bucket and a proxy respond 404 too.
                 if "<Code>NoSuchKey</Code>" in str(error):
                     return None
+                self._fallbacks.note(error, self._bucket)
         return self._get_exact(path)
 
     def _get_exact(self, path: str) -> Stored | None:
@@ -160,6 +168,8 @@ class S3StateStore:
                     found = self.get(path)
                     if found is not None and found.data == data:
                         return found.version
+                raise
+            except TlsFailed:
                 raise
             except TransientError:
                 is_uncertain = True

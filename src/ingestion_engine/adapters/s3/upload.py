@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
-from ingestion_engine.domain.errors import ObjectError, TransientError
+from ingestion_engine.domain.errors import ObjectError, TlsFailed, TransientError
 from ingestion_engine.runtime.settings import S3Settings
 
 REQUESTS_IN_FLIGHT: Final = 8
@@ -83,7 +83,9 @@ def _refuse(path: Path, reason: str) -> ObjectError:
     return ObjectError("file_not_uploadable", f"File {shown!r} cannot be uploaded: {reason}.")
 
 
-def upload_files(settings: S3Settings, bucket: str, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
+def upload_files(
+    settings: S3Settings, bucket: str, files: Sequence[LocalFile], *, ca_file: Path | None = None
+) -> Iterator[LocalFile]:
     """Upload files, existing objects included, and yield each when S3 has it; the order is not kept. Idempotent.
 
     Raises:
@@ -93,7 +95,7 @@ def upload_files(settings: S3Settings, bucket: str, files: Sequence[LocalFile]) 
 
     Cost: one request per file and one for the bucket, eight at once; a file is streamed, not held in memory.
     """
-    client = make_client(settings)
+    client = make_client(settings, ca_file=ca_file)
     place = Place(bucket)
     try:
         with s3_errors(place):
@@ -105,6 +107,8 @@ def upload_files(settings: S3Settings, bucket: str, files: Sequence[LocalFile]) 
                     yield upload.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+    except TlsFailed:
+        raise
     except TransientError as error:
         raise TransientError(
             error.code, error.message, hint="Check INGEST_S3__ENDPOINT_URL, and that the server runs.", **error.context

@@ -22,6 +22,7 @@ from ingestion_engine.adapters.store_errors import collection_missing, foreign_r
 from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
 from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.runtime.tls import find_grpc_tls_failure
 
 DENIED_CODES = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 REFUSED_CODES = frozenset(
@@ -86,6 +87,10 @@ def translate_call(error: Any, url: str, collection: str | None) -> IngestionErr
     code, text = error.code(), error.details() or ""
     message = f"Weaviate at {url} responded {code.name}: {text}"
     context: dict[str, Any] = {"url": url, "status": code.name, "collection": collection, "store": "weaviate"}
+    if code is grpc.StatusCode.UNAVAILABLE:
+        failure = find_grpc_tls_failure(text, f"Weaviate at {url}", **context)
+        if failure is not None:
+            return failure
     if code in DENIED_CODES:
         return _denied(message, context)
     if code in REFUSED_CODES:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -52,6 +53,7 @@ from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.tls import read_authorities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,11 +90,12 @@ class WeaviateStore:
         *,
         batch_points: int = BATCH_POINTS,
         permit: WritePermit | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         """Create the clients; sends no request.
 
         ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051. ``permit`` is asked before
-        every request that writes.
+        every request that writes. ``ca_file`` is a PEM file of authorities; None means the usual ones.
         """
         self._url = url.rstrip("/")
         rest = urlsplit(self._url)
@@ -104,7 +107,8 @@ class WeaviateStore:
         self._permit = permit
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = {"content-type": "application/json", **dict(self._metadata)}
-        self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers)
+        self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers, ca_file=ca_file)
+        self._ca_file = ca_file
         self._channel: Any = None
         self._stub: Any = None
         self._write_batch: Any = None
@@ -117,7 +121,7 @@ class WeaviateStore:
         if weaviate.url is None:
             raise store_not_configured(cls.name)
         api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
-        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit)
+        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit, ca_file=settings.tls.ca_file)
 
     async def close(self) -> None:
         """Release connections."""
@@ -457,7 +461,8 @@ class WeaviateStore:
                     ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
                 ]
                 if self._is_secure:
-                    credentials = grpc.ssl_channel_credentials()
+                    roots = None if self._ca_file is None else read_authorities(self._ca_file)
+                    credentials = grpc.ssl_channel_credentials(roots)
                     self._channel = grpc.aio.secure_channel(self._target, credentials, options=options)
                 else:
                     self._channel = grpc.aio.insecure_channel(self._target, options=options)

@@ -78,12 +78,21 @@ class KubernetesApi:
         namespace: Namespace of the applications.
         kubeconfig: Path of a kubeconfig; None means the service account of the pod, or else the default kubeconfig.
         context: Context of the kubeconfig; None means the current one.
+        ca_file: PEM file with the authorities to trust when the kubeconfig names none; None means the usual ones.
     """
 
-    def __init__(self, namespace: str, *, kubeconfig: Path | None = None, context: str | None = None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        *,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
         self._namespace = namespace
         self._kubeconfig = kubeconfig
         self._context = context
+        self._ca_file = ca_file
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kubernetes")
         self._client: ApiClient | None = None
 
@@ -215,6 +224,8 @@ class KubernetesApi:
                     f"The kubeconfig cannot be used ({type(error).__name__}).",
                     hint="Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT.",
                 ) from error
+            if self._ca_file is not None and not configuration.ssl_ca_cert:
+                configuration.ssl_ca_cert = str(self._ca_file)
             configuration.retries = 0
             configuration.connection_pool_maxsize = THREADS
             self._client = ApiClient(configuration)

@@ -30,6 +30,7 @@ from urllib3.exceptions import (
 )
 
 from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.runtime.tls import find_tls_failure
 
 _UNSERVED_PATH: Final = "404 page not found"
 """Body of the answer to a path that an API server does not serve."""
@@ -97,9 +98,11 @@ def kubernetes_errors() -> Iterator[None]:
         yield
     except ApiException as error:
         if not error.status:  # how the client reports a TLS failure
+            _raise_tls_failure(error)
             raise make_unreachable("cannot be reached: TLS failed", maybe_started=False) from error
         raise Answer(error) from None
     except HTTPError as error:
+        _raise_tls_failure(error)
         cause: BaseException = getattr(error, "reason", None) or error
         if isinstance(cause, ResponseError):
             raise make_foreign("redirects requests") from error
@@ -108,6 +111,13 @@ def kubernetes_errors() -> Iterator[None]:
             raise make_unreachable(f"cannot be reached{tls}", maybe_started=False) from error
         kind = "did not respond in time" if isinstance(cause, ReadTimeoutError) else "closed the connection"
         raise make_unreachable(kind, maybe_started=True) from error
+
+
+def _raise_tls_failure(error: Exception) -> None:
+    """Raise TlsFailed when a certificate caused an error; return otherwise."""
+    failure = find_tls_failure(error, "Kubernetes", maybe_started=False)
+    if failure is not None:
+        raise failure from error
 
 
 def make_unreachable(what: str, *, maybe_started: bool) -> TransientError:

@@ -40,6 +40,9 @@ DRIVER_CONTAINER: Final = "spark-kubernetes-driver"
 """Name of the driver's container in templates and pods, defined by operator and Spark."""
 EXECUTOR_CONTAINER: Final = "spark-kubernetes-executor"
 
+CA_VARIABLE: Final = "INGEST_TLS__CA_FILE"
+"""The path of the file of authorities is the same in pods as in the service, unless the pod template sets it."""
+
 LONGEST_NAME: Final = 63 - len("-driver")
 """Maximum length of a name: the driver's pod is named after the application, and its name is a DNS label too."""
 
@@ -230,14 +233,19 @@ def _make_pod(settings: Settings, container: str, template: Mapping[str, Any] | 
     containers = [dict(item) for item in spec.get("containers") or [{}]]
     # One file may serve both roles, so the first container is Spark's, whatever its name in the file.
     first = {**containers[0], "name": container}
+    own = {entry.get("name") for entry in containers[0].get("env") or [] if isinstance(entry, Mapping)}
+    if CA_VARIABLE in own:  # the file may be mounted at another path in pods
+        environment["env"] = [entry for entry in environment["env"] if entry["name"] != CA_VARIABLE]
     for field, values in environment.items():
         first[field] = [*(containers[0].get(field) or []), *values]
     return {**account, "template": {**template, "spec": {**spec, "containers": [first, *containers[1:]]}}}
 
 
 def _make_environment(settings: Settings, spark: SparkSettings) -> dict[str, list[dict[str, Any]]]:
-    """Return the address of the state store and a reference to the secrets; everything else is in the spec. Pure."""
+    """Return how to reach the state store and a reference to the secrets; everything else is in the spec. Pure."""
     env = [{"name": "INGEST_S3__REGION", "value": settings.s3.region}]
+    if settings.tls.ca_file is not None:
+        env.append({"name": CA_VARIABLE, "value": str(settings.tls.ca_file.absolute())})
     if settings.s3.endpoint_url is not None:
         env.insert(0, {"name": "INGEST_S3__ENDPOINT_URL", "value": settings.s3.endpoint_url})
     if spark.secret_name is None:

@@ -19,11 +19,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.runtime.tls import find_tls_failure, make_context
 
 REQUEST_TIMEOUT_S: Final = 10.0
 """Time limit of a small request; a healthy head responds in tens of milliseconds."""
@@ -73,14 +75,25 @@ class RayJobsClient:
         address: URL of the dashboard, for example ``http://head:8265``.
         token: Bearer token; None when authentication is off.
         transport: Replaces the network in tests.
+        ca_file: PEM file with the authorities to trust; None means the usual ones.
     """
 
     def __init__(
-        self, address: str, token: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        address: str,
+        token: str | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._url = address.rstrip("/")
         self._client = httpx.AsyncClient(
-            base_url=address.rstrip("/"), headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
+            base_url=self._url,
+            headers=headers,
+            timeout=REQUEST_TIMEOUT_S,
+            transport=transport,
+            verify=True if ca_file is None else make_context(ca_file),
         )
 
     async def close(self) -> None:
@@ -201,7 +214,7 @@ class RayJobsClient:
     async def _request(
         self, method: str, path: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **body: Any
     ) -> httpx.Response:
-        with _httpx_errors():
+        with _httpx_errors(self._url):
             answer = await self._client.request(method, path, timeout=timeout_s, **body)
         if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             who = "Ray" if _OWN_DENIAL in answer.text else "A proxy in front of Ray, or another server,"
@@ -215,11 +228,14 @@ class RayJobsClient:
 
 
 @contextlib.contextmanager
-def _httpx_errors() -> Iterator[None]:
+def _httpx_errors(url: str) -> Iterator[None]:
     """Translate httpx's errors by type. A request that was sent may have been executed."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        failure = find_tls_failure(error, f"Ray at {url}", url=url, maybe_started=False)
+        if failure is not None:
+            raise failure from error
         raise TransientError("engine_unreachable", "Ray cannot be reached.", maybe_started=False) from error
     except httpx.TransportError as error:
         kind = "did not respond in time" if isinstance(error, httpx.TimeoutException) else "closed the connection"
