@@ -12,6 +12,7 @@ from typing import Final
 
 SUPPORTED: Final = (17, 21)
 """Java releases that Spark 4 supports, in order of preference (https://spark.apache.org/docs/latest/)."""
+_JAVA_VERSION: Final = re.compile(r'^JAVA_VERSION="(\d+)', re.MULTILINE)
 _SYSTEM_HOMES: Final = Path("/usr/lib/jvm")
 _PACKAGE: Final = "openjdk-17-jre-headless"
 
@@ -59,7 +60,7 @@ def _release(home: Path) -> int | None:
     """Return the feature release of a Java home from its file `release`; None if it holds no runnable Java."""
     if not os.access(home / "bin" / "java", os.X_OK) or not (home / "release").is_file():
         return None
-    found = re.search(r'^JAVA_VERSION="(\d+)', (home / "release").read_text("utf-8", errors="replace"), re.MULTILINE)
+    found = _JAVA_VERSION.search((home / "release").read_text("utf-8", errors="replace"))
     return int(found[1]) if found else None
 
 

@@ -178,30 +178,29 @@ class PartitionId(str):
     @property
     def attempt(self) -> int:
         """Number of the attempt that planned the partition."""
-        return int(self._match(_SEGMENT)["attempt"])
+        return int(self._require(_SEGMENT.match(self))["attempt"])
 
     @property
     def kind(self) -> SegmentKind:
         """Kind of the segment."""
-        return SegmentKind(self._match(_SEGMENT)["kind"])
+        return SegmentKind(self._require(_SEGMENT.match(self))["kind"])
 
     @property
     def segment(self) -> SegmentName:
         """Name of the segment."""
-        return SegmentName(self._match(_PARTITION)["segment"])
+        return SegmentName(self._require(_PARTITION.match(self))["segment"])
 
     @property
     def byte_range(self) -> tuple[int, int]:
         """Offset and length of the partition's line in the segment, in bytes."""
-        match = self._match(_PARTITION)
+        match = self._require(_PARTITION.match(self))
         return int(match["offset"]), int(match["length"])
 
     def matches(self, line: bytes) -> bool:
         """True when a line has the hash that the id names. Pure."""
-        return self._match(_PARTITION)["hash"] == _hash_line(line)
+        return self._require(_PARTITION.match(self))["hash"] == _hash_line(line)
 
-    def _match(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        match = pattern.match(self)
+    def _require(self, match: re.Match[str] | None) -> re.Match[str]:
         if match is None:
             raise FatalError(
                 "plan_corrupt",

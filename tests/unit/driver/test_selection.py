@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ingestion_engine.domain.spec import Source
+from ingestion_engine.driver.plan import globs
+from ingestion_engine.driver.plan.globs import Glob
 from ingestion_engine.driver.plan.selection import Selection
+from support.line_steps import count_lines
 
 
 @pytest.mark.parametrize(
@@ -54,3 +57,29 @@ def test_selection_by_keys() -> None:
     selection = Selection(Source(bucket="docs"), ["a"])
     assert selection.matches("a")
     assert not selection.matches("b")
+
+
+@pytest.mark.parametrize(
+    ("glob", "key"),
+    [
+        ("*a" * 8 + "*b", "a" * 240),
+        ("**a" * 8 + "**b", "a" * 240),
+        ("**/*a" * 8 + "**/b", "a/" * 120),
+        ("**/" * 20 + "b", "a/" * 120),
+        ("*[ab]*[!b]" * 8 + "b", "a" * 240),
+        ("a**/a" * 9 + "b", "a/" * 120),
+        ("?*" * 100 + "b", "a" * 240),
+    ],
+)
+def test_steps_of_a_match_grow_with_the_key(glob: str, key: str) -> None:
+    """No glob backtracks: a key of twice the length takes about twice the steps, and few of them."""
+    found = Glob(glob)
+    once, twice = (count_lines(lambda text=text: found.matches(text), globs) for text in (key, key * 2))
+    assert twice <= 2 * once
+    assert once <= 20 * (len(glob) + len(key))
+
+
+def test_steps_of_reading_a_glob_grow_with_it() -> None:
+    """Brackets that nothing closes are not searched to the end again and again."""
+    once, twice = (count_lines(lambda length=length: Glob("[!" * length), globs) for length in (200, 400))
+    assert twice <= 2 * once

@@ -22,7 +22,7 @@ from ingestion_engine.pipeline.chunking.tokens import probably_fits
 if TYPE_CHECKING:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-_HEADINGS = re.compile(r"(?:\s* {0,3}#{1,6} [^\n]*)+\s*")
+_HEADINGS = re.compile(r"(?:\s*+#{1,6} [^\n]*+)++\s*+")
 
 
 def chunk_document(document: Document, chunking: Chunking, *, context_length: int | None = None) -> Iterator[Chunk]:

@@ -151,6 +151,9 @@ def _has_control(head: bytes) -> bool:
     return any(byte < 9 or 13 < byte < 27 for byte in head)
 
 
+_OPEN_DOCUMENT = re.compile(rb"mimetype(application/vnd\.oasis\.opendocument\.[a-z]+)")
+
+
 def _detect_zip(body: bytes) -> Detected:
     """Detect OOXML and EPUB by the names of members, in the directory at the end and before each member."""
     head, tail = body[:65536], body[-262144:]
@@ -160,7 +163,7 @@ def _detect_zip(body: bytes) -> Detected:
         for part, kind in ((b"word/", Kind.DOCX), (b"ppt/", Kind.PPTX), (b"xl/", Kind.XLSX)):
             if part in tail or part in head:
                 return Detected(kind)
-    found = re.search(rb"mimetype(application/vnd\.oasis\.opendocument\.[a-z]+)", head[:200])
+    found = _OPEN_DOCUMENT.search(head[:200])
     return Detected(unsupported=found.group(1).decode() if found else "application/zip")
 
 
@@ -183,10 +186,13 @@ def _detect_compound(body: bytes) -> str:
     return "application/x-ole-storage"
 
 
-_HTML_START = re.compile(
-    r"\s*(?:<!--.*?-->\s*)*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+_HTML_TAG = r"<(?:!doctype\s++html|html|head|body)\b"
+_DECLARATION = r"(?:<\?xml[^>]*+>\s*+)"
+
+_HTML_START = re.compile(rf"\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
+_COMMENT_START = re.compile(rf"\s*+({_DECLARATION}?+)<!--", re.IGNORECASE)
+_HTML_AFTER_COMMENT = re.compile(rf"-->\s*+{_HTML_TAG}", re.IGNORECASE)
+_HTML_AFTER_COMMENT_AND_DECLARATION = re.compile(rf"-->\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
 _XML_START = re.compile(r"\s*<\?xml\s", re.IGNORECASE)
 _MAIL_HEADER = re.compile(r"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+\r?\n")
 _MAIL_NAMES = re.compile(
@@ -211,7 +217,7 @@ def detect_text(text: str, named: Kind | None) -> Kind:
 def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind | None:
     """Return ``detect_text`` of a text by its first ``HEAD_CHARS``; None when the whole text is needed."""
     head = text[:4096]
-    if _HTML_START.match(head):
+    if _begins_html(head):
         return Kind.HTML
     if named is Kind.HTML and "<" in head:
         return Kind.HTML
@@ -226,6 +232,18 @@ def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind
     if named in (Kind.JSON, Kind.JSONL):
         return named if head.lstrip()[:1] in ("{", "[", '"') else Kind.TEXT
     return named if named in (Kind.MARKDOWN, Kind.CSV) else Kind.TEXT
+
+
+def _begins_html(head: str) -> bool:
+    """Return whether a text is a page: one of its first tags, behind comments and an XML declaration in any order."""
+    if _HTML_START.match(head):
+        return True
+    comment = _COMMENT_START.match(head)
+    if comment is None:
+        return False
+    # What is between the first comment's start and any comment's end counts as comments.
+    following = _HTML_AFTER_COMMENT if comment[1] else _HTML_AFTER_COMMENT_AND_DECLARATION
+    return following.search(head, comment.end()) is not None
 
 
 def _detect_unnamed(text: str, head: str, *, is_whole: bool) -> Kind | None:

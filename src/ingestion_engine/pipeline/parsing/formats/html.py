@@ -12,7 +12,9 @@ from html.parser import HTMLParser
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 
-_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
+_META = re.compile(rb"<meta[^>]([^>]++)", re.IGNORECASE)
+_CHARSET = re.compile(rb"""charset(?=\s*+=\s*+["']?+\s*+([A-Za-z0-9_.:-]++))""", re.IGNORECASE)
+"""The name is only looked at, so that another ``charset`` in it is found too."""
 
 _HIDDEN = frozenset({"script", "style", "template"})
 _VOID = frozenset(
@@ -32,12 +34,15 @@ _TIGHT = frozenset({"li", "tr", "option", "dd"})
 """Blocks that follow the previous one without an empty line between."""
 
 _SPACES = re.compile(r"[ \t\n\r\f]+")
+_SEVERAL_BLANKS = re.compile(r" {2,}")
 
 
 def find_charset(body: bytes) -> str | None:
     """Return the encoding declared in the first 4 KiB of the page, if any."""
-    found = _CHARSET.search(body[:4096])
-    return found.group(1).decode("ascii") if found else None
+    for tag in _META.finditer(body[:4096]):
+        if names := _CHARSET.findall(tag[1]):
+            return bytes(names[-1]).decode("ascii")
+    return None
 
 
 def read_html(text: str) -> ParsedText:
@@ -129,7 +134,7 @@ class _Reader(HTMLParser):
                 self._write("pre", f"```\n{text.strip(chr(10))}\n```")
             return
         text = "\n".join(" ".join(line.split(" ")).strip() for line in text.split("\n")).strip()
-        text = re.sub(r" {2,}", " ", text)
+        text = _SEVERAL_BLANKS.sub(" ", text)
         if not text.strip(" |"):
             return
         if block in _HEADINGS:

@@ -18,6 +18,7 @@ from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
 _REL_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _EXTRA_PART = re.compile(r"word/(footnotes|endnotes|comments|header\d*|footer\d*)\.xml")
+_HEADING_STYLE = re.compile(r"heading (\d)")
 _DROPPED = frozenset({"del", "moveFrom", "Fallback", "instrText", "delText"})
 """Deleted text, field codes, and the copy of a text box for old readers."""
 
@@ -99,7 +100,7 @@ def _heading_levels(archive: BoundedZip) -> dict[str, int]:
             continue
         name = (_attribute(_find(style, "name"), "val") or "").lower()
         outline = _attribute(_find(style, "pPr/outlineLvl"), "val")
-        found = re.fullmatch(r"heading (\d)", name)
+        found = _HEADING_STYLE.fullmatch(name)
         if found:
             own[style_id] = int(found.group(1))
         elif name == "title":
