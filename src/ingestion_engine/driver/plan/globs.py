@@ -66,7 +66,7 @@ def _reaches_end(tokens: list[str | _Class], text: str) -> bool:
     """Return whether the tokens match the whole text."""
     slashes = _places(text, "/")
     others = (1 << len(text)) - 1 & ~slashes
-    known = {"/": slashes, _ANY: others}
+    known: dict[str | _Class, int] = {"/": slashes, _ANY: others}
     reached = 1  # bit n: the tokens so far match the first n characters
     for token in tokens:
         if token == _STAR:
