@@ -269,6 +269,31 @@ async def test_rays_words_become_ours(
     await service.close()
 
 
+async def test_why_no_driver_ran_is_shown(head: Imitation) -> None:
+    """Ray's message ends with the reason; its traceback, and a login in the URL of an index, are left out."""
+    service = RayService(Settings(), RayJobsClient("http://head:8265", TOKEN, transport=head))
+    message = (
+        f"runtime_env setup failed: Failed to set up runtime environment.\n{TRACEBACK}ray.CalledProcessError: Run cmd\n"
+        "    ERROR: No matching distribution found for nope (from https://me:planted@index/simple)"
+    )
+    failed = {"status": "FAILED", "error_type": "RUNTIME_ENV_SETUP_FAILURE", "driver_exit_code": None}
+    head.jobs["job-a-01"] = {**failed, "message": message, "logs": ""}
+    found = await service.status("job-a", 1)
+    assert (found.state, found.can_start) == (EngineState.ENDED, False)
+    assert found.detail == (
+        "Ray could not set up the runtime environment: "
+        "ERROR: No matching distribution found for nope (from https://index/simple)."
+    )
+    assert "INGEST_RAY__*" in found.hint
+    waiting = "Job has not started yet. It may be waiting for the runtime environment to be set up."
+    head.jobs["job-a-01"] = {"status": "PENDING", "message": waiting, "logs": ""}
+    assert (await service.status("job-a", 1)).detail == f"Ray reports PENDING: {waiting}"
+    head.jobs["job-a-01"] = {**failed, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR", "message": "log", "logs": ""}
+    found = await service.status("job-a", 1)
+    assert (found.detail, found.can_start) == ("The command of the driver failed.", True)
+    await service.close()
+
+
 async def test_a_submission_carries_no_secret_and_a_quoted_command(head: Imitation) -> None:
     """Endpoint and region of S3 stand behind the spec's URI; a runtime environment would delay every worker."""
     s3 = {"endpoint_url": "http://s3:9000", "access_key_id": "the-id", "secret_access_key": "the-secret"}

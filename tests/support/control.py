@@ -53,6 +53,10 @@ class LedgerEngine:
     """Raised by ``submit``."""
     during_submit: Callable[[str], Awaitable[Any]] | None = None
     """Awaited by ``submit`` with the job's id, before the engine answers or fails."""
+    can_start: bool = True
+    """What ``status`` says of every attempt."""
+    hint: str = ""
+    """What ``status`` advises."""
     obedient: bool = True
     """Stopped drivers are gone at once."""
     log: str | None = None
@@ -77,7 +81,7 @@ class LedgerEngine:
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
         self._check()
         state = self.attempts.get(self.reference(job_id, attempt), EngineState.ABSENT)
-        return EngineStatus(state, f"the engine says {state.value}")
+        return EngineStatus(state, f"the engine says {state.value}", hint=self.hint, can_start=self.can_start)
 
     async def stop(self, job_id: str, attempt: int) -> None:
         self._check()

@@ -26,7 +26,7 @@ HINTS: Final = {
 }
 """By error code. A test compares the codes with the hints in the source that name a route."""
 
-_OWN: Final = frozenset({"validation_error"})
+_OWN: Final = frozenset({"validation_error", "engine_never_started"})
 """Codes of several errors: only a hint that names a route is replaced."""
 
 

@@ -274,6 +274,12 @@ class EngineStatus:
     state: EngineState
     detail: str = ""
     """Short text for users; never a traceback."""
+    hint: str = ""
+    """What the reader can do about it, starting with a verb."""
+    can_start: bool = True
+    """False when no driver was started, and none will be: the attempt has ended before, or waits for nothing that could
+    come.
+    """
 
 
 class JobEngine(Protocol):

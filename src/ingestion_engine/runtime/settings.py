@@ -176,7 +176,9 @@ class SparkSettings(Group):
     context: str | None = None
     """Context of the kubeconfig. Unset means the current context."""
     never_started_s: float = Field(default=60.0, ge=0)
-    """Seconds without any state after which the Spark operator is reported as absent (a healthy one needs a second)."""
+    """Seconds without any state after which the Spark operator is reported as absent (a healthy one needs as long as
+    `spark-submit`, 3 to 19 s).
+    """
 
 
 class ApiSettings(Group):

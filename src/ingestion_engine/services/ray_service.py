@@ -14,6 +14,7 @@ from ingestion_engine.domain.ports import EngineStatus
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.spec_uri import with_location
+from ingestion_engine.submission.causes import find_cause, shorten
 from ingestion_engine.submission.ray.jobs import RayJob, RayJobsClient, RayJobStatus
 from ingestion_engine.submission.ray.package_zip import build_package_zip
 
@@ -29,7 +30,18 @@ _DETAILS: Final = {
     "JOB_ENTRYPOINT_COMMAND_START_ERROR": "Ray could not start the driver's command",
     "JOB_ENTRYPOINT_COMMAND_ERROR": "The command of the driver failed",
 }
-"""Messages for Ray's error types; the tracebacks in its own messages are never passed on."""
+"""Messages for Ray's error types (``JobErrorType`` in ``dashboard/modules/job/common.py`` of 2.60)."""
+
+_NOT_STARTED: Final = frozenset(
+    {
+        "RUNTIME_ENV_SETUP_FAILURE",
+        "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
+        "JOB_SUPERVISOR_ACTOR_START_FAILURE",
+        "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE",
+        "JOB_ENTRYPOINT_COMMAND_START_ERROR",
+    }
+)
+"""Error types of attempts whose driver never ran."""
 
 
 class RayService:
@@ -66,7 +78,9 @@ class RayService:
         job = await self._client.get_job(self.reference(job_id, attempt))
         if job is None:
             return EngineStatus(EngineState.ABSENT, "Ray does not know the attempt.")
-        return EngineStatus(_STATES.get(job.status, EngineState.ENDED), _describe(job))
+        hint = "Check the INGEST_RAY__* settings and Ray's dashboard." if job.error_type in _NOT_STARTED else ""
+        state = _STATES.get(job.status, EngineState.ENDED)
+        return EngineStatus(state, _describe(job), hint=hint, can_start=job.error_type not in _NOT_STARTED)
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Request that the driver of an attempt ends."""
@@ -112,9 +126,14 @@ def build_entrypoint(python: str, spec_uri: str, attempt: int) -> str:
 
 
 def _describe(job: RayJob) -> str:
+    if job.status is RayJobStatus.PENDING and job.message:
+        return f"Ray reports PENDING: {shorten(job.message)}"
     if not job.status.is_terminal:
         return f"Ray reports {job.status.value}."
     if job.status is RayJobStatus.STOPPED:
         return "The driver was stopped."
     detail = _DETAILS.get(job.error_type or "", "The driver ended")
-    return f"{detail}." if job.exit_code is None else f"{detail} (exit code {job.exit_code})."
+    code = "" if job.exit_code is None else f" (exit code {job.exit_code})"
+    # Where the command itself failed, Ray's message is the end of the driver's output.
+    cause = find_cause(job.message) if job.error_type and job.error_type != "JOB_ENTRYPOINT_COMMAND_ERROR" else ""
+    return f"{detail}{code}: {cause.rstrip('.')}." if cause else f"{detail}{code}."

@@ -118,17 +118,18 @@ class Reconciler:
 
     async def _handle_pending(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
         waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
-        if waited_s < self._settings.pending_timeout_s:
-            note = f"Waiting for engine {job.engine.value!r} to start the driver. {status.detail}".rstrip()
+        if status.can_start and waited_s < self._settings.pending_timeout_s:
+            note = _join(f"Waiting for engine {job.engine.value!r} to start the driver.", status.detail, status.hint)
             if job.note != note:
                 await self._store.update(job.id, {job.state}, note=note)
             return
         # The marker first: if the engine starts the driver after all, the driver ends at once.
         await self._ledgers.request_abort(job.id, "never started")
         await engine.stop(job.id, job.attempt)
-        timeout_s = self._settings.pending_timeout_s
-        message = f"Engine {job.engine.value!r} did not start the driver within {timeout_s:g} s. {status.detail}"
-        error = FatalError("engine_never_started", message.rstrip(), hint=_LOGS_HINT, attempt=job.attempt)
+        timeout = f"did not start the driver within {self._settings.pending_timeout_s:g} s"
+        what = timeout if status.can_start else "cannot start the driver"
+        message = _join(f"Engine {job.engine.value!r} {what}.", status.detail)
+        error = FatalError("engine_never_started", message, hint=status.hint or _LOGS_HINT, attempt=job.attempt)
         await self._finish(job, end_failed(error, self._now()))
 
     async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:
@@ -142,13 +143,16 @@ class Reconciler:
         if job.state is JobState.CANCELING:
             await self._finish(job, end_canceled(now))
         elif job.attempt >= self._settings.max_attempts:
-            message = f"All {job.attempt} attempts ended without a result. {status.detail}"
-            error = FatalError("driver_died", message.rstrip(), hint=_LOGS_HINT, attempt=job.attempt)
+            message = _join(f"All {job.attempt} attempts ended without a result.", status.detail)
+            code = "driver_died" if status.can_start else "engine_never_started"
+            error = FatalError(code, message, hint=status.hint or _LOGS_HINT, attempt=job.attempt)
             await self._finish(job, end_failed(error, now))
         else:
-            _log.warning("driver died", extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
+            what = "driver died" if status.can_start else "driver not started"
+            _log.warning(what, extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
             pause = dt.timedelta(seconds=back_off_s(job.attempt))
-            note = f"Attempt {job.attempt + 1} of {self._settings.max_attempts} follows. {status.detail}".rstrip()
+            follows = f"Attempt {job.attempt + 1} of {self._settings.max_attempts} follows."
+            note = _join(follows, status.detail, status.hint)
             await self._store.change(
                 job,
                 JobEvent.RESTART,
@@ -178,9 +182,13 @@ class Reconciler:
         failures = self._failures.get(job.id, 0) + 1
         self._failures[job.id] = failures
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
-        hint = f" {error.hint}" if error.hint else ""
-        await self._check_later(job, back_off_s(failures), note=f"{error.message}{hint} Retrying.")
+        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying."))
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)
         await self._store.update(job.id, {job.state}, next_look_at=moment, note=note)
+
+
+def _join(*sentences: str) -> str:
+    """Return the sentences that are not empty as one text. Pure."""
+    return " ".join(filter(None, sentences))

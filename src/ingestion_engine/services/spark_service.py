@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
@@ -14,8 +15,10 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.shares import grant_parallelism
 from ingestion_engine.services.specs import make_spec
+from ingestion_engine.submission.causes import find_cause
 from ingestion_engine.submission.kubernetes.api import KubernetesApi, SparkApplication
 from ingestion_engine.submission.kubernetes.pod_templates import PodTemplates, read_pod_templates
+from ingestion_engine.submission.kubernetes.pods import find_end, find_event, find_obstacle
 from ingestion_engine.submission.kubernetes.spark_manifest import (
     LABEL_ATTEMPT,
     LABEL_JOB,
@@ -26,13 +29,22 @@ from ingestion_engine.submission.kubernetes.spark_manifest import (
 EXAMPLE_JOB_ID: Final = "job-" + "0" * 26
 """Id in a manifest that is only shown."""
 
+SLOW_START_S: Final = 15.0
+"""Age of a pod in seconds from which its events are read: a healthy one on a node with the image starts sooner, and has
+passing events (its volumes exist a moment after it).
+"""
+
+_SUBMISSION_HINT: Final = (
+    "Check the INGEST_SPARK__* settings, the account that the Spark operator uses, and the operator's log."
+)
+
 STATES: Final = {
     "": (EngineState.PENDING, "The Spark operator has not processed it yet."),
     "SUBMITTED": (EngineState.PENDING, "Kubernetes is starting the driver."),
     "RUNNING": (EngineState.RUNNING, "The driver is running."),
     "COMPLETED": (EngineState.ENDED, "The driver ended."),
     "FAILED": (EngineState.ENDED, "The driver failed."),
-    "SUBMISSION_FAILED": (EngineState.PENDING, "spark-submit failed; the Spark operator retries or gives up."),
+    "SUBMISSION_FAILED": (EngineState.PENDING, "spark-submit failed; the Spark operator tries again or gives up."),
     "PENDING_RERUN": (EngineState.PENDING, "The Spark operator is about to submit it again."),
     "INVALIDATING": (EngineState.PENDING, "It was modified; the Spark operator is about to submit it again."),
     "SUCCEEDING": (EngineState.RUNNING, "The driver has succeeded; the Spark operator is about to report it."),
@@ -136,10 +148,11 @@ class SparkService:
         return True
 
     async def status(self, job_id: str, attempt: int) -> EngineStatus:
-        """Return the state of an attempt. One request.
+        """Return the state of an attempt. One request; at most three while its driver starts or when it failed.
 
         An application that the operator ignores stays PENDING; ``detail`` reports it after
-        ``INGEST_SPARK__NEVER_STARTED_S``.
+        ``INGEST_SPARK__NEVER_STARTED_S``. A driver that cannot start stays PENDING too, with Kubernetes's reason, since
+        most reasons can be removed from outside; ``can_start`` is False where none can.
         """
         application = await self._api.get_application(self.reference(job_id, attempt))
         if application is None:
@@ -151,21 +164,54 @@ class SparkService:
                 f"The Spark operator reported the unknown state {application.state!r}.",
             )
         state, detail = known
+        if application.state == "FAILED" and application.executions == 0:
+            detail = "spark-submit failed, and the Spark operator gave up."
         if application.deleting and state is EngineState.PENDING:
             return EngineStatus(EngineState.ENDED, "It was deleted before its driver started.")
-        if application.state == "" and self._is_ignored(application):
+        if application.state == "" and self._is_older(application.created_at, self._settings.spark.never_started_s):
             detail = (
-                f"The Spark operator does not process it: it is not installed, or does not watch namespace "
+                f"The Spark operator does not process it: it is busy, not installed, or does not watch namespace "
                 f"{self._settings.spark.namespace!r}."
             )
-        elif application.error_message:
-            detail = f"{detail} {_shorten(application.error_message)}"
-        return EngineStatus(state, detail)
+        if cause := find_cause(application.error_message):
+            detail = f"{detail} {cause.rstrip('.')}."
+        status = EngineStatus(state, detail)
+        if application.state == "SUBMITTED":
+            return await self._explain_start(application, status)
+        return await self._explain_end(application, status) if application.state == "FAILED" else status
 
-    def _is_ignored(self, application: SparkApplication) -> bool:
-        if application.created_at is None:
-            return False
-        return (self._now() - application.created_at).total_seconds() > self._settings.spark.never_started_s
+    async def _explain_start(self, application: SparkApplication, status: EngineStatus) -> EngineStatus:
+        """Return the status of a driver that has not started, with what keeps it. At most two requests."""
+        pod = await self._api.get_pod(application.driver_pod)
+        obstacle = None if pod is None else find_obstacle(pod)
+        if pod is not None and obstacle is None and self._is_older(pod.created_at, SLOW_START_S):
+            obstacle = find_event(await self._api.list_warnings(pod))
+        if obstacle is not None:
+            return replace(
+                status,
+                detail=f"{status.detail} {obstacle}",
+                hint=obstacle.hint,
+                can_start=not obstacle.is_permanent,
+            )
+        if self._api.denied and self._is_older(application.created_at, SLOW_START_S):
+            missing = " and ".join(sorted(self._api.denied))
+            return replace(
+                status,
+                detail=f"{status.detail} The service may not read what keeps it (missing permission: {missing}).",
+                hint="Grant the account the Role of docs/spark-manifest.md.",
+            )
+        return status
+
+    async def _explain_end(self, application: SparkApplication, status: EngineStatus) -> EngineStatus:
+        """Return the status of an attempt that failed, with the reason. At most one request."""
+        if application.executions == 0:
+            return replace(status, hint=_SUBMISSION_HINT, can_start=False)
+        pod = await self._api.get_pod(application.driver_pod)
+        obstacle = None if pod is None else find_end(pod)
+        return status if obstacle is None else replace(status, detail=f"{status.detail} {obstacle}")
+
+    def _is_older(self, created_at: Moment | None, seconds: float) -> bool:
+        return created_at is not None and (self._now() - created_at).total_seconds() > seconds
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Delete the SparkApplication of an attempt; Kubernetes stops its driver first."""
@@ -207,9 +253,3 @@ class SparkService:
             settings=self._settings,
             pod_templates=self._pod_templates,
         )
-
-
-def _shorten(message: str) -> str:
-    """Return the last line of an operator's error message; for spark-submit this is the text of the exception."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""

@@ -136,6 +136,38 @@ async def test_a_dead_driver_is_followed_by_the_next_attempt(world: World) -> No
         assert "the engine says ended" in job["error"]["detail"]
 
 
+async def test_a_driver_that_never_ran_has_not_died(world: World) -> None:
+    """The error and the note say that nothing was started, and what to do is the engine's own advice: no log exists."""
+    world.engine.can_start, world.engine.hint = False, "Check the account."
+    async with world.serve(dispatch={"max_attempts": 2}) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.die(job_id, 1)
+        await plane.look(1)
+        note = (await plane.job(job_id))["note"]
+        assert note == "Attempt 2 of 2 follows. the engine says ended Check the account."
+        world.clock.skip(60)
+        await plane.look(1)
+        world.engine.die(job_id, 2)
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "engine_never_started")
+        assert job["error"]["hint"] == "Check the account."
+
+
+async def test_a_driver_that_can_never_start_is_not_waited_for(world: World) -> None:
+    """The job fails with the engine's reason at once, and its attempt is stopped."""
+    world.engine.can_start, world.engine.hint = False, "Correct the image."
+    async with world.serve(dispatch={"pending_timeout_s": 900}) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        await plane.look(1)
+        job = await plane.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "engine_never_started")
+        assert "cannot start the driver. the engine says pending" in job["error"]["detail"]
+        assert world.engine.stops == [f"{job_id}-01"]
+
+
 async def test_a_summary_beats_a_dead_driver(world: World) -> None:
     """Also the summary of an earlier driver that was thought dead; its successor is stopped."""
     async with world.serve() as plane:

@@ -58,6 +58,11 @@ class Cluster:
     url: str = ""
     items: dict[str, dict[str, Any]] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Status of each pod."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    forbidden: set[str] = field(default_factory=set)
+    """Resources (``pods``, ``events``) that the account may not read."""
     requests: list[tuple[str, str, dict[str, list[str]]]] = field(default_factory=list)
     fault: Callable[[str], Reply | None] = lambda _: None
     after: Callable[[str], None] = lambda _: None
@@ -77,6 +82,15 @@ class Cluster:
                 ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform"), "x"
             )
             return 200, {**version, "major": "1", "minor": "31", "gitVersion": "v1.31.2"}
+        parts = path.split("/")
+        for resource in self.forbidden & {parts[-1], parts[-2]}:
+            message = f'{resource} is forbidden: User "a" cannot get resource "{resource}" in API group ""'
+            return 403, status_of(403, "Forbidden", message)
+        if parts[-1] == "events":
+            return 200, {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": self.events}
+        if parts[-2] == "pods" and parts[-1] in self.pods:
+            metadata = {"name": parts[-1], "uid": "u", "creationTimestamp": "2026-01-01T11:59:40Z"}
+            return 200, {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "status": self.pods[parts[-1]]}
         if path.endswith("/log"):
             pod = path.split("/")[-2]
             missing = status_of(404, "NotFound", f'pods "{pod}" not found', name=pod, kind="pods")
@@ -96,8 +110,9 @@ class Cluster:
             self.items[name]["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
         return 200, self.items[name]
 
-    def set_state(self, state: str, message: str = "", name: str = NAME) -> None:
-        self.items[name]["status"] = {"applicationState": {"state": state, "errorMessage": message}}
+    def set_state(self, state: str, message: str = "", name: str = NAME, *, executions: int = 1) -> None:
+        shown = {"state": state, "errorMessage": message}
+        self.items[name]["status"] = {"applicationState": shown, "executionAttempts": executions}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -470,13 +485,14 @@ class TestStatus:
     async def test_states_are_read(
         self, cluster: Cluster, service: SparkService, state: str, expected: EngineState
     ) -> None:
-        """The operator's word becomes ours, with its error's last line."""
+        """The operator's word becomes ours, with the cause of its error."""
         await submit(service)
         cluster.set_state(state, "Traceback\n  at x\njava.lang.Error: no image\n")
         found = await service.status(JOB, 1)
         assert found.state is expected
-        assert found.detail.endswith("java.lang.Error: no image")
+        assert found.detail.endswith("java.lang.Error: no image.")
         assert "Traceback" not in found.detail
+        assert found.can_start
 
     async def test_a_state_of_tomorrow_decides_nothing(self, cluster: Cluster, service: SparkService) -> None:
         """An unknown word is no end."""
@@ -495,6 +511,191 @@ class TestStatus:
         found = await service.status(JOB, 1)
         assert found.state is EngineState.PENDING
         assert ("does not watch namespace 'spark'" in found.detail) is ignored
+
+
+DRIVER = f"{NAME}-driver"
+
+
+def waits(reason: str, message: str = "", name: str = "spark-kubernetes-driver") -> dict[str, Any]:
+    """The status of a pod with a container that waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"phase": "Pending", "containerStatuses": [{"name": name, "state": state}]}
+
+
+def unscheduled(reason: str, message: str) -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def warning(reason: str, message: str, seen: str) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "type": "Warning", "lastTimestamp": seen}
+
+
+class TestStart:
+    """Why a driver does not start: from its pod's status and events, and without the permission to read them."""
+
+    @pytest.mark.parametrize(
+        ("pod", "expected", "hint"),
+        [
+            (waits("ContainerCreating"), "", ""),
+            (
+                waits("CreateContainerConfigError", 'secret "login" not found'),
+                ' CreateContainerConfigError: secret "login" not found.',
+                "Create what is missing",
+            ),
+            (
+                waits("ImagePullBackOff", 'Back-off pulling image "nope:1": ErrImagePull: not found'),
+                ' ImagePullBackOff: Back-off pulling image "nope:1": ErrImagePull: not found.',
+                "INGEST_SPARK__IMAGE",
+            ),
+            (
+                unscheduled("Unschedulable", "0/3 nodes are available: 3 Insufficient memory."),
+                " Unschedulable: 0/3 nodes are available: 3 Insufficient memory.",
+                "INGEST_SPARK__DRIVER_*",
+            ),
+            (unscheduled("SchedulingGated", "a queue holds it"), " SchedulingGated: a queue holds it.", ""),
+            (waits("ErrImagePull", "no such image", "sidecar"), " ErrImagePull: no such image.", "INGEST_SPARK__IMAGE"),
+        ],
+    )
+    async def test_the_reason_of_kubernetes_is_shown(
+        self, cluster: Cluster, service: SparkService, pod: dict[str, Any], expected: str, hint: str
+    ) -> None:
+        """The attempt waits, for most reasons can be removed; a healthy start shows nothing."""
+        await submit(service)
+        cluster.set_state("SUBMITTED")
+        cluster.pods[DRIVER] = pod
+        found = await service.status(JOB, 1)
+        assert found.detail == f"Kubernetes is starting the driver.{expected}"
+        assert hint in found.hint
+        assert (found.state, found.can_start) == (EngineState.PENDING, True)
+
+    async def test_what_can_never_start_is_not_waited_for(self, cluster: Cluster, service: SparkService) -> None:
+        """The image's name is part of the pod and cannot change."""
+        await submit(service)
+        cluster.set_state("SUBMITTED")
+        cluster.pods[DRIVER] = waits("InvalidImageName", "couldn't parse image name")
+        found = await service.status(JOB, 1)
+        assert (found.state, found.can_start) == (EngineState.PENDING, False)
+        assert "couldn't parse image name" in found.detail
+
+    async def test_the_newest_warning_explains_a_slow_start(
+        self, cluster: Cluster, service: SparkService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A volume that is missing shows in events only; those of a pod that has just begun are not read."""
+        await submit(service)
+        cluster.set_state("SUBMITTED")
+        cluster.pods[DRIVER] = waits("ContainerCreating")
+        cluster.events = [
+            warning("FailedMount", 'configmap "new" not found', "2026-01-01T11:59:59Z"),
+            warning("FailedMount", 'configmap "old" not found', "2026-01-01T11:59:41Z"),
+        ]
+        found = await service.status(JOB, 1)
+        assert found.detail == 'Kubernetes is starting the driver. FailedMount: configmap "new" not found.'
+        assert cluster.requests[-1][2]["fieldSelector"] == ["involvedObject.uid=u,type=Warning"]
+        service._now = lambda: NOW - dt.timedelta(seconds=10)
+        assert (await service.status(JOB, 1)).detail == "Kubernetes is starting the driver."
+
+    @pytest.mark.parametrize(("forbidden", "missing"), [("pods", "get pods"), ("events", "list events")])
+    async def test_without_the_permission_the_service_works_and_says_once_what_it_lacks(
+        self,
+        cluster: Cluster,
+        service: SparkService,
+        forbidden: str,
+        missing: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """One log line for all attempts; the note names the permission, and a Role that is granted helps at once."""
+        await submit(service)
+        cluster.set_state("SUBMITTED")
+        cluster.pods[DRIVER] = waits("ContainerCreating")
+        cluster.forbidden = {forbidden}
+        found = [await service.status(JOB, 1) for _ in range(3)][-1]
+        assert (found.state, found.can_start) == (EngineState.PENDING, True)
+        assert f"(missing permission: {missing})" in found.detail
+        assert "docs/spark-manifest.md" in found.hint
+        lines = [record for record in caplog.records if getattr(record, "permission", None) == missing]
+        assert len(lines) == 1
+        cluster.forbidden = set()
+        assert (await service.status(JOB, 1)).detail == "Kubernetes is starting the driver."
+
+    @pytest.mark.parametrize("reply", [(500, b"broken"), (200, b"<html>"), (200, {"kind": "Status"}), (403, b"no")])
+    async def test_nothing_depends_on_the_explanation(
+        self, cluster: Cluster, service: SparkService, reply: Reply
+    ) -> None:
+        """A pod that cannot be read, for whatever reason, changes no state: neither of a start nor of an end."""
+        await submit(service)
+        for state, expected in (("SUBMITTED", EngineState.PENDING), ("FAILED", EngineState.ENDED)):
+            cluster.set_state(state)
+            replies = iter([None, reply])
+            cluster.fault = lambda _, replies=replies: next(replies)
+            assert (await service.status(JOB, 1)).state is expected
+
+
+class TestFailure:
+    """Why an attempt failed."""
+
+    async def test_a_failed_submission_keeps_its_reason(self, cluster: Cluster, service: SparkService) -> None:
+        """Of a stack trace the exception is shown; no driver is said to have failed where none has run."""
+        await submit(service)
+        trace = TRACE.format(cause='pods "d" is forbidden: serviceaccount "nobody" not found')
+        cluster.set_state("SUBMISSION_FAILED", trace, executions=0)
+        assert 'serviceaccount "nobody" not found' in (await service.status(JOB, 1)).detail
+        cluster.set_state("FAILED", trace, executions=0)
+        found = await service.status(JOB, 1)
+        assert found.state is EngineState.ENDED
+        assert not found.can_start
+        assert found.detail == (
+            "spark-submit failed, and the Spark operator gave up. io.fabric8.KubernetesClientException: "
+            'pods "d" is forbidden: serviceaccount "nobody" not found.'
+        )
+        assert "INGEST_SPARK__*" in found.hint
+
+    @pytest.mark.parametrize(
+        ("status", "expected"),
+        [
+            ({"reason": "Evicted", "message": "The node was low on resource: memory."}, " Evicted: The node was low"),
+            (
+                {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]},
+                " PreemptionByScheduler.",
+            ),
+            (
+                {
+                    "containerStatuses": [
+                        {
+                            "name": "spark-kubernetes-driver",
+                            "state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "no tini"}},
+                        }
+                    ]
+                },
+                " StartError: no tini.",
+            ),
+            ({"phase": "Failed"}, ""),
+        ],
+    )
+    async def test_a_pod_that_was_ended_tells_why(
+        self, cluster: Cluster, service: SparkService, status: dict[str, Any], expected: str
+    ) -> None:
+        """The operator reports exit codes only."""
+        await submit(service)
+        cluster.set_state("FAILED", "driver container status missing")
+        cluster.pods[DRIVER] = status
+        found = await service.status(JOB, 1)
+        assert found.detail.startswith(f"The driver failed. driver container status missing.{expected}")
+        assert found.can_start
+
+
+REFUSED = (
+    "io.fabric8.KubernetesClientException: Failure executing: POST at: https://10.0.0.1/api. Message: {cause}. "
+    "Received status: Status(apiVersion=v1, message={cause}, reason=Forbidden)."
+)
+TRACE = f"""failed to submit spark application: failed to run spark-submit: failed to run spark-submit: WARNING: modules
+26/01/01 12:00:00 ERROR Client: Please check "kubectl auth can-i create pod" first. It should be yes.
+Exception in thread "main" {REFUSED}
+\tat io.fabric8.copyAsCause(KubernetesClientException.java:205)
+Caused by: {REFUSED}
+\tat io.fabric8.requestFailure(OperationSupport.java:642)
+\tat java.base/java.lang.Thread.run(Thread.java:840)
+"""
 
 
 class TestEnd:
@@ -535,6 +736,9 @@ class TestEnd:
         assert await service.logs(JOB, 1) is None
         await submit(service)
         assert await service.logs(JOB, 1) is None
+        replies = iter([None, (204, b"")])
+        cluster.fault = lambda _: next(replies)
+        assert await service.logs(JOB, 1) is None  # the pod has no node yet
         starting = status_of(400, "BadRequest", 'container "spark-kubernetes-driver" is waiting to start')
         logs_only = {"left": 1}
 

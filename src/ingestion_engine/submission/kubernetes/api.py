@@ -1,11 +1,13 @@
-"""A typed client of the parts of the Kubernetes API that Spark jobs need: SparkApplications, driver log, version.
+"""A typed client of the parts of the Kubernetes API that Spark jobs need: SparkApplications, driver pods, version.
 
 The official client blocks, so it runs in a few threads of its own: a cluster that does not respond blocks neither the
 event loop nor other threads. Behaviour of the official client and of Kubernetes that it handles:
 
 - The client retries a refused connection three times. Here retries are off; the dispatcher of the service retries.
 - Its time-outs apply per socket operation; ``TOTAL_TIMEOUT_S`` also limits a server that sends a byte now and then.
-- The log of a container that has not started yet gives 400.
+- The log of a container that has not started yet gives 400, that of a pod without a node 204.
+- The account may lack the permission to read pods and events, which only explain why a driver does not start: these
+  requests then return nothing, and what is missing is logged once.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import orjson
 import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi, VersionApi
 from kubernetes.client.exceptions import ApiException
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.submission.kubernetes.pods import Pod
 from ingestion_engine.submission.kubernetes.responses import (
     Answer,
     kubernetes_errors,
@@ -45,6 +50,9 @@ LOG_TAIL_LINES: Final = 20_000
 LOG_TAIL_BYTES: Final = 1024 * 1024
 """Maximum size of the end of a driver's log that is kept in memory."""
 
+EVENTS_LISTED: Final = 100
+"""Maximum number of warnings that are read; repeated events of Kubernetes are counted in one object."""
+
 GROUP: Final = "sparkoperator.k8s.io"
 VERSION: Final = "v1beta2"
 PLURAL: Final = "sparkapplications"
@@ -53,6 +61,8 @@ _UNUSABLE: Final = (config.ConfigException, yaml.YAMLError, OSError, AttributeEr
 """Exceptions of the official client for a kubeconfig that is missing, malformed or no kubeconfig."""
 
 T = TypeVar("T")
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +76,16 @@ class SparkApplication:
     """State as the operator names it; empty until it has processed the application."""
     error_message: str
     created_at: datetime | None
+    executions: int
+    """Number of times that ``spark-submit`` succeeded; 0 when no driver was started."""
     deleting: bool
     """True when it was deleted but its driver is still being stopped."""
     driver_pod: str
 
 
 class KubernetesApi:
-    """Client of one namespace of one cluster. All methods raise ``TransientError`` while it is unavailable.
+    """Client of one namespace of one cluster. All methods raise ``TransientError`` while it is unavailable, apart from
+    those that only explain a state.
 
     Args:
         namespace: Namespace of the applications.
@@ -95,6 +108,12 @@ class KubernetesApi:
         self._ca_file = ca_file
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kubernetes")
         self._client: ApiClient | None = None
+        self._denied: set[str] = set()
+
+    @property
+    def denied(self) -> frozenset[str]:
+        """Optional permissions that the account lacked when last tried: ``get pods``, ``list events``."""
+        return frozenset(self._denied)
 
     async def close(self) -> None:
         """Release connections and threads; pending requests end by their time-outs."""
@@ -184,8 +203,7 @@ class KubernetesApi:
                     tail = (tail + block)[-LOG_TAIL_BYTES:]
             finally:
                 answer.release_conn()
-            if answer.status != 200:
-                raise ApiException(status=answer.status, reason=answer.reason, body=tail.decode(errors="replace"))
+            _check_status(answer, tail)
             return tail.decode("utf-8", errors="replace")
 
         try:
@@ -194,6 +212,60 @@ class KubernetesApi:
             if answer.names_missing_object or (answer.is_status and answer.status == 400):
                 return None
             raise translate_answer(answer, self._namespace) from None
+
+    async def get_pod(self, name: str) -> Pod | None:
+        """Return a pod; None when it cannot be read, or when the account may not read it (``denied``). One request."""
+
+        def get(client: ApiClient, kept: dict[str, Any]) -> Any:
+            answer: Any = CoreV1Api(client).read_namespaced_pod(name, self._namespace, _preload_content=False, **kept)
+            return _read_json(answer)
+
+        data = await self._call_optional("get pods", get)
+        if not isinstance(data, dict) or data.get("kind") != "Pod":
+            return None
+        metadata = data["metadata"]
+        return Pod(
+            name=str(metadata.get("name")),
+            uid=str(metadata.get("uid")),
+            created_at=_read_moment(metadata.get("creationTimestamp")),
+            status=data.get("status") or {},
+        )
+
+    async def list_warnings(self, pod: Pod) -> list[dict[str, Any]]:
+        """Return the warnings among a pod's events; none when they cannot be read (``denied``). One request.
+
+        Kubernetes keeps events for an hour.
+        """
+
+        def find(client: ApiClient, kept: dict[str, Any]) -> Any:
+            answer: Any = CoreV1Api(client).list_namespaced_event(
+                self._namespace,
+                field_selector=f"involvedObject.uid={pod.uid},type=Warning",
+                limit=EVENTS_LISTED,
+                _preload_content=False,
+                **kept,
+            )
+            return _read_json(answer)
+
+        data = await self._call_optional("list events", find)
+        return list(data.get("items") or []) if isinstance(data, dict) else []
+
+    async def _call_optional(self, permission: str, request: Callable[[ApiClient, dict[str, Any]], Any]) -> Any:
+        """Make a request whose response only explains a state; None when it fails, so that nothing depends on it."""
+        try:
+            data = await self._call(request)
+        except TransientError:
+            return None
+        except Answer as answer:
+            if answer.status == 403 and permission not in self._denied:
+                self._denied.add(permission)
+                _log.warning(
+                    "Kubernetes does not allow the service to read why drivers do not start",
+                    extra={"permission": permission, "namespace": self._namespace, "error": answer.message},
+                )
+            return None
+        self._denied.discard(permission)
+        return data
 
     async def _call(self, request: Callable[[ApiClient, dict[str, Any]], T]) -> T:
         """Make one request in a thread. Raises TransientError without a response, ``Answer`` for an error response."""
@@ -266,7 +338,6 @@ def _read_application(answer: Any) -> SparkApplication:
     data = _check_object(answer, KIND)
     metadata, status = data["metadata"], data.get("status") or {}
     state = status.get("applicationState") or {}
-    created = metadata.get("creationTimestamp")
     name = str(metadata.get("name"))
     return SparkApplication(
         name=name,
@@ -274,7 +345,31 @@ def _read_application(answer: Any) -> SparkApplication:
         arguments=tuple((data.get("spec") or {}).get("arguments") or ()),
         state=str(state.get("state") or ""),
         error_message=str(state.get("errorMessage") or ""),
-        created_at=datetime.fromisoformat(created) if isinstance(created, str) else None,
+        created_at=_read_moment(metadata.get("creationTimestamp")),
+        executions=int(status.get("executionAttempts") or 0),
         deleting=metadata.get("deletionTimestamp") is not None,
         driver_pod=str((status.get("driverInfo") or {}).get("podName") or f"{name}-driver"),
     )
+
+
+def _read_json(answer: Any) -> Any:
+    """Return the JSON of a response that the client has not read; None for anything else."""
+    try:
+        body = answer.data
+    finally:
+        answer.release_conn()
+    _check_status(answer, body)
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return None
+
+
+def _check_status(answer: Any, body: bytes) -> None:
+    """Raise the client's own error for an error response that it has not read itself."""
+    if not 200 <= answer.status < 300:
+        raise ApiException(status=answer.status, reason=answer.reason, body=body.decode(errors="replace"))
+
+
+def _read_moment(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None

@@ -85,11 +85,6 @@ class Answer(Exception):
         """True when a quota refuses the object: it may be sent again when other objects are gone."""
         return self.status == 403 and any(text in self.message for text in _QUOTA)
 
-    @property
-    def lacks_permission(self) -> bool:
-        """True when the account is not allowed to make the request."""
-        return self.status == 403 and " cannot " in self.message
-
 
 @contextlib.contextmanager
 def kubernetes_errors() -> Iterator[None]:
@@ -217,7 +212,7 @@ def _translate_forbidden(answer: Answer, namespace: str) -> TransientError:
         )
     if "system:anonymous" in answer.message:
         hint = "Check the kubeconfig or the service account: the request carried no credentials."
-    elif answer.lacks_permission:
+    elif " cannot " in answer.message:  # how role-based access control denies
         hint = f"Grant the account the Role of docs/spark-manifest.md in namespace {namespace!r}."
     else:
         hint = f"Check the admission policies of namespace {namespace!r}."

@@ -66,6 +66,8 @@ class RayJob:
     error_type: str | None
     """``JOB_ENTRYPOINT_COMMAND_ERROR``, ``RUNTIME_ENV_SETUP_FAILURE`` and the like; None without an error."""
     exit_code: int | None
+    message: str = ""
+    """Ray's own text about the status; may hold a traceback or output of the driver."""
 
 
 class RayJobsClient:
@@ -177,6 +179,7 @@ class RayJobsClient:
             status=status,
             error_type=data.get("error_type"),
             exit_code=data.get("driver_exit_code"),
+            message=str(data.get("message") or ""),
         )
 
     async def stop(self, submission_id: str) -> bool:
