@@ -13,8 +13,11 @@ from typing import Any
 
 import orjson
 
-Answers = Mapping[str, Callable[[bytes], tuple[int, Any]]]
-"""By path, or "*" for every other path: from a request's body to status and JSON answer; bytes are sent unchanged."""
+Answers = Mapping[str, Callable[[bytes], tuple[Any, ...]]]
+"""By path, or "*" for every other path: from a request's body to status, JSON answer and, if there are any, headers.
+
+Bytes as answer are sent unchanged.
+"""
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -64,9 +67,11 @@ def serving(answers: Answers, tls: ssl.SSLContext | None = None) -> Iterator[str
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             path = self.path if self.path in answers else "*"
-            status, answer = answers[path](body)
+            status, answer, *headers = answers[path](body)
             content = answer if isinstance(answer, bytes) else orjson.dumps(answer)
             self.send_response(status)
+            for name, value in dict(*headers).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.adapters.store_errors import store_not_configured
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore, VectorStore, WritePermit
@@ -54,7 +55,11 @@ def open_embedder(
 
 
 def open_stores(
-    settings: Settings, names: Iterable[StoreName], *, permit: WritePermit | None = None
+    settings: Settings,
+    names: Iterable[StoreName],
+    *,
+    permit: WritePermit | None = None,
+    patience: Patience | None = None,
 ) -> dict[StoreName, VectorStore]:
     """Return the named stores. Sends no request. Cost: importing gRPC and Weaviate's messages takes half a second.
 
@@ -62,20 +67,23 @@ def open_stores(
         settings: Settings with the addresses.
         names: The stores to open.
         permit: Asked before every request that writes; None where no lease limits writes.
+        patience: Repeats requests that fail for the moment; None where every failure is reported at once.
 
     Raises:
         FatalError: "store_not_configured", naming the setting that is missing.
     """
-    return {name: _open_store(settings, name, permit) for name in names}
+    return {name: _open_store(settings, name, permit, patience=patience) for name in names}
 
 
-def _open_store(settings: Settings, name: StoreName, permit: WritePermit | None) -> VectorStore:
+def _open_store(
+    settings: Settings, name: StoreName, permit: WritePermit | None, *, patience: Patience | None
+) -> VectorStore:
     if name is StoreName.QDRANT:
         from ingestion_engine.adapters.qdrant.store import QdrantStore
 
-        return QdrantStore.from_settings(settings, permit)
+        return QdrantStore.from_settings(settings, permit, patience)
     if settings.weaviate.url is None:  # reported before the slow import
         raise store_not_configured(name)
     from ingestion_engine.adapters.weaviate.store import WeaviateStore
 
-    return WeaviateStore.from_settings(settings, permit)
+    return WeaviateStore.from_settings(settings, permit, patience)

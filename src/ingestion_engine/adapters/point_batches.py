@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 
+from ingestion_engine.domain.errors import PointsRefused, RequestTooLarge
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.records import Point
 
@@ -42,3 +43,29 @@ def batch_points(
         size += len(encoded)
     if batch:
         yield batch
+
+
+async def send_or_halve(
+    batch: Sequence[EncodedPoint],
+    send: Callable[[Sequence[EncodedPoint]], Awaitable[None]],
+    refused: MutableMapping[PointId, str],
+) -> None:
+    """Send a batch; halve what the store refuses or requests in smaller parts, down to single points.
+
+    Args:
+        batch: The points, at least one.
+        send: Sends points in one request; raises PointsRefused when the store refuses them because of at least one,
+            RequestTooLarge when it may take fewer. Other errors pass through.
+        refused: Receives the store's reason for each point that is refused alone.
+
+    Cost: one request; at most 2n-1.
+    """
+    try:
+        await send(batch)
+    except (PointsRefused, RequestTooLarge) as error:
+        if len(batch) == 1:
+            refused[batch[0][0]] = error.message
+            return
+        middle = len(batch) // 2
+        await send_or_halve(batch[:middle], send, refused)
+        await send_or_halve(batch[middle:], send, refused)

@@ -89,6 +89,10 @@ class TlsFailed(TransientError):
     """
 
 
+class RequestTooLarge(TransientError):
+    """A store takes a request only in smaller parts; repeating it as it is would never succeed."""
+
+
 class FatalError(IngestionError):
     """The job cannot continue: its request, its contract or its permissions are wrong."""
 

@@ -38,6 +38,8 @@ class Counts:
     chunks: int = 0
     chunks_embedded: int = 0
     chunks_reused: int = 0
+    texts_lost: int = 0
+    """Texts that were embedded for partitions that then were returned; their vectors are lost."""
     embed_calls: int = 0
     bytes_read: int = 0
     partitions_planned: int = 0
@@ -68,6 +70,11 @@ class Counts:
         self.bytes_read += report.bytes_read
         for step, seconds in report.seconds.items():
             self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
+
+    def add_returned(self, report: PartitionReport) -> None:
+        """Add what a partition without results had sent to the embedder when an error stopped it."""
+        self.embed_calls += report.embed_calls
+        self.texts_lost += report.chunks_embedded
 
     def add_report(self, report: PartitionReport) -> None:
         """Add a report of this attempt."""
@@ -140,6 +147,7 @@ class Counts:
             "chunks": self.chunks,
             "chunks_embedded": self.chunks_embedded,
             "chunks_reused": self.chunks_reused,
+            "texts_embedded": self.chunks_embedded + self.texts_lost,
             "embed_calls": self.embed_calls,
             "partitions_planned": self.partitions_planned,
             "partitions_done": self.partitions_done,

@@ -97,6 +97,8 @@ class Rounds:
             if report.status is ReportStatus.DONE:
                 self._counts.add_report(report)
                 self._writer.add_late(report)
+            else:
+                self._counts.add_returned(report)
 
     def _feed(self, ids: Iterable[PartitionId]) -> Iterator[PartitionId]:
         """Yield partitions until the job has to stop; wait during an outage."""
@@ -118,6 +120,7 @@ class Rounds:
             self._writer.add(report)
             self._on_done()
             return []
+        self._counts.add_returned(report)
         error = report.error or {}
         if report.status is ReportStatus.FATAL:
             self._monitor.stop(read_fatal_record(error))

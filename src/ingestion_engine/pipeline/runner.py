@@ -140,7 +140,10 @@ class PartitionRun:
                     await self._embed_all(embedding)
                 await self._finished.put(None)
         except BaseExceptionGroup as group:
-            raise _worst(group) from group
+            worst = _worst(group)
+            if isinstance(worst, IngestionError):  # what was sent is counted, although its vectors are lost
+                worst.context |= {"texts_embedded": self._embed.texts, "embed_requests": self._embed.calls}
+            raise worst from group
         return PartitionReport(
             self._partition.id,
             ReportStatus.DONE,

@@ -6,12 +6,14 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ingestion_engine import __version__
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
@@ -81,16 +83,28 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
         return work()
     except TransientError as error:
         log.warning("partition will be retried", extra={"partition": partition_id, **error.log_fields()})
-        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=error.record())
+        return _stopped_report(partition_id, ReportStatus.RETRY, error)
     except IngestionError as error:
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
-        return PartitionReport(partition_id, ReportStatus.FATAL, 0, error=error.record())
+        return _stopped_report(partition_id, ReportStatus.FATAL, error)
     except Exception as error:
         # A defect of the product or of a library counts as a death of the process: after two, the objects are tried one
         # by one.
         log.exception("partition failed unexpectedly", extra={"partition": partition_id})
         unexpected = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
         return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=unexpected.record(), process_died=True)
+
+
+def _stopped_report(partition_id: PartitionId, status: ReportStatus, error: IngestionError) -> PartitionReport:
+    """Return the report of a partition that an error stopped, with what it had sent to the embedder until then."""
+    return PartitionReport(
+        partition_id,
+        status,
+        0,
+        chunks_embedded=error.context.get("texts_embedded", 0),
+        embed_calls=error.context.get("embed_requests", 0),
+        error=error.record(),
+    )
 
 
 async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: PartitionId) -> PartitionReport:
@@ -249,7 +263,11 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
         raise CollectionMissing("collection_missing", f"Collection {collection!r} has no contract in the state store.")
     grace_s = spec.limits.lease_grace_s
     check = LeaseCheck(ledger.store, collection, job_id=spec.job_id, epoch=lease.epoch, grace_s=grace_s)
-    stores = open_stores(settings, contract.stores, permit=lambda: asyncio.to_thread(check.grant))
+    patience = Patience(
+        check=lambda: asyncio.to_thread(check.check),
+        ends_at=time.monotonic() + spec.request.max_runtime_s,  # the attempt began earlier, so it ends no later
+    )
+    stores = open_stores(settings, contract.stores, permit=lambda: asyncio.to_thread(check.grant), patience=patience)
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second
     home = choose_home(spec, slot)

@@ -277,6 +277,22 @@ def test_a_certificate_that_expires_pauses_a_running_job(world: World) -> None:
     assert summary["state"] == "succeeded"
 
 
+def test_the_embedder_saw_what_the_counts_say(world: World) -> None:
+    """Also when partitions are returned and embed again what was not written."""
+    left = [1] * 3
+
+    def fail(kind: str) -> None:
+        if kind == "upsert" and left:
+            left.pop()
+            raise TransientError("store_unavailable", "weaviate is unavailable")
+
+    world.weaviate.before_write = fail
+    counts = world.run()["counts"]
+    assert counts["chunks"] == counts["chunks_embedded"] == 16
+    assert counts["texts_embedded"] == len(world.embedder.texts) > 16
+    assert counts["embed_calls"] == world.embedder.calls
+
+
 def test_a_listing_in_another_order_is_sorted_first(world: World) -> None:
     """A listing in any order gives the same result."""
     world.bucket.shuffle = True

@@ -14,7 +14,7 @@ import orjson
 
 from ingestion_engine.adapters.store_errors import collection_missing, foreign_response
 from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, RequestTooLarge, TransientError
 from ingestion_engine.domain.spec import StoreName
 
 REFUSED_STATUS = frozenset({400, 422})
@@ -24,6 +24,8 @@ TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 FATAL_STATUS = frozenset({404, 405, 409})
 """Any other status may pass: 408 is a time-out, 429 a rate limit, 503 an unavailable shard, and a full disk is 500 or
 507, which an operator can fix while the job waits."""
+SPLIT_REQUESTED = "please try to split your request"
+"""End of the text of a 429 for a request that costs more than the whole limit of a minute; it has no Retry-After."""
 _COLLECTION_MISSING = re.compile(r"Not found: Collection `[^`]*` doesn't exist!$")
 _DIMENSION_DIFFERS = re.compile(
     r"Wrong input: (?:[^`'\"]*First error captured: Wrong input: )?Vector dimension error: "
@@ -34,6 +36,7 @@ def read_result(response: Response, url: str, collection: str | None = None) -> 
     """Return ``result`` of a successful response.
 
     Raises:
+        RequestTooLarge: the request costs more than a rate limit allows at once.
         TransientError: a time-out, a rate limit, a 5xx, a response that is not Qdrant's, or an update that was not
             applied in time.
         CollectionMissing: the collection does not exist.
@@ -73,6 +76,8 @@ def translate_response(response: Response, url: str, collection: str | None) -> 
         return PointsRefused("points_refused", message, refused={}, **context)
     if status in FATAL_STATUS:
         return FatalError("qdrant_refused", message, **context)
+    if status == HTTPStatus.TOO_MANY_REQUESTS and text.endswith(SPLIT_REQUESTED):
+        return RequestTooLarge("qdrant_unavailable", message, **context)
     return TransientError("qdrant_unavailable", message, **{**context, **read_retry_after(response)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points
+from ingestion_engine.adapters.patience import Patience
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, send_or_halve
 from ingestion_engine.adapters.qdrant.responses import read_result
 from ingestion_engine.adapters.store_errors import points_refused, schema_mismatch, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, read_object
@@ -61,27 +63,32 @@ class QdrantStore:
         *,
         batch_points: int = BATCH_POINTS,
         permit: WritePermit | None = None,
+        patience: Patience | None = None,
         ca_file: Path | None = None,
     ) -> None:
         """Create the client; sends no request.
 
-        ``permit`` is asked before every request that writes. ``ca_file`` is a PEM file of authorities; None means the
-        usual ones.
+        ``permit`` is asked before every request that writes; ``patience`` repeats requests, None repeats none.
+        ``ca_file`` is a PEM file of authorities; None means the usual ones.
         """
         self._url = url.rstrip("/")
         self._batch_points = batch_points
         self._permit = permit
+        self._patience = patience
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
         self._client = HttpClient("qdrant", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers, ca_file=ca_file)
 
     @classmethod
-    def from_settings(cls, settings: Settings, permit: WritePermit | None = None) -> QdrantStore:
+    def from_settings(
+        cls, settings: Settings, permit: WritePermit | None = None, patience: Patience | None = None
+    ) -> QdrantStore:
         """Return the store of ``settings.qdrant``. Raises FatalError ("store_not_configured")."""
         qdrant = settings.qdrant
         if qdrant.url is None:
             raise store_not_configured(cls.name)
         api_key = qdrant.api_key.get_secret_value() if qdrant.api_key else None
-        return cls(qdrant.url, api_key, permit=permit, ca_file=settings.tls.ca_file)
+        ca_file = settings.tls.ca_file
+        return cls(qdrant.url, api_key, permit=permit, patience=patience, ca_file=ca_file)
 
     async def close(self) -> None:
         """Release connections."""
@@ -157,23 +164,13 @@ class QdrantStore:
         refused: dict[PointId, str] = {}
         limits = {"max_points": self._batch_points, "max_bytes": BATCH_BYTES}
         for batch in batch_points(points, _encode, refused=refused, **limits):
-            await self._upsert_or_halve(collection, batch, refused)
+            await send_or_halve(batch, functools.partial(self._write, collection), refused)
         if refused:
             raise points_refused(self.name, collection, refused, total=len(points))
 
-    async def _upsert_or_halve(
-        self, collection: str, batch: Sequence[EncodedPoint], refused: dict[PointId, str]
-    ) -> None:
+    async def _write(self, collection: str, batch: Sequence[EncodedPoint]) -> None:
         body = b'{"points":[' + b",".join(encoded for _, encoded in batch) + b"]}"
-        try:
-            await self._call("PUT", f"/collections/{collection}/points", body, collection=collection, write=True)
-        except PointsRefused as error:
-            if len(batch) == 1:
-                refused[batch[0][0]] = error.message
-                return
-            middle = len(batch) // 2
-            await self._upsert_or_halve(collection, batch[:middle], refused)
-            await self._upsert_or_halve(collection, batch[middle:], refused)
+        await self._call("PUT", f"/collections/{collection}/points", body, collection=collection, write=True)
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
         """Remove all points of some objects with a lower epoch. Idempotent. One request.
@@ -324,7 +321,15 @@ class QdrantStore:
     async def _call(
         self, method: str, path: str, body: Any = None, *, collection: str | None = None, write: bool = False
     ) -> Any:
-        """Send one request and return its result; ``collection`` is named in errors."""
+        """Send one request, repeated with patience, and return its result; ``collection`` is named in errors."""
+        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
+
+        async def send() -> Any:
+            return await self._send(method, path, content, collection=collection, write=write)
+
+        return await (send() if self._patience is None else self._patience.repeat(send))
+
+    async def _send(self, method: str, path: str, content: bytes | None, *, collection: str | None, write: bool) -> Any:
         params: dict[str, Any] = {}
         limit_s = WRITE_TIMEOUT_S + GRACE_S
         if write:
@@ -333,7 +338,6 @@ class QdrantStore:
             params = {"timeout": max(1, int(limit_s - GRACE_S))}
             if "/points" in path or path.endswith("/index"):
                 params["wait"] = "true"  # by default the server responds before it applies the change
-        content = body if body is None or isinstance(body, bytes) else orjson.dumps(body, option=_NUMPY)
         response = await self._client.request(method, self._url, path, params=params, body=content, timeout_s=limit_s)
         try:
             return read_result(response, self._url, collection)

@@ -20,7 +20,7 @@ import orjson
 
 from ingestion_engine.adapters.store_errors import collection_missing, foreign_response
 from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, PointsRefused, RequestTooLarge, TransientError
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.tls import find_grpc_tls_failure
 
@@ -31,6 +31,8 @@ REFUSED_CODES = frozenset(
 """Only servers send these, never a gRPC library or a proxy (grpc.io, "Status codes and their use")."""
 NOT_GRPC = "Received http2 header with status:"
 """Text with which gRPC reports a response of something that is not a gRPC server, such as a proxy's page."""
+TOO_LARGE = "message larger than max ("
+"""Text of gRPC's libraries for a request or response above the limit of either side (``grpcMaxMessageSize``)."""
 REFUSED_STATUS = frozenset({400, 405, 409, 422})
 """HTTP statuses with which Weaviate refuses a request for good."""
 _PLACES = r"""(?:[^'"“”]|"\w*")*"""
@@ -97,6 +99,8 @@ def translate_call(error: Any, url: str, collection: str | None) -> IngestionErr
         return FatalError("weaviate_refused", message, **context)
     if code is grpc.StatusCode.UNIMPLEMENTED and not text.startswith(NOT_GRPC):
         return FatalError("weaviate_unsupported", message, hint="Upgrade to Weaviate 1.29 or later.", **context)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in text:
+        return RequestTooLarge("weaviate_unavailable", message, **context)
     return _translate_text(text, message, context)
 
 

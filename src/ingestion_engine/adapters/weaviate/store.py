@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -19,7 +19,8 @@ import grpc.aio
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
-from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points
+from ingestion_engine.adapters.patience import Patience
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, send_or_halve
 from ingestion_engine.adapters.store_errors import collection_missing, points_refused, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.adapters.weaviate.messages import (
@@ -47,7 +48,14 @@ from ingestion_engine.adapters.weaviate.stubs import (
     health_weaviate_pb2,
     weaviate_pb2_grpc,
 )
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, PointsRefused, TransientError
+from ingestion_engine.domain.errors import (
+    CollectionMissing,
+    FatalError,
+    IngestionError,
+    PointsRefused,
+    RequestTooLarge,
+    TransientError,
+)
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -58,6 +66,8 @@ from ingestion_engine.runtime.tls import read_authorities
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 """Time limit of every call, unless a permit ends a write earlier (``LeaseCheck.grant``)."""
@@ -90,12 +100,14 @@ class WeaviateStore:
         *,
         batch_points: int = BATCH_POINTS,
         permit: WritePermit | None = None,
+        patience: Patience | None = None,
         ca_file: Path | None = None,
     ) -> None:
         """Create the clients; sends no request.
 
         ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051. ``permit`` is asked before
-        every request that writes. ``ca_file`` is a PEM file of authorities; None means the usual ones.
+        every request that writes; ``patience`` repeats requests about points, None repeats none. ``ca_file`` is a PEM
+        file of authorities; None means the usual ones.
         """
         self._url = url.rstrip("/")
         rest = urlsplit(self._url)
@@ -105,6 +117,7 @@ class WeaviateStore:
         self._batch_bytes = BATCH_BYTES
         self._batch_points = batch_points
         self._permit = permit
+        self._patience = patience
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         headers = {"content-type": "application/json", **dict(self._metadata)}
         self._rest = HttpClient("weaviate", connect_timeout_s=CONNECT_TIMEOUT_S, headers=headers, ca_file=ca_file)
@@ -115,13 +128,16 @@ class WeaviateStore:
         self._connecting = asyncio.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings, permit: WritePermit | None = None) -> WeaviateStore:
+    def from_settings(
+        cls, settings: Settings, permit: WritePermit | None = None, patience: Patience | None = None
+    ) -> WeaviateStore:
         """Return the store of ``settings.weaviate``. Raises FatalError ("store_not_configured")."""
         weaviate = settings.weaviate
         if weaviate.url is None:
             raise store_not_configured(cls.name)
         api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
-        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit, ca_file=settings.tls.ca_file)
+        ca_file = settings.tls.ca_file
+        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit, patience=patience, ca_file=ca_file)
 
     async def close(self) -> None:
         """Release connections."""
@@ -173,7 +189,7 @@ class WeaviateStore:
 
         Cost: one cheap request; three when it is missing.
         """
-        check_definition(await self._read_class(contract.collection), contract)
+        check_definition(await self._repeat(lambda: self._read_class(contract.collection)), contract)
 
     async def _read_class(self, collection: str) -> dict[str, Any]:
         """Return the definition of a class. Raises CollectionMissing, TransientError.
@@ -207,25 +223,41 @@ class WeaviateStore:
         Cost: one request per 500 points or 8 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
-        await self._connect()
+        await self._repeat(self._connect)
         writer = ObjectWriter(make_class_name(collection))
         limits = {"max_points": self._batch_points, "max_bytes": self._batch_bytes}
-        for batch in batch_points(points, writer.write, refused=refused, **limits):
+
+        async def send(batch: Sequence[EncodedPoint]) -> None:
             await self._write(collection, batch, refused)
+
+        for batch in batch_points(points, writer.write, refused=refused, **limits):
+            await send_or_halve(batch, send, refused)
         if refused:
             raise points_refused(self.name, collection, refused, total=len(points))
 
     async def _write(self, collection: str, batch: Sequence[EncodedPoint], refused: dict[PointId, str]) -> None:
         request = b"".join(encoded for _, encoded in batch)
-        reply = await self._call(self._write_batch, request, collection, write=True)
-        for entry in reply.errors:
-            error = translate_entry(entry.error, self._url, collection)
-            if isinstance(error, PointsRefused):
-                refused[batch[entry.index][0]] = error.message
-                continue
-            if isinstance(error, CollectionMissing):
-                await self._confirm_missing(error, collection)
-            raise error
+        tries = 0
+
+        async def send() -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1:  # the class may have been dropped during the pause
+                await self._read_class(collection)
+            reply = await self._call(self._write_batch, request, collection, write=True)
+            for entry in reply.errors:
+                error = translate_entry(entry.error, self._url, collection)
+                if isinstance(error, PointsRefused):
+                    refused[batch[entry.index][0]] = error.message
+                    continue
+                if isinstance(error, CollectionMissing):
+                    await self._confirm_missing(error, collection)
+                raise error
+
+        await self._repeat(send)
+
+    async def _repeat(self, request: Callable[[], Awaitable[T]]) -> T:
+        return await (request() if self._patience is None else self._patience.repeat(request))
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
         """Remove all points of some objects with a lower epoch. Idempotent.
@@ -316,8 +348,8 @@ class WeaviateStore:
         while True:
             try:
                 return await self._search(collection, limit=limit, **fields), limit
-            except TransientError as error:
-                if limit == 1 or error.context.get("status") != grpc.StatusCode.RESOURCE_EXHAUSTED.name:
+            except RequestTooLarge:
+                if limit == 1:
                     raise
                 limit //= 2
 
@@ -425,8 +457,11 @@ class WeaviateStore:
         return (await self._send("Search", request, collection)).results
 
     async def _send(self, method: str, request: Any, collection: str, *, write: bool = False) -> Any:
-        stub = await self._connect()
-        return await self._call(getattr(stub, method), request, collection, write=write)
+        async def send() -> Any:
+            stub = await self._connect()
+            return await self._call(getattr(stub, method), request, collection, write=write)
+
+        return await self._repeat(send)
 
     async def _call(
         self, method: Callable[..., Awaitable[Any]], request: Any, collection: str, *, write: bool = False
