@@ -28,8 +28,10 @@ def start_background(
         try:
             work()
         except BaseException as error:
-            on_failure(error)
-            log.exception("background thread failed", extra={"background_thread": name})
+            try:
+                log.exception("background thread failed", extra={"background_thread": name})
+            finally:
+                on_failure(error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
