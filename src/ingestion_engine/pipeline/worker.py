@@ -181,6 +181,9 @@ class _LoopThread:
         with self._lock:
             self.failure = error
             waiting = list(self._waiting)
+        # The tasks that are left would each log a traceback of their own when they are collected, at any moment.
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+        self.loop.close()
         for future in waiting:
             if not future.done():
                 future.set_exception(
