@@ -91,14 +91,14 @@ def make_problem(
     return {name: value for name, value in problem.items() if value is not None}
 
 
-def problem_of_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a stored error (``IngestionError.record()``) as a problem without a status. Pure."""
+def problem_of_record(record: Mapping[str, Any] | None, title: str) -> dict[str, Any] | None:
+    """Return a stored error (``IngestionError.record()``) as a problem with this title and no status. Pure."""
     if record is None:
         return None
     context = {name: value for name, value in (record.get("context") or {}).items() if name != "status"}
     problem = make_problem(0, str(record["code"]), str(record["message"]), hint=record.get("hint"), context=context)
     del problem["status"]
-    return {**problem, "title": "Job failed"}
+    return {**problem, "title": title}
 
 
 def problem_of_error(error: IngestionError) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class JobView(View):
     submitted_at: str | None
     started_at: str | None
     finished_at: str | None
+    queued_s: float
+    """Seconds from the submission to the start of the first driver; until now, or to the end, when none has started."""
     duration_s: float | None
     """Seconds from the start to the end, or until now; null before the start."""
     progress: JobProgress | None
@@ -98,9 +100,10 @@ class JobView(View):
     timings: dict[str, Any]
     """Seconds by phase and stage."""
     error: dict[str, Any] | None
-    """Why the job failed, in the form of a problem without ``status``."""
+    """Why the job failed or was canceled, in the form of a problem without ``status``."""
     note: str | None
-    """Why the job waits."""
+    """Why the job waits; of a job that has ended, what its state alone does not tell, such as that its prefix matches
+    no object."""
     links: JobLinks
 
 
@@ -273,6 +276,9 @@ class ReadyView(View):
     dependencies: dict[str, DependencyView]
 
 
+_ERROR_TITLES = {JobState.CANCELED: "Job canceled"}
+"""Title of a job's error, where the job did not fail."""
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": Problem, "description": "Error as application/problem+json"}
 }
@@ -311,6 +317,7 @@ def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
 def show_job(job: JobRecord) -> JobView:
     """Return the view of a job; the duration of a running one is until now."""
     ended = job.finished_at or utc_now()
+    queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
     return JobView(
         job_id=job.id,
@@ -327,11 +334,12 @@ def show_job(job: JobRecord) -> JobView:
         submitted_at=format_milliseconds(job.submitted_at),
         started_at=format_milliseconds(job.started_at),
         finished_at=format_milliseconds(job.finished_at),
+        queued_s=queued_s,
         duration_s=duration_s,
         progress=show_progress(job),
         counts=dict(job.counts or {}),
         timings=dict(job.timings or {}),
-        error=problem_of_record(job.error),
+        error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
         note=job.note,
         links=link_job(job.id),
     )

@@ -19,6 +19,7 @@ from ingestion_engine.cli.extras import NotInstalled
 from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.records import Outcome, PartitionReport, ReportStatus
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.runtime.tls import check_ca_file
 
@@ -66,6 +67,16 @@ def exit_code_of_job(job: Mapping[str, Any]) -> ExitCode:
     if (job.get("error") or {}).get("code") == "differences_found":
         return ExitCode.DIFFERENT
     return exit_code_of(str(job["state"]))
+
+
+def exit_code_of_report(report: PartitionReport) -> ExitCode:
+    """Return the exit code of a partition that was run alone. Pure."""
+    if report.status is ReportStatus.FATAL:
+        return ExitCode.FAILED
+    if report.status is ReportStatus.RETRY:
+        return ExitCode.UNEXPECTED if report.process_died else ExitCode.UNREACHABLE
+    failed = any(result.outcome is Outcome.FAILED for result in report.results)
+    return ExitCode.PARTIALLY_SUCCEEDED if failed else ExitCode.SUCCEEDED
 
 
 def open_client(url: str) -> IngestClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+
+from ingestion_engine.domain.spec import BUCKET_PATTERN
 
 
 def read_request(file: Path | None, *, param_hint: str = "--file") -> dict[str, Any]:
@@ -56,12 +59,18 @@ def merge_request(request: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     return merged
 
 
-def split_source(source: str | None) -> tuple[str | None, str | None]:
-    """Return bucket and prefix of ``s3://bucket/prefix`` or of a bare bucket. Pure."""
-    if source is None:
-        return None, None
+def split_source(source: str, *, param_hint: str) -> tuple[str, str]:
+    """Return bucket and prefix of ``s3://bucket/prefix``; ``s3://`` may be left out. Pure.
+
+    Every command that takes an S3 location reads it with this function.
+
+    Raises:
+        typer.BadParameter: the text begins with no bucket, such as a path of this machine.
+    """
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
-    return bucket, prefix or None
+    if not re.match(BUCKET_PATTERN, bucket):
+        raise typer.BadParameter(f"{source!r} does not name a bucket. Use s3://bucket/prefix.", param_hint=param_hint)
+    return bucket, prefix
 
 
 def split_pairs(pairs: Sequence[str] | None) -> dict[str, str] | None:
@@ -134,12 +143,12 @@ def gather_request(
     ] = None,
 ) -> dict[str, Any]:
     """Return the request made from flags and file. Raises typer.BadParameter."""
-    named_bucket, named_prefix = split_source(source)
+    named_bucket, named_prefix = (None, "") if source is None else split_source(source, param_hint="SOURCE")
     return merge_request(
         read_request(file),
         {
             "source.bucket": bucket or named_bucket,
-            "source.prefix": prefix if prefix is not None else named_prefix,
+            "source.prefix": prefix if prefix is not None else named_prefix or None,
             "source.include": include,
             "source.exclude": exclude,
             "alias": alias,

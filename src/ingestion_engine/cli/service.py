@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from ingestion_engine.cli.extras import requires_devstack, requires_extra
-from ingestion_engine.cli.output import err, exit_code_of, write_json, write_table
+from ingestion_engine.cli.output import err, exit_code_of, exit_code_of_report, write_json, write_table
 from ingestion_engine.cli.output import open_client as _open_client
 from ingestion_engine.cli.requests import read_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
@@ -109,12 +109,16 @@ def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
 @worker.command()
 def partition(
     spec: Spec, partition_id: Annotated[str, typer.Option("--id", help="Id of a partition.", show_default=False)]
-) -> None:
-    """Run one partition of a job again and print its report as JSON."""
+) -> int:
+    """Run one partition of a job again and print its report as JSON.
+
+    Exit code: 0 when all its objects are done, 4 when some failed, 3 when the report is fatal, 7 when a system is
+    unavailable.
+    """
     with requires_extra("worker", "`ingest worker partition`"):
         from ingestion_engine.driver.run import run_partition
 
-        run_partition(spec, partition_id)
+        return int(exit_code_of_report(run_partition(spec, partition_id)))
 
 
 @worker.command()

@@ -37,12 +37,10 @@ def upload(
     others are kept. Hidden files and directories (names that start with a dot) are skipped. Symbolic links to files
     are followed, symbolic links to directories are not.
     """
-    bucket, prefix = split_source(target if target.startswith("s3://") else None)
-    if not bucket:
-        raise typer.BadParameter("Use s3://bucket/prefix.", param_hint="TARGET")
+    bucket, prefix = split_source(target, param_hint="TARGET")
     with requires_extra("s3", "`ingest upload`"):
         from ingestion_engine.adapters.s3.upload import find_files, upload_files
-    files = find_files(path, prefix or "")
+    files = find_files(path, prefix)
     if not files:
         raise typer.BadParameter(f"{str(path)!r} contains no files to upload.", param_hint="DIR")
     settings = load_settings()
@@ -52,7 +50,7 @@ def upload(
         for file in upload_files(settings.s3, bucket, files, ca_file=settings.tls.ca_file):
             progress.advance(task, file.size_bytes)
     if json:
-        write_json({"bucket": bucket, "prefix": prefix or "", "files": len(files), "bytes": total_bytes})
+        write_json({"bucket": bucket, "prefix": prefix, "files": len(files), "bytes": total_bytes})
     else:
         count = "1 file" if len(files) == 1 else f"{len(files)} files"
-        out.print(Text(f"{count}, {total_bytes:,} bytes uploaded to s3://{bucket}/{prefix or ''}"))
+        out.print(Text(f"{count}, {total_bytes:,} bytes uploaded to s3://{bucket}/{prefix}"))

@@ -98,6 +98,8 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
         open_end = "" if progress.get("planning_complete", True) else "+"
         ended = counts.get("done", 0) + counts.get("failed", 0)
         facts.append(f"{ended}/{counts['planned']}{open_end} objects")
+        if not counts["planned"] and counts.get("skipped"):
+            facts.append(f"{counts['skipped']} unchanged or skipped")
     if counts.get("failed"):
         facts.append(f"{counts['failed']} failed")
     if counts.get("chunks"):
@@ -111,11 +113,20 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
     return facts
 
 
+def describe_duration(job: Mapping[str, Any]) -> str:
+    """Return how long the client of a job has waited, and for how much of it the job has run. Pure."""
+    queued_s, duration_s = job.get("queued_s"), job["duration_s"]
+    if queued_s is None:  # an older service
+        return "" if duration_s is None else f" after {duration_s:.1f} s"
+    if duration_s is None:
+        return f" after {queued_s:.1f} s without a start"
+    return f" after {queued_s + duration_s:.1f} s ({queued_s:.1f} s queued, {duration_s:.1f} s running)"
+
+
 def show_end(job: Mapping[str, Any]) -> None:
     """Print the final state of a job, its counts and its error."""
     state, counts = str(job["state"]), job["counts"]
-    duration = "" if job["duration_s"] is None else f" after {job['duration_s']:.1f} s"
-    out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), duration))
+    out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
     names = (
         *("listed", "new", "changed", "unchanged", "outside_filters", "done", "failed", "deleted"),
         *("verified", "different", "repaired", "foreign_points", "searches_failed", "chunks", "chunks_embedded"),
@@ -123,6 +134,8 @@ def show_end(job: Mapping[str, Any]) -> None:
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if shown:
         out.print(Text("  " + " · ".join(shown)))
+    if job.get("note"):
+        out.print(Text.assemble(("  note: ", "bold"), str(job["note"])))
     if any(counts.get(name) for name in ("failed", "different", "foreign_points", "searches_failed")):
         out.print(Text(f"  ingest failures {job['job_id']}"))
     error = job.get("error")

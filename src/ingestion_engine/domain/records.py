@@ -72,6 +72,8 @@ class Origin:
     fingerprint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Metadata of that job's request."""
+    is_interrupted: bool = False
+    """True when the object is ingested because that job ended before it was finished, whether it differs or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,10 @@ def _object_to_json(planned: PlannedObject) -> list[Any]:
     if origin is None and not planned.prior_chunks:
         return row
     row += [planned.prior_chunks, planned.prior_digest, planned.prior_vectors]
-    return row if origin is None else [*row, origin.job_id, origin.fingerprint, dict(origin.metadata)]
+    if origin is None:
+        return row
+    row += [origin.job_id, origin.fingerprint, dict(origin.metadata)]
+    return [*row, True] if origin.is_interrupted else row
 
 
 def _object_from_json(row: list[Any]) -> PlannedObject:

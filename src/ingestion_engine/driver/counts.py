@@ -96,7 +96,8 @@ class Counts:
 
     def _add_result(self, result: ObjectResult) -> None:
         outcome = result.outcome
-        is_repair = outcome is Outcome.DONE and result.origin is not None
+        origin = result.origin
+        is_repair = outcome is Outcome.DONE and origin is not None and not origin.is_interrupted
         self.done += outcome is Outcome.DONE and not is_repair
         self.failed += outcome is Outcome.FAILED
         self.gone += outcome is Outcome.DELETED

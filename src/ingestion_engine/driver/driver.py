@@ -12,6 +12,7 @@ into the object table and then plans anew, so everything already done is found u
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,14 @@ from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.ledger_writer import LedgerWriter
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.outage_backoff import OutageBackoff, Probe
-from ingestion_engine.driver.outcome import comparison_incomplete, final_error, final_state, over_budget, stores_differ
+from ingestion_engine.driver.outcome import (
+    comparison_incomplete,
+    describe_emptiness,
+    final_error,
+    final_state,
+    over_budget,
+    stores_differ,
+)
 from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
 from ingestion_engine.driver.plan.parity_plan import ParityPlan, ParityScope
@@ -46,9 +54,9 @@ from ingestion_engine.driver.preflight import (
 from ingestion_engine.driver.probes import Probes
 from ingestion_engine.driver.rounds import Rounds
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.runtime.timestamps import format_seconds, timestamp_now, utc_now
 from ingestion_engine.state.collections import write_verified
-from ingestion_engine.state.lease import HeldLease, acquire
+from ingestion_engine.state.lease import HeldLease, Lease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
 
@@ -89,6 +97,8 @@ class Driver:
     """Returns the end of the driver's log when it has changed since the last call, else None."""
     check_environment: Callable[[], None] = lambda: None
     """Raises FatalError "worker_mismatch" when this process differs from the service that accepted the job."""
+    created: bool = field(default=True, init=False)
+    """False when the job's collection is new and was not created, because there is nothing to ingest."""
     begun: float | None = None
     """Monotonic time in seconds at which the attempt began; None means now."""
     sleep: Callable[[float], None] = time.sleep
@@ -166,9 +176,15 @@ class Driver:
         request, limits = self.spec.request, self.spec.limits
         # A later attempt continues what was begun, so it waits for the certificate as for any outage.
         self.outages.refuses_tls = self.attempt.number == 1
-        wanted = self._check_request()
+        wanted, is_new = self._check_request()
         if request.mode is Mode.PLAN:
             self._plan_only(check_contract(self.state, wanted) or wanted)
+            return
+        if is_new and not request.allow_mass_delete and self._finds_nothing():
+            if request.alias is not None:
+                self._alias_move(request.alias).refuse_mass_loss()
+            self.created = False
+            self._plan_only(wanted)
             return
         self.monitor.phase = "waiting"
         lease = self.outages.retry_until_available(
@@ -180,10 +196,12 @@ class Driver:
                 ttl_s=limits.lease_ttl_s,
                 grace_s=limits.lease_grace_s,
                 should_stop=self._check_stop,
+                on_wait=self._show_wait,
                 clock=self.clock,
                 sleep=self.sleep,
             )
         )
+        self.monitor.note = None
         try:
             with lease.keep_alive():
                 self.monitor.lease = lease
@@ -203,6 +221,22 @@ class Driver:
             raise
         lease.release()
 
+    def _show_wait(self, holder: Lease, left_s: float | None) -> None:
+        """Show what the attempt waits for: a driver that is dead, or one that is still at work."""
+        whose = f"attempt {holder.attempt}"
+        if holder.job_id != self.spec.job_id:
+            whose += f" of job {holder.job_id!r}"
+        if left_s is None:
+            note = (
+                f"Waiting until {whose}, which is still running, releases collection {self.spec.request.collection!r}."
+            )
+        else:
+            until = format_seconds(utc_now() + dt.timedelta(seconds=left_s))
+            note = f"Waiting for the lease of {whose}, which ended without releasing it, until {until}."
+        self.monitor.note = note
+        fields = {"holder_job": holder.job_id, "holder_attempt": holder.attempt, "wait_s": left_s}
+        log.info("waiting for the lease", extra=fields)
+
     def _make_backoff(self, probe: Probe | None = None) -> OutageBackoff:
         """Return a back-off for one thread; without a probe for any thread but the driver's own."""
         return OutageBackoff(
@@ -219,21 +253,37 @@ class Driver:
 
     # -- before anything is written -----------------------------------------------------------------------------------
 
-    def _check_request(self) -> CollectionContract:
-        """Check the request against this environment, the bucket, the model and the collection; write nothing."""
+    def _check_request(self) -> tuple[CollectionContract, bool]:
+        """Check the request against this environment, the bucket, the model and the collection; write nothing.
+
+        Returns:
+            The contract, and whether it is the one of a new collection.
+        """
         self.monitor.phase = "planning"
         self.check_environment()
         if self.spec.request.mode in MODES_ON_EXISTING:
-            return self.outages.retry_until_available(lambda: require_contract(self.state, self.spec.request))
+            return self.outages.retry_until_available(lambda: require_contract(self.state, self.spec.request)), False
         self.outages.retry_until_available(lambda: self.ports.source.check_bucket(self.spec.request.source.bucket))
         model = self.outages.retry_until_available(
             lambda: self._async.run(self.ports.embedder.describe(self.spec.model))
         )
         wanted = wanted_contract(self.spec, model)
-        self.outages.retry_until_available(lambda: check_contract(self.state, wanted))
+        existing = self.outages.retry_until_available(lambda: check_contract(self.state, wanted))
         if self.spec.request.alias is not None:
             self._alias_move(self.spec.request.alias).check()
-        return wanted
+        return wanted, existing is None
+
+    def _finds_nothing(self) -> bool:
+        """Return whether the listing has no object to ingest. Reads it up to the first one."""
+        source = self.spec.request.source
+        selection = Selection(source, self._only_keys())
+
+        def find() -> bool:
+            parts = (self.ports.source.list_objects(source.bucket, prefix) for prefix in selection.prefixes)
+            listing = itertools.chain.from_iterable(parts)
+            return not any(selection.matches(ref.key) and not ref.is_directory_marker for ref in listing)
+
+        return self.outages.retry_until_available(find)
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
         """Create or check the collection in every store, as far as the mode needs it."""
@@ -563,7 +613,10 @@ class Driver:
             "counts": self.counts.to_json(),
             "timings": {"stage_seconds": self.counts.stage_seconds, "elapsed_s": self.monitor.elapsed_s()},
             "error": None if error is None else error.record(),
+            "note": None if error is not None else describe_emptiness(self.spec.request, self.counts, self.created),
         }
+        if summary["note"] is not None:
+            log.warning("nothing found", extra={"note": summary["note"]})
         with self.monitor.finishing():
             self.writer.flush()
             self.outages.retry_until_available(lambda: self.ledger.write_summary(summary))

@@ -78,6 +78,8 @@ class Monitor:
         self._failing: dict[str, str] = {}
         """The last unexpected error of each part of a step, so that an error that persists is logged once."""
         self.phase = "planning"
+        self.note: str | None = None
+        """What the job waits for, when it is not an outage; shown as its note."""
         self.stopped: FatalError | None = None
         self.epoch = 0
 
@@ -249,5 +251,5 @@ class Monitor:
             "counts": self._counts.to_json(),
             "rates": rates,
             "eta_s": eta_s if self._counts.tally.complete else None,
-            "note": " ".join(notes) or None,
+            "note": " ".join(notes) or self.note,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted
-from ingestion_engine.domain.spec import FailureBudget, JobRequest, Mode
+from ingestion_engine.domain.spec import MODES_ON_EXISTING, FailureBudget, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.counts import Counts
 
@@ -85,3 +85,28 @@ def final_state(request: JobRequest, counts: Counts, error: IngestionError | Non
         # Failures of earlier jobs count too: a search cannot find every object of the bucket.
         return JobState.PARTIALLY_SUCCEEDED
     return JobState.SUCCEEDED
+
+
+def describe_emptiness(request: JobRequest, counts: Counts, created: bool) -> str | None:
+    """Return what a reader must know of a job that found no object at all; None when it found some. Pure.
+
+    Such a job succeeds, as one without changes does, but is more often a mistyped prefix.
+
+    Args:
+        request: Request of the job.
+        counts: Counts of the job at its end.
+        created: False when its collection is new and was not created.
+    """
+    tally, source = counts.tally, request.source
+    if tally.listed > tally.directory_markers or tally.deletes:
+        return None
+    filters = " and the filters" if source.include or source.exclude else ""
+    if request.mode in MODES_ON_EXISTING:
+        text = f"No object of collection {request.collection!r} matches prefix {source.prefix!r}{filters}."
+        return text if source.prefix or filters else f"Collection {request.collection!r} has no objects."
+    text = f"No object matches s3://{source.bucket}/{source.prefix}{filters}."
+    if not created:
+        text += f" Collection {request.collection!r} was not created."
+        if request.alias is not None:
+            text += f" Alias {request.alias!r} was not moved."
+    return text

@@ -21,6 +21,7 @@ from ingestion_engine.state.ledger import Ledger
 
 if TYPE_CHECKING:
     from ingestion_engine.domain.ports import Engine
+    from ingestion_engine.domain.records import PartitionReport
     from ingestion_engine.pipeline.worker import Process
 
 log = get_logger(__name__)
@@ -80,12 +81,13 @@ def run_driver(
     return driver.run()
 
 
-def run_partition(spec_uri: str, partition_id: str) -> None:
-    """Rerun one partition in this process and print its report as JSON."""
+def run_partition(spec_uri: str, partition_id: str) -> PartitionReport:
+    """Rerun one partition in this process, print its report as JSON, and return it."""
     from ingestion_engine.pipeline.worker import process_partition
 
     report = process_partition(spec_uri, partition_id)
     sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+    return report
 
 
 def _start_engine(spec: JobSpec, spec_uri: str, *, task_cpus: float, warming: Sequence[Any]) -> Sequence[Any]:

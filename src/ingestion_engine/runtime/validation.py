@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
+
+from ingestion_engine.domain.spec import COLLECTION_PATTERN
+
+_NAME = "a name consists of a letter, then letters, digits or '_', at most 128 characters"
+
+PATTERNS: Final[Mapping[str, str]] = {
+    COLLECTION_PATTERN: _NAME,
+    f"^$|{COLLECTION_PATTERN}": _NAME,
+    "^(present|failed)$": "Input should be 'present' or 'failed'",
+    "^[0-9a-fA-F]{64}$": "a SHA-256 has 64 hexadecimal digits",
+}
+"""What the patterns of the product's fields mean, for people who do not read regular expressions."""
 
 
 def join_path(location: Sequence[str]) -> str:
@@ -34,4 +46,7 @@ def describe_fault(fault: Mapping[str, Any]) -> str:
         return "unknown field"
     if fault["type"] == "missing":
         return "required"
+    if fault["type"] == "string_pattern_mismatch":
+        pattern = str((fault.get("ctx") or {}).get("pattern"))
+        return PATTERNS.get(pattern, str(fault["msg"]))
     return str(fault["msg"]).removeprefix("Value error, ")

@@ -36,7 +36,7 @@ def read_outcome(job: JobRecord, summary: Mapping[str, Any], now: Moment) -> End
         "error": error,
         "started_at": read_moment(summary.get("started_at")) or job.started_at or job.attempt_started_at,
         "finished_at": read_moment(summary.get("finished_at")) or now,
-        "note": None,
+        "note": summary.get("note"),
         "next_look_at": None,
     }
     return End(state, values)

@@ -280,6 +280,10 @@ class HeldLease:
         return _parse_lease(self._collection, written)
 
 
+OnWait = Callable[[Lease, float | None], None]
+"""Called with the lease that is waited for, and the seconds that the wait lasts; None while its holder is alive."""
+
+
 # -- acquired ---------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +300,7 @@ class _Acquisition:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         should_stop: Callable[[], bool],
+        on_wait: OnWait,
     ) -> None:
         self._store = store
         self._collection = collection
@@ -304,6 +309,7 @@ class _Acquisition:
         self._clock = clock
         self._sleep = sleep
         self._should_stop = should_stop
+        self._on_wait = on_wait
         self._pause_s = min(ttl_s / _CHECKS_PER_TTL, _LONGEST_PAUSE_S)
 
     def take(self) -> tuple[HeldLease, bool]:
@@ -313,6 +319,7 @@ class _Acquisition:
         """
         watched: Lease | None = None
         watched_since = 0.0
+        is_known_alive = False
         while True:
             self._raise_if_stopped()
             try:
@@ -327,6 +334,10 @@ class _Acquisition:
                     return self._write_over(stored), False
                 self._refuse_predecessor(stored)
                 if stored != watched:
+                    is_alive = watched is not None and watched.epoch == stored.epoch
+                    if watched is None or watched.epoch != stored.epoch or not is_known_alive:
+                        self._on_wait(stored, None if is_alive else self._ttl_s)
+                    is_known_alive = is_alive
                     watched, watched_since = stored, self._clock()
                 elif read_at - watched_since >= self._ttl_s:
                     return self._write_over(stored), True
@@ -389,6 +400,7 @@ def acquire(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     should_stop: Callable[[], bool] = lambda: False,
+    on_wait: OnWait = lambda _holder, _left_s: None,
 ) -> HeldLease:
     """Wait until the collection is free or its holder is dead, and hold it under a new, higher epoch. Blocking.
 
@@ -406,6 +418,7 @@ def acquire(
         clock: Monotonic seconds.
         sleep: Waits for a number of seconds.
         should_stop: Called before every read; True ends the wait. Exceptions pass through.
+        on_wait: Called when the wait begins, and when it turns out that the holder is alive.
 
     Raises:
         JobAborted: ``should_stop`` returned True.
@@ -415,7 +428,14 @@ def acquire(
     """
     wanted = Lease(job_id=job_id, attempt=attempt, epoch=1, counter=0, released=False, holder=secrets.token_hex(8))
     acquisition = _Acquisition(
-        store, collection, wanted, ttl_s=ttl_s, clock=clock, sleep=sleep, should_stop=should_stop
+        store,
+        collection,
+        wanted,
+        ttl_s=ttl_s,
+        clock=clock,
+        sleep=sleep,
+        should_stop=should_stop,
+        on_wait=lambda holder, left_s: on_wait(holder, None if left_s is None else left_s + grace_s),
     )
     held, taken_over = acquisition.take()
     _log.info("lease acquired", extra={"collection": collection, "epoch": held.epoch, "taken_over": taken_over})

@@ -19,15 +19,19 @@ import uvicorn
 from ingestion_engine.api.app import create_app
 from ingestion_engine.cli import app as command
 from ingestion_engine.cli.output import ExitCode, run_app
-from ingestion_engine.cli.requests import merge_request
-from ingestion_engine.cli.watch import describe_facts
+from ingestion_engine.cli.requests import merge_request, split_source
+from ingestion_engine.cli.watch import describe_facts, show_end
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, make_collection
+
+PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
 
 KEY = "a-key-of-this-test"
 
@@ -385,3 +389,71 @@ def test_a_request_file_that_is_missing_is_named_as_it_was_given(
     """As an argument or as an option."""
     assert run(*arguments, "none.json") == ExitCode.USAGE
     assert f"Invalid value for {name}: Cannot read 'none.json'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [
+        (PartitionReport(PARTITION, ReportStatus.DONE, 1), 0),
+        (PartitionReport(PARTITION, ReportStatus.FATAL, 1), 3),
+        (PartitionReport(PARTITION, ReportStatus.RETRY, 1), 7),
+        (PartitionReport(PARTITION, ReportStatus.RETRY, 1, process_died=True), 1),
+    ],
+)
+def test_a_partition_run_alone_ends_with_its_status(
+    monkeypatch: pytest.MonkeyPatch, report: PartitionReport, code: int
+) -> None:
+    """Scripts that run one partition again see that it was fatal."""
+    monkeypatch.setattr("ingestion_engine.pipeline.worker.process_partition", lambda *_: report)
+    assert run("worker", "partition", "--spec", "s3://b/jobs/j/spec.json", "--id", PARTITION) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("s3://docs/a/b", ("docs", "a/b")),
+        ("docs/a/b", ("docs", "a/b")),
+        ("s3://docs", ("docs", "")),
+        ("docs", ("docs", "")),
+    ],
+)
+def test_every_command_reads_s3_locations_in_the_same_way(text: str, where: tuple[str, str]) -> None:
+    """With or without the scheme, for submissions and uploads."""
+    assert split_source(text, param_hint="SOURCE") == where
+
+
+@pytest.mark.parametrize("text", ["./docs/handbook", "/docs", "https://host/docs", "s3:///docs", "s3a://docs/x"])
+def test_what_is_no_s3_location_is_refused_by_every_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    """A path of this machine is not taken for a bucket."""
+    (tmp_path / "a.txt").write_text("a")
+    assert run("submit", text, "-c", "notes") == ExitCode.USAGE
+    assert "Use s3://bucket/prefix." in capsys.readouterr().err
+    assert run("upload", str(tmp_path), text) == ExitCode.USAGE
+    assert "Use s3://bucket/prefix." in capsys.readouterr().err
+
+
+def test_a_bad_name_is_explained_in_words(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """No regular expression reaches a user."""
+    assert run("submit", "s3://docs", "-c", "my-notes") == ExitCode.REFUSED
+    shown = capsys.readouterr().err
+    assert "collection: a name consists of a letter, then letters, digits or '_', at most 128 characters" in shown
+    assert "pattern" not in shown
+
+
+def test_the_end_of_a_job_tells_waiting_from_running(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole time since the submission, its parts, and the note."""
+    job = {"job_id": "job-1", "state": "succeeded", "counts": {}, "queued_s": 37.0, "duration_s": 18.04}
+    show_end({**job, "note": "No object matches s3://docs/hanbook/."})
+    assert capsys.readouterr().out == (
+        "job-1 succeeded after 55.0 s (37.0 s queued, 18.0 s running)\n  note: No object matches s3://docs/hanbook/.\n"
+    )
+    show_end({**job, "duration_s": None, "state": "canceled"})
+    assert capsys.readouterr().out == "job-1 canceled after 37.0 s without a start\n"
+
+
+def test_unchanged_objects_are_not_no_objects() -> None:
+    """0/0 alone could be a prefix that matches nothing."""
+    job = {"state": "succeeded", "counts": {"planned": 0, "done": 0, "failed": 0, "skipped": 7}, "progress": None}
+    assert describe_facts(job) == ["0/0 objects", "7 unchanged or skipped"]

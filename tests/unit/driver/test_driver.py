@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ import pytest
 from ingestion_engine.domain.errors import TlsFailed, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Point
-from support.doubles import HashEmbedder
-from support.world import FAST, PARAGRAPHS, World, balanced, make_world
+from ingestion_engine.driver.monitor import Monitor
+from support.doubles import Crash, HashEmbedder
+from support.world import FAST, PARAGRAPHS, SkippingClock, World, balanced, make_world
 
 
 @pytest.fixture
@@ -440,3 +442,66 @@ def test_a_collection_dropped_under_a_running_job_stops_it(world: World) -> None
     summary = world.attempt(ledger, engine=engine)
     assert summary is not None
     assert (summary["state"], summary["error"]["code"]) == ("failed", "collection_missing")
+
+
+def test_a_mistyped_prefix_creates_nothing_and_is_said(world: World) -> None:
+    """The job succeeds, as its contract says, but no collection appears, and its note names the prefix."""
+    summary = world.run(source={"bucket": "docs", "prefix": "hanbook/"})
+    assert summary["state"] == "succeeded"
+    assert summary["note"] == "No object matches s3://docs/hanbook/. Collection 'notes' was not created."
+    assert world.qdrant.collections == world.weaviate.collections == {}
+    assert not any("collection.json" in path or "lease" in path for path in world.state.values)
+    assert world.run()["note"] is None
+
+
+def test_nothing_found_is_not_nothing_changed(world: World) -> None:
+    """In a collection that exists, an empty listing has a note; unchanged objects have none."""
+    world.run()
+    assert world.run()["note"] is None
+    summary = world.run(source={"bucket": "docs", "prefix": "hanbook/", "include": ["*.md"]})
+    assert summary["note"] == "No object matches s3://docs/hanbook/ and the filters."
+    assert world.run(mode="verify", source={"bucket": "docs", "prefix": "x/"})["note"] is not None
+    assert world.run(mode="verify")["note"] is None
+
+
+def test_an_alias_does_not_move_to_nothing(world: World) -> None:
+    """A new version without an object is not created; one that would replace objects is refused as before."""
+    summary = world.run(source={"bucket": "docs", "prefix": "hanbook/"}, alias="handbook")
+    assert summary["state"] == "succeeded"
+    assert summary["note"].endswith("Alias 'handbook' was not moved.")
+    assert world.run(alias="handbook")["state"] == "succeeded"
+    summary = world.run(source={"bucket": "docs", "prefix": "hanbook/"}, alias="handbook", collection="next")
+    assert summary["error"]["code"] == "mass_delete_refused"
+
+
+def test_a_successor_says_for_whose_lease_it_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a crash the next attempt waits a minute: its note names the dead attempt and the end of the wait."""
+    monitors: list[Monitor] = []
+
+    class Seen(Monitor):
+        def __enter__(self) -> Self:
+            monitors.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr("ingestion_engine.driver.driver.Monitor", Seen)
+    ledger, engine = world.submit(), world.engine
+
+    def die(_partition_id: PartitionId) -> None:
+        raise Crash
+
+    engine.before = die
+    with pytest.raises(Crash):
+        world.attempt(ledger, engine=engine)
+    notes: list[object] = []
+
+    class Clock(SkippingClock):
+        def sleep(self, seconds: float) -> None:
+            notes.append((monitors[-1].progress()["phase"], monitors[-1].progress()["note"]))
+            super().sleep(seconds)
+
+    assert world.attempt(ledger, 2, clock=Clock()) is not None
+    assert len(set(notes)) == 1
+    phase, note = next(iter(set(notes)))
+    assert phase == "waiting"
+    assert str(note).startswith("Waiting for the lease of attempt 1, which ended without releasing it, until 20")
+    assert monitors[-1].progress()["note"] is None

@@ -432,3 +432,16 @@ def dies_in(
             raise RuntimeError("killed")
 
     return before
+
+
+def test_completing_an_interrupted_job_is_not_counted_as_repair(world: World) -> None:
+    """After a full job that ended early, repair ingests all of its objects again, but repaired only what differs."""
+    ledger, engine = world.submit(mode="full", metadata={"team": "docs"}), world.engine
+    engine.before = lambda _partition_id: ledger.request_abort("enough")
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert summary["state"] == "canceled"
+    assert {code for _, code in world.table().values()} == {"interrupted"}
+    counts = world.run(mode="repair")["counts"]
+    assert (counts["repaired"], counts["retried"], counts["done"]) == (0, len(CHUNKS), len(CHUNKS))
+    assert verify(world)[1] == {}

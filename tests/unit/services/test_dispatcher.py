@@ -89,7 +89,7 @@ async def test_a_job_goes_from_queued_to_succeeded(world: World) -> None:
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["progress"]["percent"], job["progress"]["eta_s"], job["counts"]["done"]) == (40.0, 6.0, 4)
-        world.engine.finish(job_id)
+        world.engine.finish(job_id, note="No object matches s3://docs/x.")
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["state"], job["error"], job["duration_s"], job["progress"]["percent"]) == (
@@ -98,6 +98,7 @@ async def test_a_job_goes_from_queued_to_succeeded(world: World) -> None:
             60.0,
             100.0,
         )
+        assert (job["queued_s"], job["note"]) == (0.0, "No object matches s3://docs/x.")
         assert world.engine.submits == [f"{job_id}-01"]
 
 
@@ -232,10 +233,12 @@ async def test_a_driver_that_heeds_the_marker_is_not_stopped(world: World) -> No
         world.engine.start(job_id)
         await plane.client.post(f"/jobs/{job_id}/cancel")
         await plane.look(1)
-        world.engine.finish(job_id, "canceled", counts={"done": 3})
+        error = FatalError("job_aborted", "The job was canceled.").record()
+        world.engine.finish(job_id, "canceled", counts={"done": 3}, error=error)
         await plane.look(1)
         job = await plane.job(job_id)
         assert (job["state"], job["counts"], world.engine.stops) == ("canceled", {"done": 3}, [])
+        assert (job["error"]["code"], job["error"]["title"]) == ("job_aborted", "Job canceled")
 
 
 async def test_an_engine_that_is_away_is_asked_again_later(world: World) -> None:

@@ -413,3 +413,22 @@ class TestGrants:
         take(store, clock, "job-b")
         with pytest.raises(LeaseLost):
             check.grant()
+
+
+def test_a_waiting_driver_says_how_long_and_when_the_holder_is_alive(store: FaultyStore, clock: Clock) -> None:
+    """First the wait for a dead holder; once its heartbeat moves, a wait without an end; each is said once."""
+    held = take(store, clock, "job-a", 3)
+    said: list[tuple[str, int, float | None]] = []
+    clock.on_sleep = lambda: held.renew() if clock.now < 1000.0 + 2 * TTL_S else None
+    acquire(
+        store,
+        "docs",
+        "job-b",
+        1,
+        ttl_s=TTL_S,
+        grace_s=GRACE_S,
+        clock=clock,
+        sleep=clock.sleep,
+        on_wait=lambda holder, left_s: said.append((holder.job_id, holder.attempt, left_s)),
+    )
+    assert said == [("job-a", 3, TTL_S + GRACE_S), ("job-a", 3, None)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ingestion_engine.domain.ids import PointId
@@ -100,7 +100,7 @@ class ParityPlan:
         for row in self._rows():
             if row.error_code == INTERRUPTED:
                 self._count(Action.DIRTY)
-                yield self._plan(row, Action.DIRTY, self._origin(row.job_id))
+                yield self._plan(row, Action.DIRTY, replace(self._origin(row.job_id), is_interrupted=True))
 
     def find_ranges(self, points: int) -> Iterator[StraySearch]:
         """Yield stray searches that together cover all point ids, for a store that holds this many points."""
