@@ -1,8 +1,8 @@
 """Translate Weaviate's errors into the product's: gRPC statuses, REST statuses, and errors inside a batch.
 
 An error that is not known is transient. Weaviate reports most refusals as gRPC status UNKNOWN with a text, so the known
-ones are recognised by the whole shape of their text: from its beginning, and without the quotes in which Weaviate puts
-values. A file name or a passage inside an error, or a collection named "disk", therefore changes nothing.
+ones are recognised by what precedes the first quoted value. A file name or a passage inside an error, or a collection
+named "disk", therefore changes nothing.
 Source: Weaviate 1.39, adapters/handlers/grpc, usecases/objects, adapters/repos/db; observed with 1.40 while it stopped
 and started.
 """
@@ -35,44 +35,38 @@ TOO_LARGE = "message larger than max ("
 """Text of gRPC's libraries for a request or response above the limit of either side (``grpcMaxMessageSize``)."""
 REFUSED_STATUS = frozenset({400, 405, 409, 422})
 """HTTP statuses with which Weaviate refuses a request for good."""
-_PLACES = r"""(?:[^'"“”]|"\w*")*"""
-"""The places that Weaviate writes before an error ("put batch: shard "main": "): no quoted value, only quoted names."""
-_POINT = re.compile(
-    r"invalid UUID|invalid urn prefix|uuid: "
-    r"|invalid [\w\[\] ]+ property '\w*' on class '\w*': "
-    r"|property '\w*' on class '\w*': "
-    rf"|{_PLACES}could not marshal '\w+' max length exceeded"
-)
-"""An error about the content of one object, which repeating cannot change."""
-_MISSING = re.compile(
-    r"auto-schema: create collection: "
-    rf"|{_PLACES}(?:"
-    r"could not find class \w+ in schema$"
-    r"|could not find index for class \w+\. It might have been deleted"
-    r"|cannot find index for class \w+$"
-    r"|tried to browse non-existing index for \w+$"
-    r"|class '\w+' not present in schema$"
-    r"|no such class with name '\w+' found in the schema"
-    r"|class \w+ not found in schema$)"
+_POINT = re.compile(r"invalid (?:UUID|urn prefix)|(?:invalid [a-zA-Z\[\] ]+ )?property '\w*' on class '\w*': ")
+"""Beginning of an error about the content of one object, which repeating cannot change."""
+_OVERSIZED = "could not marshal "
+"""The same, from the storage: an object has more than it can hold."""
+_MISSING = (
+    "auto-schema: create collection: ",
+    "could not find class ",
+    "could not find index for class ",
+    "cannot find index for class ",
+    "tried to browse non-existing index for ",
+    "no such class with name ",
 )
 """The class is missing, or this node has not loaded it yet; the caller asks REST which."""
-_MISMATCH = re.compile(
-    rf"{_PLACES}(?:"
-    r"no such prop with name '\w+' found in class '\w+' in the schema"
-    r"|\d+ vs \d+: vector lengths don't match$"
-    r"|vector lengths don't match: \d+ vs \d+$"
-    r"|new node has a vector with length \d+\. Existing nodes have"
-    r"|collection \w+ does not have configuration for vector \w*$"
-    r"|collection \w+ configuration does not have single vector index$)"
+_NOT_PRESENT = "' not present in schema"
+_MISMATCH = (
+    "no such prop with name ",
+    "vector lengths don",
+    "new node has a vector with length ",
+    " does not have configuration for vector ",
+    " configuration does not have single vector index",
 )
-_REFUSED = re.compile(
-    rf"{_PLACES}(?:query maximum results exceeded|Filtering by property '\w+' requires inverted index)"
-)
+_REFUSED = ("query maximum results exceeded", "Filtering by property ")
 """A request that this class can never answer."""
-_DENIED = re.compile(
-    r"extract auth: (?:unauthorized: |anonymous access not enabled|no authentication scheme is configured)"
-    rf"|{_PLACES}(?:authorization, forbidden action: user '|user is not authenticated$)"
+_DENIED = (
+    "extract auth: unauthorized: ",
+    "extract auth: anonymous access not enabled",
+    "extract auth: no authentication scheme is configured",
+    "authorization, forbidden action: user ",
+    "user is not authenticated",
 )
+_QUOTED_NAME = re.compile(r'"\w*"')
+"""A name in double quotes, such as a shard's: no value has only letters, digits and underscores and says something."""
 
 
 @contextlib.contextmanager
@@ -110,21 +104,31 @@ def translate_entry(text: str, url: str, collection: str) -> IngestionError:
     PointsRefused means that this object is refused for good. Any other error concerns the whole batch.
     """
     context: dict[str, Any] = {"url": url, "collection": collection, "store": "weaviate"}
-    if _POINT.match(text):
+    if _POINT.match(text) or _OVERSIZED in _unquoted(text):
         return PointsRefused("points_refused", text, refused={}, **context)
     return _translate_text(text, f"Weaviate at {url} did not write all points: {text}", context)
 
 
 def _translate_text(text: str, message: str, context: dict[str, Any]) -> IngestionError:
-    if _DENIED.match(text):
+    """Return the product's error where only Weaviate's text identifies it; an unknown text is transient. Pure."""
+    said = _unquoted(text)
+    if any(words in said for words in _DENIED):
         return _denied(message, context)
-    if _MISSING.match(text):
+    if any(words in said for words in _MISSING) or (text.startswith("class '") and text.endswith(_NOT_PRESENT)):
         return collection_missing(StoreName.WEAVIATE, context["collection"], context["url"])
-    if _MISMATCH.match(text):
+    if any(words in said for words in _MISMATCH):
         return FatalError("schema_mismatch", message, **context)
-    if _REFUSED.match(text):
+    if any(words in said for words in _REFUSED):
         return FatalError("weaviate_refused", message, **context)
     return TransientError("weaviate_unavailable", message, **context)
+
+
+def _unquoted(text: str) -> str:
+    """Return an error up to the first quoted value: what Weaviate itself says, and the places it names before. Pure."""
+    said = _QUOTED_NAME.sub("", text)
+    for quote in "'\"“":
+        said = said.split(quote, 1)[0]
+    return said
 
 
 def translate_response(response: Response, url: str, collection: str | None) -> IngestionError:
