@@ -17,10 +17,11 @@ def plan_api(home: Home, settings: Settings) -> Plan:
     Raises:
         StackError: the configured port is in use.
     """
-    configured = settings.api.port if "port" in settings.api.model_fields_set else 0
-    port = home.ports.take("api", configured or settings.api.port)
-    if configured and port != configured:
-        raise StackError(f"Port {configured} (INGEST_API__PORT) is in use. Choose another port, or 0 for any free one.")
+    port = settings.api.port
+    if "port" not in settings.api.model_fields_set or port == 0:
+        port = home.ports.take("api", port)
+    elif not home.ports.take_exactly("api", port):
+        raise StackError(f"Port {port} (INGEST_API__PORT) is in use. Choose another port, or 0 for any free one.")
     reachable = LOOPBACK if settings.api.host in _ANY else settings.api.host
     url = f"http://{reachable}:{port}"
     return Plan(

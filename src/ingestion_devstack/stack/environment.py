@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
 from ingestion_devstack.kubernetes.config import write_private
-from ingestion_engine.runtime.settings import PREFIX, Settings
+from ingestion_engine.runtime.settings import PREFIX, Settings, load_settings
+
+MARK = f"{PREFIX}STACK_VARIABLES"
+"""Variable of ``stack.env`` that lists those of the stack's own servers, each with the beginning of a hash of its value.
+A shell that has loaded the file keeps them after the stack has stopped."""
+
+
+def load_own_settings() -> Settings:
+    """Return the settings of the user, without what an earlier stack's file has put into this shell.
+
+    Raises:
+        SettingsError: as ``load_settings``.
+    """
+    return load_settings(ignored=find_stack_variables(os.environ))
+
+
+def find_stack_variables(environment: Mapping[str, str]) -> set[str]:
+    """Return the variables that still have the value of an embedded server; one that was set since is not. Pure."""
+    marked = set(environment.get(MARK, "").split(","))
+    return {name for name, value in environment.items() if f"{name}:{_short_hash(value)}" in marked}
+
+
+def _short_hash(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:12]
 
 
 def settings_to_env(settings: Settings) -> dict[str, str]:
@@ -45,8 +70,15 @@ def apply_variables(settings: Settings, variables: Mapping[str, str]) -> Setting
     return settings.model_copy(update=plain)
 
 
-def write_stack_env(path: Path, env: Mapping[str, str]) -> None:
-    """Write a file for ``set -a; . FILE``, readable by its owner only."""
+def write_stack_env(path: Path, env: Mapping[str, str], own: Collection[str]) -> None:
+    """Write a file for ``set -a; . FILE``, readable by its owner only.
+
+    Args:
+        path: The file.
+        env: Variables.
+        own: Names of those that describe servers of the stack.
+    """
+    env = {**env, MARK: ",".join(f"{name}:{_short_hash(env[name])}" for name in sorted(own) if name in env)}
     lines = [
         "# Addresses and credentials of the running embedded stack. Load them with: set -a; . "
         + shlex.quote(str(path))

@@ -12,6 +12,9 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 _TAIL_LINES = 25
 _TAIL_BYTES = 16_384
+MAX_PORT = 65_535
+ANY_PORT_TRIES = 64
+"""How often another port is tried when neither the last nor the well-known one is free (a guess)."""
 
 
 class ManagedProcess:
@@ -81,25 +84,67 @@ def read_tail(path: Path, *, from_byte: int = 0) -> str:
 class Ports:
     """Assigns free loopback ports: the one used last time, else the well-known one, else any.
 
-    Two names never get the same port. Another program can still take a port before its service binds it; the service's
-    log then reports that.
+    Two names never get the same port, and neither do two stacks that start at the same time: a port is reserved for all
+    stacks of the machine until ``release``. Another program can still take a port before its service binds it; the
+    service's log then reports that.
     """
 
     def __init__(self, remembered: Mapping[str, int]) -> None:
         self._remembered = dict(remembered)
-        self._taken: set[int] = set()
+        self._reserved: dict[int, socket.socket] = {}
         self.by_name: dict[str, int] = {}
 
     def take(self, name: str, preferred: int = 0, *, grpc_twin: bool = False) -> int:
         """Return a free port for ``name``; with ``grpc_twin``, ``port + 10000`` is free too (SeaweedFS uses both)."""
-        for candidate in (self._remembered.get(name, 0), preferred, *([0] * 64)):
+        wanted = [port for port in (self._remembered.get(name, 0), preferred) if port]
+        for candidate in (*wanted, *([0] * ANY_PORT_TRIES)):
             port = candidate or _any_port()
-            twins = [port, port + 10_000] if grpc_twin else [port]
-            if all(twin <= 65_535 and twin not in self._taken and _is_free(twin) for twin in twins):
-                self._taken.update(twins)
+            if self._take_all([port, port + 10_000] if grpc_twin else [port]):
                 self.by_name[name] = port
                 return port
         raise OSError(f"No free port on {LOOPBACK} for {name}.")
+
+    def take_exactly(self, name: str, port: int) -> bool:
+        """Return whether this port is free, and assign it to ``name`` if it is."""
+        if not self._take_all([port]):
+            return False
+        self.by_name[name] = port
+        return True
+
+    def release(self) -> None:
+        """Let other stacks have the ports."""
+        for reservation in self._reserved.values():
+            reservation.close()
+        self._reserved.clear()
+
+    def _take_all(self, ports: Sequence[int]) -> bool:
+        reserved: dict[int, socket.socket] = {}
+        for port in ports:
+            is_free = port <= MAX_PORT and port not in self._reserved and _is_free(port)
+            reservation = _reserve(port) if is_free else None
+            if reservation is None:
+                for other in reserved.values():
+                    other.close()
+                return False
+            reserved[port] = reservation
+        self._reserved |= reserved
+        return True
+
+
+def _reserve(port: int) -> socket.socket | None:
+    """Return a reservation that ends when it is closed or its process dies; None when another stack holds one.
+
+    It is a Unix socket with an abstract name, which leaves no file behind. Only Linux has such names; elsewhere every
+    reservation succeeds.
+    """
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    if sys.platform == "linux":
+        try:
+            reservation.bind(f"\0ingestion-engine-port-{port}")
+        except OSError:
+            reservation.close()
+            return None
+    return reservation
 
 
 def _any_port() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO, Any
 
 from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.stack.processes import LOOPBACK
@@ -18,22 +20,21 @@ _MIN_CPUS = 4
 """Logical CPUs: a partition spends most of its time waiting for the embedder and the stores."""
 _TEMP_PREFIX = "ingest-ray-"
 _TEMP_ROOT = Path("/tmp")  # noqa: S108 - Unix sockets below it must stay under 107 bytes; mkdtemp makes it private
-_TEMP_NOTE = "ray-temp-dir"
+_TEMP_LOCK = "owner.lock"
+"""File in the temporary directory that the supervisor locks while it runs; the kernel ends the lock with it."""
 
 
 def plan_ray_head(home: Home) -> Plan:
     """Return the plan of a head that also runs the tasks. Its temporary directory is removed when the head stops."""
-    _remove_leftover(home)
+    remove_leftovers(_TEMP_ROOT)
     token_path = home.data_dir / "ray-token"
     write_private(token_path, home.credentials.ray_auth_token.encode())
-    temp_dir = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=_TEMP_ROOT))
-    (home.data_dir / _TEMP_NOTE).write_text(str(temp_dir), encoding="utf-8")
+    temp_dir = LockedDirectory(Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=_TEMP_ROOT)))
     agent_port = home.ports.take("ray-agent", 52_365)
     ports = {
         "--port": home.ports.take("ray-gcs", 6379),
         "--dashboard-port": home.ports.take("ray", 8265),
         "--dashboard-agent-listen-port": agent_port,
-        "--ray-client-server-port": home.ports.take("ray-client", 10_001),
     }
     cpus = max(_MIN_CPUS, os.cpu_count() or 1)
     url = f"http://{LOOPBACK}:{ports['--dashboard-port']}"
@@ -48,10 +49,12 @@ def plan_ray_head(home: Home) -> Plan:
             f"--node-ip-address={LOOPBACK}",
             f"--dashboard-host={LOOPBACK}",
             "--include-dashboard=true",
+            "--no-monitor",  # the autoscaler
+            "--include-log-monitor=false",  # copies the output of workers to drivers, which do not want it
             *(f"{flag}={port}" for flag, port in ports.items()),
             f"--num-cpus={cpus}",
             f"--object-store-memory={_OBJECT_STORE_BYTES}",
-            f"--temp-dir={temp_dir / 'r'}",  # Ray makes its directory public; the one around it stays private
+            f"--temp-dir={temp_dir.path / 'r'}",  # Ray makes its directory public; the one around it stays private
         ),
         # The dashboard answers seconds before the node's agent, and only the agent starts jobs.
         is_ready=lambda: (
@@ -67,22 +70,58 @@ def plan_ray_head(home: Home) -> Plan:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             # Without this, Ray replaces 127.0.0.1 by the machine's outer address, as for a cluster of several machines.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_START_HOOK": f"{leave_out_client_server.__module__}.{leave_out_client_server.__name__}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_path),
             "RAY_USAGE_STATS_ENABLED": "0",
         },
         sees_settings=True,
         grace_s=15.0,
-        cleanup=lambda: _remove_leftover(home),
+        prepare=lambda _: temp_dir.ensure(),
+        cleanup=temp_dir.remove,
     )
 
 
-def _remove_leftover(home: Home) -> None:
-    """Remove the temporary directory of the last head, which remains when its supervisor was killed."""
-    note = home.data_dir / _TEMP_NOTE
-    if not note.exists():
-        return
-    directory = Path(note.read_text(encoding="utf-8").strip())
-    if directory.parent == _TEMP_ROOT and directory.name.startswith(_TEMP_PREFIX):
-        shutil.rmtree(directory, ignore_errors=True)
-    note.unlink(missing_ok=True)
+def leave_out_client_server(ray_params: Any, _is_head: bool) -> None:
+    """Change the parameters of ``ray start``, which calls this hook in its own process: no server for Ray clients.
+
+    Jobs do not use it, and a head ends as a whole when it does not start in time. No option turns it off (Ray 2.60,
+    scripts.py: port 10001 whenever gRPC is installed).
+    """
+    ray_params.ray_client_server_port = None
+
+
+class LockedDirectory:
+    """A temporary directory of this process; ``remove_leftovers`` removes it when the process has died."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Create and lock the directory; do nothing when it is there. Only its owner can enter it."""
+        if self._lock is None:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._lock = (self.path / _TEMP_LOCK).open("w", encoding="utf-8")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove the directory. Idempotent."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove the temporary directories of this user whose supervisor was killed, whatever became of its data."""
+    for directory in root.glob(f"{_TEMP_PREFIX}*"):
+        try:
+            if directory.stat().st_uid != os.getuid():
+                continue
+            with (directory / _TEMP_LOCK).open("r+", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+        except OSError:  # locked, removed at this moment, or of a supervisor that is about to lock it
+            continue

@@ -17,6 +17,10 @@ PROBE_TIMEOUT_S = 5.0
 """A starting server on a busy machine may accept a connection long before it answers."""
 
 
+RESTART_AGAIN_S = 600.0
+"""A server that ends again sooner after a restart is broken (a guess)."""
+
+
 class StackError(Exception):
     """The embedded stack cannot run; the message names the server and the reason, and shows the end of its log."""
 
@@ -69,6 +73,7 @@ class Service:
         self._process: ManagedProcess | None = None
         self._started = 0.0
         self._log_start = 0
+        self._restarted_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -118,6 +123,21 @@ class Service:
                 raise StackError(f"{self.plan.title} did not respond within {timeout_s:.0f} s. {self._log_note()}")
             time.sleep(0.05)
 
+    def restart(self, timeout_s: float) -> None:
+        """Start a server that ended by itself again, at the same address, and return when it answers.
+
+        Raises:
+            StackError: it did not start, or it has been restarted less than ``RESTART_AGAIN_S`` ago.
+        """
+        now = time.monotonic()
+        if self._restarted_at is not None and now - self._restarted_at < RESTART_AGAIN_S:
+            self.check()
+        self._restarted_at = now
+        if self._process:
+            self._process.stop()
+        self.start()
+        self.wait_until_ready(timeout_s)
+
     def check(self) -> None:
         """Return while the process runs.
 
@@ -125,7 +145,12 @@ class Service:
             StackError: it ended; the message shows the end of its log.
         """
         if self.exit_code is not None:
-            raise StackError(f"{self.plan.title} ended with exit code {self.exit_code}. {self._log_note()}")
+            raise StackError(self.last_words)
+
+    @property
+    def last_words(self) -> str:
+        """How the process ended, and the end of its log."""
+        return f"{self.plan.title} ended with exit code {self.exit_code}. {self._log_note()}"
 
     def begin_stop(self) -> None:
         """Start to end it; return immediately."""

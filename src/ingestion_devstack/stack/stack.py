@@ -58,6 +58,7 @@ class Stack:
         ollama_arguments: Further flags of the Ollama stand-in, for tests.
         spark_arguments: Further flags of the Kubernetes stand-in, for tests.
         on_ready: Called with a service and its start-up time in seconds when it answers.
+        on_restart: Called with a service that ended, before it is started again.
 
     Attributes (inside the context):
         settings: The configured settings plus the addresses and credentials of the embedded servers.
@@ -79,6 +80,7 @@ class Stack:
         ollama_arguments: tuple[str, ...] = (),
         spark_arguments: tuple[str, ...] = (),
         on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None,
+        on_restart: Callable[[Service], None] = lambda _service: None,
     ) -> None:
         unknown = set(only or ()) - set(SYSTEMS)
         if unknown:
@@ -93,6 +95,8 @@ class Stack:
         self._ollama_arguments = ollama_arguments
         self._spark_arguments = spark_arguments
         self._on_ready = on_ready
+        self._on_restart = on_restart
+        self._ports: Ports | None = None
         self._lock: IO[str] | None = None
 
     @property
@@ -123,6 +127,17 @@ class Stack:
         for service in self.services.values():
             service.check()
 
+    def keep_running(self) -> None:
+        """Start services that ended by themselves again, each once; return when all answer.
+
+        Raises:
+            StackError: one did not start again, or ended soon after a restart; the message shows the end of its log.
+        """
+        for service in self.services.values():
+            if service.exit_code is not None:
+                self._on_restart(service)
+                service.restart(START_TIMEOUT_S)
+
     def stop(self) -> None:
         """End every service and everything they started; data is kept. Idempotent.
 
@@ -142,6 +157,8 @@ class Stack:
             service.begin_stop()
         for service in self.services.values():
             service.stop()
+        if self._ports is not None:
+            self._ports.release()
 
     def _start_on_free_ports(self) -> None:
         """Start; when a server ends immediately, start all again on other ports: one of them may have been taken."""
@@ -162,10 +179,13 @@ class Stack:
     def _start(self) -> None:
         ports_path = self.data_dir / "ports.json"
         remembered = json.loads(ports_path.read_text(encoding="utf-8")) if ports_path.exists() else {}
-        home = Home(self.data_dir, Ports(remembered), load_or_make_credentials(self.data_dir / "credentials.json"))
+        self._ports = Ports(remembered)
+        home = Home(self.data_dir, self._ports, load_or_make_credentials(self.data_dir / "credentials.json"))
         plans = self._plan(home)
         variables = {name: value for plan in plans for name, value in plan.variables.items()}
         variables.update(self._place_state(plans))
+        configured = settings_to_env(self.settings)
+        own = {name for name, value in variables.items() if configured.get(name) != value}
         self.settings = apply_variables(self.settings, variables)
         self.env = settings_to_env(self.settings)
         if self._with_api:
@@ -175,7 +195,7 @@ class Stack:
             self.services[plan.name] = Service(plan, home, self.env)
             self.services[plan.name].start()
         self._wait_until_ready()
-        write_stack_env(self.data_dir / "stack.env", self.env)
+        write_stack_env(self.data_dir / "stack.env", self.env, own)
 
     def _plan(self, home: Home) -> list[Plan]:
         embedded = (set(SYSTEMS) if self._only is None else set(self._only)) - configured_systems(self.settings)

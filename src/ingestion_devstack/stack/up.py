@@ -12,6 +12,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
+from ingestion_devstack.stack.environment import load_own_settings
 from ingestion_devstack.stack.service import Service, StackError
 from ingestion_devstack.stack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_engine.runtime.settings import Settings
@@ -24,8 +25,16 @@ class StopRequested(BaseException):
     """Ctrl-C was pressed, or SIGTERM arrived."""
 
 
-def run_up(settings: Settings) -> int:
-    """Run the stack until Ctrl-C or SIGTERM; return the exit code: 0 after these, 1 after a failure."""
+def run_up(settings: Settings | None = None) -> int:
+    """Run the stack until Ctrl-C or SIGTERM; return the exit code: 0 after these, 1 after a failure.
+
+    Args:
+        settings: The configuration; None means the environment, without what an earlier stack's file has put there.
+
+    Raises:
+        SettingsError: a variable is invalid.
+    """
+    settings = load_own_settings() if settings is None else settings
     console = Console()
     try:
         with stop_on_signals(), announced_stack(settings, console) as stack:
@@ -37,7 +46,7 @@ def run_up(settings: Settings) -> int:
             ]
             console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
             while True:
-                stack.check()
+                stack.keep_running()
                 time.sleep(_WATCH_S)
     except StopRequested:
         console.print("Stopped.")
@@ -54,7 +63,11 @@ def announced_stack(settings: Settings, console: Console, *, only: Collection[st
     def announce(service: Service, seconds: float) -> None:
         console.print(f"  {service.plan.title} ready after {seconds:.1f} s", highlight=False)
 
-    stack = Stack(settings, only=only, on_ready=announce)
+    def regret(service: Service) -> None:
+        text = f"{service.last_words}\n{service.plan.title} is started again; jobs that it ran continue by themselves."
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    stack = Stack(settings, only=only, on_ready=announce, on_restart=regret)
     console.print(f"Starting the embedded stack in {stack.data_dir}", soft_wrap=True, highlight=False)
     with contextlib.ExitStack() as exits:
         exits.enter_context(stack)

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
+from typing import Final
 
 DEVSTACK_HINT = (
     "In a checkout, run `make setup`, or install it with: pip install . ./src/ingestion_devstack. "
     "To use your own systems instead, run `ingest serve`."
 )
+
+
+WORKER_MODULES: Final = (
+    "aiohttp",
+    "botocore",
+    "charset_normalizer",
+    "kreuzberg",
+    "numpy",
+    "obstore",
+    "pyarrow",
+    "semantic_text_splitter",
+    "simdjson",
+    "weaviate",
+)
+"""Modules of the extra ``worker``, which a job imports when it first uses them."""
 
 
 class NotInstalled(Exception):
@@ -28,12 +45,22 @@ class NotInstalled(Exception):
 def requires_extra(extra: str, purpose: str) -> Iterator[None]:
     """Raise NotInstalled where a third-party module of an extra cannot be imported.
 
+    For imports only: a module that is missing while a command runs is a failure of what the command does.
+
     Args:
         extra: Extra of the distribution ``ingestion-engine``.
         purpose: Subject of the error message, for example a command.
     """
     with _translate(f"{purpose} requires the extra {extra!r}", f"Run: pip install 'ingestion-engine[{extra}]'"):
         yield
+
+
+def require_worker(purpose: str) -> None:
+    """Return when the modules of the extra ``worker`` are installed; imports none. Raises NotInstalled."""
+    for name in WORKER_MODULES:
+        if importlib.util.find_spec(name) is None:
+            with requires_extra("worker", purpose):
+                raise ModuleNotFoundError(name=name)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from ingestion_engine.cli.extras import requires_devstack, requires_extra
+from ingestion_engine.cli.extras import require_worker, requires_devstack, requires_extra
 from ingestion_engine.cli.output import err, exit_code_of, exit_code_of_report, write_json, write_table
 from ingestion_engine.cli.output import open_client as _open_client
 from ingestion_engine.cli.requests import read_request
@@ -46,9 +46,8 @@ def serve(
     settings = settings.model_copy(update={"api": settings.api.model_copy(update=given)})
     with requires_extra("api", "`ingest serve`"):
         from ingestion_engine.api.serve import serve as run_service
-
-        _check_extras(settings)
-        run_service(settings)
+    _check_extras(settings)
+    run_service(settings)
 
 
 def _check_extras(settings: Settings) -> None:
@@ -72,8 +71,7 @@ def up() -> int:
     """Start every system that INGEST_* does not configure, on loopback, and the service; Ctrl-C stops them all."""
     with requires_devstack("ingest up"):
         from ingestion_devstack.stack.up import run_up
-
-        return run_up(load_settings())
+    return run_up()
 
 
 def demo(
@@ -85,10 +83,9 @@ def demo(
     """Run an end-to-end demo locally and exit."""
     with requires_devstack("ingest demo"):
         from ingestion_devstack.demo.demo import ENGINES, run_demo
-
-        if engine not in ENGINES:
-            raise typer.BadParameter("Use ray, spark or both.", param_hint="--engine")
-        return run_demo(data_dir, engine=engine)
+    if engine not in ENGINES:
+        raise typer.BadParameter("Use ray, spark or both.", param_hint="--engine")
+    return run_demo(data_dir, engine=engine)
 
 
 def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
@@ -117,8 +114,8 @@ def partition(
     """
     with requires_extra("worker", "`ingest worker partition`"):
         from ingestion_engine.driver.run import run_partition
-
-        return int(exit_code_of_report(run_partition(spec, partition_id)))
+    require_worker("`ingest worker partition`")
+    return int(exit_code_of_report(run_partition(spec, partition_id)))
 
 
 @worker.command()
@@ -126,8 +123,8 @@ def driver(spec: Spec, attempt: Annotated[int, typer.Option(min=1, help="Number 
     """Run the driver of a job, as an engine's cluster does."""
     with requires_extra("worker", "`ingest worker driver`"):
         from ingestion_engine.driver.entry import main
-
-        return main(["--spec", spec, "--attempt", str(attempt)])
+    require_worker("`ingest worker driver`")
+    return main(["--spec", spec, "--attempt", str(attempt)])
 
 
 @worker.command()
@@ -138,19 +135,15 @@ def run(
 ) -> int:
     """Run a job in this process, without service or cluster, and print its summary as JSON."""
     with requires_extra("worker", "`ingest worker run`"):
-        return _run_job(file)
-
-
-def _run_job(file: Path) -> int:
-    from ingestion_engine.adapters.connect import open_state_store
-    from ingestion_engine.domain.spec import EngineName, JobRequest
-    from ingestion_engine.driver.entry import EXIT_SUPERSEDED
-    from ingestion_engine.driver.run import run_driver
-    from ingestion_engine.runtime.telemetry import configure_logging
-    from ingestion_engine.services.job_ids import JobIds
-    from ingestion_engine.services.specs import make_spec
-    from ingestion_engine.state.ledger import Ledger
-
+        from ingestion_engine.adapters.connect import open_state_store
+        from ingestion_engine.domain.spec import EngineName, JobRequest
+        from ingestion_engine.driver.entry import EXIT_SUPERSEDED
+        from ingestion_engine.driver.run import run_driver
+        from ingestion_engine.runtime.telemetry import configure_logging
+        from ingestion_engine.services.job_ids import JobIds
+        from ingestion_engine.services.specs import make_spec
+        from ingestion_engine.state.ledger import Ledger
+    require_worker("`ingest worker run`")
     settings = load_settings()
     configure_logging(settings.log_level, stream=sys.stderr)
     try:

@@ -2,23 +2,56 @@
 
 Every variable starts with ``INGEST_``; nested names are joined by ``__`` (``INGEST_S3__ENDPOINT_URL``). Secrets can
 also be files: with ``INGEST_SECRETS_DIR=/run/secrets``, the file ``/run/secrets/INGEST_S3__SECRET_ACCESS_KEY`` contains
-the value of that variable. The environment overrides files.
+the value of that variable. The environment overrides files. Files never get into the environment: child processes
+would inherit them.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tls import check_ca_file
 from ingestion_engine.runtime.validation import describe_faults
 
 PREFIX = "INGEST_"
+OTHER_VARIABLES: Final = (
+    "INGEST_API_KEY",
+    "INGEST_API_URL",
+    "INGEST_SECRETS_DIR",
+    "INGEST_STACK_VARIABLES",
+)
+"""Variables that are no settings: those of the client, the directory of secrets, and the embedded stack's own mark."""
+
+_NEAR: Final = 0.8
+"""Similarity (``difflib``) from which an unknown name is a typing error for a known one: ``STATEURL`` and ``STATE_URL``
+have 0.94, ``DATABASE`` and ``DATABASE_URL`` 0.80; unrelated names of the table stay below 0.75."""
+
+_SERVICE_LINK: Final = re.compile(
+    r"INGEST_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
+)
+"""Variables that Kubernetes sets in every pod for a service whose name starts with ``ingest``."""
+
+_variables: ContextVar[Mapping[str, str] | None] = ContextVar("variables", default=None)
+"""Variables from which ``load_settings`` makes settings at this moment, in lower case; None means the environment."""
+
+log = get_logger(__name__)
 
 
 class Group(BaseModel):
@@ -263,6 +296,22 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     """Minimum level of log lines: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the constructor's arguments and the variables, as sources."""
+        given = _variables.get()
+        if given is not None:
+            assert isinstance(env_settings, EnvSettingsSource)
+            env_settings.env_vars = given
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
     @property
     def embed_in_flight(self) -> int:
         """The cluster-wide limit on embedding requests in flight."""
@@ -295,21 +344,88 @@ class SettingsError(Exception):
     """A setting is invalid; the message names the variable and the reason."""
 
 
-def load_settings(**overrides: Any) -> Settings:
+def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Settings:
     """Read the settings from the environment and ``INGEST_SECRETS_DIR``.
 
+    Args:
+        ignored: Variables of the environment that are treated as unset.
+        overrides: Values that override both, by the names of ``Settings``.
+
     Raises:
-        SettingsError: names each invalid variable, never its value.
+        SettingsError: names each invalid or misspelt variable, never its value; or the directory of secrets is
+            missing.
     """
+    environment = {name: value for name, value in os.environ.items() if name not in ignored}
+    variables = {**_read_secrets(os.environ.get("INGEST_SECRETS_DIR")), **environment}
+    _check_names(variables)
     # pydantic-settings' source for nested names reads all files of the directory, also binary ones of other programs.
-    secrets_dir = os.environ.get("INGEST_SECRETS_DIR")
-    if secrets_dir:
-        for path in sorted(Path(secrets_dir).glob(f"{PREFIX}*")):
-            os.environ.setdefault(path.name, path.read_text(encoding="utf-8").strip())
+    token = _variables.set({name.lower(): value for name, value in variables.items()})
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(describe_faults(error, _name_variable)) from None
+    finally:
+        _variables.reset(token)
+
+
+def _read_secrets(directory: str | None) -> dict[str, str]:
+    """Return the variables in the files of a directory. Raises SettingsError when it cannot be read."""
+    if not directory:
+        return {}
+    try:
+        paths = sorted(path for path in Path(directory).iterdir() if path.name.startswith(PREFIX))
+    except OSError as error:
+        raise SettingsError(f"INGEST_SECRETS_DIR: the directory cannot be read: {error.strerror}") from None
+    try:
+        return {path.name: path.read_text(encoding="utf-8").strip() for path in paths}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a file is not UTF-8"
+        raise SettingsError(f"INGEST_SECRETS_DIR: a file cannot be read: {reason}") from None
+
+
+def _check_names(variables: Mapping[str, str]) -> None:
+    """Return when no variable is a typing error for a setting; log other unknown ones once.
+
+    Raises:
+        SettingsError: names each such variable and the setting that was probably meant.
+    """
+    known = {*_list_names(), *OTHER_VARIABLES}
+    faults = []
+    for name in sorted(variables):
+        if not name.startswith(PREFIX) or name.upper() in known or _is_service_link(name, variables[name]):
+            continue
+        # Without the prefix: what all names share says nothing.
+        short = [other.removeprefix(PREFIX) for other in sorted(known)]
+        near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), short, n=1, cutoff=_NEAR)
+        if near:
+            faults.append(f"{name}: no such setting; did you mean {PREFIX}{near[0]}?")
+        else:
+            _warn_of(name)
+    if faults:
+        raise SettingsError(" ".join(faults))
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Return whether Kubernetes has set a variable. Pure."""
+    if _SERVICE_LINK.fullmatch(name) is None:
+        return False
+    return not name.endswith("_PORT") or "_SERVICE_PORT" in name or "://" in value or "_PORT_" in name
+
+
+@functools.cache
+def _warn_of(name: str) -> None:
+    log.warning("%s is not a setting and is ignored", name)
+
+
+@functools.cache
+def _list_names() -> tuple[str, ...]:
+    """Return the variables of all settings, those of groups as JSON included."""
+    names = []
+    for name, field in Settings.model_fields.items():
+        names.append(f"{PREFIX}{name}".upper())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            names += [f"{PREFIX}{name}__{inner}".upper() for inner in field.annotation.model_fields]
+    return tuple(names)
 
 
 def find_aws_ca_bundle() -> Path | None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
 import pytest
 
-from ingestion_engine.runtime.settings import SettingsError, load_settings
+from ingestion_engine.runtime.settings import SettingsError, _list_names, load_settings
 
 
 def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment overrides them, line ends are dropped, and files of other programs are not read."""
     names = ("INGEST_S3__SECRET_ACCESS_KEY", "INGEST_QDRANT__API_KEY", "INGEST_S3__REGION")
     for name in names:
-        # Set and removed, so that what is loaded is removed after the test.
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
         (tmp_path / name).write_text(f"file of {name}\n", encoding="utf-8")
     (tmp_path / "keystore").write_bytes(b"\xff\xfe")
     monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path))
@@ -26,6 +26,76 @@ def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatc
     assert settings.qdrant.api_key is not None
     assert settings.qdrant.api_key.get_secret_value() == "file of INGEST_QDRANT__API_KEY"
     assert settings.s3.region == "eu-west-1"
+    assert not {"INGEST_S3__SECRET_ACCESS_KEY", "INGEST_QDRANT__API_KEY"} & os.environ.keys(), "children inherit them"
+
+
+def test_a_directory_of_secrets_that_is_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume that is not mounted must not look like a service without credentials."""
+    monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"INGEST_SECRETS_DIR: .*No such file"):
+        load_settings()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"INGEST_SECRETS_DIR: .*Not a directory"):
+        load_settings()
+    (tmp_path / "INGEST_STATE_URL").write_bytes(b"\xff")
+    monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"INGEST_SECRETS_DIR: .*not UTF-8"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("INGEST_STATEURL", "INGEST_STATE_URL"),
+        ("INGEST_API_PORT", "INGEST_API__PORT"),
+        ("INGEST_QDRNT__URL", "INGEST_QDRANT__URL"),
+        ("INGEST_S3__ENDPOINT", "INGEST_S3__ENDPOINT_URL"),
+        ("INGEST_LOGLEVEL", "INGEST_LOG_LEVEL"),
+        ("INGEST_SECRET_DIR", "INGEST_SECRETS_DIR"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ignored in silence, it costs an hour."""
+    monkeypatch.setenv(name, "8080")
+    with pytest.raises(SettingsError, match=f"{name}: no such setting; did you mean {meant}"):
+        load_settings()
+
+
+def test_a_misspelt_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of files are names of variables."""
+    (tmp_path / "INGEST_S3__SECRET_KEY_ACCESS").write_text("x", encoding="utf-8")
+    monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="INGEST_S3__SECRET_ACCESS_KEY"):
+        load_settings()
+
+
+def test_variables_of_others_do_no_harm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Kubernetes describes a service "ingest" or "ingest-api" in variables; what is unlike any setting is logged."""
+    links = {
+        "INGEST_SERVICE_HOST": "10.0.0.7",
+        "INGEST_SERVICE_PORT": "80",
+        "INGEST_SERVICE_PORT_HTTP": "80",
+        "INGEST_PORT": "tcp://10.0.0.7:80",
+        "INGEST_API_PORT": "tcp://10.0.0.7:80",
+        "INGEST_API_PORT_80_TCP": "tcp://10.0.0.7:80",
+        "INGEST_API_PORT_80_TCP_PORT": "80",
+        "INGEST_API_PORT_80_TCP_ADDR": "10.0.0.7",
+    }
+    for name, value in {**links, "INGEST_API_URL": "http://x", "INGEST_PLANTED_BY_OTHERS": "secret"}.items():
+        monkeypatch.setenv(name, value)
+    load_settings()
+    load_settings()
+    assert [record.getMessage() for record in caplog.records] == [
+        "INGEST_PLANTED_BY_OTHERS is not a setting and is ignored"
+    ]
+
+
+def test_every_unrelated_pair_of_names_stays_apart() -> None:
+    """The threshold for typing errors is far from the similarity of a wrong name to another setting."""
+    for foreign in ("HOME", "TOKEN", "CONFIG", "ENV", "VERSION", "BUILD_ID", "DEBUG", "HOST", "TENANT", "CLUSTER"):
+        short = [name.removeprefix("INGEST_") for name in _list_names()]
+        assert not difflib.get_close_matches(foreign, short, n=1, cutoff=0.75), foreign
 
 
 @pytest.mark.parametrize(
