@@ -15,8 +15,8 @@ from ingestion_devstack.kubernetes.config import write_private
 from ingestion_engine.runtime.settings import PREFIX, Settings, load_settings
 
 MARK = f"{PREFIX}STACK_VARIABLES"
-"""Variable of ``stack.env`` that lists those of the stack's own servers, each with the beginning of a hash of its value.
-A shell that has loaded the file keeps them after the stack has stopped."""
+"""Variable of ``stack.env`` that lists those of the stack's own servers, each with the beginning of its value's hash. A
+shell that has loaded the file keeps them after the stack has stopped."""
 
 
 def load_own_settings() -> Settings:
