@@ -27,10 +27,14 @@ TEXT_CASES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "text": (".txt", corpora.make_text),
     "csv": (".csv", corpora.make_csv),
     "jsonl": (".jsonl", corpora.make_jsonl),
+    "json": (".json", corpora.make_jsonl),
+    "xml": (".xml", corpora.make_text),
     "html": (".html", corpora.make_html),
 }
-IN_BLOCKS = ("text", "jsonl")
+IN_BLOCKS = ("text", "csv", "jsonl", "json", "xml")
 """Formats whose large objects repeat one block; the others are generated whole."""
+WRAPPED = {"json": corpora.make_json, "xml": corpora.make_xml}
+"""Documents around the blocks."""
 CASES = (*TEXT_CASES, "pdf", "tiny")
 
 
@@ -45,7 +49,8 @@ def list_objects(case: str, options: argparse.Namespace) -> Iterator[tuple[str, 
     else:
         suffix, make = TEXT_CASES[case]
         size = options.size_mb * corpora.MB
-        yield f"{case}/large{suffix}", corpora.repeat_blocks(make, size) if case in IN_BLOCKS else make(size)
+        blocks = corpora.repeat_blocks(make, size) if case in IN_BLOCKS else make(size)
+        yield f"{case}/large{suffix}", WRAPPED[case](blocks) if case in WRAPPED else blocks
 
 
 def measure(world: World, cases: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -86,7 +91,7 @@ def main() -> None:
         "A job on the local engine in a process of its own, so driver and worker in one, from the embedded S3 server "
         "through a simulated Ollama into two sinks for points. Idle is the same process after one tiny object. Peaks "
         "are of resident memory, as the kernel records them (VmHWM); above idle is the difference of the medians. The "
-        "PDFs contain text only, 1 to 1,400 pages each; large text and JSONL repeat one block with numbered "
+        "PDFs contain text only, 1 to 1,400 pages each; large objects except HTML repeat one block with numbered "
         "sentences.",
         ["ingestion-engine", "kreuzberg", "semantic-text-splitter", "obstore", "numpy"],
         {

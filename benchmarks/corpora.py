@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -80,6 +80,24 @@ def make_jsonl(size_bytes: int) -> bytes:
         lines.append(json.dumps({**record, "note": write_sentence(rng, number)}) + "\n")
         size += len(lines[-1])
     return "".join(lines).encode()
+
+
+def make_json(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a JSON document with one list of the records in blocks of JSON Lines."""
+    yield b'{"title": "Register", "records": [{}'
+    for block in blocks:
+        yield b",\n" + block.strip().replace(b"\n", b",\n")
+    yield b"]}"
+
+
+def make_xml(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield an XML document with one element for each paragraph in blocks of text, some of it emphasised."""
+    yield b'<?xml version="1.0"?>\n<register><title>Register</title>\n'
+    for block in blocks:
+        for number, paragraph in enumerate(html.escape(block.decode()).split("\n\n")):
+            first, _, rest = paragraph.partition(" ")
+            yield f'<entry id="{number}"><note><b>{first}</b> {rest}</note></entry>\n'.encode()
+    yield b"</register>"
 
 
 def make_html(size_bytes: int) -> bytes:

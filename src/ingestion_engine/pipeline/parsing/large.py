@@ -5,7 +5,6 @@ The steps, their order, results and errors are those of ``parse``, with at most 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
 from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, Detected, Kind, detect_head, detect_marked, named_kind
-from ingestion_engine.pipeline.parsing.formats.json import render_jsonl
+from ingestion_engine.pipeline.parsing.formats.json import JsonText, render_jsonl
+from ingestion_engine.pipeline.parsing.formats.tables import render_csv
+from ingestion_engine.pipeline.parsing.formats.xml import HELD_CHARS, XmlText
 from ingestion_engine.pipeline.parsing.parse import (
     blank_body,
     blank_text,
@@ -27,6 +28,7 @@ from ingestion_engine.pipeline.parsing.parse import (
 )
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
 from ingestion_engine.pipeline.parsing.parser_threads import run_parse
+from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, take_head
 from ingestion_engine.pipeline.spool import SpooledText
 
 MARK_BYTES = 4096
@@ -35,7 +37,7 @@ MARK_BYTES = 4096
 _TIMED_BYTES = 256 * 1024 * 1024
 """Bytes that ``parse_timeout_s`` applies to: the default limit of an object's size."""
 
-_IN_PIECES = (Kind.TEXT, Kind.MARKDOWN, Kind.JSONL)
+_IN_PIECES = frozenset({Kind.TEXT, Kind.MARKDOWN, Kind.CSV, Kind.JSON, Kind.JSONL, Kind.XML})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ async def parse_large(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> 
         ObjectError: as ``parse_object``; ``parse_timeout`` after ``parse_timeout_s`` per started 256 MiB.
         TransientError: "parser_stuck", "temp_files_failed".
 
-    Cost: about 1 s per 60 MB of text or 10 MB of JSON; memory of a few pieces, and of one record of JSON Lines.
+    Cost: about 1 s per 60 MB of text, 20 MB of CSV or 10 MB of JSON and XML; memory of a few pieces, and of one record:
+    a row, an item of JSON, an element of XML with own text.
     """
     timeout_s = limits.parse_timeout_s * max(1, math.ceil(body.size / _TIMED_BYTES))
     return await run_parse(lambda _on_start: read_large(body, head), timeout_s)
@@ -67,7 +70,10 @@ def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
     if detect_marked(start, body.size) != Detected():
         return None
     with parse_errors():
-        return _read_text(body, start, head)
+        try:
+            return _read_text(body, start, head)
+        except NeedsWholeTextError:
+            return None
 
 
 def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | None:
@@ -77,11 +83,11 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     except NotTextError:
         raise not_text(named) from None
     cleaned = _Watched(clean_pieces(decode_pieces(body, encoding)))
-    beginning, pieces = _take_head(cleaned)
+    beginning, pieces = take_head(cleaned, HEAD_CHARS)
     kind = detect_head(beginning, named, is_whole=len(beginning) < HEAD_CHARS)
     if kind not in _IN_PIECES:
         return None
-    parsed = render_jsonl(pieces) if kind is Kind.JSONL else pieces
+    parsed = _render(kind, pieces)
     visible = _Watched(clean_pieces(parsed))
     text = SpooledText(visible)
     if not cleaned.has_text:
@@ -89,26 +95,27 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     if not visible.has_text:
         raise no_text(kind)
     is_markdown = kind is Kind.MARKDOWN
+    found = parsed.title if isinstance(parsed, JsonText | XmlText) else None
     document = Document(
         ref=head.ref,
         content_type=kind.value,
         text="",
         text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
-        title=clean_title(find_markdown_title(beginning)) or None if is_markdown else None,
+        title=clean_title(find_markdown_title(beginning) if is_markdown else found) or None,
         metadata=head.metadata,
     )
     return LargeDocument(document, text)
 
 
-def _take_head(pieces: Iterable[str]) -> tuple[str, Iterator[str]]:
-    """Return the first ``HEAD_CHARS`` of a text, and an iterator over all its pieces."""
-    source = iter(pieces)
-    taken: list[str] = []
-    length = 0
-    while length < HEAD_CHARS and (piece := next(source, None)) is not None:
-        taken.append(piece)
-        length += len(piece)
-    return "".join(taken)[:HEAD_CHARS], itertools.chain(taken, source)
+def _render(kind: Kind, pieces: Iterable[str]) -> Iterable[str]:
+    """Return the text of a document of a kind, in pieces."""
+    if kind is Kind.CSV:
+        return render_csv(pieces)
+    if kind is Kind.JSON:
+        return JsonText(pieces)
+    if kind is Kind.JSONL:
+        return render_jsonl(pieces)
+    return XmlText(pieces, held_chars=HELD_CHARS) if kind is Kind.XML else pieces
 
 
 class _Watched:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
+from ingestion_engine.pipeline.parsing.pieces import Growth, join_lines, split_lines
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -35,42 +36,77 @@ _DECODER = json.JSONDecoder(
 )
 
 
+ITEM_CHARS = 1024 * 1024
+"""Characters of an item that are decoded at once, if it is an object or a list of them; larger ones are taken apart.
+Decoded, an item takes about ten times its text."""
+
+_NEAR_CHARS = 16
+"""Characters before the end of a piece in which an error may only mean that the item goes on in the next one: no
+literal and no escape is longer."""
+
+
 def read_json(text: str) -> ParsedText:
     """Return a JSON document's values as lines.
 
     Raises:
-        ObjectError: ``corrupt_document`` when the text is cut short, not JSON, or nested too deeply.
+        ObjectError: ``corrupt_document`` when the text is cut short, not JSON, or nested too deeply;
+            ``decompressed_too_large`` when very long keys make the text out of proportion.
 
     Cost: about 1 s per 10 MB; memory of the text twice, and of one object in a list.
     """
-    reader = _Reader(text)
-    try:
-        lines = list(_tidy(reader.lines()))
-    except json.JSONDecodeError as error:
-        raise corrupt("JSON document", error.msg) from error
-    except RecursionError as error:
-        raise corrupt("JSON document", "it is nested too deeply") from error
-    return ParsedText("\n".join(lines), title=reader.title)
+    rendered = JsonText([text])
+    return ParsedText("".join(rendered), title=rendered.title)
+
+
+class JsonText:
+    """The text of ``read_json`` for a document in pieces; iterate once.
+
+    Cost: memory of a few pieces, of one item of ``ITEM_CHARS``, and of the longest list of scalars.
+    """
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self.title: str | None = None
+        """The first ``title`` of the document itself; known after the iteration."""
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        growth = Growth()
+        reader = _Reader(growth.count(self._pieces))
+        try:
+            yield from growth.limit(join_lines(_tidy(reader.lines())))
+        except json.JSONDecodeError as error:
+            raise corrupt("JSON document", error.msg) from error
+        except RecursionError as error:
+            raise corrupt("JSON document", "it is nested too deeply") from error
+        self.title = reader.title
+
+
+class _TooLongError(Exception):
+    """The next item is longer than what is decoded at once."""
 
 
 class _Reader:
     """Renders a document item by item: one object of a large list in memory at a time, and no long call in C.
 
-    It splits the outermost value and the lists directly below it; Python's own decoder reads every item.
+    It splits the outermost value, the lists directly below it, and whatever is too long; Python's own decoder reads
+    every item.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, pieces: Iterable[str]) -> None:
         self.title: str | None = None
-        self._text = text
+        self._pieces = iter(pieces)
+        self._text = ""
+        """What has been read; from ``_at`` on, it has not been decoded yet."""
         self._at = 0
+        self._next = next(self._pieces, None)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the whole document. Raises json.JSONDecodeError, RecursionError."""
         first = self._peek()
         if first == "{":
-            yield from self._object()
+            yield from self._object("", is_document=True)
         elif first == "[":
-            yield from self._list("")
+            yield from self._outer_list("")
         else:
             value = self._value()
             if value not in ("", None):
@@ -78,34 +114,47 @@ class _Reader:
         if self._peek():
             raise json.JSONDecodeError("Extra data", self._text, self._at)
 
-    def _object(self) -> Iterator[str]:
+    def _object(self, path: str, *, is_document: bool = False) -> Iterator[str]:
         for _ in self._items("{", "}"):
             if self._peek() != '"':
                 raise json.JSONDecodeError("Expecting property name", self._text, self._at)
-            key = str(self._value())
+            name = str(self._value())
+            key = f"{path}.{name}" if path else name
             self._take(":")
-            if self._peek() == "[":
-                yield from self._list(key)
-                continue
-            value = self._value()
-            if key == "title" and isinstance(value, str) and not isinstance(value, _Literal):
+            first = self._peek()
+            if is_document and first == "[":
+                yield from self._outer_list(key)
+            elif is_document and first == '"' and key == "title":
+                value = self._value()
                 self.title = self.title or value
-            yield from _render(value, key)
+                yield from _render(value, key)
+            else:
+                yield from self._item(key)
+
+    def _outer_list(self, path: str) -> Iterator[str]:
+        if not path and self._peek_inside() == "]":
+            self._value()  # a document without anything in it has no text
+        else:
+            yield from self._list(path)
 
     def _list(self, path: str) -> Iterator[str]:
-        start = self._at
-        self._take("[")
-        if self._peek() not in ("{", "["):  # scalars share a line
-            self._at = start
-            value = self._value()
-            if path or value:
-                yield from _render(value, path)
+        if self._peek_inside() not in ("{", "["):  # scalars share a line
+            yield from _render(self._value(), path)
             return
-        self._at = start
         for _ in self._items("[", "]"):
             yield ""
-            yield from _render(self._value(), path)
+            yield from self._item(path)
         yield ""
+
+    def _item(self, path: str) -> Iterator[str]:
+        """Yield the lines of the next value."""
+        first = self._peek()
+        try:
+            value = self._value(ITEM_CHARS if first in ("{", "[") and self._peek_inside() != "}" else None)
+        except _TooLongError:
+            yield from self._object(path) if first == "{" else self._list(path)
+            return
+        yield from _render(value, path)
 
     def _items(self, opening: str, closing: str) -> Iterator[None]:
         """Yield before each item of a list or object; the caller reads the item."""
@@ -121,19 +170,60 @@ class _Reader:
             self._take(",")
 
     def _peek(self) -> str:
-        found = _BLANK.match(self._text, self._at)
-        self._at = found.end() if found else self._at
+        """Return the next character that is not blank; empty at the end."""
+        self._at = self._skip_blanks(0)
         return self._text[self._at : self._at + 1]
+
+    def _peek_inside(self) -> str:
+        """Return the first character that is not blank in the list or object that begins here."""
+        at = self._skip_blanks(1)
+        return self._text[at : at + 1]
+
+    def _skip_blanks(self, ahead: int) -> int:
+        """Return the place of the next character that is not blank, from some characters ahead on."""
+        while True:
+            found = _BLANK.match(self._text, self._at + ahead)
+            ahead = (found.end() if found else len(self._text)) - self._at
+            if self._at + ahead < len(self._text) or self._is_last:
+                return self._at + ahead
+            self._read_more()
 
     def _take(self, char: str) -> None:
         if self._peek() != char:
             raise json.JSONDecodeError(f"Expecting {char!r}", self._text, self._at)
         self._at += 1
 
-    def _value(self) -> Any:
+    def _value(self, most_chars: int | None = None) -> Any:
+        """Return the next value. Raises _TooLongError when it does not end within ``most_chars``."""
         self._peek()
-        value, self._at = _DECODER.raw_decode(self._text, self._at)
-        return value
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR_CHARS
+                if self._is_last or not is_cut:
+                    raise
+            else:
+                if self._is_last or end <= len(self._text) - _NEAR_CHARS:  # a number may go on in the next piece
+                    self._at = end
+                    return value
+            if most_chars is not None and len(self._text) - self._at > most_chars:
+                raise _TooLongError
+            self._read_more()
+
+    def _read_more(self) -> None:
+        """Read at least as much as is known, so that an item of any length is copied and decoded a few times only."""
+        parts = [self._text[self._at :]]
+        added, wanted = 0, max(1, len(parts[0]))
+        while self._next is not None and added < wanted:
+            parts.append(self._next)
+            added += len(self._next)
+            self._next = next(self._pieces, None)
+        self._text, self._at = "".join(parts), 0
+
+    @property
+    def _is_last(self) -> bool:
+        return self._next is None
 
 
 def read_jsonl(text: str) -> ParsedText:
@@ -143,28 +233,19 @@ def read_jsonl(text: str) -> ParsedText:
 
 def render_jsonl(pieces: Iterable[str]) -> Iterator[str]:
     """Yield the text of ``read_jsonl`` for a file in pieces. Cost: memory of one record."""
+    growth = Growth()
+    return growth.limit(_render_records(growth.count(pieces)))
+
+
+def _render_records(pieces: Iterable[str]) -> Iterator[str]:
     gap = ""
-    for number, line in enumerate(_lines(pieces), 1):
+    for number, line in enumerate((line.strip("\ufeff\r\n") for line in split_lines(pieces)), 1):
         if not line or line.isspace():
             continue
         block = "\n".join(_tidy(_render(_load(line, f"JSON Lines file, line {number},"))))
         if block:
             yield gap + block
             gap = "\n\n"
-
-
-def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield lines, split only at line feeds: ``str.splitlines`` also splits at characters that strings may contain."""
-    begun: list[str] = []
-    for piece in pieces:
-        start = 0
-        while (end := piece.find("\n", start)) >= 0:
-            begun.append(piece[start:end])
-            yield "".join(begun).strip("\ufeff\r")
-            begun.clear()
-            start = end + 1
-        begun.append(piece[start:])
-    yield "".join(begun).strip("\ufeff\r")
 
 
 def _load(text: str, what: str) -> Any:
