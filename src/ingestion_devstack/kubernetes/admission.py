@@ -1,27 +1,35 @@
-"""Checks and defaults of a SparkApplication before it is stored.
+"""Checks and defaults of a SparkApplication before it is stored, in the order of a real cluster.
 
-Schema: the pydantic models of `kubeflow-spark-api`, made from the operator's CRD; they carry types, but no ranges or
-enumerations, so the stand-in accepts some values that a cluster refuses (`restartPolicy.type: Sometimes`). Names follow
-Kubernetes 1.32 (k8s.io/apimachinery `pkg/util/validation`). Defaults and refusals are those of the operator's webhooks
-(Spark operator 2.5.2, `api/v1beta2/defaults.go`, `internal/webhook/sparkapplication_validator.go` and
-`sparkconf_validator.go`); not imitated are its checks of ingresses, node selectors and templates, and defaults taken
-from `sparkConf`.
+1. Kubernetes drops unknown fields, or refuses them (400) with strict validation.
+2. The operator's mutating webhook decodes the object and sets defaults. A wrong type is its 400, without a `reason`. It
+   writes empty values for fields that are missing, so an application without `sparkVersion` or `executor`, or with a
+   volume without a name, is accepted.
+3. Kubernetes applies the schema of the operator's CRD (422).
+4. The operator's validating webhook refuses names, keys of `sparkConf` and the like (403).
+
+Types are those of the pydantic models of `kubeflow-spark-api`, made from the CRD; names follow Kubernetes 1.34
+(k8s.io/apimachinery `pkg/util/validation`). Webhooks: Spark operator 2.5.2, `api/v1beta2/defaults.go`,
+`internal/webhook/sparkapplication_validator.go` and `sparkconf_validator.go`, with the names of its chart. Compared
+with a real API server and a real webhook. Not imitated: checks of ingresses, defaults taken from `sparkConf`, Go's
+names of nested fields in messages about types.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from kubeflow_spark_api.models.spark_v1beta2_spark_application import SparkV1beta2SparkApplication
 from pydantic import ValidationError
 
-from ingestion_devstack.kubernetes.errors import Cause, bad_request, denied_by_webhook, invalid
+from ingestion_devstack.kubernetes.errors import ApiError, Cause, bad_request, denied_by_webhook, invalid
 from ingestion_devstack.kubernetes.http import SPARK_APPLICATIONS
 from ingestion_devstack.kubernetes.store import Object
 
-WEBHOOK: Final = "validate-sparkapplication.sparkoperator.k8s.io"
+_KIND: Final = "sparkoperator-k8s-io-v1beta2-sparkapplication.sparkoperator.k8s.io"
+MUTATING: Final = f"mutate-{_KIND}"
+VALIDATING: Final = f"validate-{_KIND}"
 
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -35,8 +43,27 @@ _DNS_1035_RULE: Final = (
     "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
     f"'{_DNS_1035.pattern}')"
 )
-_REQUIRED: Final = ("type", "sparkVersion", "driver", "executor")
-"""Required fields of the CRD's spec; the models fill in an empty text instead of refusing."""
+_ALLOWED: Final[dict[str, tuple[str, ...]]] = {
+    "type": ("Java", "Python", "Scala", "R"),
+    "mode": ("cluster", "client"),
+    "restartPolicy.type": ("Never", "Always", "OnFailure"),
+}
+"""Enumerations of the CRD, in its order."""
+_SMALLEST: Final = {
+    "driver.cores": 1,
+    "executor.cores": 1,
+    "executor.instances": 1,
+    "restartPolicy.onFailureRetries": 0,
+    "restartPolicy.onFailureRetryInterval": 1,
+    "restartPolicy.onSubmissionFailureRetries": 0,
+    "restartPolicy.onSubmissionFailureRetryInterval": 1,
+}
+"""Minima of the CRD."""
+_NAMED: Final = frozenset({"volumes", "env", "volumeMounts", "containers", "initContainers", "sidecars"})
+"""Lists whose items have a name; Go writes an empty one where it is missing."""
+_GO_TYPES: Final = {"int_type": "int32", "string_type": "string", "bool_type": "bool", "list_type": "slice"}
+"""By pydantic's type of an error."""
+_OLDEST_WITH_TEMPLATES: Final = (3, 0, 0)
 _ACCOUNT: Final = "configure the service account via the CRD spec instead"
 _CREDENTIAL: Final = "authentication credentials are managed by the operator"
 _MANAGED: Final = "this value is managed by the operator"
@@ -63,42 +90,71 @@ def admit(app: Object, *, strict: bool) -> list[str]:
     """Validate an application, drop unknown fields and set defaults, in place; return warnings about dropped fields.
 
     Raises:
-        ApiError: 422 by the schema, 400 for unknown fields with `strict`, 403 by the operator's webhook.
+        ApiError: 400 for unknown fields with `strict` and for wrong types, 422 by the schema, 403 by the operator.
     """
-    spec, name = app.get("spec"), app["metadata"]["name"]
-    missing = [field for field in _REQUIRED if not isinstance(spec, dict) or spec.get(field) is None]
-    causes = [Cause(f"spec.{field}", reason="FieldValueRequired", message="Required value") for field in missing]
-    if not _SUBDOMAIN.fullmatch(name) or len(name) > 253:
-        message = f'Invalid value: "{name}": {_SUBDOMAIN_RULE}'
-        causes.append(Cause("metadata.name", reason="FieldValueInvalid", message=message))
-    if causes:
-        raise invalid(SPARK_APPLICATIONS, name, causes)
+    app["spec"] = _decode_object(app.get("spec"), "SparkApplication.spec")
+    for role in ("driver", "executor"):
+        app["spec"][role] = _decode_object(app["spec"].get(role), f"SparkApplicationSpec.spec.{role}")
+    app["spec"].setdefault("sparkVersion", "")
+    app["spec"].setdefault("type", "Scala")
+    _fill_names(app["spec"])
+    main = app["spec"].get("mainApplicationFile")
     try:
-        read = SparkV1beta2SparkApplication.from_dict(app)
+        read = SparkV1beta2SparkApplication.from_dict(
+            {**app, "spec": {**app["spec"], "mainApplicationFile": main or ""}}
+        )
     except (TypeError, ValueError) as error:
-        raise invalid(SPARK_APPLICATIONS, name, _read_causes(error)) from error
+        raise _cannot_decode(_describe(error)) from error
     assert read is not None, "the input is an object"
     unknown = [f'unknown field "{path}"' for path in _drop_unknown(app, read.to_dict(), "")]
     if unknown and strict:
         message = 'SparkApplication in version "v1beta2" cannot be handled as a SparkApplication: '
         raise bad_request(message + "strict decoding error: " + ", ".join(unknown))
     _set_defaults(app["spec"])
+    causes = list(_check_schema(app))
+    if causes:
+        raise invalid(SPARK_APPLICATIONS, app["metadata"]["name"], causes)
     _review(app)
     return unknown
 
 
-def _read_causes(error: TypeError | ValueError) -> list[Cause]:
-    """The causes of a model's error; its fields are relative to the model, which the field's first part names."""
+def _decode_object(value: Any, field: str) -> dict[str, Any]:
+    """Return an object of the manifest; an empty one when it is missing, as Go has it."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _cannot_decode(f"json: cannot unmarshal {_name_type(value)} into Go struct field {field}")
+    return value
+
+
+def _cannot_decode(why: str) -> ApiError:
+    return denied_by_webhook(MUTATING, why, code=400)
+
+
+def _describe(error: TypeError | ValueError) -> str:
+    """The words of Go's decoder for a model's first error, as far as the model knows them."""
     if not isinstance(error, ValidationError):
-        return [Cause("spec", reason="FieldValueInvalid", message=f"Invalid value: {error}")]
-    return [
-        Cause(
-            ".".join([error.title.removeprefix("SparkV1beta2"), *map(str, fault["loc"])]),
-            reason="FieldValueInvalid",
-            message=f"Invalid value: {fault['msg']}",
-        )
-        for fault in error.errors()
-    ]
+        return f"json: cannot unmarshal the spec: {error}"
+    fault = error.errors()[0]
+    field = ".".join([error.title.removeprefix("SparkV1beta2"), *(p for p in fault["loc"] if isinstance(p, str))])
+    kind = _GO_TYPES.get(fault["type"], fault["type"])
+    return f"json: cannot unmarshal {_name_type(fault['input'])} into Go struct field {field} of type {kind}"
+
+
+def _name_type(value: Any) -> str:
+    """Go's name of a JSON type."""
+    if isinstance(value, bool):
+        return "bool"
+    return {str: "string", int: "number", float: "number", list: "array"}.get(type(value), "object")
+
+
+def _fill_names(value: Any) -> None:
+    """Give items of lists that have names an empty one where it is missing, in place."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        for item in inner if key in _NAMED and isinstance(inner, list) else ():
+            if isinstance(item, dict):
+                item.setdefault("name", "")
+        _fill_names(inner)
 
 
 def _drop_unknown(given: dict[str, Any], known: dict[str, Any], path: str) -> Iterator[str]:
@@ -130,18 +186,58 @@ def _set_defaults(spec: dict[str, Any]) -> None:
     spec["executor"].setdefault("instances", 1)
 
 
+def _check_schema(app: Object) -> Iterator[Cause]:
+    """Yield what the schema of the CRD refuses in an object that the mutating webhook has completed."""
+    spec, name = app["spec"], app["metadata"]["name"]
+    if spec.get("mainApplicationFile") is None:
+        message = 'Invalid value: "null": spec.mainApplicationFile in body must be of type string: "null"'
+        yield Cause("spec.mainApplicationFile", reason="FieldValueTypeInvalid", message=message)
+    for path, allowed in _ALLOWED.items():
+        value = _find(spec, path)
+        if value not in allowed:
+            supported = ", ".join(f'"{each}"' for each in allowed)
+            message = f'Unsupported value: "{value}": supported values: {supported}'
+            yield Cause(f"spec.{path}", reason="FieldValueNotSupported", message=message)
+    for path, smallest in _SMALLEST.items():
+        value = _find(spec, path)
+        if value is not None and value < smallest:
+            message = f"Invalid value: {value}: spec.{path} in body should be greater than or equal to {smallest}"
+            yield Cause(f"spec.{path}", reason="FieldValueInvalid", message=message)
+    if not _SUBDOMAIN.fullmatch(name) or len(name) > 253:
+        message = f'Invalid value: "{name}": {_SUBDOMAIN_RULE}'
+        yield Cause("metadata.name", reason="FieldValueInvalid", message=message)
+
+
+def _find(spec: Mapping[str, Any], path: str) -> Any:
+    value: Any = spec
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
 def _review(app: Object) -> None:
     """Raise the refusals of the operator's validating webhook."""
-    metadata = app["metadata"]
+    metadata, spec = app["metadata"], app["spec"]
     problems = ["must be no more than 63 characters"] if len(metadata["name"]) > 63 else []
     if not _DNS_1035.fullmatch(metadata["name"]):
         problems.append(_DNS_1035_RULE)
     if problems:
         message = f'invalid SparkApplication name "{metadata["name"]}": {", ".join(problems)}'
-        raise denied_by_webhook(WEBHOOK, message)
-    for key, value in (app["spec"].get("sparkConf") or {}).items():
+        raise denied_by_webhook(VALIDATING, message)
+    roles = (spec["driver"], spec["executor"])
+    if any(role.get("template") for role in roles) and _read_version(spec["sparkVersion"]) < _OLDEST_WITH_TEMPLATES:
+        raise denied_by_webhook(VALIDATING, "pod template feature requires Spark version 3.0.0 or higher")
+    if spec.get("nodeSelector") and any(role.get("nodeSelector") for role in roles):
+        message = "node selector cannot be defined at both SparkApplication and Driver/Executor"
+        raise denied_by_webhook(VALIDATING, message)
+    for key, value in (spec.get("sparkConf") or {}).items():
         why = DENIED_CONF.get(key, "")
         if key == "spark.kubernetes.namespace" and value != metadata["namespace"]:
             why = f'must equal the application namespace "{metadata["namespace"]}", got "{value}"'
         if why:
-            raise denied_by_webhook(WEBHOOK, f'sparkConf key "{key}" is not allowed: {why}')
+            raise denied_by_webhook(VALIDATING, f'sparkConf key "{key}" is not allowed: {why}')
+
+
+def _read_version(text: str) -> tuple[int, ...]:
+    """The numbers of a version; none for a text that is no version, which is less than every version."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

@@ -84,6 +84,7 @@ class Controllers:
         elif change.removed:
             for pod in self._owned(change.value):
                 self._enqueue(("pods", namespace, pod["metadata"]["name"]))
+        if change.removed:
             forget_events(self._store, change.value)
 
     def _owned(self, app: Object) -> list[Object]:

@@ -49,8 +49,9 @@ class ApiError(Exception):
     def status(self) -> dict[str, Any]:
         """Return the `Status` object of this refusal."""
         head = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        reason = {"reason": self.reason} if self.reason else {}
         details = {} if self.details is None else {"details": self.details}
-        return {**head, "message": self.message, "reason": self.reason, **details, "code": self.code}
+        return {**head, "message": self.message, **reason, **details, "code": self.code}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Cause:
     field: str
     """Path from the object's root, e.g. `spec.executor`."""
     reason: str
-    """FieldValueRequired or FieldValueInvalid."""
+    """FieldValueRequired, FieldValueInvalid and the like."""
     message: str
 
     def __str__(self) -> str:
@@ -105,24 +106,33 @@ def bad_request(message: str) -> ApiError:
 
 
 def unauthorized() -> ApiError:
-    """401: the token is missing or wrong."""
+    """401: the token is wrong."""
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(resource: Resource | None, verb: str, namespace: str) -> ApiError:
-    """403 in the words of role-based access control."""
-    if resource is None:
-        return ApiError(403, "Forbidden", f'forbidden: User "ingest" cannot {verb} this path', details={})
+def forbidden_path(user: str, verb: str, path: str) -> ApiError:
+    """403 in the words of role-based access control, for a path without objects."""
+    return ApiError(403, "Forbidden", f'forbidden: User "{user}" cannot {verb} path "{path}"', details={})
+
+
+def forbidden(
+    user: str, verb: str, resource: Resource, *, name: str, namespace: str | None, subresource: str | None = None
+) -> ApiError:
+    """403 in the words of role-based access control; without a namespace the request was for the whole cluster."""
+    named = f' "{name}"' if name else ""
+    what = f"{resource.plural}/{subresource}" if subresource else resource.plural
+    scope = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     message = (
-        f'{resource.qualified} is forbidden: User "ingest" cannot {verb} resource "{resource.plural}" '
-        f'in API group "{resource.group}" in the namespace "{namespace}"'
+        f'{resource.qualified}{named} is forbidden: User "{user}" cannot {verb} resource "{what}" '
+        f'in API group "{resource.group}" {scope}'
     )
-    return ApiError(403, "Forbidden", message, details=_about(resource, ""))
+    return ApiError(403, "Forbidden", message, details=_about(resource, name))
 
 
-def denied_by_webhook(webhook: str, why: str) -> ApiError:
-    """403: the operator's validating webhook refuses the object."""
-    return ApiError(403, "Forbidden", f'admission webhook "{webhook}" denied the request: {why}')
+def denied_by_webhook(webhook: str, why: str, *, code: int = 403) -> ApiError:
+    """403, or 400 without a reason: a webhook of the operator refuses the object, or cannot decode it."""
+    reason = "Forbidden" if code == 403 else ""
+    return ApiError(code, reason, f'admission webhook "{webhook}" denied the request: {why}')
 
 
 def method_not_allowed(resource: Resource, verb: str) -> ApiError:

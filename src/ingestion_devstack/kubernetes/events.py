@@ -30,7 +30,7 @@ def record_event(store: ObjectStore, about: Object, *, kind: str, reason: str, m
         "type": kind,
         "reason": reason,
         "message": message,
-        "source": {"component": "spark-application-controller"},
+        "source": {"component": "kubelet" if about["kind"] == "Pod" else "spark-application-controller"},
         "firstTimestamp": now,
         "lastTimestamp": now,
         "count": 1,

@@ -6,16 +6,21 @@
     {"hold": ["pods"]}
 
 `calls` hits the next `count` API calls (null: all) that match method and path; each waits `delay_s` and then, with a
-status, is refused with it in the form of a real API server. `hold` with "pods" keeps driver pods Pending.
+status, is refused with it in the form of a real API server. `hold` keeps what it names until it is released:
+"submissions" (`spark-submit` does not return, so the state stays empty), "pods" (driver pods stay Pending without a
+reason), "nodes" (they are unschedulable), "images" (their image cannot be pulled).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from ingestion_devstack.kubernetes.errors import bad_request
+
+HELD_PODS: Final = ("pods", "nodes", "images")
+"""What keeps a driver pod Pending."""
 
 
 class CallFault(BaseModel):
@@ -40,7 +45,7 @@ class FaultPlan(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     calls: CallFault | None = None
-    hold: list[Literal["pods"]] = []
+    hold: list[Literal["submissions", "pods", "nodes", "images"]] = []
 
     def arm(self, request: Any) -> None:
         """Change what the request names; an empty object disarms everything.
@@ -54,6 +59,11 @@ class FaultPlan(BaseModel):
             raise bad_request(f"The request is not a set of faults: {error}") from error
         for name in wanted.model_fields_set or FaultPlan.model_fields:
             setattr(self, name, getattr(wanted, name))
+
+    @property
+    def held_pods(self) -> str | None:
+        """What keeps driver pods Pending; None when nothing does."""
+        return next((name for name in HELD_PODS if name in self.hold), None)
 
     def next_call(self, method: str, path: str) -> CallFault | None:
         """Count one API call; return the fault if it is hit."""

@@ -25,6 +25,7 @@ import psutil
 
 import ingestion_engine
 from ingestion_devstack.kubernetes.config import read_secret
+from ingestion_devstack.kubernetes.events import record_event
 from ingestion_devstack.kubernetes.faults import FaultPlan
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java, find_spark
 from ingestion_devstack.kubernetes.store import Key, Object, ObjectStore
@@ -79,18 +80,40 @@ class Kubelet:
         if pod["metadata"].get("deletionTimestamp"):
             self._end(pod, run)
             return None
-        if run is not None or pod["status"]["phase"] != "Pending" or self._faults.hold:
+        if run is not None or pod["status"]["phase"] != "Pending":
+            return None
+        if held := self._faults.held_pods:
+            self._hold(pod, held)
             return None
         try:
             environment = self._make_environment(pod)
         except (ReferenceMissingError, SparkMissingError) as error:
-            waiting = pending_status(pod["spec"]["containers"][0], "CreateContainerConfigError", str(error))
-            if pod["status"] != waiting:
-                self._store.put("pods", {**pod, "status": waiting})
+            self._wait(pod, "CreateContainerConfigError", str(error), event=f"Error: {error}")
             return _RETRY_S
         uid = pod["metadata"]["uid"]
         self._runs[uid] = _Run(asyncio.create_task(self._run(key, pod, environment), name=f"driver {key[2]}"))
         return None
+
+    def _hold(self, pod: Object, what: str) -> None:
+        """Keep a pod Pending with the status and the event that a real cluster gives it."""
+        image = pod["spec"]["containers"][0]["image"]
+        if what == "images":
+            why = f'failed to pull and unpack image "{image}": not found'
+            self._wait(pod, "ErrImagePull", why, event=f'Failed to pull image "{image}": {why}')
+        elif what == "nodes":
+            why = "0/1 nodes are available: 1 Insufficient cpu."
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+            self._change(pod, {"phase": "Pending", "conditions": [condition]}, reason="FailedScheduling", event=why)
+
+    def _wait(self, pod: Object, reason: str, message: str, *, event: str) -> None:
+        """Report that a pod's container waits."""
+        waiting = pending_status(pod["spec"]["containers"][0], reason, message)
+        self._change(pod, waiting, reason="Failed", event=event)
+
+    def _change(self, pod: Object, status: dict[str, Any], *, reason: str, event: str) -> None:
+        if pod["status"] != status:
+            self._store.put("pods", {**pod, "status": status})
+            record_event(self._store, pod, kind="Warning", reason=reason, message=event)
 
     async def stop(self, grace_s: float) -> None:
         """End every driver: SIGTERM, after `grace_s` SIGKILL. Pods stay as they are."""

@@ -38,6 +38,8 @@ class LogApi:
         check_parameters(query, ("container", "tailLines"))
         if pod is None:
             raise not_found(target.resource, target.name or "")
+        if "containerStatuses" not in pod["status"]:
+            return Response(status_code=204)  # a pod without a node
         container = pod["status"]["containerStatuses"][0]
         name = query.get("container") or container["name"]
         if name != container["name"]:

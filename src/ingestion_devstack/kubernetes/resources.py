@@ -80,7 +80,7 @@ class ResourceApi:
         items = [
             value
             for value in self._store.list_objects(resource.plural, target.namespace)
-            if all(str(value["involvedObject"].get(field)) == text for field, text in wanted.items())
+            if all(_read_field(value, field) == text for field, text in wanted.items())
         ]
         metadata: dict[str, Any] = {"resourceVersion": str(self._store.version)}
         if _wants_table(request, target):
@@ -171,15 +171,21 @@ def _check_object(body: Any, target: Target) -> None:
 
 
 def _read_field_selector(text: str) -> dict[str, str]:
-    """Read `involvedObject.name=x,involvedObject.uid=y`, by which `kubectl describe` finds an object's events."""
+    """Read `involvedObject.name=x,involvedObject.uid=y,type=Warning`, by which clients find an object's events."""
     terms = {}
     for term in filter(None, text.split(",")):
         field, found, value = term.partition("=")
-        prefix, _, name = field.partition(".")
-        if not found or prefix != "involvedObject" or field.endswith("!"):
+        if not found or not (field == "type" or field.startswith("involvedObject.")) or field.endswith("!"):
             raise errors.not_implemented(f"the field selector {term!r}")
-        terms[name] = value.removeprefix("=")
+        terms[field] = value.removeprefix("=")
     return terms
+
+
+def _read_field(value: Object, path: str) -> str:
+    inner: Any = value
+    for part in path.split("."):
+        inner = inner.get(part, "")
+    return str(inner)
 
 
 def _wants_table(request: Request, target: Target) -> bool:

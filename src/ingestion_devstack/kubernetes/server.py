@@ -9,8 +9,8 @@ list, delete, log) and events (list). Refusals are `Status` objects. Each applic
 mode and passes through the operator's states.
 
 HTTPS only, as kubectl sends tokens over nothing else: `DATA_DIR/kubeconfig` (mode 0600, rewritten at every start) holds
-address, token and authority. The bearer token comes from the environment; a request without the right one is 401
-(anonymous access is off, except for /livez, /readyz and /version).
+address, token and authority. The bearer token comes from the environment. A wrong one is 401; a request without one is
+anonymous, which is 403 except for /livez, /readyz and /version.
 
 Every acknowledged write survives the death of the process. Drivers do not: they end with the server, and the next one
 finds their pods missing and reports that as the operator does.
@@ -59,6 +59,8 @@ TOKEN_VARIABLE: Final = "KUBE_TOKEN"  # noqa: S105 - a name, not a token
 
 _log = logging.getLogger(__name__)
 
+_USER: Final = "ingest"
+"""The user behind the token."""
 _HEALTH: Final = ("/livez", "/readyz")
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _DEFAULT_NAMESPACE: Final = "default"
@@ -89,7 +91,7 @@ def make_cluster(machine: Machine, watched: Collection[str]) -> Cluster:
     """
     store, faults = ObjectStore(machine.data_dir), FaultPlan()
     kubelet = Kubelet(store, machine, faults)
-    controllers = Controllers(store, Operator(store, machine, namespaces=watched), kubelet)
+    controllers = Controllers(store, Operator(store, machine, faults, namespaces=watched), kubelet)
     return Cluster(store, faults, kubelet=kubelet, controllers=controllers, namespaces={_DEFAULT_NAMESPACE, *watched})
 
 
@@ -135,11 +137,11 @@ class Api:
         return await serve(request, target)
 
     def _authenticate(self, request: Request, path: str) -> None:
-        header = request.headers.get("authorization")
-        if header is None and path in (*_HEALTH, "/version"):
-            return
-        scheme, _, token = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            if path not in (*_HEALTH, "/version"):
+                raise _forbid(request, "system:anonymous")
+        elif not hmac.compare_digest(token.strip().encode(), self._token):
             raise errors.unauthorized()
 
     async def _serve_faults(self, request: Request) -> Response:
@@ -154,14 +156,27 @@ def _answer_fault(fault: CallFault, request: Request) -> Response:
     if fault.status == 401:
         return answer_error(errors.unauthorized())
     if fault.status == 403:
-        target = parse_path(request.url.path)
-        verb = VERBS.get((request.method, target is not None and target.name is not None), request.method.lower())
-        resource, namespace = (target.resource, target.namespace or "") if target else (None, "")
-        return answer_error(errors.forbidden(resource, verb, namespace))
+        return answer_error(_forbid(request, _USER))
     if fault.status == 429:  # plain text, from the API server's flow control
         text = "Too many requests, please try again later.\n"
         return PlainTextResponse(text, status_code=429, headers={"Retry-After": "1"})
     return answer_error(errors.internal("injected fault"))
+
+
+def _forbid(request: Request, user: str) -> errors.ApiError:
+    """The refusal of a request by role-based access control."""
+    target = parse_path(request.url.path)
+    if target is None:
+        return errors.forbidden_path(user, request.method.lower(), request.url.path)
+    verb = VERBS.get((request.method, target.name is not None), request.method.lower())
+    return errors.forbidden(
+        user,
+        verb,
+        target.resource,
+        name=target.name or "",
+        namespace=target.namespace,
+        subresource=target.subresource,
+    )
 
 
 def make_app(cluster: Cluster, machine: Machine, token: str, *, with_faults: bool = False) -> Starlette:

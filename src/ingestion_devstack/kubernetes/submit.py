@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,18 @@ _LOCAL_CONF: Final = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
 }
+_CLIENT_EXCEPTION: Final = "io.fabric8.kubernetes.client.KubernetesClientException"
+_SUBMIT_FRAMES: Final = (
+    "\tat org.apache.spark.deploy.SparkSubmit.doSubmit(SparkSubmit.scala:95)",
+    "\tat org.apache.spark.deploy.SparkSubmit$.main(SparkSubmit.scala:1180)",
+    "\tat org.apache.spark.deploy.SparkSubmit.main(SparkSubmit.scala)",
+)
+_THREAD_FRAMES: Final = (
+    "\tat io.netty.util.concurrent.FastThreadLocalRunnable.run(FastThreadLocalRunnable.java:30)",
+    "\tat java.base/java.lang.Thread.run(Thread.java:840)",
+)
+_ACCOUNTS: Final = frozenset({"default", "spark"})
+"""Service accounts that exist: Kubernetes's own, and the one that Spark's documentation creates."""
 _MEMORY: Final = re.compile(r"([0-9]+)(|b|kb?|mb?|gb?|tb?)", re.IGNORECASE)
 _MEGABYTES: Final = {"": 2**-20, "b": 2**-20, "k": 2**-10, "m": 1.0, "g": 2.0**10, "t": 2.0**20}
 _MAX_CORES: Final = 16
@@ -60,7 +73,30 @@ _APPLIED: Final = frozenset(
 
 
 class SubmissionRefusedError(Exception):
-    """`spark-submit` would fail; the message is what the operator would report."""
+    """`spark-submit` would fail; the message is that of the exception that ends it.
+
+    Args:
+        message: The exception's text.
+        kind: The exception's class.
+    """
+
+    def __init__(self, message: str, *, kind: str = "org.apache.spark.SparkException") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def trace(self) -> str:
+        """What `spark-submit` writes to stderr: a log and a stack trace whose last line is a frame (Spark 4.3)."""
+        now = datetime.now(UTC).strftime("%y/%m/%d %H:%M:%S")
+        thrown = f"{self.kind}: {self}"
+        wrapped = [f"Caused by: {thrown}", *_THREAD_FRAMES] if self.kind == _CLIENT_EXCEPTION else []
+        lines = [
+            "WARNING: Using incubator modules: jdk.incubator.vector",
+            f"{now} WARN NativeCodeLoader: Unable to load native-hadoop library for your platform...",
+            f'Exception in thread "main" {thrown}',
+            *_SUBMIT_FRAMES,
+            *wrapped,
+        ]
+        return "".join(f"{line}\n" for line in lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +195,9 @@ def build_command(app: Object, machine: Machine) -> list[str]:
         SubmissionRefusedError: as `build_driver_pod`.
     """
     spec, conf = app["spec"], dict(app["spec"].get("sparkConf") or {})
+    _check_account(app)
+    driver_memory_mb = _memory_mb("Driver", spec["driver"]["memory"])
+    _memory_mb("Executor", spec["executor"]["memory"])
     if spec["type"] != "Python":
         raise SubmissionRefusedError(f"the stand-in runs applications of type Python, not {spec['type']}")
     try:
@@ -178,7 +217,7 @@ def build_command(app: Object, machine: Machine) -> list[str]:
         str(submit),
         *("--master", f"local[{parallelism},{failures}]"),
         *("--name", app["metadata"]["name"]),
-        *("--driver-memory", f"{_memory_mb(spec['driver']['memory'])}m"),
+        *("--driver-memory", f"{driver_memory_mb}m"),
         *("--driver-java-options", java_options),
         *(part for key, value in wanted.items() for part in ("--conf", f"{key}={value}")),
         str(machine.real_path(spec["mainApplicationFile"])),
@@ -186,10 +225,25 @@ def build_command(app: Object, machine: Machine) -> list[str]:
     ]
 
 
-def _memory_mb(text: str) -> int:
+def _check_account(app: Object) -> None:
+    """Raise what the API server answers to the driver's pod when its service account does not exist."""
+    account, namespace = app["spec"]["driver"].get("serviceAccount") or "default", app["metadata"]["namespace"]
+    if account in _ACCOUNTS:
+        return
+    refusal = (
+        f'pods "{driver_pod_name(app)}" is forbidden: error looking up service account {namespace}/{account}: '
+        f'serviceaccount "{account}" not found'
+    )
+    status = f"Status(apiVersion=v1, code=403, kind=Status, message={refusal}, reason=Forbidden, status=Failure)"
+    url = f"https://127.0.0.1/api/v1/namespaces/{namespace}/pods"
+    message = f"Failure executing: POST at: {url}. Message: {refusal}. Received status: {status}."
+    raise SubmissionRefusedError(message, kind=_CLIENT_EXCEPTION)
+
+
+def _memory_mb(role: str, text: str) -> int:
     found = _MEMORY.fullmatch(text)
-    if found is None:
-        raise SubmissionRefusedError(f"java.lang.NumberFormatException: Failed to parse byte string: {text}")
+    if found is None or int(found[1]) == 0:
+        raise SubmissionRefusedError(f"{role} memory must be a positive number")
     return min(_MAX_MEMORY_MB, max(512, int(int(found[1]) * _MEGABYTES[found[2][:1].lower()])))
 
 

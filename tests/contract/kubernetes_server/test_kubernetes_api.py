@@ -15,14 +15,25 @@ APPLICATIONS = f"/apis/{GROUP}/{VERSION}/namespaces/default/{PLURAL}"
 
 
 class TestAccess:
-    def test_a_request_without_the_right_token_is_unauthorized(self, cluster: Cluster) -> None:
+    @pytest.mark.parametrize(
+        ("authorization", "code", "reason"),
+        [("Bearer wrong", 401, "Unauthorized"), (None, 403, "Forbidden"), ("Basic eDp5", 403, "Forbidden")],
+    )
+    def test_a_wrong_token_is_unauthorized_and_none_is_anonymous(
+        self, cluster: Cluster, authorization: str | None, code: int, reason: str
+    ) -> None:
         trust = ssl.create_default_context(cafile=cluster.data_dir / "tls/ca.crt")
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
-            with httpx.Client(verify=trust, headers=headers) as client:
-                answer = client.get(f"{cluster.server.url}{APPLICATIONS}")
-            assert answer.status_code == 401
-            assert answer.json()["reason"] == "Unauthorized"
-            assert answer.json()["kind"] == "Status"
+        headers = {} if authorization is None else {"Authorization": authorization}
+        with httpx.Client(verify=trust, headers=headers) as client:
+            listed = client.get(f"{cluster.server.url}{APPLICATIONS}")
+            found = client.get(f"{cluster.server.url}/apis")
+        assert [(answer.status_code, answer.json()["reason"]) for answer in (listed, found)] == [(code, reason)] * 2
+        if code == 403:
+            assert listed.json()["message"] == (
+                f'{PLURAL}.{GROUP} is forbidden: User "system:anonymous" cannot list resource "{PLURAL}" in API group '
+                f'"{GROUP}" in the namespace "default"'
+            )
+            assert found.json()["message"] == 'forbidden: User "system:anonymous" cannot get path "/apis"'
 
     def test_version_and_discovery_are_what_clients_read_first(self, cluster: Cluster) -> None:
         assert kubernetes.client.VersionApi(cluster.client).get_code().major == "1"
@@ -77,7 +88,7 @@ class TestRefusals:
         ("path", "named"),
         [
             (f"{APPLICATIONS}?labelSelector=a%3Db", "the query parameter labelSelector=a=b"),
-            ("/api/v1/namespaces/default/events?fieldSelector=type%3DNormal", "the field selector 'type=Normal'"),
+            ("/api/v1/namespaces/default/events?fieldSelector=reason%3DFailed", "the field selector 'reason=Failed'"),
             (f"/api/v1/namespaces/{WATCHED}/pods/some/log?follow=true", "the query parameter follow=true"),
         ],
     )
@@ -104,26 +115,47 @@ class TestCreate:
         assert status["details"] == {"name": "twice", "group": GROUP, "kind": PLURAL}
 
     @pytest.mark.parametrize(
-        ("change", "field"),
+        ("change", "why"),
         [
-            ({"driver": {"cores": "1"}}, "DriverSpec.cores"),
-            ({"arguments": [1]}, "SparkApplicationSpec.arguments.0"),
-            ({"volumes": 3}, "spec"),
+            ({"driver": {"cores": "1"}}, "cannot unmarshal string into Go struct field DriverSpec.cores of type int32"),
+            ({"arguments": [1]}, "cannot unmarshal number into Go struct field SparkApplicationSpec.arguments of type"),
+            ({"volumes": 3}, "cannot unmarshal"),
+            ({"executor": []}, "cannot unmarshal array into Go struct field SparkApplicationSpec.spec.executor"),
         ],
     )
-    def test_a_field_of_the_wrong_type_is_422(self, cluster: Cluster, change: dict[str, Any], field: str) -> None:
+    def test_a_field_of_the_wrong_type_is_400_of_the_mutating_webhook(
+        self, cluster: Cluster, change: dict[str, Any], why: str
+    ) -> None:
         code, status = refusal(lambda: cluster.create(manifest("wrong", **change)))
-        assert (code, status["reason"]) == (422, "Invalid")
-        assert [(c["field"], c["reason"]) for c in status["details"]["causes"]] == [(field, "FieldValueInvalid")]
+        assert (code, "reason" in status, status["kind"]) == (400, False, "Status")
+        webhook = "mutate-sparkoperator-k8s-io-v1beta2-sparkapplication.sparkoperator.k8s.io"
+        assert status["message"].startswith(f'admission webhook "{webhook}" denied the request: json: {why}')
 
-    def test_missing_fields_are_named_all_at_once(self, cluster: Cluster) -> None:
-        body = manifest("Big_Name")
-        del body["spec"]["sparkVersion"], body["spec"]["executor"]
-        _, status = refusal(lambda: cluster.create(body))
-        assert [c["field"] for c in status["details"]["causes"]] == [
-            *("spec.sparkVersion", "spec.executor", "metadata.name")
-        ]
-        assert "spec.executor: Required value" in status["message"]
+    def test_what_the_mutating_webhook_completes_is_accepted(self, cluster: Cluster) -> None:
+        body = manifest("completed", volumes=[{"emptyDir": {}}])
+        del body["spec"]["sparkVersion"], body["spec"]["executor"], body["spec"]["type"]
+        made = cluster.create(body, dry_run="All")["spec"]
+        assert made["sparkVersion"] == ""
+        assert made["executor"] == {"cores": 1, "memory": "1g", "instances": 1}
+        assert made["type"] == "Scala"
+        assert made["volumes"] == [{"emptyDir": {}, "name": ""}]
+
+    @pytest.mark.parametrize(
+        ("name", "change", "cause"),
+        [
+            ("fine", {"mainApplicationFile": None}, ("spec.mainApplicationFile", "FieldValueTypeInvalid")),
+            ("fine", {"type": "Cobol"}, ("spec.type", "FieldValueNotSupported")),
+            ("fine", {"restartPolicy": {"type": "Sometimes"}}, ("spec.restartPolicy.type", "FieldValueNotSupported")),
+            ("fine", {"driver": {"cores": 0}}, ("spec.driver.cores", "FieldValueInvalid")),
+            ("Big_Name", {}, ("metadata.name", "FieldValueInvalid")),
+        ],
+    )
+    def test_what_the_schema_refuses_is_422(
+        self, cluster: Cluster, name: str, change: dict[str, Any], cause: tuple[str, str]
+    ) -> None:
+        code, status = refusal(lambda: cluster.create(manifest(name, **change)))
+        assert (code, status["reason"]) == (422, "Invalid")
+        assert [(c["field"], c["reason"]) for c in status["details"]["causes"]] == [cause]
 
     @pytest.mark.parametrize(
         ("name", "spec", "why"),
@@ -132,6 +164,12 @@ class TestCreate:
             ("a" * 64, {}, "must be no more than 63 characters"),
             ("conf", {"sparkConf": {"spark.master": "local"}}, 'sparkConf key "spark.master" is not allowed'),
             ("space", {"sparkConf": {"spark.kubernetes.namespace": "x"}}, "must equal the application namespace"),
+            (
+                "old",
+                {"sparkVersion": "2.4.8", "driver": {"template": {"spec": {"containers": []}}}},
+                "requires Spark version 3.0.0",
+            ),
+            ("nodes", {"nodeSelector": {"a": "b"}, "driver": {"nodeSelector": {"a": "c"}}}, "node selector cannot be"),
         ],
     )
     def test_what_the_operator_refuses_is_403_of_its_webhook(
@@ -139,8 +177,8 @@ class TestCreate:
     ) -> None:
         code, status = refusal(lambda: cluster.create(manifest(name, **spec)))
         assert (code, status["reason"]) == (403, "Forbidden")
-        webhook = 'admission webhook "validate-sparkapplication.sparkoperator.k8s.io" denied the request: '
-        assert status["message"].startswith(webhook)
+        webhook = "validate-sparkoperator-k8s-io-v1beta2-sparkapplication.sparkoperator.k8s.io"
+        assert status["message"].startswith(f'admission webhook "{webhook}" denied the request: ')
         assert why in status["message"]
 
     def test_unknown_fields_are_dropped_unless_validation_is_strict(self, cluster: Cluster) -> None:
@@ -155,7 +193,7 @@ class TestCreate:
     def test_a_dry_run_is_checked_and_not_stored(self, cluster: Cluster) -> None:
         assert cluster.create(manifest("dry"), dry_run="All")["metadata"]["uid"]
         assert refusal(lambda: cluster.get("dry"))[0] == 404
-        assert refusal(lambda: cluster.create(manifest("dry", arguments=[1]), dry_run="All"))[0] == 422
+        assert refusal(lambda: cluster.create(manifest("dry", arguments=[1]), dry_run="All"))[0] == 400
 
     def test_a_namespace_that_does_not_exist_is_404(self, cluster: Cluster) -> None:
         code, status = refusal(lambda: cluster.create(manifest("lost"), "nowhere"))
@@ -235,7 +273,37 @@ class TestFaults:
         assert cluster.events("refused") == ["SparkApplicationSubmissionFailed", "SparkApplicationFailed"]
         assert (status["submissionAttempts"], status.get("executionAttempts", 0)) == (2, 0)
         message = "failed to submit spark application: failed to run spark-submit: failed to run spark-submit: "
-        assert status["applicationState"]["errorMessage"].startswith(message)
+        error = status["applicationState"]["errorMessage"]
+        assert error.startswith(message)
+        assert 'Exception in thread "main" org.apache.spark.SparkException: the stand-in runs files' in error
+        assert error.splitlines()[-1].startswith("\tat ")
+
+    def test_a_held_submission_leaves_the_state_empty(self, cluster: Cluster) -> None:
+        cluster.fault(hold=["submissions"])
+        cluster.create(manifest("slow", mainApplicationFile="https://127.0.0.1/main.py"), WATCHED)
+        cluster.create(manifest("unwatched"))
+        assert "status" not in cluster.get("slow", WATCHED)
+        cluster.fault()
+        cluster.reach("slow", states.FAILED)
+
+    @pytest.mark.parametrize(("held", "event"), [("nodes", "FailedScheduling"), ("images", "Failed")])
+    def test_a_held_pod_has_the_status_and_the_event_of_a_real_one(
+        self, cluster: Cluster, held: str, event: str
+    ) -> None:
+        name = f"held-{held}"
+        cluster.fault(hold=[held])
+        cluster.create(manifest(name), WATCHED)
+        cluster.reach(name, states.SUBMITTED)
+        pod = wait_for(lambda: held_pod(cluster, name))
+        selector = f"involvedObject.uid={pod.metadata.uid},type=Warning"
+        assert [e.reason for e in cluster.core.list_namespaced_event(WATCHED, field_selector=selector).items] == [event]
+        if held == "nodes":
+            assert pod.status.conditions[0].reason == "Unschedulable"
+            assert cluster.http.get(f"/api/v1/namespaces/{WATCHED}/pods/{name}-driver/log").status_code == 204
+        else:
+            assert pod.status.container_statuses[0].state.waiting.reason == "ErrImagePull"
+        cluster.delete(name, WATCHED)
+        cluster.fault()
 
     def test_an_ended_application_is_removed_after_its_time_to_live(self, cluster: Cluster) -> None:
         body = manifest("expired", timeToLiveSeconds=1, mainApplicationFile="https://127.0.0.1/main.py")
@@ -247,3 +315,10 @@ class TestFaults:
         cluster.create(manifest("processed", mainApplicationFile="https://127.0.0.1/main.py"), WATCHED)
         cluster.reach("processed", states.FAILED)
         assert "status" not in cluster.get("ignored")
+
+
+def held_pod(cluster: Cluster, name: str) -> Any:
+    """The driver's pod, once something keeps it; None before."""
+    pod = cluster.core.read_namespaced_pod(f"{name}-driver", WATCHED)
+    waiting = [status.state.waiting.reason for status in pod.status.container_statuses or []]
+    return pod if pod.status.conditions or waiting != ["ContainerCreating"] else None

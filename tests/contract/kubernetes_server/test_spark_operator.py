@@ -12,6 +12,7 @@ from ingestion_devstack.kubernetes.config import write_secret
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java
 from ingestion_devstack.kubernetes.submit import DRIVER_CONTAINER, Machine, SubmissionRefusedError, build_driver_pod
 from ingestion_engine.runtime.timestamps import format_seconds
+from ingestion_engine.submission.causes import find_cause
 from support.kubernetes_cluster import (
     WATCHED,
     Cluster,
@@ -53,6 +54,34 @@ class TestDecisions:
         }
         app = {"spec": {"restartPolicy": {"onSubmissionFailureRetryInterval": 5}}, "status": status}
         assert states.seconds_until_retry(app, now) == 11
+
+    @pytest.mark.parametrize(
+        ("change", "cause"),
+        [
+            (
+                {"driver": {"memory": "lots"}},
+                "org.apache.spark.SparkException: Driver memory must be a positive number",
+            ),
+            (
+                {"driver": {"memory": "1g", "serviceAccount": "nobody"}},
+                (
+                    'io.fabric8.kubernetes.client.KubernetesClientException: pods "refused-driver" is forbidden: '
+                    'error looking up service account spark/nobody: serviceaccount "nobody" not found'
+                ),
+            ),
+        ],
+    )
+    def test_a_refused_submission_has_the_trace_of_a_real_one(
+        self, tmp_path: Path, change: dict[str, Any], cause: str
+    ) -> None:
+        app = manifest("refused", **change)
+        app["metadata"] |= {"namespace": WATCHED, "uid": "u"}
+        app["status"] = {"submissionID": "s"}
+        with pytest.raises(SubmissionRefusedError) as caught:
+            build_driver_pod(app, Machine(tmp_path))
+        trace = caught.value.trace()
+        assert trace.splitlines()[-1].startswith("\tat ")
+        assert find_cause(trace) == cause
 
     def test_without_java_the_submission_fails_and_names_the_package(self, tmp_path: Path) -> None:
         with pytest.raises(SparkMissingError, match="openjdk-17-jre-headless"):
