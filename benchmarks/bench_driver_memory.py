@@ -60,7 +60,7 @@ class SyntheticSource:
     keys: int
     shuffled: bool = False
 
-    def check_bucket(self, bucket: str) -> None: ...
+    def check_bucket(self, bucket: str, prefix: str = "") -> None: ...
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
         step = 7919 if self.shuffled else 1  # a prime, so that every number occurs once

@@ -26,6 +26,7 @@ from ingestion_engine.domain.errors import (
     IngestionError,
     ObjectError,
     ObjectGone,
+    ObjectUnreadable,
     PointsRefused,
     StateConflict,
     SubmissionError,
@@ -128,20 +129,25 @@ class TestS3:
             (400, "ThrottlingException", TransientError, TransientError, TransientError),
             (409, "OperationAborted", TransientError, TransientError, TransientError),
             (404, "NoSuchBucket", FatalError, FatalError, FatalError),
-            (404, "NoSuchKey", ObjectGone, FatalError, StateConflict),
-            (404, "404", ObjectGone, FatalError, StateConflict),
-            (404, "NoSuchVersion", ObjectGone, FatalError, StateConflict),
-            (403, "AccessDenied", ObjectError, FatalError, FatalError),
-            (403, "InvalidObjectState", ObjectError, FatalError, FatalError),
-            (400, "KMS.DisabledException", ObjectError, FatalError, FatalError),
-            (416, "InvalidRange", ObjectError, FatalError, FatalError),
+            (404, "NoSuchKey", ObjectGone, TransientError, StateConflict),
+            (404, "404", TransientError, TransientError, TransientError),
+            (404, "", TransientError, TransientError, TransientError),
+            (403, "403", TransientError, TransientError, TransientError),
+            (412, "412", TransientError, TransientError, TransientError),
+            (400, "400", TransientError, TransientError, TransientError),
+            (404, "NoSuchVersion", TransientError, TransientError, TransientError),
+            (404, "NoSuchUpload", TransientError, TransientError, TransientError),
+            (403, "AccessDenied", ObjectUnreadable, FatalError, FatalError),
+            (403, "InvalidObjectState", ObjectUnreadable, FatalError, FatalError),
+            (400, "KMS.DisabledException", ObjectUnreadable, FatalError, FatalError),
+            (416, "InvalidRange", ObjectUnreadable, FatalError, FatalError),
             (403, "InvalidAccessKeyId", FatalError, FatalError, FatalError),
             (403, "SignatureDoesNotMatch", FatalError, FatalError, FatalError),
             (403, "RequestTimeTooSkewed", FatalError, FatalError, FatalError),
             (400, "ExpiredToken", FatalError, FatalError, FatalError),
             (400, "AuthorizationHeaderMalformed", FatalError, FatalError, FatalError),
-            (409, "ConditionalRequestConflict", ObjectError, FatalError, StateConflict),
-            (412, "PreconditionFailed", ObjectError, FatalError, StateConflict),
+            (409, "ConditionalRequestConflict", TransientError, TransientError, TransientError),
+            (412, "PreconditionFailed", ObjectUnreadable, FatalError, StateConflict),
         ],
     )
     def test_responses(
@@ -157,6 +163,18 @@ class TestS3:
         answer = boto.ClientError(response, "GetObject")
         kinds = [type(translate_response(answer, place)) for place in (OBJECT, BUCKET, STATE)]
         assert kinds == [of_object, of_bucket, of_state]
+
+    @pytest.mark.parametrize(
+        ("operation", "permission"),
+        [("PutObject", "s3:PutObject"), ("DeleteObject", "s3:DeleteObject"), ("ListObjectsV2", "s3:ListBucket")],
+    )
+    def test_a_denial_names_operation_and_permission(self, operation: str, permission: str) -> None:
+        """Of the many things that a state store does, the one that is not allowed is said, and how to allow it."""
+        response = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+        error = translate_response(boto.ClientError(response, operation), STATE)
+        assert operation in error.message
+        assert permission in error.hint
+        assert error.context["operation"] == operation
 
 
 def make_planted(kind: type[BaseException]) -> BaseException:

@@ -6,12 +6,13 @@ import errno
 import io
 import socket
 import unicodedata
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -30,6 +31,12 @@ from ingestion_engine.runtime.settings import S3Settings
 from support.answering import running
 
 LIMIT = 1_000_000
+
+
+def _listing(truncated: str, rest: str) -> bytes:
+    return f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{rest}</ListBucketResult>".encode()
+
+
 NFC = unicodedata.normalize("NFC", "ü.txt")
 NFD = unicodedata.normalize("NFD", "ü.txt")
 KEYS = [
@@ -320,11 +327,13 @@ class TestS3Only:
 
     async def test_one_forbidden_object_is_skipped(self) -> None:
         """The bucket may be listed but the object may not be read: it is recorded, and the job continues."""
-        with _serving({"/docs/secret": (403, _error("AccessDenied")), "/docs": (200, _EMPTY_LIST)}) as settings:
+        listed = _page("docs", "secret", "secret")
+        with _serving({"/docs/secret": (403, _error("AccessDenied")), "/docs": (200, listed)}) as settings:
             source = S3Source(settings)
             with pytest.raises(ObjectError) as refused:
                 await source.fetch(ObjectRef("docs", "secret", "e", 1, ""), max_bytes=LIMIT)
             assert (refused.value.code, refused.value.context["key"]) == ("object_unreadable", "secret")
+            assert refused.value.retryable, "the object is tried again when access may have been granted"
             await source.close()
 
     async def test_everything_forbidden_is_fatal(self) -> None:
@@ -364,15 +373,90 @@ class TestS3Only:
             b"<ListBucketResult><Contents><Key>a</Key><Size>7</Size></Contents></ListBucketResult>",
             b"<ListBucketResult><Contents><Key>a</Key>",
             b"<html>Welcome</html><p>",
+            b"<html><body>Welcome</body></html>",
+            b"",
+            b"<Error><Code>InternalError</Code></Error>",
+            b"<ListBucketResult><Name>docs</Name></ListBucketResult>",
+            b"<ListBucketResult><Name>docs</Name><IsTruncated>true</IsTruncated></ListBucketResult>",
+            b"<ListBucketResult><Name>other</Name><Prefix/><IsTruncated>false</IsTruncated></ListBucketResult>",
+            b"<ListBucketResult><Name>docs</Name><Prefix>b/</Prefix><IsTruncated>false</IsTruncated></ListBucketResult>",
+            _listing("true", "<NextContinuationToken>t</NextContinuationToken>"),
+            _listing("false", "<Contents><Key>a</Key><Size>x</Size><LastModified>2026</LastModified></Contents>"),
         ],
-        ids=["no-time", "cut-short", "not-xml"],
+        ids=[
+            *["no-time", "cut-short", "not-xml", "a-web-page", "empty", "another-document", "perhaps-cut", "no-token"],
+            *["another-bucket", "another-prefix", "the-same-page-again", "no-size"],
+        ],
     )
     async def test_a_listing_that_cannot_be_read_is_transient(self, page: bytes) -> None:
-        """No entry is skipped silently."""
+        """No entry is skipped silently, and nothing but S3's own listing says that there are no more."""
         with _serving({"/docs": (200, page)}) as settings:
             source = S3Source(settings)
             with pytest.raises(TransientError):
                 list(source.list_objects("docs", ""))
+            await source.close()
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    @pytest.mark.parametrize(
+        "body",
+        [b"default backend - 404", b"<html><body>Not found</body></html>", b"", b"<Error><Code/></Error>"],
+        ids=["text", "html", "nothing", "no-code"],
+    )
+    async def test_only_s3_says_that_an_object_is_gone(self, fetch: Fetch, key: str, body: bytes) -> None:
+        """A proxy without a route answers 404 too; taking its word would remove the points of every object."""
+        with _serving({"/docs": (404, body)}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(TransientError):
+                await fetch(source, ObjectRef("docs", key, "e", 1, ""), max_bytes=LIMIT)
+            with pytest.raises(TransientError):
+                await source.exists("docs", key)
+            with pytest.raises(TransientError) as of_bucket:
+                source.check_bucket("docs")
+            assert "INGEST_S3__ENDPOINT_URL" in of_bucket.value.hint
+            await source.close()
+
+    @pytest.mark.parametrize("key", ["plain", "odd\tkey"])
+    async def test_a_page_in_place_of_a_body_is_not_the_object(self, fetch: Fetch, key: str) -> None:
+        """A proxy that shows a web page with status 200 has neither etag nor time."""
+        with _serving({"/docs": (200, b"<html>Please log in</html>")}) as settings:
+            source = S3Source(settings)
+            with pytest.raises(TransientError):
+                await fetch(source, ObjectRef("docs", key, "e", 1, ""), max_bytes=LIMIT)
+            await source.close()
+
+    @pytest.mark.parametrize("key", ["gone", "secret"])
+    @pytest.mark.parametrize("may_list", ["in/gone in/secret in/", "in/", ""])
+    async def test_an_account_that_may_list_one_prefix(self, key: str, may_list: str) -> None:
+        """S3 tells it 403 for a missing object; the listing tells whether it is missing, only denied, or unknown."""
+        forbidden = _error("AccessDenied")
+
+        def answer(path: str, query: dict[str, str]) -> tuple[int, bytes]:
+            prefix = query.get("prefix", "")
+            if path != "/docs" or prefix not in may_list.split():
+                return 403, forbidden
+            return 200, _page("docs", prefix, *([prefix] if prefix == "in/secret" else []))
+
+        with _answering(answer) as settings:
+            source = S3Source(settings, prefix="in/")
+            ref = ObjectRef("docs", f"in/{key}", "e", 1, "")
+            expected: type[Exception] = ObjectError
+            if not may_list:
+                expected = FatalError
+            elif key == "gone" and "gone" in may_list:
+                expected = ObjectGone
+            with pytest.raises(expected) as refused:
+                await source.fetch(ref, max_bytes=LIMIT)
+            assert isinstance(refused.value, ObjectGone) == (expected is ObjectGone)
+            if expected is ObjectGone:
+                assert not await source.exists("docs", ref.key)
+            else:
+                with pytest.raises(expected):
+                    await source.exists("docs", ref.key)
+            if may_list:
+                source.check_bucket("docs", "in/")
+            with pytest.raises(FatalError) as whole:
+                source.check_bucket("docs")
+            assert (whole.value.code, "s3:ListBucket" in whole.value.hint) == ("bucket_access_denied", True)
             await source.close()
 
     async def test_archived_object_is_skipped(self) -> None:
@@ -410,14 +494,33 @@ def _error(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
 
 
+def _page(bucket: str, prefix: str, *keys: str) -> bytes:
+    """A complete listing."""
+    entry = "<Contents><Key>{}</Key><LastModified>2026-01-02T03:04:05Z</LastModified><Size>7</Size></Contents>"
+    entries = "".join(entry.format(key) for key in keys)
+    head = f"<Name>{bucket}</Name><Prefix>{prefix}</Prefix><IsTruncated>false</IsTruncated>"
+    return f"<ListBucketResult>{head}{entries}</ListBucketResult>".encode()
+
+
 @contextmanager
 def _serving(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[S3Settings]:
     """A server with fixed responses by path prefix, for cases that SeaweedFS cannot produce."""
 
+    def answer(path: str, _query: dict[str, str]) -> tuple[int, bytes]:
+        return next(response for prefix, response in answers.items() if path.startswith(prefix))
+
+    with _answering(answer) as settings:
+        yield settings
+
+
+@contextmanager
+def _answering(answer: Callable[[str, dict[str, str]], tuple[int, bytes]]) -> Iterator[S3Settings]:
+    """A server whose responses are a function of path and query."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            status, body = next(answer for prefix, answer in answers.items() if path.startswith(prefix))
+            parts = urlsplit(self.path)
+            status, body = answer(parts.path, dict(parse_qsl(parts.query)))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Type", "application/xml")

@@ -8,10 +8,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -25,6 +28,7 @@ from ingestion_engine.domain.errors import FatalError, StateConflict, TransientE
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
+from support.answering import running
 
 QUICK = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=2.0)
 
@@ -221,6 +225,88 @@ class TestS3Only:
         etag = make_client(s3_settings).head_object(Bucket=s3_bucket, Key="big")["ETag"]
         assert etag.strip('"').endswith("-3")
 
+    def test_a_completion_without_response_is_found_complete(
+        self, s3_settings: S3Settings, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The client repeats the completion, S3 knows the upload no more, and the abort fails too: it has arrived."""
+        store, source = _prepare_upload(s3_settings, s3_bucket, tmp_path, monkeypatch)
+        complete = store._client.complete_multipart_upload
+
+        def lose(**request: Any) -> None:
+            complete(**request)
+            raise _refusal(404, "NoSuchUpload", "CompleteMultipartUpload")
+
+        store._client.complete_multipart_upload = lose
+        store.upload("big", source)
+        assert value(store, "big") == source.read_bytes()
+
+    @pytest.mark.parametrize("abort_fails", [False, True])
+    def test_an_upload_that_did_not_arrive_is_transient(
+        self,
+        s3_settings: S3Settings,
+        s3_bucket: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        abort_fails: bool,
+    ) -> None:
+        """The old value stays, also one of the same size; no parts are left; a failing abort hides no error."""
+        store, source = _prepare_upload(s3_settings, s3_bucket, tmp_path, monkeypatch)
+        store.upload("big", source)
+        old = source.read_bytes()
+        source.write_bytes(old[::-1])
+
+        def refuse(**_: Any) -> None:
+            raise _refusal(404, "NoSuchUpload", "CompleteMultipartUpload")
+
+        store._client.complete_multipart_upload = refuse
+        if abort_fails:
+            store._client.abort_multipart_upload = refuse
+        with pytest.raises(TransientError) as failed:
+            store.upload("big", source)
+        assert "CompleteMultipartUpload" in failed.value.message
+        assert value(store, "big") == old
+        left = make_client(s3_settings).list_multipart_uploads(Bucket=s3_bucket).get("Uploads", [])
+        assert bool(left) == abort_fails
+
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [(404, b"default backend - 404"), (404, b""), (412, b"<html/>"), (409, b"no"), (200, b"<html>Hello</html>")],
+    )
+    def test_only_s3_tells_what_is_stored(self, status: int, body: bytes, tmp_path: Path) -> None:
+        """What a proxy answers is neither an absent value, nor a conflict, nor a write that was applied."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the library's own names
+
+            def log_message(self, *_: object) -> None: ...
+
+        source = tmp_path / "source"
+        source.write_bytes(b"x")
+        with running(Handler) as url:
+            settings = S3Settings(endpoint_url=url, access_key_id=SecretStr("any"), secret_access_key=SecretStr("any"))
+            store = S3StateStore(settings, "s3://docs/p", retry=RetryPolicy(deadline_s=0.0))
+            calls: list[Callable[[], Any]] = [
+                lambda: store.get("x"),
+                lambda: store.put("x", b""),
+                lambda: store.create("x", b""),
+                lambda: store.replace("x", b"", '"v"'),
+                lambda: list(store.list("x")),
+                lambda: store.upload("x", source),
+            ]
+            calls.append(lambda: store.get_range("x", 0, 1))
+            if status != 200:
+                calls.append(lambda: store.delete("x"))
+            for call in calls:
+                with pytest.raises(TransientError):
+                    call()
+
     @pytest.mark.parametrize("url", ["s3:///prefix", "file:///x", "bucket/prefix"])
     def test_odd_urls_are_refused(self, s3_settings: S3Settings, url: str) -> None:
         """The message shows the valid form."""
@@ -274,6 +360,20 @@ class TestFileNames:
         for url in ("file://state/dir", "file:state", "s3://bucket"):
             with pytest.raises(FatalError):
                 LocalStateStore(url)
+
+
+def _prepare_upload(
+    settings: S3Settings, bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[S3StateStore, Path]:
+    """A state store, and a file that it uploads in two parts."""
+    monkeypatch.setattr(s3_state, "PART_BYTES", 5 * 1024 * 1024)
+    source = folder / "source"
+    source.write_bytes(os.urandom(6 * 1024 * 1024))
+    return S3StateStore(settings, f"s3://{bucket}"), source
+
+
+def _refusal(status: int, code: str, operation: str) -> ClientError:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, operation)
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ class MemoryBucket:
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         return ObjectRef("docs", key, etag, len(body), f"2026-01-01T00:00:{version % 60:02d}.{version:06d}Z")
 
-    def check_bucket(self, bucket: str) -> None:
+    def check_bucket(self, bucket: str, prefix: str = "") -> None:
         if bucket != "docs":
             raise FatalError("bucket_not_found", f"There is no bucket {bucket!r}.")
 

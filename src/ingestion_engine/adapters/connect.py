@@ -35,11 +35,16 @@ def open_state_store(settings: Settings, url: str | None = None) -> StateStore:
     raise FatalError("state_url_invalid", message, hint="Check INGEST_STATE_URL.", url=place)
 
 
-def open_source(settings: Settings) -> ObjectSource:
-    """Return the object source. Sends no request."""
+def open_source(settings: Settings, prefix: str = "") -> ObjectSource:
+    """Return the object source. Sends no request.
+
+    Args:
+        settings: Settings with endpoint and credentials.
+        prefix: A prefix that the account may list at least; empty means the whole bucket.
+    """
     from ingestion_engine.adapters.s3.source import S3Source
 
-    return S3Source.from_settings(settings)
+    return S3Source.from_settings(settings, prefix)
 
 
 def open_embedder(

@@ -241,7 +241,7 @@ class LocalSource:
         """Remove an object; an absent object is not an error."""
         self._file(bucket, key).unlink(missing_ok=True)
 
-    def check_bucket(self, bucket: str) -> None:
+    def check_bucket(self, bucket: str, prefix: str = "") -> None:
         """Return when the bucket exists. Raises FatalError ("bucket_not_found")."""
         if not (self._root / bucket).is_dir():
             raise FatalError("bucket_not_found", f"The bucket '{bucket}' does not exist.", bucket=bucket)

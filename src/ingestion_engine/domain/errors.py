@@ -15,7 +15,7 @@ A subclass exists only where the reaction differs. All errors are picklable and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 
 class IngestionError(Exception):
@@ -54,13 +54,22 @@ def _rebuild(kind: type[IngestionError], code: str, message: str, hint: str, con
 class ObjectError(IngestionError):
     """One object cannot be ingested; it is recorded as failed and the job continues.
 
-    ``retryable`` is False in its row of the object table: the object is retried only when its etag or the collection's
-    fingerprint changes, or on request.
+    Its row of the object table is retried only when its etag or the collection's fingerprint changes, or on request,
+    unless the error is ``retryable``.
     """
+
+    retryable: ClassVar[bool] = False
+    """True when the reason may pass although the object stays the same: every later job tries the object again."""
 
 
 class ObjectGone(ObjectError):
     """The object was listed but does not exist any more; its points are removed."""
+
+
+class ObjectUnreadable(ObjectError):
+    """S3 refuses to read the object (permissions, an archive), which does not depend on its content."""
+
+    retryable = True
 
 
 class TextRefused(ObjectError):

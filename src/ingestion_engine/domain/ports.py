@@ -75,8 +75,8 @@ class StateStore(Protocol):
 class ObjectSource(Protocol):
     """The buckets to ingest from. Read-only."""
 
-    def check_bucket(self, bucket: str) -> None:
-        """Return if the bucket exists and may be listed. Blocking, one request.
+    def check_bucket(self, bucket: str, prefix: str = "") -> None:
+        """Return if the bucket exists and this prefix may be listed. Blocking, one request.
 
         Raises: FatalError "bucket_not_found", "bucket_access_denied"; TransientError.
         """
@@ -101,7 +101,10 @@ class ObjectSource(Protocol):
         """
 
     async def exists(self, bucket: str, key: str) -> bool:
-        """True when the object exists now. One HEAD request. Raises TransientError."""
+        """True when the object exists now; False only when that is proven.
+
+        Raises: ObjectError "object_unreadable" (not known); TransientError; FatalError as ``check_bucket``.
+        """
 
     async def close(self) -> None:
         """Release connections."""

@@ -350,6 +350,8 @@ class ObjectResult:
     error_code: str | None = None
     reason: str | None = None
     retryable: bool = False
+    again: bool = False
+    """True when an earlier job failed it too, for a reason that may pass; the failure budget does not count it."""
     differences: Mapping[str, Mapping[str, int]] | None = None
     """Differences that a comparison found, ``{store: {kind: points}}``; None when there are none."""
     origin: Origin | None = None

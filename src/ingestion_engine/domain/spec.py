@@ -99,6 +99,10 @@ class Source(Strict):
     exclude: tuple[str, ...] = ()
     """No objects whose key after the prefix matches one of these globs, even if ``include`` matches it."""
 
+    def narrowest_prefix(self) -> str:
+        """Return a prefix that the job lists or narrows further; an account may have access to no other. Pure."""
+        return self.prefix + (re.split(r"[*?[]", self.include[0])[0] if self.include else "")
+
 
 class Embedding(Strict):
     """Embedding of chunks and queries. Fixed for the collection: later jobs must request the same values."""

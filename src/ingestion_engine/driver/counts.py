@@ -24,6 +24,8 @@ class Counts:
     tally: Tally = field(default_factory=Tally)
     done: int = 0
     failed: int = 0
+    failed_again: int = 0
+    """Those of them that an earlier job failed too, for a reason that may pass (``ObjectResult.again``)."""
     gone: int = 0
     kept: int = 0
     deleted: int = 0
@@ -57,7 +59,7 @@ class Counts:
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally()
-        self.done = self.failed = self.gone = 0
+        self.done = self.failed = self.failed_again = self.gone = 0
         self.same = self.different = self.repaired = self.foreign_points = self.searches_failed = 0
         self.points_seen = {}
 
@@ -100,6 +102,7 @@ class Counts:
         is_repair = outcome is Outcome.DONE and origin is not None and not origin.is_interrupted
         self.done += outcome is Outcome.DONE and not is_repair
         self.failed += outcome is Outcome.FAILED
+        self.failed_again += outcome is Outcome.FAILED and result.again
         self.gone += outcome is Outcome.DELETED
         self.same += outcome is Outcome.SAME
         self.different += outcome is Outcome.DIFFERENT

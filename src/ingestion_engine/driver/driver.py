@@ -263,7 +263,10 @@ class Driver:
         self.check_environment()
         if self.spec.request.mode in MODES_ON_EXISTING:
             return self.outages.retry_until_available(lambda: require_contract(self.state, self.spec.request)), False
-        self.outages.retry_until_available(lambda: self.ports.source.check_bucket(self.spec.request.source.bucket))
+        source = self.spec.request.source
+        self.outages.retry_until_available(
+            lambda: self.ports.source.check_bucket(source.bucket, source.narrowest_prefix())
+        )
         model = self.outages.retry_until_available(
             lambda: self._async.run(self.ports.embedder.describe(self.spec.model))
         )

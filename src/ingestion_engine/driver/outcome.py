@@ -9,8 +9,11 @@ from ingestion_engine.driver.counts import Counts
 
 
 def over_budget(counts: Counts, budget: FailureBudget) -> FatalError | None:
-    """Return the error that ends a job with too many failed objects; None when it is within its budget."""
-    failed, planned = counts.total_failed, counts.planned
+    """Return the error that ends a job with too many failed objects; None when it is within its budget.
+
+    Objects that an earlier job could not read either are no news: a sync that finds only them is not a failure.
+    """
+    failed, planned = counts.total_failed - counts.failed_again, counts.planned
     if budget.allows(failed, planned):
         return None
     return FatalError(

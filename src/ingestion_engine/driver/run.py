@@ -69,7 +69,7 @@ def run_driver(
         JobAttempt(spec=spec, spec_uri=spec_uri, number=attempt, parser_version=PARSER_VERSION),
         Ports(
             state=state,
-            source=open_source(settings_of_job),
+            source=open_source(settings_of_job, spec.request.source.narrowest_prefix()),
             embedder=open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
             stores=open_stores(settings_of_job, spec.request.stores),
             engine=_make_engine(spec, ledger, process, task_cpus=settings.ray.task_cpus, warming=warming),

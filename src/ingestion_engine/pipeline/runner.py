@@ -24,6 +24,7 @@ from ingestion_engine.domain.records import (
     Action,
     Chunk,
     EmbeddedChunk,
+    ObjectRef,
     ObjectResult,
     Outcome,
     Partition,
@@ -42,10 +43,13 @@ from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
 from ingestion_engine.pipeline.write import FinishedObject, WriteStage, make_result
 from ingestion_engine.runtime.async_iteration import next_items
 from ingestion_engine.runtime.coalesce import RequestCoalescer
+from ingestion_engine.runtime.telemetry import get_logger
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+log = get_logger(__name__)
 
 WAITING_OBJECTS = 64
 """Embedded objects that may wait for the stores before embedding pauses."""
@@ -258,10 +262,18 @@ class PartitionRun:
         await self._finished.put(FinishedObject(work.position, work.loaded, work.object_id, embedded=work.embedded))
 
     async def _delete(self, planned: PlannedObject, object_id: ObjectId) -> ObjectResult:
-        if planned.action is Action.DELETE and await self._context.source.exists(planned.ref.bucket, planned.ref.key):
+        if planned.action is Action.DELETE and not await self._is_gone(planned.ref):
             return make_result(LoadedObject(planned), object_id, Outcome.KEPT)
         await self._removals.request(object_id)
         return make_result(LoadedObject(planned), object_id, Outcome.DELETED)
+
+    async def _is_gone(self, ref: ObjectRef) -> bool:
+        """True when it is proven that an object does not exist; the next sync asks again for any other."""
+        try:
+            return not await self._context.source.exists(ref.bucket, ref.key)
+        except ObjectError as error:
+            log.warning("points kept, because it is not known whether the object is gone", extra=error.log_fields())
+            return False
 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -282,7 +282,7 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
         contract=contract,
         context_length=context_length,
         epoch=lease.epoch,
-        source=open_source(settings),
+        source=open_source(settings, spec.request.source.narrowest_prefix()),
         embedder=embedder,
         stores=stores,
         lease=check,

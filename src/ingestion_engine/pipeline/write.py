@@ -285,5 +285,7 @@ def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) 
         vectors_digest=planned.prior_vectors,
         error_code=error.code,
         reason=error.message,
+        retryable=error.retryable,
+        again=error.retryable and planned.action is Action.RETRY,
         origin=planned.origin,
     )

@@ -51,9 +51,9 @@ class HealthService:
         self._others: dict[str, Callable[[], Awaitable[Any]]] = {}
         if state is not None:
             self._required["state"] = lambda: asyncio.to_thread(state.get, "health")
-        bucket = _state_bucket(settings.state_url)
-        if bucket is not None:
-            self._others["s3"] = lambda: asyncio.to_thread(source.check_bucket, bucket)
+        place = _state_place(settings.state_url)
+        if place is not None:
+            self._others["s3"] = lambda: asyncio.to_thread(source.check_bucket, *place)
         self._others["ollama"] = lambda: _describe(embedder, settings.ollama.model)
         self._others |= {name.value: part.check for name, part in stores.items()}
         self._others |= {name.value: part.check for name, part in engines.items()}
@@ -89,6 +89,8 @@ async def _describe(embedder: Embedder, model: str) -> str:
     return f"{info.name}@{info.digest[:12]}"
 
 
-def _state_bucket(state_url: str | None) -> str | None:
+def _state_place(state_url: str | None) -> tuple[str, str] | None:
+    """Return bucket and prefix of a state store in S3; its account may have access to that prefix only."""
     scheme, _, rest = (state_url or "").partition("://")
-    return rest.partition("/")[0] or None if scheme == "s3" else None
+    bucket, _, prefix = rest.partition("/")
+    return (bucket, f"{prefix.strip('/')}/".lstrip("/")) if scheme == "s3" and bucket else None

@@ -125,10 +125,12 @@ class Preflight:
         state = self._state
         assert state is not None
         model = name_model(self._settings, request)
-        bucket = request.source.bucket
+        bucket, prefix = request.source.bucket, request.source.narrowest_prefix()
         checks: dict[str, Callable[[], Awaitable[Any]]] = {
             "s3": lambda: self._shared.get(
-                ("bucket", bucket), lambda: asyncio.to_thread(self._source.check_bucket, bucket), keep_s=KEEP_S
+                ("bucket", bucket, prefix),
+                lambda: asyncio.to_thread(self._source.check_bucket, bucket, prefix),
+                keep_s=KEEP_S,
             ),
             "ollama": lambda: self._shared.get(("model", model), lambda: self._embedder.describe(model), keep_s=KEEP_S),
             "state": lambda: self._look_up(state, request),

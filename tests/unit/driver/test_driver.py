@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ingestion_engine.domain.errors import TlsFailed, TransientError
+from ingestion_engine.domain.errors import ObjectUnreadable, TlsFailed, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Point
 from ingestion_engine.driver.monitor import Monitor
@@ -108,6 +108,49 @@ def test_an_object_that_is_back_is_not_deleted(world: World) -> None:
     assert summary is not None
     assert summary["counts"]["deleted"] == 0
     assert world.texts("doc-03.txt") != []
+
+
+def test_a_removal_that_s3_does_not_confirm_keeps_the_points(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account may be refused where an object was; that proves nothing, and does not stop the job either."""
+    world.run()
+    del world.bucket.objects["doc-03.txt"]
+
+    async def refuse(_bucket: str, key: str) -> bool:
+        raise ObjectUnreadable("object_unreadable", f"S3 responded 403 for {key}")
+
+    monkeypatch.setattr(world.bucket, "exists", refuse)
+    summary = world.run()
+    assert (summary["state"], summary["counts"]["to_delete"], summary["counts"]["deleted"]) == ("succeeded", 1, 0)
+    assert world.texts("doc-03.txt")
+    assert world.table()["doc-03.txt"] == ("present", None)
+    monkeypatch.undo()
+    assert world.run()["counts"]["deleted"] == 1
+    assert world.texts("doc-03.txt") == []
+
+
+def test_an_object_is_tried_again_when_access_may_have_been_granted(world: World) -> None:
+    """A refusal is not a property of the object, so every job tries again; what stays refused fails no job."""
+    refused = {f"secret-{n:02}.txt" for n in range(25)}
+    for key in refused:
+        world.bucket.put(key, PARAGRAPHS[0])
+    for n in range(300):
+        world.bucket.put(f"open-{n:03}.txt", PARAGRAPHS[1])
+
+    def check(key: str) -> None:
+        if key in refused:
+            raise ObjectUnreadable("object_unreadable", f"S3 responded 403 for {key}")
+
+    world.bucket.on_get = check
+    first = world.run()
+    assert (first["state"], first["counts"]["failed"]) == ("partially_succeeded", 25)
+    again = world.run()
+    assert (again["state"], again["counts"]["failed"], again["counts"]["retried"]) == ("partially_succeeded", 25, 25)
+    assert again["error"] is None
+    refused.remove("secret-07.txt")
+    granted = world.run()
+    assert (granted["counts"]["done"], granted["counts"]["failed"]) == (1, 24)
+    assert world.texts("secret-07.txt")
+    assert balanced(granted)
 
 
 def test_full_embeds_everything_again(world: World) -> None:

@@ -17,8 +17,8 @@ from ingestion_engine.adapters.s3.listing import read_pages_quickly
 from ingestion_engine.domain.errors import (
     FatalError,
     IngestionError,
-    ObjectError,
     ObjectGone,
+    ObjectUnreadable,
     StateConflict,
     TransientError,
 )
@@ -57,6 +57,7 @@ CREDENTIAL_CODES = DENIED_CODES - {"AccessDenied", "AllAccessDisabled"}
 TRANSIENT_CODES = frozenset(
     [
         "BandwidthLimitExceeded",
+        "ConditionalRequestConflict",  # another write of the same object was under way
         "InternalError",
         "OperationAborted",
         "PriorRequestNotComplete",
@@ -73,6 +74,22 @@ TRANSIENT_CODES = frozenset(
     ]
 )
 """Errors that botocore's standard mode retries, and S3's own; the ones with a 4xx status matter here."""
+ABSENT_CODE = "NoSuchKey"
+"""The only answer that proves that an object does not exist: proxies and other servers respond 404 too."""
+CONFLICT_CODES = frozenset({ABSENT_CODE, "PreconditionFailed"})
+"""What a conditional write finds when the object is not the one that was read."""
+PERMISSIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "GetObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+}
+"""Permission that each operation of this package requires. Source: "Required permissions for Amazon S3 API operations"
+in the S3 user guide."""
 
 
 @functools.cache
@@ -193,29 +210,39 @@ def status_of(error: boto.ClientError) -> int:
 
 
 def code_of(error: boto.ClientError) -> str:
-    """Return S3's own code of an error; the status as digits for a HEAD request without a body."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    """Return S3's own code of an error; empty when the response is not S3's (botocore then names the status)."""
+    code = str(error.response.get("Error", {}).get("Code") or "")
+    return "" if code.isdigit() else code
 
 
 def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
-    """Return the product's error for an error response of S3. Pure."""
+    """Return the product's error for an error response. Pure.
+
+    Only S3's own code decides: a status without one comes from a proxy or another server, and says nothing of the
+    bucket or the object.
+    """
     status, code = status_of(error), code_of(error)
-    message = f"S3 responded {status} {code} for {place}."
-    context: dict[str, Any] = {**place.context, "status": status, "s3_code": code}
+    operation = error.operation_name
+    message = f"S3 responded {status} {code} to {operation} for {place}."
+    context: dict[str, Any] = {**place.context, "status": status, "s3_code": code, "operation": operation}
     if status >= 500 or status == 429 or code in TRANSIENT_CODES:
         return TransientError("s3_unavailable", message, **context)
+    if not code:
+        message = f"The response {status} to {operation} for {place} has no S3 error code, so it is not from S3."
+        return TransientError("s3_unavailable", message, hint=NOT_S3_HINT, **context)
     if code == "NoSuchBucket":
         return _bucket_missing(place, context)
-    if place.is_state and status in (404, 409, 412):
-        return StateConflict(
-            "state_conflict", f"{place} was written or removed by another client ({status} {code}).", **context
-        )
-    if place.key is not None and not place.is_state and code not in CREDENTIAL_CODES:
-        if status == 404:
-            return ObjectGone("object_gone", f"{place} no longer exists.", **context)
-        return ObjectError("object_unreadable", message, **context)
+    if place.is_state and code in CONFLICT_CODES:
+        return StateConflict("state_conflict", f"{place} was written or removed by another client ({code}).", **context)
+    if place.key is not None and not place.is_state and code == ABSENT_CODE:
+        return ObjectGone("object_gone", f"{place} no longer exists.", **context)
     if status == 404:
-        return _bucket_missing(place, context)
+        return TransientError("s3_unavailable", message, **context)
+    if place.key is not None and not place.is_state and code not in CREDENTIAL_CODES:
+        return ObjectUnreadable("object_unreadable", message, **context)
+    if code not in CREDENTIAL_CODES and operation in PERMISSIONS:
+        hint = f"Allow {PERMISSIONS[operation]} for the account of INGEST_S3__ACCESS_KEY_ID on {place}."
+        return _denied(place, message, context, hint=hint)
     return _denied(place, message, context)
 
 
@@ -240,6 +267,8 @@ def _bucket_missing(place: Place, context: dict[str, Any]) -> FatalError:
     return FatalError(code, f"The bucket '{place.bucket}' does not exist.", hint=hint, **context)
 
 
+NOT_S3_HINT = "Check INGEST_S3__ENDPOINT_URL, and the proxy in front of it if there is one."
+"""Hint for a response that another server than S3 sent."""
 _DENIED_HINT = "Check INGEST_S3__ACCESS_KEY_ID, its permissions on the bucket, and the clock of this machine."
 _CREDENTIALS_HINT = (
     "Set INGEST_S3__ACCESS_KEY_ID and INGEST_S3__SECRET_ACCESS_KEY. Those of the embedded stack are in its stack.env."

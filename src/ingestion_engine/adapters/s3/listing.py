@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.header
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
@@ -29,44 +30,115 @@ def list_pages(client: Any, bucket: str, prefix: str) -> Iterator[list[ObjectRef
         bucket: Name of the bucket.
         prefix: Prefix of the keys.
 
+    Raises:
+        ResponseParserError: a page that is not S3's, or not of this bucket and prefix.
+
     Cost: one request per 1,000 keys.
     """
-    token: dict[str, str] = {}
+    token: str | None = None
     while True:
-        page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **token)
-        yield [ObjectRef(bucket, *entry) for entry in page.get(_ENTRIES, [])]
-        if not page.get("IsTruncated"):
+        page = read_page(client, bucket, prefix, token=token)
+        yield page.refs
+        if page.next_token is None:
             return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+        if page.next_token == token:
+            raise _refuse("repeats its continuation token")
+        token = page.next_token
 
 
-_ENTRIES = "Entries"
-"""Name of the entries in a parsed response; S3 has no field of this name."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing."""
+
+    refs: list[ObjectRef]
+    next_token: str | None
+    """Token of the next page; None when this is the last one."""
+
+
+def read_page(client: Any, bucket: str, prefix: str, *, token: str | None = None, max_keys: int | None = None) -> Page:
+    """Return one page of a listing, which is proven to be of this bucket and prefix. One request.
+
+    A page that lacks keys without saying so would remove their points, so whatever a proxy or a cache may send in place
+    of it is refused. Raises ResponseParserError.
+    """
+    options: dict[str, Any] = {"ContinuationToken": token} if token is not None else {}
+    if max_keys is not None:
+        options["MaxKeys"] = max_keys
+    response = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **options)
+    found: _Found | None = response.get(_FOUND)
+    if found is None:
+        raise _refuse("has another status than 200")
+    names = {bucket, ""} if not bucket.endswith(ACCESS_POINT_SUFFIXES) else {bucket, "", found.name}
+    if found.name not in names:
+        raise _refuse(f"is of bucket {found.name!r} instead of {bucket!r}")
+    if found.prefixes and prefix not in found.prefixes:
+        raise _refuse(f"has prefix {found.prefixes[0]!r} instead of {prefix!r}")
+    if found.is_truncated and not response.get("NextContinuationToken"):
+        raise _refuse("is not the last page but names no next one")
+    next_token = response["NextContinuationToken"] if found.is_truncated else None
+    return Page([ObjectRef(bucket, *entry) for entry in found.entries], next_token)
+
+
+ACCESS_POINT_SUFFIXES = ("-s3alias", "--ol-s3")
+"""Ends of access points' aliases, which stand for a bucket of another name."""
+_FOUND = "Found"
+"""Name of what ``_take_entries`` found in a parsed response; S3 has no field of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a page says of itself, and its entries."""
+
+    entries: list[tuple[str, str, int, str]]
+    """Key, etag, size in bytes and time of each object."""
+    name: str
+    """Name of the bucket; empty when the server sends none."""
+    prefixes: tuple[str, ...]
+    """The prefix as sent and as decoded, because not every server encodes it; empty when the server sends none."""
+    is_truncated: bool
+
+
+def _refuse(problem: str) -> Exception:
+    from botocore.parsers import ResponseParserError
+
+    error: Exception = ResponseParserError(f"A listing {problem}.")
+    return error
 
 
 def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Move the entries from a response's XML to the parsed response; botocore reads the rest."""
+    """Move the entries from a response's XML to the parsed response; botocore reads the rest.
+
+    Everything else that has status 200 is refused: botocore would read an empty body, or the page of a proxy, as a
+    complete listing without entries.
+    """
     if response_dict["status_code"] != 200:
         return
     try:
         root = ET.fromstring(response_dict["body"])  # noqa: S314 - expat bounds entity expansion and fetches nothing
-    except ET.ParseError:
-        return  # botocore reports what is wrong
+    except ET.ParseError as error:
+        raise _refuse(f"is not XML ({error})") from error
     space = root.tag.rpartition("}")[0]
     space += "}" if space else ""
+    truncated = root.findtext(f"{space}IsTruncated")
+    if root.tag != f"{space}ListBucketResult" or truncated not in ("true", "false"):
+        raise _refuse(f"is not a ListBucketResult that says whether it is complete, but <{root.tag}>")
     contents = root.findall(f"{space}Contents")
     read = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
+    sent = root.findtext(f"{space}Prefix")
+    prefixes = () if sent is None else (sent, read(sent))
     names = [space + name for name in ("Key", "ETag", "Size", "LastModified")]
     entries = []
     for element in contents:
         key, etag, size, modified = map(element.findtext, names)
         if not key or not size or not modified:
-            from botocore.parsers import ResponseParserError
-
-            raise ResponseParserError("A listing has an entry without key, size or time.")
-        entries.append((read(key), read_etag(etag), int(size), _read_time(modified)))
+            raise _refuse("has an entry without key, size or time")
+        try:
+            entries.append((read(key), read_etag(etag), int(size), _read_time(modified)))
+        except ValueError as error:
+            raise _refuse(f"has an entry that cannot be read ({error})") from error
         root.remove(element)
-    customized_response_dict[_ENTRIES] = entries
+    name = root.findtext(f"{space}Name") or ""
+    customized_response_dict[_FOUND] = _Found(entries, name, prefixes, is_truncated=truncated == "true")
     response_dict["body"] = ET.tostring(root)
 
 

@@ -17,10 +17,10 @@ from botocore import exceptions as boto
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
-from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
-from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata
+from ingestion_engine.adapters.s3.client import NOT_S3_HINT, Place, code_of, make_client, s3_errors, status_of
+from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata, read_page
 from ingestion_engine.adapters.s3.obstore_client import FallbackLog, make_obstore
-from ingestion_engine.domain.errors import ObjectError, ObjectGone
+from ingestion_engine.domain.errors import FatalError, ObjectError, ObjectGone, TransientError
 from ingestion_engine.domain.records import ObjectHead, ObjectRef, RawObject
 from ingestion_engine.runtime.settings import S3Settings, Settings
 from ingestion_engine.runtime.timestamps import format_seconds
@@ -68,9 +68,16 @@ def _write(file: BinaryIO, piece: bytes | memoryview) -> None:
 class S3Source:
     """The object source port over S3 or a compatible server. Read only; threads and one event loop can share it."""
 
-    def __init__(self, settings: S3Settings, *, ca_file: Path | None = None) -> None:
-        """Create the source; sends no request. ``ca_file`` is a PEM file of authorities; None means the usual ones."""
+    def __init__(self, settings: S3Settings, *, prefix: str = "", ca_file: Path | None = None) -> None:
+        """Create the source; sends no request.
+
+        Args:
+            settings: Endpoint, region and credentials.
+            prefix: A prefix that may be listed at least; tells a denied object from a denied bucket.
+            ca_file: PEM file of authorities; None means the usual ones.
+        """
         self._settings = settings
+        self._prefix = prefix
         self._ca_file = ca_file
         self._fallbacks = FallbackLog(settings)
         self._stores: dict[str, S3Store] = {}
@@ -82,19 +89,19 @@ class S3Source:
         return make_client(self._settings, ca_file=self._ca_file)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> S3Source:
+    def from_settings(cls, settings: Settings, prefix: str = "") -> S3Source:
         """Return a source for ``settings.s3``."""
-        return cls(settings.s3, ca_file=settings.tls.ca_file)
+        return cls(settings.s3, prefix=prefix, ca_file=settings.tls.ca_file)
 
-    def check_bucket(self, bucket: str) -> None:
-        """Return when the bucket exists and may be listed. Blocking, one request.
+    def check_bucket(self, bucket: str, prefix: str = "") -> None:
+        """Return when the bucket exists and this prefix may be listed. Blocking, one request.
 
         Raises:
             FatalError: "bucket_not_found", "bucket_access_denied".
             TransientError: S3 is unavailable.
         """
         with s3_errors(Place(bucket)):
-            self._client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+            read_page(self._client, bucket, prefix, max_keys=1)
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[ObjectRef]:
         """Yield every object under a prefix in the server's order, with unchanged keys. Blocking.
@@ -117,10 +124,10 @@ class S3Source:
         Raises:
             ObjectGone: "object_gone".
             ObjectError: "object_too_large" before any body is read, "object_unreadable".
-            TransientError: S3 is unavailable.
+            TransientError: S3 is unavailable, or something else answers in its place.
             FatalError: "bucket_access_denied", "bucket_not_found".
 
-        Cost: one request; up to three when the object has changed.
+        Cost: one request; up to three when the object has changed, up to four when it is refused.
         """
 
         async def read(result: GetResult) -> bytes:
@@ -174,6 +181,8 @@ class S3Source:
         try:
             result = await obstore.get_async(self._store(ref.bucket), ref.key, options=options)
             meta = result.meta
+            if ref.etag and meta["e_tag"] is None:
+                return None
             seen = dataclasses.replace(
                 ref,
                 etag=read_etag(meta["e_tag"]),
@@ -195,11 +204,26 @@ class S3Source:
             try:
                 return self._get(ref, max_bytes, read, same_version=True)
             except boto.ClientError as error:
-                if status_of(error) == 403:
-                    self.check_bucket(ref.bucket)  # is the bucket denied, or only this object?
+                if code_of(error) == "AccessDenied" and not self._is_listed(ref.bucket, ref.key):
+                    raise ObjectGone("object_gone", f"{ref.uri} is not listed any more.", key=ref.key) from error
                 if status_of(error) != 412:
                     raise
             return self._get(ref, max_bytes, read)
+
+    def _is_listed(self, bucket: str, key: str) -> bool:
+        """True unless a listing proves that an object to which access was denied does not exist.
+
+        S3 answers 403 also for a missing object when the account may list some prefixes only ("GetObject" in the S3
+        API reference). Raises FatalError ("bucket_access_denied") when the bucket is denied, not only the object.
+        """
+        try:
+            with s3_errors(Place(bucket)):
+                page = read_page(self._client, bucket, key)
+        except FatalError:  # the account may list exactly its prefix
+            self.check_bucket(bucket, self._prefix)
+            return True
+        # The key itself is the first of those that start with it, except where a server does not sort.
+        return page.next_token is not None or any(ref.key == key for ref in page.refs)
 
     def _get(
         self, ref: ObjectRef, max_bytes: int, read: Callable[[StreamingBody], T], *, same_version: bool = False
@@ -207,6 +231,9 @@ class S3Source:
         condition = {"IfMatch": f'"{ref.etag}"'} if same_version and ref.etag else {}
         response = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **condition)
         with response["Body"]:
+            if "LastModified" not in response or (ref.etag and not response.get("ETag")):
+                message = f"The response to GetObject for {ref.uri} has no etag or time, so it is not from S3."
+                raise TransientError("s3_unavailable", message, hint=NOT_S3_HINT, bucket=ref.bucket, key=ref.key)
             seen = dataclasses.replace(
                 ref,
                 etag=read_etag(response.get("ETag")),
@@ -218,14 +245,15 @@ class S3Source:
         return ObjectHead(seen, response.get("ContentType"), read_metadata(response.get("Metadata", {}))), body
 
     async def exists(self, bucket: str, key: str) -> bool:
-        """True when the object exists now. One request for one byte.
+        """True when the object exists now. One request for one byte; two or three when it is refused.
 
-        A HEAD request cannot tell a missing object from a missing bucket, and this result leads to the removal of
-        points.
+        This result leads to the removal of points, so False is only S3's own ``NoSuchKey``, or a listing without the
+        key. The response to a HEAD request has no code: it cannot tell a missing object from a missing bucket or a
+        proxy without a route.
 
         Raises:
-            TransientError: S3 is unavailable.
-            ObjectError: "object_unreadable".
+            TransientError: S3 is unavailable, or something else answers in its place.
+            ObjectError: "object_unreadable": S3 does not say whether it exists.
             FatalError: "bucket_access_denied", "bucket_not_found".
         """
         return await asyncio.to_thread(self._exists, bucket, key)
@@ -239,6 +267,8 @@ class S3Source:
         except ObjectError as error:
             if error.context.get("status") == 416:  # the requested byte does not exist: an empty object
                 return True
+            if error.context.get("s3_code") == "AccessDenied" and not self._is_listed(bucket, key):
+                return False
             raise
         return True
 

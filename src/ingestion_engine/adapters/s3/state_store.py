@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import obstore
 from botocore import exceptions as boto
 from obstore.exceptions import BaseError as ObstoreError
 
-from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors, status_of
+from ingestion_engine.adapters.s3.client import NOT_S3_HINT, Place, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages
 from ingestion_engine.adapters.s3.obstore_client import FallbackLog, make_obstore
-from ingestion_engine.domain.errors import FatalError, StateConflict, StateMissing, TlsFailed, TransientError
+from ingestion_engine.domain.errors import (
+    FatalError,
+    IngestionError,
+    StateConflict,
+    StateMissing,
+    TlsFailed,
+    TransientError,
+)
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
 
+_log = logging.getLogger(__name__)
+
 PART_BYTES = 64 * 1024 * 1024
 """Larger files are uploaded in parts of this size; S3 allows parts of 5 MiB to 5 GiB, at most 10,000."""
 MAX_PARTS = 10_000
+UPLOAD_MARK = "ingest-upload"
+"""Name of the user metadata with a random value of each upload in parts."""
 CONDITIONAL_RETRY = RetryPolicy(first_s=0.2, longest_s=3.0, deadline_s=15.0)
 """The deadline is half of a lease's time to live (30 s): a renewal that takes longer has failed anyway."""
 READ_TIMEOUT_S = 10.0
@@ -110,7 +123,7 @@ class S3StateStore:
             try:
                 response = self._client.get_object(**self._name(path))
                 with response["Body"] as stream:
-                    return Stored(stream.read(), response["ETag"])
+                    return Stored(stream.read(), self._etag(path, response))
             except self._client.exceptions.NoSuchKey:
                 return None
 
@@ -126,6 +139,7 @@ class S3StateStore:
             try:
                 response = self._client.get_object(**self._name(path), Range=f"bytes={start}-{start + length - 1}")
                 with response["Body"] as stream:
+                    self._etag(path, response)
                     return bytes(stream.read())
             except self._client.exceptions.NoSuchKey as error:
                 raise self._missing(path) from error
@@ -137,7 +151,7 @@ class S3StateStore:
     def put(self, path: str, data: bytes) -> None:
         """Write a value, replacing any other. One request; idempotent."""
         with s3_errors(self._place(path)):
-            self._client.put_object(**self._name(path), Body=data)
+            self._etag(path, self._client.put_object(**self._name(path), Body=data))
 
     def create(self, path: str, data: bytes) -> str:
         """Write a value that must not exist yet; return its version.
@@ -161,7 +175,7 @@ class S3StateStore:
         while True:
             try:
                 with s3_errors(self._place(path)):
-                    return str(self._once.put_object(**self._name(path), Body=data, **condition)["ETag"])
+                    return self._etag(path, self._once.put_object(**self._name(path), Body=data, **condition))
             except StateConflict:
                 if is_uncertain:
                     # An earlier attempt may have been applied although its response was lost.
@@ -193,25 +207,70 @@ class S3StateStore:
     def upload(self, path: str, source: Path) -> None:
         """Copy a file to a large value, replacing any other; it appears complete or not at all. Memory: one part."""
         size = source.stat().st_size
-        with s3_errors(self._place(path)), source.open("rb") as file:
+        with source.open("rb") as file:
             if size <= PART_BYTES:
-                self._client.put_object(**self._name(path), Body=file)
+                with s3_errors(self._place(path)):
+                    self._etag(path, self._client.put_object(**self._name(path), Body=file))
                 return
-            part_bytes = max(PART_BYTES, math.ceil(size / MAX_PARTS))
-            upload: dict[str, Any] = {
-                **self._name(path),
-                "UploadId": self._client.create_multipart_upload(**self._name(path))["UploadId"],
-            }
+            # Tells this upload's own object from any other, when the response to its completion is lost.
+            mark = secrets.token_hex(16)
+            with s3_errors(self._place(path)):
+                started = self._client.create_multipart_upload(**self._name(path), Metadata={UPLOAD_MARK: mark})
+            if not started.get("UploadId"):
+                raise self._not_from_s3(path, "upload id")
+            upload = {**self._name(path), "UploadId": started["UploadId"]}
             try:
-                parts: list[dict[str, Any]] = []
-                while part := file.read(part_bytes):
-                    number = len(parts) + 1
-                    response = self._client.upload_part(**upload, PartNumber=number, Body=part)
-                    parts.append({"PartNumber": number, "ETag": response["ETag"]})
-                self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+                with s3_errors(self._place(path)):
+                    self._send_parts(path, upload, file, part_bytes=max(PART_BYTES, math.ceil(size / MAX_PARTS)))
+            except TransientError:
+                if not self._has_arrived(path, mark, size):
+                    self._abort(upload)
+                    raise
             except BaseException:
-                self._client.abort_multipart_upload(**upload)  # leftover parts cost money and are not listed
+                self._abort(upload)
                 raise
+
+    def _send_parts(self, path: str, upload: Mapping[str, Any], file: BinaryIO, *, part_bytes: int) -> None:
+        parts: list[dict[str, Any]] = []
+        while part := file.read(part_bytes):
+            number = len(parts) + 1
+            response = self._client.upload_part(**upload, PartNumber=number, Body=part)
+            parts.append({"PartNumber": number, "ETag": self._etag(path, response)})
+        self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+
+    def _has_arrived(self, path: str, mark: str, size: int) -> bool:
+        """True when an upload is complete although the response to its completion was lost; best effort.
+
+        botocore repeats a completion without a response, and the second one then finds no upload ("NoSuchUpload").
+        """
+        try:
+            with s3_errors(self._place(path)):
+                response = self._client.get_object(**self._name(path), Range="bytes=0-0")
+                response["Body"].close()
+        except IngestionError:
+            return False
+        total = str(response.get("ContentRange", "")).rpartition("/")[2]
+        return (response.get("Metadata", {}).get(UPLOAD_MARK), total) == (mark, str(size))
+
+    def _abort(self, upload: Mapping[str, Any]) -> None:
+        """Remove the parts of an upload, which cost money and are not listed. Best effort: never raises."""
+        try:
+            with s3_errors(self._place(upload["Key"].removeprefix(self._base))):
+                self._client.abort_multipart_upload(**upload)
+        except IngestionError as error:
+            _log.warning("parts of an upload not removed", extra=error.log_fields())
+
+    def _etag(self, path: str, response: Mapping[str, Any]) -> str:
+        """Return the etag of a response; every response of S3 to a read or a write of an object has one."""
+        etag = response.get("ETag")
+        if not etag:
+            raise self._not_from_s3(path, "etag")
+        return str(etag)
+
+    def _not_from_s3(self, path: str, missing: str) -> TransientError:
+        place = self._place(path)
+        message = f"The response for {place} has no {missing}, so it is not from S3."
+        return TransientError("s3_unavailable", message, hint=NOT_S3_HINT, **place.context)
 
     def _name(self, path: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._base + path}

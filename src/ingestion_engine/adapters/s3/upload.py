@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
+from ingestion_engine.adapters.s3.listing import read_page
 from ingestion_engine.domain.errors import ObjectError, TlsFailed, TransientError
 from ingestion_engine.runtime.settings import S3Settings
 
@@ -98,8 +99,9 @@ def upload_files(
     client = make_client(settings, ca_file=ca_file)
     place = Place(bucket)
     try:
-        with s3_errors(place):
-            client.head_bucket(Bucket=bucket)
+        with s3_errors(place):  # the response to a HEAD request has no code that tells S3 from another server
+            common = os.path.commonprefix([file.key for file in files])  # noqa: RUF071 - a prefix of keys may be any
+            read_page(client, bucket, common, max_keys=1)
         with ThreadPoolExecutor(REQUESTS_IN_FLIGHT) as pool:
             uploads = [pool.submit(_put, client, place, file) for file in files]
             try:

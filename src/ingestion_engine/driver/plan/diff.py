@@ -145,7 +145,7 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
         else:
             tally.unchanged += 1
         return None
-    if row.retryable or ((rules.full or rules.retry_failed) and not mine):
+    if (row.retryable or rules.full or rules.retry_failed) and not mine:
         return Action.FULL if rules.full else Action.RETRY
     if mine:
         tally.already_failed += 1
