@@ -46,7 +46,8 @@ class Probes:
                 # The bucket and the state store are mostly one server, and report the same codes.
                 Ledger(self.state, self.spec.job_id).is_aborted()
                 if dependency == "s3":
-                    self.source.check_bucket(self.spec.request.source.bucket)
+                    source = self.spec.request.source
+                    self.source.check_bucket(source.bucket, source.narrowest_prefix())
             elif dependency in ("ollama", "embedder"):
                 self._ask(self.embedder.describe(self.spec.model))
             elif stores:
