@@ -283,9 +283,13 @@ class IngestClient:
         """Remove an alias; its collections are kept."""
         self._send("DELETE", f"/aliases/{_segment(name)}")
 
-    def check_ready(self) -> dict[str, Any]:
-        """Return ``status`` and the state of every dependency, also when the service is not ready."""
-        answer = self._open("GET", "/readyz")
+    def check_ready(self, *, within_s: float | None = None) -> dict[str, Any]:
+        """Return ``status`` and the state of every dependency, also when the service is not ready.
+
+        ``within_s`` is the time in seconds that the service waits for slow dependencies, at most 30; None means its
+        default of 0.6.
+        """
+        answer = self._open("GET", "/readyz", params=_given({"within_s": within_s}))
         if answer.status_code not in {200, 503}:
             raise _refused(answer)
         return _read_object(answer)

@@ -197,7 +197,7 @@ def test_a_job_waits_for_kubernetes(platform: Platform, away: str) -> None:
     assert job["state"] == "queued"
     assert "Submission 1 failed; the next one follows" in job["note"]
     sees_all = fault is None or "method" not in fault
-    assert platform.http.get("/readyz").json()["dependencies"]["spark"]["ok"] is not sees_all
+    assert platform.http.get("/readyz", params={"within_s": 10}).json()["dependencies"]["spark"]["ok"] is not sees_all
     if fault is None:
         server.start()
         server.wait_until_ready()

@@ -107,6 +107,15 @@ class Services:
 async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
     """Construct the services and run their tasks until the context ends; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url)
+    health = HealthService(
+        settings,
+        store,
+        source=parts.source,
+        embedder=parts.embedder,
+        state=parts.state,
+        stores=parts.stores,
+        engines=parts.engines,
+    )
     tasks: list[asyncio.Task[None]] = []
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
@@ -138,15 +147,7 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
             aliases=aliases,
-            health=HealthService(
-                settings,
-                store,
-                source=parts.source,
-                embedder=parts.embedder,
-                state=parts.state,
-                stores=parts.stores,
-                engines=parts.engines,
-            ),
+            health=health,
             metrics=metrics,
             dispatcher=dispatcher,
         )
@@ -154,5 +155,6 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await health.close()
         await parts.close()
         await store.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
 from ingestion_engine.api.dependencies import CallerKnownDep, KeyRingDep, ServicesDep
 from ingestion_engine.api.page import render_page
 from ingestion_engine.api.views import ReadyView, show_health, show_job
+from ingestion_engine.services.health import ANSWER_S
 from ingestion_engine.services.job_store import JobFilter
 
 router = APIRouter(tags=["operations"])
@@ -23,12 +26,22 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", operation_id="readyz", summary="Readiness probe", responses={503: {"model": ReadyView}})
-async def readyz(response: Response, services: ServicesDep, caller_known: CallerKnownDep) -> ReadyView:
+async def readyz(
+    response: Response,
+    services: ServicesDep,
+    caller_known: CallerKnownDep,
+    within_s: Annotated[
+        float, Query(gt=0, le=30, description="Maximum number of seconds to wait for dependencies that are slow.")
+    ] = ANSWER_S,
+) -> ReadyView:
     """Check every dependency. 503 while the database or the state store is unavailable: no job can be accepted then.
+
+    A dependency that has not responded in time shows its last result of the last ten seconds, otherwise it is not ok;
+    its check goes on, and the next request shows the result.
 
     Where API keys are required, a request without a valid one receives neither versions nor error messages.
     """
-    found = await services.health.check()
+    found = await services.health.check(within_s)
     for name, health in found.items():
         services.metrics.set_dependency(name, health.ok)
     view = show_health(found, with_details=caller_known)

@@ -1,4 +1,8 @@
-"""Health of every system that the service depends on, by name."""
+"""Health of every system that the service depends on, by name.
+
+A probe is answered at once: checks that last longer go on in the background, one at a time per system, and the next
+probes show their results. A client that repeats refused connections for ten seconds so reports that they are refused.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.errors import FatalError, IngestionError
 from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.job_store import JobStore
 
-TIME_LIMIT_S: Final = 3.0
-"""Time limit of one check; below the usual time-out of a probe."""
+ANSWER_S: Final = 0.6
+"""A probe is answered within this time; Kubernetes' default time-out of a probe is 1 s."""
+
+CHECK_LIMIT_S: Final = 20.0
+"""Time limit of one check; botocore reports a refused connection after at most 15 s, Ollama's client after 2 s."""
+
+KEEP_S: Final = 10.0
+"""How long a good result stands while the next check is running; Kubernetes' default interval of probes is 10 s."""
 
 _log = get_logger(__name__)
 
@@ -34,7 +44,7 @@ class Health:
 
 
 class HealthService:
-    """Checks all dependencies concurrently."""
+    """Checks all dependencies concurrently. For one event loop."""
 
     def __init__(
         self,
@@ -47,10 +57,12 @@ class HealthService:
         stores: Mapping[StoreName, VectorStore],
         engines: Mapping[EngineName, JobEngine],
     ) -> None:
+        self._running: dict[str, asyncio.Task[Health]] = {}
+        self._began: dict[str, float] = {}
+        self._last: dict[str, tuple[float, Health]] = {}
         self._required: dict[str, Callable[[], Awaitable[Any]]] = {"database": store.ping}
         self._others: dict[str, Callable[[], Awaitable[Any]]] = {}
-        if state is not None:
-            self._required["state"] = lambda: asyncio.to_thread(state.get, "health")
+        self._required["state"] = lambda: _check_state(state)
         place = _state_place(settings.state_url)
         if place is not None:
             self._others["s3"] = lambda: asyncio.to_thread(source.check_bucket, *place)
@@ -58,11 +70,46 @@ class HealthService:
         self._others |= {name.value: part.check for name, part in stores.items()}
         self._others |= {name.value: part.check for name, part in engines.items()}
 
-    async def check(self) -> dict[str, Health]:
-        """Return the health of every dependency, by name. Cost: one request each, at most 3 s in all."""
+    async def check(self, within_s: float = ANSWER_S) -> dict[str, Health]:
+        """Return the health of every dependency, by name, at the latest after ``within_s`` seconds.
+
+        A check that is still running then shows its last result: a bad one, or a good one of the last ten seconds.
+        Otherwise it is not ok. Cost: at most one request each; none where a check is running already.
+        """
         checks = {**self._required, **self._others}
-        answers = await asyncio.gather(*(self._check_one(name, check) for name, check in checks.items()))
-        return dict(zip(checks, answers, strict=True))
+        for name, check in checks.items():
+            if name not in self._running:
+                self._running[name] = asyncio.create_task(self._run(name, check))
+        running = {name: self._running[name] for name in checks}
+        await asyncio.wait(running.values(), timeout=within_s)
+        return {name: task.result() if task.done() else self._show_last(name) for name, task in running.items()}
+
+    async def close(self) -> None:
+        """End the checks that are running."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _show_last(self, name: str) -> Health:
+        """Return the result that stands for a check that is still running."""
+        now = time.monotonic()
+        at, last = self._last.get(name, (0.0, None))
+        if last is not None and (not last.ok or now - at <= KEEP_S):
+            return last
+        running_s = now - self._began[name]
+        error = f"No response within {running_s:.1f} s; the check is still running."
+        required = name in self._required
+        return Health(ok=False, required=required, latency_ms=round(running_s * 1000, 1), error=error)
+
+    async def _run(self, name: str, check: Callable[[], Awaitable[Any]]) -> Health:
+        self._began[name] = time.monotonic()
+        try:
+            health = await self._check_one(name, check)
+            self._last[name] = (time.monotonic(), health)
+            return health
+        finally:
+            del self._running[name]
 
     async def _check_one(self, name: str, check: Callable[[], Awaitable[Any]]) -> Health:
         began = time.monotonic()
@@ -70,11 +117,11 @@ class HealthService:
         error: str | None = None
         version: str | None = None
         try:
-            async with asyncio.timeout(TIME_LIMIT_S):
+            async with asyncio.timeout(CHECK_LIMIT_S):
                 answer = await check()
             version = answer if isinstance(answer, str) else None
         except TimeoutError:
-            error = f"No response within {TIME_LIMIT_S:g} s."
+            error = f"No response within {CHECK_LIMIT_S:g} s."
         except IngestionError as fault:
             error = fault.message
         except Exception as fault:
@@ -82,6 +129,12 @@ class HealthService:
             error = type(fault).__name__
         latency_ms = round((time.monotonic() - began) * 1000, 1)
         return Health(ok=error is None, required=required, latency_ms=latency_ms, version=version, error=error)
+
+
+async def _check_state(state: StateStore | None) -> None:
+    if state is None:
+        raise FatalError("store_not_configured", "The state store is not configured; set INGEST_STATE_URL.")
+    await asyncio.to_thread(state.get, "health")
 
 
 async def _describe(embedder: Embedder, model: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from ingestion_engine.api.app import create_app
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ports import SearchFilter
-from ingestion_engine.domain.records import RowState, TableRow
+from ingestion_engine.domain.records import ModelInfo, RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.services import jobs
@@ -168,6 +170,61 @@ async def test_readiness_names_every_dependency(world: World) -> None:
         answer = await plane.client.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
         assert (await plane.client.get("/livez")).status_code == 200
+
+
+async def test_a_state_store_that_is_not_configured_is_not_ready(world: World) -> None:
+    """No job can run without it, so the service must not look healthy."""
+    async with world.serve(world.parts(state=None)) as plane:
+        answer = await plane.client.get("/readyz")
+        state = answer.json()["dependencies"]["state"]
+        assert (answer.status_code, state["ok"], state["required"]) == (503, False, True)
+        assert "INGEST_STATE_URL" in state["error"]
+
+
+async def test_a_probe_does_not_wait_for_a_slow_system(world: World) -> None:
+    """It is answered in less than a second; the check goes on once, and its result is shown when it is there."""
+    begun, release = [], asyncio.Event()
+
+    async def describe(model: str) -> ModelInfo:
+        begun.append(model)
+        await release.wait()
+        raise TransientError("ollama_unavailable", "Ollama at http://x failed: connection refused.")
+
+    world.embedder.describe = describe  # type: ignore[method-assign]
+    async with world.serve() as plane:
+        for _ in range(3):
+            began = time.monotonic()
+            found = (await plane.client.get("/readyz")).json()
+            assert time.monotonic() - began < 1
+            assert found["status"] == "degraded"
+            assert "still running" in found["dependencies"]["ollama"]["error"]
+        assert len(begun) == 1
+        release.set()
+        for _ in range(2):
+            found = (await plane.client.get("/readyz")).json()
+            assert "connection refused" in found["dependencies"]["ollama"]["error"]
+        release.clear()
+        found = (await plane.client.get("/readyz", params={"within_s": 0.01})).json()
+        assert "connection refused" in found["dependencies"]["ollama"]["error"], "the last result stands"
+
+
+async def test_a_good_result_stands_for_ten_seconds_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow answer is no failure, a missing one is."""
+    async with world.serve() as plane:
+        assert (await plane.client.get("/readyz")).json()["status"] == "ready"
+        hang = asyncio.Event()
+
+        async def check() -> str:
+            await hang.wait()
+            return "late"
+
+        plane.services.health._others["qdrant"] = check
+        assert (await plane.client.get("/readyz", params={"within_s": 0.01})).json()["status"] == "ready"
+        monkeypatch.setattr("ingestion_engine.services.health.KEEP_S", 0.0)
+        found = (await plane.client.get("/readyz", params={"within_s": 0.01})).json()
+        assert not found["dependencies"]["qdrant"]["ok"]
+        hang.set()
+        assert (await plane.client.get("/readyz")).json()["dependencies"]["qdrant"]["version"] == "late"
 
 
 async def test_metrics_count_jobs_and_requests_by_route(world: World) -> None:

@@ -39,7 +39,8 @@ CHARS_PER_S = 100.0
 DESCRIBE_TIMEOUT_S = 10.0
 QUICK_RETRY = RetryPolicy(first_s=0.25, longest_s=5.0, deadline_s=60.0)
 """After this the partition is retried, which costs more than waiting but lets the driver pause the whole job."""
-DESCRIBE_RETRY = RetryPolicy(first_s=0.25, longest_s=1.0, deadline_s=5.0)
+DESCRIBE_RETRY = RetryPolicy(first_s=0.25, longest_s=1.0, deadline_s=1.5)
+"""Shorter than the checks before a job (2 s), so that they report why the server does not respond."""
 
 
 class OllamaEmbedder:
