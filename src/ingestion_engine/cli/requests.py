@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from ingestion_engine.domain.spec import BUCKET_PATTERN
+from ingestion_engine.domain.spec import BUCKET_NAME
 
 
 def read_request(file: Path | None, *, param_hint: str = "--file") -> dict[str, Any]:
@@ -68,7 +67,7 @@ def split_source(source: str, *, param_hint: str) -> tuple[str, str]:
         typer.BadParameter: the text begins with no bucket, such as a path of this machine.
     """
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
-    if not re.match(BUCKET_PATTERN, bucket):
+    if not BUCKET_NAME.match(bucket):
         raise typer.BadParameter(f"{source!r} does not name a bucket. Use s3://bucket/prefix.", param_hint=param_hint)
     return bucket, prefix
 

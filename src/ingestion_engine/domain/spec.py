@@ -28,8 +28,8 @@ COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
 COLLECTION_MAX = 128
 """Maximum characters of a collection or alias name."""
 
-BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$"
-"""Pattern of bucket names."""
+BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
+"""Names of buckets."""
 
 
 class EngineName(StrEnum):
@@ -80,7 +80,7 @@ class Strict(BaseModel):
 
 
 def _check_bucket(value: str) -> str:
-    if not re.match(BUCKET_PATTERN, value):
+    if not BUCKET_NAME.match(value):
         raise ValueError("a bucket name consists of 3 to 63 lower-case letters, digits, dots and hyphens")
     return value
 
