@@ -2,9 +2,13 @@
 
 ``collections/{c}/lease.json`` holds job, attempt, epoch and a heartbeat counter. It changes by conditional writes only
 and is never removed, so epochs only grow. Clocks of different machines are never compared: a waiting driver takes the
-lease over when the stored value has not changed for ``ttl_s`` on its own monotonic clock; the holder stops by itself
-when ``ttl_s`` have passed on its own clock since its last renewal. The successor then waits ``grace_s`` before it
-writes, so that all requests of the dead attempt's workers have ended (``LeaseSettings`` explains both values).
+lease over when the stored value has not changed for ``ttl_s`` on its own monotonic clock, not counting the time in
+which it could not read; the holder pauses by itself when ``ttl_s`` have passed on its own clock since its last renewal.
+The successor then waits ``grace_s`` before it writes, so that all requests of the dead attempt's workers have ended
+(``LeaseSettings`` explains both values).
+
+Nobody can take a lease over while the state store is unavailable. So an outage of any length does not lose it: when the
+store is back, the holder's conditional write succeeds under the same epoch unless somebody else was faster.
 """
 
 from __future__ import annotations
@@ -170,30 +174,41 @@ class HeldLease:
         """Increment the heartbeat. One request.
 
         Raises:
-            LeaseLost: the stored lease belongs to another process, or ``check`` has raised before.
+            LeaseLost: the stored lease belongs to another process, or was released.
             TransientError: the state store is unavailable; the lease may still be held.
         """
         with self._lock:
-            self.check()
+            self._raise_if_lost()
             started_at = self._clock()
             self._lease = self._write(released=False)
+            unconfirmed_s = started_at - self._renewed_at
             self._renewed_at = started_at
+        if unconfirmed_s >= self._ttl_s:
+            fields = {"collection": self._collection, "epoch": self.epoch, "unconfirmed_s": round(unconfirmed_s, 1)}
+            _log.info("lease kept: nobody took it meanwhile", extra=fields)
 
     def check(self) -> None:
         """Return while the lease is held, as far as this process can know; no request.
 
         Raises:
-            LeaseLost: another process has it, or ``ttl_s`` have passed since the last successful renewal began. Once
-                raised, always raised.
+            LeaseLost: another process has it. Once raised, always raised.
             FatalError: the state store refused a renewal for good.
+            TransientError: ``ttl_s`` have passed since the last successful renewal began, so another process may have
+                it; until a renewal succeeds.
         """
-        if self._lost is None and self._clock() - self._renewed_at >= self._ttl_s:
-            self._lost = LeaseLost(
-                "lease_lost",
+        self._raise_if_lost()
+        if self._is_expired():
+            raise TransientError(
+                "state_unavailable",
                 f"The lease on collection {self._collection!r} could not be renewed for {self._ttl_s:g} s.",
                 collection=self._collection,
                 epoch=self.epoch,
             )
+
+    def _is_expired(self) -> bool:
+        return self._clock() - self._renewed_at >= self._ttl_s
+
+    def _raise_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost.with_traceback(None)
 
@@ -204,7 +219,7 @@ class HeldLease:
         """
         with self._lock:
             try:
-                self.check()
+                self._raise_if_lost()
                 self._lease = self._write(released=True)
             except IngestionError as error:
                 _log.warning("lease not released", extra={"collection": self._collection, **error.log_fields()})
@@ -236,7 +251,8 @@ class HeldLease:
     def renew_step(self) -> float | None:
         """Renew once; return the seconds until the next step, or None when the lease is lost.
 
-        An outage is tolerated, and so is an unexpected error: the lease is lost when no renewal succeeds in time.
+        An outage is tolerated, whatever its length. So is an unexpected error, but the lease is lost when no renewal
+        succeeds in time.
         """
         try:
             self.renew()
@@ -247,8 +263,11 @@ class HeldLease:
             self._lost = error
             _log.error("lease lost", extra={"collection": self._collection, **error.log_fields()})
             return None
-        except Exception:
+        except Exception as error:
             _log.exception("lease not renewed: unexpected error", extra={"collection": self._collection})
+            if self._is_expired():
+                self._fail(error)
+                return None
             return self._ttl_s / _CHECKS_PER_TTL
         return self._ttl_s / _RENEWALS_PER_TTL
 
@@ -318,7 +337,8 @@ class _Acquisition:
         Not ``update_value``: whether a stored lease may be replaced depends on how long it has been observed.
         """
         watched: Lease | None = None
-        watched_since = 0.0
+        unchanged_s = 0.0
+        last_read_at: float | None = None
         is_known_alive = False
         while True:
             self._raise_if_stopped()
@@ -338,30 +358,41 @@ class _Acquisition:
                     if watched is None or watched.epoch != stored.epoch or not is_known_alive:
                         self._on_wait(stored, None if is_alive else self._ttl_s)
                     is_known_alive = is_alive
-                    watched, watched_since = stored, self._clock()
-                elif read_at - watched_since >= self._ttl_s:
+                    watched, unchanged_s, last_read_at = stored, 0.0, self._clock()
+                elif last_read_at is None:
+                    last_read_at = self._clock()
+                else:
+                    unchanged_s, last_read_at = unchanged_s + read_at - last_read_at, read_at
+                if unchanged_s >= self._ttl_s:
                     return self._write_over(stored), True
             except StateConflict:
                 continue
             except TransientError as error:
+                last_read_at = None  # the holder could not renew either
                 _log.warning(
                     "waiting for the state store", extra={"collection": self._collection, **error.log_fields()}
                 )
             self._sleep(self._pause_s)
 
     def wait_grace(self, held: HeldLease, grace_s: float) -> None:
-        """Wait, renewing, until all requests of the former holder have ended."""
+        """Wait, renewing, until all requests of the former holder have ended and the lease is confirmed."""
         ends_at = self._clock() + grace_s
         renew_at = self._clock() + self._ttl_s / _RENEWALS_PER_TTL
-        while (now := self._clock()) < ends_at:
+        while True:
+            now = self._clock()
             # Stopping here leaves the lease held: after a release the next driver would not wait for the former
             # holder.
             self._raise_if_stopped()
             if now >= renew_at:
                 pause_s = held.renew_step()
                 renew_at = now + (pause_s or 0.0)
-            held.check()
-            self._sleep(min(self._pause_s, ends_at - now))
+            try:
+                held.check()
+                if now >= ends_at:
+                    return
+            except TransientError as error:
+                _log.warning("lease not confirmed", extra={"collection": self._collection, **error.log_fields()})
+            self._sleep(min(self._pause_s, ends_at - now) if now < ends_at else self._pause_s)
 
     def _write_over(self, stored: Lease | None) -> HeldLease:
         self._refuse_predecessor(stored)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 
 from ingestion_engine.domain.errors import ObjectUnreadable, TlsFailed, TransientError
 from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import Point
 from ingestion_engine.driver.monitor import Monitor
-from support.doubles import Crash, HashEmbedder
+from support.doubles import Crash, HashEmbedder, MemoryState
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, balanced, make_world
 
 
@@ -548,3 +550,54 @@ def test_a_successor_says_for_whose_lease_it_waits(world: World, monkeypatch: py
     assert phase == "waiting"
     assert str(note).startswith("Waiting for the lease of attempt 1, which ended without releasing it, until 20")
     assert monitors[-1].progress()["note"] is None
+
+
+@dataclass
+class AwayState(MemoryState):
+    """A state store that is away until the lease could not be renewed a number of times."""
+
+    renewals_to_fail: int = 0
+
+    def _check(self) -> None:
+        if self.renewals_to_fail:
+            raise TransientError("state_unavailable", "The state store is away.")
+
+    def get(self, path: str) -> Stored | None:
+        self._check()
+        return super().get(path)
+
+    def get_range(self, path: str, start: int, length: int) -> bytes:
+        self._check()
+        return super().get_range(path, start, length)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self._check()
+        return super().list(prefix)
+
+    def _write(self, kind: str, path: str, data: bytes) -> str:
+        if path.endswith("lease.json") and self.renewals_to_fail:
+            self.renewals_to_fail -= 1
+            raise TransientError("state_unavailable", "The state store is away.")
+        self._check()
+        return super()._write(kind, path, data)
+
+
+def test_an_outage_longer_than_the_lease_costs_no_attempt() -> None:
+    """Nobody can take over what nobody can read: the same attempt goes on under the same epoch, to the end."""
+    world = make_world()
+    state = world.state = AwayState()
+    world.limits = world.limits.model_copy(update={"lease_ttl_s": 0.2})
+    engine = world.engine
+    begun: list[PartitionId] = []
+
+    def go_away(partition_id: PartitionId) -> None:
+        if not begun:
+            state.renewals_to_fail = 30  # a failed renewal is repeated after a tenth of the time to live
+        begun.append(partition_id)
+
+    engine.before = go_away
+    summary = world.attempt(world.submit(alias="live", collection="notes"), engine=engine)
+    assert summary is not None, "the lease was lost"
+    assert (summary["state"], summary["counts"]["failed"]) == ("succeeded", 0)
+    assert {point.payload["epoch"] for point in world.points(world.qdrant)} == {1}
+    assert world.qdrant.aliases == {"live": "notes"}

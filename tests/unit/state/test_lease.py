@@ -195,8 +195,8 @@ def test_a_released_lease_with_a_lost_answer_is_not_ours_any_more(store: FaultyS
     assert take(store, clock, "job-b").epoch == 2
 
 
-def test_outages_are_tolerated_until_the_ttl(store: FaultyStore, clock: Clock) -> None:
-    """The holder goes on through a short outage, and stops by itself when a successor could have taken over."""
+def test_an_outage_of_any_length_does_not_lose_the_lease(store: FaultyStore, clock: Clock) -> None:
+    """The holder goes on through a short outage, and pauses while a successor could have taken over; none could."""
     held = take(store, clock, "job-a")
     store.away = True
     clock.now += TTL_S - 1
@@ -206,11 +206,82 @@ def test_outages_are_tolerated_until_the_ttl(store: FaultyStore, clock: Clock) -
     assert held.renew_step() == TTL_S / 3
     store.away = True
     clock.now += TTL_S
-    with pytest.raises(LeaseLost):
+    assert held.renew_step() == TTL_S / 10
+    with pytest.raises(TransientError, match="could not be renewed for 30 s"):
+        held.check()
+    clock.now += 10 * TTL_S
+    with pytest.raises(TransientError):
         held.check()
     store.away = False
-    assert held.renew_step() is None  # once lost, always lost
-    with pytest.raises(LeaseLost):
+    assert held.renew_step() == TTL_S / 3
+    held.check()
+    assert held.epoch == 1
+    lease = read_lease(store, "docs")
+    assert lease is not None
+    assert (lease.epoch, lease.counter) == (1, 2)
+
+
+def test_a_lease_that_was_taken_during_an_outage_is_lost(store: FaultyStore, clock: Clock, tmp_path: Path) -> None:
+    """Only this driver was cut off: another one took over, and the first one stops for good."""
+    held = take(store, clock, "job-a")
+    store.away = True
+    other = take(FaultyStore(LocalStateStore(f"file://{tmp_path}/state")), clock, "job-b")
+    with pytest.raises(TransientError):
+        held.check()
+    store.away = False
+    assert held.renew_step() is None
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            held.check()
+    other.check()
+
+
+def test_after_an_outage_the_holder_is_faster_than_a_waiting_driver(store: FaultyStore, clock: Clock) -> None:
+    """Time in which nobody could renew does not count as silence of the holder."""
+    holder = take(store, clock, "job-a")
+    steps: list[float] = []
+
+    def live() -> None:
+        age = clock.now - 1000.0
+        store.away = 10 <= age < 200
+        if 1000.0 + age >= (steps[-1] if steps else 1000.0) and age < 300:
+            pause_s = holder.renew_step()
+            assert pause_s is not None
+            steps.append(clock.now + pause_s)
+
+    clock.on_sleep = live
+    assert take(store, clock, "job-b").epoch == 2
+    assert clock.now - 1000.0 >= 300 + TTL_S * 2 / 3 + GRACE_S, "the holder kept the lease until it stopped renewing"
+
+
+def test_a_successor_is_not_let_go_with_an_unconfirmed_lease(store: FaultyStore, clock: Clock) -> None:
+    """An outage that begins in the grace and outlasts it is waited for, under the epoch that was taken."""
+    take(store, clock, "job-a")
+
+    def toggle() -> None:
+        store.away = 40 <= clock.now - 1000.0 < 200
+
+    clock.on_sleep = toggle
+    held = take(store, clock, "job-b")
+    assert held.epoch == 2
+    assert 200 <= clock.now - 1000.0 <= 210
+    held.check()
+
+
+def test_unexpected_errors_lose_the_lease_in_time(
+    store: FaultyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect is no outage: nothing says that it ever ends."""
+    held = take(store, clock, "job-a")
+
+    def fail(*_: object) -> str:
+        raise ValueError("defect")
+
+    monkeypatch.setattr(store, "replace", fail)
+    assert held.renew_step() == TTL_S / 10
+    clock.now += TTL_S
+    assert held.renew_step() is None
+    with pytest.raises(LeaseLost, match="defect"):
         held.check()
 
 
