@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,11 +114,19 @@ class ReportingEngine:
 
     state: StateStore
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         ledger = Ledger(self.state, JobUri.parse(spec_uri).job_id)
         lease = read_lease(self.state, COLLECTION)
         assert lease is not None
         for partition_id in partition_ids:
+            if partition_id is None:
+                continue
             refs = [planned.ref for planned in ledger.read_partition(partition_id).objects]
             results = tuple(
                 ObjectResult(

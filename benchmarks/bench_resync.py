@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +130,19 @@ class DrainingEngine:
 
     partitions = 0
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         """Never yields.
 
         Raises:
             PlannedError: After the last partition; it ends the driver, so that nothing is merged.
         """
-        self.partitions = sum(1 for _ in partition_ids)
+        self.partitions = sum(1 for partition_id in partition_ids if partition_id is not None)
         raise PlannedError
         yield
 

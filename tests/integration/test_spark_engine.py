@@ -14,6 +14,7 @@ from pyspark import SparkConf, SparkContext
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.engines.feed import is_abandoned
 from ingestion_engine.engines.spark.engine import SparkEndedError, SparkEngine
 from ingestion_engine.engines.spark.start import CONF, JAVA_HINT
 from support.waiting import wait_for
@@ -168,21 +169,6 @@ def test_a_failing_task_runs_once(context: SparkContext, tmp_path: Path) -> None
     assert (tmp_path / "runs").read_text() == "a01-00000\n"
 
 
-def test_a_durable_report_outlives_its_process(context: SparkContext) -> None:
-    """A process that died after its report was durable has done its partition."""
-
-    def die(partition_id: str) -> None:
-        import os
-
-        os._exit(1)
-
-    durable = make_process()(SPEC, "a01-00000")
-    engine = SparkEngine(SLOTS, make_process(die), find_report={durable.partition_id: durable}.get)
-    reports = run(engine, ids(2))
-    assert reports["a01-00000"] == durable
-    assert reports["a01-00001"].process_died
-
-
 def test_an_executor_that_cannot_run_the_package_stops_the_job(context: SparkContext) -> None:
     """An exception out of Python itself is the environment's fault, never the objects'."""
 
@@ -222,10 +208,10 @@ def test_the_window_slides(context: SparkContext, gate: Path) -> None:
     assert sorted(order) == ids(6)
 
 
-def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(
+def test_a_stop_cancels_what_has_not_begun_and_waits_for_what_runs(
     context: SparkContext, tmp_path: Path, gate: Path
 ) -> None:
-    """With more Spark jobs than slots, an abort ends the waiting ones at once; running ones report by themselves."""
+    """With more Spark jobs than slots, a stop ends the waiting ones at once; running ones report by themselves."""
     log = tmp_path / "runs"
     log.touch()
     path, hold = str(log), make_wait(gate)
@@ -235,9 +221,11 @@ def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(
             file.write(f"{partition_id}\n")
         hold()
 
-    engine = SparkEngine(6, make_process(wait), is_aborted=lambda: len(log.read_text().split()) >= SLOTS)
+    def should_stop() -> bool:
+        return len(log.read_text().split()) >= SLOTS
+
     reports = []
-    for report in engine.run(SPEC, ids(6)):
+    for report in SparkEngine(6, make_process(wait)).run(SPEC, ids(6), should_stop=should_stop):
         reports.append(report)
         if len(reports) == 6 - SLOTS:
             gate.touch()  # what runs could not have ended before
@@ -245,8 +233,42 @@ def test_abort_cancels_what_has_not_begun_and_waits_for_what_runs(
     begun = set(log.read_text().split())
     assert {report.partition_id for report in done} == begun
     assert {report.status for report in done} == {ReportStatus.DONE}
-    assert {report.status for report in canceled} == {ReportStatus.RETRY}
+    assert {(report.error or {})["code"] for report in canceled} == {"partition_canceled"}
+    assert not any(report.process_died for report in canceled)
     assert {report.partition_id for report in canceled} == set(ids(6)) - begun
+
+
+def test_a_partition_that_does_not_end_is_abandoned(
+    context: SparkContext, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that has to stop ends in bounded time, and says that a worker may still write."""
+    monkeypatch.setattr("ingestion_engine.engines.feed.STOP_GRACE_S", 1.0)
+    hold = make_wait(gate)
+    started = gate.with_name("started")
+    begun = str(started)
+
+    def wait(partition_id: str) -> None:
+        open(begun, "w").close()  # noqa: PTH123 - runs in Spark's worker
+        hold()
+
+    reports = list(SparkEngine(SLOTS, make_process(wait)).run(SPEC, ids(1), should_stop=started.exists))
+    gate.touch()
+    assert [is_abandoned(report) for report in reports] == [True]
+
+
+def test_reports_are_taken_while_planning_is_slow(context: SparkContext) -> None:
+    """A plan that has nothing ready does not keep the report of a partition that has ended."""
+    done: list[str] = []
+
+    def plan() -> Iterator[PartitionId | None]:
+        yield ids(1)[0]
+        while not done:
+            yield None
+        yield ids(2)[1]
+
+    for report in SparkEngine(SLOTS, make_process()).run(SPEC, plan()):
+        done.append(report.partition_id)
+    assert done == ids(2)
 
 
 def test_without_java_the_message_says_what_to_install() -> None:

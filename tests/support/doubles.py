@@ -37,6 +37,7 @@ from ingestion_engine.domain.records import (
     PartitionReport,
     Point,
     RawObject,
+    ReportStatus,
     SearchHit,
     StoredPoint,
 )
@@ -53,6 +54,10 @@ from ingestion_engine.state.object_table.table import ObjectTable
 
 class Crash(BaseException):
     """Simulates the end of the process."""
+
+
+class Killed(BaseException):
+    """Simulates the end of a worker process with its partition."""
 
 
 @dataclass
@@ -342,11 +347,23 @@ class InProcessEngine:
     ran: list[PartitionId] = field(default_factory=list)
     large_bytes: int = LARGE_BYTES
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         ledger = Ledger(self.state, JobUri.parse(spec_uri).job_id)
         for partition_id in partition_ids:
+            if partition_id is None:
+                continue
             self.ran.append(partition_id)
-            yield report_of(partition_id, lambda pid=partition_id: asyncio.run(self._one(ledger, pid)))
+            try:
+                yield report_of(partition_id, lambda pid=partition_id: asyncio.run(self._one(ledger, pid)))
+            except Killed as killed:
+                died = TransientError("worker_died", f"killed: {killed}").record()
+                yield PartitionReport(partition_id, ReportStatus.RETRY, 0, error=died, process_died=True)
 
     async def _one(self, ledger: Ledger, partition_id: PartitionId) -> PartitionReport:
         self.before(partition_id)

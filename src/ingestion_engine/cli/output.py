@@ -19,7 +19,7 @@ from ingestion_engine.cli.extras import NotInstalled
 from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.domain.records import Outcome, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import UNEXPECTED_ERROR, Outcome, PartitionReport, ReportStatus
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.runtime.tls import check_ca_file
 
@@ -74,7 +74,8 @@ def exit_code_of_report(report: PartitionReport) -> ExitCode:
     if report.status is ReportStatus.FATAL:
         return ExitCode.FAILED
     if report.status is ReportStatus.RETRY:
-        return ExitCode.UNEXPECTED if report.process_died else ExitCode.UNREACHABLE
+        is_defect = (report.error or {}).get("code") == UNEXPECTED_ERROR
+        return ExitCode.UNEXPECTED if is_defect else ExitCode.UNREACHABLE
     failed = any(result.outcome is Outcome.FAILED for result in report.results)
     return ExitCode.PARTIALLY_SUCCEEDED if failed else ExitCode.SUCCEEDED
 

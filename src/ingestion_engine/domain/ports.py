@@ -263,10 +263,24 @@ class VectorStore(Protocol):
 class Engine(Protocol):
     """Runs partitions, without stage logic or retries and in no particular order."""
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end. A dead process gives a RETRY report with ``process_died``.
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
+        """Yield one report per partition, as they end.
 
-        ``partition_ids`` may block while more are being planned; ids are taken only when they can run.
+        A process that died with its partition gives a RETRY report with ``process_died``; any other loss, of a node or
+        of the way to it, a RETRY report without.
+
+        Args:
+            spec_uri: URI of the job's spec.
+            partition_ids: Partitions, taken only when they can run. None means that no partition is ready yet; the
+                iterator has then waited a moment, or partitions are running.
+            should_stop: Returns True when the run has to end: no further partition begins, partitions that no worker
+                has begun end at once, and the others have ``STOP_GRACE_S`` to end by themselves.
         """
 
 

@@ -46,6 +46,8 @@ class Action(StrEnum):
     """Failed before, and is retried."""
     DIRTY = "dirty"
     """An unfinished job, or an abandoned plan of this attempt, may have written some of its points."""
+    SUSPECT = "suspect"
+    """As DIRTY, and it ended its worker before: it has a partition of its own."""
     FULL = "full"
     """Embedded again in any case (mode ``full``)."""
     DELETE = "delete"
@@ -58,6 +60,8 @@ class Action(StrEnum):
     """As VERIFY, and differences are repaired."""
 
 
+UNFINISHED = frozenset({Action.DIRTY, Action.SUSPECT})
+"""Actions on objects of which the stores may hold points of several versions."""
 REMOVALS = frozenset({Action.DELETE, Action.PURGE})
 """Actions that only remove points: they neither read nor embed, and run after everything else."""
 COMPARISONS = frozenset({Action.VERIFY, Action.REPAIR})
@@ -376,9 +380,17 @@ class ReportStatus(StrEnum):
     """The job must stop."""
 
 
+UNEXPECTED_ERROR = "unexpected_error"
+"""Error code of a RETRY report whose cause is a defect of the product or of a library."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """Report of one partition. ``results`` is complete when status is DONE and empty otherwise."""
+    """Report of one partition.
+
+    ``results`` is complete when status is DONE. For RETRY it has the objects that were finished before the partition
+    was put back, and the counts are those of the whole run; it is empty for FATAL.
+    """
 
     partition_id: PartitionId
     status: ReportStatus
@@ -397,7 +409,7 @@ class PartitionReport:
     error: Mapping[str, Any] | None = None
     """``IngestionError.record()`` of the error that stopped the partition, for RETRY and FATAL."""
     process_died: bool = False
-    """True when the process ended without a report."""
+    """True when the worker process died with the partition; False when its node or the way to it was lost."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingestion_engine.domain.ids import SegmentKind
-from ingestion_engine.domain.records import REMOVALS, Action, ObjectResult, Outcome, PartitionReport
+from ingestion_engine.domain.records import REMOVALS, UNFINISHED, Action, ObjectResult, Outcome, PartitionReport
 from ingestion_engine.driver.plan.diff import Tally
 
 
@@ -144,7 +144,7 @@ class Counts:
             "searches_failed": self.searches_failed,
             "new": tally.by_action.get(Action.NEW, 0),
             "changed": tally.by_action.get(Action.CHANGED, 0),
-            "retried": tally.by_action.get(Action.RETRY, 0) + tally.by_action.get(Action.DIRTY, 0),
+            "retried": sum(tally.by_action.get(action, 0) for action in (Action.RETRY, *UNFINISHED)),
             "bytes_planned": tally.bytes_planned,
             "bytes_read": self.bytes_read,
             "chunks_estimated": tally.chunks_estimated,

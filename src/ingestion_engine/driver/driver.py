@@ -15,14 +15,22 @@ import asyncio
 import datetime as dt
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
-from ingestion_engine.domain.ids import SegmentKind
+from ingestion_engine.domain.ids import PartitionId, SegmentKind
 from ingestion_engine.domain.ports import Embedder, Engine, ObjectSource, StateStore, VectorStore
-from ingestion_engine.domain.records import Action, PlannedObject
+from ingestion_engine.domain.records import (
+    COMPARISONS,
+    REMOVALS,
+    UNFINISHED,
+    Action,
+    ObjectResult,
+    PartitionReport,
+    PlannedObject,
+)
 from ingestion_engine.domain.spec import MODES_ON_EXISTING, CollectionContract, JobSpec, Mode, StoreName
 from ingestion_engine.driver.alias_move import AliasMove
 from ingestion_engine.driver.commit import OpenAttempt, attempt_reports, find_open_attempts, merge_attempt, open_attempt
@@ -52,7 +60,10 @@ from ingestion_engine.driver.preflight import (
     wanted_contract,
 )
 from ingestion_engine.driver.probes import Probes
-from ingestion_engine.driver.rounds import Rounds
+from ingestion_engine.driver.rounds import RoundHooks, Rounds
+from ingestion_engine.engines.feed import is_abandoned
+from ingestion_engine.pipeline.stored_copies import holds_version
+from ingestion_engine.pipeline.upsert import delete_stale_points
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_seconds, timestamp_now, utc_now
 from ingestion_engine.state.collections import write_verified
@@ -114,6 +125,8 @@ class Driver:
     rounds: Rounds = field(init=False)
     segments: SegmentNames = field(init=False)
     _async: asyncio.Runner = field(init=False)
+    _has_writers: bool = field(init=False, default=False)
+    """True when a partition did not end when the job had to stop: its worker may still write."""
 
     def __post_init__(self) -> None:
         self.spec, self.state = self.attempt.spec, self.ports.state
@@ -217,7 +230,8 @@ class Driver:
         except LeaseLost:
             raise
         except FatalError:
-            lease.release()  # no worker of this attempt is running any more, so a successor need not wait
+            if not self._has_writers:
+                lease.release()  # no worker of this attempt is running any more, so a successor need not wait
             raise
         lease.release()
 
@@ -485,15 +499,38 @@ class Driver:
     def _make_rounds(self, counts: Counts, on_done: Callable[[], None]) -> Rounds:
         """Return rounds of this attempt that keep their own counts."""
         return Rounds(
-            lambda ids: self.ports.engine.run(self.attempt.spec_uri, ids),
+            self._run_partitions,
             self.ledger,
             self.segments,
             counts=counts,
             writer=self.writer,
             monitor=self.monitor,
             outages=self.outages,
-            on_done=on_done,
+            hooks=RoundHooks(on_done, discard=self._discard),
         )
+
+    def _run_partitions(self, ids: Iterable[PartitionId | None]) -> Iterator[PartitionReport]:
+        for report in self.ports.engine.run(self.attempt.spec_uri, ids, should_stop=self.monitor.should_stop):
+            if is_abandoned(report):
+                log.warning("a partition did not end", extra={"partition": report.partition_id})
+                self._has_writers = True
+            yield report
+
+    def _discard(self, planned: PlannedObject, failed: ObjectResult) -> bool:
+        """Remove the points of an object whose worker has died, unless a former version is whole; True if it did."""
+        lease, stores, collection = self.monitor.lease, self.ports.stores, self.spec.request.collection
+        if planned.action in COMPARISONS | REMOVALS or lease is None:
+            return False
+        epoch = None if planned.action in UNFINISHED else lease.epoch
+
+        async def discard() -> bool:
+            if await holds_version(stores, collection, failed, but_epoch=epoch):
+                return False
+            lease.check()
+            await delete_stale_points(stores, collection, [failed.object_id], before_epoch=lease.epoch + 1)
+            return True
+
+        return self.outages.retry_until_available(lambda: self._async.run(discard()))
 
     def _make_plan(
         self,

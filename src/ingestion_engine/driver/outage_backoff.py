@@ -207,11 +207,18 @@ class OutageBackoff:
 
     def wait(self) -> None:
         """Wait until the pause is over, or until soon after the job has to stop."""
-        while not self._monitor.is_interrupted() and self.is_paused():
-            outage = self._outage
-            assert outage is not None
-            left_s = min(outage.probe_at, self._ends_at(outage)) - self._clock()
-            self._sleep(min(STOP_CHECK_S, max(left_s, SHORTEST_SLEEP_S)))
+        while self.wait_a_moment():
+            pass
+
+    def wait_a_moment(self) -> bool:
+        """Wait for at most ``STOP_CHECK_S`` of a pause; return False, at once, when there is nothing to wait for."""
+        if self._monitor.is_interrupted() or not self.is_paused():
+            return False
+        outage = self._outage
+        assert outage is not None
+        left_s = min(outage.probe_at, self._ends_at(outage)) - self._clock()
+        self._sleep(min(STOP_CHECK_S, max(left_s, SHORTEST_SLEEP_S)))
+        return True
 
     def pause_for(self, error: BaseException) -> None:
         """Record an error as a failure, and wait until the pause is over.

@@ -72,7 +72,7 @@ def run_driver(
             source=open_source(settings_of_job, spec.request.source.narrowest_prefix()),
             embedder=open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
             stores=open_stores(settings_of_job, spec.request.stores),
-            engine=_make_engine(spec, ledger, process, task_cpus=settings.ray.task_cpus, warming=warming),
+            engine=_make_engine(spec, process, task_cpus=settings.ray.task_cpus, warming=warming),
         ),
         log_text=tail.take,
         check_environment=lambda: check_worker(spec, settings),
@@ -105,9 +105,7 @@ def _start_engine(spec: JobSpec, spec_uri: str, *, task_cpus: float, warming: Se
     return ()
 
 
-def _make_engine(
-    spec: JobSpec, ledger: Ledger, process: Process | None, *, task_cpus: float, warming: Sequence[Any]
-) -> Engine:
+def _make_engine(spec: JobSpec, process: Process | None, *, task_cpus: float, warming: Sequence[Any]) -> Engine:
     from ingestion_engine.pipeline.worker import process_partition
 
     process = process or process_partition
@@ -118,8 +116,7 @@ def _make_engine(
     if spec.engine is EngineName.SPARK:
         from ingestion_engine.engines.spark.engine import SparkEngine
 
-        find_report = ledger.find_done_report
-        return SparkEngine(spec.parallelism, process, find_report=find_report, is_aborted=ledger.is_aborted)
+        return SparkEngine(spec.parallelism, process)
     from ingestion_engine.engines.local import LocalEngine
 
     return LocalEngine(spec.parallelism, process)

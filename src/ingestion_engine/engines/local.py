@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport
+from ingestion_engine.engines.feed import Feed, abandoned_report
 from ingestion_engine.pipeline.worker import Process, close_worker, process_partition
 
 AHEAD_PARTITIONS = 1
@@ -27,34 +28,45 @@ class LocalEngine:
         self._window = window + AHEAD_PARTITIONS
         self._process = process
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         """Yield one report per partition, as they end. A crash of the process ends the driver too."""
-        ended: queue.SimpleQueue[PartitionReport | BaseException] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[tuple[PartitionId, PartitionReport | BaseException]] = queue.SimpleQueue()
 
         def work(partition_id: PartitionId) -> None:
             try:
-                ended.put(self._process(spec_uri, partition_id))
+                ended.put((partition_id, self._process(spec_uri, partition_id)))
             except BaseException as error:  # workers let none out; a defect there must not leave the driver waiting
-                ended.put(error)
+                ended.put((partition_id, error))
 
-        waiting = iter(partition_ids)
-        running = 0
-        more = True
+        feed = Feed(partition_ids, should_stop)
+        running: set[PartitionId] = set()
+        abandoned = False
         try:
-            while more or running:
-                while more and running < self._window:
-                    partition_id = next(waiting, None)
-                    if partition_id is None:
-                        more = False
-                    else:
-                        # Daemon threads, so that a driver that has to end does not wait for them.
-                        threading.Thread(target=work, args=(partition_id,), name=partition_id, daemon=True).start()
-                        running += 1
-                if running:
-                    outcome = ended.get()
-                    running -= 1
-                    if isinstance(outcome, BaseException):
-                        raise outcome
-                    yield outcome
+            while feed.has_more or running:
+                while len(running) < self._window and (partition_id := feed.take()) is not None:
+                    # Daemon threads, so that a driver that has to end does not wait for them.
+                    threading.Thread(target=work, args=(partition_id,), name=partition_id, daemon=True).start()
+                    running.add(partition_id)
+                if not running:
+                    continue
+                try:
+                    ended_id, outcome = ended.get(timeout=feed.wait_s)
+                except queue.Empty:
+                    if feed.is_overdue:
+                        abandoned = True
+                        yield from map(abandoned_report, running)
+                        return
+                    continue
+                running.remove(ended_id)
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
         finally:
-            close_worker()
+            if not abandoned:  # closing would wait for the loop on which they run
+                close_worker()

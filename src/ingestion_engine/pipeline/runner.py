@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -148,11 +148,25 @@ class PartitionRun:
             if isinstance(worst, IngestionError):  # what was sent is counted, although its vectors are lost
                 worst.context |= {"texts_embedded": self._embed.texts, "embed_requests": self._embed.calls}
             raise worst from group
-        return PartitionReport(
-            self._partition.id,
-            ReportStatus.DONE,
-            self._context.epoch,
-            results=tuple(self._results[i] for i in range(len(self._partition.objects))),
+        done = PartitionReport(self._partition.id, ReportStatus.DONE, self._context.epoch)
+        assert len(self._results) == len(self._partition.objects)
+        return self._complete(done)
+
+    def add_finished(self, report: PartitionReport) -> PartitionReport:
+        """Return the report of a run that was put back with the results and the work of what it had finished.
+
+        An object is finished when every store has all its points and its stale points are removed, or when it has
+        failed for good. Reports that stop the job stay as they are.
+        """
+        if report.status is not ReportStatus.RETRY or not self._results:
+            return report
+        return self._complete(replace(report, epoch=self._context.epoch))
+
+    def _complete(self, report: PartitionReport) -> PartitionReport:
+        """Return a report with the results so far and the work of this run."""
+        return replace(
+            report,
+            results=tuple(self._results[position] for position in sorted(self._results)),
             chunks=self._chunks,
             chunks_embedded=self._embed.texts,
             chunks_reused=self._reused,

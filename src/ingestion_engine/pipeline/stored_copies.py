@@ -6,12 +6,13 @@ A store that lost the collection has no copies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 from ingestion_engine.domain.errors import CollectionMissing
-from ingestion_engine.domain.ids import ObjectId, PointId
+from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, format_digest
 from ingestion_engine.domain.ports import VectorStore
-from ingestion_engine.domain.records import StoredPoint
+from ingestion_engine.domain.records import ObjectResult, StoredPoint
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.pipeline.point_ids import PointIds
 
@@ -25,7 +26,7 @@ Copies = dict[StoreName, StoredPoint]
 
 async def read_copies(
     stores: Mapping[StoreName, VectorStore], collection: str, object_ids: Sequence[ObjectId], *, chunks: int
-) -> AsyncIterator[dict[PointId, Copies]]:
+) -> AsyncGenerator[dict[PointId, Copies]]:
     """Yield the points that name some objects, with their copy in each store, in pieces.
 
     A point that one store returns and another does not is also read by its id: its payload there may name another
@@ -66,6 +67,36 @@ async def remove_other_points(
         others = [point_id for point_id in copies if point_id not in keep]
         if others:
             await asyncio.gather(*(store.delete_points(collection, others) for store in stores.values()))
+
+
+async def holds_version(
+    stores: Mapping[StoreName, VectorStore], collection: str, version: ObjectResult, *, but_epoch: int | None = None
+) -> bool:
+    """Return True when the stores hold one version of an object, and nothing of another.
+
+    Args:
+        stores: Stores to read.
+        collection: Name of the collection.
+        version: Number and sum of the version's points; without points, the stores must hold none.
+        but_epoch: The epoch of which no point may be left, which is all that is checked of a version with points; None
+            to compare the points with the version's sum.
+
+    Cost: reads the object's points in every store.
+    """
+    chunks = version.chunk_count
+    counts = dict.fromkeys(stores, 0)
+    sums = dict.fromkeys(stores, 0)
+    async with aclosing(read_copies(stores, collection, [version.object_id], chunks=chunks)) as windows:
+        async for copies in windows:
+            for point_id, held in copies.items():
+                for name, point in held.items():
+                    if but_epoch is not None and point.payload.get("epoch") == but_epoch:
+                        return False
+                    counts[name] += 1
+                    sums[name] = add_digests(sums[name], digest_point(point_id, point.payload))
+    if not chunks or but_epoch is not None:
+        return bool(chunks) or not any(counts.values())
+    return all(counts[name] == chunks and format_digest(sums[name]) == version.points_digest for name in stores)
 
 
 async def _read_objects(

@@ -18,7 +18,7 @@ from ingestion_engine.domain.errors import CollectionMissing, FatalError, Ingest
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
-from ingestion_engine.domain.records import COMPARISONS, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
@@ -81,18 +81,22 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
     """Return the report of a partition's work; every exception becomes a report."""
     try:
         return work()
-    except TransientError as error:
-        log.warning("partition will be retried", extra={"partition": partition_id, **error.log_fields()})
-        return _stopped_report(partition_id, ReportStatus.RETRY, error)
-    except IngestionError as error:
+    except Exception as error:
+        return report_error(partition_id, error)
+
+
+def report_error(partition_id: PartitionId, error: Exception) -> PartitionReport:
+    """Return the report of a partition that ended with an error, and log it: RETRY, or FATAL if the job must stop."""
+    if isinstance(error, IngestionError) and not isinstance(error, TransientError):
         log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
         return _stopped_report(partition_id, ReportStatus.FATAL, error)
-    except Exception as error:
-        # A defect of the product or of a library counts as a death of the process: after two, the objects are tried one
-        # by one.
-        log.exception("partition failed unexpectedly", extra={"partition": partition_id})
-        unexpected = TransientError("unexpected_error", f"{type(error).__name__}: {error}")
-        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=unexpected.record(), process_died=True)
+    if isinstance(error, TransientError):
+        log.warning("partition will be retried", extra={"partition": partition_id, **error.log_fields()})
+        return _stopped_report(partition_id, ReportStatus.RETRY, error)
+    # A defect of the product or of a library: the driver repeats the partition, then tries its objects one by one.
+    log.error("partition failed unexpectedly", extra={"partition": partition_id}, exc_info=error)
+    unexpected = TransientError(UNEXPECTED_ERROR, f"{type(error).__name__}: {error}")
+    return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=unexpected.record())
 
 
 def _stopped_report(partition_id: PartitionId, status: ReportStatus, error: IngestionError) -> PartitionReport:
@@ -108,15 +112,23 @@ def _stopped_report(partition_id: PartitionId, status: ReportStatus, error: Inge
 
 
 async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: PartitionId) -> PartitionReport:
-    """Process one partition in an open context; the report is durable when this returns.
+    """Process one partition in an open context; a DONE report is durable when this returns.
+
+    The report of a partition that is put back has the results of the objects that are finished.
 
     Raises:
-        TransientError, FatalError: as ``PartitionRun.run``.
+        TransientError, FatalError: nothing has been finished.
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
     now = timestamp_now()
-    compares = partition.searches or partition.objects[0].action in COMPARISONS
-    report = await (ParityRun if compares else PartitionRun)(context, partition, ingested_at=now).run()
+    if partition.searches or partition.objects[0].action in COMPARISONS:
+        report = await ParityRun(context, partition, ingested_at=now).run()
+    else:
+        run = PartitionRun(context, partition, ingested_at=now)
+        try:
+            report = await run.run()
+        except Exception as error:
+            return run.add_finished(report_error(partition_id, error))
     await asyncio.to_thread(ledger.create_report, report)
     return report
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
-from ingestion_engine.domain.records import Action, EmbeddedChunk, ObjectResult, Outcome, Point
+from ingestion_engine.domain.records import UNFINISHED, Action, EmbeddedChunk, ObjectResult, Outcome, Point
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.point_ids import PointIds
 from ingestion_engine.pipeline.points import PointStamp, build_points
-from ingestion_engine.pipeline.stored_copies import remove_other_points
+from ingestion_engine.pipeline.stored_copies import holds_version, remove_other_points
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
 from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
 from ingestion_engine.runtime.async_iteration import next_items
@@ -210,10 +210,21 @@ class WriteStage:
     async def fail(
         self, loaded: LoadedObject, object_id: ObjectId, error: ObjectError, *, has_written: bool = False
     ) -> ObjectResult:
-        """Return the result of a failed object; keep an old version's points, else remove the points of this one."""
-        if not loaded.planned.prior_chunks and (has_written or _may_be_mixed(loaded)):
-            await self.remove_points([object_id], own=True)
-        return make_failure(loaded, object_id, error)
+        """Return the result of a failed object; its points are those of the former version, or none.
+
+        Where points of the former version may have been overwritten, the stores are read; when it is not whole any
+        more, all points of the object are removed from every store.
+        """
+        failure = make_failure(loaded, object_id, error)
+        if not has_written and not _may_be_mixed(loaded):
+            return failure
+        # An earlier attempt wrote under an epoch that is not known; this one, under its own.
+        epoch = None if loaded.planned.action in UNFINISHED else self.context.epoch
+        stores, collection = self.context.stores, self.context.contract.collection
+        if await holds_version(stores, collection, failure, but_epoch=epoch):
+            return failure
+        await self.remove_points([object_id], own=True)
+        return replace(failure, chunk_count=0, points_digest="", vectors_digest="")
 
     def _may_be_mixed(self, loaded: LoadedObject) -> bool:
         """True when existing points of the object may have any epoch."""
@@ -237,7 +248,7 @@ def _may_be_mixed(loaded: LoadedObject) -> bool:
     Either the object changed after it was listed, so that an interrupted run of this partition may have read another
     version, or an earlier plan of this attempt wrote it.
     """
-    return loaded.read != loaded.planned.ref or loaded.planned.action is Action.DIRTY
+    return loaded.read != loaded.planned.ref or loaded.planned.action in UNFINISHED
 
 
 def make_result(

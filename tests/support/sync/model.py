@@ -282,9 +282,12 @@ class Model:
             self.loose.pop(key, None)
             return
         facts = (old.points, old.chunk_count, old.digests) if old else ({}, 0, ("", ""))
+        if not result["chunk_count"] and facts[1]:
+            assert key in self.loose, key  # only an old version that may have been overwritten is given up
+            facts = {}, 0, ("", "")
         self.rows[key] = Row(version.ref, "failed", code, request.metadata, work.job_id, *facts)
         if not facts[1]:
-            self.loose.pop(key, None)  # where no old version is to be kept, nothing of a failed one stays
+            self.loose.pop(key, None)  # where no old version is kept, nothing of a failed one stays
 
     # -- checks -------------------------------------------------------------------------------------------------------
 

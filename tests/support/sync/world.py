@@ -354,8 +354,16 @@ class MortalEngine:
     before_run: Callable[[], None]
     after_run: Callable[[Run], None]
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         for partition_id in partition_ids:
+            if partition_id is None:
+                continue
             self.before_run()
             run = Run(self.attempt, self.attempt.ledger.read_partition(partition_id), self._held())
             self.attempt.runs.append(run)

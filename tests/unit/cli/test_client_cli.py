@@ -397,7 +397,7 @@ def test_a_request_file_that_is_missing_is_named_as_it_was_given(
         (PartitionReport(PARTITION, ReportStatus.DONE, 1), 0),
         (PartitionReport(PARTITION, ReportStatus.FATAL, 1), 3),
         (PartitionReport(PARTITION, ReportStatus.RETRY, 1), 7),
-        (PartitionReport(PARTITION, ReportStatus.RETRY, 1, process_died=True), 1),
+        (PartitionReport(PARTITION, ReportStatus.RETRY, 1, error={"code": "unexpected_error"}), 1),
     ],
 )
 def test_a_partition_run_alone_ends_with_its_status(

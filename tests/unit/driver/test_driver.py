@@ -16,7 +16,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import Point
 from ingestion_engine.driver.monitor import Monitor
-from support.doubles import Crash, HashEmbedder, MemoryState
+from support.doubles import Crash, HashEmbedder, Killed, MemoryState
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, balanced, make_world
 
 
@@ -393,7 +393,7 @@ def test_a_deadly_object_fails_alone(world: World) -> None:
     def die(partition_id: PartitionId) -> None:
         keys = [o.ref.key for o in ledger.read_partition(partition_id).objects]
         if "doc-03.txt" in keys:
-            raise RuntimeError("killed")
+            raise Killed
 
     engine.before = die
     summary = world.attempt(ledger, engine=engine)

@@ -197,8 +197,10 @@ def test_an_outage_of_a_store_holds_a_job_up_for_seconds_only() -> None:
     waiting: list[PartitionId] = []
     run_one = engine.run
 
-    def run_five(spec_uri, partition_ids):  # type: ignore[no-untyped-def]  # as InProcessEngine.run
+    def run_five(spec_uri, partition_ids, *, should_stop):  # type: ignore[no-untyped-def]  # as InProcessEngine.run
         for partition_id in partition_ids:
+            if partition_id is None:
+                continue
             waiting.append(partition_id)
             if len(waiting) == 5:
                 yield from run_one(spec_uri, [waiting.pop(0) for _ in range(5)])

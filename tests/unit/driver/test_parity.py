@@ -16,7 +16,7 @@ from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import JobRequest, StoreName
 from ingestion_engine.state.collections import read_verified
 from ingestion_engine.state.ledger import Ledger
-from support.doubles import Crash, MemoryStore
+from support.doubles import Crash, Killed, MemoryStore
 from support.world import World
 
 Items = dict[str, dict[str, Any]]
@@ -368,7 +368,7 @@ def test_a_deadly_search_is_named_by_its_range(world: World) -> None:
 
     def die(partition_id: PartitionId) -> None:
         if partition_id.kind is SegmentKind.STRAY_SEARCHES:
-            raise RuntimeError("killed")
+            raise Killed
 
     engine.before = die
     summary = world.attempt(ledger, engine=engine)
@@ -429,7 +429,7 @@ def dies_in(
     def before(partition_id: PartitionId) -> None:
         planned = () if ledger is None else ledger.read_partition(partition_id).objects
         if is_deadly(partition_id, {item.ref.key for item in planned}):
-            raise RuntimeError("killed")
+            raise Killed
 
     return before
 

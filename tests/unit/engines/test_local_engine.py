@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 from ingestion_engine.engines import local
+from ingestion_engine.engines.feed import is_abandoned
 
 WINDOW = 2
 
@@ -54,3 +55,47 @@ def test_a_defect_at_the_seam_ends_the_driver() -> None:
 
     with pytest.raises(SystemExit, match="p0"):
         list(local.LocalEngine(1, process).run("file:///nowhere/jobs/j/spec.json", [PartitionId("p0")]))
+
+
+def test_reports_are_taken_while_planning_is_slow() -> None:
+    """A plan that has nothing ready does not keep the report of a partition that has ended."""
+    done: list[str] = []
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        return PartitionReport(PartitionId(partition_id), ReportStatus.DONE, 1)
+
+    def plan() -> Iterator[PartitionId | None]:
+        yield PartitionId("p0")
+        for _ in range(1000):
+            if done:
+                break
+            yield None
+        assert done == ["p0"]
+        yield PartitionId("p1")
+
+    for report in local.LocalEngine(WINDOW, process).run("file:///nowhere/jobs/j/spec.json", plan()):
+        done.append(report.partition_id)
+    assert done == ["p0", "p1"]
+
+
+def test_a_partition_that_never_ends_is_abandoned_once_the_job_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver learns that a worker may still write, instead of waiting for ever."""
+    monkeypatch.setattr("ingestion_engine.engines.feed.STOP_GRACE_S", 0.0)
+    release = threading.Event()
+
+    def process(spec_uri: str, partition_id: str) -> PartitionReport:
+        release.wait(30)
+        return PartitionReport(PartitionId(partition_id), ReportStatus.DONE, 1)
+
+    engine = local.LocalEngine(1, process)
+    try:
+        reports = list(engine.run("file:///nowhere/jobs/j/spec.json", [PartitionId("p0")], should_stop=is_true_later()))
+    finally:
+        release.set()
+    assert [(report.partition_id, is_abandoned(report)) for report in reports] == [("p0", True)]
+
+
+def is_true_later() -> Callable[[], bool]:
+    """Return a function that is False when first called, and True from then on."""
+    answers = iter([False])
+    return lambda: next(answers, True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, RowState, TableRow
+from ingestion_engine.domain.records import UNEXPECTED_ERROR, Action, ObjectRef, PlannedObject, RowState, TableRow
 
 INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
+KILLS_WORKER = "kills_worker"
+"""Error code of objects that ended their worker process when they were processed alone."""
+UNFINISHED = frozenset({INTERRUPTED, KILLS_WORKER, UNEXPECTED_ERROR})
+"""Error codes of failed objects of which some points may have been written: they are always ingested again."""
 
 
 @dataclass(slots=True)
@@ -124,8 +128,8 @@ def _plan(ref: ObjectRef, action: Action, row: TableRow) -> PlannedObject:
 
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -> Action | None:
     """Return why a known object is worked on; None when it is not, after counting why."""
-    if row.error_code == INTERRUPTED and row.state is RowState.FAILED:
-        return Action.DIRTY
+    if row.error_code in UNFINISHED and row.state is RowState.FAILED:
+        return Action.DIRTY if row.error_code == INTERRUPTED else Action.SUSPECT
     same = (
         row.fingerprint == rules.fingerprint
         and row.etag == ref.etag

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ingestion_engine.domain.records import COMPARISONS, REMOVALS, ObjectRef, PlanItem, StraySearch
+from ingestion_engine.domain.records import (
+    COMPARISONS,
+    REMOVALS,
+    Action,
+    ObjectRef,
+    PlanItem,
+    PlannedObject,
+    StraySearch,
+)
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
 
 Item = TypeVar("Item", bound=PlanItem)
@@ -107,7 +115,7 @@ class Packer:
         """Return the partitions of one block of the plan, in the order in which they should begin.
 
         Objects above a limit come first, the largest of them at the start: one that began last would keep its worker
-        busy while all others are idle. The rest keeps its order.
+        busy while all others are idle. Objects that ended their worker before are alone too. The rest keeps its order.
 
         Args:
             objects: Objects in the order of their keys.
@@ -119,13 +127,15 @@ class Packer:
         large: list[Item] = []
         rest: list[Item] = []
         for planned in objects:
-            (large if self._is_large(planned) else rest).append(planned)
+            (large if self._is_alone(planned) else rest).append(planned)
         large.sort(key=lambda planned: weigh(planned, self.chunking)[::-1], reverse=True)
         last = list(itertools.islice(self.pack(reversed(rest), falling), len(falling)))
         first = self.pack(rest[: len(rest) - sum(map(len, last))], rising)
         return [*((planned,) for planned in large), *first, *(part[::-1] for part in reversed(last))]
 
-    def _is_large(self, planned: PlanItem) -> bool:
+    def _is_alone(self, planned: PlanItem) -> bool:
+        if isinstance(planned, PlannedObject) and planned.action is Action.SUSPECT:
+            return True
         weight, estimate = weigh(planned, self.chunking)
         return weight > self.limits.partition_bytes or estimate > self.limits.partition_chunks
 

@@ -24,6 +24,9 @@ MASS_DELETE_OBJECTS = 100
 MASS_DELETE_FRACTION = 0.2
 """A plan that deletes more than this fraction of more than 100 objects requires ``allow_mass_delete``."""
 
+READY_WAIT_S = 0.05
+"""Seconds that the engine waits for the next partition before it looks at the running ones again."""
+
 FindObjects = Callable[[], Iterator[PlanItem]]
 """Yields what a plan consists of, in key order; may be called again when planning starts over."""
 
@@ -128,12 +131,16 @@ class PlanThread:
         if self._thread is not None:
             self._thread.join()
 
-    def partition_ids(self) -> Iterator[PartitionId]:
-        """Yield ids as they become durable; ends with the plan, or soon after ``stop`` is set."""
+    def partition_ids(self) -> Iterator[PartitionId | None]:
+        """Yield ids as they become durable, and None when none has become so for ``READY_WAIT_S``.
+
+        Ends with the plan, or soon after ``stop`` is set.
+        """
         while not self.stop.is_set():
             try:
-                partition_id = self._ready.get(timeout=0.2)
+                partition_id = self._ready.get(timeout=READY_WAIT_S)
             except queue.Empty:
+                yield None  # planning is slow: the engine attends to the partitions that are running
                 continue
             if partition_id is None:
                 return

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
-from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.domain.records import PartitionReport
+from ingestion_engine.engines.feed import Feed, abandoned_report
+from ingestion_engine.engines.ray.failures import read_failure
 from ingestion_engine.engines.ray.start import make_task
 from ingestion_engine.engines.slots import Slots
 from ingestion_engine.pipeline.worker import Process, process_partition
@@ -36,35 +37,47 @@ class RayEngine:
         self._task_cpus = task_cpus
         self._warming = list(warming)
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
-        """Yield one report per partition, as they end.
-
-        A task that ends without a report becomes a RETRY with ``process_died``.
-        """
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
+        """Yield one report per partition, as they end; ``read_failure`` makes the report of a task that has none."""
         import ray
 
         task = make_task(self._process, self._task_cpus)
         uri = JobUri.parse(spec_uri)
-        waiting = iter(partition_ids)
-        running: dict[Any, PartitionId | None] = dict.fromkeys(self._warming)
-        self._warming = []
+        feed = Feed(partition_ids, should_stop)
+        warming, self._warming = self._warming, []
+        running: dict[Any, PartitionId] = {}
         slots = Slots(self._window)
-        more = True
-        while more or running:
-            while more and len(running) < self._window:
-                partition_id = next(waiting, None)
-                if partition_id is None:
-                    more = False
-                else:
-                    of_worker = str(uri.with_slot(slots.take(partition_id)))
-                    running[task.remote(of_worker, str(partition_id))] = partition_id
-            if running:
-                ended, _ = ray.wait(list(running), num_returns=1)
-                for reference in ended:
-                    ended_id = running.pop(reference)
-                    if ended_id is not None:
-                        slots.give_back(ended_id)
-                        yield _report(reference, ended_id)
+        canceled = False
+        while feed.has_more or running:
+            while len(running) + len(warming) < self._window and (partition_id := feed.take()) is not None:
+                of_worker = str(uri.with_slot(slots.take(partition_id)))
+                running[task.remote(of_worker, str(partition_id))] = partition_id
+            if not running and not warming:
+                continue
+            ended, _ = ray.wait([*running, *warming], num_returns=1, timeout=feed.wait_s)
+            warming = [reference for reference in warming if reference not in ended]
+            for reference in ended:
+                ended_id = running.pop(reference, None)
+                if ended_id is not None:
+                    slots.give_back(ended_id)
+                    yield _report(reference, ended_id)
+            if feed.stopped_s() is not None and not canceled:
+                canceled = True
+                # Ends only the tasks that no worker has begun: in a full cluster they would wait for ever. A worker
+                # that has begun waits for its event loop, and is interrupted only when its partition has ended.
+                for reference in running:
+                    ray.cancel(reference)
+            if feed.is_overdue:
+                for reference in running:
+                    ray.cancel(reference, force=True)
+                yield from map(abandoned_report, running.values())
+                return
 
 
 def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
@@ -73,6 +86,5 @@ def _report(reference: Any, partition_id: PartitionId) -> PartitionReport:
     try:
         report: PartitionReport = ray.get(reference)
     except ray.exceptions.RayError as error:
-        died = TransientError("worker_died", f"The worker process ended without a report ({type(error).__name__}).")
-        return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=died.record(), process_died=True)
+        return read_failure(error, partition_id)
     return replace(report, partition_id=partition_id)  # pickled as a plain string
