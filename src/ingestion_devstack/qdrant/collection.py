@@ -1,8 +1,9 @@
 """One collection of the Qdrant stand-in: a shard of the real engine, and a file with its settings.
 
 Imitates Qdrant 1.19: `CreateCollection`, `CollectionInfo` and `CreateFieldIndex` of its openapi.json, with the
-defaults of config/config.yaml. A collection has one unnamed dense vector per point and payload indexes of the types
-keyword (also by prefix), integer, float and bool. Everything else is refused by name.
+defaults of config/config.yaml. A collection has one unnamed dense vector per point, of any datatype, payload indexes of
+the types keyword (also by prefix), integer, float and bool, and strict mode. Settings of shards, replicas, HNSW,
+quantisation and memory are shown and change nothing here. Everything else is refused by name.
 
 Durability: the engine appends every update to its write-ahead log (a mapped file) before it applies it, and replays the
 log when a shard is loaded [ran: SIGKILL under four writers, five times, lost nothing that was answered]. So every
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,6 +38,7 @@ from ingestion_devstack.qdrant.errors import (
     unsupported,
     wrong_format,
 )
+from ingestion_devstack.qdrant.strict_mode import StrictMode, parse_strict_mode
 
 T = TypeVar("T")
 
@@ -51,6 +53,14 @@ _DISTANCES: Final = {
     "Dot": edge.Distance.Dot,
     "Manhattan": edge.Distance.Manhattan,
 }
+_DATATYPES: Final = {
+    "float32": edge.VectorStorageDatatype.Float32,
+    "float16": edge.VectorStorageDatatype.Float16,
+    "uint8": edge.VectorStorageDatatype.Uint8,
+}
+_SHOWN_ONLY: Final = ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
+"""Parameters of a new collection that only the real server acts on."""
+_SHOWN_CONFIGS: Final = ("hnsw_config", "quantization_config")
 _DEFAULTS: Final[dict[str, Any]] = {
     "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, "max_indexing_threads": 0},
     "optimizer_config": {
@@ -80,6 +90,7 @@ class Collection:
         self._shard = edge.EdgeShard.load(str(directory / _SHARD))
         self._closed = False
         self._dirty = True
+        self._strict = StrictMode(self._settings["config"].get("strict_mode_config"))
         self._operations = 0
         # The settings are written before the engine gets the request, so after a crash between the two they are right.
         existing = self._shard.info().payload_schema
@@ -96,19 +107,30 @@ class Collection:
             RequestRefusedError: malformed or unsupported settings.
         """
         vectors = _parse_vectors(body)
+        strict = parse_strict_mode(body.get("strict_mode_config"))
         params = {"vectors": vectors, "shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1}
+        params |= {"on_disk_payload": True} | {name: body[name] for name in _SHOWN_ONLY if body.get(name) is not None}
         final = parent / uuid.uuid4().hex
         partial = parent / f"{HALF_DONE}{final.name}"
         (partial / _SHARD).mkdir(parents=True)
         # Building a graph would hold the interpreter's lock for as long as it takes.
         engine = edge.EdgeConfig(
-            vectors={"": edge.EdgeVectorParams(size=vectors["size"], distance=_DISTANCES[vectors["distance"]])},
+            vectors={
+                "": edge.EdgeVectorParams(
+                    size=vectors["size"],
+                    distance=_DISTANCES[vectors["distance"]],
+                    datatype=_DATATYPES[vectors.get("datatype") or "float32"],
+                )
+            },
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=0),
             max_search_threads=1,
         )
         with engine_errors():
             edge.EdgeShard.create(str(partial / _SHARD), engine).close()
-        config = {"params": {**params, "on_disk_payload": True}, **_DEFAULTS}
+        config: dict[str, Any] = {"params": params, **_DEFAULTS}
+        config |= {name: body[name] for name in _SHOWN_CONFIGS if body.get(name) is not None}
+        if strict is not None:
+            config["strict_mode_config"] = strict
         write_json(partial / _SETTINGS, {"name": name, "config": config, "indexes": {}})
         partial.rename(final)
         sync_directory(parent)
@@ -123,6 +145,16 @@ class Collection:
         with self.lock:
             self._check_open()
             return request(self._shard)
+
+    def check_strictly(self, check: Callable[[StrictMode, dict[str, Any]], None], query: Mapping[str, str]) -> None:
+        """Check a request against strict mode: what `check` does with it and the indexes, and the named time limit.
+
+        Raises:
+            RequestRefusedError: 400 beyond a limit, 429 beyond a rate.
+        """
+        with self.lock:
+            check(self._strict, self._settings["indexes"])
+            self._strict.check_timeout(query)
 
     def update(self, operation: edge.UpdateOperation, *, wait: bool) -> dict[str, Any]:
         """Apply an update and return its result.
@@ -209,18 +241,22 @@ class Collection:
 
 def _parse_vectors(body: Any) -> dict[str, Any]:
     """Return size and distance of a new collection's vector."""
-    vectors = check_fields(body, ("vectors",), "struct CreateCollection").get("vectors")
+    fields = ("vectors", "strict_mode_config", *_SHOWN_ONLY, *_SHOWN_CONFIGS)
+    vectors = check_fields(body, fields, "struct CreateCollection").get("vectors")
     if type(vectors) is not dict:
         raise unsupported("a collection without dense vectors")
     if vectors and all(type(vector) is dict for vector in vectors.values()):
         raise unsupported("a collection of named vectors")
-    check_fields(vectors, ("size", "distance"), "struct VectorParams")
+    check_fields(vectors, ("size", "distance", "datatype", "on_disk"), "struct VectorParams")
     size, distance = vectors.get("size"), vectors.get("distance")
+    if vectors.get("datatype") is not None and vectors["datatype"] not in _DATATYPES:
+        raise unsupported(f"the datatype {vectors['datatype']!r}")
     if type(size) is not int or size < 1 or distance not in _DISTANCES:
         raise wrong_format("data did not match any variant of untagged enum VectorsConfig")
     if size > _LARGEST_DIMENSION:
         raise out_of_range("vectors.size", f"value {size} invalid, must be from 1 to {_LARGEST_DIMENSION}")
-    return {"size": size, "distance": distance}
+    further = {name: vectors[name] for name in ("datatype", "on_disk") if vectors.get(name) is not None}
+    return {"size": size, "distance": distance, **further}
 
 
 def _make_index(field: str, schema: Any) -> edge.UpdateOperation:

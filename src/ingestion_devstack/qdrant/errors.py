@@ -22,12 +22,13 @@ _JSON_TYPES = {dict: "map", list: "sequence", str: "string", bool: "boolean", in
 
 
 class RequestRefusedError(Exception):
-    """The answer is an error: its HTTP status and the text under `status.error`."""
+    """The answer is an error: its HTTP status, the text under `status.error`, and Retry-After in seconds if any."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(status, text)
         self.status = status
         self.text = text
+        self.retry_after_s = retry_after_s
 
 
 class PointMissingError(RequestRefusedError):

@@ -94,7 +94,10 @@ def make_endpoint(
             call = Call(store, request.path_params, query=request.query_params, body=body)
             result = await asyncio.to_thread(handler, call)
         except RequestRefusedError as refusal:
-            return answer_error(refusal.status, refusal.text, time.perf_counter() - started)
+            answer = answer_error(refusal.status, refusal.text, time.perf_counter() - started)
+            if refusal.retry_after_s is not None:
+                answer.headers["retry-after"] = str(refusal.retry_after_s)
+            return answer
         except Exception:  # the top of a service: the client gets an answer, the log the reason
             _log.exception("request failed", extra={"method": request.method, "path": request.url.path})
             return answer_error(500, "Service internal error: see the log", time.perf_counter() - started)

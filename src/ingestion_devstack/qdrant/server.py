@@ -132,10 +132,10 @@ def _make_routes(store: CollectionStore) -> list[Route]:
     one = "/collections/{collection_name}"
     points = f"{one}/points"
     updates: list[tuple[str, str, Handler]] = [
-        ("PUT", f"{one}/index", lambda call: call.collection().create_index(call.json(), wait=call.wait)),
+        ("PUT", f"{one}/index", _create_index),
         ("PUT", points, _update(parse_upsert)),
         ("PUT", f"{points}/vectors", _update(parse_vectors)),
-        ("POST", f"{points}/delete", _update(parse_deletion)),
+        ("POST", f"{points}/delete", _delete),
     ]
     others: list[tuple[str, str, Handler]] = [
         ("GET", "/collections", lambda call: {"collections": [{"name": name} for name in call.store.names()]}),
@@ -145,7 +145,7 @@ def _make_routes(store: CollectionStore) -> list[Route]:
         ("DELETE", one, lambda call: call.store.delete(call.name)),
         ("GET", f"{one}/exists", lambda call: {"exists": call.store.exists(call.name)}),
         ("GET", f"{one}/aliases", lambda call: {"aliases": call.store.aliases(call.name)}),
-        ("POST", points, _read(retrieve_points)),
+        ("POST", points, _retrieve),
         ("POST", f"{points}/scroll", _read(scroll_points)),
         ("POST", f"{points}/count", _read(count_points)),
         ("POST", f"{points}/query", _query),
@@ -179,29 +179,62 @@ async def _answer_ready(_: Request) -> Response:
     return PlainTextResponse("all shards are ready")
 
 
+def _create_index(call: Call) -> Any:
+    body, collection = call.json(), call.collection()
+    collection.check_strictly(lambda strict, indexes: strict.check_index(indexes), call.query)
+    return collection.create_index(body, wait=call.wait)
+
+
 def _read(answer: Callable[[Any, Any], Any]) -> Handler:
     """Return the handler of a read request that needs the shard and the body."""
 
     def run(call: Call) -> Any:
-        body = call.json()
-        return call.collection().read(lambda shard: answer(shard, body))
+        body, collection = call.json(), call.collection()
+        fields = body if type(body) is dict else {}
+        collection.check_strictly(lambda strict, indexes: strict.check_read(fields, indexes), call.query)
+        return collection.read(lambda shard: answer(shard, body))
 
     return run
+
+
+def _retrieve(call: Call) -> Any:
+    body, collection = call.json(), call.collection()
+    ids = _items(body, "ids")
+    collection.check_strictly(lambda strict, _: strict.check_retrieval(len(ids)), call.query)
+    return collection.read(lambda shard: retrieve_points(shard, body))
 
 
 def _query(call: Call) -> Any:
-    body, collection = call.json(), call.collection()
-    return collection.read(lambda shard: query_points(shard, body, collection.size))
+    size = call.collection().size
+    return _read(lambda shard, body: query_points(shard, body, size))(call)
 
 
 def _update(parse: Callable[[Any, int], Any]) -> Handler:
-    """Return the handler of an update that `parse` makes of the body and the dimension."""
+    """Return the handler of a write of points that `parse` makes of the body and the dimension."""
 
     def run(call: Call) -> Any:
         body, collection = call.json(), call.collection()
+        points = _items(body, "points")
+        collection.check_strictly(lambda strict, _: strict.check_upsert(len(points)), call.query)
         return collection.update(parse(body, collection.size), wait=call.wait)
 
     return run
+
+
+def _delete(call: Call) -> Any:
+    body, collection = call.json(), call.collection()
+    operation = parse_deletion(body, collection.size)
+    points = len(_items(body, "points"))
+    if body.get("filter") is not None:
+        points = collection.read(lambda shard: count_points(shard, {"filter": body["filter"]}))["count"]
+    collection.check_strictly(lambda strict, indexes: strict.check_deletion(body, indexes, points), call.query)
+    return collection.update(operation, wait=call.wait)
+
+
+def _items(body: Any, field: str) -> list[Any]:
+    """Return a list of the body; what is malformed is refused by who reads it."""
+    items = body.get(field) if type(body) is dict else None
+    return items if type(items) is list else []
 
 
 if __name__ == "__main__":

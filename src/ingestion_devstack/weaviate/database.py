@@ -4,7 +4,7 @@ Imitates Weaviate 1.35. Names, from cluster/schema/schema.go and usecases/schema
 class or an alias, compared without case; an alias may not equal another alias without case, but only an exact class
 name; dropping a class leaves its aliases without a class. Auto-schema, from usecases/objects/auto_schema.go, is on as
 by default: an unknown property is added, and a class that does not exist is created by the first object that names it,
-with one vector called `default`.
+with one vector without a name (seen on 1.39; later versions call it `default`).
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class Database:
                     "class": name,
                     "description": _made_now(),
                     "properties": [_guess(prop, value) for prop, value in props.items()],
-                    "vectorConfig": {DEFAULT_VECTOR: {"vectorizer": {"none": {}}}},
+                    "vectorizer": "none",
                 }
             )
         except SchemaError as error:

@@ -17,7 +17,7 @@ from ingestion_devstack.weaviate.values import DATA_TYPES
 Definition = dict[str, Any]
 
 DEFAULT_VECTOR: Final = "default"
-"""Name of the vector of a class made by auto-schema or by the client's `vector_config` without a name."""
+"""Name of the vector of a class made by the client's `vector_config` without a name."""
 
 _CLASS_NAME = re.compile(r"[A-Z][_0-9A-Za-z]{0,254}")
 _PROPERTY_NAME = re.compile(r"[_A-Za-z][_0-9A-Za-z]{0,230}")
@@ -59,8 +59,12 @@ _DEFAULTS: Final[Definition] = {
         "virtualPerPhysical": 128,
     },
 }
+_COMPRESSIONS: Final = ("bq", "pq", "rq", "sq", "skipDefaultQuantization")
+"""Settings of an index that only change its memory and speed: they are kept and shown."""
+_DISTRIBUTION: Final = {"shardingConfig": ("desiredCount",), "replicationConfig": ("factor",)}
+"""The settings of shards and replicas that are kept and shown; there is one shard and no replica."""
 _VECTOR_FIELDS: Final = ("vectorizer", "vectorIndexType", "vectorIndexConfig")
-_CLASS_FIELDS: Final = ("class", "description", "properties", "vectorConfig", *_VECTOR_FIELDS)
+_CLASS_FIELDS: Final = ("class", "description", "properties", "vectorConfig", *_VECTOR_FIELDS, *_DISTRIBUTION)
 _PROPERTY_FIELDS: Final = (
     *("name", "dataType", "description", "tokenization", "indexFilterable", "indexSearchable", "indexRangeFilters"),
     *("moduleConfig", "skip_vectorization", "vectorize_property_name"),  # for vectorizers, of which there are none
@@ -116,6 +120,9 @@ def complete_class(given: Definition) -> Definition:
     if len(named) > 1:
         raise SchemaError(unsupported("a class with several named vectors"))
     out: Definition = {"class": name, **_DEFAULTS}
+    for group, fields in _DISTRIBUTION.items():
+        _check_fields(given.get(group) or {}, fields, f"`{group}`")
+        out[group] = {**_DEFAULTS[group], **(given.get(group) or {})}
     if given.get("description"):
         out["description"] = given["description"]
     out["properties"] = complete_properties(name, given.get("properties") or ()) or None
@@ -168,7 +175,7 @@ def _complete_vector(given: Definition) -> Definition:
         raise SchemaError(f'unrecognized distance metric "{config["distance"]}", choose one of [{choices}]')
     if kind != "hnsw" or config["distance"] != "cosine":
         raise SchemaError(unsupported(f"a vector index of type {kind} with the distance {config['distance']}"))
-    _check_fields(config, tuple(_HNSW), "a vector index")
+    _check_fields(config, (*_HNSW, *_COMPRESSIONS), "a vector index")
     return {"vectorIndexType": kind, "vectorIndexConfig": config}
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from typing import TypeVar
 
 from ingestion_engine.domain.errors import PointsRefused, RequestTooLarge
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.records import Point
 
+T = TypeVar("T")
+
 EncodedPoint = tuple[PointId, bytes]
+
+
+def cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in parts of at most ``size``, order kept. Pure."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def batch_points(

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -126,6 +126,13 @@ class QdrantSettings(Group):
     """Base URL. Unset means that this store is not configured."""
     api_key: SecretStr | None = None
     """API key. Unset means that the server requires none."""
+    shards: int | None = Field(default=None, ge=1)
+    """Number of shards of collections that jobs create. Unset means the server's default."""
+    replication_factor: int | None = Field(default=None, ge=1)
+    """Number of copies of each shard of collections that jobs create. Unset means the server's default."""
+    quantization: Literal["scalar", "product", "binary"] | None = None
+    """Quantisation of collections that jobs create: ``scalar``, ``product`` or ``binary``. The original vectors are
+    kept, so comparisons stay exact; searches become approximate. Unset means the server's default."""
 
 
 class WeaviateSettings(Group):
@@ -137,6 +144,13 @@ class WeaviateSettings(Group):
     """URL of the gRPC API, ``http://host:50051`` (or https for TLS). Unset means the REST host on port 50051."""
     api_key: SecretStr | None = None
     """API key. Unset means that the server requires none."""
+    shards: int | None = Field(default=None, ge=1)
+    """Number of shards of classes that jobs create. Unset means the server's default."""
+    replication_factor: int | None = Field(default=None, ge=1)
+    """Number of copies of each shard of classes that jobs create. Unset means the server's default."""
+    quantization: Literal["rq", "sq", "pq", "bq", "none"] | None = None
+    """Compression of the vector index of classes that jobs create: ``rq``, ``sq``, ``pq``, ``bq`` or ``none``. The
+    original vectors are kept, so comparisons stay exact. Unset means the server's default."""
 
 
 class RaySettings(Group):
@@ -327,8 +341,12 @@ class Settings(BaseSettings):
         return {
             "s3": {"endpoint_url": self.s3.endpoint_url, "region": self.s3.region},
             "ollama": {"urls": list(self.ollama.urls)},
-            "qdrant": {"url": self.qdrant.url},
-            "weaviate": {"url": self.weaviate.url, "grpc_url": self.weaviate.grpc_url},
+            "qdrant": {"url": self.qdrant.url, **_creation(self.qdrant)},
+            "weaviate": {
+                "url": self.weaviate.url,
+                "grpc_url": self.weaviate.grpc_url,
+                **_creation(self.weaviate),
+            },
         }
 
     def with_endpoints(self, endpoints: dict[str, Any]) -> Settings:
@@ -338,6 +356,12 @@ class Settings(BaseSettings):
             group: Group = getattr(self, name)
             groups[name] = type(group).model_validate({**dict(group), **values})
         return self.model_copy(update=groups)
+
+
+def _creation(store: QdrantSettings | WeaviateSettings) -> dict[str, Any]:
+    """Return the settings for new collections that are set: the driver, which creates them, may run elsewhere. Pure."""
+    named = {"shards": store.shards, "replication_factor": store.replication_factor, "quantization": store.quantization}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 class SettingsError(Exception):

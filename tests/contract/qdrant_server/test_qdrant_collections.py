@@ -87,11 +87,90 @@ def test_errors_about_collections(http: httpx.Client, name: str) -> None:
     assert http.put("/collections/a:b", json=body).status_code == 422
 
 
+STRICT_MODE = {
+    "enabled": True,
+    "max_timeout": 9,
+    "max_query_limit": 8,
+    "condition_max_size": 2,
+    "filter_max_conditions": 2,
+    "search_allow_exact": False,
+    "upsert_max_batchsize": 5,
+    "max_payload_index_count": 1,
+    "unindexed_filtering_retrieve": False,
+    "unindexed_filtering_update": False,
+}
+
+
+def test_strict_mode_refuses_requests_beyond_its_limits(http: httpx.Client, name: str) -> None:
+    """Each with what would help; the settings are part of the collection's description."""
+    strict = f"{name}_strict"
+    path = f"/collections/{strict}"
+    body = {"vectors": {"size": DIMENSION, "distance": "Cosine"}, "strict_mode_config": STRICT_MODE}
+    assert http.put(path, json=body).status_code == 200
+    assert http.get(path).json()["result"]["config"]["strict_mode_config"] == STRICT_MODE
+    points = [{"id": point.id, "vector": point.vector, "payload": point.payload} for point in points_of(6)]
+    index = {"field_name": "number", "field_schema": "integer"}
+    assert http.put(f"{path}/index?wait=true", json=index).status_code == 200
+    number = {"key": "number", "match": {"any": [1, 2]}}
+    refusals: list[tuple[str, str, dict[str, Any], str]] = [
+        ("PUT", "/points", {"points": points}, 'Limit exceeded 6 > 5 for "upsert limit". Help: Reduce the "upsert'),
+        ("PUT", "/points?timeout=10", {"points": points[:5]}, 'Limit exceeded 10 > 9 for "timeout". Help: Reduce the'),
+        ("POST", "/points/scroll", {"limit": 9}, 'Limit exceeded 9 > 8 for "limit". Help: Reduce the "limit" para'),
+        ("POST", "/points/count", {"exact": True}, "Exact search disabled!. Help: Set exact=false."),
+        ("POST", "/points/count", {"exact": False, "filter": {"must": [number] * 3}}, "Filter condition limit reached"),
+        (
+            "POST",
+            "/points/scroll",
+            {"filter": {"must": {"key": "number", "match": {"any": [1, 2, 3]}}}},
+            "Condition size limit reached (3 > 2). Help: Reduce the size of your condition.",
+        ),
+        (
+            "POST",
+            "/points/delete",
+            {"filter": {"must": {"key": "even", "match": {"value": True}}}},
+            'Index required but not found for "even" of one of the following types: [',
+        ),
+        (
+            "PUT",
+            "/index",
+            {"field_name": "even", "field_schema": "bool"},
+            "Collection already has the maximum number of payload indices (1). Help: Please delete",
+        ),
+    ]
+    for method, place, content, words in refusals:
+        status, text = error_of(http.request(method, f"{path}{place}", json=content))
+        assert (status, text.startswith(f"Bad request: {words}")) == (400, True), text
+    assert http.put(f"{path}/points?wait=true&timeout=9", json={"points": points[:5]}).status_code == 200
+    under = {"limit": 8, "filter": {"must": [number, number]}}
+    assert len(http.post(f"{path}/points/scroll", json=under).json()["result"]["points"]) == 2
+    http.delete(path)
+
+
+def test_rates_of_strict_mode(http: httpx.Client, name: str) -> None:
+    """A write beyond the minute's tokens names the time to wait; one beyond all of them asks to be split."""
+    strict = f"{name}_rates"
+    path = f"/collections/{strict}"
+    rates = {"enabled": True, "write_rate_limit": 4}
+    body = {"vectors": {"size": DIMENSION, "distance": "Cosine"}, "strict_mode_config": rates}
+    assert http.put(path, json=body).status_code == 200
+    points = [{"id": point.id, "vector": point.vector, "payload": point.payload} for point in points_of(6)]
+    too_many = http.put(f"{path}/points?wait=true", json={"points": points})
+    assert (too_many.status_code, "retry-after" in too_many.headers) == (429, False)
+    assert error_of(too_many)[1].endswith("please try to split your request")
+    assert http.put(f"{path}/points?wait=true", json={"points": points[:4]}).status_code == 200
+    too_soon = http.put(f"{path}/points?wait=true", json={"points": points[4:]})
+    assert too_soon.status_code == 429
+    assert 1 <= int(too_soon.headers["retry-after"]) <= 30
+    http.delete(path)
+
+
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("PUT", "", {"vectors": {"a": {"size": 4, "distance": "Dot"}}}, "a collection of named vectors"),
     ("PUT", "", {"vectors": {"size": 4, "distance": "Dot", "multivector_config": {"comparator": "max_sim"}}}, "multiv"),
     ("PUT", "", {"vectors": {"size": 4, "distance": "Dot"}, "sparse_vectors": {"s": {}}}, "`sparse_vectors`"),
-    ("PUT", "", {"vectors": {"size": 4, "distance": "Dot"}, "shard_number": 2}, "`shard_number`"),
+    ("PUT", "", {"vectors": {"size": 4, "distance": "Dot"}, "sharding_method": "custom"}, "`sharding_method`"),
+    ("PUT", "", {"vectors": {"size": 4, "distance": "Dot", "datatype": "turbo4"}}, "the datatype 'turbo4'"),
+    ("PUT", "", {"vectors": {"size": 4, "distance": "Dot"}, "strict_mode_config": {"max_points_count": 1}}, "`max_poi"),
     ("PUT", "/index", {"field_name": "x", "field_schema": "text"}, "the index type 'text'"),
     ("PUT", "/index", {"field_name": "x", "field_schema": {"type": "keyword", "is_tenant": True}}, "`is_tenant`"),
     ("PUT", "/points", {"batch": {"ids": [1], "vectors": [[1.0]]}}, "`batch`"),

@@ -92,7 +92,7 @@ def test_unsupported_paths_are_501(target: Target, http: httpx.Client, name: str
         ({"vectorConfig": {"one": {"vectorizer": {"none": {}}}, "two": {"vectorizer": {"none": {}}}}}, "several named"),
         ({"vectorIndexType": "flat"}, "a vector index of type flat"),
         ({"vectorIndexConfig": {"distance": "dot"}}, "the distance dot"),
-        ({"vectorIndexConfig": {"pq": {"enabled": True}}}, "`pq` of a vector index"),
+        ({"vectorIndexConfig": {"multivector": {"enabled": True}}}, "`multivector` of a vector index"),
         ({"properties": [{"name": "x", "dataType": ["geoCoordinates"]}]}, "the data type ['geoCoordinates']"),
         ({"properties": [{"name": "x", "dataType": ["text"], "tokenization": "trigram"}]}, "tokenization 'trigram'"),
     ],

@@ -355,6 +355,15 @@ def test_a_collection_that_is_not_there_is_said_so() -> None:
         assert (summary["state"], summary["error"]["code"]) == ("failed", "collection_not_found")
 
 
+@pytest.mark.parametrize("mode", ["verify", "repair"])
+def test_a_collection_that_cannot_hold_the_vectors_is_named(world: World, mode: str) -> None:
+    """Otherwise every object would differ, and no repair would help."""
+    world.weaviate.contracts["notes"] = world.weaviate.contracts["notes"].model_copy(update={"dimension": 3})
+    summary = world.run(mode=mode)
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "schema_mismatch")
+    assert summary["counts"]["different"] == 0
+
+
 def test_metadata_belongs_to_ingestion() -> None:
     """A request to verify with metadata is refused, because metadata would have no effect."""
     with pytest.raises(ValueError, match="metadata requires a mode that ingests objects"):

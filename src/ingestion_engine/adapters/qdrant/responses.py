@@ -24,12 +24,21 @@ TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 FATAL_STATUS = frozenset({404, 405, 409})
 """Any other status may pass: 408 is a time-out, 429 a rate limit, 503 an unavailable shard, and a full disk is 500 or
 507, which an operator can fix while the job waits."""
+_UPSERT_LIMIT = re.compile(r'Bad request: Limit exceeded \d+ > \d+ for "upsert limit"')
+_STRICT_MODE = re.compile(r"Bad request: .*?\. Help: ", re.DOTALL)
+"""How strict mode refuses a request, with what would help (``CollectionError::strict_mode``)."""
+_FULL = re.compile(r"Bad request: Max (?:points count|vector storage size|payload storage size) limit of ")
+_MEMORY = "Bad request: Resident memory usage is at "
+"""Strict mode's limit on the memory of the whole process: it may be lower soon, as after a full disk."""
 SPLIT_REQUESTED = "please try to split your request"
 """End of the text of a 429 for a request that costs more than the whole limit of a minute; it has no Retry-After."""
 _COLLECTION_MISSING = re.compile(r"Not found: Collection `[^`]*` doesn't exist!$")
-_DIMENSION_DIFFERS = re.compile(
-    r"Wrong input: (?:[^`'\"]*First error captured: Wrong input: )?Vector dimension error: "
+_SCHEMA_DIFFERS = re.compile(
+    r"(?:Wrong input|Bad request): (?:[^`'\"]*First error captured: (?:Wrong input|Bad request): )?"
+    r"(?:Vector dimension error: |Not existing vector name error: |Shard key not specified"
+    r"|Conversion between (?:sparse|multi) and regular vectors failed)"
 )
+"""A refusal of any vector, whatever it contains: the collection is another one than the contract's."""
 
 
 def read_result(response: Response, url: str, collection: str | None = None) -> Any:
@@ -40,7 +49,7 @@ def read_result(response: Response, url: str, collection: str | None = None) -> 
         TransientError: a time-out, a rate limit, a 5xx, a response that is not Qdrant's, or an update that was not
             applied in time.
         CollectionMissing: the collection does not exist.
-        FatalError: "store_access_denied", "schema_mismatch", "qdrant_refused".
+        FatalError: "store_access_denied", "schema_mismatch", "qdrant_refused" (also StrictModeRefused).
         PointsRefused: the content of a batch is refused (400, 413, 422); ``refused`` is still empty.
     """
     if response.status_code != HTTPStatus.OK:
@@ -70,15 +79,33 @@ def translate_response(response: Response, url: str, collection: str | None) -> 
         return foreign_response(StoreName.QDRANT, response, url)
     if status == HTTPStatus.NOT_FOUND and _COLLECTION_MISSING.match(text):
         return collection_missing(StoreName.QDRANT, collection, url)
-    if status in REFUSED_STATUS and _DIMENSION_DIFFERS.match(text):
-        return FatalError("schema_mismatch", message, **context)
     if status in REFUSED_STATUS:
-        return PointsRefused("points_refused", message, refused={}, **context)
+        return _translate_refusal(text, message, context)
     if status in FATAL_STATUS:
         return FatalError("qdrant_refused", message, **context)
     if status == HTTPStatus.TOO_MANY_REQUESTS and text.endswith(SPLIT_REQUESTED):
         return RequestTooLarge("qdrant_unavailable", message, **context)
     return TransientError("qdrant_unavailable", message, **{**context, **read_retry_after(response)})
+
+
+def _translate_refusal(text: str, message: str, context: dict[str, Any]) -> IngestionError:
+    if _SCHEMA_DIFFERS.match(text):
+        return FatalError("schema_mismatch", message, **context)
+    if _UPSERT_LIMIT.match(text):
+        return RequestTooLarge("qdrant_refused", message, **context)
+    if text.startswith(_MEMORY):
+        return TransientError("qdrant_unavailable", message, **context)
+    if _FULL.match(text):
+        hint = "Raise the limit in the collection's strict_mode_config, or delete points."
+        return FatalError("qdrant_refused", message, hint=hint, **context)
+    if _STRICT_MODE.match(text):
+        hint = "Raise the limit in the collection's strict_mode_config, or make the request smaller."
+        return StrictModeRefused("qdrant_refused", message, hint=hint, **context)
+    return PointsRefused("points_refused", message, refused={}, **context)
+
+
+class StrictModeRefused(FatalError):
+    """The strict mode of the collection refuses a request; one within its limits may succeed."""
 
 
 def read_error(response: Response) -> str | None:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Mapping, Sequence
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.patience import Patience
-from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, send_or_halve
-from ingestion_engine.adapters.qdrant.responses import read_result
-from ingestion_engine.adapters.store_errors import points_refused, schema_mismatch, store_not_configured
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, cut, send_or_halve
+from ingestion_engine.adapters.qdrant.limits import Limits, least
+from ingestion_engine.adapters.qdrant.responses import StrictModeRefused, read_result
+from ingestion_engine.adapters.qdrant.schema import INDEXES, check_definition, make_definition
+from ingestion_engine.adapters.store_errors import points_refused, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, read_object
-from ingestion_engine.domain.errors import FatalError, PointsRefused
+from ingestion_engine.domain.errors import FatalError, PointsRefused, RequestTooLarge
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
-from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.settings import QdrantSettings, Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+T = TypeVar("T")
 
 WRITE_TIMEOUT_S = 30
 """The server's time limit of a write, unless a permit ends earlier (``LeaseCheck.grant``)."""
@@ -37,18 +42,6 @@ BATCH_BYTES = 16 * 1024 * 1024
 BATCH_POINTS = 500
 """A guess: strict mode can limit it, but no server limits it below this by default."""
 READ_POINTS = 500
-DISTANCE = "Cosine"
-INDEXES: Mapping[str, str | Mapping[str, Any]] = {
-    "object_id": "keyword",
-    "epoch": "integer",
-    "bucket": "keyword",
-    "content_type": "keyword",
-    "chunk_index": "integer",
-    "key": {"type": "keyword", "prefix": True},
-}
-"""Payload fields that filters use. Every delete filters by the first two; strict mode refuses filters on fields without
-an index. Matching keys by prefix is new in Qdrant 1.19; it is byte-wise and case-sensitive (its openapi.json,
-``MatchPrefix``)."""
 
 
 class QdrantStore:
@@ -65,14 +58,18 @@ class QdrantStore:
         permit: WritePermit | None = None,
         patience: Patience | None = None,
         ca_file: Path | None = None,
+        creation: QdrantSettings | None = None,
     ) -> None:
-        """Create the client; sends no request.
+        """Create the client; sends no request. ``creation`` has the settings of collections that are created.
 
         ``permit`` is asked before every request that writes; ``patience`` repeats requests, None repeats none.
         ``ca_file`` is a PEM file of authorities; None means the usual ones.
         """
         self._url = url.rstrip("/")
         self._batch_points = batch_points
+        self._creation = creation or QdrantSettings()
+        self._limits: dict[str, Limits] = {}
+        """Limits of the collections that were checked, or that refused a request."""
         self._permit = permit
         self._patience = patience
         headers = {"content-type": "application/json"} | ({"api-key": api_key} if api_key else {})
@@ -88,7 +85,7 @@ class QdrantStore:
             raise store_not_configured(cls.name)
         api_key = qdrant.api_key.get_secret_value() if qdrant.api_key else None
         ca_file = settings.tls.ca_file
-        return cls(qdrant.url, api_key, permit=permit, patience=patience, ca_file=ca_file)
+        return cls(qdrant.url, api_key, permit=permit, patience=patience, ca_file=ca_file, creation=qdrant)
 
     async def close(self) -> None:
         """Release connections."""
@@ -104,49 +101,57 @@ class QdrantStore:
         """Create the collection with its indexes, or check the existing one. Idempotent.
 
         Raises:
-            FatalError: "schema_mismatch", naming both values; "store_access_denied".
+            FatalError: "schema_mismatch", naming both values; "store_access_denied"; "qdrant_refused" when the
+                collection's strict mode allows no jobs.
             TransientError: the store is unavailable.
 
         Cost: one request for an existing collection; two, and one per index, to create it.
         """
         name = contract.collection
         if not (await self._call("GET", f"/collections/{name}/exists", collection=name))["exists"]:
-            body = {"vectors": {"size": contract.dimension, "distance": DISTANCE}}
+            body = make_definition(contract, self._creation)
             try:
                 await self._call("PUT", f"/collections/{name}", body, collection=name, write=True)
             except FatalError as error:
                 if error.context.get("status") != HTTPStatus.CONFLICT:  # another client has just created it
                     raise
         info = await self._describe(contract)
-        for field, schema in INDEXES.items():
-            if field not in info["payload_schema"]:
-                index = {"field_name": field, "field_schema": schema}
-                await self._call("PUT", f"/collections/{name}/index", index, collection=name, write=True)
+        for field in self._limits[name].missing_indexes(info["payload_schema"]):
+            index = {"field_name": field, "field_schema": INDEXES[field]}
+            await self._call("PUT", f"/collections/{name}/index", index, collection=name, write=True)
 
     async def check_collection(self, contract: CollectionContract) -> None:
-        """Check that the collection exists and matches the contract. One cheap request.
+        """Check that the collection exists, matches the contract and allows jobs. One cheap request.
 
         Raises:
             CollectionMissing: the collection does not exist.
-            FatalError: "schema_mismatch".
+            FatalError: "schema_mismatch"; "qdrant_refused" when the collection's strict mode allows no jobs.
         """
         await self._describe(contract)
 
     async def _describe(self, contract: CollectionContract) -> dict[str, Any]:
         name = contract.collection
-        info: dict[str, Any] = await self._call("GET", f"/collections/{name}", collection=name)
-        vectors = info["config"]["params"].get("vectors") or {}
-        expected = {"size": contract.dimension, "distance": DISTANCE}
-        for field, value in expected.items():
-            if vectors.get(field) != value:
-                found = vectors.get(field)
-                raise schema_mismatch(self.name, contract, f"vector {field}", found=found, expected=value)
-        for field, schema in INDEXES.items():
-            kind = schema if isinstance(schema, str) else schema["type"]
-            found = info["payload_schema"].get(field, {}).get("data_type", kind)
-            if found != kind:
-                raise schema_mismatch(self.name, contract, f"index of {field}", found=found, expected=kind)
+        info = await self._read_limits(name)
+        check_definition(info, contract)
+        self._limits[name].check(info["payload_schema"], collection=name, url=self._url)
         return info
+
+    async def _read_limits(self, collection: str) -> dict[str, Any]:
+        """Return the description of a collection, after its limits were kept for later requests."""
+        info: dict[str, Any] = await self._call("GET", f"/collections/{collection}", collection=collection)
+        self._limits[collection] = Limits.of(info)
+        return info
+
+    async def _within_limits(self, collection: str, act: Callable[[Limits], Awaitable[T]]) -> T:
+        """Return the result of requests made within the limits that are known; read them when strict mode refuses."""
+        known = self._limits.get(collection, Limits())
+        try:
+            return await act(known)
+        except StrictModeRefused:
+            await self._read_limits(collection)
+            if self._limits[collection] == known:
+                raise
+            return await act(self._limits[collection])
 
     async def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, replacing those with the same ids; they are applied when this returns. Idempotent.
@@ -162,9 +167,13 @@ class QdrantStore:
         Cost: one request per 500 points or 16 MB; memory of one request.
         """
         refused: dict[PointId, str] = {}
-        limits = {"max_points": self._batch_points, "max_bytes": BATCH_BYTES}
-        for batch in batch_points(points, _encode, refused=refused, **limits):
-            await send_or_halve(batch, functools.partial(self._write, collection), refused)
+
+        async def write(limits: Limits) -> None:
+            size = least(self._batch_points, limits.upsert_points, limits.writes_per_minute)
+            for batch in batch_points(points, _encode, max_points=size, max_bytes=BATCH_BYTES, refused=refused):
+                await send_or_halve(batch, functools.partial(self._write, collection), refused)
+
+        await self._within_limits(collection, write)
         if refused:
             raise points_refused(self.name, collection, refused, total=len(points))
 
@@ -173,26 +182,56 @@ class QdrantStore:
         await self._call("PUT", f"/collections/{collection}/points", body, collection=collection, write=True)
 
     async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove all points of some objects with a lower epoch. Idempotent. One request.
+        """Remove all points of some objects with a lower epoch. Idempotent.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
+
+        Cost: one request; more where strict mode limits conditions, or writes to less than the points to remove.
         """
+
+        async def delete(limits: Limits) -> None:
+            for some in cut(object_ids, least(len(object_ids), limits.condition_size)):
+                await self._delete_stale(collection, some, before_epoch)
+
+        if object_ids:
+            await self._within_limits(collection, delete)
+
+    async def _delete_stale(self, collection: str, object_ids: Sequence[ObjectId], before_epoch: int) -> None:
         must = [_is_any("object_id", object_ids), {"key": "epoch", "range": {"lt": before_epoch}}]
-        await self._delete(collection, {"filter": {"must": must}})
+        where = {"filter": {"must": must}}
+        try:
+            await self._delete(collection, where)
+        except RequestTooLarge:  # the points to remove cost more than a minute's writes
+            if len(object_ids) > 1:
+                middle = len(object_ids) // 2
+                await self._delete_stale(collection, object_ids[:middle], before_epoch)
+                await self._delete_stale(collection, object_ids[middle:], before_epoch)
+                return
+            stale = self._scroll(collection, {**where, "with_payload": False, "with_vector": False})
+            await self.delete_points(collection, [point.id async for point in stale])
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
-        """Return the points that exist, in any order. One request per 500 ids.
+        """Return the points that exist, in any order. One request per 500 ids, or as many as strict mode allows.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
-        found: list[StoredPoint] = []
-        for start in range(0, len(ids), READ_POINTS):
-            body = {"ids": list(ids[start : start + READ_POINTS]), "with_payload": True, "with_vector": with_vectors}
-            points = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
-            found += map(_read_point, points)
-        return found
+
+        async def read(some: Sequence[PointId]) -> list[StoredPoint]:
+            body = {"ids": some, "with_payload": True, "with_vector": with_vectors}
+            try:
+                found = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
+            except RequestTooLarge:
+                if len(some) == 1:
+                    raise
+                middle = len(some) // 2
+                return await read(some[:middle]) + await read(some[middle:])
+            return list(map(_read_point, found))
+
+        size = least(READ_POINTS, self._limits.get(collection, Limits()).reads_per_minute)
+        parts = [await read(some) for some in cut(ids, size)]
+        return list(itertools.chain.from_iterable(parts))
 
     async def read_object_points(
         self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
@@ -202,23 +241,44 @@ class QdrantStore:
         Raises:
             FatalError, TransientError: as ``upsert``.
 
-        Cost: one request per 500 points, at least one.
+        Cost: one request per 500 points, at least one; more where strict mode limits pages or conditions.
         """
-        must: list[dict[str, Any]] = [_is_any("object_id", object_ids)]
+        further: list[dict[str, Any]] = []
         if first_chunk or end_chunk is not None:
             bounds = {"gte": first_chunk} | ({} if end_chunk is None else {"lt": end_chunk})
-            must.append({"key": "chunk_index", "range": bounds})
-        return [point async for point in self._scroll(collection, {"filter": {"must": must}, "with_vector": True})]
+            further.append({"key": "chunk_index", "range": bounds})
+
+        async def read(limits: Limits) -> list[StoredPoint]:
+            found: list[StoredPoint] = []
+            for some in cut(object_ids, least(len(object_ids), limits.condition_size)):
+                where = {"filter": {"must": [_is_any("object_id", some), *further]}, "with_vector": True}
+                found += [point async for point in self._scroll(collection, where)]
+            return found
+
+        return await self._within_limits(collection, read) if object_ids else []
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids.
+        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids, or as many as are allowed.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
-        for start in range(0, len(ids), READ_POINTS):
-            body = {"points": [_plain_id(point_id) for point_id in ids[start : start + READ_POINTS]]}
-            await self._delete(collection, body)
+
+        async def delete(some: Sequence[PointId]) -> None:
+            try:
+                await self._delete(collection, {"points": [_plain_id(point_id) for point_id in some]})
+            except RequestTooLarge:
+                if len(some) == 1:
+                    raise
+                middle = len(some) // 2
+                await delete(some[:middle])
+                await delete(some[middle:])
+
+        async def delete_all(limits: Limits) -> None:
+            for some in cut(ids, least(READ_POINTS, limits.writes_per_minute)):
+                await delete(some)
+
+        await self._within_limits(collection, delete_all)
 
     async def _delete(self, collection: str, selector: Mapping[str, Any]) -> None:
         path = f"/collections/{collection}/points/delete"
@@ -232,14 +292,19 @@ class QdrantStore:
         Raises:
             FatalError, TransientError: as ``upsert``.
         """
-        first = {} if start is None else {"offset": start}
+        first = {} if start is None else {"offset": _plain_id(start)}
         return self._scroll(collection, {"limit": page, "with_vector": with_vectors, **first})
 
     async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncIterator[StoredPoint]:
         body: dict[str, Any] = {"limit": READ_POINTS, "with_payload": True, **request}
+        path, page = f"/collections/{collection}/points/scroll", body["limit"]
+
+        async def read(limits: Limits) -> Any:
+            body["limit"] = least(page, limits.query_limit)
+            return await self._call("POST", path, body, collection=collection)
+
         while True:
-            path = f"/collections/{collection}/points/scroll"
-            result = await self._call("POST", path, body, collection=collection)
+            result = await self._within_limits(collection, read)
             for point in result["points"]:
                 yield _read_point(point)
             body["offset"] = result.get("next_page_offset")
@@ -247,10 +312,20 @@ class QdrantStore:
                 return
 
     async def count(self, collection: str) -> int:
-        """Return the exact number of points. Raises CollectionMissing, TransientError."""
-        path = f"/collections/{collection}/points/count"
-        result = await self._call("POST", path, {"exact": True}, collection=collection)
-        return int(result["count"])
+        """Return the exact number of points. Raises CollectionMissing, TransientError.
+
+        Cost: one request; one per 500 points where strict mode allows no exact counts.
+        """
+
+        async def count(limits: Limits) -> int:
+            if not limits.exact:
+                ids = self._scroll(collection, {"with_payload": False, "with_vector": False})
+                return len([None async for _ in ids])
+            path = f"/collections/{collection}/points/count"
+            result = await self._call("POST", path, {"exact": True}, collection=collection)
+            return int(result["count"])
+
+        return await self._within_limits(collection, count)
 
     async def list_collections(self) -> list[str]:
         """Return the names of all collections."""
@@ -313,7 +388,9 @@ class QdrantStore:
 
         async def fetch(count: int) -> list[SearchHit]:
             path, request = f"/collections/{collection}/points/query", {**body, "limit": count}
-            result = await self._call("POST", path, request, collection=collection)
+            result = await self._within_limits(
+                collection, lambda _: self._call("POST", path, request, collection=collection)
+            )
             return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
 
         return await search_exactly(fetch, where, limit=limit, store=self.name.value)
@@ -335,7 +412,8 @@ class QdrantStore:
         if write:
             if self._permit is not None:
                 limit_s = min(limit_s, await self._permit())
-            params = {"timeout": max(1, int(limit_s - GRACE_S))}
+            most_s = self._limits[collection].timeout_s if collection in self._limits else None
+            params = {"timeout": least(max(1, int(limit_s - GRACE_S)), most_s)}
             if "/points" in path or path.endswith("/index"):
                 params["wait"] = "true"  # by default the server responds before it applies the change
         response = await self._client.request(method, self._url, path, params=params, body=content, timeout_s=limit_s)

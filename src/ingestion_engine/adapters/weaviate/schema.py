@@ -9,6 +9,7 @@ from typing import Any
 from ingestion_engine.adapters.store_errors import schema_mismatch
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.settings import WeaviateSettings
 
 DISTANCE = "cosine"
 _EXACT: dict[str, Any] = {"dataType": ["text"], "tokenization": "field", "indexSearchable": False}
@@ -46,6 +47,9 @@ PROPERTIES: Mapping[str, Mapping[str, Any]] = {
 """The payload's fields by name. ``epoch`` has a range index because every write of an object is followed by a filter on
 it; ``chunk_index`` has one because an object of more than 10,000 points can only be read in ranges of it."""
 
+JOB_FILTERS = ("object_id", "epoch")
+"""Properties by which jobs find points; the other filters are only for searches."""
+
 _DIMENSION = re.compile(r"\b(\d+) dimensions\b")
 
 
@@ -54,20 +58,38 @@ def make_class_name(collection: str) -> str:
     return collection[:1].upper() + collection[1:]
 
 
-def make_definition(contract: CollectionContract) -> dict[str, Any]:
-    """Return the body of ``POST /v1/schema``; Weaviate has no field for the dimension, so the description states it."""
+def make_definition(contract: CollectionContract, creation: WeaviateSettings | None = None) -> dict[str, Any]:
+    """Return the body of ``POST /v1/schema``; Weaviate has no field for the dimension, so the description states it.
+
+    What the settings leave open is the server's default.
+    """
+    creation = creation or WeaviateSettings()
+    index: dict[str, Any] = {"distance": DISTANCE}
+    further: dict[str, Any] = {}
+    if creation.quantization == "none":
+        index["skipDefaultQuantization"] = True
+    elif creation.quantization is not None:
+        index[creation.quantization] = {"enabled": True}
+    if creation.shards is not None:
+        further["shardingConfig"] = {"desiredCount": creation.shards}
+    if creation.replication_factor is not None:
+        further["replicationConfig"] = {"factor": creation.replication_factor}
     return {
         "class": make_class_name(contract.collection),
         "description": f"Chunks of documents, embedded by {contract.model} in {contract.dimension} dimensions.",
         "vectorizer": "none",
         "vectorIndexType": "hnsw",
-        "vectorIndexConfig": {"distance": DISTANCE},
+        "vectorIndexConfig": index,
+        **further,
         "properties": [{"name": name, **settings} for name, settings in PROPERTIES.items()],
     }
 
 
 def check_definition(found: Mapping[str, Any], contract: CollectionContract) -> None:
-    """Compare a class with the expected definition, property by property; additional properties are allowed.
+    """Compare a class with its contract: whether it can hold the points and find them again.
+
+    Additional properties are allowed, and what changes only speed, memory and distribution: the kind, compression and
+    settings of the vector index (Weaviate keeps the original vectors with the objects), shards and replicas.
 
     Raises:
         FatalError: "schema_mismatch", naming both values.
@@ -81,11 +103,17 @@ def check_definition(found: Mapping[str, Any], contract: CollectionContract) -> 
         raise mismatch("dimension", int(stated[1]), contract.dimension)
     if found.get("vectorConfig"):
         raise mismatch("vectors", sorted(found["vectorConfig"]), "one without a name")
-    distance = (found.get("vectorIndexConfig") or {}).get("distance")
+    index = found.get("vectorIndexConfig") or {}
     if found.get("vectorizer") != "none":
         raise mismatch("vectorizer", found.get("vectorizer"), "none")
-    if distance != DISTANCE:
-        raise mismatch("distance", distance, DISTANCE)
+    if index.get("distance") != DISTANCE:
+        raise mismatch("distance", index.get("distance"), DISTANCE)
+    if (index.get("multivector") or {}).get("enabled"):
+        raise mismatch("vectors", "multivectors", "one vector per object")
+    if index.get("skip"):  # vectors are stored, but no search finds them
+        raise mismatch("vectorIndexConfig.skip", True, False)
+    if (found.get("multiTenancyConfig") or {}).get("enabled"):  # every write would have to name a tenant
+        raise mismatch("multiTenancyConfig.enabled", True, False)
     properties = {entry["name"]: entry for entry in found.get("properties") or ()}
     for name, settings in PROPERTIES.items():
         if name not in properties:
@@ -94,3 +122,10 @@ def check_definition(found: Mapping[str, Any], contract: CollectionContract) -> 
             value, expected = properties[name].get(setting) or None, settings.get(setting)
             if value != expected:
                 raise mismatch(f"{setting} of property {name}", value, expected)
+        if name in JOB_FILTERS and not _is_filterable(properties[name]):
+            raise mismatch(f"indexFilterable of property {name}", False, True)
+
+
+def _is_filterable(found: Mapping[str, Any]) -> bool:
+    """True when filters find values of a property; null is Weaviate's default, that they do. Pure."""
+    return found.get("indexFilterable") is not False or found.get("indexRangeFilters") is True

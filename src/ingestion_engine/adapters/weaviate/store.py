@@ -60,7 +60,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
-from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.settings import Settings, WeaviateSettings
 from ingestion_engine.runtime.tls import read_authorities
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ class WeaviateStore:
         permit: WritePermit | None = None,
         patience: Patience | None = None,
         ca_file: Path | None = None,
+        creation: WeaviateSettings | None = None,
     ) -> None:
-        """Create the clients; sends no request.
+        """Create the clients; sends no request. ``creation`` has the settings of classes that are created.
 
         ``grpc_url`` is ``http(s)://host:port``; None means the REST host on port 50051. ``permit`` is asked before
         every request that writes; ``patience`` repeats requests about points, None repeats none. ``ca_file`` is a PEM
@@ -116,6 +117,7 @@ class WeaviateStore:
         self._is_secure = parts.scheme == "https"
         self._batch_bytes = BATCH_BYTES
         self._batch_points = batch_points
+        self._creation = creation
         self._permit = permit
         self._patience = patience
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
@@ -137,7 +139,15 @@ class WeaviateStore:
             raise store_not_configured(cls.name)
         api_key = weaviate.api_key.get_secret_value() if weaviate.api_key else None
         ca_file = settings.tls.ca_file
-        return cls(weaviate.url, weaviate.grpc_url, api_key, permit=permit, patience=patience, ca_file=ca_file)
+        return cls(
+            weaviate.url,
+            weaviate.grpc_url,
+            api_key,
+            permit=permit,
+            patience=patience,
+            ca_file=ca_file,
+            creation=weaviate,
+        )
 
     async def close(self) -> None:
         """Release connections."""
@@ -170,7 +180,7 @@ class WeaviateStore:
         """
         with contextlib.suppress(CollectionMissing):
             return await self.check_collection(contract)
-        response = await self._request("POST", "/v1/schema", make_definition(contract))
+        response = await self._request("POST", "/v1/schema", make_definition(contract, self._creation))
         if response.status_code not in (200, 422):  # 422: another client has just created it, or it is refused
             raise translate_response(response, self._url, None)
         try:
