@@ -158,9 +158,10 @@ class IngestClient:
         answer = self._send("GET", f"/jobs/{_segment(job_id)}/logs", params=_given({"attempt": attempt}))
         return answer.text
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job; return it."""
-        return self._call("POST", f"/jobs/{_segment(job_id)}/cancel")
+    def cancel(self, job_id: str, *, force: bool = False) -> dict[str, Any]:
+        """Cancel a job; return it. With ``force``, the service ends it although its cluster may be gone."""
+        params = _given({"force": "true" if force else None})
+        return self._call("POST", f"/jobs/{_segment(job_id)}/cancel", params=params)
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
         """Submit a new job for the failed objects of a job that has ended; return what ``submit`` returns."""

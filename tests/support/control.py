@@ -172,6 +172,7 @@ class Plane:
         """Let the dispatcher do its rounds, to their end."""
         dispatcher = self.services.dispatcher
         assert dispatcher is not None
+        assert await dispatcher.leadership.renew()
         for _ in range(times):
             await dispatcher.step()
             await dispatcher.settle()
@@ -235,13 +236,9 @@ class World:
         **overrides: Any,
     ) -> AsyncIterator[Plane]:
         settings = self.settings(**overrides)
-        if not background:
-            # Tests make the dispatcher's rounds themselves, so its own task must think that another copy dispatches.
-            store = await JobStore.open(settings.sqlalchemy_url)
-            await store.hold_dispatch("test", 86_400)
-            await store.close()
         # A dispatcher that makes its rounds by itself goes by the real clock.
-        app = create_app(settings, parts or self.parts(now=utc_now if background else self.clock))
+        parts = parts or self.parts(now=utc_now if background else self.clock)
+        app = create_app(settings, parts, dispatches=background)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
@@ -258,6 +255,9 @@ class World:
                 self.qdrant,
                 self.weaviate,
             )
+            dispatcher = app.state.services.dispatcher
+            if dispatcher is not None and not background:
+                await dispatcher.leadership.close()
 
 
 def make_contract(name: str = "notes", **fields: Any) -> CollectionContract:
@@ -306,7 +306,7 @@ def bearer(name: str) -> dict[str, str]:
 
 async def overwrite(store: JobStore, job_id: str, **columns: Any) -> None:
     """Set columns of a job's row behind the back of the state machine, as a crash or a long time would leave them."""
-    async with store._engine.begin() as connection:
+    async with store.database.writing() as connection:
         await connection.execute(
             sa.update(jobs).where(jobs.c.id == job_id).values(revision=jobs.c.revision + 1, **columns)
         )

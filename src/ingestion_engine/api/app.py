@@ -30,12 +30,13 @@ Every error is `application/problem+json` with a stable `code`. Where API keys a
 `Authorization: Bearer <key>`."""
 
 
-def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
+def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bool = True) -> FastAPI:
     """Return the service; it opens connections and starts to dispatch jobs when the server starts it.
 
     Args:
         settings: All settings.
         parts: Replacement of the systems that the settings name, for tests; closed with the application.
+        dispatches: Whether the service dispatches jobs by itself; tests make the dispatcher's rounds themselves.
 
     Raises:
         SettingsError: the file of API keys is invalid.
@@ -47,7 +48,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
         asyncio.get_running_loop().set_default_executor(threads)
         opened = parts if parts is not None else open_parts(settings)
-        async with run_services(settings, opened, metrics) as services:
+        async with run_services(settings, opened, metrics, dispatches=dispatches) as services:
             app.state.services = services
             freeze_startup_objects()
             yield

@@ -104,7 +104,9 @@ class Services:
 
 
 @contextlib.asynccontextmanager
-async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> AsyncIterator[Services]:
+async def run_services(
+    settings: Settings, parts: Parts, metrics: Metrics, *, dispatches: bool = True
+) -> AsyncIterator[Services]:
     """Construct the services and run their tasks until the context ends; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url)
     health = HealthService(
@@ -134,10 +136,10 @@ async def run_services(settings: Settings, parts: Parts, metrics: Metrics) -> As
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
         aliases = AliasService(parts.state, parts.stores, store)
-        if dispatcher is not None:
-            holder = dispatcher
-            tasks.append(asyncio.create_task(holder.run()))
-            tasks.append(asyncio.create_task(aliases.run(lambda: holder.is_dispatching)))
+        if dispatcher is not None and dispatches:
+            leadership = dispatcher.leadership
+            tasks.append(asyncio.create_task(dispatcher.run()))
+            tasks.append(asyncio.create_task(aliases.run(lambda: leadership.is_held)))
         yield Services(
             settings=settings,
             parts=parts,

@@ -143,6 +143,14 @@ class LogQuery(Strict):
     """Number of the attempt, from 1; the newest by default."""
 
 
+class CancelQuery(Strict):
+    """How to cancel a job."""
+
+    force: bool = False
+    """End the job now, although its engine does not respond or its driver has not ended. A driver that comes back can
+    write nothing; the next job on the collection first waits for its lease to expire."""
+
+
 class ObjectQuery(PageQuery):
     """Filter and page of a list of objects."""
 
@@ -175,6 +183,7 @@ class PruneQuery(BaseModel):
 JobListParams = Annotated[JobListQuery, Query()]
 PageParams = Annotated[PageQuery, Query()]
 LogParams = Annotated[LogQuery, Query()]
+CancelParams = Annotated[CancelQuery, Query()]
 ObjectParams = Annotated[ObjectQuery, Query()]
 RemovalParams = Annotated[RemovalQuery, Query()]
 PruneParams = Annotated[PruneQuery, Query()]

@@ -39,6 +39,19 @@ class Metrics:
             ["name"],
             registry=self._registry,
         )
+        self._unreadable = Gauge(
+            "ingest_jobs_unreadable",
+            "Rows of jobs that this version of the service cannot read, as far as it has read.",
+            registry=self._registry,
+        )
+        self._leader = Gauge(
+            "ingest_dispatcher_leader", "1 when this copy of the service dispatches jobs.", registry=self._registry
+        )
+        self._term = Gauge(
+            "ingest_dispatcher_term",
+            "Number of the lease on dispatching; it grows when another copy of the service takes over.",
+            registry=self._registry,
+        )
         Gauge("ingest_info", "The running version.", ["version"], registry=self._registry).labels(__version__).set(1)
 
     def count_request(self, method: str, route: str, *, status: int, seconds: float) -> None:
@@ -46,11 +59,17 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def set_jobs(self, numbers: Mapping[tuple[str, str], int]) -> None:
-        """Replace the numbers of jobs by (engine, state)."""
+    def set_jobs(self, numbers: Mapping[tuple[str, str], int] | None, unreadable: int) -> None:
+        """Replace the numbers of jobs by (engine, state), and of unreadable ones; no series while they are unknown."""
         self._jobs.clear()
-        for (engine, state), number in numbers.items():
+        for (engine, state), number in (numbers or {}).items():
             self._jobs.labels(engine, state).set(number)
+        self._unreadable.set(unreadable)
+
+    def set_leadership(self, leading: bool, term: int | None) -> None:
+        """Record whether this copy of the service dispatches, and the number of the lease if it is known."""
+        self._leader.set(int(leading))
+        self._term.set(term or 0)
 
     def set_dependency(self, name: str, up: bool) -> None:
         """Record the result of a check."""

@@ -27,12 +27,15 @@ _CURL = """curl -sS -H 'content-type: application/json' \\
   %s/ray/jobs"""
 
 
-def render_page(jobs: Sequence[JobView], *, locked: bool, url: str = "http://127.0.0.1:8080") -> str:
+def render_page(
+    jobs: Sequence[JobView], *, locked: bool, fault: str | None = None, url: str = "http://127.0.0.1:8080"
+) -> str:
     """Return the page. Pure.
 
     Args:
         jobs: The newest jobs.
         locked: API keys are required, so jobs are not shown.
+        fault: Why the jobs cannot be shown now.
         url: URL of the service, for the example.
     """
     if locked:
@@ -40,6 +43,8 @@ def render_page(jobs: Sequence[JobView], *, locked: bool, url: str = "http://127
             "<p>API keys are required: send one with <code>GET /jobs</code>, "
             "or set INGEST_API_KEY and run <code>ingest jobs</code>.</p>"
         )
+    elif fault is not None:
+        body = f"<p>{escape(fault)}</p>"
     elif jobs:
         rows = "".join(_render_row(job) for job in jobs)
         names = ("Job", "Engine", "Collection", "State", "Done", "Failed", "Created")

@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CallerDep,
+    CancelParams,
     IdempotencyKey,
     JobBody,
     JobDep,
@@ -31,10 +32,11 @@ from ingestion_engine.api.views import (
     show_job,
 )
 from ingestion_engine.domain.errors import SubmissionError
-from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_store import JobFilter
+from ingestion_engine.services.jobs import read_request
 
 router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 
@@ -116,12 +118,13 @@ async def read_logs(job: JobDep, query: LogParams, services: ServicesDep) -> str
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, operation_id="cancel_job", summary="Cancel a job")
-async def cancel_job(job: JobDep, services: ServicesDep) -> JobView:
+async def cancel_job(job: JobDep, query: CancelParams, services: ServicesDep) -> JobView:
     """End a waiting job, or request that a running job ends; points already written are kept.
 
-    A job that has ended is returned unchanged.
+    A job that has ended is returned unchanged. With ``force``, the service ends the job although its driver has not
+    confirmed its end, and fences the driver off.
     """
-    return show_job(await services.jobs.cancel(job.id))
+    return show_job(await services.jobs.cancel(job.id, force=query.force))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, operation_id="retry_job", summary="Retry the failed objects")
@@ -129,7 +132,7 @@ async def retry_job(
     job: JobDep, response: Response, caller: CallerDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
     """Store a new job for exactly the objects that failed in a job that has ended."""
-    caller.check_request(JobRequest.model_validate(job.request))
+    caller.check_request(read_request(job))
     return answer_accepted(await services.jobs.retry(job.id, owner=caller.name, idempotency_key=key), response)
 
 

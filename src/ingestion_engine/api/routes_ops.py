@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -10,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from ingestion_engine.api.dependencies import CallerKnownDep, KeyRingDep, ServicesDep
 from ingestion_engine.api.page import render_page
 from ingestion_engine.api.views import ReadyView, show_health, show_job
+from ingestion_engine.domain.errors import DatabaseUnavailable
 from ingestion_engine.services.health import ANSWER_S
 from ingestion_engine.services.job_store import JobFilter
 
@@ -44,7 +46,9 @@ async def readyz(
     found = await services.health.check(within_s)
     for name, health in found.items():
         services.metrics.set_dependency(name, health.ok)
-    view = show_health(found, with_details=caller_known)
+    dispatcher = services.dispatcher
+    leadership = None if dispatcher is None else dispatcher.leadership.view()
+    view = show_health(found, leadership, with_details=caller_known)
     if view.status == "unavailable":
         response.status_code = 503
     return view
@@ -52,8 +56,18 @@ async def readyz(
 
 @router.get("/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(services: ServicesDep) -> Response:
-    """Return the metrics in the text format of Prometheus. Cost: one query."""
-    services.metrics.set_jobs(await services.store.count_by_state())
+    """Return the metrics in the text format of Prometheus. Cost: one query.
+
+    While the database is unavailable, the numbers of jobs are missing and ``ingest_dependency_up`` of it is 0.
+    """
+    numbers = None
+    with contextlib.suppress(DatabaseUnavailable):
+        numbers = await services.store.count_by_state()
+    services.metrics.set_jobs(numbers, len(services.store.unreadable))
+    services.metrics.set_dependency("database", numbers is not None)
+    if services.dispatcher is not None:
+        leadership = services.dispatcher.leadership.view()
+        services.metrics.set_leadership(leadership.leading, leadership.term)
     return Response(services.metrics.render(), media_type=services.metrics.content_type)
 
 
@@ -61,8 +75,13 @@ async def metrics(services: ServicesDep) -> Response:
 async def page(keys: KeyRingDep, services: ServicesDep) -> HTMLResponse:
     """Return a page with links and, where no API key is required, the newest jobs."""
     jobs = []
+    fault = None
     if keys.is_open:
-        found, _ = await services.jobs.list_page(JobFilter(), limit=PAGE_JOBS, cursor=None)
-        jobs = [show_job(job) for job in found]
+        try:
+            found, _ = await services.jobs.list_page(JobFilter(), limit=PAGE_JOBS, cursor=None)
+            jobs = [show_job(job) for job in found]
+        except DatabaseUnavailable as error:
+            fault = error.message
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return HTMLResponse(render_page(jobs, locked=not keys.is_open), headers=headers)
+    status = 200 if fault is None else 503
+    return HTMLResponse(render_page(jobs, locked=not keys.is_open, fault=fault), status_code=status, headers=headers)

@@ -12,13 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingestion_engine.api.problems import Problem, problem_of_record
 from ingestion_engine.domain.spec import CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
 from ingestion_engine.services.collections import CollectionDetail
 from ingestion_engine.services.health import Health
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import Submitted
+from ingestion_engine.services.leadership import LeadershipView
 from ingestion_engine.services.search import SearchAnswer
+
+_log = get_logger(__name__)
 
 
 class View(BaseModel):
@@ -268,12 +272,27 @@ class DependencyView(View):
     error: str | None = None
 
 
+class DispatcherView(View):
+    """Copy of the service that dispatches jobs, of several on one database."""
+
+    leading: bool
+    """True when it is the copy that answers."""
+    holder: str | None = None
+    """Name of the copy; null when it is unknown or when no copy dispatches."""
+    term: int | None = None
+    """Number that grows whenever another copy takes over."""
+    since: str | None = None
+    """When the copy that answers began to dispatch; null while another one does."""
+
+
 class ReadyView(View):
     """Readiness of the service."""
 
     status: str
     """``ready``; ``degraded``: jobs are accepted, but wait for a system that is unavailable; ``unavailable``."""
     dependencies: dict[str, DependencyView]
+    dispatcher: DispatcherView | None = None
+    """Who dispatches jobs; null without a state store."""
 
 
 _ERROR_TITLES = {JobState.CANCELED: "Job canceled"}
@@ -315,7 +334,19 @@ def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
 
 
 def show_job(job: JobRecord) -> JobView:
-    """Return the view of a job; the duration of a running one is until now."""
+    """Return the view of a job; the duration of a running one is until now.
+
+    What another version or a defect has left unreadable in a row is left out, and hides neither the job nor others.
+    """
+    try:
+        return _show_whole_job(job)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        _log.warning("job not shown in full", extra={"job_id": job.id, "error": f"{type(error).__name__}: {error}"})
+    return _show_whole_job(dataclasses.replace(job, progress=None, counts=None, timings=None, error=None))
+
+
+def _show_whole_job(job: JobRecord) -> JobView:
+    request = dict(job.request) if isinstance(job.request, Mapping) else {}
     ended = job.finished_at or utc_now()
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
@@ -325,8 +356,8 @@ def show_job(job: JobRecord) -> JobView:
         state=job.state,
         collection=job.collection,
         alias=job.alias,
-        mode=str(job.request["mode"]),
-        request=dict(job.request),
+        mode=str(request.get("mode", "")),
+        request=request,
         attempt=job.attempt,
         parallelism=job.parallelism,
         retry_of=job.retry_of,
@@ -399,7 +430,7 @@ def show_collection(detail: CollectionDetail, last_job: JobRecord | None = None)
 def show_last_job(job: JobRecord) -> LastJob:
     """Return the short view of a job. Pure."""
     finished_at = format_milliseconds(job.finished_at)
-    return LastJob(job_id=job.id, state=job.state, mode=str(job.request["mode"]), finished_at=finished_at)
+    return LastJob(job_id=job.id, state=job.state, mode=show_job(job).mode, finished_at=finished_at)
 
 
 def show_alias(detail: AliasDetail) -> AliasView:
@@ -417,7 +448,9 @@ def show_alias(detail: AliasDetail) -> AliasView:
     )
 
 
-def show_health(found: Mapping[str, Health], *, with_details: bool) -> ReadyView:
+def show_health(
+    found: Mapping[str, Health], leadership: LeadershipView | None = None, *, with_details: bool
+) -> ReadyView:
     """Return the view of all dependencies; without details, versions and error messages are left out. Pure."""
     status = "ready"
     if not all(health.ok for health in found.values()):
@@ -427,4 +460,18 @@ def show_health(found: Mapping[str, Health], *, with_details: bool) -> ReadyView
     views = {name: DependencyView.model_validate(dataclasses.asdict(health)) for name, health in found.items()}
     if not with_details:
         views = {name: view.model_copy(update={"version": None, "error": None}) for name, view in views.items()}
-    return ReadyView(status=status, dependencies=views)
+    return ReadyView(
+        status=status, dependencies=views, dispatcher=show_leadership(leadership, with_details=with_details)
+    )
+
+
+def show_leadership(leadership: LeadershipView | None, *, with_details: bool) -> DispatcherView | None:
+    """Return the view of who dispatches; without details, the name of the copy is left out. Pure."""
+    if leadership is None:
+        return None
+    return DispatcherView(
+        leading=leadership.leading,
+        holder=leadership.holder if with_details else None,
+        term=leadership.term,
+        since=format_milliseconds(leadership.since),
+    )

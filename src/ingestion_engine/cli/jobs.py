@@ -178,10 +178,17 @@ def failures(
     write_table(("CODE", "KEY", "REASON"), ((item["code"], item["key"], item.get("reason")) for item in found))
 
 
-def cancel(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> None:
+def cancel(
+    job: JobId,
+    force: Annotated[
+        bool, typer.Option("--force", help="End the job although its cluster is gone or its driver does not end.")
+    ] = False,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Cancel a job; points already written are kept."""
     with open_client(url) as client:
-        found = client.cancel(job)
+        found = client.cancel(job, force=force)
     if json:
         write_json(found)
     else:

@@ -102,6 +102,10 @@ class RequestTooLarge(TransientError):
     """A store takes a request only in smaller parts; repeating it as it is would never succeed."""
 
 
+class DatabaseUnavailable(TransientError):
+    """The database of jobs is unavailable: no job can be read or changed; the dispatcher waits without blaming one."""
+
+
 class FatalError(IngestionError):
     """The job cannot continue: its request, its contract or its permissions are wrong."""
 

@@ -241,6 +241,8 @@ class CollectionContract(Strict):
 class FrozenLimits(Strict):
     """Limits and sizes in force for one job, copied from the settings when it was submitted."""
 
+    model_config = ConfigDict(extra="ignore")
+
     embed_in_flight: int = 1
     """Embedding requests in flight per partition; multiplied by ``parallelism``, the job's exact share of the
     cluster-wide limit."""
@@ -271,13 +273,20 @@ class FrozenLimits(Strict):
 
 
 class JobSpec(Strict):
-    """Everything that driver and workers need, except secrets. Written once; all attempts of the job read the same."""
+    """Everything that driver and workers need, except secrets.
+
+    Frozen when the job is first admitted. Only versions and endpoints are those of the service that submits the next
+    attempt. Fields that a later release of the same minor version may add are ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     format: Literal[1] = 1
     job_id: str
     engine: EngineName
     created_at: str
     package_version: str
+    """Version of the package of the service; workers accept every release of its minor version."""
     python_version: str
     """Python version as ``major.minor``; workers refuse to run under another one."""
     state_url: str
@@ -291,3 +300,7 @@ class JobSpec(Strict):
     """Non-secret settings that workers must share (``Settings.endpoints()``)."""
     only_keys_path: str | None = None
     """Path in the state store of a JSON list of keys, to which the job is restricted (``POST /jobs/{id}/retry``)."""
+
+    def accepts_package(self, version: str) -> bool:
+        """Return whether a worker with a version of the package may work on the job: one of the same minor. Pure."""
+        return version.split(".")[:2] == self.package_version.split(".")[:2]

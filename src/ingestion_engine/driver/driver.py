@@ -163,7 +163,7 @@ class Driver:
         Raises:
             BaseException: a defect, or the engine is lost; no summary is written and the next attempt takes over.
         """
-        done_before = self.outages.retry_until_available(self.ledger.read_summary)
+        done_before = self.outages.retry_until_available(lambda: self.ledger.read_summary(self.attempt.number))
         if done_before is not None:
             return done_before
         started_at = timestamp_now()

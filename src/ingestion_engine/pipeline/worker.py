@@ -136,18 +136,22 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
 def check_worker(spec: JobSpec, settings: Settings) -> None:
     """Check that this process may work on the job.
 
+    Releases of one minor version work on each other's jobs. Ollama servers may differ: those of the job are used.
+
     Raises:
         FatalError: "worker_mismatch", naming the differences: the package, Python, or a setting of this environment.
     """
     differences: list[str] = []
-    if spec.package_version != __version__:
+    if not spec.accepts_package(__version__):
         differences.append(f"package version: job {spec.package_version}, here {__version__}")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     if spec.python_version != python:
         differences.append(f"Python: job {spec.python_version}, here {python}")
     for group_name, values in spec.endpoints.items():
-        group = getattr(settings, group_name)
+        group = getattr(settings, group_name, None)
         for name, value in values.items():
+            if group is None or group_name == "ollama" or name not in type(group).model_fields:
+                continue  # a later release of this minor version may have more settings
             here = getattr(group, name)
             here = list(here) if isinstance(here, tuple) else here
             if name in group.model_fields_set and here != value:

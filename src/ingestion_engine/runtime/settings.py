@@ -280,6 +280,9 @@ class DispatchSettings(Group):
     """Seconds that the driver of a canceled job has to end by itself before its engine stops it."""
     pending_timeout_s: float = Field(default=900.0, gt=0)
     """Seconds that an attempt may wait for its engine to start it."""
+    end_timeout_s: float = Field(default=900.0, gt=0)
+    """Seconds after which the service ends a job whose driver has not confirmed its end, and fences the driver off: a
+    canceled job from the request on, any other from the end of its ``max_runtime_s`` on."""
 
 
 class Settings(BaseSettings):
@@ -350,11 +353,17 @@ class Settings(BaseSettings):
         }
 
     def with_endpoints(self, endpoints: dict[str, Any]) -> Settings:
-        """Return these settings, with the secrets of this process, and the endpoints of a spec. Pure."""
+        """Return these settings, with the secrets of this process, and the endpoints of a spec. Pure.
+
+        Names that only a later release of this minor version knows are ignored.
+        """
         groups = {}
         for name, values in endpoints.items():
+            if name not in type(self).model_fields:
+                continue
             group: Group = getattr(self, name)
-            groups[name] = type(group).model_validate({**dict(group), **values})
+            known = {key: value for key, value in values.items() if key in type(group).model_fields}
+            groups[name] = type(group).model_validate({**dict(group), **known})
         return self.model_copy(update=groups)
 
 

@@ -1,7 +1,8 @@
 """The dispatcher: one task that admits queued jobs, submits them to their engines and has running ones reconciled.
 
 All of its state is in the jobs table, so a restart continues where it stopped: an admitted job is submitted again under
-the same reference, which the engine recognises. Of several copies of the service on one database, one dispatches.
+the same reference, which the engine recognises. Of several copies of the service on one database, one dispatches
+(``leadership``); when another one takes over, all work under way is canceled.
 """
 
 from __future__ import annotations
@@ -9,33 +10,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import secrets
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import (
+    DatabaseUnavailable,
+    FatalError,
+    IngestionError,
+    SubmissionError,
+    TransientError,
+)
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
-from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord
-from ingestion_engine.services.job_states import NEEDS_DRIVER, JobEvent, JobPhase, find_phase
+from ingestion_engine.services.job_states import NEEDS_DRIVER, TRANSITIONS, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.leadership import DispatchedJobs, Leadership, NotLeading
 from ingestion_engine.services.ledgers import Ledgers
-from ingestion_engine.services.reconciler import ACTIVE_STATES, RETRY_LONGEST_S, Reconciler, back_off_s
+from ingestion_engine.services.reconciler import RETRY_LONGEST_S, Reconciler, back_off_s
+from ingestion_engine.services.row_checks import find_fault
 from ingestion_engine.services.shares import Grant, choose_share, grant_parallelism
-from ingestion_engine.services.specs import make_spec
-
-HOLD_S: Final = 6.0
-"""Time after which another copy of the service takes over from a dead dispatcher."""
-
-STOP_WAIT_S: Final = 5.0
-"""Longest wait at the end for a write under way: as long as SQLite would stay locked without it."""
+from ingestion_engine.services.specs import make_spec, refreeze
 
 ROUND_PAUSE_S: Final = 0.05
 """Shortest pause between two rounds: jobs that are submitted together are admitted together."""
@@ -75,24 +75,18 @@ class Dispatcher:
         now: Callable[[], Moment] = utc_now,
     ) -> None:
         self._settings = settings
-        self._store = store
+        self.leadership = Leadership(store, on_gained=self.wake, on_lost=self._drop_work)
+        self._jobs = DispatchedJobs(store, self.leadership)
         self._ledgers = ledgers
         self._engines = engines
         self._now = now
-        self._reconciler = Reconciler(settings, store, ledgers=ledgers, engines=engines, now=now)
-        self._holder = secrets.token_hex(8)
         self._wake = asyncio.Event()
-        self._is_dispatching = False
-        self._held_at = -HOLD_S
+        self._reconciler = Reconciler(settings, self._jobs, ledgers=ledgers, engines=engines, now=now)
         self._active = ActiveJobs(store)
+        self._unfit: dict[str, Moment] = {}
         self._wanted: dict[str, int] = {}
         self._outages: dict[EngineName, Outage] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
-
-    @property
-    def is_dispatching(self) -> bool:
-        """True while this copy of the service is the one, of several on one database, that dispatches."""
-        return self._is_dispatching
 
     def wake(self) -> None:
         """Start the next round now instead of after the pause."""
@@ -100,15 +94,15 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until canceled; errors are logged and do not end it."""
-        holding = asyncio.create_task(self._keep_hold())
+        keeping = asyncio.create_task(self.leadership.keep())
         try:
             while True:
                 self._wake.clear()
                 try:
-                    if time.monotonic() - self._held_at >= HOLD_S / 2:  # else `_keep_hold` has renewed it
-                        await self._hold()
-                    if self._is_dispatching:
+                    if self.leadership.is_held:
                         await self.step()
+                except (DatabaseUnavailable, NotLeading):
+                    pass  # both are logged where they begin
                 except Exception:
                     _log.exception("dispatcher round failed")
                 await asyncio.sleep(ROUND_PAUSE_S)
@@ -117,12 +111,11 @@ class Dispatcher:
                     async with asyncio.timeout(self._settings.dispatch.poll_s):
                         await self._wake.wait()
         finally:
-            tasks = [holding, *self._working.values()]
+            tasks = [keeping, *self._working.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(Exception):
-                await self._store.release_dispatch(self._holder)
+            await self.leadership.close()
 
     async def step(self) -> None:
         """Run one round: start due reconciliations and submissions without waiting for them, then admit jobs.
@@ -130,15 +123,27 @@ class Dispatcher:
         Cost: one query for ids and revisions of all active jobs, and the rows that changed since the last time.
         """
         active = await self._active.read()
-        new = [job for job in active if job.spec is None]
-        self._wanted = {job.id: self._wanted.get(job.id) or self._want_parallelism(job) for job in new}
         now = self._now()
+        unfit = await self._set_aside(active, now)
+        self._wanted = {
+            job.id: self._wanted.get(job.id) or self._want_parallelism(job)
+            for job in active
+            if job.spec is None and job.id not in unfit
+        }
         for job in active:
             due = job.next_look_at is None or job.next_look_at <= now
             phase = find_phase(job)
             if phase is JobPhase.WAITING or not due or job.id in self._working:
                 continue
-            self._start(job, self._submit(job) if phase in NEEDS_DRIVER else self._reconciler.reconcile(job))
+            if phase in NEEDS_DRIVER and not self._reconciler.is_overdue(job):
+                if job.id not in unfit:
+                    self._start(job, self._submit(job))
+            else:
+                self._start(job, self._reconciler.reconcile(job))
+        await self._admit_all([job for job in active if not (_is_waiting(job) and _is_held_back(job, unfit, now))])
+
+    async def _admit_all(self, active: list[JobRecord]) -> None:
+        now = self._now()
         unavailable = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         limit = self._settings.embed_in_flight
         notes: dict[str, str | None] = {}
@@ -149,10 +154,34 @@ class Dispatcher:
                 continue
             try:
                 await self._admit(decision.job, decision.grant)
+            except (DatabaseUnavailable, NotLeading):
+                raise
             except Exception:
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
         if notes:
-            await self._store.note_waiting(notes)
+            await self._jobs.note_waiting(notes)
+
+    async def _set_aside(self, active: list[JobRecord], now: Moment) -> dict[str, str]:
+        """Return the jobs that need a driver but cannot be read, with the reason; fail them when they stay so.
+
+        They are given ``pending_timeout_s``: during an upgrade, a later version of the service may take over.
+        """
+        faults = self._active.faults
+        unfit = {job.id: faults[job.id] for job in active if job.id in faults and _needs_start(job)}
+        self._unfit = {job_id: self._unfit.get(job_id, now) for job_id in unfit}
+        patience = dt.timedelta(seconds=self._settings.dispatch.pending_timeout_s)
+        for job in active:
+            if (fault := unfit.get(job.id)) is None or job.id in self._working:
+                continue
+            if now - self._unfit[job.id] >= patience:
+                hint = "Submit the job again."
+                error = FatalError("job_unreadable", fault, hint=hint)
+                _log.error("job failed", extra={"job_id": job.id, **error.log_fields()})
+                await self._jobs.change(job, JobEvent.FAIL, error=error.record(), finished_at=now, note=None)
+            elif job.note != fault:
+                _log.error("job set aside", extra={"job_id": job.id, "reason": fault})
+                await self._jobs.update(job, note=fault)
+        return unfit
 
     async def settle(self) -> None:
         """Wait until all reconciliations and submissions that were started have ended."""
@@ -169,11 +198,18 @@ class Dispatcher:
         """Keep an unexpected error of one job from the others, and try the job again later."""
         try:
             await work
+        except (DatabaseUnavailable, NotLeading):
+            pass  # both are logged where they begin; the job is not the cause
         except Exception as error:
             _log.exception("job not dispatched", extra={"job_id": job.id})
             await self._postpone(
                 job, 5, f"Internal error ({type(error).__name__}); the log of the service has the details."
             )
+
+    def _drop_work(self) -> None:
+        """Cancel all work under way: another copy does it now, from what the table says."""
+        for task in self._working.values():
+            task.cancel()
 
     def _want_parallelism(self, job: JobRecord) -> int:
         return grant_parallelism(self._settings, JobRequest.model_validate(job.request))
@@ -198,28 +234,38 @@ class Dispatcher:
             only_keys_path=job.only_keys_path,
         ).model_dump(mode="json")
         outage = self._outages.get(job.engine)
-        admitted = await self._store.change(
+        now = self._now()
+        admitted = await self._jobs.change(
             job,
             JobEvent.ADMIT,
-            admitted_at=self._now(),
+            admitted_at=now,
             parallelism=parallelism,
-            attempt=1,
+            attempt=job.attempt + 1,
             spec=spec,
             # While the engine is tried again, the job shows why it has not started yet.
             note=None if outage is None else outage.message,
             next_look_at=None,
+            deadline_at=self._reconciler.find_deadline(job, now),
         )
         if admitted:
             _log.info("job admitted", extra={"job_id": job.id, "parallelism": parallelism, "share": grant.share})
             self.wake()
 
     async def _submit(self, job: JobRecord) -> None:
-        """Write the spec and submit the attempt to its engine; both may have happened before."""
-        assert job.spec is not None
+        """Write the spec and submit the attempt to its engine; both may have happened before.
+
+        The spec receives the versions and endpoints of this service: those of its first attempt may be outdated.
+        """
         engine = self._engines.get(job.engine)
         outage = self._outages.get(job.engine)
         if outage is not None and outage.until > self._now():
             return
+        spec = refreeze(self._settings, JobSpec.model_validate(job.spec))
+        if (values := spec.model_dump(mode="json")) != job.spec:
+            changed = await self._jobs.update(job, spec=values)
+            if changed is None:
+                return
+            job = changed
         try:
             if engine is None:
                 raise TransientError(
@@ -227,34 +273,55 @@ class Dispatcher:
                     f"Engine {job.engine.value!r} is not configured any more.",
                     maybe_started=True,
                 )
-            spec_uri = await self._ledgers.write_spec(JobSpec.model_validate(job.spec))
+            spec_uri = await self._ledgers.write_spec(spec)
         except IngestionError as error:
             await self._postpone(job, 5, error.message)
             return
         try:
+            self.leadership.require()
             await engine.submit(job.id, job.attempt, spec_uri, job.parallelism or 1)
         except TransientError as error:
             await self._note_outage(job, error)
         except SubmissionError as error:
             _log.warning("job refused by its engine", extra={"job_id": job.id, **error.log_fields()})
-            await self._store.change(job, JobEvent.FAIL, error=error.record(), finished_at=self._now(), note=None)
+            await self._jobs.change(job, JobEvent.FAIL, error=error.record(), finished_at=self._now(), note=None)
         else:
             self._outages.pop(job.engine, None)
             await self._note_submitted(job, engine)
 
     async def _note_submitted(self, job: JobRecord, engine: JobEngine) -> None:
+        """Note that the engine has the driver, in the row as it is now: the job may have been canceled meanwhile."""
         now = self._now()
         reference = engine.reference(job.id, job.attempt)
         _log.info("job submitted", extra={"job_id": job.id, "attempt": job.attempt, "reference": reference})
-        await self._store.change(
-            job,
-            JobEvent.ACCEPT,
-            attempt_started_at=now,
-            submitted_at=job.submitted_at or now,
-            next_look_at=None,
-        )
-        if job.attempt == 1 and job.note is not None:  # a job that was canceled in the meantime keeps its note
-            await self._store.update(job.id, {JobState.SUBMITTED}, note=None)
+        columns = {"attempt_started_at": now, "submitted_at": job.submitted_at or now, "next_look_at": None}
+        row: JobRecord | None = job
+        while row is not None and row.attempt == job.attempt:
+            phase = find_phase(row)
+            if phase not in TRANSITIONS[JobEvent.ACCEPT].paths:
+                break
+            if phase is not JobPhase.CANCELING:
+                columns["deadline_at"] = self._reconciler.find_deadline(row, now)
+                if row.attempt == 1:
+                    columns["note"] = None
+            if await self._jobs.change(row, JobEvent.ACCEPT, **columns) is not None:
+                return
+            former, row = row, await self._jobs.get(job.id)
+            if row is not None and row.revision == former.revision:
+                return  # another copy dispatches now; it submits the attempt again and finds it
+            columns = {name: columns[name] for name in ("attempt_started_at", "submitted_at", "next_look_at")}
+        await self._disown(job, row, engine)
+
+    async def _disown(self, job: JobRecord, row: JobRecord | None, engine: JobEngine) -> None:
+        """See to a driver that was submitted although its job's row has moved on meanwhile."""
+        if row is not None and row.attempt == job.attempt and not row.state.is_final:
+            return  # another copy has submitted the same attempt and noted it
+        if row is not None and find_phase(row) is JobPhase.WAITING:
+            return  # another copy has released the job: its next submission finds this driver
+        _log.warning("driver without a job is stopped", extra={"job_id": job.id, "attempt": job.attempt})
+        if row is None or row.state.is_final:
+            await self._ledgers.request_abort(job.id, "the job has ended")
+        await engine.stop(job.id, job.attempt)
 
     async def _note_outage(self, job: JobRecord, error: TransientError) -> None:
         """Pause submissions to an engine; a job that it cannot have started releases its share."""
@@ -272,38 +339,29 @@ class Dispatcher:
         self._outages[job.engine] = Outage(until, failures, message)
         _log.warning("engine unavailable", extra={"job_id": job.id, "engine": job.engine.value, **error.log_fields()})
         if find_phase(job) is JobPhase.ADMITTED and not error.context.get("maybe_started"):
-            released: dict[str, Any] = {"admitted_at": None, "parallelism": None, "attempt": 0}
-            if await self._store.change(job, JobEvent.RELEASE, note=message, **released):
-                return
-        await self._store.update(job.id, ACTIVE_STATES, note=message, next_look_at=until)
+            released = {"admitted_at": None, "parallelism": None, "attempt": job.attempt - 1, "deadline_at": None}
+            await self._jobs.change(job, JobEvent.RELEASE, note=message, **released)
+        else:
+            await self._jobs.update(job, note=message, next_look_at=until)
 
     async def _postpone(self, job: JobRecord, pause_s: float, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)
-        with contextlib.suppress(Exception):
-            await self._store.update(job.id, {job.state}, note=note, next_look_at=moment)
+        with contextlib.suppress(DatabaseUnavailable, NotLeading):
+            await self._jobs.update(job, note=note, next_look_at=moment)
 
-    async def _hold(self) -> None:
-        """Acquire or renew the right to dispatch, or note that another copy has it."""
-        requested_at = time.monotonic()
-        holding = asyncio.ensure_future(self._store.hold_dispatch(self._holder, HOLD_S))
-        try:
-            self._is_dispatching = await asyncio.shield(holding)
-        except asyncio.CancelledError:
-            # SQLite stays locked for five seconds after a write that was canceled. A database that hangs holds up the
-            # end of the service for no longer.
-            await asyncio.wait([holding], timeout=STOP_WAIT_S)
-            holding.cancel()
-            raise
-        self._held_at = requested_at if self._is_dispatching else -HOLD_S
 
-    async def _keep_hold(self) -> None:
-        """Renew the right to dispatch, also during a long round."""
-        while True:
-            await asyncio.sleep(HOLD_S / 3)
-            try:
-                await self._hold()
-            except Exception:
-                _log.exception("right to dispatch not renewed")
+def _is_waiting(job: JobRecord) -> bool:
+    return find_phase(job) is JobPhase.WAITING
+
+
+def _needs_start(job: JobRecord) -> bool:
+    """Return whether a job waits for admission or for a driver; all others go on without request and spec. Pure."""
+    return _is_waiting(job) or find_phase(job) in NEEDS_DRIVER
+
+
+def _is_held_back(job: JobRecord, unfit: Mapping[str, str], now: Moment) -> bool:
+    """Return whether a waiting job is not to be admitted now, and holds up no other job. Pure."""
+    return job.id in unfit or (job.next_look_at is not None and job.next_look_at > now)
 
 
 class ActiveJobs:
@@ -316,17 +374,36 @@ class ActiveJobs:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._held: dict[str, JobRecord] = {}
+        self._unreadable: dict[str, int] = {}
+        self.faults: dict[str, str] = {}
+        """Why a job among them cannot be started, by id (``find_fault``)."""
 
     async def read(self) -> list[JobRecord]:
-        """Return all jobs that have not ended, oldest first: the order of admission.
+        """Return all jobs that have not ended, oldest first: the order of admission. Rows that cannot be read are left
+        out; ``JobStore.unreadable`` names them.
 
         Cost: one query for ids and revisions; one more per ``READ_ROWS`` rows that have changed.
         """
         revisions = await self._store.list_revisions()
         held = self._held
-        changed = [job_id for job_id, revision in revisions if job_id not in held or held[job_id].revision != revision]
+        changed = [
+            job_id
+            for job_id, revision in revisions
+            if self._unreadable.get(job_id) != revision and (job_id not in held or held[job_id].revision != revision)
+        ]
         fresh = {job.id: job for job in await self._store.get_many(changed)} if changed else {}
+        lost = {job_id for job_id in changed if job_id in self._store.unreadable}
+        self._unreadable = {
+            job_id: revision
+            for job_id, revision in revisions
+            if job_id in lost or self._unreadable.get(job_id) == revision
+        }
         # A row that changed again between the two queries is newer than its revision here; it may have ended.
-        found = {job_id: fresh.get(job_id) or held.get(job_id) for job_id, _ in revisions}
+        found = {
+            job_id: fresh.get(job_id) or held.get(job_id) for job_id, _ in revisions if job_id not in self._unreadable
+        }
         self._held = {job_id: job for job_id, job in found.items() if job is not None and not job.state.is_final}
+        checked = {job_id: find_fault(job) for job_id, job in fresh.items() if job_id in self._held}
+        known = {job_id: fault for job_id, fault in self.faults.items() if job_id in self._held} | checked
+        self.faults = {job_id: fault for job_id, fault in known.items() if fault is not None}
         return list(self._held.values())

@@ -71,6 +71,8 @@ jobs = sa.Table(
     sa.Column("cancel_requested_at", UtcMoment),
     sa.Column("abort_written_at", UtcMoment),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("deadline_at", UtcMoment),
+    sa.Column("put_backs", sa.Integer, nullable=False, server_default="0"),
     sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
     sa.Index("ix_jobs_created", "created_at", "id"),
     sa.Index("ix_jobs_state", "state", "created_at"),
@@ -83,6 +85,7 @@ dispatchers = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("holder", sa.String(64), nullable=False),
     sa.Column("expires_at", UtcMoment, nullable=False),
+    sa.Column("term", sa.Integer, nullable=False, server_default="0"),
 )
 """The copy of the service that dispatches, when several share one database."""
 
@@ -131,20 +134,29 @@ class JobRecord:
     cancel_requested_at: Moment | None = None
     abort_written_at: Moment | None = None
     revision: int = 0
-    """Number of changes to the row."""
+    """Number of changes to the row; a change is applied to the revision that its author has read."""
+    deadline_at: Moment | None = None
+    """The service ends the job then, whatever its engine reports; None while the job waits for admission."""
+    put_backs: int = 0
+    """Number of attempts that found an environment that cannot run the job; they do not count as attempts."""
 
     @property
     def alias(self) -> str | None:
-        """Alias that the job moves to its collection; None for a job without one."""
-        alias: str | None = self.request.get("alias")
-        return alias
+        """Alias that the job moves to its collection; None for a job without one, or with an unreadable request."""
+        alias = self.request.get("alias") if isinstance(self.request, Mapping) else None
+        return alias if isinstance(alias, str) else None
 
     @property
     def grant(self) -> Grant | None:
-        """Share of the embedding limit that is frozen in the spec; None before the first admission."""
-        if self.spec is None:
+        """Share of the embedding limit that is frozen in the spec; None before the first admission.
+
+        Also None when the spec cannot be read: ``find_fault`` names the reason.
+        """
+        try:
+            spec = self.spec or {}
+            return Grant(parallelism=int(spec["parallelism"]), share=int(spec["limits"]["embed_in_flight"]))
+        except (LookupError, TypeError, ValueError):
             return None
-        return Grant(parallelism=int(self.spec["parallelism"]), share=int(self.spec["limits"]["embed_in_flight"]))
 
     def values(self) -> dict[str, Any]:
         """Return the row as column values."""

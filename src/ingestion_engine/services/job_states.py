@@ -1,9 +1,9 @@
 """The state machine of a job: its phases, and one table of all transitions between them. Pure.
 
 Clients see a ``JobState``. A phase is finer: a state and whether one column of the jobs table is set.
-``JobStore.change`` applies an event to a row. It is the only way to change a phase; it changes only rows that are in a
-phase the table allows, and refuses columns that contradict the phase the table leads to. ``docs/architecture.md`` shows
-the table.
+``JobStore.change`` applies an event to a row as its caller has read it. It is the only way to change a phase; it
+changes only rows that are in a phase the table allows, and refuses columns that contradict the phase the table leads
+to. ``docs/architecture.md`` shows the table.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class JobEvent(StrEnum):
     ACCEPT = "accept"
     START = "start"
     RESTART = "restart"
+    PUT_BACK = "put back"
     CANCEL_WAITING = "cancel before admission"
     CANCEL = "cancel"
     MARK_ABORT = "mark abort"
@@ -67,7 +68,7 @@ class _Rule:
     cause: str
 
 
-def _all_to(target: JobPhase, *sources: JobPhase) -> dict[JobPhase, JobPhase]:
+def _all_to(target: JobPhase, sources: Iterable[JobPhase]) -> dict[JobPhase, JobPhase]:
     return dict.fromkeys(sources, target)
 
 
@@ -76,9 +77,9 @@ _SUBMITTED = (_P.SUBMITTED, _P.RESUBMITTING, _P.RUNNING, _P.RESTARTING)
 _ENDING = (*_SUBMITTED, _P.CANCELING, _P.ABORTING)
 
 TRANSITIONS: Final[Mapping[JobEvent, _Rule]] = {
-    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, _P.WAITING), "The embedding limit allows the job."),
+    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, (_P.WAITING,)), "The embedding limit allows the job."),
     JobEvent.RELEASE: _Rule(
-        _all_to(_P.WAITING, _P.ADMITTED), "The engine is unavailable and cannot have started the first driver."
+        _all_to(_P.WAITING, (_P.ADMITTED,)), "The engine is unavailable and cannot have started the first driver."
     ),
     JobEvent.ACCEPT: _Rule(
         {
@@ -90,31 +91,44 @@ TRANSITIONS: Final[Mapping[JobEvent, _Rule]] = {
         "The engine accepts a driver. A job that was canceled in the meantime stays canceling.",
     ),
     JobEvent.START: _Rule(
-        _all_to(_P.RUNNING, _P.SUBMITTED), "The driver reports progress, or the engine reports that it runs."
+        _all_to(_P.RUNNING, (_P.SUBMITTED,)), "The driver reports progress, or the engine reports that it runs."
     ),
     JobEvent.RESTART: _Rule(
         {_P.SUBMITTED: _P.RESUBMITTING, _P.RUNNING: _P.RESTARTING},
         "The driver ended without a result, and the job has attempts left.",
     ),
-    JobEvent.CANCEL_WAITING: _Rule(_all_to(_P.CANCELED, _P.WAITING), "A client cancels a job that holds nothing yet."),
-    JobEvent.CANCEL: _Rule(_all_to(_P.CANCELING, _P.ADMITTED, *_SUBMITTED), "A client cancels the job."),
-    JobEvent.MARK_ABORT: _Rule(
-        _all_to(_P.ABORTING, _P.CANCELING), "The reconciler has written the abort marker for driver and workers."
+    JobEvent.PUT_BACK: _Rule(
+        _all_to(_P.WAITING, _SUBMITTED),
+        "The cluster's package or settings cannot run the job; it is tried again later.",
     ),
-    JobEvent.SUCCEED: _Rule(_all_to(_P.SUCCEEDED, *_ENDING), "The summary in the ledger reports success."),
+    JobEvent.CANCEL_WAITING: _Rule(
+        _all_to(_P.CANCELED, (_P.WAITING,)), "A client cancels a job that holds nothing yet."
+    ),
+    JobEvent.CANCEL: _Rule(
+        _all_to(_P.CANCELING, (_P.WAITING, _P.ADMITTED, *_SUBMITTED)),
+        "A client cancels the job. One that waits is only canceling when it may have a driver and the state store is "
+        "unavailable.",
+    ),
+    JobEvent.MARK_ABORT: _Rule(
+        _all_to(_P.ABORTING, (_P.CANCELING,)), "The reconciler has written the abort marker for driver and workers."
+    ),
+    JobEvent.SUCCEED: _Rule(_all_to(_P.SUCCEEDED, _ENDING), "The summary in the ledger reports success."),
     JobEvent.PARTIALLY_SUCCEED: _Rule(
-        _all_to(_P.PARTIALLY_SUCCEEDED, *_ENDING), "The summary reports failed objects within the budget."
+        _all_to(_P.PARTIALLY_SUCCEEDED, _ENDING), "The summary reports failed objects within the budget."
     ),
     JobEvent.FAIL: _Rule(
-        _all_to(_P.FAILED, _P.ADMITTED, *_ENDING),
-        "The summary reports failure, the engine refuses the driver, the last attempt's driver ended without a result, "
-        "or a driver never started.",
+        _all_to(_P.FAILED, (_P.WAITING, _P.ADMITTED, *_ENDING)),
+        "The summary reports failure or cannot be read, the engine refuses the driver, the last attempt's driver ended "
+        "without a result, a driver never started, the deadline of the job has passed, or its request or spec cannot "
+        "be read.",
     ),
     JobEvent.END_CANCELED: _Rule(
-        _all_to(_P.CANCELED, *_ENDING), "The summary reports cancellation, or the canceled driver ended without one."
+        _all_to(_P.CANCELED, _ENDING),
+        "The summary reports cancellation, the canceled driver ended without one, or the deadline of the cancellation "
+        "has passed.",
     ),
 }
-"""Every change of a phase. The state that an event leads to depends on the state it starts from only."""
+"""Every change of a phase."""
 
 FINAL_EVENTS: Final[Mapping[JobState, JobEvent]] = {
     JobState.SUCCEEDED: JobEvent.SUCCEED,
@@ -152,11 +166,6 @@ def target(event: JobEvent, phase: JobPhase) -> JobPhase:
         return TRANSITIONS[event].paths[phase]
     except KeyError:
         raise IllegalTransition(f"A job that is {phase.name} cannot {event.value!r}.") from None
-
-
-def target_states(event: JobEvent) -> dict[JobState, JobState]:
-    """Return the state after an event for every state it may happen in. Pure."""
-    return {source.state: after.state for source, after in TRANSITIONS[event].paths.items()}
 
 
 def find_final_event(state: JobState) -> JobEvent:

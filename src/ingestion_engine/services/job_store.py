@@ -1,15 +1,14 @@
 """All reads and writes of the jobs table. Asynchronous SQLAlchemy; SQLite by default, PostgreSQL by URL.
 
-Every change of a job's state is an event of ``job_states`` and conditional on the phase of the row, so that a cancel
-request and the dispatcher cannot overwrite each other.
+Every change of a job's state is an event of ``job_states``. It is applied to the row exactly as the caller has read it
+(compare-and-set on ``revision``), and the dispatcher's changes also only while its lease is the current one: so a
+cancel request and the dispatcher, or two dispatchers, cannot overwrite each other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import datetime as dt
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,18 +16,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import event
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
-from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
-from ingestion_engine.services.job_records import (
-    JobRecord,
-    dispatchers,
-    jobs,
-)
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.timestamps import Moment, parse_timestamp
+from ingestion_engine.services.database import Database
+from ingestion_engine.services.job_records import JobRecord, dispatchers, jobs
 from ingestion_engine.services.job_states import (
     PHASE_COLUMNS,
     IllegalTransition,
@@ -36,16 +33,11 @@ from ingestion_engine.services.job_states import (
     JobPhase,
     check_values,
     find_phase,
-    sources,
     target,
-    target_states,
 )
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-
-BUSY_TIMEOUT_MS: Final = 5_000
-"""Time that SQLite waits for another writer; the longest transaction here takes milliseconds."""
 
 READ_ROWS: Final = 500
 """Maximum number of ids per query; SQLite accepts 32,766 parameters, asyncpg 32,767."""
@@ -54,17 +46,20 @@ _MIGRATION_LOCK: Final = 7_241_609_332
 """Number of the PostgreSQL advisory lock that serialises migrations of several copies of the service; an arbitrary
 constant."""
 
-_ASYNC_DRIVERS: Final = {
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-    "sqlite": "sqlite+aiosqlite",
-}
+_DISPATCH: Final = "jobs"
+"""Name of the only row of the table of dispatchers."""
+
+_log = get_logger(__name__)
 
 
-def with_async_driver(url: str) -> str:
-    """Return a database URL with an asynchronous driver, unless it names one already. Pure."""
-    scheme, separator, rest = url.partition("://")
-    return f"{_ASYNC_DRIVERS.get(scheme, scheme)}{separator}{rest}"
+@dataclass(frozen=True, slots=True)
+class DispatchLease:
+    """The right to dispatch, as stored: the holder may change jobs while this is the current one."""
+
+    holder: str
+    """Name of a copy of the service; empty when the last one has released it."""
+    term: int
+    """Number that grows with every change of the holder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,44 +81,42 @@ class IdempotencyTaken(Exception):
 
 
 class JobStore:
-    """The jobs table. Safe to share by tasks of one event loop."""
+    """The jobs table. Safe to share by tasks of one event loop.
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
-        # found the database locked after five seconds. So writers of this process take turns.
+    Every method raises ``DatabaseUnavailable`` while the database does not respond.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.unreadable: dict[str, str] = {}
+        """Rows that this version of the service cannot read, by id, with the reason; known from reads so far."""
         self._new: list[tuple[JobRecord, asyncio.Future[None]]] = []
         self._storing: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
 
     @classmethod
     async def open(cls, url: str) -> JobStore:
         """Connect and migrate the schema to the newest version; creates the directory of a SQLite file.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: the database is unavailable or denies access.
+            DatabaseUnavailable: the database does not respond or denies access.
+            FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it.
         """
-        url = with_async_driver(url)
-        parsed = sa.engine.make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_async_engine(url)
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        else:
-            engine = create_async_engine(url, pool_pre_ping=True)
-        async with engine.begin() as connection:
-            await connection.run_sync(_migrate)
-        return cls(engine)
+        database = Database.open(url)
+        try:
+            async with database.writing() as connection:
+                await connection.run_sync(_migrate)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._engine.dispose()
+        await self.database.close()
 
     async def ping(self) -> None:
         """Return when the database responds. One query."""
-        async with self._engine.connect() as connection:
-            await connection.execute(sa.select(1))
+        await self.database.ping()
 
     async def insert(self, record: JobRecord) -> None:
         """Store a new job; durable when this returns. Jobs that arrive together share one transaction.
@@ -142,9 +135,13 @@ class JobStore:
         while self._new:
             batch, self._new = self._new, []
             try:
-                async with self._writing() as connection:
+                async with self.database.writing() as connection:
                     await connection.execute(sa.insert(jobs), [record.values() for record, _ in batch])
-            except Exception:  # of one job, or of the database: every caller receives its own
+            except DatabaseUnavailable as error:  # one connection time-out for all, not one each
+                for _, stored in batch:
+                    if not stored.done():
+                        stored.set_exception(error)
+            except Exception:  # of one job: every caller receives its own
                 for record, stored in batch:
                     await self._store_alone(record, stored)
             else:
@@ -155,7 +152,7 @@ class JobStore:
     async def _store_alone(self, record: JobRecord, stored: asyncio.Future[None]) -> None:
         error: Exception | None = None
         try:
-            async with self._writing() as connection:
+            async with self.database.writing() as connection:
                 await connection.execute(sa.insert(jobs).values(record.values()))
         except IntegrityError as violated:
             first = await self.find_by_key(record.owner, record.idempotency_key)
@@ -179,8 +176,19 @@ class JobStore:
         return found[0] if found else None
 
     async def get(self, job_id: str) -> JobRecord | None:
-        """Return a job, or None."""
+        """Return a job, or None.
+
+        Raises:
+            SubmissionError: "job_unreadable" (500): its row was damaged, or written by a later version.
+        """
         found = await self._select(sa.select(jobs).where(jobs.c.id == job_id))
+        if not found and job_id in self.unreadable:
+            raise SubmissionError(
+                "job_unreadable",
+                f"The row of job {job_id!r} cannot be read: {self.unreadable[job_id]}.",
+                hint="Upgrade this copy of the service, or correct the row in the table `jobs`.",
+                status=500,
+            )
         return found[0] if found else None
 
     async def list_page(
@@ -188,12 +196,13 @@ class JobStore:
     ) -> tuple[list[JobRecord], str | None]:
         """Return up to ``limit`` jobs, newest first, and the cursor of the next page (None at the end).
 
-        The order is (created_at, id), so pages neither skip nor repeat jobs while new ones arrive.
+        The order is (created_at, id), so pages neither skip nor repeat jobs while new ones arrive. Rows that cannot be
+        read are left out and counted in ``unreadable``.
 
         Raises:
             SubmissionError: "validation_error": the cursor was not made by this method.
         """
-        query = sa.select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
+        query = sa.select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         if where.engine is not None:
             query = query.where(jobs.c.engine == where.engine.value)
         if where.states is not None:
@@ -206,11 +215,19 @@ class JobStore:
             moment, job_id = _parse_cursor(cursor)
             older = sa.and_(jobs.c.created_at == moment, jobs.c.id < job_id)
             query = query.where(sa.or_(jobs.c.created_at < moment, older))
-        found = await self._select(query)
-        if len(found) <= limit:
-            return found, None
-        last = found[limit - 1]
-        return found[:limit], encode_cursor(f"{last.created_at.isoformat()} {last.id}")
+        size = limit
+        while True:
+            rows = await self._select_rows(query.limit(size + 1))
+            found = [job for _, job in rows[:size] if job is not None]
+            if found or len(rows) <= size:
+                break
+            size *= 2  # nothing of this page can be read
+        page = found[:limit]
+        if not page or (len(rows) <= size and len(found) <= limit):
+            return page, None
+        # An unreadable row at the end is read again by the next page: its moment may be what cannot be read.
+        last = page[-1]
+        return page, encode_cursor(f"{last.created_at.isoformat()} {last.id}")
 
     async def list_active(self) -> list[JobRecord]:
         """Return every job that has not ended, oldest first."""
@@ -218,7 +235,7 @@ class JobStore:
 
     async def list_revisions(self) -> list[tuple[str, int]]:
         """Return id and revision of every job that has not ended, oldest first."""
-        async with self._engine.connect() as connection:
+        async with self.database.reading() as connection:
             rows = (await connection.execute(_select_active(jobs.c.id, jobs.c.revision))).all()
         return [(job_id, number) for job_id, number in rows]
 
@@ -229,94 +246,142 @@ class JobStore:
             found += await self._select(sa.select(jobs).where(jobs.c.id.in_(ids[start : start + READ_ROWS])))
         return found
 
-    async def change(self, job: JobRecord, event: JobEvent, **values: Any) -> bool:
-        """Apply an event to a job and set columns with it; return False when its row is in no phase for it any more.
+    async def change(
+        self, job: JobRecord, event: JobEvent, *, lead: DispatchLease | None = None, **values: Any
+    ) -> JobRecord | None:
+        """Apply an event to a job and set columns with it; return the new row.
 
         Args:
-            job: The job as the caller knows it. Its row may have changed since: what counts is the row.
+            job: The job as last read. When its row has changed since, nothing is changed.
             event: What happens; decides the new state.
+            lead: The lease of a dispatcher. When another one is stored, nothing is changed. None means a client's wish.
             values: Columns to set with the state.
+
+        Returns:
+            The new row; None when nothing was changed.
 
         Raises:
             IllegalTransition: the table of transitions has no such event for ``job``, or ``values`` contradict it.
         """
-        target(event, find_phase(job))
+        after = target(event, find_phase(job))
         check_values(event, values)
-        states = {before.value: after.value for before, after in target_states(event).items()}
-        change = sa.update(jobs).where(jobs.c.id == job.id, sa.or_(*(_is_in(phase) for phase in sources(event))))
-        if event is JobEvent.RESTART:  # another copy of the service may have started a later attempt
-            change = change.where(jobs.c.attempt == job.attempt)
-        state = sa.case(states, value=jobs.c.state)
-        return await self._update(change.values(revision=jobs.c.revision + 1, state=state, **values))
+        return await self._update(job, lead, {**values, "state": after.state.value})
 
-    async def update(self, job_id: str, states: Collection[JobState], **values: Any) -> bool:
-        """Set columns that do not decide the phase of a job, if its state is one of ``states``; return whether it was.
+    async def update(self, job: JobRecord, *, lead: DispatchLease | None = None, **values: Any) -> JobRecord | None:
+        """Set columns that do not decide the phase of a job; arguments and result are those of ``change``.
 
         Raises:
             IllegalTransition: one of the columns decides the phase: that takes an event and ``change``.
         """
         if deciding := PHASE_COLUMNS.intersection(values):
             raise IllegalTransition(f"Only an event changes {', '.join(sorted(deciding))}.")
-        change = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_([state.value for state in states]))
-        return await self._update(change.values(revision=jobs.c.revision + 1, **values))
+        return await self._update(job, lead, values)
 
-    async def _update(self, change: sa.Update) -> bool:
-        async with self._writing() as connection:
-            return (await connection.execute(change)).rowcount > 0
+    async def _update(self, job: JobRecord, lead: DispatchLease | None, values: Mapping[str, Any]) -> JobRecord | None:
+        change = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.revision == job.revision)
+        if lead is not None:
+            change = change.where(_is_current(lead))
+        async with self.database.writing() as connection:
+            changed = await connection.execute(change.values(revision=job.revision + 1, **values).returning(jobs))
+            row = changed.mappings().first()
+        return None if row is None else JobRecord.from_row(row)
 
-    async def note_waiting(self, notes: Mapping[str, str | None]) -> None:
+    async def note_waiting(self, notes: Mapping[str, str | None], *, lead: DispatchLease | None = None) -> None:
         """Set the notes of those jobs, by id, that still wait for admission; one transaction for all."""
         ids: dict[str | None, list[str]] = {}
         for job_id, note in notes.items():
             ids.setdefault(note, []).append(job_id)
-        async with self._writing() as connection:
+        async with self.database.writing() as connection:
             for note, members in ids.items():
                 for start in range(0, len(members), READ_ROWS):
                     change = sa.update(jobs).where(
                         _is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
                     )
+                    if lead is not None:
+                        change = change.where(_is_current(lead))
                     await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs for each (engine, state)."""
         query = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).group_by(jobs.c.engine, jobs.c.state)
-        async with self._engine.connect() as connection:
+        async with self.database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return {(engine, state): number for engine, state, number in rows}
 
-    async def hold_dispatch(self, holder: str, ttl_s: float) -> bool:
-        """Acquire or renew the right to dispatch for ``ttl_s`` seconds; False while another copy has it."""
-        now = utc_now()
-        values = {"holder": holder, "expires_at": now + dt.timedelta(seconds=ttl_s)}
+    async def hold_dispatch(self, holder: str, ttl_s: float) -> DispatchLease:
+        """Acquire or renew the right to dispatch for ``ttl_s`` seconds of the database's clock; return what is stored.
+
+        The caller has it when the result's holder is its own name: it was free, had expired, or was its own.
+        """
+        now = self.database.now()
+        values = {"holder": holder, "expires_at": self.database.now(ttl_s)}
+        term = sa.case((dispatchers.c.holder == holder, dispatchers.c.term), else_=dispatchers.c.term + 1)
+        row = dispatchers.c.name == _DISPATCH
         free = sa.or_(dispatchers.c.holder == holder, dispatchers.c.expires_at < now)
-        async with self._writing() as connection:
-            taken = await connection.execute(
-                sa.update(dispatchers).where(dispatchers.c.name == "jobs", free).values(**values)
-            )
-        if taken.rowcount:
-            return True
-        try:
-            async with self._writing() as connection:
-                await connection.execute(sa.insert(dispatchers).values(name="jobs", **values))
-        except IntegrityError:
-            return False
-        return True
+        columns = dispatchers.c.holder, dispatchers.c.term
+        take = sa.update(dispatchers).where(row, free).values(term=term, **values).returning(*columns)
+        while True:
+            async with self.database.writing() as connection:
+                stored = (await connection.execute(take)).first()
+                if stored is None:
+                    stored = (await connection.execute(sa.select(*columns).where(row))).first()
+            if stored is not None:
+                return DispatchLease(*stored)
+            try:
+                async with self.database.writing() as connection:
+                    await connection.execute(sa.insert(dispatchers).values(name=_DISPATCH, term=1, **values))
+            except IntegrityError:
+                continue  # another copy was the first
+            return DispatchLease(holder, 1)
 
     async def release_dispatch(self, holder: str) -> None:
-        """Release the right to dispatch, so that a successor does not have to wait."""
-        async with self._writing() as connection:
-            await connection.execute(sa.delete(dispatchers).where(dispatchers.c.holder == holder))
-
-    @contextlib.asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction for writing; durable at the end of the context."""
-        async with self._turn, self._engine.begin() as connection:
-            yield connection
+        """Release the right to dispatch, so that a successor does not have to wait; its number stays."""
+        async with self.database.writing() as connection:
+            await connection.execute(
+                sa.update(dispatchers)
+                .where(dispatchers.c.holder == holder)
+                .values(holder="", expires_at=self.database.now(-1.0))
+            )
 
     async def _select(self, query: sa.Select[Any]) -> list[JobRecord]:
-        async with self._engine.connect() as connection:
-            rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
-        return [JobRecord.from_row(row) for row in rows]
+        return [job for _, job in await self._select_rows(query) if job is not None]
+
+    async def _select_rows(self, query: sa.Select[Any]) -> list[tuple[str, JobRecord | None]]:
+        """Return id and job of every row of a query; None for rows that cannot be read, which are logged once.
+
+        Cost: one query; when a row cannot be read, one more and one for each row.
+        """
+        async with self.database.reading() as connection:
+            try:
+                rows: Sequence[Any] = (await connection.execute(query)).mappings().all()
+                found: list[tuple[str, JobRecord | None]] = [(row["id"], JobRecord.from_row(row)) for row in rows]
+            except (LookupError, TypeError, ValueError):
+                ids = (await connection.execute(query.with_only_columns(jobs.c.id))).scalars().all()
+                return [(job_id, await self._read_alone(connection, job_id)) for job_id in ids]
+        for job_id, _ in found if self.unreadable else ():
+            self.unreadable.pop(job_id, None)
+        return found
+
+    async def _read_alone(self, connection: Any, job_id: str) -> JobRecord | None:
+        try:
+            row = (await connection.execute(sa.select(jobs).where(jobs.c.id == job_id))).mappings().first()
+            job = None if row is None else JobRecord.from_row(row)
+        except (LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(".")
+            if self.unreadable.get(job_id) != reason:
+                _log.error("row of a job not readable", extra={"job_id": job_id, "error": reason})
+                self.unreadable[job_id] = reason
+            return None
+        self.unreadable.pop(job_id, None)
+        return job
+
+
+def _is_current(lead: DispatchLease) -> sa.ColumnElement[bool]:
+    """Return the condition that a lease is the stored one. Pure."""
+    held = sa.select(dispatchers.c.name).where(
+        dispatchers.c.name == _DISPATCH, dispatchers.c.holder == lead.holder, dispatchers.c.term == lead.term
+    )
+    return held.exists()
 
 
 def _select_active(*what: Any) -> sa.Select[Any]:
@@ -342,20 +407,18 @@ def _parse_cursor(cursor: str) -> tuple[Moment, str]:
         raise bad_cursor(cursor) from None
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Allow reads during a write (WAL), and let writers wait for each other."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
 def _migrate(connection: sa.Connection) -> None:
-    """Run all pending migrations on an open connection, in its transaction."""
+    """Run all pending migrations on an open connection, in its transaction. Raises FatalError "database_newer"."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise FatalError(
+            "database_newer",
+            f"The schema of the database of jobs is from another version of the service: {error}.",
+            hint="Install the newest version that has used the database, or set INGEST_DATABASE_URL to another one.",
+        ) from error

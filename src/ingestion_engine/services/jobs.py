@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import SubmissionError, TransientError
+from pydantic import ValidationError
+
+from ingestion_engine.domain.errors import DatabaseUnavailable, IngestionError, SubmissionError, TransientError
 from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
@@ -25,8 +29,16 @@ from ingestion_engine.services.state_access import state_needed, state_not_confi
 EVENT_POLL_S: Final = 0.5
 """Pause between two reads of a followed job's row; the row itself changes at most once per second."""
 
+STATE_TIME_LIMIT_S: Final = 3.0
+"""Time that the cancellation of a waiting job waits for the state store; the caller waits for it."""
+
 IDEMPOTENCY_KEY_MAX: Final = 256
 """Maximum length in characters; the size of the column."""
+
+_ALWAYS_PASSED: Final = dt.datetime.fromtimestamp(0, dt.UTC)
+"""A deadline that has passed by the clock of every copy of the service."""
+
+_FORCED_NOTE: Final = "Canceled by force: the service ends the job without its driver."
 
 _log = get_logger(__name__)
 
@@ -114,7 +126,7 @@ class JobService:
                 status=409,
             )
         # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
-        request = JobRequest.model_validate({**old.request, "alias": None, "retry_failed": True})
+        request = read_request(old, alias=None, retry_failed=True)
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
         if not keys:
             raise SubmissionError("nothing_to_retry", f"Job {job_id!r} has no failed objects.", status=409)
@@ -189,27 +201,56 @@ class JobService:
             )
         return text
 
-    async def cancel(self, job_id: str) -> JobRecord:
+    async def cancel(self, job_id: str, *, force: bool = False) -> JobRecord:
         """End a waiting job, or request that an admitted one ends; a job that has ended stays as it is. Idempotent.
+
+        Args:
+            job_id: The job.
+            force: End it now, whatever its engine reports: for a cluster that is gone. Its driver is fenced off, and a
+                next job on the collection waits for the lease to expire.
 
         Raises:
             SubmissionError: "job_not_found".
         """
         while True:
-            job = await self.get(job_id)
-            phase, now = find_phase(job), utc_now()
-            columns: dict[str, Any]
-            if phase is JobPhase.WAITING:
-                event, columns = JobEvent.CANCEL_WAITING, {"finished_at": now, "note": None}
-            elif job.state.is_final or job.state is JobState.CANCELING:
-                return job
+            job, now = await self.get(job_id), utc_now()
+            event = await self._choose_cancellation(job)
+            deadline = _ALWAYS_PASSED if force else None  # None means the usual deadline
+            if event is JobEvent.CANCEL_WAITING:
+                changed = await self._store.change(job, event, cancel_requested_at=now, finished_at=now, note=None)
+            elif event is JobEvent.CANCEL:
+                changed = await self._store.change(
+                    job,
+                    event,
+                    cancel_requested_at=now,
+                    deadline_at=deadline,
+                    next_look_at=None,
+                    note=_FORCED_NOTE if force else "Waiting for the driver to end.",
+                )
+            elif job.state is JobState.CANCELING and force and job.deadline_at != deadline:
+                changed = await self._store.update(job, deadline_at=deadline, next_look_at=None, note=_FORCED_NOTE)
             else:
-                event, columns = JobEvent.CANCEL, {"next_look_at": None, "note": "Waiting for the driver to end."}
-            if await self._store.change(job, event, cancel_requested_at=now, **columns):
+                return job
+            if changed is not None:
                 break  # else the dispatcher has just changed the job
-        _log.info("cancel requested", extra={"job_id": job_id})
+        _log.info("cancel requested", extra={"job_id": job_id, "force": force})
         self._wake()
-        return await self.get(job_id)
+        return changed
+
+    async def _choose_cancellation(self, job: JobRecord) -> JobEvent | None:
+        """Return the event that cancels a job; None for one that is being canceled or has ended."""
+        phase = find_phase(job)
+        if phase is not JobPhase.WAITING:
+            return None if job.state.is_final or job.state is JobState.CANCELING else JobEvent.CANCEL
+        if job.spec is not None:
+            # It was admitted before and released: should an engine have its driver after all, the marker ends it.
+            try:
+                async with asyncio.timeout(STATE_TIME_LIMIT_S):
+                    await self._require_ledgers().request_abort(job.id, "canceled")
+            except (IngestionError, TimeoutError) as error:
+                _log.warning("abort marker not written yet", extra={"job_id": job.id, "error": str(error)})
+                return JobEvent.CANCEL
+        return JobEvent.CANCEL_WAITING
 
     async def follow(self, job_id: str) -> AsyncIterator[JobRecord | None]:
         """Yield a job now and after every change, until it has ended; None after about 15 s without a change.
@@ -219,9 +260,14 @@ class JobService:
         last: JobRecord | None = None
         quiet_s = 0.0
         while True:
-            job = await self.get(job_id)
+            try:
+                job = await self.get(job_id)
+            except DatabaseUnavailable:
+                if last is None:
+                    raise
+                job = last  # unchanged, as far as is known; the stream goes on when the database is back
             # When the dispatcher checks the job again is of no interest to clients.
-            job = replace(job, next_look_at=None)
+            job = replace(job, next_look_at=None, revision=0)
             if job != last:
                 yield job
                 last, quiet_s = job, 0.0
@@ -264,6 +310,16 @@ def job_not_found(job_id: str) -> SubmissionError:
     """Return the error for a job that does not exist, or that the caller may not see (404). Pure."""
     message = f"Job {job_id!r} does not exist."
     return SubmissionError("job_not_found", message, hint="List jobs with GET /jobs.", status=404)
+
+
+def read_request(job: JobRecord, **changes: Any) -> JobRequest:
+    """Return the request of an earlier job with changes. Pure. Raises SubmissionError "job_unreadable" (409)."""
+    try:
+        return JobRequest.model_validate({**job.request, **changes})
+    except (TypeError, ValidationError) as error:
+        reason = describe_faults(error) if isinstance(error, ValidationError) else "it is no JSON object"
+        message = f"The request of job {job.id!r} cannot be read: {reason}."
+        raise SubmissionError("job_unreadable", message, hint="Submit a new job.", status=409) from error
 
 
 def _conflict(first: JobRecord) -> SubmissionError:

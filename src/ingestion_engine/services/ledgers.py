@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import StateConflict
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.state.lease import fence_lease
 from ingestion_engine.state.ledger import Ledger
 
 PAGE_ITEMS: Final = 5_000
@@ -35,18 +37,53 @@ class Ledgers:
         self._store = store
 
     async def write_spec(self, spec: JobSpec) -> str:
-        """Write the spec of a job and return its URI; a spec that exists stays, because drivers may have read it."""
+        """Write the spec for the next attempt of a job, and return its URI."""
         ledger = Ledger(self._store, spec.job_id)
-        try:
-            await asyncio.to_thread(ledger.write_spec, spec)
-        except StateConflict:
-            # Written by an earlier version of the service that serialised it differently.
-            return ledger.spec_uri
+        await asyncio.to_thread(ledger.replace_spec, spec)
         return ledger.spec_uri
 
-    async def read_summary(self, job_id: str) -> dict[str, Any] | None:
-        """Return the summary of a job, or None while no attempt has ended."""
-        return await asyncio.to_thread(Ledger(self._store, job_id).read_summary)
+    async def read_summary(self, job_id: str, attempt: int) -> dict[str, Any] | None:
+        """Return the summary of a job whose newest attempt is ``attempt``, or None while no attempt has ended."""
+        return await asyncio.to_thread(Ledger(self._store, job_id).read_summary, attempt)
+
+    async def fence_off(
+        self,
+        job_id: str,
+        collection: str,
+        *,
+        attempt: int,
+        state: JobState,
+        error: Mapping[str, Any] | None,
+        counts: Mapping[str, int],
+    ) -> dict[str, Any]:
+        """End a job in its ledger although its driver may still run; return the summary that stands. Idempotent.
+
+        Abort marker (workers and driver stop), then a higher epoch of the lease if the job holds it (nothing of the
+        driver becomes durable, and a successor waits as it does after a dead driver), then a summary that no driver
+        replaces. A summary that a driver has written before stands.
+        """
+        return await asyncio.to_thread(
+            self._fence_off, job_id, collection, attempt=attempt, state=state, error=error, counts=counts
+        )
+
+    def _fence_off(self, job_id: str, collection: str, **fields: Any) -> dict[str, Any]:
+        ledger = Ledger(self._store, job_id)
+        ledger.request_abort("ended by the service")
+        epoch = fence_lease(self._store, collection, job_id)
+        now = timestamp_now()
+        state: JobState = fields.pop("state")
+        return ledger.write_forced_summary(
+            {
+                "format": 1,
+                "job_id": job_id,
+                "state": state.value,
+                "epoch": epoch or 0,
+                "started_at": None,
+                "finished_at": now,
+                "timings": {},
+                **fields,
+            }
+        )
 
     async def read_progress(self, job_id: str) -> dict[str, Any] | None:
         """Return the progress of a job, or None before its driver has reported any."""

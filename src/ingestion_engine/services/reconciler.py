@@ -1,23 +1,30 @@
-"""Reconciles the row of one admitted job with its ledger first and its engine second."""
+"""Reconciles the row of one admitted job with its ledger first and its engine second.
+
+A job whose deadline has passed is ended by the service, whatever its engine reports: its driver is fenced off in the
+state store first, so that one that comes back can change nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, TransientError
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ports import EngineStatus, JobEngine
 from ingestion_engine.domain.spec import EngineName
-from ingestion_engine.domain.states import FINAL_STATES, EngineState, JobState
+from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
-from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.leadership import DispatchedJobs
 from ingestion_engine.services.ledgers import Ledgers
+from ingestion_engine.services.row_checks import read_max_runtime_s
 from ingestion_engine.services.row_updates import End, end_canceled, end_failed, read_outcome, read_progress
+from ingestion_engine.state.ledger import is_environment_fault
 
 ABSENT_GRACE_S: Final = 5.0
 """Time during which an engine may not know an attempt that it has just accepted (a guess; Ray knew it at once)."""
@@ -28,7 +35,14 @@ STOP_REPEAT_S: Final = 3.0
 RETRY_LONGEST_S: Final = 60.0
 """Longest pause before an unavailable system is tried again: the end of an outage is noticed within a minute."""
 
-ACTIVE_STATES: Final = frozenset(JobState) - FINAL_STATES
+STOP_TIME_LIMIT_S: Final = 10.0
+"""Time that an engine has to accept the last stop request for a job that ends without it (a guess)."""
+
+PUT_BACK_S: Final = 60.0
+"""First pause after an attempt found an environment that cannot run it; doubles up to ``PUT_BACK_LONGEST_S``. Each try
+starts a driver, and only an operator can change the environment."""
+
+PUT_BACK_LONGEST_S: Final = 900.0
 
 _LOGS_HINT: Final = "Read the log of the driver with GET /jobs/{id}/logs."
 
@@ -45,7 +59,7 @@ class Reconciler:
 
     Args:
         settings: Deadlines and the maximum number of attempts.
-        store: The jobs table.
+        jobs: The jobs table, as the dispatcher changes it.
         ledgers: Ledgers of all jobs.
         engines: Configured engines.
         now: Returns the current time.
@@ -54,14 +68,14 @@ class Reconciler:
     def __init__(
         self,
         settings: Settings,
-        store: JobStore,
+        jobs: DispatchedJobs,
         *,
         ledgers: Ledgers,
         engines: Mapping[EngineName, JobEngine],
         now: Callable[[], Moment] = utc_now,
     ) -> None:
         self._settings = settings.dispatch
-        self._store = store
+        self._jobs = jobs
         self._ledgers = ledgers
         self._engines = engines
         self._now = now
@@ -74,30 +88,66 @@ class Reconciler:
         """
         try:
             await self._reconcile(job)
+        except DatabaseUnavailable:
+            raise
         except IngestionError as error:
             await self._postpone(job, error)
         else:
             self._failures.pop(job.id, None)
 
+    def find_deadline(self, job: JobRecord, since: Moment) -> Moment:
+        """Return when the service ends a job by itself if an attempt of it begins at ``since``. Pure."""
+        return since + dt.timedelta(seconds=read_max_runtime_s(job) + self._settings.end_timeout_s)
+
+    def is_overdue(self, job: JobRecord) -> bool:
+        """Return whether the service has to end a job that is admitted. Pure except for the clock."""
+        return self._now() >= self._read_deadline(job)
+
+    def _read_deadline(self, job: JobRecord) -> Moment:
+        if job.deadline_at is not None:
+            return job.deadline_at
+        # Admitted by a former version of the service, which had no deadlines.
+        if job.state is JobState.CANCELING:
+            return (job.cancel_requested_at or job.created_at) + dt.timedelta(seconds=self._settings.end_timeout_s)
+        return self.find_deadline(job, job.attempt_started_at or job.admitted_at or job.created_at)
+
     async def _reconcile(self, job: JobRecord) -> None:
         if find_phase(job) is JobPhase.CANCELING:
             await self._ledgers.request_abort(job.id, "canceled")
-            await self._store.change(job, JobEvent.MARK_ABORT, abort_written_at=self._now())
+            marked = await self._jobs.change(job, JobEvent.MARK_ABORT, abort_written_at=self._now())
+            if marked is None:
+                return
+            job = marked
         if await self._finish_by_summary(job):
             return
-        progress = await self._ledgers.read_progress(job.id)
-        values = {} if progress is None else read_progress(job, progress, self._now())
+        if self.is_overdue(job):
+            await self._end_overdue(job)
+            return
+        values = await self._read_progress(job)
         if values:
-            if job.state is JobState.SUBMITTED:
-                await self._store.change(job, JobEvent.START, **values)
-            else:
-                await self._store.update(job.id, {job.state}, **values)
-            if job.state is not JobState.CANCELING:
+            changed = await (
+                self._jobs.change(job, JobEvent.START, **values)
+                if job.state is JobState.SUBMITTED
+                else self._jobs.update(job, **values)
+            )
+            if changed is None or changed.state is not JobState.CANCELING:
                 return
+            job = changed
         engine = self._engines.get(job.engine)
         if engine is None:
             raise TransientError("engine_not_configured", f"Engine {job.engine.value!r} is not configured any more.")
         await self._act(job, engine, await engine.status(job.id, job.attempt))
+
+    async def _read_progress(self, job: JobRecord) -> dict[str, Any]:
+        """Return the columns that the driver's progress changes; none when it cannot be read: it is written again."""
+        try:
+            progress = await self._ledgers.read_progress(job.id)
+        except FatalError as error:
+            if error.code != "state_corrupt":
+                raise
+            _log.warning("progress not readable", extra={"job_id": job.id, **error.log_fields()})
+            return {}
+        return {} if progress is None else read_progress(job, progress, self._now())
 
     async def _act(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
         now = self._now()
@@ -112,25 +162,22 @@ class Reconciler:
         elif status.state is EngineState.PENDING:
             await self._handle_pending(job, engine, status)
         elif job.state is JobState.SUBMITTED:
-            await self._store.change(job, JobEvent.START, started_at=job.started_at or now, note=None)
+            await self._jobs.change(job, JobEvent.START, started_at=job.started_at or now, note=None)
         elif job.note is not None and self._failures.get(job.id):
-            await self._store.update(job.id, {job.state}, note=(job.progress or {}).get("note"))
+            await self._jobs.update(job, note=(job.progress or {}).get("note"))
 
     async def _handle_pending(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
         waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
         if status.can_start and waited_s < self._settings.pending_timeout_s:
             note = _join(f"Waiting for engine {job.engine.value!r} to start the driver.", status.detail, status.hint)
             if job.note != note:
-                await self._store.update(job.id, {job.state}, note=note)
+                await self._jobs.update(job, note=note)
             return
-        # The marker first: if the engine starts the driver after all, the driver ends at once.
-        await self._ledgers.request_abort(job.id, "never started")
-        await engine.stop(job.id, job.attempt)
         timeout = f"did not start the driver within {self._settings.pending_timeout_s:g} s"
         what = timeout if status.can_start else "cannot start the driver"
         message = _join(f"Engine {job.engine.value!r} {what}.", status.detail)
         error = FatalError("engine_never_started", message, hint=status.hint or _LOGS_HINT, attempt=job.attempt)
-        await self._finish(job, end_failed(error, self._now()))
+        await self._end_without_driver(job, end_failed(error, self._now()))
 
     async def _handle_gone(self, job: JobRecord, status: EngineStatus) -> None:
         now = self._now()
@@ -142,8 +189,8 @@ class Reconciler:
             return
         if job.state is JobState.CANCELING:
             await self._finish(job, end_canceled(now))
-        elif job.attempt >= self._settings.max_attempts:
-            message = _join(f"All {job.attempt} attempts ended without a result.", status.detail)
+        elif job.attempt - job.put_backs >= self._settings.max_attempts:
+            message = _join(f"All {job.attempt - job.put_backs} attempts ended without a result.", status.detail)
             code = "driver_died" if status.can_start else "engine_never_started"
             error = FatalError(code, message, hint=status.hint or _LOGS_HINT, attempt=job.attempt)
             await self._finish(job, end_failed(error, now))
@@ -151,30 +198,103 @@ class Reconciler:
             what = "driver died" if status.can_start else "driver not started"
             _log.warning(what, extra={"job_id": job.id, "attempt": job.attempt, "detail": status.detail})
             pause = dt.timedelta(seconds=back_off_s(job.attempt))
-            follows = f"Attempt {job.attempt + 1} of {self._settings.max_attempts} follows."
-            note = _join(follows, status.detail, status.hint)
-            await self._store.change(
+            last = self._settings.max_attempts + job.put_backs
+            note = _join(f"Attempt {job.attempt + 1} of {last} follows.", status.detail, status.hint)
+            await self._jobs.change(
                 job,
                 JobEvent.RESTART,
                 attempt=job.attempt + 1,
                 attempt_started_at=None,
                 next_look_at=now + pause,
+                deadline_at=self.find_deadline(job, now),
                 note=note,
             )
 
     async def _finish_by_summary(self, job: JobRecord) -> bool:
-        summary = await self._ledgers.read_summary(job.id)
+        try:
+            summary = await self._ledgers.read_summary(job.id, job.attempt)
+        except FatalError as error:
+            if error.code != "state_corrupt":
+                raise
+            await self._finish(job, end_failed(error, self._now()))
+            return True
         if summary is None:
             return False
-        await self._finish(job, read_outcome(job, summary, self._now()))
+        end = read_outcome(job, summary, self._now())
+        if self._may_put_back(job, summary):
+            await self._put_back(job, end)
+            return True
+        await self._finish(job, end)
         engine = self._engines.get(job.engine)
         if engine is not None and summary.get("attempt", job.attempt) != job.attempt:
             # An earlier driver, considered dead, has finished the job: its successor has nothing to do.
             await engine.stop(job.id, job.attempt)
         return True
 
+    def _may_put_back(self, job: JobRecord, summary: Mapping[str, Any]) -> bool:
+        """Return whether the summary only says that the environment cannot run the job, and there is time to wait."""
+        since = job.submitted_at or job.attempt_started_at or self._now()
+        in_time = (self._now() - since).total_seconds() < read_max_runtime_s(job)
+        return job.state is not JobState.CANCELING and in_time and is_environment_fault(summary)
+
+    async def _put_back(self, job: JobRecord, end: End) -> None:
+        pause_s = min(PUT_BACK_LONGEST_S, PUT_BACK_S * 2.0 ** min(job.put_backs, 10))
+        until = self._now() + dt.timedelta(seconds=pause_s)
+        error = end.values["error"]
+        note = f"The cluster cannot run this job. {error['message']} {error.get('hint') or ''}".rstrip()
+        note = f"{note} The next attempt follows at {until:%H:%M:%SZ}."
+        _log.warning("job put back", extra={"job_id": job.id, "attempt": job.attempt, "error": error["message"]})
+        await self._jobs.change(
+            job,
+            JobEvent.PUT_BACK,
+            admitted_at=None,
+            attempt_started_at=None,
+            parallelism=None,
+            deadline_at=None,
+            next_look_at=until,
+            put_backs=job.put_backs + 1,
+            note=note,
+        )
+
+    async def _end_overdue(self, job: JobRecord) -> None:
+        """End a job whose deadline has passed; the state store must respond, the engine need not."""
+        now = self._now()
+        if job.state is JobState.CANCELING:
+            note = "Ended by the service: the driver did not confirm its end. A driver that comes back changes nothing."
+            await self._end_without_driver(job, end_canceled(now, note))
+            return
+        limit_s, more_s = read_max_runtime_s(job), self._settings.end_timeout_s
+        message = (
+            f"Attempt {job.attempt} has no result {more_s:g} s after its limit of {limit_s} s (max_runtime_s), and its "
+            f"engine {job.engine.value!r} has not reported its end."
+        )
+        hint = "Check the cluster, then submit the job again; it continues where it stopped."
+        error = FatalError("driver_lost", message, hint=hint, attempt=job.attempt)
+        await self._end_without_driver(job, end_failed(error, now))
+
+    async def _end_without_driver(self, job: JobRecord, end: End) -> None:
+        """End a job whose driver may still run: fence it off first, so that nothing it does has an effect."""
+        summary = await self._ledgers.fence_off(
+            job.id,
+            job.collection,
+            attempt=job.attempt,
+            state=end.state,
+            error=end.values.get("error"),
+            counts=job.counts or {},
+        )
+        engine = self._engines.get(job.engine)
+        if engine is not None:
+            try:
+                async with asyncio.timeout(STOP_TIME_LIMIT_S):
+                    await engine.stop(job.id, job.attempt)
+            except (IngestionError, TimeoutError) as error:
+                _log.warning("driver not stopped", extra={"job_id": job.id, "error": str(error)})
+        if not summary.get("forced"):  # the driver was faster: what it has written stands
+            end = read_outcome(job, summary, self._now())
+        await self._finish(job, end)
+
     async def _finish(self, job: JobRecord, end: End) -> None:
-        if await self._store.change(job, find_final_event(end.state), **end.values):
+        if await self._jobs.change(job, find_final_event(end.state), **end.values):
             code = (end.values.get("error") or {}).get("code")
             _log.info("job ended", extra={"job_id": job.id, "state": end.state.value, "error_code": code})
 
@@ -186,7 +306,7 @@ class Reconciler:
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)
-        await self._store.update(job.id, {job.state}, next_look_at=moment, note=note)
+        await self._jobs.update(job, next_look_at=moment, note=note)
 
 
 def _join(*sentences: str) -> str:

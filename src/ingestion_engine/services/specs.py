@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ingestion_engine import __version__
 from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec
@@ -46,16 +47,30 @@ def make_spec(
         job_id=job_id,
         engine=engine,
         created_at=timestamp_now(),
-        package_version=__version__,
-        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         state_url=settings.state_url,
         request=request,
         model=name_model(settings, request),
         parallelism=parallelism,
         limits=freeze_limits(settings, share),
-        endpoints=settings.endpoints(),
         only_keys_path=only_keys_path,
+        **_freeze_environment(settings),
     )
+
+
+def refreeze(settings: Settings, spec: JobSpec) -> JobSpec:
+    """Return a spec for the next attempt: with the versions and endpoints of this service as it is now. Pure.
+
+    Everything else was decided when the job was first admitted and stays.
+    """
+    return spec.model_copy(update=_freeze_environment(settings))
+
+
+def _freeze_environment(settings: Settings) -> dict[str, Any]:
+    return {
+        "package_version": __version__,
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "endpoints": settings.endpoints(),
+    }
 
 
 def freeze_limits(settings: Settings, share: int) -> FrozenLimits:

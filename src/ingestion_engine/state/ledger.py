@@ -45,6 +45,9 @@ from ingestion_engine.state.update import update_value
 LOG_MAX_BYTES = 256 * 1024
 """Maximum size of the end of a driver's log: the last minutes of a verbose driver, cheap to rewrite."""
 
+ENVIRONMENT_FAULTS = frozenset({"worker_mismatch", "spec_invalid"})
+"""Codes of errors of an attempt that another package, Python or setting on the cluster would not have had."""
+
 _SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
 
 
@@ -73,6 +76,13 @@ class Ledger:
     def write_spec(self, spec: JobSpec) -> None:
         """Write the spec once. Idempotent. Raises StateConflict when the job has another one. Cost: one request."""
         create_once(self.store, f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json")))
+
+    def replace_spec(self, spec: JobSpec) -> None:
+        """Write the spec for the next attempt; nothing when it is stored already. Cost: one or two requests."""
+        path, data = f"{self._root}spec.json", orjson.dumps(spec.model_dump(mode="json"))
+        stored = self.store.get(path)
+        if stored is None or stored.data != data:
+            self.store.put(path, data)
 
     def read_spec(self) -> JobSpec:
         """Return the spec. One request.
@@ -275,7 +285,8 @@ class Ledger:
         path = f"{self._root}summary.json"
 
         def supersede(stored: bytes | None) -> bytes:
-            if stored is not None and _age(parse_json(path, stored)) > _age(summary):
+            former = {} if stored is None else parse_json(path, stored)
+            if former.get("forced") or _age(former) > _age(summary):
                 raise LeaseLost(
                     "lease_lost", f"A later attempt of job {self.job_id!r} has ended already.", job_id=self.job_id
                 )
@@ -283,9 +294,32 @@ class Ledger:
 
         update_value(self.store, path, supersede)
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """Return ``summary.json``, or None while no attempt has ended. One request."""
-        return read_json(self.store, f"{self._root}summary.json")
+    def write_forced_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the summary of a job that the service ends without its driver; return the one that stands. Idempotent.
+
+        No driver replaces it. One that a driver has written before stands, unless it only says that its environment
+        could not run the job. Cost: two requests.
+        """
+        path = f"{self._root}summary.json"
+
+        def add(stored: bytes | None) -> bytes | None:
+            stands = stored is not None and not is_environment_fault(parse_json(path, stored))
+            return None if stands else orjson.dumps({**summary, "forced": True})
+
+        written = update_value(self.store, path, add)
+        assert written is not None
+        return parse_json(path, written.data)
+
+    def read_summary(self, attempt: int | None = None) -> dict[str, Any] | None:
+        """Return ``summary.json``, or None while no attempt has ended. One request.
+
+        Args:
+            attempt: The newest attempt: then a summary with which an earlier one was put back is left out.
+        """
+        summary = read_json(self.store, f"{self._root}summary.json")
+        if summary is None or attempt is None or not is_environment_fault(summary):
+            return summary
+        return summary if _age(summary)[0] >= attempt else None
 
     def request_abort(self, reason: str) -> None:
         """Request that driver and workers stop. Cannot be undone. One request."""
@@ -312,3 +346,12 @@ def _check_segment(segment: str) -> None:
 
 def _age(summary: Mapping[str, Any]) -> tuple[int, int]:
     return summary.get("attempt") or 0, summary.get("epoch") or 0
+
+
+def is_environment_fault(summary: Mapping[str, Any]) -> bool:
+    """Return whether a summary only says that its attempt's environment could not run the job. Pure.
+
+    The service then puts the job back, and the next attempt's driver works as if there were no summary.
+    """
+    error = summary.get("error")
+    return isinstance(error, Mapping) and error.get("code") in ENVIRONMENT_FAULTS

@@ -10,9 +10,9 @@ import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
 from ingestion_engine.domain.states import EngineState
-from ingestion_engine.services import dispatcher as dispatcher_module
+from ingestion_engine.services import leadership as leadership_module
 from ingestion_engine.services.dispatcher import Dispatcher
-from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.job_store import DispatchLease, JobStore
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.shares import Grant
 from ingestion_engine.state.ledger import Ledger
@@ -377,19 +377,45 @@ async def test_a_restart_loses_nothing(world: World) -> None:
         assert (await plane.job(cut_off))["attempt"] == 1
 
 
-async def test_one_bad_job_does_not_stop_the_others(world: World) -> None:
-    """A ledger that cannot be read is that job's trouble, is noted, and is looked at again."""
+@pytest.mark.parametrize(
+    ("summary", "code"),
+    [
+        (b'{"state": "nonsense"}', "summary_invalid"),
+        (b'{"state": "running"}', "summary_invalid"),
+        (b'{"state": ["succeeded"]}', "summary_invalid"),
+        (b"[]", "state_corrupt"),
+        (b"{", "state_corrupt"),
+    ],
+)
+async def test_a_summary_that_cannot_be_read_fails_its_job_alone(world: World, summary: bytes, code: str) -> None:
+    """A state in which no job ends, or no JSON object: the job ends with the cause, all others go on."""
     async with world.serve() as plane:
         bad = await plane.submit(collection="a")
         good = await plane.submit(collection="b")
         await plane.look()
-        world.state.put(f"jobs/{bad}/summary.json", b'{"state": "nonsense"}')
+        world.state.put(f"jobs/{bad}/summary.json", summary)
         world.engine.finish(good)
         await plane.look()
         assert (await plane.job(good))["state"] == "succeeded"
         job = await plane.job(bad)
-        assert "Internal error" in job["note"]
-        assert job["state"] == "submitted"
+        assert (job["state"], job["error"]["code"]) == ("failed", code)
+
+
+@pytest.mark.parametrize(
+    "progress", [b"{", b'{"attempt": "one"}', b'{"attempt": 1, "counts": 3, "note": [], "rates": 7}']
+)
+async def test_a_progress_that_cannot_be_read_keeps_no_job_from_its_end(world: World, progress: bytes) -> None:
+    """The driver writes it again in a second; the list of jobs and the job's end do not depend on it."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.start(job_id)
+        world.state.put(f"jobs/{job_id}/progress.json", progress)
+        await plane.look()
+        assert [job["state"] for job in (await plane.client.get("/jobs")).json()["items"]] == ["running"]
+        world.engine.finish(job_id)
+        await plane.look()
+        assert (await plane.job(job_id))["state"] == "succeeded"
 
 
 async def test_a_state_store_that_is_away_changes_no_state(world: World) -> None:
@@ -454,11 +480,11 @@ async def test_only_one_of_two_services_dispatches(world: World) -> None:
     store = await JobStore.open(world.settings().sqlalchemy_url)
     other = await JobStore.open(world.settings().sqlalchemy_url)
     try:
-        assert await store.hold_dispatch("one", 60)
-        assert not await other.hold_dispatch("two", 60)
-        assert await store.hold_dispatch("one", 60)
+        assert await store.hold_dispatch("one", 60) == DispatchLease("one", 1)
+        assert await other.hold_dispatch("two", 60) == DispatchLease("one", 1)
+        assert await store.hold_dispatch("one", 60) == DispatchLease("one", 1)
         await store.release_dispatch("one")
-        assert await other.hold_dispatch("two", 60)
+        assert await other.hold_dispatch("two", 60) == DispatchLease("two", 2)
     finally:
         await store.close()
         await other.close()
@@ -468,9 +494,9 @@ async def test_a_service_that_stops_finishes_its_claim_to_dispatch(world: World)
     """A write that is cut off would keep SQLite locked for seconds; so the claim is completed, and released."""
     settings = world.settings()
     store = await JobStore.open(settings.sqlalchemy_url)
-    hold, begun, held = store.hold_dispatch, asyncio.Event(), []
+    hold, begun, held = store.hold_dispatch, asyncio.Event(), list[DispatchLease]()
 
-    async def hold_dispatch(holder: str, ttl_s: float) -> bool:
+    async def hold_dispatch(holder: str, ttl_s: float) -> DispatchLease:
         begun.set()
         held.append(await hold(holder, ttl_s))
         return held[-1]
@@ -482,8 +508,8 @@ async def test_a_service_that_stops_finishes_its_claim_to_dispatch(world: World)
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
-    assert held == [True]
-    assert await hold("another", 60)
+    assert held == [DispatchLease(dispatcher.leadership.holder, 1)]
+    assert await hold("another", 60) == DispatchLease("another", 2)
     await store.close()
 
 
@@ -491,15 +517,15 @@ async def test_a_database_that_hangs_does_not_keep_the_service_from_stopping(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait for the claim is bounded."""
-    monkeypatch.setattr(dispatcher_module, "STOP_WAIT_S", 0.01)
+    monkeypatch.setattr(leadership_module, "STOP_WAIT_S", 0.01)
     settings = world.settings()
     store = await JobStore.open(settings.sqlalchemy_url)
     begun = asyncio.Event()
 
-    async def hang(_holder: str, _ttl_s: float) -> bool:
+    async def hang(_holder: str, _ttl_s: float) -> DispatchLease:
         begun.set()
         await asyncio.Event().wait()
-        return False
+        raise AssertionError
 
     store.hold_dispatch = hang  # type: ignore[method-assign]
     running = asyncio.create_task(Dispatcher(settings, store, ledgers=Ledgers(world.state), engines={}).run())

@@ -38,8 +38,8 @@ async def test_writers_of_one_process_take_turns(tmp_path: Path) -> None:
     """A hundred submissions at once are all stored, though SQLite knows one writer and we wait for none."""
     store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
     try:
-        event.listen(store._engine.sync_engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=0"))
-        await store._engine.dispose()
+        event.listen(store.database.engine.sync_engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=0"))
+        await store.database.engine.dispose()
         await asyncio.gather(*(store.insert(queued(number, "c")) for number in range(100)))
         assert len(await store.list_active()) == 100
     finally:

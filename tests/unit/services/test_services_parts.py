@@ -18,9 +18,10 @@ from alembic.migration import MigrationContext
 from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+from ingestion_engine.services.database import with_async_driver
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import metadata
-from ingestion_engine.services.job_store import JobStore, with_async_driver
+from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.response_cache import ResponseCache
 from ingestion_engine.services.shares import LARGEST_SHARE, choose_share, grant_parallelism
 from ingestion_engine.services.specs import make_spec

@@ -1,0 +1,352 @@
+"""The database of jobs: its URL, its connections and its clock; its errors become ours here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import shlex
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError
+from ingestion_engine.runtime.telemetry import get_logger
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""Time that SQLite waits for another writer; the longest transaction here takes milliseconds."""
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""Time for a new connection to PostgreSQL, unless the URL has ``connect_timeout``; a request waits for it."""
+
+STATEMENT_TIMEOUT_S: Final = 30.0
+"""Time after which a statement is given up: a server behind a dead connection never answers. Statements take
+milliseconds; 30 s is the request time-out of our own client."""
+
+POOL_TIMEOUT_S: Final = 5.0
+"""Time that a request waits for one of the 15 connections (SQLAlchemy's default) while all are in use."""
+
+_ASYNC_DRIVERS: Final = {
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "sqlite": "sqlite+aiosqlite",
+}
+_ASYNCPG: Final = "postgresql+asyncpg"
+_VARIABLE: Final = "INGEST_DATABASE_URL"
+
+_KEPT: Final = frozenset(
+    {
+        "host",
+        "port",
+        "user",
+        "password",
+        "dbname",
+        "passfile",
+        "service",
+        "servicefile",
+        "target_session_attrs",
+        "krbsrvname",
+        "gsslib",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslpassword",
+        "sslrootcert",
+        "sslcrl",
+        "sslnegotiation",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+    }
+)
+"""Parameters of libpq that asyncpg reads from a URL as libpq does (``asyncpg/connect_utils.py`` of 0.32)."""
+_FILES: Final = frozenset({"sslcert", "sslkey", "sslrootcert", "sslcrl"})
+_SETTINGS: Final = {"application_name": "application_name", "fallback_application_name": "application_name"}
+"""Parameters of libpq that are settings of the server."""
+_WITHOUT_EFFECT: Final[Mapping[str, frozenset[str]]] = {
+    **dict.fromkeys(("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"), frozenset()),
+    **dict.fromkeys(("tcp_user_timeout", "sslcompression", "sslsni", "load_balance_hosts"), frozenset()),
+    "client_encoding": frozenset({"utf8", "utf-8", "unicode", "auto"}),
+    "channel_binding": frozenset({"disable", "prefer"}),
+    "gssencmode": frozenset({"disable", "prefer"}),
+}
+"""Parameters of libpq that asyncpg lacks, and the values with which nothing is lost by leaving them out; an empty set
+means any value."""
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_STATEMENT_CLASSES: Final = frozenset({"0A", "21", "22", "23", "42", "44"})
+"""Classes of SQLSTATEs that are the fault of a statement or of its values, not of the database."""
+_PERMANENT_STATES: Final = frozenset({"42501", "42P01", "3F000"})
+"""SQLSTATEs of errors of statements that are the database's fault all the same: permission denied, table or schema
+missing (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """A database URL, understood."""
+
+    url: str
+    """URL for SQLAlchemy, with an asynchronous driver."""
+    dsn: str | None = None
+    """URL for asyncpg, with the parameters that it reads itself; None for other drivers."""
+    options: Mapping[str, Any] | None = None
+    """Further arguments of ``asyncpg.connect``."""
+
+
+def with_async_driver(url: str) -> str:
+    """Return a database URL with an asynchronous driver, unless it names one already. Pure."""
+    scheme, separator, rest = url.partition("://")
+    return f"{_ASYNC_DRIVERS.get(scheme, scheme)}{separator}{rest}"
+
+
+def parse_database_url(url: str) -> DatabaseAddress:
+    """Return the address in a database URL, with the parameters of libpq translated for asyncpg. Pure.
+
+    Raises:
+        FatalError: "database_url_invalid": it is no URL of a database, or has an unknown parameter; the message
+            contains no part of the URL that could be a password.
+    """
+    url = with_async_driver(url)
+    try:
+        parsed = sa.engine.make_url(url)
+        parsed.get_dialect()
+    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
+        raise _invalid("it is not the URL of a database that is supported") from error
+    if parsed.drivername != _ASYNCPG:
+        return DatabaseAddress(url)
+    base, _, query = url.partition("?")
+    kept: dict[str, str] = {}
+    server_settings = {"application_name": "ingestion-engine"}
+    options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+    for given, value in parse_qsl(query, keep_blank_values=True):
+        name = "sslmode" if given == "ssl" else given  # SQLAlchemy's own name for it
+        if name == "sslmode" and value not in _SSL_MODES:
+            raise _invalid(f"{given!r} must be one of {', '.join(_SSL_MODES)}")
+        if name in _KEPT:
+            kept[name] = value
+        elif name in _SETTINGS:
+            server_settings[_SETTINGS[name]] = value
+        elif name == "options":
+            server_settings |= _read_options(value)
+        elif name == "connect_timeout":
+            options["timeout"] = _read_seconds(name, value) or None  # 0 means no limit, as in libpq
+        elif name in _WITHOUT_EFFECT:
+            allowed = _WITHOUT_EFFECT[name]
+            if allowed and value.lower() not in allowed:
+                raise _invalid(f"the driver asyncpg supports {name!r} only as {' or '.join(sorted(allowed))}")
+        else:
+            known = sorted(_KEPT | _SETTINGS.keys() | _WITHOUT_EFFECT.keys() | {"options", "connect_timeout"})
+            raise _invalid(f"the parameter {given!r} is unknown; known are {', '.join(known)}")
+    suffix = f"?{urlencode(kept)}" if kept else ""
+    dsn = f"postgresql://{base.partition('://')[2]}{suffix}"
+    return DatabaseAddress(base, dsn, {**options, "server_settings": server_settings})
+
+
+def _check_files(address: DatabaseAddress) -> None:
+    """Return when the files of TLS that a URL names can be read: the error of OpenSSL names none of them."""
+    for name, value in parse_qsl((address.dsn or "").partition("?")[2]):
+        if name in _FILES and not os.access(value, os.R_OK):
+            raise _invalid(f"{name!r} names the file {value!r}, which cannot be read")
+
+
+def _invalid(reason: str) -> FatalError:
+    hint = (
+        f"Set {_VARIABLE} to postgresql://user:password@host:5432/database?sslmode=require, or to "
+        "sqlite:////path/jobs.db; percent-encode special characters of the password."
+    )
+    return FatalError("database_url_invalid", f"{_VARIABLE} is invalid: {reason}.", hint=hint)
+
+
+def _read_seconds(name: str, value: str) -> float:
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        raise _invalid(f"{name!r} must be a number of seconds") from None
+
+
+def _read_options(text: str) -> dict[str, str]:
+    """Return the server settings in libpq's ``options``: ``-c name=value`` or ``--name=value``. Pure."""
+    settings = {}
+    words = iter(shlex.split(text))
+    for word in words:
+        pair = next(words, "") if word == "-c" else word.removeprefix("--" if word.startswith("--") else "-c")
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name.startswith("-"):
+            raise _invalid("'options' must consist of -c name=value")
+        settings[name] = value
+    return settings
+
+
+class Database:
+    """Connections to the database of jobs. Safe to share by tasks of one event loop.
+
+    Every error that means "the database is unavailable or refuses us" leaves as ``DatabaseUnavailable``. The begin and
+    the end of an outage are one log line each, however many requests find it.
+
+    Args:
+        engine: SQLAlchemy's engine.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = engine
+        self._clock = clock
+        self._down_since: float | None = None
+        # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
+        # found the database locked after five seconds. So writers of this process take turns.
+        self._turn = asyncio.Lock() if self.is_sqlite else contextlib.nullcontext()
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Return the database of a URL; no connection is made. Creates the directory of a SQLite file.
+
+        Raises:
+            FatalError: "database_url_invalid"; also for a file of TLS that cannot be read.
+            DatabaseUnavailable: the directory of the SQLite file cannot be created.
+        """
+        address = parse_database_url(url)
+        _check_files(address)
+        parsed = sa.engine.make_url(address.url)
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database and parsed.database != ":memory:":
+                try:
+                    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise _make_unavailable(error) from error
+            engine = create_async_engine(address.url)
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            return cls(engine)
+        options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": POOL_TIMEOUT_S}
+        if address.dsn is not None:
+            options["async_creator"] = _make_creator(address.dsn, address.options or {})
+        return cls(create_async_engine(address.url, **options))
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True for SQLite, False for PostgreSQL."""
+        return self.engine.dialect.name == "sqlite"
+
+    @property
+    def is_available(self) -> bool:
+        """False from the first statement that found the database unavailable to the next one that succeeded."""
+        return self._down_since is None
+
+    def now(self, plus_s: float = 0.0) -> sa.ColumnElement[Any]:
+        """Return the database's clock, plus a number of seconds, as an expression for statements. Pure."""
+        if self.is_sqlite:
+            # The format in which SQLAlchemy stores moments; %f has milliseconds.
+            return sa.func.strftime("%Y-%m-%d %H:%M:%f000", "now", f"{plus_s:+.3f} seconds")
+        # Not now(): that is the begin of the transaction, which may have waited for another one.
+        return sa.func.clock_timestamp(type_=sa.DateTime(timezone=True)) + dt.timedelta(seconds=plus_s)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for queries. Raises DatabaseUnavailable."""
+        async with contextlib.AsyncExitStack() as exits:
+            with self._watched(connecting=True):
+                connection = await exits.enter_async_context(self.engine.connect())
+            with self._watched():
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction for writing; durable at the end of the context.
+
+        Raises:
+            DatabaseUnavailable: nothing was written, except when only the answer to the commit was lost.
+            sqlalchemy.exc.IntegrityError: a constraint refuses the values; nothing was written.
+        """
+        async with self._turn, contextlib.AsyncExitStack() as exits:
+            with self._watched(connecting=True):
+                connection = await exits.enter_async_context(self.engine.connect())
+            with self._watched():
+                async with connection.begin():
+                    yield connection
+
+    async def ping(self) -> None:
+        """Return when the database responds. One query. Raises DatabaseUnavailable."""
+        async with self.reading() as connection:
+            await connection.execute(sa.select(1))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _watched(self, *, connecting: bool = False) -> Iterator[None]:
+        """Turn errors of the database into DatabaseUnavailable; note when an outage begins and ends.
+
+        Args:
+            connecting: A connection is being made: then every error is one of the database.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not (connecting or _is_outage(error)):
+                raise
+            unavailable = _make_unavailable(error)
+            if self._down_since is None:
+                self._down_since = self._clock()
+                _log.error("database unavailable", extra=unavailable.log_fields())
+            raise unavailable from error
+        if not connecting and self._down_since is not None:
+            seconds = round(self._clock() - self._down_since, 1)
+            self._down_since = None
+            _log.info("database available again", extra={"outage_s": seconds})
+
+
+def _is_outage(error: Exception) -> bool:
+    """Return whether an error of a statement is the database's, not one of the statement or of its caller. Pure."""
+    if isinstance(error, OSError | exc.TimeoutError | exc.DisconnectionError):
+        return True  # a time-out of asyncpg is an OSError
+    if not isinstance(error, exc.DBAPIError) or isinstance(error, exc.IntegrityError):
+        return False
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if state:
+        return state in _PERMANENT_STATES or state[:2] not in _STATEMENT_CLASSES
+    return not isinstance(error, exc.ProgrammingError | exc.DataError | exc.NotSupportedError)
+
+
+def _make_unavailable(error: Exception) -> DatabaseUnavailable:
+    """Return the error for callers, with the driver's reason in one line. Pure."""
+    cause: BaseException = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
+    # SQLAlchemy puts the class of asyncpg's error before its text; asyncio hides the cause of a failed connection.
+    text = str(cause).rpartition(">: ")[2].strip()
+    if isinstance(cause, OSError) and cause.errno is not None:
+        text = text.partition("] ")[2].replace("Connect call failed", os.strerror(cause.errno))
+    elif isinstance(cause, TimeoutError | exc.TimeoutError):
+        text = "it did not respond in time"
+    reason = text.splitlines()[0][:200].rstrip(".") if text else type(cause).__name__
+    return DatabaseUnavailable(
+        "database_unavailable",
+        f"The database of jobs is unavailable: {reason}.",
+        hint=f"Check {_VARIABLE} and the database server, then try again.",
+    )
+
+
+def _make_creator(dsn: str, options: Mapping[str, Any]) -> Callable[..., Awaitable[Any]]:
+    """Return the function by which SQLAlchemy connects: asyncpg reads libpq's parameters from a URL only."""
+
+    async def connect() -> Any:
+        import asyncpg
+
+        return await asyncpg.connect(dsn, **options)
+
+    return connect
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Allow reads during a write (WAL), and let writers wait for each other."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

@@ -1,0 +1,354 @@
+"""The database of jobs, on SQLite and a real PostgreSQL: leases, compare-and-set, bad rows, outages, URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import trustme
+
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError
+from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.services import job_store
+from ingestion_engine.services.database import parse_database_url
+from ingestion_engine.services.dispatcher import ActiveJobs
+from ingestion_engine.services.job_states import JobEvent
+from ingestion_engine.services.job_store import DispatchLease, JobFilter, JobStore
+from support.control import BODY, World, overwrite, queued
+from support.postgres import Postgres, find_binaries
+
+BINARIES = find_binaries()
+KINDS = ["sqlite"] if BINARIES is None else ["sqlite", "postgresql"]
+"""Where no PostgreSQL server is installed, SQLite alone is tested."""
+ON_POSTGRES = pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL that runs with TLS and without."""
+    assert BINARIES is not None
+    server = Postgres(BINARIES)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """URL of an empty database."""
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.db"
+    server: Postgres = request.getfixturevalue("server")
+    return server.url(server.create_database())
+
+
+@pytest.fixture
+async def stores(url: str) -> AsyncIterator[tuple[JobStore, JobStore]]:
+    """Two copies of the service on one database."""
+    first, second = await JobStore.open(url), await JobStore.open(url)
+    yield first, second
+    await first.close()
+    await second.close()
+
+
+async def until(fact: Callable[[], Awaitable[bool]]) -> None:
+    """Return when a fact of another task or process holds."""
+    async with asyncio.timeout(30):
+        while not await fact():  # noqa: ASYNC110 - a database and a clock have no event
+            await asyncio.sleep(0.02)
+
+
+async def take_over(store: JobStore, holder: str) -> DispatchLease:
+    """Hold as soon as the former lease has expired."""
+
+    async def holds() -> bool:
+        return (await store.hold_dispatch(holder, 60)).holder == holder
+
+    await until(holds)
+    return await store.hold_dispatch(holder, 60)
+
+
+async def test_the_clock_of_the_database_decides_who_dispatches(
+    stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy whose clock is an hour ahead takes nothing from a holder that renews."""
+    one, two = stores
+    await one.hold_dispatch("one", 60)
+    monkeypatch.setattr(job_store, "utc_now", lambda: utc_now() + dt.timedelta(hours=1), raising=False)
+    assert await two.hold_dispatch("two", 60) == DispatchLease("one", 1)
+
+
+async def test_a_lease_that_expired_is_taken_over_under_a_new_term(stores: tuple[JobStore, JobStore]) -> None:
+    """A holder that renews late keeps its term as long as nobody else was faster."""
+    one, two = stores
+    assert await one.hold_dispatch("one", -60) == DispatchLease("one", 1)
+    assert await one.hold_dispatch("one", 0.05) == DispatchLease("one", 1)
+    assert await take_over(two, "two") == DispatchLease("two", 2)
+    assert await one.hold_dispatch("one", 60) == DispatchLease("two", 2)
+    await two.release_dispatch("two")
+    assert await one.hold_dispatch("one", 60) == DispatchLease("one", 3)
+
+
+async def test_copies_that_start_together_agree_on_one(stores: tuple[JobStore, JobStore]) -> None:
+    """Also for the very first lease of a new database."""
+    leases = await asyncio.gather(*(store.hold_dispatch(name, 60) for name, store in zip("ab", stores, strict=True)))
+    assert leases[0] == leases[1]
+
+
+async def test_a_copy_that_lost_the_lease_changes_no_job(stores: tuple[JobStore, JobStore]) -> None:
+    """Whatever it believes, and although the row is as it has read it."""
+    one, two = stores
+    lost = await one.hold_dispatch("one", -60)
+    current = await two.hold_dispatch("two", 60)
+    job = queued(1, "c")
+    await one.insert(job)
+    admitted = {"admitted_at": job.created_at, "attempt": 1}
+    assert await one.change(job, JobEvent.ADMIT, lead=lost, **admitted) is None
+    assert await one.update(job, lead=lost, note="late") is None
+    await one.note_waiting({job.id: "late"}, lead=lost)
+    assert await one.get(job.id) == job
+    changed = await two.change(job, JobEvent.ADMIT, lead=current, **admitted)
+    assert changed is not None
+    assert await one.get(job.id) == changed
+
+
+async def test_of_two_changes_of_one_row_one_happens(stores: tuple[JobStore, JobStore]) -> None:
+    """Both copies have read the same revision; the second change finds another one."""
+    one, two = stores
+    job = queued(1, "c")
+    await one.insert(job)
+    done = await asyncio.gather(one.update(job, note="a"), two.update(job, note="b"))
+    assert [row is None for row in done] in ([True, False], [False, True])
+    stored = await one.get(job.id)
+    assert stored in done
+
+
+@pytest.mark.parametrize("column", ["engine", "state"])
+async def test_a_row_that_cannot_be_read_hides_no_other(
+    stores: tuple[JobStore, JobStore], column: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out of lists and of the dispatcher's jobs, counted, logged once, and named when asked for."""
+    store, _ = stores
+    for number in range(5):
+        await store.insert(queued(number, "c"))
+    await overwrite(store, "job-3", **{column: "later"})
+    active = ActiveJobs(store)
+    for _ in range(3):
+        assert [job.id for job in await active.read()] == ["job-0", "job-1", "job-2", "job-4"]
+    pages, cursor = [], None
+    while True:
+        page, cursor = await store.list_page(JobFilter(), limit=1, cursor=cursor)
+        pages.append([job.id for job in page])
+        if cursor is None:
+            break
+    assert pages == [["job-4"], ["job-2"], ["job-1"], ["job-0"]]
+    assert list(store.unreadable) == ["job-3"]
+    assert [record.getMessage() for record in caplog.records] == ["row of a job not readable"]
+    with pytest.raises(SubmissionError, match="'later'") as refused:
+        await store.get("job-3")
+    assert (refused.value.code, refused.value.status) == ("job_unreadable", 500)
+    await overwrite(store, "job-3", **{column: {"engine": "ray", "state": "queued"}[column]})
+    assert len(await active.read()) == 5
+    assert store.unreadable == {}
+
+
+async def test_a_damaged_file_of_sqlite_hides_no_other_row(tmp_path: Path) -> None:
+    """JSON and moments are text in SQLite: what is neither hides its own row only."""
+    store = await JobStore.open(f"sqlite:///{tmp_path}/jobs.db")
+    for number in range(3):
+        await store.insert(queued(number, "c"))
+    async with store.database.writing() as connection:
+        await connection.execute(sa.text("UPDATE jobs SET request = '{' WHERE id = 'job-0'"))
+        await connection.execute(sa.text("UPDATE jobs SET created_at = 'soon' WHERE id = 'job-2'"))
+    assert [job.id for job in (await store.list_page(JobFilter(), limit=2, cursor=None))[0]] == ["job-1"]
+    assert sorted(store.unreadable) == ["job-0", "job-2"]
+    await store.close()
+
+
+@ON_POSTGRES
+async def test_a_service_survives_a_database_that_comes_and_goes(
+    world: World, kind: str, server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with one code, one log line per outage, metrics all the same; afterwards everything goes on."""
+    caplog.set_level(logging.INFO)
+    url = server.url(server.create_database())
+    async with world.serve(database_url=url) as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        try:
+            server.stop()
+            caplog.clear()
+            for method, path in [("GET", "/jobs"), ("GET", f"/jobs/{job_id}"), ("POST", f"/jobs/{job_id}/cancel")]:
+                answer = await plane.client.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+            answer = await plane.client.post("/ray/jobs", json={**BODY, "collection": "other"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+            page = await plane.client.get("/")
+            assert (page.status_code, "The database of jobs is unavailable" in page.text) == (503, True)
+            metrics = await plane.client.get("/metrics")
+            assert metrics.status_code == 200
+            assert 'ingest_dependency_up{name="database"} 0.0' in metrics.text
+            assert "ingest_jobs{" not in metrics.text
+            ready = await plane.client.get("/readyz")
+            assert (ready.status_code, ready.json()["dependencies"]["database"]["ok"]) == (503, False)
+            assert "secret" not in ready.text + page.text + answer.text
+            lines = [record for record in caplog.records if record.levelno > logging.INFO]
+            assert [line.getMessage() for line in lines] == ["database unavailable"]
+        finally:
+            server.start()
+        caplog.clear()
+        assert (await plane.job(job_id))["state"] == "submitted"
+        assert [line.getMessage() for line in caplog.records if line.name.endswith("database")] == [
+            "database available again"
+        ]
+        world.engine.finish(job_id)
+        await plane.look()
+        assert (await plane.job(job_id))["state"] == "succeeded"
+
+
+@ON_POSTGRES
+async def test_a_dispatcher_outlives_its_database(
+    world: World, kind: str, server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By itself it stops to lead, says so once, and leads again when the database is back; no traceback."""
+    caplog.set_level(logging.INFO)
+    url = server.url(server.create_database())
+    async with world.serve(background=True, database_url=url) as plane:
+        dispatcher = plane.services.dispatcher
+        assert dispatcher is not None
+
+        async def leads() -> bool:
+            return dispatcher.leadership.is_held
+
+        async def leads_not() -> bool:
+            return not dispatcher.leadership.is_held
+
+        async def is_submitted() -> bool:
+            return bool((await plane.job(job_id))["state"] == "submitted")
+
+        await until(leads)
+        job_id = await plane.submit()
+        try:
+            server.stop()
+            await until(leads_not)
+        finally:
+            server.start()
+        await until(leads)
+        await until(is_submitted)
+    messages = [line.getMessage() for line in caplog.records if line.name.startswith("ingestion_engine.services")]
+    assert not any(line.exc_info for line in caplog.records)
+    assert messages.count("database unavailable") == messages.count("database available again") == 1
+    assert messages.count("this copy dispatches now") == 2
+    assert messages.count("this copy dispatches no more") == 1
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@ON_POSTGRES
+async def test_parameters_of_libpq_are_understood(kind: str, server: Postgres) -> None:
+    """Each has the effect that psql gives it, or is left out where nothing is lost."""
+    query = "?sslmode=disable&connect_timeout=7&application_name=my%20service&options=-c%20statement_timeout%3D4321"
+    query += "&keepalives=1&gssencmode=disable&channel_binding=prefer&client_encoding=UTF8&target_session_attrs=any"
+    store = await JobStore.open(server.url(server.create_database(), query))
+    async with store.database.reading() as connection:
+        for name, value in [("application_name", "my service"), ("statement_timeout", "4321ms")]:
+            assert (await connection.execute(sa.text(f"SHOW {name}"))).scalar() == value
+    await store.close()
+
+
+@ON_POSTGRES
+async def test_a_connection_is_encrypted_and_its_certificate_checked(kind: str, tmp_path: Path) -> None:
+    """With the authority of the URL; with another one, the reason is the certificate."""
+    assert BINARIES is not None
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    server = Postgres(BINARIES)
+    files = {"server.crt": certificate.cert_chain_pems[0], "server.key": certificate.private_key_pem}
+    for name, blob in files.items():
+        path = server.folder / name
+        blob.write_to_path(path)
+        path.chmod(0o600)
+        if server.user is not None:
+            shutil.chown(path, server.user)
+    server.options = (
+        "ssl=on",
+        *(f"ssl_{n.rpartition('.')[2].replace('crt', 'cert')}_file={server.folder / n}" for n in files),
+    )
+    for name, one in [("ca.pem", authority), ("other.pem", stranger)]:
+        one.cert_pem.write_to_path(tmp_path / name)
+    server.start()
+    try:
+        store = await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"))
+        async with store.database.reading() as connection:
+            encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            assert (await connection.execute(sa.text(encrypted))).scalar() is True
+        await store.close()
+        with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
+            await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/other.pem"))
+        with pytest.raises(FatalError, match=r"'sslrootcert' names the file '.*missing\.pem', which cannot be read"):
+            await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/missing.pem"))
+    finally:
+        server.close()
+
+
+@ON_POSTGRES
+async def test_a_database_that_cannot_be_opened_says_why(kind: str, server: Postgres) -> None:
+    """One sentence and the variable to check, without the password."""
+    closed = Postgres.url(server).replace(str(server.port), "1")
+    for url, reason in [
+        (closed, "Connection refused"),
+        (server.url("nowhere"), 'database "nowhere" does not exist'),
+        (server.url().replace("secret", "wrong"), "password authentication failed"),
+    ]:
+        with pytest.raises(DatabaseUnavailable, match=reason) as failed:
+            await JobStore.open(url)
+        assert "INGEST_DATABASE_URL" in failed.value.hint
+        assert "secret" not in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://u:secret@h/d?sslmod=require", "'sslmod' is unknown"),
+        ("postgresql://u:secret@h/d?sslmode=yes", "'sslmode' must be one of disable, allow"),
+        ("postgresql://u:secret@h/d?connect_timeout=soon", "'connect_timeout' must be a number"),
+        ("postgresql://u:secret@h/d?channel_binding=require", "'channel_binding' only as disable or prefer"),
+        ("postgresql://u:secret@h/d?options=fast", "'options' must consist of"),
+        ("oracle7://u:secret@h/d", "not the URL of a database"),
+        ("jobs.db", "not the URL of a database"),
+        ("postgresql://u:secret@h:port/d", "not the URL of a database"),
+    ],
+)
+def test_a_url_with_a_mistake_is_refused_by_name(url: str, reason: str) -> None:
+    """Before any connection, without the password."""
+    with pytest.raises(FatalError, match=reason) as refused:
+        parse_database_url(url)
+    assert refused.value.code == "database_url_invalid"
+    assert "INGEST_DATABASE_URL" in refused.value.message
+    assert "secret" not in refused.value.message + refused.value.hint
+
+
+async def test_a_database_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
+    """Its schema is unknown to this version: one sentence instead of a traceback of the migrations."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    store = await JobStore.open(url)
+    async with store.database.writing() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    await store.close()
+    with pytest.raises(FatalError, match="9999") as refused:
+        await JobStore.open(url)
+    assert refused.value.code == "database_newer"

@@ -1,0 +1,94 @@
+"""One row that cannot be read stops nothing but its own job, which ends with the cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.control import World, overwrite
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+BAD_REQUESTS: list[Any] = [
+    {"source": {"bucket": "docs"}, "collection": "bad", "mode": "sync", "of_a_later_version": 1},
+    {"mode": "unknown"},
+    {},
+    [],
+    "text",
+]
+
+
+@pytest.mark.parametrize("request_", BAD_REQUESTS)
+async def test_a_queued_job_that_cannot_be_read_is_set_aside_and_fails_alone(world: World, request_: Any) -> None:
+    """It says why, blocks neither others nor its collection, and fails when no later version has taken it over."""
+    async with world.serve(dispatch={"pending_timeout_s": 900}) as plane:
+        bad = await plane.submit(collection="bad")
+        good = await plane.submit(collection="good")
+        same = await plane.submit(collection="bad")
+        await overwrite(plane.services.store, bad, request=request_)
+        await plane.look()
+        assert sorted(world.engine.submits) == sorted([f"{good}-01", f"{same}-01"])
+        listed = {job["job_id"]: job for job in (await plane.client.get("/jobs")).json()["items"]}
+        assert set(listed) == {bad, good, same}
+        assert listed[bad]["state"] == "queued"
+        assert listed[bad]["note"].startswith("The request of the job cannot be read: ")
+        assert (await plane.client.get("/")).status_code == 200
+        world.clock.skip(899)
+        await plane.look(1)
+        assert (await plane.job(bad))["state"] == "queued"
+        world.clock.skip(1)
+        await plane.look(1)
+        job = await plane.job(bad)
+        assert (job["state"], job["error"]["code"]) == ("failed", "job_unreadable")
+        retried = await plane.client.post(f"/jobs/{bad}/retry")
+        assert (retried.status_code, retried.json()["code"]) == (409, "job_unreadable")
+
+
+@pytest.mark.parametrize("spec", [{}, [], {"parallelism": "many"}, {"limits": 3, "parallelism": 1}])
+async def test_a_spec_that_cannot_be_read_fails_its_job_alone(world: World, spec: Any) -> None:
+    """An admitted job keeps its collection until then; a running one goes on, because nobody needs its spec."""
+    async with world.serve() as plane:
+        bad = await plane.submit(collection="bad", parallelism=1)
+        running = await plane.submit(collection="running", parallelism=1)
+        await plane.look()
+        await overwrite(
+            plane.services.store, bad, spec=spec, state="queued", attempt_started_at=None, submitted_at=None
+        )
+        await overwrite(plane.services.store, running, spec=spec)
+        same, good = [await plane.submit(collection=name, parallelism=1) for name in ("bad", "good")]
+        await plane.look()
+        assert (await plane.job(good))["state"] == "submitted"
+        assert (await plane.job(same))["note"] == f"Waiting for job {bad}, which uses the same collection."
+        assert "The spec of the job cannot be read" in (await plane.job(bad))["note"]
+        world.engine.finish(running)
+        world.clock.skip(900)
+        await plane.look(3)
+        assert (await plane.job(running))["state"] == "succeeded"
+        job = await plane.job(bad)
+        assert (job["state"], job["error"]["code"]) == ("failed", "job_unreadable")
+        assert (await plane.job(same))["state"] == "submitted"
+
+
+async def test_a_row_of_a_later_version_stops_nothing(world: World) -> None:
+    """An engine that this version does not know: other jobs go on, the row is counted and named, never changed."""
+    async with world.serve() as plane:
+        bad, good = await plane.submit(collection="bad"), await plane.submit(collection="good")
+        await overwrite(plane.services.store, bad, engine="flink")
+        await plane.look()
+        assert (await plane.job(good))["state"] == "submitted"
+        assert [job["job_id"] for job in (await plane.client.get("/jobs")).json()["items"]] == [good]
+        answer = await plane.client.get(f"/jobs/{bad}")
+        assert (answer.status_code, answer.json()["code"]) == (500, "job_unreadable")
+        metrics = (await plane.client.get("/metrics")).text
+        assert "ingest_jobs_unreadable 1.0" in metrics
+        assert 'ingest_jobs{engine="flink",state="queued"} 1.0' in metrics
+    async with world.serve() as plane:  # at the start nothing is known yet
+        world.engine.finish(good)
+        await plane.look()
+        assert (await plane.job(good))["state"] == "succeeded"
