@@ -33,6 +33,7 @@ VALIDATING: Final = f"validate-{_KIND}"
 
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_NUMBER: Final = re.compile(r"\d+")
 _SUBDOMAIN_RULE: Final = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
     "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
@@ -240,4 +241,4 @@ def _review(app: Object) -> None:
 
 def _read_version(text: str) -> tuple[int, ...]:
     """The numbers of a version; none for a text that is no version, which is less than every version."""
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+    return tuple(int(number) for number in _NUMBER.findall(text)[:3])

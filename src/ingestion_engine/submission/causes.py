@@ -15,10 +15,6 @@ _ERROR: Final = re.compile(r"error: ", re.IGNORECASE)
 _LOG_LINE: Final = re.compile(r"\d\d(\d\d)?[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d")
 _OPERATOR: Final = re.compile(r"^failed to submit spark application: |^(failed to run spark-submit: )+")
 """What the Spark operator 2.5.2 puts before the text of spark-submit, with repetitions."""
-_POSTED: Final = re.compile(r"Failure executing: \S+ at: \S+ Message: (.*?)\.? Received status: .*", re.DOTALL)
-"""How Spark's Kubernetes client wraps the message of an API server, which it then repeats in full."""
-_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+@")
-"""User and password of a URL, for example of a package index."""
 
 
 def find_cause(text: str) -> str:
@@ -40,7 +36,7 @@ def find_cause(text: str) -> str:
         errors = [line for line in said if _ERROR.match(line)]
         plain = [line for line in said if not _LOG_LINE.match(line)]
         cause = (errors or plain or said or [""])[-1]
-    return shorten(_LOGIN.sub("", cause))
+    return shorten(" ".join(map(_drop_login, cause.split())))
 
 
 def _read_exceptions(lines: list[str], opening: re.Pattern[str]) -> list[str]:
@@ -55,8 +51,25 @@ def _read_exceptions(lines: list[str], opening: re.Pattern[str]) -> list[str]:
             if _FRAME.match(following) or _LOG_LINE.match(following) or _CAUSED.match(following):
                 break
             parts.append(following)
-        found.append(_POSTED.sub(r"\1", " ".join(part.strip() for part in parts if part.strip())))
+        found.append(_unwrap(" ".join(part.strip() for part in parts if part.strip())))
     return found
+
+
+def _unwrap(text: str) -> str:
+    """Return the message of an API server without what Spark's Kubernetes client puts around it. Pure.
+
+    ``KIND: Failure executing: POST at: URL. Message: TEXT. Received status: Status(…)``, which repeats TEXT.
+    """
+    kind, failed, request = text.partition("Failure executing: ")
+    _, found, message = request.partition(" Message: ")
+    return f"{kind}{message.partition(' Received status: ')[0].rstrip('.')}" if failed and found else text
+
+
+def _drop_login(word: str) -> str:
+    """Return a word without user and password, if it is a URL that has them: that of a package index may. Pure."""
+    scheme, found, rest = word.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}" if found else word
 
 
 def shorten(text: str) -> str:
