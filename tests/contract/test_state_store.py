@@ -315,6 +315,54 @@ class TestS3Only:
         assert "s3://bucket/prefix" in refused.value.message
 
 
+class TestDurability:
+    """Values in files survive a power failure once the call has returned."""
+
+    @pytest.mark.parametrize("kind", ["put", "create", "replace", "upload", "delete"])
+    def test_content_name_and_folders_are_flushed(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A manifest is durable, so whatever it names must be: content before the name, then the folders."""
+        store = LocalStateStore(f"file://{tmp_path}/state")
+        source = tmp_path / "source"
+        source.write_bytes(b"run")
+        target = tmp_path / "state" / path_to_file("new/folder/value")
+        version = store.create("new/folder/value", b"old") if kind in ("replace", "delete") else ""
+        events: list[tuple[str, Path | int]] = []
+        fsync, rename = os.fsync, Path.replace
+
+        def note_fsync(descriptor: int) -> None:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            events.append(("flush", path if path.is_dir() else path.stat().st_ino))
+            fsync(descriptor)
+
+        def note_rename(self: Path, to: Path) -> Path:
+            events.append(("name", self.stat().st_ino))
+            return rename(self, to)
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(Path, "replace", note_rename)
+        calls: dict[str, Callable[[], Any]] = {
+            "put": lambda: store.put("new/folder/value", b"x"),
+            "create": lambda: store.create("new/folder/value", b"x"),
+            "replace": lambda: store.replace("new/folder/value", b"x", version),
+            "upload": lambda: store.upload("new/folder/value", source),
+            "delete": lambda: store.delete("new/folder/value"),
+        }
+        calls[kind]()
+        folders = [target.parents[2], target.parents[1]] if not version else []
+        if kind == "delete":
+            assert events == [("flush", target.parent)]
+        else:
+            written = target.stat().st_ino
+            assert events == [
+                *(("flush", folder) for folder in folders),
+                ("flush", written),
+                ("name", written),
+                ("flush", target.parent),
+            ]
+
+
 class TestConnect:
     """The store of an address."""
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
@@ -74,16 +74,43 @@ def _unmark(folder: str) -> str:
 
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file atomically: readers see the old or the new content. Durable when it returns."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, lambda file: file.write(data))
+
+
+def replace_file(target: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file as ``write_whole`` does, with the content that ``fill`` writes.
+
+    Durable when it returns: the content, the name and the folders above it. Cost: two or more flushes to the disk.
+    """
+    make_folder(target.parent)
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         Path(partial).replace(target)
+        sync_folder(target.parent)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, durably; an existing folder is not an error."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a new name survives a power failure only when its folder was flushed too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def walk_files(root: Path, prefix: str) -> Iterator[Path]:
@@ -130,7 +157,7 @@ class LocalStateStore:
         self.url = url.rstrip("/")
         self._root = Path(unquote(parts.path))
         with file_errors(self._root):
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_folder(self._root)
 
     def get(self, path: str) -> Stored | None:
         """Return a value, or None when absent."""
@@ -176,7 +203,10 @@ class LocalStateStore:
     def delete(self, path: str) -> None:
         """Remove a value; an absent value is not an error."""
         with self._changing():
-            self._file(path).unlink(missing_ok=True)
+            file = self._file(path)
+            if file.exists():
+                file.unlink()
+                sync_folder(file.parent)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield all paths that start with a prefix, in no particular order. Streams."""
@@ -188,12 +218,8 @@ class LocalStateStore:
 
     def upload(self, path: str, source: Path) -> None:
         """Copy a file to a value, replacing any other."""
-        with self._changing():
-            target = self._file(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.part")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+        with self._changing(), source.open("rb") as content:
+            replace_file(self._file(path), lambda file: shutil.copyfileobj(content, file))
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
