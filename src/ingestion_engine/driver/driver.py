@@ -70,6 +70,7 @@ from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.lease import HeldLease, Lease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
+from ingestion_engine.state.trial import try_operations
 
 log = get_logger(__name__)
 
@@ -199,6 +200,7 @@ class Driver:
             self.created = False
             self._plan_only(wanted)
             return
+        self.outages.retry_until_available(lambda: try_operations(self.state, f"jobs/{self.spec.job_id}/"))
         self.monitor.phase = "waiting"
         lease = self.outages.retry_until_available(
             lambda: acquire(

@@ -31,6 +31,7 @@ from ingestion_engine.services.specs import name_model
 from ingestion_engine.services.state_access import require_contract, require_state
 from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
+from ingestion_engine.state.trial import try_operations
 
 TIME_LIMIT_S: Final = 2.0
 """Time limit of all checks together, so that a submission is answered while its caller still waits."""
@@ -38,6 +39,9 @@ TIME_LIMIT_S: Final = 2.0
 KEEP_S: Final = 5.0
 """How long the result of a check is reused (a bucket or a model exists, a system is unavailable), so that a burst of
 submissions costs one check. The driver detects changes in the meantime and fails the job with the same message."""
+
+TRIAL_KEEP_S: Final = 300.0
+"""How long it is believed that the state store allows everything that a job does; permissions change seldom."""
 
 NAMES_KEEP_S: Final = 2.0
 """How long the names of all collections and aliases are reused to find names that differ in case only. A collection or
@@ -118,7 +122,8 @@ class Preflight:
             SubmissionError: the first refusal; ``context["errors"]`` lists all of them when there are several.
 
         Cost: one read of the state store, two with an alias. At most once per ``KEEP_S`` or ``NAMES_KEEP_S``: one
-        listing of the bucket, one model description and two listings of the state store. All concurrently. Modes on
+        listing of the bucket, one model description and two listings of the state store; at most once per
+        ``TRIAL_KEEP_S``: eight requests that try its permissions. All concurrently. Modes on
         existing collections do not check the bucket, and modes that embed nothing do not check the model.
         """
         self.check_configured(engine, request.stores)
@@ -134,6 +139,9 @@ class Preflight:
             ),
             "ollama": lambda: self._shared.get(("model", model), lambda: self._embedder.describe(model), keep_s=KEEP_S),
             "state": lambda: self._look_up(state, request),
+            "trial": lambda: self._shared.get(
+                "trial", lambda: asyncio.to_thread(try_operations, state, ""), keep_s=TRIAL_KEEP_S
+            ),
         }
         if request.mode in MODES_ON_EXISTING:
             del checks["s3"]
