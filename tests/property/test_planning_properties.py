@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestion_engine.domain.estimates import weigh
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, RowState, TableRow
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
 from ingestion_engine.driver.plan.diff import DiffRules, Tally, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
-from ingestion_engine.driver.plan.packing import Packer, stagger, weigh
+from ingestion_engine.driver.plan.packing import Packer, stagger
 from ingestion_engine.driver.plan.selection import MOST_PREFIXES, Selection
 
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)

@@ -62,13 +62,15 @@ class JobProgress(View):
     phase: str
     """``waiting``, ``planning``, ``running``, ``deleting``, ``finishing``, ``paused`` or ``ended``."""
     percent: float | None
-    """Share of the planned bytes that is done; null until the plan is complete."""
+    """Share of the work that is done, estimated from chunks and bytes, also inside of large objects; never falls, and
+    null while objects are being planned."""
     planning_complete: bool
     """False while the plan, and so the totals, still grow."""
     rates: dict[str, float]
     """``chunks_per_s`` and ``bytes_per_s``."""
     eta_s: float | None
-    """Estimated seconds until the job ends; null while unknown."""
+    """Estimated seconds until the job ends; null while unknown: while objects are being planned, the job is paused, or
+    nothing is done yet."""
     updated_at: str | None
 
 
@@ -382,7 +384,9 @@ def show_progress(job: JobRecord) -> JobProgress | None:
     if progress is None:
         return None
     complete = bool(progress.get("planning_complete"))
-    percent = measure_percent(job.counts or {}) if complete else None
+    percent = progress.get("percent")
+    if complete and "percent" not in progress:  # written by an older driver
+        percent = measure_percent(job.counts or {})
     if job.state in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}:
         percent = 100.0
     elif percent is not None:

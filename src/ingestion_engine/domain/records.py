@@ -419,6 +419,16 @@ class PartitionReport:
         return cls(**{**data, "partition_id": partition_id, "status": status, "results": results})
 
 
+@dataclass(frozen=True, slots=True)
+class RunningPartition:
+    """How far a running partition is; for progress only."""
+
+    share: float
+    """Part of its work that is done, 0 to 1."""
+    chunks: int
+    bytes_read: int
+
+
 class RowState(StrEnum):
     """State of an object in the object table."""
 

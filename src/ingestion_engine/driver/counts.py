@@ -1,19 +1,27 @@
 """Counts of a job's work: the single source of its progress and summary.
 
 Three threads share them without a lock around each update. Every field has one writer: the plan thread writes the
-tally, the driver's thread everything else, and the monitor only reads single numbers. ``add_partitions``, which both
-writers call, has a lock.
+tally, the driver's thread everything else, and the monitor only reads single numbers. The partitions and their work,
+which all of them use, have a lock.
 """
 
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingestion_engine.domain.ids import SegmentKind
-from ingestion_engine.domain.records import REMOVALS, UNFINISHED, Action, ObjectResult, Outcome, PartitionReport
+from ingestion_engine.domain.ids import PartitionId, SegmentKind
+from ingestion_engine.domain.records import (
+    REMOVALS,
+    UNFINISHED,
+    Action,
+    ObjectResult,
+    Outcome,
+    PartitionReport,
+    RunningPartition,
+)
 from ingestion_engine.driver.plan.diff import Tally
 
 
@@ -49,12 +57,62 @@ class Counts:
     partitions_repeated: int = 0
     """Number of times that a partition was returned or lost its process and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    _unfinished: dict[PartitionId, float] = field(default_factory=dict, init=False, repr=False)
+    """Work of the current plan's partitions that have not ended."""
+    _running: dict[PartitionId, RunningPartition] = field(default_factory=dict, init=False, repr=False)
+    _work_planned: float = field(default=0.0, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add_partitions(self, number: int) -> None:
         """Add partitions to the plan. Safe to call from several threads."""
         with self._lock:
             self.partitions_planned += number
+
+    def begin_plan(self) -> None:
+        """Forget the work of the former plan."""
+        with self._lock:
+            self._unfinished.clear()
+            self._running.clear()
+            self._work_planned = 0.0
+
+    def add_work_planned(self, work: Mapping[PartitionId, float]) -> None:
+        """Add the work of partitions to the current plan, in any unit."""
+        with self._lock:
+            self._unfinished.update(work)
+            self._work_planned += sum(work.values())
+
+    def divide(self, partition_id: PartitionId, parts: Sequence[PartitionId]) -> None:
+        """Record that parts of a partition run in its place; they share its work."""
+        with self._lock:
+            self.partitions_planned += len(parts) - 1
+            work = self._unfinished.pop(partition_id, 0.0)
+            self._unfinished.update(dict.fromkeys(parts, work / max(1, len(parts))))
+
+    def is_unfinished(self, partition_id: PartitionId) -> bool:
+        """True for a partition of the current plan that has not ended."""
+        with self._lock:
+            return partition_id in self._unfinished
+
+    def set_running(self, running: Mapping[PartitionId, RunningPartition]) -> None:
+        """Replace what is known of the partitions that are running; those that have ended are left out."""
+        with self._lock:
+            self._running = {name: state for name, state in running.items() if name in self._unfinished}
+
+    def work(self) -> tuple[float, float]:
+        """Return the work of the current plan, and how much of it is done, in running partitions too."""
+        with self._lock:
+            left = sum(self._unfinished.values())
+            begun = sum(self._unfinished[name] * min(1.0, state.share) for name, state in self._running.items())
+            return self._work_planned, max(0.0, self._work_planned - left + begun)
+
+    def running_totals(self) -> dict[str, int]:
+        """Return the chunks and bytes of the running partitions, which the counts do not contain yet."""
+        with self._lock:
+            running = list(self._running.values())
+        return {
+            "chunks": sum(state.chunks for state in running),
+            "bytes_read": sum(state.bytes_read for state in running),
+        }
 
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
@@ -80,6 +138,9 @@ class Counts:
 
     def add_report(self, report: PartitionReport) -> None:
         """Add a report of this attempt."""
+        with self._lock:
+            self._unfinished.pop(report.partition_id, None)
+            self._running.pop(report.partition_id, None)
         self.add_work(report)
         self.partitions_done += 1
         for store, points in report.points_seen.items():
@@ -157,30 +218,3 @@ class Counts:
             "partitions_done": self.partitions_done,
             "partitions_repeated": self.partitions_repeated,
         }
-
-
-class RateMeter:
-    """Measures chunks and bytes per second since work began, and estimates the remaining time."""
-
-    def __init__(self) -> None:
-        self._started: float | None = None
-
-    def start(self) -> None:
-        """Start to measure. Idempotent."""
-        if self._started is None:
-            self._started = time.monotonic()
-
-    def measure(self, counts: Counts) -> tuple[dict[str, float], float | None]:
-        """Return the rates by name and the estimated remaining seconds, None while no object has finished."""
-        if self._started is None:
-            return {"chunks_per_s": 0.0, "bytes_per_s": 0.0}, None
-        elapsed = max(time.monotonic() - self._started, 1e-3)
-        rates = {
-            "chunks_per_s": round(counts.chunks / elapsed, 2),
-            "bytes_per_s": round(counts.bytes_read / elapsed, 1),
-        }
-        finished = counts.done + counts.failed + counts.gone + counts.same + counts.different + counts.repaired
-        to_do = counts.planned - counts.tally.already_done - counts.tally.already_failed
-        if not finished:
-            return rates, None
-        return rates, round(max(0, to_do - finished) * elapsed / finished, 1)

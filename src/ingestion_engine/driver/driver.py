@@ -171,13 +171,20 @@ class Driver:
         error: IngestionError | None = None
         with self._async, self.monitor:
             try:
+                self._continue_progress()
                 self._run_attempt()
             except LeaseLost as lost:
-                log.warning("another attempt took over", extra=lost.log_fields())
+                log.warning("another attempt took over", extra={**lost.log_fields(), **self._summarize_attempt()})
                 return None
             except FatalError as fatal:
                 error = fatal
                 log.error("job stopped", extra=fatal.log_fields())
+            except Exception:
+                log.exception("attempt failed unexpectedly", extra=self._summarize_attempt())
+                raise
+            except BaseException as stop:  # SIGTERM, as SystemExit
+                log.warning("attempt interrupted", extra={"by": type(stop).__name__, **self._summarize_attempt()})
+                raise
             finally:
                 self._async.run(self._close())
             try:
@@ -185,6 +192,12 @@ class Driver:
             except LeaseLost as lost:
                 log.warning("a later attempt has ended the job", extra=lost.log_fields())
                 return None
+
+    def _continue_progress(self) -> None:
+        """Show at least the progress that the job's former attempt has shown."""
+        if self.attempt.number > 1:
+            before = self.outages.retry_until_available(self.ledger.read_progress) or {}
+            self.monitor.meter.continue_from(float(before.get("percent") or 0.0))
 
     def _run_attempt(self) -> None:
         request, limits = self.spec.request, self.spec.limits
@@ -400,7 +413,9 @@ class Driver:
         self.outages.retry_until_available(lambda: self.ledger.delete_failures(""))
         action = Action.REPAIR if request.mode is Mode.REPAIR else Action.VERIFY
         plan = self._parity_plan(contract, self.counts)
-        error = self._compare_stores(plan, action, self.rounds)
+        # A guess at the parts of the whole that comparing, searching and, for a repair, ingesting again take.
+        parts = (0.5, 0.6) if action is Action.REPAIR else (0.9, 1.0)
+        error = self._compare_stores(plan, action, self.rounds, parts=parts)
         if error is None and action is Action.REPAIR:
             self.writer.flush()
             results = (r for report in attempt_reports(self.ledger, opened.attempt) for r in report.results)
@@ -423,17 +438,24 @@ class Driver:
         """
         counts = Counts()
         rounds = self._make_rounds(counts, lambda: None)
-        while (error := self._compare_stores(self._parity_plan(contract, counts), Action.VERIFY, rounds)) is not None:
+        parts = (0.97, 1.0)
+        while (
+            error := self._compare_stores(self._parity_plan(contract, counts), Action.VERIFY, rounds, parts=parts)
+        ) is not None:
             self.outages.pause_for(error)
             counts.start_over()
         found = stores_differ(counts) or comparison_incomplete(counts)
         if found is not None:
             raise found
 
-    def _compare_stores(self, plan: ParityPlan, action: Action, rounds: Rounds) -> BaseException | None:
+    def _compare_stores(
+        self, plan: ParityPlan, action: Action, rounds: Rounds, *, parts: tuple[float, float]
+    ) -> BaseException | None:
+        """Compare the stores; ``parts`` are the parts of the job that are done after the comparison and the search."""
+
         def run(find: FindObjects, kind: SegmentKind) -> BaseException | None:
             thread = self._make_plan(find, plan.counts, kind=kind)
-            self._run_plan(thread, rounds)
+            self._run_plan(thread, rounds, until=parts[kind is SegmentKind.STRAY_SEARCHES])
             return thread.error
 
         def count() -> dict[str, int]:
@@ -552,6 +574,13 @@ class Driver:
                     lease.check()
                 open_attempt(self.state, self.spec.request.collection, opened)
 
+        def on_planned() -> None:
+            self.monitor.meter.close_plan()
+            tally = counts.tally
+            fields = {"listed": tally.listed, "planned": counts.planned, "unchanged": tally.unchanged}
+            fields |= {"deletes": tally.deletes, "partitions": counts.partitions_planned, "bytes": tally.bytes_planned}
+            log.info("planned", extra={"kind": kind.name.lower(), **fields})
+
         return PlanThread(
             self.spec,
             self.ledger,
@@ -559,16 +588,23 @@ class Driver:
             counts=counts,
             find_objects=find,
             before_first_segment=before_first_segment,
+            on_planned=on_planned,
             kind=kind,
         )
 
-    def _run_plan(self, plan: PlanThread, rounds: Rounds) -> None:
+    def _run_plan(self, plan: PlanThread, rounds: Rounds, *, until: float = 1.0) -> None:
         """Run a plan to its end; returns with ``plan.error`` set when planning has to start over.
+
+        Args:
+            plan: The plan.
+            rounds: Rounds that run its partitions.
+            until: Part of the whole job, 0 to 1, that is done when the plan is.
 
         Raises:
             FatalError: what stopped the job; no partition is running any more.
         """
         self.monitor.phase = "running"
+        self.monitor.meter.begin_plan(plan.counts, until)
         plan.start()
         try:
             rounds.run(plan.partition_ids())
@@ -581,10 +617,13 @@ class Driver:
             if not isinstance(plan.error, ListingOutOfOrderError | TransientError):
                 raise plan.error
             return
-        tally, number = self.counts.tally, self.attempt.number
-        plan_json = {"format": 1, "attempt": number, "written_at": timestamp_now(), "counts": self.counts.to_json()}
+        plan_json = {
+            "format": 1,
+            "attempt": self.attempt.number,
+            "written_at": timestamp_now(),
+            "counts": self.counts.to_json(),
+        }
         self.outages.retry_until_available(lambda: self.ledger.write_plan(plan_json))
-        log.info("planned", extra={"listed": tally.listed, "planned": self.counts.planned, "deletes": tally.deletes})
         self._check_budget()
         if plan.delete_ids:
             self.monitor.phase = "deleting"
@@ -598,7 +637,7 @@ class Driver:
         """
         plan = self._make_plan(find, self.counts, opened)
         try:
-            self._run_plan(plan, self.rounds)
+            self._run_plan(plan, self.rounds, until=1.0 if self.spec.request.alias is None else 0.8)
         except FatalError:
             self._merge(plan, opened, complete=False)
             raise
@@ -662,8 +701,16 @@ class Driver:
         with self.monitor.finishing():
             self.writer.flush()
             self.outages.retry_until_available(lambda: self.ledger.write_summary(summary))
-        log.info("job ended", extra={"state": state.value, **self.counts.to_json()})
+        log.info("job ended", extra={"state": state.value, **self._summarize_attempt(), **self.counts.to_json()})
         return summary
+
+    def _summarize_attempt(self) -> dict[str, Any]:
+        """Return what the attempt took and did, as fields of its last log line."""
+        outages = {"outages": self.outages.number, "paused_s": round(self.outages.paused_s, 1)}
+        work = {
+            name: getattr(self.counts, name) for name in ("done", "failed", "partitions_done", "partitions_repeated")
+        }
+        return {"attempt": self.attempt.number, "elapsed_s": self.monitor.elapsed_s(), **outages, **work}
 
     async def _close(self) -> None:
         await self.ports.source.close()

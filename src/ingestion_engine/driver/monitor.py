@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost
 from ingestion_engine.domain.spec import JobSpec
-from ingestion_engine.driver.counts import Counts, RateMeter
+from ingestion_engine.driver.counts import Counts
+from ingestion_engine.driver.progress import ProgressMeter
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -28,6 +29,12 @@ TICK_S = 1.0
 """Seconds between two writes of the progress: at most one write per second (docs/architecture.md)."""
 LOG_TICKS = 5
 """The log tail is written with every fifth tick."""
+LOG_EVERY_S = 10.0
+"""Shortest interval in seconds between two lines of progress in the log."""
+LOG_AT_LEAST_EVERY_S = 60.0
+"""Longest interval: it grows with the age of the attempt, a tenth of it, so that a day fits into the log's end."""
+PARTITIONS_TICKS = 5
+"""The progress of running partitions is read with every fifth tick."""
 BLIND_S = 30.0
 """Seconds of unexpected errors in every check after which the attempt ends: a cancel request, or a lease that another
 attempt holds, would go unnoticed. As long as a lease lives without a heartbeat."""
@@ -64,7 +71,7 @@ class Monitor:
         self._log_text = log_text
         self._clock = clock
         self._started = clock() if begun is None else begun
-        self._meter = RateMeter()
+        self.meter = ProgressMeter(counts)
         self._lock = threading.Lock()
         """Guards what several threads write: the lease, the error that ends the job, and the pauses."""
         self._ended = threading.Event()
@@ -73,6 +80,7 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._lease: HeldLease | None = None
         self._ticks = 0
+        self._logged_at = self._started
         self._unwritten_log: str | None = None
         self._blind_since: float | None = None
         self._failing: dict[str, str] = {}
@@ -153,7 +161,7 @@ class Monitor:
         """Show that the job is running again, unless something else has paused it too."""
         with self._lock:
             self._pauses.pop(by, None)
-        self._meter.start()
+        self.meter.start()
 
     def elapsed_s(self) -> float:
         """Return the seconds since the attempt began."""
@@ -175,7 +183,10 @@ class Monitor:
             self._blind_since = now
         elif now - self._blind_since >= BLIND_S:
             self._stop_unexpectedly(error)
+        if self._ticks % PARTITIONS_TICKS == 0 and self.phase == "running":
+            self._guard("running partitions", self._read_running)
         self._guard("progress", self._write_progress)
+        self._guard("log of progress", self._log_progress)
         if self._ticks % LOG_TICKS == 0:
             self._guard("log", self._write_log)
 
@@ -228,6 +239,20 @@ class Monitor:
             return  # a later attempt reports the progress of the job
         self._ledger.write_progress(self.progress())
 
+    def _read_running(self) -> None:
+        self._counts.set_running(self._ledger.read_running(self._counts.is_unfinished))
+
+    def _log_progress(self) -> None:
+        age_s, since_s = self.elapsed_s(), self._clock() - self._logged_at
+        if since_s < min(LOG_AT_LEAST_EVERY_S, max(LOG_EVERY_S, age_s / 10)):
+            return
+        self._logged_at = self._clock()
+        progress = self.progress()
+        counts = {name: progress["counts"][name] for name in ("done", "failed", "planned", "deleted", "chunks")}
+        shown = {name: progress[name] for name in ("phase", "percent", "eta_s", "note") if progress[name] is not None}
+        rate = progress["rates"]["chunks_per_s"]
+        log.info("progress", extra={**shown, **counts, "chunks_per_s": rate, "elapsed_s": age_s})
+
     def _write_log(self) -> None:
         """Write the log's end when it has changed; what could not be written is written with the next call."""
         text = self._log_text()
@@ -239,9 +264,10 @@ class Monitor:
 
     def progress(self) -> dict[str, Any]:
         """Return the job's progress now, as stored in ``progress.json``."""
-        rates, eta_s = self._meter.measure(self._counts)
         with self._lock:
             notes = list(dict.fromkeys(self._pauses.values()))
+        self.meter.observe(self._clock(), is_paused=bool(notes))
+        measured = self.meter.measure(is_paused=bool(notes))
         return {
             "format": 1,
             "attempt": self._attempt,
@@ -249,7 +275,8 @@ class Monitor:
             "updated_at": timestamp_now(),
             "planning_complete": self._counts.tally.complete,
             "counts": self._counts.to_json(),
-            "rates": rates,
-            "eta_s": eta_s if self._counts.tally.complete else None,
+            "percent": measured.percent,
+            "rates": dict(measured.rates),
+            "eta_s": measured.eta_s,
             "note": " ".join(notes) or self.note,
         }

@@ -86,6 +86,10 @@ class OutageBackoff:
         self._probe = probe
         self._outage: _Outage | None = None
         self._steps = 0
+        self.number = 0
+        """Number of outages so far."""
+        self.paused_s = 0.0
+        """Seconds of all pauses that are over."""
         self.refuses_tls = False
         """True while nothing is written: a certificate that is not accepted then ends the job instead of pausing it."""
 
@@ -149,6 +153,7 @@ class OutageBackoff:
             outage.is_paused or (began_at_step is not None and began_at_step < self._steps)
         )
         if not is_known:
+            self.number += outage is None
             outage = self._outage = self._begin_pause(outage, now)
         assert outage is not None
         outage.not_before = max(outage.not_before, now + (retry_after_s or 0.0))
@@ -195,6 +200,7 @@ class OutageBackoff:
         if outage.ended_by_probe or now >= self._ends_at(outage):
             outage.is_paused = False
             self._monitor.resume(by=self)
+            self.paused_s += now - outage.paused_at
             paused_s = round(now - outage.paused_at, 1)
             log.info("trying again", extra={"paused_s": paused_s, "answers_again": outage.ended_by_probe})
         return outage.is_paused

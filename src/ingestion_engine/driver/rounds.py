@@ -293,7 +293,7 @@ class Rounds:
         """Write parts of a partition as partitions of their own, and return their ids."""
         name = self._segments.make(partition_id.kind)
         ids = self._outages.retry_until_available(lambda: self._ledger.write_plan_segment(name, parts))
-        self._counts.add_partitions(len(ids) - 1)
+        self._counts.divide(partition_id, ids)
         self._deaths.divide(partition_id, ids)
         return ids
 

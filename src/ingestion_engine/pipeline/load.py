@@ -44,6 +44,8 @@ class LoadedObject:
     """In order, for one iteration. The chunks of a large object are created during the iteration."""
     is_large: bool = False
     """True when its chunks come from a temporary file, and their results should go to one too."""
+    text_chars: int = 0
+    """Length of the document's text in characters."""
     error: ObjectError | None = None
     read: ObjectRef | None = None
     """The version that was read, if any."""
@@ -118,7 +120,9 @@ class LoadStage:
                 if large is not None:
                     document = _with_origin(large.document, planned)
                     chunks = self._chunk(document, large.text.pieces())
-                    return LoadedObject(planned, document, chunks, is_large=True, read=read)
+                    return LoadedObject(
+                        planned, document, chunks, is_large=True, text_chars=large.text.chars, read=read
+                    )
                 whole = await asyncio.to_thread(body.read, 0, body.size)
                 raw = RawObject(ref=read, body=whole, content_type=head.content_type, metadata=head.metadata)
                 del body, whole
@@ -130,7 +134,7 @@ class LoadStage:
             document = _with_origin(await self.watch.time("parse", parse_object(raw, limits=self.limits)), planned)
             del raw
             cut = await self.watch.time("chunk", self._chunk_whole(document))
-            return LoadedObject(planned, replace(document, text=""), cut, read=read)
+            return LoadedObject(planned, replace(document, text=""), cut, text_chars=len(document.text), read=read)
         except ObjectError as error:
             return LoadedObject(planned, error=error, read=read)
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, ObjectError, ObjectGone
+from ingestion_engine.domain.estimates import measure_work
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id
 from ingestion_engine.domain.records import (
     Action,
@@ -31,6 +32,7 @@ from ingestion_engine.domain.records import (
     PartitionReport,
     PlannedObject,
     ReportStatus,
+    RunningPartition,
 )
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.chunk_buffer import EmbeddedChunks, Slots, SpilledSlots
@@ -73,6 +75,8 @@ class _ObjectWork:
     """Chunks in a batch for the embedder."""
     is_whole: bool = field(default=False, init=False)
     """True when all chunks are embedded or in a batch."""
+    chars_done: int = field(default=0, init=False)
+    """Length of the text up to the last chunk that has a vector."""
     failed: tuple[int, ObjectError] | None = field(default=None, init=False)
     """The first chunk, in the order of the text, that cannot be embedded, and its error."""
 
@@ -92,6 +96,12 @@ class _ObjectWork:
             self.embedded = EmbeddedChunks(self.object_id, {})
         elif self.failed is None:
             self.embedded.put(index, result)
+            self.chars_done = max(self.chars_done, result[-1].chunk.end_char)
+
+    @property
+    def share(self) -> float:
+        """Part of the object that is embedded, 0 to 1."""
+        return self.chars_done / self.loaded.text_chars if self.loaded.text_chars else 0.0
 
 
 class PartitionRun:
@@ -123,6 +133,10 @@ class PartitionRun:
         )
         self._write = WriteStage(context, self._stamp, watch=self._watch, results=self._results)
         self._chunks = self._reused = 0
+        self._begun: dict[int, _ObjectWork] = {}
+        """Objects that are being embedded, by position."""
+        self._embedded: set[int] = set()
+        """Positions of the objects whose chunks all have vectors."""
         self._batch: list[tuple[_ObjectWork, Chunk]] = []
         self._batch_chars = 0
         self._in_flight = asyncio.Semaphore(spec.limits.embed_in_flight)
@@ -175,6 +189,16 @@ class PartitionRun:
             seconds={step: round(seconds, 4) for step, seconds in sorted(self._watch.seconds.items())},
         )
 
+    def measure(self) -> RunningPartition:
+        """Return how far the partition is."""
+        chunking = self._context.contract.chunking
+        work = [measure_work(planned, chunking) for planned in self._partition.objects]
+        shares = {position: held.share for position, held in self._begun.items()}
+        shares |= dict.fromkeys((*self._embedded, *self._results), 1.0)
+        chunks = self._chunks + sum(held.embedded.count for held in self._begun.values())
+        share = sum(work[position] * part for position, part in shares.items()) / sum(work)
+        return RunningPartition(round(share, 4), chunks, self._load.bytes_read)
+
     async def _embed_all(self, group: asyncio.TaskGroup) -> None:
         async with aclosing(self._load.load_objects(self._partition.objects, self._start)) as started:
             async for work in started:
@@ -200,6 +224,7 @@ class PartitionRun:
         embedded = EmbeddedChunks(object_id, slots)
         work = _ObjectWork(position, loaded, object_id, unread=iter(loaded.chunks), embedded=embedded)
         work.window = await self._next_window(work)
+        self._begun[position] = work
         return work
 
     async def _next_window(self, work: _ObjectWork) -> list[tuple[Chunk, npt.NDArray[np.float32] | None]]:
@@ -268,6 +293,8 @@ class PartitionRun:
             self._in_flight.release()
 
     async def _finish(self, work: _ObjectWork) -> None:
+        self._begun.pop(work.position, None)
+        self._embedded.add(work.position)
         if work.failed is not None:
             self._results[work.position] = await self._write.fail(work.loaded, work.object_id, work.failed[1])
             return

@@ -76,7 +76,10 @@ class SpooledText:
     def __init__(self, pieces: Iterable[str]) -> None:
         """Write the text. Raises TransientError ("temp_files_failed"), and errors of ``pieces``."""
         self._body = SpooledBody()
+        self.chars = 0
+        """Length of the text in characters."""
         for piece in pieces:
+            self.chars += len(piece)
             with disk_errors():
                 self._body.file.write(piece.encode())
 

@@ -20,6 +20,7 @@ from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
+from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
@@ -126,7 +127,8 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
     else:
         run = PartitionRun(context, partition, ingested_at=now)
         try:
-            report = await run.run()
+            async with report_progress(ledger, partition_id, run.measure):
+                report = await run.run()
         except Exception as error:
             return run.add_finished(report_error(partition_id, error))
     await asyncio.to_thread(ledger.create_report, report)

@@ -8,6 +8,7 @@
     reports/single/{partition_id}.{epoch}.json  one per partition and epoch, written once by the worker
     reports/segments/{segment}.jsonl            many reports, folded by the driver
     failures/{segment}.jsonl · progress.json · summary.json · abort · log/{attempt}.txt
+    progress/{partition_id}.json                how far a partition is that has run for long; for progress only
 
 The driver names the segments (``a01-00003``: attempt, serial number). They sort by name and are never rewritten with
 other content. All calls block; a ledger may be shared by threads. Every call raises ``TransientError`` while the state
@@ -16,8 +17,10 @@ store is unavailable.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -27,7 +30,7 @@ from ingestion_engine.domain.errors import FatalError, LeaseLost, StateMissing
 from ingestion_engine.domain.ids import PartitionId, SegmentName
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import Partition, PartitionReport, PlanItem
+from ingestion_engine.domain.records import Partition, PartitionReport, PlanItem, RunningPartition
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.state.failures import FailureList
@@ -45,6 +48,8 @@ from ingestion_engine.state.update import update_value
 LOG_MAX_BYTES = 256 * 1024
 """Maximum size of the end of a driver's log: the last minutes of a verbose driver, cheap to rewrite."""
 
+MOST_RUNNING = 64
+"""Most running partitions whose progress is read: of more, each is a small part of the job."""
 ENVIRONMENT_FAULTS = frozenset({"worker_mismatch", "spec_invalid"})
 """Codes of errors of an attempt that another package, Python or setting on the cluster would not have had."""
 
@@ -273,6 +278,28 @@ class Ledger:
     def read_progress(self) -> dict[str, Any] | None:
         """Return ``progress.json``, or None when no driver has started. One request."""
         return read_json(self.store, f"{self._root}progress.json")
+
+    def write_running(self, partition_id: PartitionId, state: RunningPartition) -> None:
+        """Write how far a running partition is, replacing it. One request."""
+        write_json(self.store, f"{self._root}progress/{partition_id}.json", asdict(state))
+
+    def delete_running(self, partition_id: PartitionId) -> None:
+        """Remove what ``write_running`` wrote. One request."""
+        self.store.delete(f"{self._root}progress/{partition_id}.json")
+
+    def read_running(self, selects: Callable[[PartitionId], bool]) -> dict[PartitionId, RunningPartition]:
+        """Return how far some of the running partitions are, as far as their workers have reported it.
+
+        Cost: one listing, and one request for each of at most ``MOST_RUNNING`` partitions.
+        """
+        folder = f"{self._root}progress/"
+        names = (PartitionId(path.removeprefix(folder).removesuffix(".json")) for path in self.store.list(folder))
+        found: dict[PartitionId, RunningPartition] = {}
+        for partition_id in itertools.islice(filter(selects, names), MOST_RUNNING):
+            data = read_json(self.store, f"{folder}{partition_id}.json")
+            if data is not None:
+                found[partition_id] = RunningPartition(data["share"], data["chunks"], data["bytes_read"])
+        return found
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: the attempt has ended. Never replaces the summary of a later attempt or epoch.

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ingestion_engine.domain.estimates import estimate_chunks, weigh
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject, StraySearch
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
-from ingestion_engine.driver.plan.packing import Packer, estimate_chunks, stagger, weigh
+from ingestion_engine.driver.plan.packing import Packer, stagger
 
 
 def ref(key: str, size: int) -> ObjectRef:

@@ -6,20 +6,12 @@ Pure functions; memory is bounded by one block of the plan.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ingestion_engine.domain.records import (
-    COMPARISONS,
-    REMOVALS,
-    Action,
-    ObjectRef,
-    PlanItem,
-    PlannedObject,
-    StraySearch,
-)
+from ingestion_engine.domain.estimates import weigh
+from ingestion_engine.domain.records import Action, PlanItem, PlannedObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
 
 Item = TypeVar("Item", bound=PlanItem)
@@ -29,39 +21,6 @@ BLOCK_OBJECTS = 10_000
 
 PARTITIONS_PER_WORKER = 4
 """Approximate partitions per parallel worker in a small job, so that the last ones end at about the same time."""
-
-_TEXT_SHARE = {
-    "pdf": 0.1,
-    "docx": 0.2,
-    "pptx": 0.03,
-    "xlsx": 0.5,
-    "epub": 0.6,
-    "html": 0.5,
-    "htm": 0.5,
-    "eml": 0.7,
-    "rtf": 0.4,
-    "gz": 4.0,
-    "xml": 0.8,
-}
-"""Characters of text per byte of file, by file name extension (a guess; only packing and progress depend on it)."""
-
-
-def estimate_chunks(ref: ObjectRef, chunking: Chunking) -> int:
-    """Return the estimated number of an object's chunks, from its name and size; at least 1. Pure."""
-    share = 1.0
-    for extension in ref.key.lower().rsplit("/", 1)[-1].split(".")[1:]:
-        share *= _TEXT_SHARE.get(extension, 1.0)
-    step = chunking.max_chars - chunking.overlap_chars
-    return max(1, math.ceil(ref.size_bytes * share / step))
-
-
-def weigh(planned: PlanItem, chunking: Chunking) -> tuple[int, int]:
-    """Return the bytes to read from the bucket and the number of chunks to expect. Pure."""
-    if isinstance(planned, StraySearch) or planned.action in REMOVALS:
-        return 0, 1
-    if planned.action in COMPARISONS:
-        return 0, max(1, planned.prior_chunks)
-    return planned.ref.size_bytes, estimate_chunks(planned.ref, chunking)
 
 
 def stagger(parallelism: int) -> list[float]:

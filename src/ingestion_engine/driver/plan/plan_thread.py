@@ -13,11 +13,12 @@ from typing import IO
 import orjson
 
 from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.estimates import measure_work, weigh
 from ingestion_engine.domain.ids import PartitionId, SegmentKind, SegmentName
 from ingestion_engine.domain.records import REMOVALS, Partition, PlanItem, PlannedObject, StraySearch
 from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.driver.counts import Counts
-from ingestion_engine.driver.plan.packing import BLOCK_OBJECTS, Packer, stagger, weigh
+from ingestion_engine.driver.plan.packing import BLOCK_OBJECTS, Packer, stagger
 from ingestion_engine.state.ledger import Ledger
 
 MASS_DELETE_OBJECTS = 100
@@ -89,6 +90,7 @@ class PlanThread:
         counts: Counts that the plan adds to.
         find_objects: Yields what to plan; counts what it leaves out.
         before_first_segment: Called before the first segment is written.
+        on_planned: Called in the plan's thread when the plan is complete.
         kind: Kind of the segments, except those of deletions.
     """
 
@@ -101,14 +103,18 @@ class PlanThread:
         counts: Counts,
         find_objects: FindObjects,
         before_first_segment: Callable[[], None],
+        on_planned: Callable[[], None] = lambda: None,
         kind: SegmentKind = SegmentKind.WORK,
     ) -> None:
         self._spec = spec
         self._ledger = ledger
         self._segments = segments
         self._counts = counts
+        self.counts = counts
+        """Counts that the plan adds to."""
         self._find_objects = find_objects
         self._before_first_segment = before_first_segment
+        self._on_planned = on_planned
         self._kind = kind
         self._ready: queue.Queue[PartitionId | None] = queue.Queue()
         self._thread: threading.Thread | None = None
@@ -160,6 +166,7 @@ class PlanThread:
         try:
             self._write()
             self._counts.tally.complete = True
+            self._on_planned()
         except BaseException as error:  # the driver raises it in its own thread
             self.error = error
         finally:
@@ -212,6 +219,9 @@ class PlanThread:
             self.started = True
         ids = self._ledger.write_plan_segment(self._segments.make(kind), parts)
         self._counts.add_partitions(len(ids))
+        chunking = self._spec.request.chunking
+        work = [sum(measure_work(item, chunking) for item in part) for part in parts]
+        self._counts.add_work_planned(dict(zip(ids, work, strict=True)))
         return ids
 
     def _hand_out(self, ids: Iterable[PartitionId]) -> None:
