@@ -207,6 +207,14 @@ class TestOutages:
         assert (await embedder.embed(MODEL, ["x"])).shape == (1, 384)
         assert stats(ollama_server)["embed_requests"] == before + 4
 
+    async def test_a_runner_that_dies_blames_no_text(
+        self, ollama_server: RunningServer, embedder: OllamaEmbedder
+    ) -> None:
+        """Its 400 is repeated, and the reloaded model gives the same vectors."""
+        before = await embedder.embed("hash-384", ["a", "b"])
+        arm(ollama_server, kills_runner=True, count=2)
+        assert np.array_equal(await embedder.embed("hash-384", ["a", "b"]), before)
+
     async def test_the_deadline_ends_the_retries(self, ollama_server: RunningServer) -> None:
         """The error then contains the server's text."""
         embedder = OllamaEmbedder([ollama_server.url], in_flight=1, retry=SHORT)

@@ -1,5 +1,6 @@
 """Ollama's API as the engine uses it: the embedded stand-in, or the real server named first in INGEST_OLLAMA__URLS."""
 
+import base64
 import concurrent.futures
 import os
 import signal
@@ -99,7 +100,7 @@ class TestSurface:
 
     def test_show_refuses_what_is_not_there(self, server: httpx.Client) -> None:
         """A missing model is 404, a missing name 400."""
-        assert error_of(server.post("/api/show", json={"model": "nope"})) == (404, "model 'nope' not found")
+        assert error_of(server.post("/api/show", json={"model": "nope"})) == (404, "model 'nope:latest' not found")
         assert error_of(server.post("/api/show", json={})) == (400, "model is required")
 
     def test_unknown_path_and_method(self, server: httpx.Client) -> None:
@@ -168,6 +169,19 @@ class TestContext:
         """A call is all or nothing."""
         assert error_of(post(server, ["fine", "sky " * 300], truncate=False)) == (400, TOO_LONG)
 
+    def test_long_words_are_split(self, server: httpx.Client) -> None:
+        """A word over 100 characters has many word pieces, as base64 and hashes without spaces have."""
+        encoded = base64.b64encode(bytes(range(96))).decode()
+        assert len(encoded) == 128
+        tokens = post(server, encoded).json()["prompt_eval_count"]
+        assert 80 <= tokens - 2 <= 105
+        assert error_of(post(server, encoded * 4, truncate=False)) == (400, TOO_LONG)
+
+    def test_a_hangul_syllable_is_one_letter(self, server: httpx.Client) -> None:
+        """Only the first letter of its decomposition counts, as for Latin letters with accents."""
+        assert post(server, "안녕하세요 세계").json()["prompt_eval_count"] - 2 == 7
+        assert post(server, "größer").json()["prompt_eval_count"] == post(server, "großer").json()["prompt_eval_count"]
+
     def test_truncation_is_the_default_and_real(self, server: httpx.Client) -> None:
         """What is over the limit has no influence on the vector."""
         cut = embed(server, ["sky " * 254 + "volcano " * 200, "sky " * 254])
@@ -192,9 +206,9 @@ class TestErrors:
         assert error_of(server.post("/api/embed", content=body)) == (400, message)
 
     def test_missing_model(self, server: httpx.Client) -> None:
-        """An unknown model is 404 and says what to do."""
-        expected = (404, 'model "nope:1b" not found, try pulling it first')
-        assert error_of(post(server, "x", "nope:1b")) == expected
+        """An unknown model is 404 and named in full."""
+        assert error_of(post(server, "x", "nope:1b")) == (404, "model 'nope:1b' not found")
+        assert error_of(post(server, "x", "nope")) == (404, "model 'nope:latest' not found")
         assert error_of(post(server, "x", "")) == (404, "model '' not found")
 
     def test_names_match_in_any_case_and_unknown_fields_pass(self, server: httpx.Client) -> None:
@@ -288,6 +302,18 @@ class TestStandIn:
         after = drill.get("/_stats").json()
         assert after["embed_requests"] == before["embed_requests"] + 3
         assert after["texts_embedded"] == before["texts_embedded"] + 1
+
+    def test_a_runner_that_dies(self, drill: httpx.Client) -> None:
+        """The call is 400 as if it were to blame; the next one loads the model again and gets the same bits."""
+        before = embed(drill, "sky " * 50)
+        drill.post("/_faults", json={"kills_runner": True, "count": 1})
+        status, text = error_of(post(drill, "sky " * 50))
+        assert status == 400
+        assert text.startswith("do embedding request: Post ")
+        assert text.endswith(": EOF")
+        again = post(drill, "sky " * 50).json()
+        assert again["load_duration"] > 50_000_000
+        assert np.array_equal(np.array(again["embeddings"], dtype=np.float32), before)
 
     def test_a_fault_can_be_slowness_only(self, drill: httpx.Client) -> None:
         """Without a status the delayed call gets its real answer."""

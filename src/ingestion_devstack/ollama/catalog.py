@@ -22,8 +22,7 @@ class Catalog:
 
     def find(self, name: str) -> Runner | None:
         """Return the runner of a model; None if there is no such model."""
-        canonical = name.strip().lower().removeprefix("library/")
-        return self._by_name.get(canonical if ":" in canonical else f"{canonical}:latest")
+        return self._by_name.get(full_name(name).lower().removeprefix("library/"))
 
     def list_models(self) -> list[dict[str, Any]]:
         """Return the entries of `/api/tags`. Cost: the first call reads the weights for the digest."""
@@ -57,6 +56,12 @@ class Catalog:
             "capabilities": ["embedding"],
             "modified_at": self._modified_at,
         }
+
+
+def full_name(name: str) -> str:
+    """Return a model's name with its tag, as errors name a missing model."""
+    stripped = name.strip()
+    return stripped if not stripped or ":" in stripped else f"{stripped}:latest"
 
 
 def _details(model: EmbeddingModel) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Faults on demand and call counters, for drills. Both exist only with `--faults`; the real server has neither.
 
 `POST /_faults {"status": 503, "body": {...}, "count": N, "delay_s": s}` arms one fault: each of the next N calls of
-`POST /api/embed` waits `delay_s` and, if `status` is given, is answered with it. `{}` disarms. `GET /_stats` returns
-the counters.
+`POST /api/embed` waits `delay_s` and, if `status` is given, is answered with it. With `"kills_runner": true` the runner
+dies under the call, as a real one that is killed or runs out of memory. `{}` disarms. `GET /_stats` returns the
+counters.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Fault(BaseModel):
     count: NonNegativeInt | None = None
     """Calls still to be hit; None means no end."""
     delay_s: NonNegativeFloat = 0.0
+    kills_runner: bool = False
 
 
 @dataclass(slots=True)

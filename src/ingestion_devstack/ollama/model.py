@@ -65,6 +65,9 @@ class EmbeddingModel(Protocol):
     def load(self) -> None:
         """Make `tokenize` and `embed` ready. Idempotent."""
 
+    def unload(self) -> None:
+        """Free what `load` reads. Idempotent."""
+
     def tokenize(self, text: str) -> TokenizedText:
         """Return the tokens of the whole text."""
 

@@ -20,6 +20,9 @@ from ingestion_devstack.ollama.faults import EmbedStats
 from ingestion_devstack.ollama.model import EmbeddingModel, TokenizedText, Vector, limit_tokens
 from ingestion_devstack.ollama.requests import EmbedCall
 
+RUNNER_DIED = 'do embedding request: Post "http://127.0.0.1:1/v1/embeddings": EOF'
+"""Answer, with status 400, to the call under which a runner dies; the port is that of the runner."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -71,6 +74,11 @@ class Runner:
                 self._stats.texts_embedded += len(work.vectors)
         vectors = tuple(work.vectors[index] for index in range(len(call.texts)))
         return Embedded(vectors, sum(work.kept) + self.model.special_tokens * len(vectors), load_s=load_s)
+
+    async def die(self) -> None:
+        """Lose the loaded model, after the calls before this one; the next call loads it again."""
+        async with self._turn:
+            await asyncio.to_thread(self.model.unload)
 
 
 class _Work:

@@ -8,7 +8,8 @@ calls of Ollama's own clients need to embed: `GET|HEAD /`, `/api/version`, `/api
 
 Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one text
 too long is refused before any inference; names are not checked for their form, so a malformed one is unknown (404); the
-model stays loaded.
+model stays loaded; the runner is a part of this process, so none is left behind when the server is killed, as a real
+one is.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ingestion_devstack.ollama.catalog import Catalog
+from ingestion_devstack.ollama.catalog import Catalog, full_name
 from ingestion_devstack.ollama.faults import EmbedStats, FaultPlan
 from ingestion_devstack.ollama.hash_model import HashModel
 from ingestion_devstack.ollama.minilm import MiniLm
 from ingestion_devstack.ollama.model import EmbeddingModel, RefusedTextError, normalize
 from ingestion_devstack.ollama.requests import BadRequestError, read_embed_call, read_show_call
 from ingestion_devstack.ollama.responses import ERROR_HANDLERS, Json, answer_error, unless_gone
-from ingestion_devstack.ollama.runner import Runner
+from ingestion_devstack.ollama.runner import RUNNER_DIED, Runner
 
 _VERSION = "0.33.0"
 """The imitated version."""
@@ -116,7 +117,7 @@ class OllamaStandIn:
         if not name.strip():
             return answer_error(400, "model is required")
         runner = self._catalog.find(name)
-        return Json(self._catalog.show(runner.model)) if runner else answer_error(404, f"model '{name}' not found")
+        return Json(self._catalog.show(runner.model)) if runner else _answer_missing(name)
 
     async def embed(self, request: Request) -> Response:
         """`POST /api/embed`: unit vectors for one or many texts, all or nothing."""
@@ -134,11 +135,12 @@ class OllamaStandIn:
             if fault.status is not None:
                 return Json(fault.body, fault.status)
         call = read_embed_call(raw)
-        if not call.model.strip():
-            return answer_error(404, f"model '{call.model}' not found")
         runner = self._catalog.find(call.model)
         if runner is None:
-            return answer_error(404, f'model "{call.model}" not found, try pulling it first')
+            return _answer_missing(call.model)
+        if fault is not None and fault.kills_runner:
+            await runner.die()
+            return answer_error(400, RUNNER_DIED)
         try:
             embedded = await runner.embed(call)
             vectors = [normalize(vector) for vector in embedded.vectors]
@@ -163,6 +165,10 @@ class OllamaStandIn:
     async def stats(self, _request: Request) -> Response:
         """`GET /_stats`: the counters."""
         return Json(asdict(self._stats))
+
+
+def _answer_missing(name: str) -> Response:
+    return answer_error(404, f"model '{full_name(name)}' not found")
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -186,3 +187,22 @@ def test_a_server_that_ends_is_started_again_once(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="It ended with exit code 3"):
         service.restart(60)
     service.stop()
+
+
+def test_a_killed_server_leaves_no_runner_behind(tmp_path: Path) -> None:
+    """SIGKILL gives a server no time to end its helper, which has a session of its own, as Ollama's runner does."""
+    marker = tmp_path / "pids"
+    helper = "import os, time; os.setsid(); time.sleep(600)"
+    server = (
+        "import os, subprocess, sys, time; "
+        f"helper = subprocess.Popen([sys.executable, '-c', {helper!r}]); "
+        f"open({str(marker)!r} + '.new', 'w').write(f'{{os.getpid()}} {{helper.pid}}'); "
+        f"os.rename({str(marker)!r} + '.new', {str(marker)!r}); time.sleep(600)"
+    )
+    guard = [sys.executable, "-m", "ingestion_devstack.stack.guard", "--", sys.executable, "-c", server]
+    with subprocess.Popen(guard, stdin=subprocess.PIPE) as process:
+        wait_for(marker.exists)
+        pid, helper_pid = map(int, marker.read_text().split())
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(20) == 128 + signal.SIGKILL
+    assert not Path(f"/proc/{helper_pid}").exists()
