@@ -1,4 +1,8 @@
-"""The database of jobs, on SQLite and a real PostgreSQL: leases, compare-and-set, bad rows, outages, URLs."""
+"""The database of jobs, on SQLite and a real PostgreSQL: leases, compare-and-set, bad rows, outages, URLs.
+
+PostgreSQL is the server that INGEST_DATABASE_URL names, whose account must be allowed to create databases, else one of
+these tests' own. Tests that stop the server, or need its certificate, always use their own.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,13 @@ from ingestion_engine.services.dispatcher import ActiveJobs
 from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import DispatchLease, JobFilter, JobStore
 from support.control import BODY, World, overwrite, queued
-from support.postgres import Postgres, find_binaries
+from support.postgres import Postgres, find_binaries, find_given, new_database
 
 BINARIES = find_binaries()
-KINDS = ["sqlite"] if BINARIES is None else ["sqlite", "postgresql"]
-"""Where no PostgreSQL server is installed, SQLite alone is tested."""
-ON_POSTGRES = pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+GIVEN = find_given()
+KINDS = ["sqlite"] if BINARIES is None and GIVEN is None else ["sqlite", "postgresql"]
+"""Where no PostgreSQL server is installed or named, SQLite alone is tested."""
+ON_POSTGRES = pytest.mark.parametrize("kind", [] if BINARIES is None else ["postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +50,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+async def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[str]:
     """URL of an empty database."""
     if kind == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.db"
-    server: Postgres = request.getfixturevalue("server")
-    return server.url(server.create_database())
+        yield f"sqlite:///{tmp_path}/jobs.db"
+    elif GIVEN is not None:
+        async with new_database(GIVEN) as given:
+            yield given
+    else:
+        server: Postgres = request.getfixturevalue("server")
+        yield server.url(server.create_database())
 
 
 @pytest.fixture

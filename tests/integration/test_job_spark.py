@@ -212,3 +212,21 @@ def test_a_job_waits_for_kubernetes(platform: Platform, away: str) -> None:
     assert platform.http.post(f"/jobs/{job_id}/cancel").status_code == 202
     # Until its end it holds its share, for which the next of them would wait.
     assert platform.wait(job_id)["state"] == "canceled"
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [("nodes", "Unschedulable: 0/1 nodes are available"), ("images", "ErrImagePull: failed to pull")],
+)
+def test_a_job_shows_why_its_driver_does_not_start(platform: Platform, held: str, reason: str) -> None:
+    """In Kubernetes's own words, in the job's note; the job waits, and can be canceled."""
+    platform.fault_kubernetes({"hold": [held]})
+    try:
+        job_id = platform.submit("spark", source={"bucket": "docs", "prefix": "none/"}, collection=f"held_{held}")
+        job = platform.wait_until(job_id, lambda job: reason in (job["note"] or ""))
+        assert job["state"] == "submitted"
+        assert job["note"].startswith("Waiting for engine 'spark' to start the driver.")
+        assert platform.http.post(f"/jobs/{job_id}/cancel").status_code == 202
+        assert platform.wait(job_id)["state"] == "canceled"
+    finally:
+        platform.fault_kubernetes({})

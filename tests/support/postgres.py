@@ -1,16 +1,25 @@
-"""A real PostgreSQL for tests: a cluster of its own on a loopback port, which tests may stop and start again."""
+"""A real PostgreSQL for tests: a cluster of its own on a loopback port, which tests may stop and start again.
+
+Tests that need no more than an empty database use the server of the environment where it is named.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from ingestion_engine.runtime.settings import load_settings
+from ingestion_engine.services.database import Database
 from support.servers import free_port
 from support.waiting import wait_for
 
@@ -22,6 +31,29 @@ def find_binaries() -> Path | None:
     found = shutil.which("initdb")
     folders = (*_FOLDERS, *([] if found is None else [Path(found).parent]))
     return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
+
+
+def find_given() -> str | None:
+    """``INGEST_DATABASE_URL`` where it names a PostgreSQL; None otherwise."""
+    url = load_settings().database_url or ""
+    return url if url.startswith("postgres") else None
+
+
+@contextlib.asynccontextmanager
+async def new_database(url: str) -> AsyncIterator[str]:
+    """Create an empty database on the server of a URL; drop it at the end. The account must be allowed to."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = Database.open(url).engine
+    try:
+        async with engine.connect() as connection:
+            alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await alone.execute(sa.text(f"CREATE DATABASE {name}"))
+            try:
+                yield sa.engine.make_url(url).set(database=name).render_as_string(hide_password=False)
+            finally:
+                await alone.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        await engine.dispose()
 
 
 @dataclass
