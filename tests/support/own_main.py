@@ -22,7 +22,7 @@ DRIVER_MAIN = Path(__file__).with_name("driver_main.py")
 def start_main(platform: Platform, ledger: Ledger, attempt: int, *arguments: str) -> None:
     """Start an attempt whose driver is ``driver_main.py``; locally, run it to its end."""
     spec = ledger.read_spec()
-    spec_uri = with_location(ledger.spec_uri, platform.settings.s3)
+    spec_uri = with_location(ledger.spec_uri, platform.settings)
     words = ["--spec", spec_uri, "--attempt", str(attempt), "--engine", spec.engine.value, *arguments]
     if spec.engine is EngineName.SPARK:
         _create_application(platform, spec, attempt, spec_uri, words)
