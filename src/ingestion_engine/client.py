@@ -208,13 +208,27 @@ class IngestClient:
     # -- collections, search, health ----------------------------------------------------------------------------------
 
     def list_collections(self) -> list[dict[str, Any]]:
-        """Return all collections, each with its number of points per store."""
-        items: list[dict[str, Any]] = self._call("GET", "/collections")["items"]
-        return items
+        """Return all collections, each with its number of points per store. One request per 100."""
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self._call("GET", "/collections", params=_given({"limit": 100, "cursor": cursor}))
+            items += page["items"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return items
 
     def get_collection(self, name: str) -> dict[str, Any]:
         """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
         return self._call("GET", f"/collections/{_segment(name)}")
+
+    def delete_collection(self, name: str) -> dict[str, Any]:
+        """Delete a collection in every store; return ``deleted``, and a ``note`` when it is not complete yet.
+
+        The service completes it then; calling this again does so too, and raises ``ApiError`` with the code
+        "collection_not_found" when nothing is left.
+        """
+        return self._call("DELETE", f"/collections/{_segment(name)}")
 
     def list_objects(
         self,

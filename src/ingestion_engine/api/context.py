@@ -17,6 +17,7 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
+from ingestion_engine.services.deletion import DeletionService
 from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.health import HealthService
 from ingestion_engine.services.job_store import JobStore
@@ -98,6 +99,7 @@ class Services:
     search: SearchService
     collections: CollectionService
     aliases: AliasService
+    deletions: DeletionService
     health: HealthService
     metrics: Metrics
     dispatcher: Dispatcher | None
@@ -136,10 +138,12 @@ async def run_services(
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
         aliases = AliasService(parts.state, parts.stores, store)
+        deletions = DeletionService(parts.state, parts.stores, store, lease=settings.lease)
         if dispatcher is not None and dispatches:
             leadership = dispatcher.leadership
             tasks.append(asyncio.create_task(dispatcher.run()))
             tasks.append(asyncio.create_task(aliases.run(lambda: leadership.is_held)))
+            tasks.append(asyncio.create_task(deletions.run(lambda: leadership.is_held)))
         yield Services(
             settings=settings,
             parts=parts,
@@ -149,6 +153,7 @@ async def run_services(
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
             aliases=aliases,
+            deletions=deletions,
             health=health,
             metrics=metrics,
             dispatcher=dispatcher,

@@ -136,6 +136,15 @@ class PageQuery(Strict):
     """``next_cursor`` of the previous page."""
 
 
+class CollectionQuery(Strict):
+    """Page of a list of collections."""
+
+    limit: int = Field(default=1000, ge=1, le=1000)
+    """Maximum number of collections."""
+    cursor: str | None = None
+    """``next_cursor`` of the previous page."""
+
+
 class LogQuery(Strict):
     """Attempt of a job."""
 
@@ -181,6 +190,7 @@ class PruneQuery(BaseModel):
 
 
 JobListParams = Annotated[JobListQuery, Query()]
+CollectionParams = Annotated[CollectionQuery, Query()]
 PageParams = Annotated[PageQuery, Query()]
 LogParams = Annotated[LogQuery, Query()]
 CancelParams = Annotated[CancelQuery, Query()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
@@ -11,6 +12,7 @@ from ingestion_engine.api.auth import Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CallerDep,
+    CollectionParams,
     IdempotencyKey,
     ObjectParams,
     RemovalParams,
@@ -21,6 +23,7 @@ from ingestion_engine.api.views import (
     PROBLEMS,
     CollectionList,
     CollectionView,
+    DeletionView,
     JobAccepted,
     ObjectPage,
     SearchView,
@@ -80,11 +83,18 @@ async def search(body: SearchBody, caller: CallerDep, services: ServicesDep) -> 
 
 
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
-async def list_collections(caller: CallerDep, services: ServicesDep) -> CollectionList:
-    """Return all collections that the caller may use, each with its number of points in every store."""
-    names = [name for name in await services.collections.list_names() if caller.may_use_collection(name)]
-    found = await services.collections.describe_all(names)
-    return CollectionList(items=[show_collection(one) for one in found])
+async def list_collections(query: CollectionParams, caller: CallerDep, services: ServicesDep) -> CollectionList:
+    """Return the collections that the caller may use, by name, each with its number of points in every store."""
+    names = [
+        name
+        for name in await services.collections.list_names()
+        if caller.may_use_collection(name) and name > (query.cursor or "")
+    ]
+    shown = names[: query.limit]
+    found = await services.collections.describe_all(shown)
+    return CollectionList(
+        items=[show_collection(one) for one in found], next_cursor=shown[-1] if len(names) > len(shown) else None
+    )
 
 
 @router.get("/collections/{name}", operation_id="get_collection", summary="Get a collection", tags=["collections"])
@@ -96,6 +106,27 @@ async def get_collection(name: str, caller: CallerDep, services: ServicesDep) ->
     visible = JobFilter(collection=detail.name, owner=caller.sees_jobs_of)
     newest, _ = await services.jobs.list_page(visible, limit=1, cursor=None)
     return show_collection(detail, newest[0] if newest else None)
+
+
+@router.delete(
+    "/collections/{name}",
+    operation_id="delete_collection",
+    summary="Delete a collection",
+    tags=["collections"],
+    responses={202: {"model": DeletionView, "description": "Ordered, but not complete yet."}},
+)
+async def delete_collection(name: str, response: Response, caller: CallerDep, services: ServicesDep) -> DeletionView:
+    """Delete a collection: its points in every store, and what the service knows about it. The bucket is not changed.
+
+    Refused while an alias stands for it or an unfinished job uses it. 202 when a store is unavailable or a lease has to
+    expire first: the service then completes the deletion, and so does the same request. Nobody can work on the
+    collection meanwhile.
+    """
+    caller.check_collection(name)
+    done = await services.deletions.delete(name)
+    if not done.deleted:
+        response.status_code = 202
+    return DeletionView.model_validate(dataclasses.asdict(done))
 
 
 @router.get(

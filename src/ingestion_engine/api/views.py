@@ -202,6 +202,8 @@ class CollectionView(View):
     objects: dict[str, int] | None
     """Number of objects by state (``present``, ``failed``) and of their ``chunks``; null when the table cannot be read,
     and in lists."""
+    deleting: bool = False
+    """True while the collection is being deleted; jobs on it are refused."""
     last_job: LastJob | None = None
     """Null when there is none, and in lists."""
     verified: LastVerified | None = None
@@ -209,9 +211,21 @@ class CollectionView(View):
 
 
 class CollectionList(View):
-    """All collections."""
+    """Page of the collections, ordered by name."""
 
     items: list[CollectionView]
+    next_cursor: str | None
+    """Pass as ``cursor`` to get the next page; null at the end."""
+
+
+class DeletionView(View):
+    """Deletion of a collection."""
+
+    collection: str
+    deleted: bool
+    """True when nothing of the collection is left."""
+    note: str | None
+    """Why the deletion is not complete yet; the service completes it, and so does the same request."""
 
 
 class ObjectPage(View):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ingestion_engine.cli.jobs import Key, Watch, report_accepted
 from ingestion_engine.cli.output import err, open_client, out, write_json, write_pairs, write_table
-from ingestion_engine.cli.pages import collect_pages
+from ingestion_engine.cli.pages import All, collect_pages
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
@@ -21,6 +21,9 @@ Collection = Annotated[
 ]
 Prefix = Annotated[str, typer.Option(help="Only objects whose key starts with this prefix.")]
 Engine = Annotated[str, typer.Option(help="Engine that runs the job: ray or spark.")]
+
+DELETE = "delete"
+"""First word of `ingest collections delete NAME`; a collection of this name can still be shown."""
 
 PASSAGE_CHARS = 300
 """Length at which a passage is cut in text output; --json prints all of it."""
@@ -98,12 +101,27 @@ def _show_hit(hit: dict[str, Any]) -> None:
 
 def collections(
     name: Annotated[
-        str | None, typer.Argument(metavar="COLLECTION", help="Show the details of this one.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[delete] COLLECTION",
+            help="Show the details of this one; with `delete` before it, delete it in every store.",
+            show_default=False,
+        ),
     ] = None,
+    doomed: Annotated[str | None, typer.Argument(metavar="...", hidden=True)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking for confirmation.")] = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List collections, or show the details of one."""
+    """List collections, show the details of one, or delete one in every store.
+
+    ingest collections delete handbook
+    """
+    if doomed is not None:
+        if name != DELETE:
+            raise typer.BadParameter(f"Use `ingest collections {name}` or `ingest collections delete {doomed}`.")
+        _delete_collection(doomed, yes=yes, json=json, url=url)
+        return
     with open_client(url) as client:
         found = [client.get_collection(name)] if name is not None else client.list_collections()
     if json:
@@ -124,12 +142,28 @@ def collections(
             "model": f"{contract['model']} ({contract['dimension']} dimensions, {contract['model_digest'][:19]})",
             "chunking": f"{chunking['max_chars']} characters, overlap {chunking['overlap_chars']}",
             "created by": contract["created_by"],
+            "state": "being deleted" if found[0].get("deleting") else None,
             **{store: f"{_points(found[0], store)} points" for store in found[0]["stores"]},
             **{f"objects {state}": number for state, number in (found[0]["objects"] or {}).items()},
             "last job": _describe_last_job(found[0]["last_job"]),
             "verified": _describe_verified(found[0]["verified"]),
         }
     )
+
+
+def _delete_collection(name: str, *, yes: bool, json: bool, url: str) -> None:
+    """Delete a collection, after a confirmation; print what is left to do."""
+    if not yes:
+        question = f"Delete collection {name!r} with all of its points in every store? The bucket is not changed."
+        typer.confirm(question, abort=True, err=True)
+    with open_client(url) as client:
+        done = client.delete_collection(name)
+    if json:
+        write_json(done)
+    elif done["deleted"]:
+        typer.echo(f"{name} deleted")
+    else:
+        typer.echo(f"{name} is being deleted: {done['note']}")
 
 
 def _describe_last_job(job: dict[str, Any] | None) -> str | None:
@@ -158,6 +192,7 @@ def objects(
     prefix: Prefix = "",
     state: Annotated[str | None, typer.Option(help="Only objects in this state: present or failed.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 100,
+    everything: All = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -165,8 +200,9 @@ def objects(
     with open_client(url) as client:
         found = collect_pages(
             lambda size, cursor: client.list_objects(collection, prefix=prefix, state=state, limit=size, cursor=cursor),
-            limit=limit,
+            limit=None if everything else limit,
             page_size=1000,
+            what="objects",
         )
     if json:
         for item in found:

@@ -11,6 +11,8 @@ _LOGS: Final = "Run `ingest logs {job_id}` to read the last lines of its driver.
 HINTS: Final = {
     "alias_moving": "Try again in a moment. `ingest aliases list` shows the state of every alias.",
     "alias_not_found": "Run `ingest aliases list` to list aliases. `ingest submit --alias` creates one.",
+    "collection_deleting": "Run it again when `ingest collections` does not list the collection any more.",
+    "collection_in_use": "Free it first: `ingest aliases remove ALIAS`, or `ingest aliases prune ALIAS` for versions.",
     "collection_not_found": "Run `ingest collections` to list collections. A job creates its collection.",
     "collection_not_ready": "Wait for its job: ingest watch {job_id}",
     "differences_found": "Run `ingest failures {job_id}` to list the objects, and `ingest repair COLLECTION`.",
@@ -26,7 +28,7 @@ HINTS: Final = {
 }
 """By error code. A test compares the codes with the hints in the source that name a route."""
 
-_OWN: Final = frozenset({"validation_error", "engine_never_started"})
+_OWN: Final = frozenset({"collection_in_use", "engine_never_started", "validation_error"})
 """Codes of several errors: only a hint that names a route is replaced."""
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from ingestion_engine.cli.output import exit_code_of_job, open_client, out, write_json, write_pairs, write_table
-from ingestion_engine.cli.pages import collect_pages
+from ingestion_engine.cli.pages import All, collect_pages
 from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
@@ -88,6 +88,7 @@ def jobs(
         str | None, typer.Option("--collection", "-c", help="Only jobs that write this collection.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of jobs.")] = 20,
+    everything: All = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -97,8 +98,9 @@ def jobs(
             lambda size, cursor: client.list_jobs(
                 engine=engine, states=state or (), collection=collection, limit=size, cursor=cursor
             ),
-            limit=limit,
+            limit=None if everything else limit,
             page_size=500,
+            what="jobs",
         )
     if json:
         for job in found:
@@ -161,16 +163,18 @@ def watch(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
 def failures(
     job: JobId,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 1000,
+    everything: All = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the objects of a job that failed, or that differ between the stores."""
     with open_client(url) as client:
-        found = []
-        for item in client.iter_failures(job):
-            found.append(item)
-            if len(found) == limit:
-                break
+        found = collect_pages(
+            lambda size, cursor: client.list_failures(job, limit=size, cursor=cursor),
+            limit=None if everything else limit,
+            page_size=1000,
+            what="objects",
+        )
     if json:
         for item in found:
             write_json(item)

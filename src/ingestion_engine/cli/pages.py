@@ -1,27 +1,36 @@
-"""Lists that the service returns in pages."""
+"""Lists that the service returns in pages; a list that is cut says so."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ingestion_engine.cli.output import err
+
+All = Annotated[bool, typer.Option("--all", "-a", help="List all, whatever --limit says.")]
 
 
 def collect_pages(
-    read_page: Callable[[int, str | None], dict[str, Any]], *, limit: int, page_size: int
+    read_page: Callable[[int, str | None], dict[str, Any]], *, limit: int | None, page_size: int, what: str
 ) -> list[dict[str, Any]]:
-    """Return the first ``limit`` items of a list, or all when there are fewer.
+    """Return the first ``limit`` items of a list, or all when there are fewer; print a line when more are left.
 
     Args:
         read_page: Returns a page, given its size and the cursor of the page before it (None for the first page).
-        limit: Maximum number of items.
+        limit: Maximum number of items; None means all.
         page_size: Largest page that the service returns.
+        what: What the items are called, in the plural.
     """
     found: list[dict[str, Any]] = []
     cursor: str | None = None
-    while len(found) < limit:
-        page = read_page(min(page_size, limit - len(found)), cursor)
+    while limit is None or len(found) < limit:
+        page = read_page(page_size if limit is None else min(page_size, limit - len(found)), cursor)
         found += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
-            break
+            return found
+    err.print(Text(f"There are more than these {limit} {what}: --all lists all, --limit sets another number."))
     return found

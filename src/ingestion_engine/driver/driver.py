@@ -67,6 +67,7 @@ from ingestion_engine.pipeline.upsert import delete_stale_points
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_seconds, timestamp_now, utc_now
 from ingestion_engine.state.collections import write_verified
+from ingestion_engine.state.deletions import refuse_deletion
 from ingestion_engine.state.lease import HeldLease, Lease, acquire
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -235,6 +236,7 @@ class Driver:
                 self.monitor.lease = lease
                 try:
                     self.outages.retry_until_available(lambda: self.table.fence(lease.epoch))
+                    self._refuse_deletion()  # ordered since, but not begun: that takes the lease
                     contract = self._prepare(wanted)
                     self.outages.refuses_tls = False
                     self._recover()
@@ -290,6 +292,7 @@ class Driver:
         """
         self.monitor.phase = "planning"
         self.check_environment()
+        self._refuse_deletion()
         if self.spec.request.mode in MODES_ON_EXISTING:
             return self.outages.retry_until_available(lambda: require_contract(self.state, self.spec.request)), False
         source = self.spec.request.source
@@ -316,6 +319,10 @@ class Driver:
             return not any(selection.matches(ref.key) and not ref.is_directory_marker for ref in listing)
 
         return self.outages.retry_until_available(find)
+
+    def _refuse_deletion(self) -> None:
+        """Return when the collection is not being deleted. Raises FatalError ("collection_deleting")."""
+        self.outages.retry_until_available(lambda: refuse_deletion(self.state, self.spec.request.collection))
 
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
         """Create or check the collection in every store, as far as the mode needs it."""

@@ -15,7 +15,11 @@ from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.state_access import require_contract, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
+from ingestion_engine.state.deletions import iter_deletions, read_deletion
 from ingestion_engine.state.object_table.table import ObjectTable
+
+IN_FLIGHT: Final = 16
+"""Collections of a list that are read and counted at the same time; bounds the load on the stores (a guess)."""
 
 TIME_LIMIT_S: Final = 5.0
 """Time limit of the count of one store or the statistics of one table; a late one is shown as unknown."""
@@ -40,6 +44,8 @@ class CollectionDetail:
     stores: dict[StoreName, PointCount]
     objects: dict[str, int] | None
     """Number of objects by state, and of ``chunks``; None when not requested or not readable."""
+    deleting: bool = False
+    """True while it is being deleted."""
     verified: dict[str, Any] | None = None
     """Last comparison of the whole collection: ``job_id``, ``at``, ``differences``; None without one, or when not
     requested."""
@@ -74,18 +80,28 @@ class CollectionService:
             return await asyncio.to_thread(list_contracts, state)
 
     async def describe_all(self, names: Sequence[str]) -> list[CollectionDetail]:
-        """Return contracts and counts of collections, without those that no longer exist; tables are not read."""
+        """Return contracts and counts of collections, without those that no longer exist; tables are not read.
+
+        Cost: one listing; a read and a count per store for each collection, ``IN_FLIGHT`` at once.
+        """
         state = self._state
         if state is None:
             return []
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def describe(name: str) -> CollectionDetail | None:
+            async with slots:
+                contract = await asyncio.to_thread(read_contract, state, name)
+                if contract is None:
+                    return None
+                counts = await self._count(contract)
+                deleting = contract.collection in going
+                return CollectionDetail(contract.collection, contract, counts, objects=None, deleting=deleting)
+
         with state_needed():
-            contracts = await asyncio.gather(*(asyncio.to_thread(read_contract, state, name) for name in names))
-        found = [contract for contract in contracts if contract is not None]
-        counts = await asyncio.gather(*(self._count(contract) for contract in found))
-        return [
-            CollectionDetail(name=contract.collection, contract=contract, stores=count, objects=None)
-            for contract, count in zip(found, counts, strict=True)
-        ]
+            going = await asyncio.to_thread(lambda: frozenset(iter_deletions(state)))
+            found = await asyncio.gather(*(describe(name) for name in names))
+        return [detail for detail in found if detail is not None]
 
     async def require(self, name: str) -> CollectionContract:
         """Return a collection's contract. Raises as ``describe``. One read of the state store."""
@@ -97,18 +113,24 @@ class CollectionService:
         Raises:
             SubmissionError: "collection_not_found" (404), "state_unavailable" (503).
 
-        Cost: one count per store; two reads of the state store and three columns of the object table.
+        Cost: one count per store; three reads of the state store and three columns of the object table.
         """
         contract = await require_contract(self._state, name)
         assert self._state is not None
         with state_needed():
-            counts, objects, verified = await asyncio.gather(
+            counts, objects, verified, deletion = await asyncio.gather(
                 self._count(contract),
                 self._count_objects(contract.collection),
                 asyncio.to_thread(read_verified, self._state, contract.collection),
+                asyncio.to_thread(read_deletion, self._state, contract.collection),
             )
         return CollectionDetail(
-            name=contract.collection, contract=contract, stores=counts, objects=objects, verified=verified
+            name=contract.collection,
+            contract=contract,
+            stores=counts,
+            objects=objects,
+            deleting=deletion is not None,
+            verified=verified,
         )
 
     async def list_objects(

@@ -31,6 +31,7 @@ from ingestion_engine.services.specs import name_model
 from ingestion_engine.services.state_access import require_contract, require_state
 from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
+from ingestion_engine.state.deletions import read_deletion
 from ingestion_engine.state.trial import try_operations
 
 TIME_LIMIT_S: Final = 2.0
@@ -121,7 +122,7 @@ class Preflight:
         Raises:
             SubmissionError: the first refusal; ``context["errors"]`` lists all of them when there are several.
 
-        Cost: one read of the state store, two with an alias. At most once per ``KEEP_S`` or ``NAMES_KEEP_S``: one
+        Cost: two reads of the state store, three with an alias. At most once per ``KEEP_S`` or ``NAMES_KEEP_S``: one
         listing of the bucket, one model description and two listings of the state store; at most once per
         ``TRIAL_KEEP_S``: eight requests that try its permissions. All concurrently. Modes on
         existing collections do not check the bucket, and modes that embed nothing do not check the model.
@@ -222,7 +223,7 @@ class Preflight:
         """Return the contract of the requested collection, or None for a new one.
 
         Raises:
-            SubmissionError: "collection_name_taken", "alias_name_taken".
+            SubmissionError: "collection_deleting", "collection_name_taken", "alias_name_taken".
         """
         if request.alias is not None and (taken := await self._find_alias_collision(state, request.alias)) is not None:
             raise SubmissionError(
@@ -234,7 +235,17 @@ class Preflight:
                 existing=taken,
             )
         collection = request.collection
-        contract = await asyncio.to_thread(read_contract, state, collection)
+        contract, deletion = await asyncio.gather(
+            asyncio.to_thread(read_contract, state, collection), asyncio.to_thread(read_deletion, state, collection)
+        )
+        if deletion is not None:
+            raise SubmissionError(
+                "collection_deleting",
+                f"Collection {collection!r} is being deleted.",
+                hint="Submit the job again when GET /collections does not list the collection any more.",
+                status=409,
+                field="collection",
+            )
         if contract is not None:
             return contract
         taken = find_collision(await self._list_names(state), collection)

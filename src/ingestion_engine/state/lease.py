@@ -578,3 +578,36 @@ class LeaseCheck:
             message = f"Checking the lease on collection {self._collection!r} took {self._write_s - left_s:.0f} s."
             raise TransientError("state_unavailable", message, collection=self._collection)
         return left_s
+
+
+# -- taken to delete the collection -----------------------------------------------------------------------------------
+
+DELETION = "deletion"
+"""Job id of the lease that the deletion of a collection holds."""
+
+
+def take_to_delete(store: StateStore, collection: str, abandoned: Lease | None) -> Lease | None:
+    """Take the lease of a collection for its deletion, so that no driver acquires it meanwhile; never waits.
+
+    Args:
+        store: The state store.
+        collection: The collection.
+        abandoned: A lease that the caller has watched until no process of its holder could write any more.
+
+    Returns:
+        None when the lease is taken; otherwise the lease of a job, which may be writing.
+
+    Cost: two requests.
+    """
+    stored = read_lease(store, collection)
+    if stored is not None and not stored.released and stored.job_id != DELETION and stored != abandoned:
+        return stored
+    epoch = 1 if stored is None else stored.epoch + 1
+    version = "" if stored is None else stored.version
+    holder = secrets.token_hex(8)
+    wanted = Lease(job_id=DELETION, attempt=1, epoch=epoch, counter=0, released=False, version=version, holder=holder)
+    try:
+        _write_lease(store, collection, wanted)
+    except StateConflict:
+        return read_lease(store, collection) or wanted
+    return None

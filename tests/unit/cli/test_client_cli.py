@@ -23,12 +23,13 @@ from ingestion_engine.cli.requests import merge_request, split_source
 from ingestion_engine.cli.watch import describe_facts, show_end
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import PartitionReport, ReportStatus
+from ingestion_engine.domain.records import PartitionReport, ReportStatus, RowState, TableRow
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
+from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, World, make_collection
 
 PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
@@ -320,6 +321,54 @@ def test_objects_are_removed_after_a_confirmation(
     with IngestClient(service.url, KEY) as client:
         jobs = client.list_jobs()["items"]
     assert [(job["mode"], job["request"]["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
+
+
+def test_a_collection_is_deleted_after_a_confirmation(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--yes`` skips it; what is left is printed; a collection called "delete" can still be shown."""
+    for name in ("notes", "delete"):
+        make_collection(service.world, name)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"n\n")))
+    assert run("collections", "delete", "notes") == 130
+    assert "'notes'" in capsys.readouterr().err
+    assert run("collections", "delete") == 0
+    assert capsys.readouterr().out.split()[:2] == ["collection", "delete"]
+    assert run("collections", "delete", "notes", "--yes") == 0
+    assert capsys.readouterr().out == "notes deleted\n"
+    assert run("collections", "delete", "notes", "--yes") == ExitCode.REFUSED
+    assert run("collections", "show", "notes") == ExitCode.USAGE
+    capsys.readouterr()
+    assert run("collections", "delete", "delete", "--yes", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out) == {"collection": "delete", "deleted": True, "note": None}
+    assert "notes" not in service.world.qdrant.collections
+
+
+def test_lists_that_are_cut_say_so(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error, so that a program which reads the list is not disturbed; ``--all`` lists everything."""
+    make_collection(service.world)
+    at = "2026-01-01T00:00:00Z"
+    rows = [
+        TableRow(key, "e", 1, at, "o", RowState.PRESENT, None, None, False, "f", 1, "", "", 1, "j", at)
+        for key in ("a", "b", "c")
+    ]
+    ObjectTable(service.world.state, "notes").append_run(rows, epoch=1, job_id="j")
+    with IngestClient(service.url, KEY) as client:
+        ids = [client.submit({**BODY, "collection": "jobs"})["job_id"] for _ in range(3)]
+        for job_id in ids:
+            client.wait(job_id, timeout_s=10)
+    items = [{"key": f"k{n}", "code": "parse_failed", "reason": "broken"} for n in range(3)]
+    Ledger(service.world.state, ids[0]).write_failures("a01-00000", items)
+    for command_line in (["jobs"], ["objects", "notes"], ["failures", ids[0]]):
+        assert run(*command_line, "-n", "2", "--json") == 0
+        shown = capsys.readouterr()
+        assert len(shown.out.splitlines()) == 2
+        assert "more than these 2" in shown.err
+        assert "--all" in shown.err
+        for whole in (["-n", "3"], ["-n", "2", "--all"]):
+            assert run(*command_line, *whole, "--json") == 0
+            shown = capsys.readouterr()
+            assert (len(shown.out.splitlines()), shown.err) == (3, "")
 
 
 def test_a_collection_without_a_bucket_has_a_hint(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
