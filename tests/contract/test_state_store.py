@@ -28,6 +28,7 @@ from ingestion_engine.domain.errors import FatalError, StateConflict, TransientE
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.settings import S3Settings, Settings
+from ingestion_engine.state.trial import try_operations
 from support.answering import running
 
 QUICK = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=2.0)
@@ -164,6 +165,12 @@ class TestConditions:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(add_ten, range(4)))
         assert value(store, "counter") == b"40"
+
+
+def test_everything_that_a_job_does_works(store: StateStore) -> None:
+    """What is tried before a job begins succeeds on every store, and leaves nothing behind."""
+    try_operations(store, "jobs/a/")
+    assert list(store.list("")) == []
 
 
 class TestS3Only:
