@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -204,7 +207,7 @@ async def test_a_service_survives_a_database_that_comes_and_goes(
             answer = await plane.client.post("/ray/jobs", json={**BODY, "collection": "other"})
             assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
             page = await plane.client.get("/")
-            assert (page.status_code, "The database of jobs is unavailable" in page.text) == (503, True)
+            assert (page.status_code, "is unavailable: Connection refused" in page.text) == (503, True)
             metrics = await plane.client.get("/metrics")
             assert metrics.status_code == 200
             assert 'ingest_dependency_up{name="database"} 0.0' in metrics.text
@@ -319,7 +322,7 @@ async def test_a_database_that_cannot_be_opened_says_why(kind: str, server: Post
     """One sentence and the variable to check, without the password."""
     closed = Postgres.url(server).replace(str(server.port), "1")
     for url, reason in [
-        (closed, "Connection refused"),
+        (closed, r"at 127\.0\.0\.1:1 is unavailable: Connection refused"),
         (server.url("nowhere"), 'database "nowhere" does not exist'),
         (server.url().replace("secret", "wrong"), "password authentication failed"),
     ]:
@@ -361,3 +364,26 @@ async def test_a_database_of_a_later_version_is_not_touched(tmp_path: Path) -> N
     with pytest.raises(FatalError, match="9999") as refused:
         await JobStore.open(url)
     assert refused.value.code == "database_newer"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (
+            "postgresql://u:hidden@127.0.0.1:1/d",
+            "The database of jobs at 127.0.0.1:1 is unavailable: Connection refused.",
+        ),
+        ("postgresql://u:hidden@h/d?sslmod=require", "unknown (did you mean 'sslmode'?)"),
+    ],
+)
+def test_a_service_that_cannot_open_its_database_ends_with_a_sentence(tmp_path: Path, url: str, reason: str) -> None:
+    """Instead of 133 lines of tracebacks; the exit code is the one of an error."""
+    command = [sys.executable, "-c", "from ingestion_engine.cli import main; main()", "serve", "--port", "0"]
+    env = {**os.environ, "INGEST_DATABASE_URL": url, "INGEST_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert reason in " ".join(done.stderr.split())
+    assert "INGEST_DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+    assert len(done.stderr.splitlines()) < 20

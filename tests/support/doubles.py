@@ -102,6 +102,8 @@ class MemoryState:
 
     def _write(self, kind: str, path: str, data: bytes) -> str:
         self.before_write(kind, path)
+        if kind == "create" and path in self.values:  # written by ``before_write``
+            raise StateConflict("state_conflict", f"{path} is there")
         self._counter += 1
         self.values[path] = Stored(data, str(self._counter))
         return str(self._counter)

@@ -17,6 +17,7 @@ from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.middleware import RequestContext
 from ingestion_engine.api.problems import install_problem_handlers
+from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 
@@ -48,8 +49,13 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         threads = ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
         asyncio.get_running_loop().set_default_executor(threads)
         opened = parts if parts is not None else open_parts(settings)
-        async with run_services(settings, opened, metrics, dispatches=dispatches) as services:
-            app.state.services = services
+        async with contextlib.AsyncExitStack() as exits:
+            try:
+                services = run_services(settings, opened, metrics, dispatches=dispatches)
+                app.state.services = await exits.enter_async_context(services)
+            except IngestionError as error:
+                app.state.startup_error = error  # for `serve`, which says it in a sentence
+                raise
             freeze_startup_objects()
             yield
 
@@ -62,6 +68,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         redoc_url=None,
         separate_input_output_schemas=False,
     )
+    app.state.startup_error = None
     app.state.keys = KeyRing(settings.api.keys_file)
     install_problem_handlers(app)
     for routes in (routes_jobs, routes_data, routes_aliases, routes_ops):

@@ -6,6 +6,8 @@ import socket
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.api.app import create_app
 from ingestion_engine.runtime.settings import Settings
@@ -27,6 +29,7 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError: the file of API keys is invalid.
         OSError: the address cannot be listened on.
+        IngestionError: the service cannot start, for example because its database is unavailable.
     """
     configure_logging(settings.log_level)
     app = create_app(settings)
@@ -36,10 +39,29 @@ def serve(settings: Settings) -> None:
         shown = f"[{host}]" if ":" in host else host
         _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
         config = uvicorn.Config(
-            app,
+            _quiet_start(app),
             log_config=None,
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except SystemExit:
+            if app.state.startup_error is not None:
+                raise app.state.startup_error from None
+            raise
+
+
+def _quiet_start(app: FastAPI) -> ASGIApp:
+    """Return an application whose failed start is not logged as a traceback when its reason is a sentence of ours."""
+
+    async def serve_quietly(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_quietly(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and app.state.startup_error is not None:
+                message = {**message, "message": ""}
+            await send(message)
+
+        await app(scope, receive, send_quietly if scope["type"] == "lifespan" else send)
+
+    return serve_quietly

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
+from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.log_tail import LogTail
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import TextFormatter, get_logger
-from ingestion_engine.state.ledger import Ledger
+from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.state.ledger import ENVIRONMENT_FAULTS, Ledger
 
 if TYPE_CHECKING:
     from ingestion_engine.domain.ports import Engine
@@ -45,14 +48,22 @@ def run_driver(
         begun: Monotonic time in seconds at which the attempt began; None means now.
 
     Raises:
-        IngestionError: the spec cannot be read, or this environment differs from the service ("worker_mismatch").
+        IngestionError: the spec is missing, or the state store refuses this process.
+
+    A spec of another version, or an environment that differs from the service's, ends the attempt with a summary; the
+    service then puts the job back.
     """
     begun = time.monotonic() if begun is None else begun
     uri = JobUri.parse(spec_uri)
     settings = load_settings_for(uri)
     state = open_state_store(settings, uri.state_url)
     ledger = Ledger(state, uri.job_id)
-    spec = ledger.read_spec()
+    try:
+        spec = ledger.read_spec()
+    except FatalError as error:
+        if error.code not in ENVIRONMENT_FAULTS:
+            raise
+        return _end_unable(ledger, attempt, error)
     tail = LogTail()
     tail.setFormatter(TextFormatter())
     logging.getLogger().addHandler(tail)
@@ -79,6 +90,26 @@ def run_driver(
         begun=begun,
     )
     return driver.run()
+
+
+def _end_unable(ledger: Ledger, attempt: int, error: FatalError) -> dict[str, Any]:
+    """Write and return the summary of an attempt whose package cannot read the job."""
+    log.error("job not readable", extra=error.log_fields())
+    now = timestamp_now()
+    summary = {
+        "format": 1,
+        "job_id": ledger.job_id,
+        "state": JobState.FAILED.value,
+        "attempt": attempt,
+        "epoch": 0,
+        "started_at": now,
+        "finished_at": now,
+        "counts": {},
+        "timings": {},
+        "error": error.record(),
+    }
+    ledger.write_summary(summary)
+    return summary
 
 
 def run_partition(spec_uri: str, partition_id: str) -> PartitionReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import difflib
 import os
 import shlex
 import time
@@ -27,9 +28,9 @@ BUSY_TIMEOUT_MS: Final = 5_000
 CONNECT_TIMEOUT_S: Final = 5.0
 """Time for a new connection to PostgreSQL, unless the URL has ``connect_timeout``; a request waits for it."""
 
-STATEMENT_TIMEOUT_S: Final = 30.0
+STATEMENT_TIMEOUT_S: Final = 10.0
 """Time after which a statement is given up: a server behind a dead connection never answers. Statements take
-milliseconds; 30 s is the request time-out of our own client."""
+milliseconds; only migrations have no limit."""
 
 POOL_TIMEOUT_S: Final = 5.0
 """Time that a request waits for one of the 15 connections (SQLAlchemy's default) while all are in use."""
@@ -125,7 +126,7 @@ def parse_database_url(url: str) -> DatabaseAddress:
     base, _, query = url.partition("?")
     kept: dict[str, str] = {}
     server_settings = {"application_name": "ingestion-engine"}
-    options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+    options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S}
     for given, value in parse_qsl(query, keep_blank_values=True):
         name = "sslmode" if given == "ssl" else given  # SQLAlchemy's own name for it
         if name == "sslmode" and value not in _SSL_MODES:
@@ -144,7 +145,8 @@ def parse_database_url(url: str) -> DatabaseAddress:
                 raise _invalid(f"the driver asyncpg supports {name!r} only as {' or '.join(sorted(allowed))}")
         else:
             known = sorted(_KEPT | _SETTINGS.keys() | _WITHOUT_EFFECT.keys() | {"options", "connect_timeout"})
-            raise _invalid(f"the parameter {given!r} is unknown; known are {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            raise _invalid(f"the parameter {given!r} is unknown{f' (did you mean {near[0]!r}?)' if near else ''}")
     suffix = f"?{urlencode(kept)}" if kept else ""
     dsn = f"postgresql://{base.partition('://')[2]}{suffix}"
     return DatabaseAddress(base, dsn, {**options, "server_settings": server_settings})
@@ -198,6 +200,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
+        self._place = _describe_place(engine.url)
         self._clock = clock
         self._down_since: float | None = None
         # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
@@ -205,8 +208,12 @@ class Database:
         self._turn = asyncio.Lock() if self.is_sqlite else contextlib.nullcontext()
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> Database:
         """Return the database of a URL; no connection is made. Creates the directory of a SQLite file.
+
+        Args:
+            url: SQLAlchemy URL.
+            statement_timeout_s: Time limit of a statement of PostgreSQL in seconds; None means no limit.
 
         Raises:
             FatalError: "database_url_invalid"; also for a file of TLS that cannot be read.
@@ -220,13 +227,15 @@ class Database:
                 try:
                     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
-                    raise _make_unavailable(error) from error
+                    raise _make_unavailable(error, _describe_place(parsed)) from error
             engine = create_async_engine(address.url)
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
             return cls(engine)
         options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": POOL_TIMEOUT_S}
         if address.dsn is not None:
-            options["async_creator"] = _make_creator(address.dsn, address.options or {})
+            options["async_creator"] = _make_creator(
+                address.dsn, {**(address.options or {}), "command_timeout": statement_timeout_s}
+            )
         return cls(create_async_engine(address.url, **options))
 
     @property
@@ -292,7 +301,7 @@ class Database:
         except Exception as error:
             if not (connecting or _is_outage(error)):
                 raise
-            unavailable = _make_unavailable(error)
+            unavailable = _make_unavailable(error, self._place)
             if self._down_since is None:
                 self._down_since = self._clock()
                 _log.error("database unavailable", extra=unavailable.log_fields())
@@ -315,19 +324,28 @@ def _is_outage(error: Exception) -> bool:
     return not isinstance(error, exc.ProgrammingError | exc.DataError | exc.NotSupportedError)
 
 
-def _make_unavailable(error: Exception) -> DatabaseUnavailable:
+def _describe_place(url: sa.engine.URL) -> str:
+    """Return where a database is, without user and password. Pure."""
+    if url.get_backend_name() == "sqlite":
+        return f"in {url.database!r}"
+    host = url.host or str(url.query.get("host", "its usual host"))
+    return f"at {host}" if url.port is None else f"at {host}:{url.port}"
+
+
+def _make_unavailable(error: Exception, place: str) -> DatabaseUnavailable:
     """Return the error for callers, with the driver's reason in one line. Pure."""
     cause: BaseException = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
     # SQLAlchemy puts the class of asyncpg's error before its text; asyncio hides the cause of a failed connection.
     text = str(cause).rpartition(">: ")[2].strip()
     if isinstance(cause, OSError) and cause.errno is not None:
-        text = text.partition("] ")[2].replace("Connect call failed", os.strerror(cause.errno))
+        text = text.partition("] ")[2] or text
+        text = os.strerror(cause.errno) if isinstance(cause, ConnectionError) else text
     elif isinstance(cause, TimeoutError | exc.TimeoutError):
         text = "it did not respond in time"
     reason = text.splitlines()[0][:200].rstrip(".") if text else type(cause).__name__
     return DatabaseUnavailable(
         "database_unavailable",
-        f"The database of jobs is unavailable: {reason}.",
+        f"The database of jobs {place} is unavailable: {reason}.",
         hint=f"Check {_VARIABLE} and the database server, then try again.",
     )
 

@@ -101,14 +101,13 @@ class JobStore:
             DatabaseUnavailable: the database does not respond or denies access.
             FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it.
         """
-        database = Database.open(url)
+        database = Database.open(url, statement_timeout_s=None)
         try:
             async with database.writing() as connection:
                 await connection.run_sync(_migrate)
-        except BaseException:
+        finally:
             await database.close()
-            raise
-        return cls(database)
+        return cls(Database.open(url))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -34,10 +34,32 @@ def test_a_worker_like_its_service_may_work(settings: Settings) -> None:
     check_worker(spec_for(settings), Settings())
 
 
+def test_releases_of_one_minor_version_work_on_each_others_jobs(settings: Settings) -> None:
+    """Also one that is older than the service, which may know further fields and settings."""
+    spec = spec_for(settings)
+    major, minor, *_ = spec.package_version.split(".")
+    values = spec.model_dump(mode="json")
+    later = {**values, "package_version": f"{major}.{minor}.999", "of_a_later_release": 1}
+    later["endpoints"] = {**values["endpoints"], "milvus": {"url": "http://m"}}
+    later["endpoints"]["s3"] = {**values["endpoints"]["s3"], "addressing": "path"}
+    later["limits"] = {**values["limits"], "of_a_later_release": 1}
+    read = JobSpec.model_validate(later)
+    check_worker(read, settings)
+    assert settings.with_endpoints(read.endpoints) == settings
+
+
+def test_another_list_of_ollama_servers_is_no_contradiction(settings: Settings) -> None:
+    """A server was added to one of both: those of the job are used."""
+    more = settings.model_copy(update={"ollama": Settings(ollama={"urls": "http://a:1,http://b:1"}).ollama})
+    check_worker(spec_for(settings), more)
+    assert more.with_endpoints(spec_for(settings).endpoints).ollama.urls == ("http://a:1",)
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
         ({"package_version": "0.0.0"}, "package version"),
+        ({"package_version": "1.1.0"}, "package version"),
         ({"python_version": "3.1"}, "Python"),
     ],
 )
