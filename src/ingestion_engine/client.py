@@ -13,7 +13,7 @@ Results are JSON objects, as described by ``GET /openapi.json``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -29,6 +29,12 @@ REQUEST_TIMEOUT_S: Final = 30.0
 
 EVENT_TIMEOUT_S: Final = 45.0
 """Three intervals of the heartbeat of an event stream."""
+
+LOG_POLL_S: Final = 1.0
+"""Pause between two requests for what was added to a log; drivers write it every five seconds."""
+
+LOG_QUIET_POLLS: Final = 2
+"""Responses without a line that end the log of a job that has ended: its last lines may follow its outcome."""
 
 RECONNECT_S: Final = 1.0
 """Pause before a broken event stream is opened again."""
@@ -157,6 +163,48 @@ class IngestClient:
         """Return the last part of the log of a job's driver; None means the newest attempt."""
         answer = self._send("GET", f"/jobs/{_segment(job_id)}/logs", params=_given({"attempt": attempt}))
         return answer.text
+
+    def follow_log(
+        self,
+        job_id: str,
+        attempt: int | None = None,
+        *,
+        patience_s: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[str]:
+        """Yield the log of a job's driver as it is kept, then what is added to it, until the job has ended.
+
+        Polls every ``LOG_POLL_S``, from the last position, also after a restart of the service.
+
+        Args:
+            job_id: Id of the job.
+            attempt: Number of the attempt; None means the newest, and the ones that follow it.
+            patience_s: Seconds that the service may be unreachable before ``ApiUnreachable`` is raised.
+            sleep: Waits for a number of seconds.
+        """
+        path = f"/jobs/{_segment(job_id)}/logs"
+        position, quiet, unreachable_s = "", 0, 0.0
+        while True:
+            try:
+                # Before the log: what the driver wrote before the job ended is read after it.
+                is_final = self.get_job(job_id)["state"] in FINAL_STATES
+                answer = self._send("GET", path, params={**_given({"attempt": attempt}), "after": position})
+            except ApiUnreachable:
+                if unreachable_s >= patience_s:
+                    raise
+                unreachable_s += LOG_POLL_S
+            else:
+                unreachable_s = 0.0
+                if answer.text:
+                    yield answer.text
+                following = answer.headers.get("Log-Position")
+                if following is None:  # a service that does not know positions has sent all it has
+                    return
+                quiet = quiet + 1 if is_final and not answer.text and following == position else 0
+                position = following
+                if quiet == LOG_QUIET_POLLS:
+                    return
+            sleep(LOG_POLL_S)
 
     def cancel(self, job_id: str, *, force: bool = False) -> dict[str, Any]:
         """Cancel a job; return it. With ``force``, the service ends it although its cluster may be gone."""

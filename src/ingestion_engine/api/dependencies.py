@@ -150,6 +150,8 @@ class LogQuery(Strict):
 
     attempt: int | None = Field(default=None, ge=1)
     """Number of the attempt, from 1; the newest by default."""
+    after: str | None = Field(default=None, max_length=64)
+    """Only whole lines after this position, the header ``Log-Position`` of a response; empty means the beginning."""
 
 
 class CancelQuery(Strict):

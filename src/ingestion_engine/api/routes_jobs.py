@@ -112,9 +112,17 @@ async def list_failures(job: JobDep, query: PageParams, services: ServicesDep) -
     summary="Read the log of a job's driver",
     response_class=PlainTextResponse,
 )
-async def read_logs(job: JobDep, query: LogParams, services: ServicesDep) -> str:
-    """Return the end of the log of one attempt."""
-    return await services.jobs.read_log(job.id, query.attempt)
+async def read_logs(job: JobDep, query: LogParams, services: ServicesDep, response: Response) -> str:
+    """Return the end of the log of one attempt, or, with ``after``, the whole lines that were added since.
+
+    To follow a log, request it with an empty ``after``, then with the header ``Log-Position`` of the previous response.
+    Without ``attempt``, the log of the next attempt follows that of one that has ended.
+    """
+    if query.after is None:
+        return await services.jobs.read_log(job.id, query.attempt)
+    text, position = await services.jobs.read_log_after(job.id, query.after, query.attempt)
+    response.headers["Log-Position"] = str(position)
+    return text
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, operation_id="cancel_job", summary="Cancel a job")

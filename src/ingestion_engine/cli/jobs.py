@@ -214,11 +214,19 @@ def retry(
 def logs(
     job: JobId,
     attempt: Annotated[int | None, typer.Option(min=1, help="Number of the attempt. Default: the newest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what is added, until the job ends.")] = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the last part of the log of a job's driver."""
     with open_client(url) as client:
+        if follow:
+            for text in client.follow_log(job, attempt):
+                if json:
+                    write_json({"job_id": job, "attempt": attempt, "log": text})
+                else:
+                    typer.echo(text, nl=False)
+            return
         text = client.read_log(job, attempt)
     if json:
         write_json({"job_id": job, "attempt": attempt, "log": text})

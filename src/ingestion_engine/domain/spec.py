@@ -31,6 +31,8 @@ COLLECTION_MAX = 128
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
 """Names of buckets."""
 
+_WILDCARDS = re.compile(r"[*?[]")
+
 
 class EngineName(StrEnum):
     """Engine that runs a job's partitions."""
@@ -101,7 +103,7 @@ class Source(Strict):
 
     def narrowest_prefix(self) -> str:
         """Return a prefix that the job lists or narrows further; an account may have access to no other. Pure."""
-        return self.prefix + (re.split(r"[*?[]", self.include[0])[0] if self.include else "")
+        return self.prefix + (_WILDCARDS.split(self.include[0])[0] if self.include else "")
 
 
 class Embedding(Strict):

@@ -23,6 +23,7 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
+from ingestion_engine.services.log_position import LogPosition, read_after
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.state_access import state_needed, state_not_configured
 
@@ -200,6 +201,31 @@ class JobService:
                 "log_not_found", f"There is no log of attempt {attempt} of job {job_id!r} yet.", status=404
             )
         return text
+
+    async def read_log_after(self, job_id: str, after: str, attempt: int | None = None) -> tuple[str, LogPosition]:
+        """Return what was added to a driver's log after a position, and the position at its end.
+
+        Args:
+            job_id: The job.
+            after: The position as text; empty for the beginning of what is kept.
+            attempt: Number of the attempt to stay with; None means to go on with the next one when one has ended.
+
+        Raises:
+            SubmissionError: "job_not_found" (404), "validation_error" (422). A log that does not exist yet is empty.
+        """
+        job = await self.get(job_id)
+        position = LogPosition.parse(after) if after else LogPosition(attempt or job.attempt)
+        try:
+            text = await self.read_log(job_id, position.attempt)
+        except SubmissionError as error:
+            if error.code != "log_not_found":
+                raise
+            text = ""
+        has_successor = position.attempt < job.attempt
+        added, following = read_after(text, position, is_final=job.state.is_final or has_successor)
+        if not added and has_successor and attempt is None:
+            return "", LogPosition(position.attempt + 1)
+        return added, following if text else position
 
     async def cancel(self, job_id: str, *, force: bool = False) -> JobRecord:
         """End a waiting job, or request that an admitted one ends; a job that has ended stays as it is. Idempotent.

@@ -377,3 +377,35 @@ async def test_events_end_with_the_job(world: World, monkeypatch: pytest.MonkeyP
             if line.startswith("data: "):
                 assert orjson.loads(line.removeprefix("data: "))["state"] == "succeeded"
         assert names == ["state"]
+
+
+async def test_a_log_is_followed_from_the_last_position(world: World) -> None:
+    """Whole lines only, each once, also over a change of the source and into the next attempt."""
+
+    def stamp(second: int) -> str:
+        return f"2026-01-31T12:00:{second:02}.000Z INFO    driver progress"
+
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        position = ""
+
+        async def read() -> str:
+            nonlocal position
+            answer = await plane.client.get(f"/jobs/{job_id}/logs", params={"after": position})
+            assert answer.status_code == 200
+            position = answer.headers["log-position"]
+            return str(answer.text)
+
+        assert await read() == ""
+        await plane.look()
+        while position[0] == "0":
+            assert await read() == ""
+        ledger = Ledger(world.state, job_id)
+        world.engine.log = f"Ray says hello\n{stamp(1)}\n{stamp(2)}"
+        assert await read() == f"Ray says hello\n{stamp(1)}\n"
+        assert await read() == ""
+        world.engine.away = unreachable()
+        ledger.write_log(1, f"{stamp(1)}\n{stamp(2)}\n{stamp(3)}\n")
+        assert await read() == f"{stamp(2)}\n{stamp(3)}\n"
+        bad = await plane.client.get(f"/jobs/{job_id}/logs", params={"after": "somewhere"})
+        assert (bad.status_code, bad.json()["field"]) == (422, "after")

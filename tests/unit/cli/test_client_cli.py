@@ -31,6 +31,7 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, World, make_collection
+from support.waiting import wait_for
 
 PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
 
@@ -506,3 +507,39 @@ def test_unchanged_objects_are_not_no_objects() -> None:
     """0/0 alone could be a prefix that matches nothing."""
     job = {"state": "succeeded", "counts": {"planned": 0, "done": 0, "failed": 0, "skipped": 7}, "progress": None}
     assert describe_facts(job) == ["0/0 objects", "7 unchanged or skipped"]
+
+
+def test_a_log_is_followed_until_the_job_has_ended(service: Running) -> None:
+    """What is written while the job runs, and what is written after its outcome; then it ends by itself."""
+    service.outcome = {"state": "running"}
+    written = [f"2026-01-31T12:00:0{n}.000Z INFO    driver line {n}\n" for n in range(4)]
+    with IngestClient(service.url, KEY) as client:
+        job_id = client.submit(BODY)["job_id"]
+        wait_for(lambda: client.get_job(job_id)["state"] == "running", 20)
+        ledger, pauses = Ledger(service.world.state, job_id), 0
+
+        def go_on(_seconds: float) -> None:
+            nonlocal pauses
+            pauses += 1
+            assert pauses < 50, "the log never ends"
+            if pauses <= 3:
+                ledger.write_log(1, "".join(written[: pauses + 1]))
+            if pauses == 3:
+                service.world.engine.finish(job_id)
+                wait_for(lambda: client.get_job(job_id)["state"] == "succeeded", 20)
+
+        ledger.write_log(1, written[0])
+        assert list(client.follow_log(job_id, sleep=go_on)) == written
+
+
+def test_following_the_log_of_a_job_that_has_ended_prints_it(
+    service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends with the log."""
+    monkeypatch.setattr("ingestion_engine.client.LOG_POLL_S", 0)
+    with IngestClient(service.url, KEY) as client:
+        job_id = client.submit(BODY)["job_id"]
+        client.wait(job_id, timeout_s=20)
+    Ledger(service.world.state, job_id).write_log(1, "said the driver\nand ended")
+    assert run("logs", job_id, "--follow") == 0
+    assert capsys.readouterr().out == "said the driver\nand ended\n"

@@ -27,6 +27,8 @@ from ingestion_engine.runtime.tls import read_authorities
 CREDENTIALS_TTL = timedelta(minutes=10)
 """botocore renews temporary credentials at least ten minutes before they expire, so a copy is valid this long."""
 
+_PUNCTUATION = re.compile(r"[\s{}(),]+")
+
 
 ANSWERS = (
     AlreadyExistsError,
@@ -71,7 +73,7 @@ def find_cause(error: Exception) -> str:
     """
     text = str(error)
     found = text.partition("inner:")[2] or text.partition("\n")[0]
-    return " ".join(re.sub(r"[\s{}(),]+", " ", found).split())[:300]
+    return " ".join(_PUNCTUATION.sub(" ", found).split())[:300]
 
 
 def make_obstore(
