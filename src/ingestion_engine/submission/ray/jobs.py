@@ -15,8 +15,12 @@ Behaviour of Ray 2.60.0 that it handles:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +43,14 @@ _TRACEBACK: Final = "Traceback (most recent call last)"
 """In the body of each of Ray's own 400 responses to a submission."""
 
 LOG_TAIL_BYTES: Final = 1024 * 1024
-"""Maximum size of the end of a log that is kept in memory; the API returns logs whole, however large."""
+"""Maximum size of the end of a log that is returned."""
+
+RESPONSE_MAX_BYTES: Final = 4 * LOG_TAIL_BYTES
+"""Maximum size of the end of a response that is kept in memory: the API returns logs whole, however large. Escapes of
+JSON make a log of Latin letters a few percent larger, one of other letters up to six times."""
+
+LOG_TIMEOUT_S: Final = 60.0
+"""Time limit for a whole log: 1 GB at 17 MB/s."""
 
 
 class RayJobStatus(StrEnum):
@@ -191,10 +202,16 @@ class RayJobsClient:
 
     async def get_logs(self, submission_id: str) -> str | None:
         """Return the end of the output of a job (at most 1 MiB), or None when Ray has no log of it."""
-        answer = await self._request("GET", f"/api/jobs/{submission_id}/logs")
+        try:
+            async with asyncio.timeout(LOG_TIMEOUT_S):
+                answer = await self._request("GET", f"/api/jobs/{submission_id}/logs")
+        except TimeoutError:
+            message = f"Ray did not send the whole log within {LOG_TIMEOUT_S:g} s."
+            raise TransientError("engine_unreachable", message, maybe_started=True) from None
         if _is_unknown(answer, f"Job {submission_id}"):
             return None
-        text = str(_read_field(answer, "logs") or "")
+        is_cut = answer.is_success and len(answer.content) == RESPONSE_MAX_BYTES
+        text = decode_end(answer.content) if is_cut else str(_read_field(answer, "logs") or "")
         return text[-LOG_TAIL_BYTES:] or None
 
     async def has_package(self, name: str) -> bool:
@@ -218,7 +235,9 @@ class RayJobsClient:
         self, method: str, path: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **body: Any
     ) -> httpx.Response:
         with _httpx_errors(self._url):
-            answer = await self._client.request(method, path, timeout=timeout_s, **body)
+            async with self._client.stream(method, path, timeout=timeout_s, **body) as stream:
+                content = await _read_end(stream.aiter_bytes())
+        answer = httpx.Response(stream.status_code, content=content)
         if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             who = "Ray" if _OWN_DENIAL in answer.text else "A proxy in front of Ray, or another server,"
             missing = answer.status_code == httpx.codes.UNAUTHORIZED
@@ -228,6 +247,45 @@ class RayJobsClient:
                 hint="Set INGEST_RAY__AUTH_TOKEN to the cluster's token (`ray get-auth-token`); restart the service.",
             )
         return answer
+
+
+async def _read_end(pieces: AsyncIterator[bytes]) -> bytes:
+    """Return the last ``RESPONSE_MAX_BYTES`` of a body, or all of a shorter one. Memory: one piece more."""
+    kept: deque[bytes] = deque()
+    size_bytes = 0
+    async for piece in pieces:
+        kept.append(piece)
+        size_bytes += len(piece)
+        while size_bytes - len(kept[0]) >= RESPONSE_MAX_BYTES:
+            size_bytes -= len(kept.popleft())
+    return b"".join(kept)[-RESPONSE_MAX_BYTES:]
+
+
+def decode_end(body: bytes) -> str:
+    """Return the text of a JSON string that starts before ``body`` and is the last value of its object. Pure.
+
+    The text starts after the first line break, so that no escape is torn; a text without one may start with the rest of
+    an escape.
+
+    Raises:
+        TransientError: the body does not end as such an object does.
+    """
+    body = body.rstrip()
+    if not body.endswith(b'"}'):
+        raise _make_foreign("answered without JSON")
+    # The first character may belong to an escape that began before.
+    skipped = min(len(body) - len(body.lstrip(b"\\")) + 1, len(body) - len(b'"}'))
+    line_break = _LINE_BREAK.search(body, skipped)
+    start = line_break.end() if line_break is not None else skipped
+    try:
+        text = json.loads(b'"' + body[start:-1], strict=False)
+    except ValueError:
+        raise _make_foreign("answered without JSON") from None
+    return str(text).encode("utf-8", "replace").decode()
+
+
+_LINE_BREAK: Final = re.compile(rb"(?<!\\)(?:\\\\)*+\\n")
+"""A line break in a JSON string, after an even number of backslashes. Takes time in proportion to the body."""
 
 
 @contextlib.contextmanager
