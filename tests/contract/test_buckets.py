@@ -15,7 +15,7 @@ from support.buckets import choose_s3, empty_bucket, new_bucket
 def test_a_bucket_is_emptied(s3_settings: S3Settings, s3_bucket: str) -> None:
     """Of objects, keys that XML cannot carry among them, and of an upload that nobody has finished."""
     client = make_client(s3_settings)
-    for key in ("a", "many/1", "odd & <key>"):
+    for key in ("a", "a/hidden by MinIO", "odd & <key>"):
         client.put_object(Bucket=s3_bucket, Key=key, Body=b"")
     client.create_multipart_upload(Bucket=s3_bucket, Key="unfinished")
     empty_bucket(client, s3_bucket)

@@ -70,7 +70,7 @@ class TestValues:
     def test_list_is_complete(self, store: StateStore) -> None:
         """A prefix is any string; paths are relative to the store; 1,003 of them are more than one page."""
         names = {f"jobs/j1/reports/{number:04d}" for number in range(1003)} | {
-            "jobs/j1",
+            "jobs/j1.json",
             "jobs/j10/x",
             "alias/a b.json",
         }

@@ -101,7 +101,7 @@ def test_an_unreachable_server_has_a_hint(
     assert "INGEST_S3__ENDPOINT_URL" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("target", ["docs/a", "s3://", "file:///tmp"])
+@pytest.mark.parametrize("target", ["./docs/a", "s3://", "file:///tmp"])
 def test_a_target_that_is_no_s3_uri_is_refused(folder: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2; the message shows the form."""
     assert run_app(command, ["upload", str(folder), target]) == ExitCode.USAGE
