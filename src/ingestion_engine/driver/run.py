@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.log_tail import LogTail
+from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import TextFormatter, get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from ingestion_engine.pipeline.worker import Process
 
 log = get_logger(__name__)
+
+SPEC_PATIENCE = RetryPolicy(first_s=1.0, longest_s=60.0, deadline_s=86_400.0)
+"""How long a driver waits for its spec: the default of ``max_runtime_s``, whose real value is in the spec."""
 
 
 def run_driver(
@@ -48,7 +52,7 @@ def run_driver(
         begun: Monotonic time in seconds at which the attempt began; None means now.
 
     Raises:
-        IngestionError: the spec is missing, or the state store refuses this process.
+        IngestionError: the spec is missing, or the state store refuses this process or was unavailable for a day.
 
     A spec of another version, or an environment that differs from the service's, ends the attempt with a summary; the
     service then puts the job back.
@@ -59,7 +63,7 @@ def run_driver(
     state = open_state_store(settings, uri.state_url)
     ledger = Ledger(state, uri.job_id)
     try:
-        spec = ledger.read_spec()
+        spec = _read_spec(ledger)
     except FatalError as error:
         if error.code not in ENVIRONMENT_FAULTS:
             raise
@@ -90,6 +94,26 @@ def run_driver(
         begun=begun,
     )
     return driver.run()
+
+
+def _read_spec(ledger: Ledger) -> JobSpec:
+    """Return the job's spec; an unavailable state store is waited for, because a driver that ends uses up an attempt.
+
+    Raises:
+        TlsFailed: at once; nothing is known yet of an earlier attempt that would make it worth waiting.
+    """
+    pauses = SPEC_PATIENCE.pauses()
+    while True:
+        try:
+            return ledger.read_spec()
+        except TlsFailed:
+            raise
+        except TransientError as error:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise
+            log.warning("waiting for the state store to read the spec", extra=error.log_fields())
+            time.sleep(pause_s)
 
 
 def _end_unable(ledger: Ledger, attempt: int, error: FatalError) -> dict[str, Any]:

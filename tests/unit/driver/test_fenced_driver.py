@@ -10,10 +10,12 @@ import pytest
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.driver import run
 from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.driver.run import run_driver
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.state.ledger import Ledger
+from support.faulty_state import FaultyStore
 from support.world import SkippingClock, World, balanced, make_world
 
 
@@ -98,6 +100,26 @@ def test_the_attempt_after_one_that_was_put_back_does_the_job() -> None:
     assert second is not None
     assert (second["state"], second["attempt"]) == ("succeeded", 2)
     assert ledger.read_summary(2) == second
+
+
+def test_a_driver_waits_for_a_state_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ended would use up an attempt; three of them would end the job."""
+    monkeypatch.setenv("INGEST_STATE_URL", f"file://{tmp_path}")
+    store = FaultyStore(LocalStateStore(f"file://{tmp_path}"), away=True)
+    store.inner.put("jobs/job-new/spec.json", orjson.dumps({"format": 2}))
+    monkeypatch.setattr(run, "open_state_store", lambda *_: store)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        store.away = len(pauses) < 12
+
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    summary = run_driver(Ledger(store, "job-new").spec_uri, 1)
+    assert summary is not None
+    assert summary["error"]["code"] == "spec_invalid"
+    assert len(pauses) == 12
+    assert pauses[0] <= 1 < max(pauses) <= 60
 
 
 def test_a_spec_of_another_version_ends_the_attempt_with_the_reason(
