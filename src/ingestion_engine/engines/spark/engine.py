@@ -152,7 +152,17 @@ class _Run:
                 outcome = error
             self._ended.put(_Ended(batch, outcome))
 
-        InheritableThread(target=work, name=group, daemon=True).start()
+        thread = InheritableThread(target=work, name=group, daemon=True)
+        run = thread.run
+
+        def run_or_report() -> None:
+            try:
+                run()
+            except BaseException as error:  # PySpark prepares the thread in the JVM, which may have ended
+                self._ended.put(_Ended(batch, error))
+
+        thread.run = run_or_report  # type: ignore[method-assign]  # PySpark's own wrapper runs before ``work``
+        thread.start()
         return group
 
     def _collect(self, batch: Batch, group: str, place: int) -> list[PartitionReport]:
