@@ -6,6 +6,7 @@ images as data URLs.
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 
@@ -51,10 +52,33 @@ def read_html(text: str) -> ParsedText:
     Cost: about 1 s per 10 MB; memory of the text twice.
     """
     reader = _Reader()
-    reader.feed(text)
-    reader.close()
+    end = text.rfind(">") + 1  # behind it, nothing is a tag
+    rest = text[end:]
+    try:
+        reader.feed(text[:end])
+        reader.close()
+    except _TooDamagedError as damage:
+        rest = reader.rawdata[damage.at :] + rest
+    if reader.cdata_elem is None:
+        reader.handle_data(html.unescape(rest))
     reader.end_block("")
     return ParsedText("".join(reader.out), TextFormat.MARKDOWN, title=reader.title or reader.first_heading)
+
+
+_MOST_UNENDED = 50
+"""Tags, comments and declarations that begin and never end; the standard library searches the rest of the page for the
+end of each. What follows them is read as text."""
+
+_MOST_INDENTED = 50
+"""Levels of lists that are indented: each level of more would make every line inside it longer."""
+
+
+class _TooDamagedError(Exception):
+    """Too much on the page begins and never ends; ``at`` is the place of the next such thing in the reader's data."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self.at = at
 
 
 class _Reader(HTMLParser):
@@ -72,6 +96,25 @@ class _Reader(HTMLParser):
         self._lists = 0
         self._cells = 0
         self._in_title = False
+        self._unended = 0
+
+    def parse_starttag(self, i: int) -> int:
+        """Return the end of the tag at a place, -1 if it has none. Raises _TooDamagedError."""
+        return self._count_unended(i, super().parse_starttag(i))
+
+    def parse_comment(self, i: int, report: int = 1) -> int:
+        """Return the end of the comment at a place, -1 if it has none. Raises _TooDamagedError."""
+        return self._count_unended(i, super().parse_comment(i, bool(report)))
+
+    def parse_html_declaration(self, i: int) -> int:
+        """Return the end of the declaration at a place, -1 if it has none. Raises _TooDamagedError."""
+        return self._count_unended(i, super().parse_html_declaration(i))
+
+    def _count_unended(self, start: int, end: int) -> int:
+        self._unended += end < 0
+        if self._unended > _MOST_UNENDED:
+            raise _TooDamagedError(start)
+        return end
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _HIDDEN:
@@ -143,7 +186,7 @@ class _Reader(HTMLParser):
                 self.first_heading = self.first_heading or text
             text = _HEADINGS[block] + text
         elif block == "li":
-            text = "  " * max(0, self._lists - 1) + "- " + text
+            text = "  " * max(0, min(self._lists, _MOST_INDENTED) - 1) + "- " + text
         self._write(block, text)
 
     def _write(self, block: str, text: str) -> None:

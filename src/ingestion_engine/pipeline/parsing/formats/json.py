@@ -238,14 +238,15 @@ def render_jsonl(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _render_records(pieces: Iterable[str]) -> Iterator[str]:
-    gap = ""
+    separator = ""
     for number, line in enumerate((line.strip("\ufeff\r\n") for line in split_lines(pieces)), 1):
         if not line or line.isspace():
             continue
-        block = "\n".join(_tidy(_render(_load(line, f"JSON Lines file, line {number},"))))
-        if block:
-            yield gap + block
-            gap = "\n\n"
+        value = _load(line, f"JSON Lines file, line {number},")
+        gap = separator
+        for piece in join_lines(_tidy(_render(value))):
+            yield gap + piece
+            gap, separator = "", "\n\n"
 
 
 def _load(text: str, what: str) -> Any:

@@ -38,12 +38,25 @@ class _Element:
     attributes: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     inline: list[str] = field(default_factory=list)
+    """Running text in parts, with one blank between words and none at the ends."""
+    is_word_ended: bool = False
+    """True when a blank follows the running text, if anything does."""
     inner_attributes: list[str] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
     """Lines of children too large for running text; they follow this element's own text, if any."""
     inline_chars: int = 0
     line_chars: int = 0
     has_text: bool = False
+
+    def add_inline(self, text: str, *, apart: bool = False) -> None:
+        """Add running text without blanks at its ends, as a word of its own if ``apart``."""
+        if text:
+            if self.inline and (apart or self.is_word_ended):
+                self.inline.append(" ")
+            self.inline.append(text)
+            self.is_word_ended = apart
+        elif apart:
+            self.is_word_ended = True
 
 
 def read_xml(text: str) -> ParsedText:
@@ -102,6 +115,14 @@ class XmlText:
         yield from reader.take_lines()
 
 
+def _join(first: list[str], second: list[str]) -> list[str]:
+    """Return both lists as one; neither may be used again."""
+    if not first:
+        return second
+    first += second
+    return first
+
+
 class _Reader:
     def __init__(self, held_chars: int | None) -> None:
         self.title: str | None = None
@@ -133,8 +154,13 @@ class _Reader:
             if not data.isspace():
                 raise NeedsWholeTextError
             return
-        element.inline.append(data)
-        element.has_text = element.has_text or not data.isspace()
+        words = data.split()
+        if data and (not words or data[0].isspace()):
+            element.is_word_ended = True
+        element.add_inline(" ".join(words))
+        if words:
+            element.is_word_ended = data[-1].isspace()
+            element.has_text = True
 
     def end(self, _name: str) -> None:
         element = self._open.pop()
@@ -143,28 +169,30 @@ class _Reader:
             return
         parent = self._open[-1]
         large = not element.has_text and element.inline_chars > _INLINE_CHARS
-        inline = "" if large else " ".join("".join(element.inline).split())
+        inline = "" if large else "".join(element.inline)
         if element.has_text:
             lines = [*element.attributes, *element.inner_attributes, f"{element.name}: {inline}", *element.large]
         else:
-            lines = element.attributes + element.lines
+            lines = element.attributes + element.lines if element.attributes else element.lines
+        line_chars = element.line_chars if lines is element.lines else sum(map(len, lines))
         if self.title is None and element.name.lower() == "title" and element.has_text:
             self.title = inline
         if len(self._open) == self._given:
             self._lines += lines
             return
-        parent.lines += lines
-        parent.line_chars += sum(map(len, lines))
+        parent.lines = _join(parent.lines, lines)
+        parent.line_chars += line_chars
         if self._held_chars is not None and parent.line_chars > self._held_chars and self._give():
             return
         if large:
-            parent.large += lines
+            parent.large = [*parent.large, *lines]
             parent.inline_chars += _INLINE_CHARS
             return
-        parent.inline += [inline] if element.has_text else [" ", inline, " "]
+        parent.add_inline(inline, apart=not element.has_text)
         parent.inline_chars += len(inline)
-        parent.large += element.large
-        parent.inner_attributes += element.attributes + element.inner_attributes
+        parent.large = _join(parent.large, element.large)
+        inner = _join(element.attributes, element.inner_attributes)
+        parent.inner_attributes = _join(parent.inner_attributes, inner)
 
     def _give(self) -> bool:
         """Give the lines of the open elements, from the outermost on up to one with text; return whether of all.

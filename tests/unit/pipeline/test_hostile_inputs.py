@@ -1,0 +1,76 @@
+"""Small inputs that cost a reader more than their size: each takes work in proportion to it, or fails at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+
+from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.pipeline.parsing.formats import html
+from ingestion_engine.pipeline.parsing.formats.html import read_html
+from ingestion_engine.pipeline.parsing.formats.json import read_json, read_jsonl
+from ingestion_engine.pipeline.parsing.formats.tables import read_csv
+from ingestion_engine.pipeline.parsing.formats.xml import read_xml
+from ingestion_engine.pipeline.parsing.pieces import MOST_GROWTH
+
+UNENDED = ["<a ", '<a x="', "<a x='> ", "<!-- > ", "<![CDATA[ > ", "<!x", "</a", "<?x", '<a b=">" ', "<!doctype <"]
+
+
+@pytest.mark.parametrize("unit", UNENDED)
+@pytest.mark.parametrize("ending", ["", ">", "</p>"])
+def test_what_never_ends_on_a_page(unit: str, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the page is searched for the end of tags and comments a limited number of times."""
+    searched = 0
+
+    def counted(method: Callable[..., int]) -> Callable[..., int]:
+        def call(reader: HTMLParser, at: int, *arguments: object) -> int:
+            nonlocal searched
+            end = method(reader, at, *arguments)
+            searched += len(reader.rawdata) - at if end < 0 else 0
+            return end
+
+        return call
+
+    for name in ("parse_starttag", "parse_endtag", "parse_comment", "parse_html_declaration", "parse_pi"):
+        monkeypatch.setattr(HTMLParser, name, counted(getattr(HTMLParser, name)))
+    page = "<html><p>Words. " + unit * 3_000 + ending
+    assert read_html(page).text.startswith("Words.")
+    assert searched <= 2 * (html._MOST_UNENDED + 2) * len(page)
+
+
+def test_a_damaged_page_keeps_its_text() -> None:
+    """What follows more open comments than any page has is text."""
+    text = read_html("<html><p>First &amp; words" + "<!-- > " * 100 + "<p>Last &amp; words").text
+    assert text.startswith("First & words")
+    assert text.endswith("Last & words")
+
+
+def test_lists_inside_lists() -> None:
+    """Their indentation does not make a text of the square of the page."""
+    page = "<html>" + "<ul><li>x" * 3_000
+    assert len(read_html(page).text) < 20 * len(page)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: read_csv("a" * 50_000 + ",b\n" + "1,2\n" * 100_000),
+        lambda: read_json(f'{{"{"k" * 200_000}": [{{}}{", {}" * 200_000}]}}'),
+        lambda: read_jsonl(f'{{"{"k" * 200_000}": [1, {{}}{", {}" * 200_000}]}}'),
+    ],
+    ids=["csv", "json", "jsonl"],
+)
+def test_names_that_are_repeated_in_every_line(read: Callable[[], object]) -> None:
+    """A text that would be thousands of times as long as the object is refused before it fills the memory."""
+    with pytest.raises(ObjectError, match=f"more than {MOST_GROWTH} times") as caught:
+        read()
+    assert caught.value.code == "decompressed_too_large"
+
+
+def test_elements_inside_elements() -> None:
+    """XML may be nested deeper than any format is, and not without a limit."""
+    assert read_xml("<a>" * 1_000 + "x" + "</a>" * 1_000).text == "a: x"
+    with pytest.raises(ObjectError, match="nested too deeply"):
+        read_xml("<a>" * 1_001 + "x" + "</a>" * 1_001)
