@@ -72,6 +72,12 @@ class ObjectUnreadable(ObjectError):
     retryable = True
 
 
+class ParserDied(ObjectError):
+    """Reading the object ended its parser process, which may be for want of memory."""
+
+    retryable = True
+
+
 class TextRefused(ObjectError):
     """The embedder permanently refuses an input; a batch is halved until the refused text is alone."""
 

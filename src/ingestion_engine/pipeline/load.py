@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ports import ObjectSource
-from ingestion_engine.domain.records import Action, Chunk, Document, ObjectHead, ObjectRef, PlannedObject, RawObject
+from ingestion_engine.domain.records import Action, Chunk, Document, ObjectHead, ObjectRef, PlannedObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
 from ingestion_engine.pipeline.chunking.chunk import chunk_pieces
-from ingestion_engine.pipeline.parsing.large import parse_large
+from ingestion_engine.pipeline.parsing.large import parse_large, parse_spooled
 from ingestion_engine.pipeline.parsing.parse import parse_object
 from ingestion_engine.pipeline.spool import LARGE_BYTES, SpooledBody, disk_errors
 from ingestion_engine.pipeline.worker_context import Stopwatch
@@ -123,16 +123,16 @@ class LoadStage:
                     return LoadedObject(
                         planned, document, chunks, is_large=True, text_chars=large.text.chars, read=read
                     )
-                whole = await asyncio.to_thread(body.read, 0, body.size)
-                raw = RawObject(ref=read, body=whole, content_type=head.content_type, metadata=head.metadata)
-                del body, whole
+                document = await self.watch.time("parse", parse_spooled(body, head, limits=self.limits))
+                del body
             else:
                 fetch = self.source.fetch(planned.ref, max_bytes=self.limits.object_max_bytes)
                 raw = await self.watch.time("fetch", fetch)
                 read = raw.ref
                 self.bytes_read += len(raw.body)
-            document = _with_origin(await self.watch.time("parse", parse_object(raw, limits=self.limits)), planned)
-            del raw
+                document = await self.watch.time("parse", parse_object(raw, limits=self.limits))
+                del raw
+            document = _with_origin(document, planned)
             cut = await self.watch.time("chunk", self._chunk_whole(document))
             return LoadedObject(planned, replace(document, text=""), cut, text_chars=len(document.text), read=read)
         except ObjectError as error:

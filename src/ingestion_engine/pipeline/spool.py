@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -42,26 +43,36 @@ def disk_errors() -> Iterator[None]:
 class TempFile:
     """A file without a name; it is closed, and thereby removed, with the last reference to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: BinaryIO | None = None) -> None:
         with disk_errors():
-            self.file = cast("BinaryIO", tempfile.TemporaryFile(buffering=PIECE_BYTES))  # noqa: SIM115 - the owner closes it
+            self.file = file or cast("BinaryIO", tempfile.TemporaryFile(buffering=PIECE_BYTES))  # noqa: SIM115 - the owner closes it
         weakref.finalize(self, self.file.close)
 
 
 class SpooledBody(TempFile):
-    """An object's bytes, as a ``Body``. Write to ``file`` first, then read."""
+    """An object's bytes, as a ``Body``. Write to ``file`` first, then read; two processes may read at the same time."""
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> SpooledBody:
+        """Return the body of another process, by the descriptor that it has sent."""
+        return cls(os.fdopen(descriptor, "r+b", buffering=PIECE_BYTES))
+
+    def share(self) -> int:
+        """Return the descriptor of the file, to be sent to another process, with all that was written."""
+        with disk_errors():
+            self.file.flush()
+        return self.file.fileno()
 
     @property
     def size(self) -> int:
         """Number of bytes."""
         with disk_errors():
-            return self.file.seek(0, 2)
+            return os.fstat(self.share()).st_size
 
     def read(self, start: int, length: int) -> bytes:
         """Return ``length`` bytes from ``start``, fewer at the end of the body."""
         with disk_errors():
-            self.file.seek(start)
-            return self.file.read(length)
+            return os.pread(self.share(), length, start)  # processes share the position of the file
 
     def pieces(self, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes from ``start`` on, ``PIECE_BYTES`` at a time."""

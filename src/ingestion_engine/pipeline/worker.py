@@ -22,6 +22,7 @@ from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, Parti
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
+from ingestion_engine.pipeline.parsing.parser_process import close_parsers, warm_parsers
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
@@ -222,7 +223,8 @@ def _loop() -> _LoopThread:
 
 
 def close_worker() -> None:
-    """Close this process's clients; the next partition opens them again. Idempotent."""
+    """Close this process's clients and parser processes; the next partition opens them again. Idempotent."""
+    close_parsers()
     if _shared is not None and _shared.failure is None:
         _shared.run(_close_all(_shared.contexts))
 
@@ -240,6 +242,8 @@ async def _warm(spec_uri: str) -> None:
     settings = load_settings_for(uri)
     spec = await asyncio.to_thread(_open_ledger(settings, uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
+    if spec.request.mode not in MODES_WITHOUT_EMBEDDER:
+        warm_parsers()
     # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
     await open_source(settings).close()
     await open_embedder(settings, in_flight=1).close()

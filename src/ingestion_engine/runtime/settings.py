@@ -377,6 +377,18 @@ class SettingsError(Exception):
     """A setting is invalid; the message names the variable and the reason."""
 
 
+_PLAIN_VARIABLES = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH"),
+    *("SYSTEMROOT", "PYTHONHOME", "VIRTUAL_ENV", "MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"),
+)
+"""Variables that a program needs to run, and that have no secrets."""
+
+
+def plain_environment() -> dict[str, str]:
+    """Return the variables that a process without access to any system needs."""
+    return {name: value for name in _PLAIN_VARIABLES if (value := os.environ.get(name)) is not None}
+
+
 def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Settings:
     """Read the settings from the environment and ``INGEST_SECRETS_DIR``.
 

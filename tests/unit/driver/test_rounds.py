@@ -11,9 +11,13 @@ import pytest
 
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Action, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import Action, Document, PartitionReport, RawObject, ReportStatus
+from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.driver import rounds
+from ingestion_engine.pipeline.parsing.parse import parse_object
+from ingestion_engine.pipeline.parsing.parser_process import close_parsers, run_parse
 from ingestion_engine.state.ledger import Ledger
+from support import parsers
 from support.doubles import Crash, HashEmbedder, InProcessEngine, Killed
 from support.world import PARAGRAPHS, SkippingClock, World, balanced, make_world
 
@@ -314,3 +318,26 @@ def test_a_version_that_fails_half_written_leaves_nothing_mixed(world: World, fa
     assert summary["counts"]["failed"] == 1
     assert world.points(world.qdrant, "doc-03.txt") == world.points(world.weaviate, "doc-03.txt") == []
     assert world.run(mode="verify")["counts"]["different"] == 0
+
+
+def test_parsers_that_never_end_fail_their_objects_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five of them in one partition neither put it back nor keep the others from being stored."""
+    monkeypatch.setattr("ingestion_engine.driver.plan.packing.PARTITIONS_PER_WORKER", 1)
+    world = make_world()
+    stuck = [f"stuck-{number}.txt" for number in range(5)]
+    for key in stuck:
+        world.bucket.put(key, "Hangs its parser.")
+
+    async def parse(raw: RawObject, *, limits: FrozenLimits) -> Document:
+        if raw.ref.key in stuck:
+            return await run_parse(parsers.hang_with_the_interpreter_lock, timeout_s=0.2)
+        return await parse_object(raw, limits=limits)
+
+    monkeypatch.setattr("ingestion_engine.pipeline.load.parse_object", parse)
+    ledger = world.submit(parallelism=1)
+    summary = world.attempt(ledger)
+    close_parsers()
+    assert summary is not None
+    assert (summary["counts"]["done"], summary["counts"]["partitions_repeated"]) == (3, 0)
+    assert failures(ledger) == [(key, "parse_timeout", False) for key in stuck]
+    assert len(world.texts("doc-12.txt")) >= 12

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from ingestion_engine.domain.records import Document, ObjectHead, TextFormat
+from ingestion_engine.domain.records import Document, ObjectHead, RawObject, TextFormat
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
@@ -24,10 +25,11 @@ from ingestion_engine.pipeline.parsing.parse import (
     find_markdown_title,
     no_text,
     not_text,
+    parse_bytes,
     parse_errors,
 )
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
-from ingestion_engine.pipeline.parsing.parser_threads import run_parse
+from ingestion_engine.pipeline.parsing.parser_process import run_parse
 from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, take_head
 from ingestion_engine.pipeline.spool import SpooledText
 
@@ -53,13 +55,30 @@ async def parse_large(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> 
 
     Raises:
         ObjectError: as ``parse_object``; ``parse_timeout`` after ``parse_timeout_s`` per started 256 MiB.
-        TransientError: "parser_stuck", "temp_files_failed".
+        TransientError: "parser_unavailable", "temp_files_failed".
 
     Cost: about 1 s per 60 MB of text, 20 MB of CSV or 10 MB of JSON and XML; memory of a few pieces, and of one record:
     a row, an item of JSON, an element of XML with own text.
     """
-    timeout_s = limits.parse_timeout_s * max(1, math.ceil(body.size / _TIMED_BYTES))
-    return await run_parse(lambda _on_start: read_large(body, head), timeout_s)
+    return await run_parse(read_large, body, head, timeout_s=_limit_s(body, limits))
+
+
+async def parse_spooled(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> Document:
+    """Return the result of ``parse_object`` for a body in a temporary file, which only the parser process reads whole.
+
+    Raises as ``parse_large``.
+    """
+    return await run_parse(partial(read_spooled, limits=limits), body, head, timeout_s=_limit_s(body, limits))
+
+
+def read_spooled(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> Document:
+    """Return the result of ``parse_spooled``; blocking and without a time limit."""
+    whole = body.read(0, body.size)
+    return parse_bytes(RawObject(head.ref, whole, content_type=head.content_type, metadata=head.metadata), limits)
+
+
+def _limit_s(body: Body, limits: FrozenLimits) -> float:
+    return limits.parse_timeout_s * max(1, math.ceil(body.size / _TIMED_BYTES))
 
 
 def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ingestion_engine.domain.errors import IngestionError, ObjectError
@@ -18,7 +18,7 @@ from ingestion_engine.pipeline.parsing import detect
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
 from ingestion_engine.pipeline.parsing.detect import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
-from ingestion_engine.pipeline.parsing.parser_threads import OnStart, run_parse
+from ingestion_engine.pipeline.parsing.parser_process import run_parse
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 
 PARSER_VERSION = "1"
@@ -29,7 +29,7 @@ _MAX_NESTING = 2
 """Maximum depth of attachments inside attachments."""
 
 QUICK_BYTES = 16_384
-"""Plain text and Markdown up to this size are read on the event loop: 0.1 ms of work; a thread would add 0.4 ms."""
+"""Plain text and Markdown up to this size are read on the event loop: 0.1 ms of work; a parser process adds 0.6 ms."""
 
 _QUICK = frozenset({Kind.TEXT, Kind.MARKDOWN})
 
@@ -37,31 +37,26 @@ _QUICK = frozenset({Kind.TEXT, Kind.MARKDOWN})
 async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
     """Return the object's whole text with title and pages. Deterministic.
 
-    Work that may take long, or call a library that hangs, runs in a thread and does not block the event loop.
+    Work that may take long, or call a library that hangs or crashes, runs in a parser process.
 
     Raises:
         ObjectError: ``empty_document``, ``no_text``, ``binary_content``, ``unsupported_type``, ``type_mismatch``,
-            ``encrypted_document``, ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout`` or
-            ``parse_failed``.
-        TransientError: ``parser_stuck``: too many timed-out parses still run in this process; another process may
-            succeed.
+            ``encrypted_document``, ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout``,
+            ``parse_failed`` or ``parser_died``.
+        TransientError: ``parser_unavailable``: no parser process can be started.
 
     Cost: memory of the body, the text (up to four bytes per character) and one copy during cleaning.
     """
     with parse_errors():
-        quick = _read_quickly(_open_source(raw, limits, _no_start))
+        quick = _read_quickly(_open_source(raw, limits))
     if quick is not None:
         return _make_document(raw, *quick)
-    return await run_parse(lambda on_start: parse_bytes(raw, limits, on_start=on_start), limits.parse_timeout_s)
+    return await run_parse(parse_bytes, raw, limits, timeout_s=limits.parse_timeout_s)
 
 
-def _no_start(_cancel: Callable[[], None]) -> None:
-    """Ignore the function that stops a parser."""
-
-
-def parse_bytes(raw: RawObject, limits: FrozenLimits, *, on_start: OnStart = _no_start) -> Document:
+def parse_bytes(raw: RawObject, limits: FrozenLimits) -> Document:
     """Return the document of an object's bytes; blocking and without a time limit. Raises as ``parse_object``."""
-    source = _open_source(raw, limits, on_start)
+    source = _open_source(raw, limits)
     with parse_errors():
         kind, parsed = _read(source)
     return _make_document(raw, kind, parsed)
@@ -115,7 +110,6 @@ class _Source:
     key: str
     declared: str | None
     limits: FrozenLimits
-    on_start: OnStart
     nesting: int = 0
 
     @property
@@ -123,8 +117,8 @@ class _Source:
         return detect.named_kind(self.key, self.declared)
 
 
-def _open_source(raw: RawObject, limits: FrozenLimits, on_start: OnStart) -> _Source:
-    return _Source(body=raw.body, key=raw.ref.key, declared=raw.content_type, limits=limits, on_start=on_start)
+def _open_source(raw: RawObject, limits: FrozenLimits) -> _Source:
+    return _Source(body=raw.body, key=raw.ref.key, declared=raw.content_type, limits=limits)
 
 
 def _read(source: _Source) -> tuple[Kind, ParsedText]:
@@ -194,11 +188,11 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     if kind is Kind.PDF:
         from ingestion_engine.pipeline.parsing.formats.pdf_and_excel import read_pdf
 
-        return read_pdf(source.body, source.on_start)
+        return read_pdf(source.body)
     if kind is Kind.XLSX:
         from ingestion_engine.pipeline.parsing.formats.pdf_and_excel import read_xlsx
 
-        return read_xlsx(source.body, limit, source.on_start)
+        return read_xlsx(source.body, limit)
     if kind is Kind.RTF:
         from ingestion_engine.pipeline.parsing.formats.rtf import read_rtf
 

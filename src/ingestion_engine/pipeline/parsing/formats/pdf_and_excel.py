@@ -10,7 +10,6 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.formats.tables import render_rows
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
-from ingestion_engine.pipeline.parsing.parser_threads import OnStart
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _TAIL_BYTES = 64 * 1024
 """End of a PDF that is searched for its end mark; writers and mail gateways append data behind the mark."""
 
 
-def read_pdf(body: bytes, on_start: OnStart) -> ParsedText:
+def read_pdf(body: bytes) -> ParsedText:
     """Return the text layer of every page, and the title from the document's information.
 
     Page texts come from kreuzberg's pages, not from its whole content, which in plain text (4.10) repeats tables that
@@ -33,14 +32,14 @@ def read_pdf(body: bytes, on_start: OnStart) -> ParsedText:
     """
     if b"%%EOF" not in body[-_TAIL_BYTES:] and b"startxref" not in body[-_TAIL_BYTES:]:
         raise corrupt("PDF", "its end is missing")
-    result = _extract(body, "application/pdf", what="PDF", on_start=on_start)
+    result = _extract(body, "application/pdf", what="PDF")
     pages: dict[int, str] = {page["page_number"]: page["content"] for page in result.pages or ()}
     count = max(pages, default=0)
     title = result.metadata.get("title")
     return ParsedText(title=title, pages=tuple(pages.get(number, "") for number in range(1, count + 1)))
 
 
-def read_xlsx(body: bytes, limit: int, on_start: OnStart) -> ParsedText:
+def read_xlsx(body: bytes, limit: int) -> ParsedText:
     """Return every sheet, including hidden ones, as a heading and one line per row; see ``render_rows``.
 
     Cells have their stored values: dates as ISO 8601, formulas as last computed. Raises as ``read_pdf``, and
@@ -48,7 +47,7 @@ def read_xlsx(body: bytes, limit: int, on_start: OnStart) -> ParsedText:
     """
     BoundedZip(body, limit, "Excel workbook").check()
     media_type = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-    result = _extract(body, media_type, what="Excel workbook", on_start=on_start)
+    result = _extract(body, media_type, what="Excel workbook")
     names = result.metadata.get("sheet_names") or []
     blocks = []
     for table in result.tables:
@@ -60,10 +59,9 @@ def read_xlsx(body: bytes, limit: int, on_start: OnStart) -> ParsedText:
     return ParsedText("\n\n".join(blocks), TextFormat.MARKDOWN, title=result.metadata.get("title"))
 
 
-def _extract(body: bytes, media_type: str, *, what: str, on_start: OnStart) -> ExtractionResult:
-    from kreuzberg import CancellationToken, ContentFilterConfig, ExtractionConfig, PageConfig, extract_bytes_sync
+def _extract(body: bytes, media_type: str, *, what: str) -> ExtractionResult:
+    from kreuzberg import ContentFilterConfig, ExtractionConfig, PageConfig, extract_bytes_sync
 
-    token = CancellationToken()
     config = ExtractionConfig(
         use_cache=False,
         enable_quality_processing=False,
@@ -72,10 +70,8 @@ def _extract(body: bytes, media_type: str, *, what: str, on_start: OnStart) -> E
         content_filter=ContentFilterConfig(
             include_headers=True, include_footers=True, strip_repeating_text=False, include_watermarks=True
         ),
-        cancel_token=token,
     )
     config.disable_ocr = True  # type: ignore[attr-defined]  # missing in the stub of 4.10
-    on_start(token.cancel)
     with _kreuzberg_errors(what):
         return extract_bytes_sync(body, media_type, config)
 
@@ -83,12 +79,10 @@ def _extract(body: bytes, media_type: str, *, what: str, on_start: OnStart) -> E
 @contextmanager
 def _kreuzberg_errors(what: str) -> Iterator[None]:
     """Raise kreuzberg's errors as the product's. Only the text shows encryption (4.10: "PDF is password-protected")."""
-    from kreuzberg import ExtractionCancelledError, KreuzbergError, ParsingError
+    from kreuzberg import KreuzbergError, ParsingError
 
     try:
         yield
-    except ExtractionCancelledError as error:
-        raise ObjectError("parse_timeout", f"Parsing the {what} was cancelled.", kind=what) from error
     except ParsingError as error:
         message = str(error)
         if "password" in message or "encrypted" in message.lower():
