@@ -98,10 +98,13 @@ def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
     if json:
         write_json(found)
     else:
-        rows = (
+        rows = [
             (name, "ok" if one["ok"] else "unavailable", one["latency_ms"], one.get("version") or one.get("error"))
             for name, one in found["dependencies"].items()
-        )
+        ]
+        if (dispatcher := found.get("dispatcher")) is not None:
+            state = "this copy" if dispatcher["leading"] else "another copy" if dispatcher["term"] else "unknown"
+            rows.append(("dispatcher", state, None, dispatcher["holder"]))
         write_table(("NAME", "STATE", "MS", "DETAIL"), rows)
     return int(found["status"] == "unavailable")
 

@@ -17,7 +17,7 @@ from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.job_store import JobStore
-from ingestion_engine.services.state_access import require_state, state_needed
+from ingestion_engine.services.state_access import require_state, skip_corrupt, state_needed
 from ingestion_engine.state.aliases import (
     Alias,
     find_alias,
@@ -80,8 +80,14 @@ class AliasService:
             return []
         with state_needed():
             names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
-            found = [await asyncio.to_thread(find_alias, self._state, name) for name in names if may_see(name)]
+            found = [await self._find_readable(self._state, name) for name in names if may_see(name)]
             return await self._compare([alias for alias in found if alias is not None])
+
+    async def _find_readable(self, state: StateStore, name: str) -> Alias | None:
+        """Return an alias; None, and a log line, for one whose file cannot be read: it hides no other."""
+        with skip_corrupt("alias", name):
+            return await asyncio.to_thread(find_alias, state, name)
+        return None
 
     async def describe(self, name: str) -> AliasDetail:
         """Return one alias. Cost: two reads, one list per store."""
@@ -243,7 +249,7 @@ class AliasService:
 
     async def _require_unused(self, alias: Alias, versions: Sequence[str]) -> None:
         assert self._state is not None
-        users = {job.collection.lower(): f"job {job.id!r}" for job in await self._jobs.list_active()}
+        users = {use.collection.lower(): f"job {use.job_id!r}" for use in await self._jobs.list_uses()}
         with state_needed():
             for name in await asyncio.to_thread(list, iter_aliases(self._state)):
                 other = None if name == alias.name else await asyncio.to_thread(read_alias, self._state, name)

@@ -13,7 +13,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.state_access import require_contract, state_needed
+from ingestion_engine.services.state_access import require_contract, skip_corrupt, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.deletions import iter_deletions, read_deletion
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -82,6 +82,8 @@ class CollectionService:
     async def describe_all(self, names: Sequence[str]) -> list[CollectionDetail]:
         """Return contracts and counts of collections, without those that no longer exist; tables are not read.
 
+        A collection whose contract cannot be read is left out, and logged; it hides no other.
+
         Cost: one listing; a read and a count per store for each collection, ``IN_FLIGHT`` at once.
         """
         state = self._state
@@ -91,7 +93,9 @@ class CollectionService:
 
         async def describe(name: str) -> CollectionDetail | None:
             async with slots:
-                contract = await asyncio.to_thread(read_contract, state, name)
+                contract = None
+                with skip_corrupt("collection", name):
+                    contract = await asyncio.to_thread(read_contract, state, name)
                 if contract is None:
                     return None
                 counts = await self._count(contract)

@@ -122,10 +122,10 @@ class DeletionService:
 
     async def _require_unused(self, state: StateStore, name: str) -> None:
         folded = name.casefold()  # Weaviate ignores case
-        for job in await self._jobs.list_active():
-            if job.collection.casefold() == folded:
+        for use in await self._jobs.list_uses():
+            if use.collection.casefold() == folded:
                 hint = "Cancel the job, or wait until it has ended."
-                raise _in_use(name, f"is used by job {job.id!r}, which is {job.state.value}", hint)
+                raise _in_use(name, f"is used by job {use.job_id!r}, which is {use.state}", hint)
         for alias_name in await asyncio.to_thread(list, iter_aliases(state)):
             alias = await asyncio.to_thread(read_alias, state, alias_name)
             if alias is None:

@@ -72,6 +72,15 @@ class JobFilter:
     owner: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CollectionUse:
+    """An unfinished job that uses a collection."""
+
+    job_id: str
+    collection: str
+    state: str
+
+
 class IdempotencyTaken(Exception):
     """The idempotency key was used before; ``first`` is the job that was created with it."""
 
@@ -231,6 +240,12 @@ class JobStore:
     async def list_active(self) -> list[JobRecord]:
         """Return every job that has not ended, oldest first."""
         return await self._select(_select_active(jobs))
+
+    async def list_uses(self) -> list[CollectionUse]:
+        """Return the collection of every job that has not ended, oldest first; also of rows that cannot be read."""
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(_select_active(jobs.c.id, jobs.c.collection, jobs.c.state))).all()
+        return [CollectionUse(*row) for row in rows]
 
     async def list_revisions(self) -> list[tuple[str, int]]:
         """Return id and revision of every job that has not ended, oldest first."""

@@ -156,7 +156,10 @@ class Leadership:
             elif before != stored:
                 _log.info("another copy dispatches", extra={"holder": stored.holder, "term": stored.term})
             return
-        self._until = self._claimed_at + HOLD_S
+        until = self._claimed_at + HOLD_S
+        if self._lease is None and until <= self._clock() + RENEW_S:
+            return  # the answer came too late to be renewed in time: the next renewal decides
+        self._until = until
         if self._lease == stored:
             return
         if self._lease is not None:

@@ -302,7 +302,9 @@ class Reconciler:
         failures = self._failures.get(job.id, 0) + 1
         self._failures[job.id] = failures
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
-        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying."))
+        can_force = job.state is JobState.CANCELING and not self.is_overdue(job)
+        force = "Cancel it with force to end it without its cluster." if can_force else ""
+        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying.", force))
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from ingestion_engine.domain.errors import CollectionNotFound, IngestionError, SubmissionError
+from ingestion_engine.domain.errors import CollectionNotFound, FatalError, IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
+from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.aliases import find_alias
 from ingestion_engine.state.collections import read_contract
+
+_log = get_logger(__name__)
 
 
 @contextlib.contextmanager
@@ -27,6 +30,17 @@ def state_needed() -> Iterator[None]:
             hint="Try again later; GET /readyz shows which systems are unavailable.",
             status=503,
         ) from error
+
+
+@contextlib.contextmanager
+def skip_corrupt(kind: str, name: str) -> Iterator[None]:
+    """Log an error of a file that cannot be read instead of raising it, so that a list shows all others."""
+    try:
+        yield
+    except FatalError as error:
+        if error.code != "state_corrupt":
+            raise
+        _log.error("left out of a list", extra={kind: name, **error.log_fields()})
 
 
 def require_state(state: StateStore | None) -> StateStore:

@@ -30,7 +30,7 @@ from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
-from support.control import BODY, World, make_collection
+from support.control import BODY, World, make_collection, unreachable
 from support.waiting import wait_for
 
 PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
@@ -120,6 +120,20 @@ def test_json_is_one_value_per_line(service: Running, capsys: pytest.CaptureFixt
     assert [orjson.loads(line)["job_id"] for line in capsys.readouterr().out.splitlines()] == [job_id]
     assert run("ready", "--json") == 0
     assert orjson.loads(capsys.readouterr().out)["dependencies"]["ray"]["ok"]
+    assert run("ready") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("dispatcher\tthis copy\t-\t")
+
+
+def test_a_forced_cancellation_reaches_the_service(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The job ends although its cluster is gone."""
+    service.outcome = {"state": "running"}
+    with IngestClient(service.url, KEY) as client:
+        job_id = client.submit(BODY)["job_id"]
+        wait_for(lambda: client.get_job(job_id)["state"] == "submitted")
+        service.world.engine.away = unreachable()
+        assert run("cancel", job_id, "--force") == 0
+        assert capsys.readouterr().out == f"{job_id} canceling\n"
+        assert client.wait(job_id, timeout_s=30)["state"] == "canceled"
 
 
 def test_every_flag_reaches_the_request(service: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -210,8 +224,9 @@ def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.Capture
     assert capsys.readouterr().out == "said the driver\n"
     assert run("retry", job_id, "--json") == 0
     assert orjson.loads(capsys.readouterr().out)["job_id"] != job_id
-    assert run("cancel", job_id) == 0
-    assert capsys.readouterr().out == f"{job_id} partially_succeeded\n"
+    for options in ([], ["--force"]):
+        assert run("cancel", job_id, *options) == 0
+        assert capsys.readouterr().out == f"{job_id} partially_succeeded\n"
 
 
 def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixture[str]) -> None:

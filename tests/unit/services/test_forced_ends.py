@@ -34,7 +34,9 @@ async def test_a_forced_cancel_ends_a_job_on_a_cluster_that_is_gone(world: World
         for _ in range(5):
             world.clock.skip(60)
             await plane.look(1)
-        assert (await plane.job(job_id))["state"] == "canceling"
+        job = await plane.job(job_id)
+        assert job["state"] == "canceling"
+        assert job["note"].endswith("Retrying. Cancel it with force to end it without its cluster.")
         answer = await plane.client.post(f"/jobs/{job_id}/cancel", params={"force": "true"})
         assert (answer.status_code, answer.json()["state"]) == (202, "canceling")
         assert answer.json()["note"].startswith("Canceled by force")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.control import World, overwrite
+from ingestion_engine.state.aliases import Alias, write_alias
+from support.control import World, make_collection, overwrite
 
 
 @pytest.fixture
@@ -73,6 +74,29 @@ async def test_a_spec_that_cannot_be_read_fails_its_job_alone(world: World, spec
         job = await plane.job(bad)
         assert (job["state"], job["error"]["code"]) == ("failed", "job_unreadable")
         assert (await plane.job(same))["state"] == "submitted"
+
+
+async def test_a_collection_of_a_row_that_cannot_be_read_is_in_use(world: World) -> None:
+    """Nothing that its job may be writing is deleted."""
+    make_collection(world, "notes", query_prefix="")
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await overwrite(plane.services.store, job_id, engine="flink")
+        answer = await plane.client.delete("/collections/notes")
+        assert (answer.status_code, job_id in answer.json()["detail"]) == (409, True)
+
+
+async def test_a_file_of_the_state_store_that_cannot_be_read_hides_no_other(world: World) -> None:
+    """Lists leave out the collection and the alias that it belongs to, and say so in the log."""
+    make_collection(world, "notes")
+    make_collection(world, "broken")
+    times = {"job_created_at": "2026-01-01T00:00:00Z", "moved_at": "2026-01-01T00:00:00Z"}
+    write_alias(world.state, Alias("docs", "notes", previous=(), settled=True, job_id="job-1", **times))
+    world.state.put("collections/broken/collection.json", b"{}")
+    world.state.put("alias/bad.json", b"{}")
+    async with world.serve() as plane:
+        assert [one["name"] for one in (await plane.client.get("/collections")).json()["items"]] == ["notes"]
+        assert [one["name"] for one in (await plane.client.get("/aliases")).json()["items"]] == ["docs"]
 
 
 async def test_a_row_of_a_later_version_stops_nothing(world: World) -> None:
