@@ -28,7 +28,7 @@ from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
-from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.settings import CREATION_FIELDS, Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -139,7 +139,8 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
 def check_worker(spec: JobSpec, settings: Settings) -> None:
     """Check that this process may work on the job.
 
-    Releases of one minor version work on each other's jobs. Ollama servers may differ: those of the job are used.
+    Releases of one minor version work on each other's jobs. Ollama servers and settings of new collections may differ:
+    those of the job are used.
 
     Raises:
         FatalError: "worker_mismatch", naming the differences: the package, Python, or a setting of this environment.
@@ -153,7 +154,9 @@ def check_worker(spec: JobSpec, settings: Settings) -> None:
     for group_name, values in spec.endpoints.items():
         group = getattr(settings, group_name, None)
         for name, value in values.items():
-            if group is None or group_name == "ollama" or name not in type(group).model_fields:
+            if group_name == "ollama" or name in CREATION_FIELDS:
+                continue
+            if group is None or name not in type(group).model_fields:
                 continue  # a later release of this minor version may have more settings
             here = getattr(group, name)
             here = list(here) if isinstance(here, tuple) else here

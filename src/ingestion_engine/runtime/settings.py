@@ -119,6 +119,10 @@ class EmbedSettings(Group):
     """Maximum number of characters per request; limits the duration of a request."""
 
 
+CREATION_FIELDS: Final = ("shards", "replication_factor", "quantization")
+"""Settings of both stores that are used once, when a job creates its collection; those of the job are used."""
+
+
 class QdrantSettings(Group):
     """Qdrant, over REST."""
 
@@ -369,8 +373,7 @@ class Settings(BaseSettings):
 
 def _creation(store: QdrantSettings | WeaviateSettings) -> dict[str, Any]:
     """Return the settings for new collections that are set: the driver, which creates them, may run elsewhere. Pure."""
-    named = {"shards": store.shards, "replication_factor": store.replication_factor, "quantization": store.quantization}
-    return {name: value for name, value in named.items() if value is not None}
+    return {name: value for name in CREATION_FIELDS if (value := getattr(store, name)) is not None}
 
 
 class SettingsError(Exception):

@@ -77,6 +77,16 @@ def test_a_setting_that_contradicts_the_job_is_refused_by_name(settings: Setting
         check_worker(spec_for(settings), elsewhere)
 
 
+def test_other_settings_of_new_collections_are_no_contradiction(settings: Settings) -> None:
+    """They are used once, by the driver, and those of the job count."""
+    chosen = settings.model_copy(update={"qdrant": settings.qdrant.model_copy(update={"shards": 2})})
+    here = Settings(qdrant={"url": "http://qdrant:6333", "shards": 6})
+    spec = spec_for(chosen)
+    assert spec.endpoints["qdrant"] == {"url": "http://qdrant:6333", "shards": 2}
+    check_worker(spec, here)
+    assert here.with_endpoints(spec.endpoints).qdrant.shards == 2
+
+
 def raising(error: Exception) -> Callable[[], PartitionReport]:
     def work() -> PartitionReport:
         raise error
