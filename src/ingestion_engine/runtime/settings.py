@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -179,6 +179,19 @@ class RaySettings(Group):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+_MEMORY = re.compile(r"0*[1-9][0-9]*(b|[kmgtp]b?)?", re.IGNORECASE)
+"""An amount of memory as Spark reads it (``JavaUtils.byteStringAs`` of Spark 4); without a unit in MiB."""
+
+
+def _check_memory(value: str) -> str:
+    if _MEMORY.fullmatch(value) is None:
+        raise ValueError("must be a whole number with a unit of Java, for example 512m or 2g")
+    return value
+
+
+JavaMemory = Annotated[str, AfterValidator(_check_memory)]
+
+
 class SparkSettings(Group):
     """Spark on Kubernetes."""
 
@@ -199,16 +212,16 @@ class SparkSettings(Group):
     or the service account provides the credentials."""
     driver_cores: int = Field(default=1, ge=1)
     """CPU cores of the driver."""
-    driver_memory: str = "1g"
+    driver_memory: JavaMemory = "1g"
     """Heap of the driver's JVM, in units of Java (``512m``, ``2g``); the minimum of Spark is 470 MiB."""
-    driver_memory_overhead: str = "1g"
+    driver_memory_overhead: JavaMemory = "1g"
     """Memory of the driver outside the heap, for the Python process that lists and plans (a guess)."""
     executor_cores: int = Field(default=2, ge=1)
     """CPU cores of an executor, and so its maximum number of partitions processed at once. A job is spread evenly over
     as few executors as possible."""
-    executor_memory: str = "1g"
+    executor_memory: JavaMemory = "1g"
     """Heap of an executor's JVM, which only starts Python processes and forwards reports."""
-    executor_memory_overhead: str = "4g"
+    executor_memory_overhead: JavaMemory = "4g"
     """Memory of an executor outside the heap, for one Python process per core, each of which holds whole objects while
     it parses them (a guess: 2 GiB per process)."""
     ttl_s: int = Field(default=86_400, ge=1)

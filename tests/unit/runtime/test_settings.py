@@ -111,3 +111,14 @@ def test_a_file_of_authorities_is_checked_at_once(
     monkeypatch.setenv("INGEST_TLS__CA_FILE", str(file))
     with pytest.raises(SettingsError, match=f"INGEST_TLS__CA_FILE: .*{reason}"):
         load_settings()
+
+
+@pytest.mark.parametrize("value", ["1g", "512m", "2048", "1GB", "470M", "0.5g", "lots", "0g", "1 g", "-1g", ""])
+def test_an_amount_of_memory_is_one_that_spark_reads(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark refuses others when a job is submitted; the service says so at its start, and names the variable."""
+    monkeypatch.setenv("INGEST_SPARK__DRIVER_MEMORY", value)
+    if value in {"1g", "512m", "2048", "1GB", "470M"}:
+        assert load_settings().spark.driver_memory == value
+        return
+    with pytest.raises(SettingsError, match=r"INGEST_SPARK__DRIVER_MEMORY: .*for example 512m"):
+        load_settings()
