@@ -99,3 +99,22 @@ def test_a_dropped_collection_is_copied_back(platform: Platform, points: Points)
     assert platform.embed_requests() == requests
     assert without_job_fields(platform.both(COLLECTION)) == before
     assert submit(platform, "verify")["state"] == "succeeded"
+
+
+def test_a_collection_is_deleted_everywhere_and_can_be_made_again(platform: Platform) -> None:
+    """Both servers and the state store hold nothing of it; the same job then embeds everything anew."""
+    request = {"source": {"bucket": "docs", "prefix": "doomed/"}, "collection": "doomed"}
+    platform.upload("docs", [(f"doomed/{number}.txt", b"Text %d." % number) for number in range(3)])
+    assert platform.run_local("job-doomed-1", **request)["state"] == "succeeded"
+    assert len(platform.both("doomed")) == 3
+    answer = platform.http.delete("/collections/doomed")
+    assert (answer.status_code, answer.json()["deleted"]) == (200, True), answer.text
+    assert not platform.qdrant().collection_exists("doomed")
+    with platform.weaviate() as client:
+        assert not client.collections.exists("Doomed")
+    state = platform.ledger("job-doomed-1").store
+    assert not [path for prefix in ("collections/doomed/", "deleting/") for path in state.list(prefix)]
+    assert platform.http.get("/collections/doomed").status_code == 404
+    again = platform.run_local("job-doomed-2", **request)
+    assert (again["state"], again["counts"]["chunks_embedded"]) == ("succeeded", 3)
+    assert len(platform.both("doomed")) == 3

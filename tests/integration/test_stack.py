@@ -222,6 +222,38 @@ def test_dead_service_is_named_with_its_log(home: Path) -> None:
             wait_for(lambda: running.check() or False)
 
 
+def test_a_server_that_dies_is_started_again_once(home: Path) -> None:
+    """`ingest up` says so and goes on; a second death within minutes ends it."""
+    supervisor = start_up(home, {"s3"})
+    read_until(supervisor, "Ctrl-C stops everything")
+    endpoint = json.loads((home / "ports.json").read_text())["s3"]
+
+    def find_weed() -> psutil.Process | None:
+        return next((process for process in descendants(supervisor) if process.name() == "weed"), None)
+
+    def kill_weed() -> None:
+        weed = wait_for(find_weed)
+        assert weed is not None
+        weed.kill()
+        weed.wait()
+
+    kill_weed()
+    said = read_until(supervisor, "is started again")
+    assert "S3 ended with exit code 137" in said
+    wait_for(lambda: find_weed() is not None and answers_at(endpoint))
+    kill_weed()
+    said = read_until(supervisor, "ingest up: S3 ended with exit code 137")
+    assert supervisor.wait(60) == 1
+
+
+def answers_at(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/")
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def test_service_can_be_restarted_alone(home: Path) -> None:
     """One server stops and starts again at its address while the others run; drills use this."""
     with stack(home, {"s3", "qdrant"}) as running:

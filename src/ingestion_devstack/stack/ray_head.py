@@ -7,8 +7,11 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.stack.processes import LOOPBACK
@@ -22,6 +25,9 @@ _TEMP_PREFIX = "ingest-ray-"
 _TEMP_ROOT = Path("/tmp")  # noqa: S108 - Unix sockets below it must stay under 107 bytes; mkdtemp makes it private
 _TEMP_LOCK = "owner.lock"
 """File in the temporary directory that the supervisor locks while it runs; the kernel ends the lock with it."""
+
+_YOUNG_S = 600.0
+"""A directory without a lock is left alone for this long: its supervisor may be about to lock it."""
 
 
 def plan_ray_head(home: Home) -> Plan:
@@ -120,8 +126,20 @@ def remove_leftovers(root: Path) -> None:
         try:
             if directory.stat().st_uid != os.getuid():
                 continue
+            if not (directory / _TEMP_LOCK).exists():
+                if _is_abandoned(directory):
+                    shutil.rmtree(directory, ignore_errors=True)
+                continue
             with (directory / _TEMP_LOCK).open("r+", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)
-        except OSError:  # locked, removed at this moment, or of a supervisor that is about to lock it
+        except OSError:  # locked, or removed at this moment
             continue
+
+
+def _is_abandoned(directory: Path) -> bool:
+    """Return whether a directory without a lock is old, and no process has it in its command line, as Ray's have."""
+    if time.time() - directory.stat().st_mtime < _YOUNG_S:
+        return False
+    commands = (process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"]))
+    return not any(f"{directory}/" in part for command in commands for part in command)

@@ -101,8 +101,16 @@ def test_a_directory_of_a_dead_supervisor_is_removed_whatever_became_of_its_data
     (dead / "r").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "ingest-ray-not-locked-yet").mkdir()
+    in_use = subprocess.Popen(
+        [sys.executable, "-c", "input()", str(tmp_path / "ingest-ray-old-but-used" / "r")], stdin=-1
+    )
+    for name in ("ingest-ray-old", "ingest-ray-old-but-used"):  # of a version that locked nothing
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"ingest-ray-alive", "ingest-ray-not-locked-yet", "other"}
+    in_use.communicate(b"\n")
+    left = {"ingest-ray-alive", "ingest-ray-not-locked-yet", "ingest-ray-old-but-used", "other"}
+    assert {path.name for path in tmp_path.iterdir()} == left
     alive.remove()
     alive.ensure()
     remove_leftovers(tmp_path)
