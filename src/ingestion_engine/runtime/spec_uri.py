@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.runtime.settings import Settings, SettingsError, TlsSettings, load_settings
 from ingestion_engine.runtime.validation import describe_faults
@@ -33,17 +34,26 @@ def load_settings_for(uri: JobUri) -> Settings:
     The file of authorities that it names is used when this process has no setting of its own.
 
     Raises:
-        SettingsError: as ``load_settings``, or the file that the URI names is not usable on this machine.
+        FatalError: "worker_misconfigured": a variable of this node is invalid, or the file of authorities cannot be
+            used here. Repeating the work does not help, and no object is at fault.
     """
-    settings = load_settings()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        hint = "Correct the environment of drivers and workers on the cluster."
+        raise FatalError("worker_misconfigured", f"A setting of this node is invalid: {error}", hint=hint) from None
     if uri.ca_file is not None and settings.tls.ca_file is None:
-        try:
-            tls = TlsSettings.model_validate({"ca_file": uri.ca_file})
-        except ValidationError as error:
-            reason = describe_faults(error).removeprefix("ca_file: ")
-            raise SettingsError(
-                f"INGEST_TLS__CA_FILE of the service is {uri.ca_file!r}, which this machine cannot use: {reason}. "
-                "Put the file there on every node of the cluster, or set INGEST_TLS__CA_FILE on the nodes."
-            ) from None
-        settings = settings.model_copy(update={"tls": tls})
+        settings = settings.model_copy(update={"tls": _read_tls(uri.ca_file)})
     return settings.with_endpoints({"s3": uri.location}) if uri.location else settings
+
+
+def _read_tls(ca_file: str) -> TlsSettings:
+    try:
+        return TlsSettings.model_validate({"ca_file": ca_file})
+    except ValidationError as error:
+        reason = describe_faults(error).removeprefix("ca_file: ")
+        raise FatalError(
+            "worker_misconfigured",
+            f"INGEST_TLS__CA_FILE of the service is {ca_file!r}, which this node cannot use: {reason}.",
+            hint="Put the file there on every node of the cluster, or set INGEST_TLS__CA_FILE on the nodes.",
+        ) from None

@@ -32,7 +32,8 @@ from support.exact_s3 import KEY_ID, SECRET, exact_s3
 
 ANSWERS: dict[str, Callable[[bytes], tuple[int, Any]]] = {
     "/": lambda _: (200, {"version": "1.19.0"}),
-    "/collections": lambda _: (200, {"result": {"collections": []}, "items": []}),
+    "/collections": lambda _: (200, {"result": {"collections": []}}),
+    "/collections?limit=100": lambda _: (200, {"items": [], "next_cursor": None}),
     "/v1/meta": lambda _: (200, {"version": "1.39.0"}),
     "/v1/schema": lambda _: (200, {"classes": []}),
     "/api/version": lambda _: (200, {"ray_version": "2.60.0"}),

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.job_uri import JobUri
-from ingestion_engine.runtime.settings import S3Settings, Settings, SettingsError, TlsSettings
+from ingestion_engine.domain.records import ReportStatus
+from ingestion_engine.pipeline.worker import process_partition
+from ingestion_engine.runtime.settings import S3Settings, Settings, TlsSettings
 from ingestion_engine.runtime.spec_uri import load_settings_for, with_location
 from support.authority import PrivateAuthority
 
@@ -55,5 +58,17 @@ def test_a_file_of_authorities_that_a_node_lacks_is_named(tmp_path: Path) -> Non
     authority = PrivateAuthority(tmp_path)
     uri = JobUri.parse(with_location(URI, Settings(tls=TlsSettings(ca_file=authority.file))))
     authority.file.unlink()
-    with pytest.raises(SettingsError, match=r"authority\.pem.*No such file.*INGEST_TLS__CA_FILE"):
+    with pytest.raises(FatalError, match=r"authority\.pem.*No such file") as failed:
         load_settings_for(uri)
+    assert failed.value.code == "worker_misconfigured"
+    assert "INGEST_TLS__CA_FILE" in failed.value.hint
+
+
+def test_an_invalid_variable_of_a_node_stops_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an unexpected error it would be blamed on the objects of the partition."""
+    monkeypatch.setenv("INGEST_STATEURL", "s3://x")
+    report = process_partition(f"{URI}#3", "a01-00001.0.10.0123456789abcdef")
+    assert report.status is ReportStatus.FATAL
+    assert report.error is not None
+    assert report.error["code"] == "worker_misconfigured"
+    assert "INGEST_STATE_URL" in report.error["message"]
