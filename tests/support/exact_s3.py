@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -24,17 +24,22 @@ KEY_ID, SECRET = "any", "thing"
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
+Proxy = Callable[[str], tuple[int, bytes] | None]
+"""What a proxy answers to a GET of a path in place of the server; None lets the request pass."""
+
+
 @contextmanager
-def exact_s3(tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve until the block ends; the URL. ``tls`` is the context of a server with a certificate."""
+def exact_s3(tls: ssl.SSLContext | None = None, *, proxy: Proxy = lambda _path: None) -> Iterator[str]:
+    """Serve until the block ends, behind a proxy; the URL. ``tls`` is the context of a server with a certificate."""
     buckets: dict[str, dict[str, bytes]] = {}
-    with running(type("Bound", (_Handler,), {"buckets": buckets}), tls) as url:
+    with running(type("Bound", (_Handler,), {"buckets": buckets, "proxy": staticmethod(proxy)}), tls) as url:
         yield url
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     buckets: dict[str, dict[str, bytes]]
+    proxy: Proxy
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -54,7 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         bucket, key, query = self._read_target()
-        if not self._is_signed(b""):
+        if (instead := self.proxy(self.path)) is not None:
+            self._reply(*instead)
+        elif not self._is_signed(b""):
             self._refuse(403, "SignatureDoesNotMatch")
         elif bucket not in self.buckets:
             self._refuse(404, "NoSuchBucket")
