@@ -5,6 +5,8 @@ with a cheap request, and continues as soon as that succeeds::
 
     failure ─► pause ─► probe … probe succeeds, or the pause is over ─► try ─► success: the outage is over
                  ▲                                                       └─► failure: the next, longer pause
+
+See docs/decisions/0022.
 """
 
 from __future__ import annotations
@@ -131,8 +133,8 @@ class OutageBackoff:
             return
         self._outage = None
         self._monitor.resume(by=self)
-        seconds = round(self._clock() - outage.began_at, 1)
-        log.info("outage over", extra={"codes": sorted(outage.codes), "outage_s": seconds, "pauses": outage.steps})
+        codes, seconds = ", ".join(sorted(outage.codes)), round(self._clock() - outage.began_at, 1)
+        log.info("outage over", extra={"error_codes": codes, "outage_s": seconds, "pauses": outage.steps})
 
     def back_off(
         self, why: str, retry_after_s: float | None = None, *, code: str = "", began_at_step: int | None = None

@@ -55,6 +55,8 @@ log = get_logger(__name__)
 
 WAITING_OBJECTS = 64
 """Embedded objects that may wait for the stores before embedding pauses."""
+EMBED_SHARE = 0.9
+"""Part of an object's work that is done when it is embedded but in no store yet (a guess)."""
 WINDOW_CHUNKS = 1_000
 """Chunks of a large object that are cut and read from the stores together, while the previous ones are embedded."""
 
@@ -193,8 +195,8 @@ class PartitionRun:
         """Return how far the partition is."""
         chunking = self._context.contract.chunking
         work = [measure_work(planned, chunking) for planned in self._partition.objects]
-        shares = {position: held.share for position, held in self._begun.items()}
-        shares |= dict.fromkeys((*self._embedded, *self._results), 1.0)
+        shares = {position: EMBED_SHARE * held.share for position, held in self._begun.items()}
+        shares |= dict.fromkeys(self._embedded, EMBED_SHARE) | dict.fromkeys(self._results, 1.0)
         chunks = self._chunks + sum(held.embedded.count for held in self._begun.values())
         share = sum(work[position] * part for position, part in shares.items()) / sum(work)
         return RunningPartition(round(share, 4), chunks, self._load.bytes_read)
