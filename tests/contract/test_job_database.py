@@ -101,6 +101,21 @@ async def test_the_clock_of_the_database_decides_who_dispatches(
     assert await two.hold_dispatch("two", 60) == DispatchLease("one", 1)
 
 
+async def test_every_copy_goes_by_the_clock_of_the_database(
+    stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines that one copy has set mean the same moment for another one whose clock is an hour ahead."""
+    one, two = stores
+    await one.hold_dispatch("one", 60)
+    ahead = dt.timedelta(hours=1)
+    monkeypatch.setattr(job_store, "utc_now", lambda: utc_now() + ahead)
+    await two.hold_dispatch("two", 60)
+    assert abs(two.now() - utc_now()) < dt.timedelta(seconds=30)
+    assert abs(one.now() - utc_now() - ahead) < dt.timedelta(seconds=30)  # it has not asked since its clock was changed
+    await one.hold_dispatch("one", 60)
+    assert abs(one.now() - utc_now()) < dt.timedelta(seconds=30)
+
+
 async def test_a_lease_that_expired_is_taken_over_under_a_new_term(stores: tuple[JobStore, JobStore]) -> None:
     """A holder that renews late keeps its term as long as nobody else was faster."""
     one, two = stores

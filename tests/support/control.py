@@ -237,7 +237,7 @@ class World:
     ) -> AsyncIterator[Plane]:
         settings = self.settings(**overrides)
         # A dispatcher that makes its rounds by itself goes by the real clock.
-        parts = parts or self.parts(now=utc_now if background else self.clock)
+        parts = parts or self.parts(now=None if background else self.clock)
         app = create_app(settings, parts, dispatches=background)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (

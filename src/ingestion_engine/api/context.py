@@ -14,7 +14,7 @@ from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, Sta
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.runtime.timestamps import Moment, utc_now
+from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.deletion import DeletionService
@@ -46,8 +46,8 @@ class Parts:
     engines: Mapping[EngineName, JobEngine]
     spark_manifest: Callable[[JobRequest], dict[str, Any]] | None = field(default=None)
     """Returns the SparkApplication that a request would create; None when Spark is not configured."""
-    now: Callable[[], Moment] = utc_now
-    """Clock of the dispatcher."""
+    now: Callable[[], Moment] | None = None
+    """Clock of the dispatcher; None means the database's."""
 
     async def close(self) -> None:
         """Close all connections; an error of one does not keep others open."""
@@ -126,7 +126,7 @@ async def run_services(
         dispatcher = (
             None
             if ledgers is None
-            else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines, now=parts.now)
+            else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines, now=parts.now or store.now)
         )
         preflight = Preflight(
             settings,

@@ -174,10 +174,9 @@ class Dispatcher:
             if (fault := unfit.get(job.id)) is None or job.id in self._working:
                 continue
             if now - self._unfit[job.id] >= patience:
-                hint = "Submit the job again."
-                error = FatalError("job_unreadable", fault, hint=hint)
+                error = FatalError("job_unreadable", fault, hint="Submit the job again.")
                 _log.error("job failed", extra={"job_id": job.id, **error.log_fields()})
-                await self._jobs.change(job, JobEvent.FAIL, error=error.record(), finished_at=now, note=None)
+                self._start(job, self._reconciler.fail(job, error))
             elif job.note != fault:
                 _log.error("job set aside", extra={"job_id": job.id, "reason": fault})
                 await self._jobs.update(job, note=fault)

@@ -8,6 +8,7 @@ cancel request and the dispatcher, or two dispatchers, cannot overwrite each oth
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, Subm
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.runtime.timestamps import Moment, parse_timestamp
+from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.database import Database
-from ingestion_engine.services.job_records import JobRecord, dispatchers, jobs
+from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, jobs
 from ingestion_engine.services.job_states import (
     PHASE_COLUMNS,
     IllegalTransition,
@@ -99,6 +100,7 @@ class JobStore:
         self.database = database
         self.unreadable: dict[str, str] = {}
         """Rows that this version of the service cannot read, by id, with the reason; known from reads so far."""
+        self._clock_offset = dt.timedelta()
         self._new: list[tuple[JobRecord, asyncio.Future[None]]] = []
         self._storing: asyncio.Task[None] | None = None
 
@@ -121,6 +123,13 @@ class JobStore:
     async def close(self) -> None:
         """Close all connections."""
         await self.database.close()
+
+    def now(self) -> Moment:
+        """Return the time of the database's clock, as of the last claim to dispatch; no query.
+
+        Every copy of the service goes by it, so that a deadline that one has set is the same moment for all.
+        """
+        return utc_now() + self._clock_offset
 
     async def ping(self) -> None:
         """Return when the database responds. One query."""
@@ -329,18 +338,23 @@ class JobStore:
         """
         now = self.database.now()
         values = {"holder": holder, "expires_at": self.database.now(ttl_s)}
-        term = sa.case((dispatchers.c.holder == holder, dispatchers.c.term), else_=dispatchers.c.term + 1)
+        next_term = sa.case((dispatchers.c.holder == holder, dispatchers.c.term), else_=dispatchers.c.term + 1)
         row = dispatchers.c.name == _DISPATCH
         free = sa.or_(dispatchers.c.holder == holder, dispatchers.c.expires_at < now)
-        columns = dispatchers.c.holder, dispatchers.c.term
-        take = sa.update(dispatchers).where(row, free).values(term=term, **values).returning(*columns)
+        columns = dispatchers.c.holder, dispatchers.c.term, sa.type_coerce(now, UtcMoment)
+        take = sa.update(dispatchers).where(row, free).values(term=next_term, **values).returning(*columns)
         while True:
             async with self.database.writing() as connection:
+                asked_at = utc_now()
                 stored = (await connection.execute(take)).first()
                 if stored is None:
+                    asked_at = utc_now()
                     stored = (await connection.execute(sa.select(*columns).where(row))).first()
+                answered_at = utc_now()
             if stored is not None:
-                return DispatchLease(*stored)
+                current, term, moment = stored
+                self._clock_offset = moment - (asked_at + (answered_at - asked_at) / 2)
+                return DispatchLease(current, term)
             try:
                 async with self.database.writing() as connection:
                     await connection.execute(sa.insert(dispatchers).values(name=_DISPATCH, term=1, **values))

@@ -16,7 +16,6 @@ from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
@@ -101,7 +100,7 @@ class JobService:
             state=JobState.QUEUED,
             request=request.model_dump(mode="json"),
             body_hash=body_hash,
-            created_at=utc_now(),
+            created_at=self._store.now(),
             owner=owner,
             idempotency_key=idempotency_key,
         )
@@ -143,7 +142,7 @@ class JobService:
             state=JobState.QUEUED,
             request=request.model_dump(mode="json"),
             body_hash=body_hash,
-            created_at=utc_now(),
+            created_at=self._store.now(),
             owner=owner,
             retry_of=job_id,
             only_keys_path=path,
@@ -239,7 +238,7 @@ class JobService:
             SubmissionError: "job_not_found".
         """
         while True:
-            job, now = await self.get(job_id), utc_now()
+            job, now = await self.get(job_id), self._store.now()
             event = await self._choose_cancellation(job)
             deadline = _ALWAYS_PASSED if force else None  # None means the usual deadline
             if event is JobEvent.CANCEL_WAITING:

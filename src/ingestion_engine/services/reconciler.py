@@ -95,6 +95,15 @@ class Reconciler:
         else:
             self._failures.pop(job.id, None)
 
+    async def fail(self, job: JobRecord, error: FatalError) -> None:
+        """End a job that cannot go on; a driver that it may have is fenced off."""
+        try:
+            await self._end_without_driver(job, end_failed(error, self._now()))
+        except DatabaseUnavailable:
+            raise
+        except IngestionError as unavailable:
+            await self._postpone(job, unavailable)
+
     def find_deadline(self, job: JobRecord, since: Moment) -> Moment:
         """Return when the service ends a job by itself if an attempt of it begins at ``since``. Pure."""
         return since + dt.timedelta(seconds=read_max_runtime_s(job) + self._settings.end_timeout_s)

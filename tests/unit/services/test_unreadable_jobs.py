@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ingestion_engine.state.aliases import Alias, write_alias
+from ingestion_engine.state.ledger import Ledger
 from support.control import World, make_collection, overwrite
 
 
@@ -73,6 +74,7 @@ async def test_a_spec_that_cannot_be_read_fails_its_job_alone(world: World, spec
         assert (await plane.job(running))["state"] == "succeeded"
         job = await plane.job(bad)
         assert (job["state"], job["error"]["code"]) == ("failed", "job_unreadable")
+        assert Ledger(world.state, bad).is_aborted()  # should its driver have been submitted before
         assert (await plane.job(same))["state"] == "submitted"
 
 
