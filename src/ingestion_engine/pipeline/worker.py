@@ -28,6 +28,7 @@ from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
+from ingestion_engine.runtime.loop_watch import end_when_frozen
 from ingestion_engine.runtime.settings import CREATION_FIELDS, Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import get_logger
@@ -181,6 +182,7 @@ class _LoopThread:
         """State stores by URL; opening one costs about 0.4 s."""
         self.failure: BaseException | None = None
         """What ended the loop: SystemExit and KeyboardInterrupt leave a callback, and no work would ever end."""
+        self._is_watched = False
         self._waiting: set[concurrent.futures.Future[Any]] = set()
         self._lock = threading.Lock()
         start_background(self.loop.run_forever, name="ingest-worker", on_failure=self._fail)
@@ -198,6 +200,12 @@ class _LoopThread:
         finally:
             with self._lock:
                 self._waiting.discard(future)
+
+    def watch(self) -> None:
+        """End this worker process when the loop stands still for minutes. Idempotent; call it in the loop."""
+        if not self._is_watched:
+            self._is_watched = True
+            end_when_frozen(self.loop)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -302,6 +310,8 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
     context_length = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await _check_model(embedder, contract)
     freeze_startup_objects()
+    if spec.engine is not EngineName.LOCAL:
+        _loop().watch()
     return WorkerContext(
         spec=spec,
         contract=contract,

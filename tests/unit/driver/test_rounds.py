@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,14 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Action, Document, PartitionReport, RawObject, ReportStatus
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.driver import rounds
+from ingestion_engine.engines.feed import abandoned_report, canceled_report
 from ingestion_engine.pipeline.parsing.parse import parse_object
 from ingestion_engine.pipeline.parsing.parser_process import close_parsers, run_parse
+from ingestion_engine.state.lease import read_lease
 from ingestion_engine.state.ledger import Ledger
 from support import parsers
 from support.doubles import Crash, HashEmbedder, InProcessEngine, Killed
+from support.waiting import wait_for
 from support.world import PARAGRAPHS, SkippingClock, World, balanced, make_world
 
 Hook = Callable[[PartitionId], None]
@@ -341,3 +345,79 @@ def test_parsers_that_never_end_fail_their_objects_alone(monkeypatch: pytest.Mon
     assert (summary["counts"]["done"], summary["counts"]["partitions_repeated"]) == (3, 0)
     assert failures(ledger) == [(key, "parse_timeout", False) for key in stuck]
     assert len(world.texts("doc-12.txt")) >= 12
+
+
+class PendingEngine(InProcessEngine):
+    """Has no room for any partition until the job has to stop, as a cluster without resources."""
+
+    abandons = False
+
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
+        taken = next(partition_id for partition_id in partition_ids if partition_id is not None)
+        self.on_pending()
+        wait_for(should_stop, 30)
+        yield abandoned_report(taken) if self.abandons else canceled_report(taken)
+
+    def on_pending(self) -> None:
+        """Make the job stop."""
+
+
+@pytest.mark.parametrize("abandons", [False, True])
+def test_a_job_whose_tasks_never_end_ends_at_its_deadline(world: World, abandons: bool) -> None:
+    """Its summary is written; the lease is kept when a worker may still write, so that the next job waits for it."""
+    clock = SkippingClock()
+    ledger = world.submit(max_runtime_s=3600)
+    engine = PendingEngine(world.state, world.bucket, world.embedder, dict(world.stores))
+    engine.abandons = abandons
+    engine.on_pending = lambda: clock.sleep(3601)  # type: ignore[method-assign]
+    summary = world.attempt(ledger, engine=engine, clock=clock)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("failed", "max_runtime_exceeded")
+    lease = read_lease(world.state, "notes")
+    assert lease is not None
+    assert lease.released is not abandons
+    assert world.run()["state"] == "succeeded"
+
+
+def test_a_job_whose_tasks_never_begin_is_canceled(world: World) -> None:
+    """A cancellation does not wait for resources that never come."""
+    ledger = world.submit()
+    engine = PendingEngine(world.state, world.bucket, world.embedder, dict(world.stores))
+    engine.on_pending = lambda: ledger.request_abort("changed my mind")  # type: ignore[method-assign]
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("canceled", "job_aborted")
+
+
+def test_reports_are_taken_during_a_pause(world: World) -> None:
+    """While a partition waits for the end of an outage, the engine is asked again and again and can report others."""
+    asked: list[PartitionId | None] = []
+    ledger, engine = world.submit(parallelism=1), world.engine
+    run_one = engine.run
+
+    def record(spec_uri, partition_ids, *, should_stop):  # type: ignore[no-untyped-def]  # as InProcessEngine.run
+        def recorded() -> Iterator[PartitionId | None]:
+            for partition_id in partition_ids:
+                asked.append(partition_id)
+                yield partition_id
+
+        yield from run_one(spec_uri, recorded())
+
+    away = iter(range(3))
+
+    def before(partition_id: PartitionId) -> None:
+        if next(away, None) is not None:
+            raise TransientError("store_unavailable", "A store is unavailable.")
+
+    engine.run, engine.before = record, before  # type: ignore[method-assign]
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert summary["state"] == "succeeded"
+    pauses = [before for before, after in itertools.pairwise(asked) if before is None and after is not None]
+    assert len(pauses) >= 2
