@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from email import _header_value_parser as header_parser
 from html.parser import HTMLParser
 
 import pytest
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.formats import html
+from ingestion_engine.pipeline.parsing.formats.email import read_email
 from ingestion_engine.pipeline.parsing.formats.html import read_html
 from ingestion_engine.pipeline.parsing.formats.json import read_json, read_jsonl
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv
 from ingestion_engine.pipeline.parsing.formats.xml import read_xml
 from ingestion_engine.pipeline.parsing.pieces import MOST_GROWTH
+from support.line_steps import count_lines
 
 UNENDED = ["<a ", '<a x="', "<a x='> ", "<!-- > ", "<![CDATA[ > ", "<!x", "</a", "<?x", '<a b=">" ', "<!doctype <"]
 
@@ -74,3 +77,25 @@ def test_elements_inside_elements() -> None:
     assert read_xml("<a>" * 1_000 + "x" + "</a>" * 1_000).text == "a: x"
     with pytest.raises(ObjectError, match="nested too deeply"):
         read_xml("<a>" * 1_001 + "x" + "</a>" * 1_001)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("Subject", "word "), ("Subject", "=?utf-8?q?a?= "), ("To", "a@example.org, "), ("Content-Type", "; a=b"),
+     ("Content-Disposition", "; filename=a")],
+)  # fmt: skip
+def test_long_headers_of_an_email(name: str, unit: str) -> None:
+    """The standard library's parser of headers gets no more of a longer one, and no word of it is lost."""
+    start = "text/plain" if name.startswith("Content") else "first "
+
+    def read(units: int) -> str:
+        mail = f"From: a@example.org\n{name}: {start}{unit * units}last\n\nBody words."
+        return read_email(mail.encode(), lambda _content, name, _kind: name).text
+
+    def steps(units: int) -> int:
+        return count_lines(lambda: read(units), header_parser)
+
+    units = 70_000 // len(unit)
+    assert steps(4 * units) <= steps(units) <= 3_000_000
+    assert "Body words." in read(units) or name == "Content-Disposition"
+    assert read(units).count(unit.strip()) >= units or name.startswith("Content")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import email
-import email.policy
 from collections.abc import Callable, Iterator
 from email.errors import HeaderParseError
 from email.message import EmailMessage
+from email.policy import EmailPolicy
+from typing import Any
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
@@ -15,6 +16,25 @@ from ingestion_engine.pipeline.parsing.formats.html import find_charset, read_ht
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
+
+_PARSED_CHARS = 64 * 1024
+"""Characters of a header, 2,500 addresses, that the standard library parses; its time grows with their square."""
+
+_PARSED_CONTENT_CHARS = 4 * 1024
+"""Characters of a ``Content-…`` header that it parses: it is asked for its parameters several times."""
+
+
+class _BoundedPolicy(EmailPolicy):
+    """The standard library's policy without the time that it takes for very long headers."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        """Return a header parsed; a longer one as written, or for parameters its beginning parsed."""
+        if name.lower().startswith("content-"):
+            value = value[:_PARSED_CONTENT_CHARS]
+        return super().header_fetch_parse(name, value) if len(value) <= _PARSED_CHARS else value
+
+
+_POLICY = _BoundedPolicy()
 
 ReadAttachment = Callable[[bytes, str, str], str]
 """(content, name, declared type) → text of the attachment. Raises ObjectError for one without text."""
@@ -28,7 +48,7 @@ def read_email(body: bytes, read_attachment: ReadAttachment) -> ParsedText:
     Raises:
         ObjectError: ``corrupt_document`` when the e-mail has none of the main headers.
     """
-    message = email.message_from_bytes(body, policy=email.policy.default)
+    message = email.message_from_bytes(body, policy=_POLICY)
     assert isinstance(message, EmailMessage)
     headers = [f"{name}: {value}" for name in _HEADERS if (value := _header(message, name))]
     if not headers:
