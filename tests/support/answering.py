@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 Answers = Mapping[str, Callable[[bytes], tuple[Any, ...]]]
-"""By path, or "*" for every other path: from a request's body to status, JSON answer and, if there are any, headers.
+"""By path, with or without its query, or "*" for every other path: from a request's body to its answer.
 
-Bytes as answer are sent unchanged.
+An answer is status, JSON (bytes are sent unchanged) and, if there are any, headers.
 """
 
 
@@ -66,8 +66,8 @@ def serving(answers: Answers, tls: ssl.SSLContext | None = None) -> Iterator[str
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            path = self.path if self.path in answers else "*"
-            status, answer, *headers = answers[path](body)
+            place = next(place for place in (self.path, self.path.split("?")[0], "*") if place in answers)
+            status, answer, *headers = answers[place](body)
             content = answer if isinstance(answer, bytes) else orjson.dumps(answer)
             self.send_response(status)
             for name, value in dict(*headers).items():

@@ -49,7 +49,8 @@ def read_result(response: Response, url: str, collection: str | None = None) -> 
         TransientError: a time-out, a rate limit, a 5xx, a response that is not Qdrant's, or an update that was not
             applied in time.
         CollectionMissing: the collection does not exist.
-        FatalError: "store_access_denied", "schema_mismatch", "qdrant_refused" (also StrictModeRefused).
+        FatalError: "store_access_denied", "schema_mismatch", "qdrant_refused", with
+            ``strict_mode`` in its context when a request within the collection's limits may succeed.
         PointsRefused: the content of a batch is refused (400, 413, 422); ``refused`` is still empty.
     """
     if response.status_code != HTTPStatus.OK:
@@ -100,12 +101,8 @@ def _translate_refusal(text: str, message: str, context: dict[str, Any]) -> Inge
         return FatalError("qdrant_refused", message, hint=hint, **context)
     if _STRICT_MODE.match(text):
         hint = "Raise the limit in the collection's strict_mode_config, or make the request smaller."
-        return StrictModeRefused("qdrant_refused", message, hint=hint, **context)
+        return FatalError("qdrant_refused", message, hint=hint, strict_mode=True, **context)
     return PointsRefused("points_refused", message, refused={}, **context)
-
-
-class StrictModeRefused(FatalError):
-    """The strict mode of the collection refuses a request; one within its limits may succeed."""
 
 
 def read_error(response: Response) -> str | None:

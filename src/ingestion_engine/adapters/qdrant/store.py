@@ -16,7 +16,7 @@ from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, cut, send_or_halve
 from ingestion_engine.adapters.qdrant.limits import Limits, least
-from ingestion_engine.adapters.qdrant.responses import StrictModeRefused, read_result
+from ingestion_engine.adapters.qdrant.responses import read_result
 from ingestion_engine.adapters.qdrant.schema import INDEXES, check_definition, make_definition
 from ingestion_engine.adapters.store_errors import points_refused, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, read_object
@@ -149,7 +149,9 @@ class QdrantStore:
         known = self._limits.get(collection, Limits())
         try:
             return await act(known)
-        except StrictModeRefused:
+        except FatalError as error:
+            if not error.context.get("strict_mode"):
+                raise
             await self._read_limits(collection)
             if self._limits[collection] == known:
                 raise
