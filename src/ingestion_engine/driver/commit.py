@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ingestion_engine.domain.errors import LeaseLost
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
@@ -20,6 +21,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.driver.plan.diff import INTERRUPTED
 from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
+from ingestion_engine.state.lease import HeldLease
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
 
@@ -44,9 +46,22 @@ class OpenAttempt:
         }
 
 
-def open_attempt(store: StateStore, collection: str, attempt: OpenAttempt) -> None:
-    """Record that an attempt is about to write points; it must not write any before this returns."""
-    open_plan(store, collection, attempt.job_id, attempt=attempt.attempt, data=attempt.to_json())
+def open_attempt(store: StateStore, lease: HeldLease, attempt: OpenAttempt) -> None:
+    """Record that an attempt is about to write points; it must not write any before this returns.
+
+    A driver that was frozen here may wake after its successor has read all open plans. So the lease is renewed after
+    the plan was opened, and a plan that was opened too late is removed.
+
+    Raises:
+        LeaseLost: another attempt holds the collection.
+    """
+    lease.check()
+    open_plan(store, lease.collection, attempt.job_id, attempt=attempt.attempt, data=attempt.to_json())
+    try:
+        lease.renew()
+    except LeaseLost:
+        close_plan(store, lease.collection, attempt.job_id, attempt=attempt.attempt)
+        raise
 
 
 def find_open_attempts(store: StateStore, collection: str) -> list[OpenAttempt]:

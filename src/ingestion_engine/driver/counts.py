@@ -116,13 +116,25 @@ class Counts:
 
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
-        self.tally = Tally()
+        self.tally = Tally(already_deleted=self.deleted)
         self.done = self.failed = self.failed_again = self.gone = 0
         self.same = self.different = self.repaired = self.foreign_points = self.searches_failed = 0
         self.points_seen = {}
 
-    def add_work(self, report: PartitionReport) -> None:
-        """Add the work that a report documents; also called for reports of earlier attempts."""
+    def continue_from(self, former: Counts) -> None:
+        """Begin with the totals of earlier attempts; call it before anything is counted."""
+        for name in ("deleted", "chunks", "chunks_embedded", "chunks_reused", "embed_calls", "bytes_read"):
+            setattr(self, name, getattr(former, name))
+        self.stage_seconds = former.stage_seconds
+        self.tally.already_deleted = former.deleted
+
+    def add_former(self, report: PartitionReport) -> None:
+        """Add a report of an earlier attempt: its work and its removals; the object table shows what else it did."""
+        self._add_work(report)
+        if report.partition_id.kind is SegmentKind.DELETIONS:
+            self.deleted += sum(result.outcome is Outcome.DELETED for result in report.results)
+
+    def _add_work(self, report: PartitionReport) -> None:
         self.chunks += report.chunks
         self.chunks_embedded += report.chunks_embedded
         self.chunks_reused += report.chunks_reused
@@ -141,7 +153,7 @@ class Counts:
         with self._lock:
             self._unfinished.pop(report.partition_id, None)
             self._running.pop(report.partition_id, None)
-        self.add_work(report)
+        self._add_work(report)
         self.partitions_done += 1
         for store, points in report.points_seen.items():
             self.points_seen[store] = self.points_seen.get(store, 0) + points
@@ -197,7 +209,7 @@ class Counts:
             "outside_filters": tally.outside_filters,
             "gone": self.gone,
             "deleted": self.deleted,
-            "to_delete": tally.deletes,
+            "to_delete": tally.deletes + tally.already_deleted,
             "verified": self.same + self.different + self.repaired,
             "different": self.different,
             "repaired": self.repaired,

@@ -242,6 +242,12 @@ class Driver:
                     self._recover()
                     self._run_phases(lease, contract)
                     self._move_alias(lease, contract)
+                    self._flush()
+                except LeaseLost:
+                    raise
+                except FatalError:
+                    self._flush()
+                    raise
                 finally:
                     self.monitor.lease = None
         except LeaseLost:
@@ -251,6 +257,11 @@ class Driver:
                 lease.release()  # no worker of this attempt is running any more, so a successor need not wait
             raise
         lease.release()
+
+    def _flush(self) -> None:
+        """Write what is buffered of reports and failures; requires the lease, so that no successor has begun."""
+        with self.monitor.finishing():
+            self.writer.flush()
 
     def _show_wait(self, holder: Lease, left_s: float | None) -> None:
         """Show what the attempt waits for: a driver that is dead, or one that is still at work."""
@@ -340,12 +351,14 @@ class Driver:
     def _recover(self) -> None:
         """Merge every attempt on this collection that ended without a merge, those of this job included."""
         self.monitor.phase = "planning"
+        if self.attempt.number > 1:
+            self.counts.continue_from(self.outages.retry_until_available(self.writer.count_former_attempts))
         for dead in self.outages.retry_until_available(
             lambda: find_open_attempts(self.state, self.spec.request.collection)
         ):
             log.info("recovering an attempt", extra={"job_id": dead.job_id, "attempt": dead.attempt})
             if dead.job_id == self.spec.job_id:
-                self.writer.rewrite_attempt(dead, self.counts)
+                self.writer.rewrite_failures(dead)
             self._append_rows(dead, complete=False)
 
     # -- phases -------------------------------------------------------------------------------------------------------
@@ -417,7 +430,7 @@ class Driver:
     def _compare(self, opened: OpenAttempt, contract: CollectionContract) -> BaseException | None:
         """Verify or repair; return the error after which planning has to start over, if any."""
         request = self.spec.request
-        self.outages.retry_until_available(lambda: self.ledger.delete_failures(""))
+        self.writer.delete_failures()
         action = Action.REPAIR if request.mode is Mode.REPAIR else Action.VERIFY
         plan = self._parity_plan(contract, self.counts)
         # A guess at the parts of the whole that comparing, searching and, for a repair, ingesting again take.
@@ -575,11 +588,9 @@ class Driver:
 
         def before_first_segment() -> None:
             if opened is not None:
-                # A driver that was frozen here may wake after its successor has read all open plans.
                 lease = self.monitor.lease
-                if lease is not None:
-                    lease.check()
-                open_attempt(self.state, self.spec.request.collection, opened)
+                assert lease is not None
+                open_attempt(self.state, lease, opened)
 
         def on_planned() -> None:
             self.monitor.meter.close_plan()
@@ -706,7 +717,6 @@ class Driver:
         if summary["note"] is not None:
             log.warning("nothing found", extra={"note": summary["note"]})
         with self.monitor.finishing():
-            self.writer.flush()
             self.outages.retry_until_available(lambda: self.ledger.write_summary(summary))
         log.info("job ended", extra={"state": state.value, **self._summarize_attempt(), **self.counts.to_json()})
         return summary

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ingestion_engine.domain.ids import SegmentName
-from ingestion_engine.domain.records import Outcome, PartitionReport
+from ingestion_engine.domain.records import Outcome, PartitionReport, ReportStatus
 from ingestion_engine.driver.commit import OpenAttempt, attempt_reports
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.state.ledger import Ledger
@@ -55,17 +56,29 @@ class LedgerWriter:
         self._fold()
         self._write_failures()
 
-    def rewrite_attempt(self, dead: OpenAttempt, counts: Counts) -> None:
-        """Rewrite the failures of a dead attempt of this job from its reports, and add its work to the counts.
+    def count_former_attempts(self) -> Counts:
+        """Return the counts of what the reports of all earlier attempts of this job document. Nothing is written."""
+        counts = Counts()
+        for report in self._ledger.iter_reports():
+            if report.status is ReportStatus.DONE and report.partition_id.attempt < self._attempt:
+                counts.add_former(report)
+        return counts
 
-        What is written is idempotent.
+    def delete_failures(self) -> None:
+        """Delete the failures of this attempt and of earlier ones.
+
+        Those of later attempts stay: this one may have been frozen.
         """
+        for attempt in range(1, self._attempt + 1):
+            self._persist(partial(self._ledger.delete_failures, SegmentName.prefix(attempt)))
+
+    def rewrite_failures(self, dead: OpenAttempt) -> None:
+        """Rewrite the failures of a dead attempt of this job from its reports. Idempotent."""
         prefix = SegmentName.prefix(dead.attempt)
         items: list[dict[str, Any]] = []
         number = 0
         self._persist(lambda: self._ledger.delete_failures(prefix))
         for report in attempt_reports(self._ledger, dead.attempt):
-            counts.add_work(report)
             items += failure_items(report, dead.attempt)
             if len(items) >= FAILURES_PER_SEGMENT:
                 number += 1

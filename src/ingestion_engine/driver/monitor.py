@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost
+from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.progress import ProgressMeter
@@ -137,6 +137,27 @@ class Monitor:
         if self.is_interrupted():
             assert self.stopped is not None
             raise self.stopped
+
+    def confirm_lease(self) -> None:
+        """Return while this attempt may write. A request only when the lease has not been renewed in time.
+
+        Not left to the next tick: a driver that was frozen must not write before it notices.
+
+        Raises:
+            LeaseLost: another attempt has the lease.
+            TransientError: the state store is unavailable, so that nobody knows who has it.
+        """
+        lease = self._lease
+        if lease is None:
+            return
+        try:
+            try:
+                lease.check()
+            except TransientError:
+                lease.renew()
+        except FatalError as error:
+            self.stop(error)
+            raise
 
     @contextmanager
     def finishing(self) -> Iterator[None]:

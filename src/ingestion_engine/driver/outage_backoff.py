@@ -110,6 +110,7 @@ class OutageBackoff:
         while True:
             self._monitor.check()
             try:
+                self._monitor.confirm_lease()
                 result = act()
             except TransientError as error:
                 if self.refuses_tls and isinstance(error, TlsFailed):

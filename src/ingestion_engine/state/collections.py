@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import FatalError, LeaseLost
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.runtime.validation import describe_faults
@@ -191,7 +191,7 @@ def _open_path(collection: str, job_id: str) -> str:
 
 
 def open_plan(store: StateStore, collection: str, job_id: str, attempt: int, data: Mapping[str, Any]) -> None:
-    """Record that a job may write what its plan names; replaces the record of an earlier attempt. One request.
+    """Record that a job may write what its plan names. Idempotent; one request.
 
     Args:
         store: The state store.
@@ -199,8 +199,26 @@ def open_plan(store: StateStore, collection: str, job_id: str, attempt: int, dat
         job_id: Id of the job.
         attempt: Newest attempt of the job; the plan segments of all its attempts belong to the open plan.
         data: JSON values that ``list_open_plans`` returns.
+
+    Raises:
+        LeaseLost: a later attempt of the job has opened its plan.
     """
-    write_json(store, _open_path(collection, job_id), {**data, "format": 1, "job_id": job_id, "attempt": attempt})
+    path = _open_path(collection, job_id)
+    record = orjson.dumps({**data, "format": 1, "job_id": job_id, "attempt": attempt})
+
+    def replace_earlier(stored: bytes | None) -> bytes | None:
+        if stored == record:
+            return None
+        if stored is not None and (later := parse_json(path, stored)["attempt"]) > attempt:
+            raise LeaseLost(
+                "lease_lost",
+                f"Attempt {later} of job {job_id!r} writes to collection {collection!r} now.",
+                collection=collection,
+                epoch=data.get("epoch"),
+            )
+        return record
+
+    update_value(store, path, replace_earlier, seen=None)
 
 
 def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[str, Any]]]:

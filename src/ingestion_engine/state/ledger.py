@@ -248,7 +248,7 @@ class Ledger:
         self._failures.write(segment, items)
 
     def delete_failures(self, attempt_prefix: str) -> None:
-        """Delete all segments of failures with a name that starts with a prefix (``a01-``; empty means all)."""
+        """Delete all segments of failures with a name that starts with a prefix (``a01-``)."""
         self._failures.delete(attempt_prefix)
 
     def read_failures(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:

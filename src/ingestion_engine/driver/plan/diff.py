@@ -35,6 +35,8 @@ class Tally:
     outside_filters: int = 0
     """Rows under the job's prefix that its globs exclude: they and their points stay as they are."""
     deletes: int = 0
+    already_deleted: int = 0
+    """Removed by an earlier plan or attempt of this job; no longer in the object table."""
     by_action: dict[Action, int] = field(default_factory=dict)
     bytes_planned: int = 0
     chunks_estimated: int = 0

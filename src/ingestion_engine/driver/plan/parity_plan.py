@@ -83,6 +83,7 @@ class ParityPlan:
 
     def find_removals(self) -> Iterator[PlannedObject]:
         """Yield every object of the table as a removal."""
+        self.counts.tally.listed = self.counts.tally.already_deleted
         for row in self._rows():
             self.counts.tally.table_rows += 1
             self.counts.tally.listed += 1
