@@ -207,8 +207,16 @@ class WatchedEngine:
     world: World
     watch: Watch
 
-    def run(self, spec_uri: str, partition_ids: Iterable[PartitionId]) -> Iterator[PartitionReport]:
+    def run(
+        self,
+        spec_uri: str,
+        partition_ids: Iterable[PartitionId | None],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[PartitionReport]:
         for partition_id in partition_ids:
+            if partition_id is None:
+                continue
             run = WorkerRun()
             try:
                 report = self._work(spec_uri, partition_id, run)

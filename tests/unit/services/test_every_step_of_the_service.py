@@ -18,7 +18,9 @@ import pytest
 import sqlalchemy as sa
 
 from ingestion_engine.api import context
+from ingestion_engine.domain.errors import DatabaseUnavailable
 from ingestion_engine.domain.states import EngineState
+from ingestion_engine.services.job_records import dispatchers
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, Plane, World
@@ -36,16 +38,16 @@ STEP_S = 20.0
 
 
 class DatabaseWatch(Watch):
-    """Raises the database driver's own errors."""
+    """Raises what the jobs table raises."""
 
     def before(self, kind: str | None, run: Any) -> None:
         if kind == "outage":
-            raise sa.exc.OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+            raise DatabaseUnavailable("database_unavailable", "The server closed the connection.")
         super().before(kind, run)
 
     def after(self, kind: str | None, run: Any) -> None:
         if kind == "lost":
-            raise sa.exc.OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+            raise DatabaseUnavailable("database_unavailable", "The server closed the connection.")
         super().after(kind, run)
 
 
@@ -80,11 +82,18 @@ class Life:
         """Run services until the story has ended and no job is left; return all jobs."""
         for number in range(3):
             if number:
+                await self._let_leadership_expire()
                 self.watch, self.database = Watch(None), DatabaseWatch(None)
             jobs = await self._serve(story)
             if jobs is not None:
                 return jobs
         raise AssertionError("the jobs never end")
+
+    async def _let_leadership_expire(self) -> None:
+        store = await JobStore.open(self.world.settings().sqlalchemy_url)
+        async with store.database.writing() as connection:
+            await connection.execute(sa.update(dispatchers).values(expires_at=store.database.now(-1.0)))
+        await store.close()
 
     async def _serve(self, story: Callable[[Life, Plane], Awaitable[bool]]) -> list[dict[str, Any]] | None:
         open_store = JobStore.open
