@@ -187,7 +187,8 @@ class Stack:
         configured = settings_to_env(self.settings)
         own = {name for name, value in variables.items() if configured.get(name) != value}
         self.settings = apply_variables(self.settings, variables)
-        self.env = settings_to_env(self.settings)
+        # Also those that have their default, so that a shell that loads them has no other value.
+        self.env = {**settings_to_env(self.settings), **variables}
         if self._with_api:
             self.env["INGEST_API_URL"] = plans[-1].url  # what the command line's client reads
         write_private(ports_path, json.dumps({**remembered, **home.ports.by_name}, indent=2).encode() + b"\n")

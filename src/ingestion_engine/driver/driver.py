@@ -53,6 +53,7 @@ from ingestion_engine.driver.plan.parity_plan import ParityPlan, ParityScope
 from ingestion_engine.driver.plan.plan_thread import FindObjects, PlanThread, SegmentNames
 from ingestion_engine.driver.plan.selection import Selection
 from ingestion_engine.driver.preflight import (
+    check_certificates,
     check_contract,
     ensure_collections,
     prepare_collection,
@@ -338,6 +339,8 @@ class Driver:
     def _prepare(self, wanted: CollectionContract) -> CollectionContract:
         """Create or check the collection in every store, as far as the mode needs it."""
         mode, stores = self.spec.request.mode, self.ports.stores
+        if self.outages.refuses_tls:  # ports that only workers use would be tried after hours of embedding
+            self.outages.retry_until_available(lambda: self._async.run(check_certificates(stores)))
         if mode in (Mode.VERIFY, Mode.DELETE):
             return wanted
         if mode is Mode.REPAIR:

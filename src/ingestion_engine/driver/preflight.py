@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, TlsFailed
 from ingestion_engine.domain.ids import make_embedding_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import ModelInfo
@@ -111,6 +111,23 @@ def require_contract(store: StateStore, request: JobRequest) -> CollectionContra
             hint=f"Submit the job with source.bucket={contract.bucket!r}.",
         )
     return contract
+
+
+async def check_certificates(stores: Mapping[StoreName, VectorStore]) -> None:
+    """Return unless the certificate of a store is not accepted, on any of its ports. Two or three requests per store.
+
+    Other failures are left to the requests that need the store, which may need less of it.
+
+    Raises:
+        TlsFailed: names the store.
+    """
+    for store in stores.values():
+        try:
+            await store.check()
+        except TlsFailed:
+            raise
+        except IngestionError:
+            continue
 
 
 async def ensure_collections(stores: Mapping[StoreName, VectorStore], contract: CollectionContract) -> None:

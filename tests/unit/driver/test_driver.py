@@ -293,17 +293,26 @@ def test_an_outage_pauses_the_job_and_fails_nothing(world: World) -> None:
     assert len(world.texts("doc-12.txt")) >= 12
 
 
-def test_a_certificate_is_refused_before_anything_is_written(world: World) -> None:
+def test_a_certificate_is_refused_before_anything_is_written() -> None:
     """The first attempt ends with the reason instead of pausing; nothing is written."""
 
     def stranger(_key: str) -> None:
         raise TlsFailed("tls_failed", "The certificate of Ollama is not trusted.", hint="Set INGEST_TLS__CA_FILE.")
 
-    world.embedder.on_describe = stranger
-    summary = world.run()
-    assert (summary["state"], summary["error"]["code"]) == ("failed", "tls_failed")
-    assert "INGEST_TLS__CA_FILE" in summary["error"]["hint"]
-    assert not world.qdrant.collections
+    async def check() -> str:
+        stranger("")
+        return ""
+
+    for where in ("embedder", "store"):
+        world = make_world()
+        if where == "embedder":
+            world.embedder.on_describe = stranger
+        else:  # a port that only workers use
+            world.weaviate.check = check
+        summary = world.run()
+        assert (summary["state"], summary["error"]["code"]) == ("failed", "tls_failed")
+        assert "INGEST_TLS__CA_FILE" in summary["error"]["hint"]
+        assert not world.qdrant.collections
 
 
 def test_a_certificate_that_expires_pauses_a_running_job(world: World) -> None:
