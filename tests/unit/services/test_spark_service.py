@@ -357,6 +357,7 @@ class TestAway:
         with pytest.raises(TransientError) as raised:
             await submit(service)
         assert hint in raised.value.hint
+        assert raised.value.message.endswith(".")
         assert not raised.value.message.rstrip(".").endswith(":")
 
     @pytest.mark.parametrize("reply", [(200, b"<html>hello</html>"), (200, {"version": "3"}), (200, [])])

@@ -151,7 +151,7 @@ class KubernetesApi:
                 return None
             if answer.refuses_object:
                 why = answer.message or f"HTTP {answer.status} without a message"
-                raise SubmissionError("engine_refused", f"Kubernetes rejected the SparkApplication: {why}") from None
+                raise SubmissionError("engine_refused", f"Kubernetes rejected the SparkApplication: {why}.") from None
             raise translate_answer(answer, self._namespace) from None
 
     async def get_application(self, name: str) -> SparkApplication | None:

@@ -62,7 +62,8 @@ class Answer(Exception):
         self.body = "" if self.is_status else _read_text(error.body)
         self.status = int(error.status or 0)
         self.reason = str(status.get("reason") or "")
-        self.message = str(status.get("message") or "")[:500]
+        self.message = str(status.get("message") or "")[:500].rstrip(".")
+        """Kubernetes's own words, without a full stop; empty when there are none."""
         self.details: Mapping[str, Any] = status.get("details") or {}
         self.retry_after_s = _read_seconds((error.headers or {}).get("Retry-After"))
 
@@ -175,7 +176,7 @@ def translate_answer(answer: Answer, namespace: str) -> TransientError:
     if answer.status == 404:
         return TransientError(
             "engine_unexpected_answer",
-            f"Kubernetes reported: {answer.message}",
+            f"Kubernetes reported: {answer.message}.",
             hint="Create the namespace, or correct INGEST_SPARK__NAMESPACE.",
         )
     return TransientError(
@@ -201,7 +202,7 @@ def _translate_forbidden(answer: Answer, namespace: str) -> TransientError:
     if answer.exceeds_quota:
         return TransientError(
             "engine_quota_exceeded",
-            f"A quota of Kubernetes allows no further SparkApplication: {answer.message}",
+            f"A quota of Kubernetes allows no further SparkApplication: {answer.message}.",
             hint=f"Wait for other jobs to end, or raise the ResourceQuota of namespace {namespace!r}.",
         )
     if _TERMINATING in answer.message:
@@ -216,5 +217,5 @@ def _translate_forbidden(answer: Answer, namespace: str) -> TransientError:
         hint = f"Grant the account the Role of docs/spark-manifest.md in namespace {namespace!r}."
     else:
         hint = f"Check the admission policies of namespace {namespace!r}."
-    message = f"Kubernetes denied access: {answer.message or 'no reason given'}"
+    message = f"Kubernetes denied access: {answer.message or 'no reason given'}."
     return TransientError("engine_access_denied", message, hint=hint)
