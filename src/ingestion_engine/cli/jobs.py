@@ -137,7 +137,7 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
             "job": found["job_id"],
             "engine": found["engine"],
             "state": found["state"],
-            "note": found["note"],
+            "note": None if found["state"] in FINAL_STATES else found["note"],  # the end below has it
             "source": f"s3://{source['bucket']}/{source['prefix']}",
             "collection": found["collection"],
             "mode": found["mode"],

@@ -18,7 +18,7 @@ from ingestion_engine.driver.plan.diff import DiffRules, diff_objects
 from ingestion_engine.state.ledger import Ledger
 from support.doubles import MemoryState
 from support.waiting import wait_for
-from support.world import World
+from support.world import World, make_world
 
 
 @dataclass
@@ -160,3 +160,27 @@ def test_an_outage_of_the_state_store_is_logged_once(caplog: pytest.LogCaptureFi
             monitor.step()
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["the monitor failed", "the monitor works again"]
+
+
+def test_an_attempt_that_crashes_says_why_in_its_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect in the plan thread ends the attempt, and both threads' lines are in the log that outlives it."""
+    world = make_world()
+
+    def fail() -> None:
+        raise KeyError("Contents")
+
+    ledger = world.submit()
+    listings = 0
+
+    def on_list() -> None:
+        nonlocal listings
+        listings += 1
+        if listings == 2:  # the first one looks for any object at all
+            fail()
+
+    world.bucket.on_list = on_list
+    with caplog.at_level(logging.INFO, "ingestion_engine"), pytest.raises(KeyError):
+        world.attempt(ledger)
+    lines = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert lines == ["planning failed unexpectedly", "attempt failed unexpectedly"]
+    assert ledger.read_summary() is None

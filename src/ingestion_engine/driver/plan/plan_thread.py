@@ -12,14 +12,18 @@ from typing import IO
 
 import orjson
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import FatalError, IngestionError
 from ingestion_engine.domain.estimates import measure_work, weigh
 from ingestion_engine.domain.ids import PartitionId, SegmentKind, SegmentName
 from ingestion_engine.domain.records import REMOVALS, Partition, PlanItem, PlannedObject, StraySearch
 from ingestion_engine.domain.spec import JobSpec, Mode
 from ingestion_engine.driver.counts import Counts
+from ingestion_engine.driver.plan.listing import ListingOutOfOrderError
 from ingestion_engine.driver.plan.packing import BLOCK_OBJECTS, Packer, stagger
+from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.state.ledger import Ledger
+
+log = get_logger(__name__)
 
 MASS_DELETE_OBJECTS = 100
 MASS_DELETE_FRACTION = 0.2
@@ -167,8 +171,10 @@ class PlanThread:
             self._write()
             self._counts.tally.complete = True
             self._on_planned()
-        except BaseException as error:  # the driver raises it in its own thread
+        except BaseException as error:  # the driver raises it in its own thread, when the running partitions have ended
             self.error = error
+            if not isinstance(error, IngestionError | ListingOutOfOrderError):
+                log.exception("planning failed unexpectedly")
         finally:
             self._ready.put(None)
 
