@@ -324,6 +324,10 @@ async def test_a_connection_is_encrypted_and_its_certificate_checked(kind: str, 
             encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
             assert (await connection.execute(sa.text(encrypted))).scalar() is True
         await store.close()
+        verified = server.url(query="?sslmode=verify-full")
+        await (await JobStore.open(verified, ca_file=tmp_path / "ca.pem")).close()  # INGEST_TLS__CA_FILE
+        with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
+            await JobStore.open(verified, ca_file=tmp_path / "other.pem")
         with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
             await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/other.pem"))
         with pytest.raises(FatalError, match=r"'sslrootcert' names the file '.*missing\.pem', which cannot be read"):

@@ -62,12 +62,17 @@ def _check_extras(settings: Settings) -> None:
             "INGEST_SPARK__NAMESPACE",
             "ingestion_engine.services.spark_service",
         ),
-        "postgres": ("+asyncpg" in settings.sqlalchemy_url, "INGEST_DATABASE_URL", "asyncpg"),
+        "postgres": (_uses_asyncpg(settings.sqlalchemy_url), "INGEST_DATABASE_URL", "asyncpg"),
     }
     for extra, (configured, variable, module) in needed.items():
         if configured:
             with requires_extra(extra, variable):
                 importlib.import_module(module)
+
+
+def _uses_asyncpg(url: str) -> bool:
+    """Return whether a database URL means PostgreSQL with its usual driver. Pure."""
+    return url.partition("://")[0] in {"postgres", "postgresql", "postgresql+asyncpg"}
 
 
 def up() -> int:

@@ -108,8 +108,12 @@ def with_async_driver(url: str) -> str:
     return f"{_ASYNC_DRIVERS.get(scheme, scheme)}{separator}{rest}"
 
 
-def parse_database_url(url: str) -> DatabaseAddress:
+def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddress:
     """Return the address in a database URL, with the parameters of libpq translated for asyncpg. Pure.
+
+    Args:
+        url: The URL.
+        ca_file: Authorities for ``sslmode`` verify-ca and verify-full without ``sslrootcert``; None means libpq's file.
 
     Raises:
         FatalError: "database_url_invalid": it is no URL of a database, or has an unknown parameter; the message
@@ -147,6 +151,8 @@ def parse_database_url(url: str) -> DatabaseAddress:
             known = sorted(_KEPT | _SETTINGS.keys() | _WITHOUT_EFFECT.keys() | {"options", "connect_timeout"})
             near = difflib.get_close_matches(name, known, 1)
             raise _invalid(f"the parameter {given!r} is unknown{f' (did you mean {near[0]!r}?)' if near else ''}")
+    if ca_file is not None and kept.get("sslmode", "").startswith("verify-"):
+        kept.setdefault("sslrootcert", str(ca_file))
     suffix = f"?{urlencode(kept)}" if kept else ""
     dsn = f"postgresql://{base.partition('://')[2]}{suffix}"
     return DatabaseAddress(base, dsn, {**options, "server_settings": server_settings})
@@ -208,18 +214,21 @@ class Database:
         self._turn = asyncio.Lock() if self.is_sqlite else contextlib.nullcontext()
 
     @classmethod
-    def open(cls, url: str, *, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> Database:
+    def open(
+        cls, url: str, *, ca_file: Path | None = None, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
+    ) -> Database:
         """Return the database of a URL; no connection is made. Creates the directory of a SQLite file.
 
         Args:
             url: SQLAlchemy URL.
+            ca_file: As for ``parse_database_url``.
             statement_timeout_s: Time limit of a statement of PostgreSQL in seconds; None means no limit.
 
         Raises:
             FatalError: "database_url_invalid"; also for a file of TLS that cannot be read.
             DatabaseUnavailable: the directory of the SQLite file cannot be created.
         """
-        address = parse_database_url(url)
+        address = parse_database_url(url, ca_file=ca_file)
         _check_files(address)
         parsed = sa.engine.make_url(address.url)
         if parsed.get_backend_name() == "sqlite":

@@ -105,20 +105,24 @@ class JobStore:
         self._storing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str) -> JobStore:
+    async def open(cls, url: str, *, ca_file: Path | None = None) -> JobStore:
         """Connect and migrate the schema to the newest version; creates the directory of a SQLite file.
+
+        Args:
+            url: SQLAlchemy URL.
+            ca_file: As for ``parse_database_url``.
 
         Raises:
             DatabaseUnavailable: the database does not respond or denies access.
             FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it.
         """
-        database = Database.open(url, statement_timeout_s=None)
+        database = Database.open(url, ca_file=ca_file, statement_timeout_s=None)
         try:
             async with database.writing() as connection:
                 await connection.run_sync(_migrate)
         finally:
             await database.close()
-        return cls(Database.open(url))
+        return cls(Database.open(url, ca_file=ca_file))
 
     async def close(self) -> None:
         """Close all connections."""
