@@ -36,17 +36,17 @@ class _Element:
 
     name: str
     attributes: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    inline: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list, init=False)
+    inline: list[str] = field(default_factory=list, init=False)
     """Running text in parts, with one blank between words and none at the ends."""
-    is_word_ended: bool = False
+    is_word_ended: bool = field(default=False, init=False)
     """True when a blank follows the running text, if anything does."""
-    inner_attributes: list[str] = field(default_factory=list)
-    large: list[str] = field(default_factory=list)
+    inner_attributes: list[str] = field(default_factory=list, init=False)
+    large: list[str] = field(default_factory=list, init=False)
     """Lines of children too large for running text; they follow this element's own text, if any."""
-    inline_chars: int = 0
-    line_chars: int = 0
-    has_text: bool = False
+    inline_chars: int = field(default=0, init=False)
+    line_chars: int = field(default=0, init=False)
+    has_text: bool = field(default=False, init=False)
 
     def add_inline(self, text: str, *, apart: bool = False) -> None:
         """Add running text without blanks at its ends, as a word of its own if ``apart``."""
