@@ -355,5 +355,6 @@ def _failure(item: PlanItem, report: PartitionReport) -> ObjectResult:
         error_code=KILLS_WORKER if report.process_died else UNEXPECTED_ERROR,
         reason=f"Processing this object alone {what} {DEATHS_ALLOWED} times. Last error: {last_error}",
         retryable=True,
+        again=item.action is Action.SUSPECT,
         origin=item.origin,
     )

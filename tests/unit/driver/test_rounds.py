@@ -283,13 +283,35 @@ def test_a_known_killer_has_a_partition_of_its_own(world: World) -> None:
     attempt(world, ledger, killing(ledger, "doc-03.txt"))
     for number in range(40):
         world.bucket.put(f"more-{number:02}.txt", f"Changed text number {number}.")
-    ledger = world.submit(parallelism=1)
+    ledger = world.submit(parallelism=1, failure_budget={"max_fraction": 0, "min_objects": 0})
     summary, engine = attempt(world, ledger, killing(ledger, "doc-03.txt"))
     assert failures(ledger) == [("doc-03.txt", "kills_worker", True)]
     alone = [pid for pid in engine.ran if "doc-03.txt" in keys_of(ledger, pid)]
     assert [keys_of(ledger, pid) for pid in alone] == [["doc-03.txt"]] * rounds.DEATHS_ALLOWED
     assert summary["counts"]["partitions_repeated"] == rounds.DEATHS_ALLOWED  # type: ignore[index]
     assert {p.action for p in ledger.read_partition(alone[0]).objects} == {Action.SUSPECT}
+    assert summary["state"] == "partially_succeeded"  # it counts against the budget once
+
+
+def test_the_next_attempt_of_a_job_does_not_try_its_killers_again(world: World) -> None:
+    """The job has decided about them; only a later job tries them again."""
+    ledger = world.submit(parallelism=1)
+
+    def crash_at_the_end(kind: str, path: str) -> None:
+        if path.endswith("summary.json"):
+            raise Crash
+
+    world.state.before_write = crash_at_the_end
+    engine = world.engine
+    engine.before = killing(ledger, "doc-03.txt")
+    with pytest.raises(Crash):
+        world.attempt(ledger, engine=engine)
+    world.state.before_write = lambda _kind, _path: None
+    engine.ran.clear()
+    summary = world.attempt(ledger, 2, engine=engine)
+    assert summary is not None
+    assert (summary["state"], summary["counts"]["failed"], engine.ran) == ("partially_succeeded", 1, [])
+    assert balanced(summary)
 
 
 def test_repair_ingests_a_deadly_object_again(world: World) -> None:

@@ -130,8 +130,8 @@ def _plan(ref: ObjectRef, action: Action, row: TableRow) -> PlannedObject:
 
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -> Action | None:
     """Return why a known object is worked on; None when it is not, after counting why."""
-    if row.error_code in UNFINISHED and row.state is RowState.FAILED:
-        return Action.DIRTY if row.error_code == INTERRUPTED else Action.SUSPECT
+    if row.error_code == INTERRUPTED and row.state is RowState.FAILED:
+        return Action.DIRTY
     same = (
         row.fingerprint == rules.fingerprint
         and row.etag == ref.etag
@@ -139,6 +139,8 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
         and row.last_modified == ref.last_modified
     )
     mine = row.job_id == rules.job_id
+    if row.error_code in UNFINISHED and row.state is RowState.FAILED and not (mine and same):
+        return Action.SUSPECT
     if not same and row.epoch == rules.epoch:
         return Action.DIRTY  # an earlier plan of this attempt wrote it, so epochs do not tell the versions apart
     if not same:
