@@ -16,7 +16,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -48,10 +47,6 @@ _SERVICE_LINK: Final = re.compile(
     r"INGEST_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
 )
 """Variables that Kubernetes sets in every pod for a service whose name starts with ``ingest``."""
-
-_CHECKS_CERTIFICATE: Final = re.compile(r"[?&]ssl(?:mode)?=verify-")
-"""The modes of PostgreSQL's clients that check the server's certificate (libpq, "Protection Provided in Different
-Modes")."""
 
 _variables: ContextVar[Mapping[str, str] | None] = ContextVar("variables", default=None)
 """Variables from which ``load_settings`` makes settings at this moment, in lower case; None means the environment."""
@@ -358,16 +353,8 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The effective database URL, with an async driver.
-
-        PostgreSQL checks certificates against ``tls.ca_file`` where the URL requires a check and names no other file.
-        """
-        url = self.database_url
-        if url is None:
-            return f"sqlite+aiosqlite:///{(self.data_dir / 'jobs.db').absolute()}"
-        if self.tls.ca_file is not None and _CHECKS_CERTIFICATE.search(url) and "sslrootcert=" not in url:
-            return f"{url}&{urlencode({'sslrootcert': str(self.tls.ca_file)})}"
-        return url
+        """The effective database URL, with an async driver."""
+        return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'jobs.db').absolute()}"
 
     def endpoints(self) -> dict[str, Any]:
         """Return the non-secret settings that driver and workers must share; frozen into every job spec. Pure."""

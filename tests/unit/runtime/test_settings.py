@@ -5,12 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from urllib.parse import quote_plus
 
 import pytest
 
-from ingestion_engine.runtime.settings import Settings, SettingsError, TlsSettings, _list_names, load_settings
-from support.authority import PrivateAuthority
+from ingestion_engine.runtime.settings import SettingsError, _list_names, load_settings
 
 
 def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,23 +122,3 @@ def test_an_amount_of_memory_is_one_that_spark_reads(value: str, monkeypatch: py
         return
     with pytest.raises(SettingsError, match=r"INGEST_SPARK__DRIVER_MEMORY: .*for example 512m"):
         load_settings()
-
-
-@pytest.mark.parametrize(
-    ("query", "added"),
-    [
-        ("?sslmode=verify-full", True),
-        ("?connect_timeout=3&ssl=verify-ca", True),
-        ("?sslmode=verify-full&sslrootcert=/own.pem", False),
-        ("?sslmode=require", False),  # with a file it would check the certificate too
-        ("", False),
-    ],
-)
-def test_the_database_trusts_the_same_file(query: str, added: bool, tmp_path: Path) -> None:
-    """One setting for every client, where the URL wants a certificate to be checked."""
-    file = PrivateAuthority(tmp_path).file
-    url = f"postgresql://db/jobs{query}"
-    settings = Settings(tls=TlsSettings(ca_file=file), database_url=url)
-    assert settings.sqlalchemy_url.startswith(url)
-    assert (f"sslrootcert={quote_plus(str(file))}" in settings.sqlalchemy_url) is added
-    assert Settings(database_url=url).sqlalchemy_url == url
