@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ingestion_engine.domain.errors import RequestTooLarge, TlsFailed, TransientError
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.waits import Wait
 
 T = TypeVar("T")
 
@@ -54,23 +55,25 @@ class Patience:
         """
         began = self.clock()
         step_s = FIRST_PAUSE_S
-        while True:
-            try:
-                result = await request()
-            except (RequestTooLarge, TlsFailed):
-                raise
-            except TransientError as error:
-                requested_s = error.context.get("retry_after_s")
-                limit_s = FAILING_S if requested_s is None else LIMITED_S
-                pause_s = step_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads callers out; nothing secret
-                pause_s = max(pause_s, requested_s or 0.0)
-                step_s = min(step_s * 2, LONGEST_PAUSE_S)
-                if self.clock() + pause_s > min(began + limit_s, self.ends_at):
+        with Wait() as wait:
+            while True:
+                try:
+                    result = await request()
+                except (RequestTooLarge, TlsFailed):
                     raise
-                log.warning("waiting for a store", extra={"pause_s": round(pause_s, 1), **error.log_fields()})
-                await self._pause(pause_s)
-            else:
-                return result
+                except TransientError as error:
+                    requested_s = error.context.get("retry_after_s")
+                    limit_s = FAILING_S if requested_s is None else LIMITED_S
+                    pause_s = step_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads callers out; nothing secret
+                    pause_s = max(pause_s, requested_s or 0.0)
+                    step_s = min(step_s * 2, LONGEST_PAUSE_S)
+                    if self.clock() + pause_s > min(began + limit_s, self.ends_at):
+                        raise
+                    wait.begin(error.message)
+                    log.warning("waiting for a store", extra={"pause_s": round(pause_s, 1), **error.log_fields()})
+                    await self._pause(pause_s)
+                else:
+                    return result
 
     async def _pause(self, seconds: float) -> None:
         end = self.clock() + seconds

@@ -427,6 +427,8 @@ class RunningPartition:
     """Part of its work that is done, 0 to 1."""
     chunks: int
     bytes_read: int
+    waits_for: str = ""
+    """Why its process waits, such as for a store that limits requests; empty when it does not."""
 
 
 class RowState(StrEnum):

@@ -114,6 +114,11 @@ class Counts:
             "bytes_read": sum(state.bytes_read for state in running),
         }
 
+    def running_waits(self) -> list[str]:
+        """Return what running partitions wait for, each reason once."""
+        with self._lock:
+            return list(dict.fromkeys(state.waits_for for state in self._running.values() if state.waits_for))
+
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally(already_deleted=self.deleted)

@@ -260,6 +260,10 @@ class Monitor:
             return  # a later attempt reports the progress of the job
         self._ledger.write_progress(self.progress())
 
+    def _describe_waits(self) -> str | None:
+        waits = self._counts.running_waits()
+        return f"Partitions wait: {' '.join(waits)}" if waits else None
+
     def _read_running(self) -> None:
         self._counts.set_running(self._ledger.read_running(self._counts.is_unfinished))
 
@@ -299,5 +303,5 @@ class Monitor:
             "percent": measured.percent,
             "rates": dict(measured.rates),
             "eta_s": measured.eta_s,
-            "note": " ".join(notes) or self.note,
+            "note": " ".join(notes) or self.note or self._describe_waits(),
         }

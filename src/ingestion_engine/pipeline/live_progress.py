@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import RunningPartition
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.waits import current_waits
 from ingestion_engine.state.ledger import Ledger
 
 log = get_logger(__name__)
@@ -33,7 +35,8 @@ async def report_progress(
             await asyncio.sleep(REPORT_EVERY_S)
             try:
                 written.set()
-                await asyncio.to_thread(ledger.write_running, partition_id, measure())
+                state = replace(measure(), waits_for=" ".join(current_waits()))
+                await asyncio.to_thread(ledger.write_running, partition_id, state)
             except IngestionError as error:
                 log.debug("progress not reported", extra={"partition": partition_id, **error.log_fields()})
             except Exception:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ingestion_engine.runtime.waits import Wait
+
 Result = TypeVar("Result")
 
 
@@ -53,13 +55,15 @@ async def retry_async(
     attempt.
     """
     pauses = policy.pauses(clock)
-    while True:
-        try:
-            return await call()
-        except unless:
-            raise
-        except retry_on:
-            pause = next(pauses, None)
-            if pause is None:
+    with Wait() as wait:
+        while True:
+            try:
+                return await call()
+            except unless:
                 raise
-            await sleep(pause)
+            except retry_on as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                wait.begin(str(error))
+                await sleep(pause)

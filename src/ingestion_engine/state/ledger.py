@@ -298,7 +298,9 @@ class Ledger:
         for partition_id in itertools.islice(filter(selects, names), MOST_RUNNING):
             data = read_json(self.store, f"{folder}{partition_id}.json")
             if data is not None:
-                found[partition_id] = RunningPartition(data["share"], data["chunks"], data["bytes_read"])
+                found[partition_id] = RunningPartition(
+                    data["share"], data["chunks"], data["bytes_read"], data.get("waits_for", "")
+                )
         return found
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

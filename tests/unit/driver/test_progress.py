@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus, RunningPartition
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.progress import ProgressMeter
+from ingestion_engine.runtime.waits import current_waits
 from support.waiting import wait_for
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, make_world
 
@@ -198,3 +200,36 @@ def test_a_long_job_logs_progress_at_growing_intervals(caplog: pytest.LogCapture
     assert times[0] == 10
     assert times[-1] - times[-2] == 60
     assert 60 < len(times) < 100
+
+
+async def test_a_wait_inside_of_a_partition_is_shown_in_its_job() -> None:
+    """A worker that repeats a request says why; the job's note has it while the partition runs."""
+    refusals = [TransientError("qdrant_unavailable", "Qdrant limits writes.") for _ in range(2)]
+    seen: list[list[str]] = []
+
+    async def request() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "done"
+
+    now = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+        seen.append(current_waits())
+
+    async def check() -> None: ...
+
+    assert await Patience(check=check, sleep=sleep, clock=lambda: now[0]).repeat(request) == "done"
+    assert seen
+    assert all(waits == ["Qdrant limits writes."] for waits in seen)
+    assert current_waits() == []
+
+    ledger, counts = World().submit(), Counts()
+    monitor = Monitor(ledger.read_spec(), 1, ledger, counts=counts, log_text=lambda: None)
+    counts.add_work_planned({LARGE: 1.0})
+    ledger.write_running(LARGE, RunningPartition(0.5, 1, 1, waits_for="Qdrant limits writes."))
+    counts.set_running(ledger.read_running(counts.is_unfinished))
+    assert monitor.progress()["note"] == "Partitions wait: Qdrant limits writes."
+    end(counts, LARGE)
+    assert monitor.progress()["note"] is None
