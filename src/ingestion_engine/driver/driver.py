@@ -27,6 +27,7 @@ from ingestion_engine.domain.records import (
     REMOVALS,
     UNFINISHED,
     Action,
+    ObjectRef,
     ObjectResult,
     PartitionReport,
     PlannedObject,
@@ -75,6 +76,9 @@ from ingestion_engine.state.object_table.table import ObjectTable
 from ingestion_engine.state.trial import try_operations
 
 log = get_logger(__name__)
+
+CHECK_EVERY_KEYS = 1_000
+"""Keys of a listing, one page, between two checks whether the job has to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +331,7 @@ class Driver:
 
         def find() -> bool:
             parts = (self.ports.source.list_objects(source.bucket, prefix) for prefix in selection.prefixes)
-            listing = itertools.chain.from_iterable(parts)
+            listing = self._until_stopped(itertools.chain.from_iterable(parts))
             return not any(selection.matches(ref.key) and not ref.is_directory_marker for ref in listing)
 
         return self.outages.retry_until_available(find)
@@ -414,11 +418,18 @@ class Driver:
 
         def find() -> Iterator[PlannedObject]:
             parts = (source.list_objects(request.source.bucket, prefix) for prefix in selection.prefixes)
-            listing = itertools.chain.from_iterable(parts)
+            listing = self._until_stopped(itertools.chain.from_iterable(parts))
             ordered = sort_listing(listing) if sort_first else check_order(listing)
             return diff_objects(ordered, self.table.scan(request.source.prefix), rules, tally=self.counts.tally)
 
         return find
+
+    def _until_stopped(self, listing: Iterable[ObjectRef]) -> Iterator[ObjectRef]:
+        """Yield a listing. Raises what stops the job: millions of keys may pass without one to work on."""
+        for number, ref in enumerate(listing):
+            if number % CHECK_EVERY_KEYS == 0:
+                self.monitor.check()
+            yield ref
 
     def _plan_only(self, contract: CollectionContract) -> None:
         fingerprint = contract.fingerprint(self.attempt.parser_version, self.spec.request.metadata)
