@@ -313,7 +313,9 @@ class Reconciler:
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
         can_force = job.state is JobState.CANCELING and not self.is_overdue(job)
         force = "Cancel it with force to end it without its cluster." if can_force else ""
-        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying.", force))
+        await self._check_later(
+            job, back_off_s(failures), note=_join(error.message, error.hint, f"Retrying. {force}".rstrip())
+        )
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)
