@@ -127,7 +127,8 @@ class Matcher:
                 return self._lazy(self._sequence(only), low, high)
             return self._first(node) if kind is codes.POSSESSIVE_REPEAT else node
         if kind in (codes.ASSERT, codes.ASSERT_NOT):
-            return self._look(self._sequence(list(value[1])), ahead=value[0] > 0, wanted=kind is codes.ASSERT)
+            node, behind = self._sequence(list(value[1])), 0 if value[0] > 0 else value[1].getwidth()[1]
+            return self._look(node, behind=behind, wanted=kind is codes.ASSERT)
         if kind is codes.AT:
             return self._place(value)
         if kind is codes.FAILURE:
@@ -228,13 +229,12 @@ class Matcher:
 
         return run
 
-    def _look(self, node: Node, *, ahead: bool, wanted: bool) -> Node:
+    def _look(self, node: Node, *, behind: int, wanted: bool) -> Node:
+        """Return a node that looks ahead, or behind at that many characters: ``re`` knows only fixed widths there."""
+
         def run(text: str, at: int) -> Ends:
             self._step()
-            starts = (at,) if ahead else range(at + 1)
-            found = any(
-                end is not None and (ahead or end == at) for start in starts for end in [next(node(text, start), None)]
-            )
+            found = at >= behind and next(node(text, at - behind), None) is not None
             if found == wanted:
                 yield at
 

@@ -44,9 +44,9 @@ _NEAR: Final = 0.8
 have 0.94, ``DATABASE`` and ``DATABASE_URL`` 0.80; unrelated names of the table stay below 0.75."""
 
 _SERVICE_LINK: Final = re.compile(
-    r"INGEST_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
+    r"_(?:SERVICE_HOST|SERVICE_PORT|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)\Z|_SERVICE_PORT_"
 )
-"""Variables that Kubernetes sets in every pod for a service whose name starts with ``ingest``."""
+"""Ends of the variables that Kubernetes sets in every pod for a service whose name starts with ``ingest``."""
 
 _variables: ContextVar[Mapping[str, str] | None] = ContextVar("variables", default=None)
 """Variables from which ``load_settings`` makes settings at this moment, in lower case; None means the environment."""
@@ -468,7 +468,7 @@ def _check_names(variables: Mapping[str, str]) -> None:
 
 def _is_service_link(name: str, value: str) -> bool:
     """Return whether Kubernetes has set a variable. Pure."""
-    if _SERVICE_LINK.fullmatch(name) is None:
+    if _SERVICE_LINK.search(name) is None:
         return False
     return not name.endswith("_PORT") or "_SERVICE_PORT" in name or "://" in value or "_PORT_" in name
 
