@@ -83,11 +83,11 @@ class AliasMove:
                 objects=before,
             )
 
-    def move(self, check_lease: Callable[[], None]) -> None:
+    def move(self, confirm_lease: Callable[[], None]) -> None:
         """Record the move, then wait until the stores follow. Idempotent.
 
         Args:
-            check_lease: Raises when this attempt may not write any more.
+            confirm_lease: Raises when this attempt may not write any more, as the state store knows it now.
         """
         self._outages.retry_until_available(
             lambda: record_move(
@@ -97,7 +97,7 @@ class AliasMove:
                 job_id=self._spec.job_id,
                 job_created_at=self._spec.created_at,
                 now=timestamp_now(),
-                check=check_lease,
+                check=confirm_lease,
             )
         )
         self._settle()

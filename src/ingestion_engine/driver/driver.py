@@ -538,7 +538,7 @@ class Driver:
         self.monitor.phase = "finishing"
         self.monitor.check()
         with self.monitor.finishing():
-            move.move(lease.check)
+            move.move(lease.renew)  # asks the state store: the service may have ended the job since the last renewal
         log.info("alias moved", extra={"alias": alias, "collection": contract.collection})
 
     def _alias_move(self, alias: str) -> AliasMove:

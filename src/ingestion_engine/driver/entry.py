@@ -54,5 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if summary is not None else EXIT_SUPERSEDED
 
 
+def _run() -> int:
+    """Run the command line as a program of its own."""
+    try:
+        return main()
+    except Exception as error:
+        from ingestion_engine.runtime.settings import SettingsError
+
+        if not isinstance(error, SettingsError):
+            raise
+        # Without settings there is no way to the ledger: this line, the log's last one, is what the service shows.
+        sys.stdout.write(f"The driver cannot start because a setting of this node is invalid: {error}\n")
+        return 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

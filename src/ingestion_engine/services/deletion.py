@@ -152,6 +152,7 @@ class DeletionService:
             await asyncio.to_thread(delete_collection_state, state, name)
             await asyncio.to_thread(remove_deletion, state, name)
         except IngestionError as error:
+            self._seen.pop(name, None)
             _log.warning("collection not deleted yet", extra={"collection": name, **error.log_fields()})
             return DeletionState(name, deleted=False, note=error.message)
         self._seen.pop(name, None)
@@ -190,9 +191,15 @@ class DeletionService:
 
     async def sweep(self) -> None:
         """Complete deletions that were ordered. Cost: one listing; nothing more when there are none."""
-        state = self._state
-        if state is None:
+        if self._state is None:
             return
+        try:
+            await self._sweep(self._state)
+        except IngestionError:
+            self._seen.clear()  # an outage: a driver that lives could not renew its lease either
+            raise
+
+    async def _sweep(self, state: StateStore) -> None:
         for name in await asyncio.to_thread(lambda: sorted(iter_deletions(state))):
             deletion = await asyncio.to_thread(read_deletion, state, name)
             if deletion is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -10,10 +14,11 @@ import pytest
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.driver import run
+from ingestion_engine.driver import alias_move, run
 from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.driver.run import run_driver
 from ingestion_engine.services.ledgers import Ledgers
+from ingestion_engine.state.aliases import find_alias, record_move
 from ingestion_engine.state.ledger import Ledger
 from support.faulty_state import FaultyStore
 from support.world import SkippingClock, World, balanced, make_world
@@ -61,6 +66,23 @@ def test_a_job_that_is_ended_before_any_write_stays_ended_and_its_successor_is_w
         "doc-12.txt": 12,
     }
     assert {state for state, _ in world.table().values()} == {"present"}
+
+
+def test_a_job_that_is_ended_right_before_it_moves_its_alias_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease was renewed seconds ago, so only the state store knows; clients already see a canceled job."""
+    world = make_world()
+    ledger = world.submit(alias="current")
+
+    def end_first(*arguments: Any, **options: Any) -> Any:
+        Ledgers(world.state)._fence_off(
+            ledger.job_id, "notes", attempt=1, state=JobState.CANCELED, error=None, counts={}
+        )
+        return record_move(*arguments, **options)
+
+    monkeypatch.setattr(alias_move, "record_move", end_first)
+    assert world.attempt(ledger) is None
+    assert find_alias(world.state, "current") is None
+    assert all(not store.aliases for store in (world.qdrant, world.weaviate))
 
 
 def attempt_under(world: World, ledger: Ledger, number: int, error: FatalError | None) -> dict[str, object] | None:
@@ -134,3 +156,14 @@ def test_a_spec_of_another_version_ends_the_attempt_with_the_reason(
     assert summary is not None
     assert (summary["state"], summary["attempt"], summary["error"]["code"]) == ("failed", 4, "spec_invalid")
     assert ledger.read_summary(4) == summary
+
+
+def test_a_driver_on_a_node_with_an_invalid_setting_says_so_in_its_last_line(tmp_path: Path) -> None:
+    """The service shows the end of the log of a driver that died; a traceback would hide the cause."""
+    command = [sys.executable, "-m", "ingestion_engine.driver.entry", "--spec", f"file://{tmp_path}/jobs/j/spec.json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "INGEST_STATEURL": "s3://misspelt"}
+    ended = subprocess.run(
+        [*command, "--attempt", "1"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert ended.stdout.endswith("INGEST_STATEURL: no such setting; did you mean INGEST_STATE_URL?\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,17 @@ async def test_a_parser_that_crashes_fails_its_object_alone() -> None:
 async def test_a_parser_that_was_killed_once_is_no_fault_of_its_object(tmp_path: Path) -> None:
     """The memory of an earlier object, or of a neighbour, may have been the reason."""
     assert await run_parse(parsers.crash_once, str(tmp_path / "crashed"), timeout_s=LONG_S) == "survived"
+
+
+async def test_parsers_that_were_killed_while_idle_are_no_fault_of_the_next_object() -> None:
+    """A machine short of memory ends processes that have nothing to do; the object finds as many dead ones as wait."""
+    for _ in range(3):
+        warm_parsers()
+        parser_process._pool.idle += [parser_process._Process()]
+    for process in parser_process._pool.idle:
+        process.wait_ready()
+        os.kill(process._process.pid, signal.SIGKILL)
+    assert await run_parse(parsers.answer, "innocent", timeout_s=LONG_S) == "innocent"
 
 
 async def test_an_object_that_needs_too_much_memory_fails() -> None:

@@ -20,6 +20,7 @@ from ingestion_engine.state.lease import Lease, acquire, read_lease, take_to_del
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, Plane, World, bearer, make_collection, write_keys
 from support.doubles import Crash, MemoryState
+from support.faulty_state import FaultyStore
 from support.world import World as DriverWorld
 from support.world import make_world
 
@@ -211,6 +212,28 @@ async def test_the_lease_of_a_dead_driver_has_to_expire_first(world: World) -> N
         await deletions.sweep()
         assert "qdrant" in left(world), "a living driver keeps its collection"
         clock.now += 1
+        await deletions.sweep()
+        assert left(world) == []
+
+
+async def test_an_outage_of_the_state_store_is_no_silence_of_a_driver(world: World) -> None:
+    """The driver could not renew its lease either; when the store is back, it may be writing."""
+    clock = Clock()
+    set_lease(world.state, "notes", HELD)
+    async with world.serve() as plane:
+        settings = plane.services.settings.lease
+        stores = plane.services.parts.stores
+        faulty = FaultyStore(world.state)
+        deletions = DeletionService(faulty, stores, plane.services.store, lease=settings, clock=clock)
+        assert not (await deletions.delete("notes")).deleted
+        faulty.away = True
+        with pytest.raises(TransientError):
+            await deletions.sweep()
+        clock.now += settings.ttl_s + settings.grace_s
+        faulty.away = False
+        await deletions.sweep()
+        assert "qdrant" in left(world), "the driver has had no time to renew its lease"
+        clock.now += settings.ttl_s + settings.grace_s
         await deletions.sweep()
         assert left(world) == []
 

@@ -180,6 +180,11 @@ class _Process:
         self.is_usable = True
         """False once it may not serve another call."""
 
+    @property
+    def is_running(self) -> bool:
+        """False once the process has ended."""
+        return self._process.poll() is None
+
     def wait_ready(self) -> None:
         """Return when the process has started. Raises TransientError."""
         if self._is_ready:
@@ -252,8 +257,11 @@ class _Pool:
         with self._changed:
             self._changed.wait_for(lambda: self.idle or not self._busy, GROW_AFTER_S)
             self._busy += 1
-            if self.idle:
-                return self.idle.pop()
+            while self.idle:
+                process = self.idle.pop()
+                if process.is_running:
+                    return process
+                process.close()  # killed while it had nothing to do, which is no fault of the next object
         try:
             return _Process()
         except BaseException:
