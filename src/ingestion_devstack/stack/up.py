@@ -64,7 +64,7 @@ def announced_stack(settings: Settings, console: Console, *, only: Collection[st
         console.print(f"  {service.plan.title} ready after {seconds:.1f} s", highlight=False)
 
     def regret(service: Service) -> None:
-        text = f"{service.last_words}\n{service.plan.title} is started again; jobs that it ran continue by themselves."
+        text = f"{service.last_words}\n{service.plan.title} is started again; jobs continue by themselves."
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     stack = Stack(settings, only=only, on_ready=announce, on_restart=regret)

@@ -133,12 +133,25 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
         failure = find_tls_failure(error, f"{service.capitalize()} at {url}", url=url)
         if failure is not None:
             raise failure from error
-        message = f"{service.capitalize()} at {url} failed: {type(error).__name__}: {error}".rstrip(": ")
+        message = f"{service.capitalize()} at {url} {_describe(error)}"
         is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
         if is_network and not isinstance(error, MISCONFIGURED):
             raise TransientError(f"{service}_unavailable", message, url=url) from error
         hint = f"Check INGEST_{service.upper()}__URL."
         raise FatalError(f"{service}_misconfigured", message, hint=hint, url=url) from error
+
+
+def _describe(error: Exception) -> str:
+    """Return what a server did, or what happened to the request, as the rest of a sentence. Pure."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"cannot be found: the host name {error.host!r} does not resolve."
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+        return "refuses connections."
+    if isinstance(error, TimeoutError):
+        return "did not respond in time."
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "closed the connection without a response."
+    return f"failed: {type(error).__name__}: {error}".rstrip(": ")
 
 
 def read_object(response: Response, service: str, url: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from html import escape
 
 from ingestion_engine import __version__
 from ingestion_engine.api.views import JobView
+from ingestion_engine.domain.states import JobState
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -16,6 +17,7 @@ a{color:#2563eb}nav a{margin-right:1.2rem}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{text-align:left;padding:.45rem .6rem;border-bottom:1px solid #8884}
 th{font-weight:600}td.n{text-align:right;font-variant-numeric:tabular-nums}
+.w{font-size:.85em;max-width:26rem;overflow-wrap:anywhere}
 .s{padding:.1rem .5rem;border-radius:1rem;background:#8883;white-space:nowrap}
 .succeeded{background:#16a34a44}.failed{background:#dc262644}.running,.submitted{background:#2563eb44}
 .partially_succeeded,.canceling{background:#d9770644}
@@ -67,9 +69,14 @@ def _render_row(job: JobView) -> str:
     link = f"<a href='{escape(job.links.self)}'><code>{escape(job.job_id)}</code></a>"
     done, failed = job.counts.get("done", 0), job.counts.get("failed", 0)
     percent = job.progress.percent if job.progress is not None else None
-    state = job.state.value + ("" if percent is None or job.state.is_final else f" {percent:.0f} %")
+    is_paused = job.progress is not None and job.progress.phase == "paused" and job.state is JobState.RUNNING
+    state = ("paused" if is_paused else job.state.value) + (
+        "" if percent is None or job.state.is_final else f" {percent:.0f} %"
+    )
+    reason = job.note or ((job.error or {}).get("detail"))
+    note = f"<div class='w'>{escape(reason)}</div>" if reason else ""
     return (
         f"<tr><td>{link}</td><td>{escape(job.engine.value)}</td><td>{escape(job.collection)}</td>"
-        f"<td><span class='s {escape(job.state.value)}'>{escape(state)}</span></td>"
+        f"<td><span class='s {escape(job.state.value)}'>{escape(state)}</span>{note}</td>"
         f"<td class='n'>{done}</td><td class='n'>{failed}</td><td>{escape(job.created_at)}</td></tr>"
     )

@@ -106,7 +106,7 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
         facts.append(f"{counts['chunks']} chunks")
     if job["state"] not in FINAL_STATES:
         rate = progress.get("rates", {}).get("chunks_per_s")
-        if rate:
+        if rate and not (job.get("note") and progress.get("eta_s") is None):  # else nothing is done at the moment
             facts.append(f"{rate:.1f} chunks/s")
         if progress.get("eta_s") is not None:
             facts.append(f"{dt.timedelta(seconds=round(progress['eta_s']))} left")

@@ -737,7 +737,11 @@ class Driver:
 
     def _summarize_attempt(self) -> dict[str, Any]:
         """Return what the attempt took and did, as fields of its last log line."""
-        outages = {"outages": self.outages.number, "paused_s": round(self.outages.paused_s, 1)}
+        outages = {
+            "outages": self.outages.number,
+            "paused_s": round(self.outages.paused_s, 1),
+            "waited_s": round(self.monitor.waited_s, 1),
+        }
         work = {
             name: getattr(self.counts, name) for name in ("done", "failed", "partitions_done", "partitions_repeated")
         }

@@ -34,7 +34,7 @@ LOG_EVERY_S = 10.0
 LOG_AT_LEAST_EVERY_S = 60.0
 """Longest interval: it grows with the age of the attempt, a tenth of it, so that a day fits into the log's end."""
 PARTITIONS_TICKS = 5
-"""The progress of running partitions is read with every fifth tick."""
+"""The progress of running partitions is read with every fifth tick, and with each tick while they wait."""
 BLIND_S = 30.0
 """Seconds of unexpected errors in every check after which the attempt ends: a cancel request, or a lease that another
 attempt holds, would go unnoticed. As long as a lease lives without a heartbeat."""
@@ -83,6 +83,9 @@ class Monitor:
         self._logged_at = self._started
         self._unwritten_log: str | None = None
         self._blind_since: float | None = None
+        self._waiting_since: float | None = None
+        self.waited_s = 0.0
+        """Seconds in which a partition repeated a request; the job was not paused."""
         self._failing: dict[str, str] = {}
         """The last unexpected error of each part of a step, so that an error that persists is logged once."""
         self.phase = "planning"
@@ -204,8 +207,10 @@ class Monitor:
             self._blind_since = now
         elif now - self._blind_since >= BLIND_S:
             self._stop_unexpectedly(error)
-        if self._ticks % PARTITIONS_TICKS == 0 and self.phase == "running":
+        is_due = self._ticks % PARTITIONS_TICKS == 0 or self._waiting_since is not None
+        if is_due and self.phase == "running":
             self._guard("running partitions", self._read_running)
+        self._note_waits()
         self._guard("progress", self._write_progress)
         self._guard("log of progress", self._log_progress)
         if self._ticks % LOG_TICKS == 0:
@@ -221,7 +226,7 @@ class Monitor:
                 return error
             self._failing[part] = text
             if isinstance(error, IngestionError):
-                log.warning("the monitor failed", extra={"part": part, **error.log_fields()})
+                log.warning("the monitor could not do a part of its work", extra={"part": part, **error.log_fields()})
             else:
                 log.exception("the monitor failed unexpectedly", extra={"part": part})
             return error
@@ -267,6 +272,18 @@ class Monitor:
     def _read_running(self) -> None:
         self._counts.set_running(self._ledger.read_running(self._counts.is_unfinished))
 
+    def _note_waits(self) -> None:
+        """Log when partitions begin to wait, and when none waits any more."""
+        waits, now = self._counts.running_waits(), self._clock()
+        if waits and self._waiting_since is None:
+            self._waiting_since = now
+            log.warning("partitions wait", extra={"error": " ".join(waits)})
+        elif not waits and self._waiting_since is not None:
+            waited_s, self._waiting_since = now - self._waiting_since, None
+            self.waited_s += waited_s
+            if not self._pauses:  # else they gave up: the pause goes on with the same cause
+                log.info("no partition waits any more", extra={"waited_s": round(waited_s, 1)})
+
     def _log_progress(self) -> None:
         age_s, since_s = self.elapsed_s(), self._clock() - self._logged_at
         if since_s < min(LOG_AT_LEAST_EVERY_S, max(LOG_EVERY_S, age_s / 10)):
@@ -291,7 +308,8 @@ class Monitor:
         """Return the job's progress now, as stored in ``progress.json``."""
         with self._lock:
             notes = list(dict.fromkeys(self._pauses.values()))
-        self.meter.observe(self._clock(), is_paused=bool(notes))
+        waits = self._describe_waits()
+        self.meter.observe(self._clock(), is_paused=bool(notes), is_waiting=waits is not None)
         measured = self.meter.measure(is_paused=bool(notes))
         return {
             "format": 1,
@@ -303,5 +321,5 @@ class Monitor:
             "percent": measured.percent,
             "rates": dict(measured.rates),
             "eta_s": measured.eta_s,
-            "note": " ".join(notes) or self.note or self._describe_waits(),
+            "note": " ".join(notes) or self.note or waits,
         }

@@ -17,6 +17,8 @@ MOST_PERCENT = 99.9
 """100 % is reserved for jobs that have made their outcome durable."""
 LEAST_ACTIVE_S = 3.0
 """Seconds of work before the remaining time is estimated: the first ones start processes (a guess)."""
+STALLED_S = 5.0
+"""Seconds in which partitions wait and nothing is done, after which that time is no work (a guess)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class ProgressMeter:
         """Largest part of the job that was shown; later estimates never take it back."""
         self._plan_s = self._active_s = 0.0
         """Seconds without pauses since the current plan's and the attempt's first work."""
+        self._stalled_s = 0.0
+        """Seconds for which partitions have been waiting while nothing was done."""
+        self._amount = 0.0
         self._is_active = False
         self._seen_at: float | None = None
         self._chunks_before = self._bytes_before = 0
@@ -76,18 +81,28 @@ class ProgressMeter:
                 self._is_active = True
                 self._chunks_before, self._bytes_before = self._job.chunks, self._job.bytes_read
 
-    def observe(self, now: float, *, is_paused: bool) -> None:
+    def observe(self, now: float, *, is_paused: bool, is_waiting: bool = False) -> None:
         """Add the time since the last call; called at least once a second.
 
         Args:
             now: Monotonic time in seconds.
             is_paused: True while the job waits for a dependency.
+            is_waiting: True while a partition repeats a request; others may go on.
         """
         with self._lock:
-            if self._seen_at is not None and self._is_active and not is_paused:
-                self._plan_s += now - self._seen_at
-                self._active_s += now - self._seen_at
+            running = self._job.running_totals()
+            amount = self._plan.work()[1] + self._job.chunks + running["chunks"] + self._job.bytes_read
+            has_progress, self._amount = amount != self._amount, amount
+            since_s = now - self._seen_at if self._seen_at is not None and self._is_active and not is_paused else 0.0
             self._seen_at = now
+            if is_waiting and not has_progress:
+                self._stalled_s += since_s
+                return
+            if self._stalled_s < STALLED_S:
+                since_s += self._stalled_s
+            self._stalled_s = 0.0
+            self._plan_s += since_s
+            self._active_s += since_s
 
     def measure(self, *, is_paused: bool) -> Measured:
         """Return the progress now."""
@@ -100,7 +115,9 @@ class ProgressMeter:
                 self._done = max(self._done, share)
             return Measured(
                 percent=min(MOST_PERCENT, round(self._done * 100, 1)) if self._job.tally.complete else None,
-                eta_s=None if is_paused or self._is_open else self._estimate(planned, done),
+                eta_s=None
+                if is_paused or self._is_open or self._stalled_s >= STALLED_S
+                else self._estimate(planned, done),
                 rates={
                     "chunks_per_s": self._rate(self._job.chunks - self._chunks_before + running["chunks"], 2),
                     "bytes_per_s": self._rate(self._job.bytes_read - self._bytes_before + running["bytes_read"], 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,25 +19,36 @@ log = get_logger(__name__)
 
 REPORT_EVERY_S = 10.0
 """Interval in seconds between two reports of a partition; most partitions end before the first one and cost nothing."""
+LOOK_EVERY_S = 1.0
+"""Interval in seconds at which a partition looks whether it begins or ceases to wait, which it reports at once."""
 
 
 @asynccontextmanager
 async def report_progress(
     ledger: Ledger, partition_id: PartitionId, measure: Callable[[], RunningPartition]
 ) -> AsyncIterator[None]:
-    """Report how far a partition is every ``REPORT_EVERY_S`` until the block ends; then remove the report.
+    """Report how far a partition is until the block ends; then remove the report.
 
-    Never disturbs the partition: errors are logged. Cost: one request per report, one more at the end if there was any.
+    A report follows every ``REPORT_EVERY_S``, and as soon as a wait is seen twice in a row, or is over. Never disturbs
+    the partition: errors are logged. Cost: one request per report, one more at the end if there was any.
     """
     written = asyncio.Event()
 
     async def report() -> None:
+        shown = before = ""
+        due = time.monotonic() + REPORT_EVERY_S
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            await asyncio.sleep(min(LOOK_EVERY_S, REPORT_EVERY_S))
+            waits = " ".join(current_waits())
+            began, ceased = bool(waits and before) and not shown, bool(shown) and not waits
+            before = waits
+            if time.monotonic() < due and not began and not ceased:
+                continue
+            due = time.monotonic() + REPORT_EVERY_S
             try:
                 written.set()
-                state = replace(measure(), waits_for=" ".join(current_waits()))
-                await asyncio.to_thread(ledger.write_running, partition_id, state)
+                await asyncio.to_thread(ledger.write_running, partition_id, replace(measure(), waits_for=waits))
+                shown = waits
             except IngestionError as error:
                 log.debug("progress not reported", extra={"partition": partition_id, **error.log_fields()})
             except Exception:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import SecretStr
 
+from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.adapters.transport import HttpClient, _find_route
 from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.runtime.settings import S3Settings
 from support.answering import serving
 
 
@@ -26,6 +30,18 @@ async def test_any_status_is_returned_and_redirects_are_not_followed(client: Htt
         gone = await client.request("POST", url, "/gone", timeout_s=5, body=b"{}")
     assert (moved.status_code, moved.content) == (307, b'{"a":1}')
     assert (gone.status_code, gone.text) == (503, '"busy"')
+
+
+async def test_what_happened_to_a_request_is_said_in_words(client: HttpClient) -> None:
+    """A refused connection is named as such, without the class names of a library: the message is a job's note."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(TransientError) as refused:
+        await client.request("GET", closed, "/", timeout_s=5)
+    with pytest.raises(TransientError) as unknown:
+        await client.request("GET", "http://nowhere.invalid", "/", timeout_s=5)
+    assert refused.value.message == f"Qdrant at {closed} refuses connections."
+    assert unknown.value.message.endswith("cannot be found: the host name 'nowhere.invalid' does not resolve.")
 
 
 async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
@@ -72,3 +88,14 @@ async def test_the_proxy_of_the_environment_is_used(client: HttpClient, monkeypa
         near = await client.request("GET", url, "/x", timeout_s=5)
     _find_route.cache_clear()
     assert (far.text, near.text) == ('"by proxy"', '"direct"')
+
+
+def test_s3_that_refuses_connections_is_named_like_every_other_server() -> None:
+    """The message is the note of a paused job; which of a hundred requests met the outage says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings = S3Settings(endpoint_url=url, access_key_id=SecretStr("k"), secret_access_key=SecretStr("s"))
+    with pytest.raises(TransientError) as refused, s3_errors(Place("docs", "a/b.txt")):
+        make_client(settings, attempts=1).get_object(Bucket="docs", Key="a/b.txt")
+    assert refused.value.message == f"S3 at {url} refuses connections."
+    assert refused.value.context["key"] == "a/b.txt"

@@ -281,6 +281,18 @@ async def test_the_page_escapes_and_needs_nothing_from_elsewhere(world: World) -
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
+async def test_the_page_says_why_a_job_waits(world: World) -> None:
+    """A paused job looks like one that works, if nothing but its state and counts is shown."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.progress(job_id, phase="paused", note="Qdrant at <http://q> refuses connections.")
+        await plane.look()
+        page = (await plane.client.get("/")).text
+        assert "Qdrant at &lt;http://q&gt; refuses connections." in page
+        assert ">paused" in page
+
+
 async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path: Path) -> None:
     """A restricted key sees only its own jobs and collections; for others it receives 404."""
     make_collection(world, "secret")

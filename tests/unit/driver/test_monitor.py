@@ -159,7 +159,7 @@ def test_an_outage_of_the_state_store_is_logged_once(caplog: pytest.LogCaptureFi
         for _ in range(51):
             monitor.step()
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["the monitor failed", "the monitor works again"]
+    assert lines == ["the monitor could not do a part of its work", "the monitor works again"]
 
 
 def test_an_attempt_that_crashes_says_why_in_its_log(caplog: pytest.LogCaptureFixture) -> None:

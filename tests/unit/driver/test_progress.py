@@ -16,7 +16,8 @@ from ingestion_engine.domain.records import PartitionReport, ReportStatus, Runni
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.driver.progress import ProgressMeter
-from ingestion_engine.runtime.waits import current_waits
+from ingestion_engine.pipeline.live_progress import report_progress
+from ingestion_engine.runtime.waits import Wait, current_waits
 from support.waiting import wait_for
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, make_world
 
@@ -233,3 +234,67 @@ async def test_a_wait_inside_of_a_partition_is_shown_in_its_job() -> None:
     assert monitor.progress()["note"] == "Partitions wait: Qdrant limits writes."
     end(counts, LARGE)
     assert monitor.progress()["note"] is None
+
+
+def test_time_in_which_all_partitions_wait_is_no_work(counts: Counts) -> None:
+    """An embedder away for a minute shows no remaining time, and does not make the rest look slow afterwards."""
+    meter = planned(counts, large=50, small=50)
+    end(counts, SMALL)
+    meter.observe(10.0, is_paused=False)
+    assert meter.measure(is_paused=False).eta_s == pytest.approx(10.0)
+    for now in range(11, 71):
+        meter.observe(float(now), is_paused=False, is_waiting=True)
+    assert meter.measure(is_paused=False).eta_s is None
+    meter.observe(71.0, is_paused=False)
+    assert meter.measure(is_paused=False).eta_s == pytest.approx(11.0)
+
+
+def test_a_wait_during_which_others_work_is_work(counts: Counts) -> None:
+    """A store that limits its writes slows a job down; its rate and remaining time say so."""
+    meter = planned(counts, large=50, small=50)
+    for now in range(1, 41):
+        counts.set_running(
+            {LARGE: RunningPartition(share=now // 4 / 10, chunks=now // 4, bytes_read=0, waits_for="W.")}
+        )
+        meter.observe(float(now), is_paused=False, is_waiting=True)
+    measured = meter.measure(is_paused=False)
+    assert measured.rates["chunks_per_s"] == pytest.approx(10 / 40)
+    assert measured.eta_s == pytest.approx(40.0)
+
+
+async def test_a_wait_and_its_end_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the next report, ten seconds later: the job would still show an outage that is over."""
+    monkeypatch.setattr("ingestion_engine.pipeline.live_progress.LOOK_EVERY_S", 0.01)
+    ledger = World().submit()
+
+    def is_shown(waits_for: str) -> bool:
+        return [state.waits_for for state in ledger.read_running(lambda _id: True).values()] == [waits_for]
+
+    async with report_progress(ledger, LARGE, lambda: RunningPartition(0.5, 1, 1)):
+        with Wait() as wait:
+            wait.begin("Ollama refuses connections.")
+            await asyncio.to_thread(wait_for, lambda: is_shown("Ollama refuses connections."), 5)
+        await asyncio.to_thread(wait_for, lambda: is_shown(""), 5)
+    assert ledger.read_running(lambda _id: True) == {}
+
+
+def test_the_log_tells_when_partitions_wait_and_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    """Partitions that repeat requests are no pause of the job, but the job stands still all the same."""
+    now, ledger, counts = [0.0], World().submit(), Counts()
+    monitor = Monitor(ledger.read_spec(), 1, ledger, counts=counts, log_text=lambda: None, clock=lambda: now[0])
+    monitor.phase = "running"
+    counts.add_work_planned({LARGE: 1.0})
+
+    def tick(waits_for: str) -> None:
+        ledger.write_running(LARGE, RunningPartition(0.5, 1, 1, waits_for=waits_for))
+        now[0] += 5
+        for _ in range(5):
+            monitor.step()
+
+    with caplog.at_level(logging.INFO, "ingestion_engine"):
+        for waits_for in ("", "Ollama refuses connections.", "Ollama refuses connections.", ""):
+            tick(waits_for)
+    lines = [record for record in caplog.records if "wait" in record.getMessage()]
+    assert [record.getMessage() for record in lines] == ["partitions wait", "no partition waits any more"]
+    assert lines[0].error == "Ollama refuses connections."  # type: ignore[attr-defined]  # a field of the event
+    assert (lines[1].waited_s, monitor.waited_s) == (10.0, 10.0)  # type: ignore[attr-defined]  # a field of the event

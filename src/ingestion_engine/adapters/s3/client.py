@@ -248,12 +248,20 @@ def translate_response(error: boto.ClientError, place: Place) -> IngestionError:
 
 def translate_failure(error: Exception, place: Place) -> IngestionError:
     """Return the product's error for a request without a response. Pure."""
+    details = getattr(error, "kwargs", {})
+    parts = urlsplit(str(details.get("endpoint_url", "")))
+    server = f"S3 at {parts.scheme}://{parts.netloc}"
     if isinstance(error, boto.SSLError):
-        parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
-        failure = find_tls_failure(error, f"S3 at {parts.scheme}://{parts.netloc}", **place.context)
+        failure = find_tls_failure(error, server, **place.context)
         if failure is not None:
             return failure
     message = f"The request for {place} failed: {type(error).__name__}: {error}"
+    if isinstance(error, boto.EndpointConnectionError):
+        # Without the place, which the context has: all requests of an outage tell the same of the server.
+        is_refused = "Connection refused" in str(details.get("error", ""))
+        message = f"{server} {'refuses connections' if is_refused else 'cannot be reached'}."
+    elif isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
+        message = f"{server} did not respond in time."
     if isinstance(error, transient_errors()):
         return TransientError("s3_unavailable", message, **place.context)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
