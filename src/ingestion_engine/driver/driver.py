@@ -185,7 +185,7 @@ class Driver:
             except FatalError as fatal:
                 error = fatal
                 log.error("job stopped", extra=fatal.log_fields())
-            except Exception:
+            except Exception:  # a defect, or the engine is lost: the log tells how far the attempt came
                 log.exception("attempt failed unexpectedly", extra=self._summarize_attempt())
                 raise
             except BaseException as stop:  # SIGTERM, as SystemExit

@@ -220,7 +220,7 @@ class Monitor:
         """Call a part of a step and return its error, if any; an error is logged when it is new and when it ends."""
         try:
             act()
-        except Exception as error:
+        except Exception as error:  # the monitor's thread must outlive any defect in one of its parts
             text = f"{type(error).__name__}: {error}"
             if self._failing.get(part) == text:
                 return error

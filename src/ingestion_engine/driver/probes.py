@@ -59,7 +59,7 @@ class Probes:
             return False
         except IngestionError:
             return True
-        except Exception:
+        except Exception:  # a probe only shortens a pause: a defect of it must not end the job
             log.exception("a probe failed unexpectedly", extra={"error_code": code})
             return None
         return True

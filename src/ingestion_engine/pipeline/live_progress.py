@@ -51,7 +51,7 @@ async def report_progress(
                 shown = waits
             except IngestionError as error:
                 log.debug("progress not reported", extra={"partition": partition_id, **error.log_fields()})
-            except Exception:
+            except Exception:  # progress is shown only, so no defect of it may end the partition
                 log.exception("progress not reported: unexpected error", extra={"partition": partition_id})
 
     task = asyncio.create_task(report())

@@ -84,7 +84,7 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
     """Return the report of a partition's work; every exception becomes a report."""
     try:
         return work()
-    except Exception as error:
+    except Exception as error:  # no exception leaves a worker, so one that reaches the engine was raised by Python
         return report_error(partition_id, error)
 
 
@@ -131,7 +131,7 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
         try:
             async with report_progress(ledger, partition_id, run.measure):
                 report = await run.run()
-        except Exception as error:
+        except Exception as error:  # as in ``report_of``, with what the run had finished
             return run.add_finished(report_error(partition_id, error))
     await asyncio.to_thread(ledger.create_report, report)
     return report

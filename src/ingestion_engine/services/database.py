@@ -252,11 +252,6 @@ class Database:
         """True for SQLite, False for PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
 
-    @property
-    def is_available(self) -> bool:
-        """False from the first statement that found the database unavailable to the next one that succeeded."""
-        return self._down_since is None
-
     def now(self, plus_s: float = 0.0) -> sa.ColumnElement[Any]:
         """Return the database's clock, plus a number of seconds, as an expression for statements. Pure."""
         if self.is_sqlite:
@@ -307,7 +302,7 @@ class Database:
         """
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # every other error than the database's is raised again
             if not (connecting or _is_outage(error)):
                 raise
             unavailable = _make_unavailable(error, self._place)

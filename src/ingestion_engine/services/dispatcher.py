@@ -103,7 +103,7 @@ class Dispatcher:
                         await self.step()
                 except (DatabaseUnavailable, NotLeading):
                     pass  # both are logged where they begin
-                except Exception:
+                except Exception:  # the top of a service loop: the next round starts from the table again
                     _log.exception("dispatcher round failed")
                 await asyncio.sleep(ROUND_PAUSE_S)
                 # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the wake-up.
@@ -156,7 +156,7 @@ class Dispatcher:
                 await self._admit(decision.job, decision.grant)
             except (DatabaseUnavailable, NotLeading):
                 raise
-            except Exception:
+            except Exception:  # a defect that one job reveals holds up no other
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
         if notes:
             await self._jobs.note_waiting(notes)
@@ -199,7 +199,7 @@ class Dispatcher:
             await work
         except (DatabaseUnavailable, NotLeading):
             pass  # both are logged where they begin; the job is not the cause
-        except Exception as error:
+        except Exception as error:  # a defect that one job reveals ends only this try
             _log.exception("job not dispatched", extra={"job_id": job.id})
             await self._postpone(
                 job, 5, f"Internal error ({type(error).__name__}); the log of the service has the details."

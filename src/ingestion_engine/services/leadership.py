@@ -144,7 +144,7 @@ class Leadership:
             await asyncio.wait([self._claim], timeout=STOP_WAIT_S)
             self._claim.cancel()
         self._lease = None
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the right expires by itself, and the service is ending
             async with asyncio.timeout(STOP_WAIT_S):
                 await self._store.release_dispatch(self.holder)
 

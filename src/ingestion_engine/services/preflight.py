@@ -31,7 +31,7 @@ from ingestion_engine.services.specs import name_model
 from ingestion_engine.services.state_access import require_contract, require_state
 from ingestion_engine.state.aliases import Alias, find_alias
 from ingestion_engine.state.collections import find_collision, list_names, read_contract
-from ingestion_engine.state.deletions import read_deletion
+from ingestion_engine.state.deletions import refuse_deletion
 from ingestion_engine.state.trial import try_operations
 
 TIME_LIMIT_S: Final = 2.0
@@ -223,7 +223,8 @@ class Preflight:
         """Return the contract of the requested collection, or None for a new one.
 
         Raises:
-            SubmissionError: "collection_deleting", "collection_name_taken", "alias_name_taken".
+            FatalError: "collection_deleting".
+            SubmissionError: "collection_name_taken", "alias_name_taken".
         """
         if request.alias is not None and (taken := await self._find_alias_collision(state, request.alias)) is not None:
             raise SubmissionError(
@@ -235,17 +236,9 @@ class Preflight:
                 existing=taken,
             )
         collection = request.collection
-        contract, deletion = await asyncio.gather(
-            asyncio.to_thread(read_contract, state, collection), asyncio.to_thread(read_deletion, state, collection)
+        contract, _ = await asyncio.gather(
+            asyncio.to_thread(read_contract, state, collection), asyncio.to_thread(refuse_deletion, state, collection)
         )
-        if deletion is not None:
-            raise SubmissionError(
-                "collection_deleting",
-                f"Collection {collection!r} is being deleted.",
-                hint="Submit the job again when GET /collections does not list the collection any more.",
-                status=409,
-                field="collection",
-            )
         if contract is not None:
             return contract
         taken = find_collision(await self._list_names(state), collection)
@@ -314,12 +307,12 @@ def _make_mismatch(message: str, field: str, *, existing: Any, wanted: Any) -> S
 
 def _refusal(error: FatalError | TlsFailed) -> SubmissionError:
     """Return the error of a system as a refusal that names the field at fault. Pure."""
-    field = {
-        "bucket_not_found": "source.bucket",
-        "bucket_access_denied": "source.bucket",
-        "model_not_found": "embedding.model",
-    }.get(error.code)
-    status = 422 if field else 503
+    field, status = {
+        "bucket_not_found": ("source.bucket", 422),
+        "bucket_access_denied": ("source.bucket", 422),
+        "collection_deleting": ("collection", 409),
+        "model_not_found": ("embedding.model", 422),
+    }.get(error.code, (None, 503))
     hint = _HINTS.get(error.code) or error.hint
     return SubmissionError(error.code, error.message, hint=hint, status=status, field=field)
 

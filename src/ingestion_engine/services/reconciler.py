@@ -169,13 +169,13 @@ class Reconciler:
                 await engine.stop(job.id, job.attempt)
                 await self._check_later(job, STOP_REPEAT_S, note="A stop of the driver was requested from the engine.")
         elif status.state is EngineState.PENDING:
-            await self._handle_pending(job, engine, status)
+            await self._handle_pending(job, status)
         elif job.state is JobState.SUBMITTED:
             await self._jobs.change(job, JobEvent.START, started_at=job.started_at or now, note=None)
         elif job.note is not None and self._failures.get(job.id):
             await self._jobs.update(job, note=(job.progress or {}).get("note"))
 
-    async def _handle_pending(self, job: JobRecord, engine: JobEngine, status: EngineStatus) -> None:
+    async def _handle_pending(self, job: JobRecord, status: EngineStatus) -> None:
         waited_s = (self._now() - (job.attempt_started_at or self._now())).total_seconds()
         if status.can_start and waited_s < self._settings.pending_timeout_s:
             note = _join(f"Waiting for engine {job.engine.value!r} to start the driver.", status.detail, status.hint)
@@ -250,8 +250,8 @@ class Reconciler:
         pause_s = min(PUT_BACK_LONGEST_S, PUT_BACK_S * 2.0 ** min(job.put_backs, 10))
         until = self._now() + dt.timedelta(seconds=pause_s)
         error = end.values["error"]
-        note = f"The cluster cannot run this job. {error['message']} {error.get('hint') or ''}".rstrip()
-        note = f"{note} The next attempt follows at {until:%H:%M:%SZ}."
+        follows = f"The next attempt follows at {until:%H:%M:%SZ}."
+        note = _join("The cluster cannot run this job.", error["message"], error.get("hint") or "", follows)
         _log.warning("job put back", extra={"job_id": job.id, "attempt": job.attempt, "error": error["message"]})
         await self._jobs.change(
             job,
@@ -313,9 +313,7 @@ class Reconciler:
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
         can_force = job.state is JobState.CANCELING and not self.is_overdue(job)
         force = "Cancel it with force to end it without its cluster." if can_force else ""
-        await self._check_later(
-            job, back_off_s(failures), note=_join(error.message, error.hint, f"Retrying. {force}".rstrip())
-        )
+        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying.", force))
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)

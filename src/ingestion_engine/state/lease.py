@@ -287,7 +287,7 @@ class HeldLease:
             self._lost = error
             _log.error("lease lost", extra={"collection": self._collection, **error.log_fields()})
             return None
-        except Exception as error:
+        except Exception as error:  # a defect must not end the renewals while the lease may still be kept
             _log.exception("lease not renewed: unexpected error", extra={"collection": self._collection})
             if self._is_expired():
                 self._fail(error)

@@ -226,7 +226,7 @@ class S3StateStore:
                 if not self._has_arrived(path, mark, size):
                     self._abort(upload)
                     raise
-            except BaseException:
+            except BaseException:  # whatever ended the upload, its parts are not left behind
                 self._abort(upload)
                 raise
 

@@ -14,7 +14,7 @@ INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
 KILLS_WORKER = "kills_worker"
 """Error code of objects that ended their worker process when they were processed alone."""
-UNFINISHED = frozenset({INTERRUPTED, KILLS_WORKER, UNEXPECTED_ERROR})
+UNFINISHED_CODES = frozenset({INTERRUPTED, KILLS_WORKER, UNEXPECTED_ERROR})
 """Error codes of failed objects of which some points may have been written: they are always ingested again."""
 
 
@@ -139,7 +139,7 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
         and row.last_modified == ref.last_modified
     )
     mine = row.job_id == rules.job_id
-    if row.error_code in UNFINISHED and row.state is RowState.FAILED and not (mine and same):
+    if row.error_code in UNFINISHED_CODES and row.state is RowState.FAILED and not (mine and same):
         return Action.SUSPECT
     if not same and row.epoch == rules.epoch:
         return Action.DIRTY  # an earlier plan of this attempt wrote it, so epochs do not tell the versions apart

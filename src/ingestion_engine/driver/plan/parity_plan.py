@@ -27,7 +27,7 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import CollectionContract, Source
 from ingestion_engine.driver.counts import Counts
-from ingestion_engine.driver.plan.diff import UNFINISHED
+from ingestion_engine.driver.plan.diff import UNFINISHED_CODES
 from ingestion_engine.driver.plan.selection import Selection
 from ingestion_engine.pipeline.parity.check_partition import VECTORS_UNKNOWN
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -76,7 +76,7 @@ class ParityPlan:
         for row in self._rows():
             self.counts.tally.table_rows += 1
             self.counts.tally.listed += 1
-            if action is Action.REPAIR and row.error_code in UNFINISHED:
+            if action is Action.REPAIR and row.error_code in UNFINISHED_CODES:
                 continue
             self._count(action)
             yield self._plan(row, action, Origin(row.job_id) if action is Action.REPAIR else None)
@@ -99,7 +99,7 @@ class ParityPlan:
                 action = Action.FULL if result.error_code == VECTORS_UNKNOWN else Action.DIRTY
                 yield self._plan(result, action, self._origin(result.origin.job_id))
         for row in self._rows():
-            if row.error_code in UNFINISHED:
+            if row.error_code in UNFINISHED_CODES:
                 self._count(Action.DIRTY)
                 yield self._plan(row, Action.DIRTY, replace(self._origin(row.job_id), is_interrupted=True))
 

@@ -113,7 +113,6 @@ class PlanThread:
         self._spec = spec
         self._ledger = ledger
         self._segments = segments
-        self._counts = counts
         self.counts = counts
         """Counts that the plan adds to."""
         self._find_objects = find_objects
@@ -164,12 +163,12 @@ class PlanThread:
         """
         for planned in self._find_objects():
             self._count(planned)
-        self._counts.tally.complete = True
+        self.counts.tally.complete = True
 
     def _run(self) -> None:
         try:
             self._write()
-            self._counts.tally.complete = True
+            self.counts.tally.complete = True
             self._on_planned()
         except BaseException as error:  # the driver raises it in its own thread, when the running partitions have ended
             self.error = error
@@ -181,8 +180,8 @@ class PlanThread:
     def _count(self, planned: PlanItem) -> None:
         if isinstance(planned, StraySearch) or planned.action not in REMOVALS:
             size_bytes, chunks = weigh(planned, self._spec.request.chunking)
-            self._counts.tally.bytes_planned += size_bytes
-            self._counts.tally.chunks_estimated += chunks
+            self.counts.tally.bytes_planned += size_bytes
+            self.counts.tally.chunks_estimated += chunks
 
     def _write(self) -> None:
         packer = Packer(self._spec.limits, self._spec.request.chunking)
@@ -224,10 +223,10 @@ class PlanThread:
             self._before_first_segment()
             self.started = True
         ids = self._ledger.write_plan_segment(self._segments.make(kind), parts)
-        self._counts.add_partitions(len(ids))
+        self.counts.add_partitions(len(ids))
         chunking = self._spec.request.chunking
         work = [sum(measure_work(item, chunking) for item in part) for part in parts]
-        self._counts.add_work_planned(dict(zip(ids, work, strict=True)))
+        self.counts.add_work_planned(dict(zip(ids, work, strict=True)))
         return ids
 
     def _hand_out(self, ids: Iterable[PartitionId]) -> None:
@@ -235,7 +234,7 @@ class PlanThread:
             self._ready.put(partition_id)
 
     def _refuse_mass_delete(self) -> None:
-        tally, request = self._counts.tally, self._spec.request
+        tally, request = self.counts.tally, self._spec.request
         if request.allow_mass_delete or request.mode is Mode.DELETE or not tally.deletes:
             return
         everything = tally.listed == 0

@@ -148,7 +148,7 @@ class _Run:
         def work() -> None:
             try:
                 outcome: list[PartitionReport] | BaseException = self._collect(batch, group, place)
-            except BaseException as error:
+            except BaseException as error:  # the driver decides what it means
                 outcome = error
             self._ended.put(_Ended(batch, outcome))
 

@@ -49,8 +49,8 @@ def _call(function: Any, arguments: Any) -> tuple[Any, Exception | None]:
         return function(*arguments), None
     except (IngestionError, MemoryError) as error:
         return None, error.with_traceback(None)
-    except Exception as error:
-        # Another exception may not be picklable; what it says is enough for the log.
+    except Exception as error:  # a reader receives arbitrary bytes
+        # The exception may not be picklable; what it says is enough for the log.
         return None, RuntimeError(f"{type(error).__name__}: {error}")
 
 

@@ -96,7 +96,7 @@ class _Parse:
         """Make the call. Never raises."""
         try:
             self._outcome = self._try()
-        except BaseException as error:
+        except BaseException as error:  # the caller's thread raises it
             self._outcome = (None, error)
 
     def cancel(self) -> None:
