@@ -8,13 +8,13 @@ growing pauses, and not for ever.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ingestion_engine.domain.errors import RequestTooLarge, TlsFailed, TransientError
+from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.waits import Wait
 
@@ -28,9 +28,8 @@ which lets the driver pause the whole job and show why."""
 LIMITED_S = 300.0
 """The same for a store that requests a pause (Retry-After): it works, and other requests make progress. A write limit
 per minute that several workers share needs some minutes for each of them."""
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 8.0
-"""A store that comes back is noticed within this time."""
+PAUSES = RetryPolicy(first_s=0.5, longest_s=8.0, deadline_s=float("inf"))
+"""A store that comes back is noticed within ``longest_s``; the limits above take the place of the deadline."""
 CHECK_S = 2.0
 """Seconds of a pause between two checks whether the work may go on."""
 
@@ -54,7 +53,7 @@ class Patience:
             IngestionError: any other error of the request or of ``check``, at once.
         """
         began = self.clock()
-        step_s = FIRST_PAUSE_S
+        pauses = PAUSES.pauses(self.clock)
         with Wait() as wait:
             while True:
                 try:
@@ -64,9 +63,7 @@ class Patience:
                 except TransientError as error:
                     requested_s = error.context.get("retry_after_s")
                     limit_s = FAILING_S if requested_s is None else LIMITED_S
-                    pause_s = step_s * (0.5 + random.random() / 2)  # noqa: S311 - spreads callers out; nothing secret
-                    pause_s = max(pause_s, requested_s or 0.0)
-                    step_s = min(step_s * 2, LONGEST_PAUSE_S)
+                    pause_s = max(next(pauses), requested_s or 0.0)
                     if self.clock() + pause_s > min(began + limit_s, self.ends_at):
                         raise
                     wait.begin(error.message)

@@ -10,6 +10,7 @@ from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.records import Point
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 EncodedPoint = tuple[PointId, bytes]
 
@@ -51,6 +52,23 @@ def batch_points(
         size += len(encoded)
     if batch:
         yield batch
+
+
+async def halve_if_too_large(items: Sequence[T], request: Callable[[Sequence[T]], Awaitable[Result]]) -> list[Result]:
+    """Return the results of a request for some items, halved as often as the store takes only smaller ones.
+
+    Raises:
+        RequestTooLarge: a request for one item is too large.
+
+    Cost: one request; at most 2n-1.
+    """
+    try:
+        return [await request(items)]
+    except RequestTooLarge:
+        if len(items) == 1:
+            raise
+    middle = len(items) // 2
+    return [*await halve_if_too_large(items[:middle], request), *await halve_if_too_large(items[middle:], request)]
 
 
 async def send_or_halve(

@@ -124,9 +124,7 @@ class HealthService:
             error = f"No response within {CHECK_LIMIT_S:g} s."
         except IngestionError as fault:
             error = fault.message
-        except (
-            Exception
-        ) as fault:  # a defect of one check hides no other
+        except Exception as fault:  # a defect of one check hides no other
             _log.exception("health check failed", extra={"dependency": name})
             error = type(fault).__name__
         latency_ms = round((time.monotonic() - began) * 1000, 1)

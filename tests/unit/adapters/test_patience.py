@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ingestion_engine.adapters.patience import FAILING_S, LIMITED_S, LONGEST_PAUSE_S, Patience
+from ingestion_engine.adapters.patience import FAILING_S, LIMITED_S, PAUSES, Patience
 from ingestion_engine.domain.errors import FatalError, LeaseLost, RequestTooLarge, TlsFailed, TransientError
 
 
@@ -55,7 +55,7 @@ async def test_a_store_that_comes_back_gets_the_same_request() -> None:
     time, request = Time(), Failing([unavailable() for _ in range(8)])
     assert await make_patience(time).repeat(request) == "written"
     assert request.calls == 9
-    assert 8 < time.now - 100 < 8 * LONGEST_PAUSE_S
+    assert 8 < time.now - 100 < 8 * PAUSES.longest_s
 
 
 @pytest.mark.parametrize(("requested", "limit_s"), [({}, FAILING_S), ({"retry_after_s": 20.0}, LIMITED_S)])

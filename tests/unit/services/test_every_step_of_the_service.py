@@ -99,8 +99,8 @@ class Life:
         open_store = JobStore.open
         database = self.database
 
-        async def open_watched(url: str) -> Any:
-            return Watched(await open_store(url), "database", database)
+        async def open_watched(url: str, **options: Any) -> Any:
+            return Watched(await open_store(url, **options), "database", database)
 
         class Opener:
             open = staticmethod(open_watched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -14,7 +13,7 @@ import orjson
 
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.patience import Patience
-from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, cut, send_or_halve
+from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, cut, halve_if_too_large, send_or_halve
 from ingestion_engine.adapters.qdrant.limits import Limits, least
 from ingestion_engine.adapters.qdrant.responses import read_result
 from ingestion_engine.adapters.qdrant.schema import INDEXES, check_definition, make_definition
@@ -196,7 +195,7 @@ class QdrantStore:
 
         async def delete(limits: Limits) -> None:
             for some in cut(object_ids, least(len(object_ids), limits.condition_size)):
-                await self._delete_stale(collection, some, before_epoch)
+                await halve_if_too_large(some, lambda ids: self._delete_stale(collection, ids, before_epoch))
 
         if object_ids:
             await self._within_limits(collection, delete)
@@ -208,10 +207,7 @@ class QdrantStore:
             await self._delete(collection, where)
         except RequestTooLarge:  # the points to remove cost more than a minute's writes
             if len(object_ids) > 1:
-                middle = len(object_ids) // 2
-                await self._delete_stale(collection, object_ids[:middle], before_epoch)
-                await self._delete_stale(collection, object_ids[middle:], before_epoch)
-                return
+                raise
             stale = self._scroll(collection, {**where, "with_payload": False, "with_vector": False})
             await self.delete_points(collection, [point.id async for point in stale])
 
@@ -224,18 +220,11 @@ class QdrantStore:
 
         async def read(some: Sequence[PointId]) -> list[StoredPoint]:
             body = {"ids": some, "with_payload": True, "with_vector": with_vectors}
-            try:
-                found = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
-            except RequestTooLarge:
-                if len(some) == 1:
-                    raise
-                middle = len(some) // 2
-                return await read(some[:middle]) + await read(some[middle:])
+            found = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
             return list(map(_read_point, found))
 
         size = least(READ_POINTS, self._limits.get(collection, Limits()).reads_per_minute)
-        parts = [await read(some) for some in cut(ids, size)]
-        return list(itertools.chain.from_iterable(parts))
+        return [point for some in cut(ids, size) for part in await halve_if_too_large(some, read) for point in part]
 
     async def read_object_points(
         self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
@@ -269,18 +258,11 @@ class QdrantStore:
         """
 
         async def delete(some: Sequence[PointId]) -> None:
-            try:
-                await self._delete(collection, {"points": [_plain_id(point_id) for point_id in some]})
-            except RequestTooLarge:
-                if len(some) == 1:
-                    raise
-                middle = len(some) // 2
-                await delete(some[:middle])
-                await delete(some[middle:])
+            await self._delete(collection, {"points": [_plain_id(point_id) for point_id in some]})
 
         async def delete_all(limits: Limits) -> None:
             for some in cut(ids, least(READ_POINTS, limits.writes_per_minute)):
-                await delete(some)
+                await halve_if_too_large(some, delete)
 
         await self._within_limits(collection, delete_all)
 
