@@ -120,7 +120,7 @@ def test_a_partition_that_does_not_end_is_abandoned(tmp_path: Path, monkeypatch:
 
 
 def test_only_a_process_that_died_is_a_death() -> None:
-    """The end of a worker process is told apart from a function that cannot run."""
+    """The end of a worker process is distinguished from a function that cannot run."""
 
     def act(partition_id: str) -> None:
         if partition_id.endswith("0"):

@@ -2,7 +2,7 @@
 
 Giving a partition back is the answer to an outage, but it throws away every vector that is not written yet, and
 embedding is the expensive part of a job. So a worker first waits: for the pause that the store requests, else for
-growing pauses, and not for ever.
+growing pauses, and not forever.
 """
 
 from __future__ import annotations

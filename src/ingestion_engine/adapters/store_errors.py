@@ -26,7 +26,7 @@ def collection_missing(store: StoreName, collection: str | None, url: str) -> Co
 def foreign_response(store: StoreName, response: Response, url: str) -> TransientError:
     """Return the error for a response that is not in the form of the store, such as a proxy's page.
 
-    It says nothing of the store and may be gone at the next try, so nothing is concluded from its status.
+    It is no evidence about the store and may be gone at the next try, so nothing is concluded from its status.
     """
     name, status = store.capitalize(), response.status_code
     message = f"The response {status} of {url} does not come from {name}: {excerpt(response) or 'it is empty'}"

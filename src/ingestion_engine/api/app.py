@@ -54,7 +54,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
                 services = run_services(settings, opened, metrics, dispatches=dispatches)
                 app.state.services = await exits.enter_async_context(services)
             except IngestionError as error:
-                app.state.startup_error = error  # for `serve`, which says it in a sentence
+                app.state.startup_error = error  # for `serve`, which prints it as a sentence
                 raise
             freeze_startup_objects()
             yield

@@ -1,4 +1,4 @@
-"""Lists that the service returns in pages; a list that is cut says so."""
+"""Lists that the service returns in pages; a list that is cut is followed by a line that reports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ingestion_engine.cli.output import err
 
-All = Annotated[bool, typer.Option("--all", "-a", help="List all, whatever --limit says.")]
+All = Annotated[bool, typer.Option("--all", "-a", help="List all, without a limit.")]
 
 
 def collect_pages(

@@ -25,7 +25,7 @@ from ingestion_engine.runtime.validation import describe_faults
 Spec = Annotated[str, typer.Option("--spec", help="URI of the job's spec.json.", show_default=False)]
 
 READY_WITHIN_S = 10.0
-"""A person waits longer than a probe for what a slow system says."""
+"""Seconds to wait for slow systems: a person waits longer than a probe."""
 
 worker = typer.Typer(help="Run a job, or a part of one, in this process.", no_args_is_help=True)
 

@@ -157,7 +157,7 @@ class SearchFilter:
 WritePermit = Callable[[], Awaitable[float]]
 """Returns the seconds within which a write that begins now must have ended.
 
-A store that was opened with a permit asks for it before every request that writes. Raises LeaseLost or JobAborted when
+A store that was opened with a permit calls it before every request that writes. Raises LeaseLost or JobAborted when
 nothing may be written any more, TransientError when that is unknown.
 """
 
@@ -167,8 +167,8 @@ class VectorStore(Protocol):
 
     Every method raises TransientError while the store is unavailable (also for "collection is yellow", rate limits and
     time-outs), FatalError "store_access_denied", and, for methods with a collection, CollectionMissing or FatalError
-    "schema_mismatch". Writes are applied when the call returns; each of its requests times out at 30 s, or earlier as
-    its ``WritePermit`` says, whose errors pass through.
+    "schema_mismatch". Writes are applied when the call returns; each of its requests times out at 30 s, or earlier if
+    its ``WritePermit`` limits it, whose errors pass through.
     """
 
     name: StoreName

@@ -11,7 +11,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import PartitionReport, ReportStatus
 
 POLL_S: Final = 0.1
-"""Seconds after which an engine with room asks again for a partition that was not ready."""
+"""Seconds after which an engine with room checks again for a partition that was not ready."""
 
 STOP_CHECK_S: Final = 0.5
 """Seconds after which an engine without room checks whether it has to stop."""

@@ -311,7 +311,7 @@ class PartitionRun:
         return make_result(LoadedObject(planned), object_id, Outcome.DELETED)
 
     async def _is_gone(self, ref: ObjectRef) -> bool:
-        """True when it is proven that an object does not exist; the next sync asks again for any other."""
+        """True when it is proven that an object does not exist; the next sync checks any other again."""
         try:
             return not await self._context.source.exists(ref.bucket, ref.key)
         except ObjectError as error:

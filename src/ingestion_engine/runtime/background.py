@@ -16,7 +16,7 @@ def start_background(
     """Start a daemon thread, and return it; an error that ends the thread is logged and reported.
 
     Python itself only prints such an error, and prints nothing at all for SystemExit: whoever waits for the thread's
-    work then waits for ever.
+    work then waits forever.
 
     Args:
         work: What the thread does.

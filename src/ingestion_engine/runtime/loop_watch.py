@@ -8,7 +8,7 @@ from typing import Final
 
 FROZEN_S: Final = 300.0
 """Seconds without a step of the event loop after which its process ends. A callback takes milliseconds; only code that
-keeps the interpreter's lock for ever, or a process that was suspended, comes near it."""
+keeps the interpreter's lock forever, or a process that was suspended, comes near it."""
 
 _STEPS: Final = 10
 """How often in ``FROZEN_S`` the loop shows that it is alive."""

@@ -257,7 +257,7 @@ class Database:
         if self.is_sqlite:
             # The format in which SQLAlchemy stores moments; %f has milliseconds.
             return sa.func.strftime("%Y-%m-%d %H:%M:%f000", "now", f"{plus_s:+.3f} seconds")
-        # Not now(): that is the begin of the transaction, which may have waited for another one.
+        # Not now(): that is the beginning of the transaction, which may have waited for another one.
         return sa.func.clock_timestamp(type_=sa.DateTime(timezone=True)) + dt.timedelta(seconds=plus_s)
 
     @contextlib.asynccontextmanager

@@ -114,7 +114,7 @@ class Leadership:
             try:
                 await self.renew()
             except DatabaseUnavailable:
-                pass  # the database has logged the begin of its outage
+                pass  # the database has logged the beginning of its outage
             except Exception:  # the top of a service loop
                 _log.exception("right to dispatch not renewed")
             await asyncio.sleep(RENEW_S)

@@ -1,4 +1,4 @@
-"""What a row of the jobs table says that the dispatcher must not take for granted: it may be damaged or newer. Pure."""
+"""Checks of rows of the jobs table, which may be damaged or of a later version, before they are dispatched. Pure."""
 
 from __future__ import annotations
 

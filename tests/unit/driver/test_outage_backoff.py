@@ -18,7 +18,7 @@ from support.world import SkippingClock, World, make_world
 
 @dataclass
 class Clock:
-    """A clock that only sleeping moves; ``at_most_s`` ends a test that would sleep for ever."""
+    """A clock that only sleeping moves; ``at_most_s`` ends a test that would sleep forever."""
 
     now: float = 0.0
     at_most_s: float = 10_000.0
@@ -117,7 +117,7 @@ def test_a_probe_that_is_wrong_does_not_make_the_job_hammer() -> None:
 
 
 def test_work_is_tried_once_a_minute_although_the_probe_fails() -> None:
-    """A driver that does not reach a dependency which the workers reach does not stand still for ever."""
+    """A driver that does not reach a dependency which the workers reach does not stand still forever."""
     rig = Rig(up_at=1e9)
     rig.backoff.back_off("down", code="qdrant_unavailable")
     rig.backoff.wait()

@@ -79,7 +79,7 @@ def test_reports_are_taken_while_planning_is_slow() -> None:
 
 
 def test_a_partition_that_never_ends_is_abandoned_once_the_job_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver learns that a worker may still write, instead of waiting for ever."""
+    """The driver learns that a worker may still write, instead of waiting forever."""
     monkeypatch.setattr("ingestion_engine.engines.feed.STOP_GRACE_S", 0.0)
     release = threading.Event()
 

@@ -29,7 +29,7 @@ class JvmGone(threading.Thread):
 
 
 def test_a_thread_that_fails_before_its_work_reports_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine would wait for ever for a thread that died in PySpark's own code."""
+    """The engine would wait forever for a thread that died in PySpark's own code."""
     monkeypatch.setattr("pyspark.InheritableThread", JvmGone)
     uri = JobUri.parse("s3://bucket/state/jobs/job-1/spec.json")
     process = lambda _uri, pid: PartitionReport(PartitionId(pid), ReportStatus.DONE, 1)  # noqa: E731 - a stub

@@ -13,7 +13,7 @@ async def main():
     end_when_frozen(asyncio.get_running_loop(), 2.0)
     await asyncio.sleep(3)  # longer than the limit, but the loop goes on
     print("alive", flush=True)
-    re.match("(?:a|aa)+$", "a" * 60 + "b")  # keeps the interpreter's lock for ever
+    re.match("(?:a|aa)+$", "a" * 60 + "b")  # keeps the interpreter's lock forever
 
 asyncio.run(main())
 """

@@ -55,7 +55,7 @@ def test_a_job_holds_all_its_partitions_requests() -> None:
 
 
 def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
-    """It is not stuck for ever, waits until nothing else runs, and nothing starts beside it."""
+    """It is not stuck forever, waits until nothing else runs, and nothing starts beside it."""
     large = queued(2, "b", spec=frozen(4, 4))
     other = queued(3, "c")
 

@@ -115,7 +115,7 @@ async def test_what_a_job_uses_is_refused(world: World) -> None:
 
 
 async def test_a_store_that_the_service_lacks_is_refused(world: World) -> None:
-    """Its points would stay for ever."""
+    """Its points would stay forever."""
     async with world.serve(world.parts(stores={StoreName.QDRANT: world.qdrant})) as plane:
         answer = await plane.client.delete("/collections/notes")
         assert (answer.status_code, answer.json()["code"]) == (422, "store_not_configured")

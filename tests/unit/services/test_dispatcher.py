@@ -451,7 +451,7 @@ async def test_a_job_that_is_canceled_during_its_submission_keeps_its_note(world
 
 
 async def test_a_canceling_job_without_admission_ends_when_its_engine_does_not_know_it(world: World) -> None:
-    """Version 0.1.0 could leave such a row; it must not hold its collection for ever."""
+    """Version 0.1.0 could leave such a row; it must not hold its collection forever."""
     async with world.serve() as plane:
         job_id = await plane.submit()
         row = {"state": "canceling", "admitted_at": None, "attempt": 0, "cancel_requested_at": world.clock.now}

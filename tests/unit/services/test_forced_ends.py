@@ -1,4 +1,4 @@
-"""Every job ends, also on a cluster that is gone for ever; a driver that comes back is harmless."""
+"""Every job ends, also on a cluster that is gone forever; a driver that comes back is harmless."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_a_lease_of_another_job_is_left_alone(world: World) -> None:
 
 
 async def test_a_cancellation_has_a_deadline(world: World) -> None:
-    """Without force too: the request of a client does not wait for ever for a cluster."""
+    """Without force too: the request of a client does not wait forever for a cluster."""
     async with world.serve(dispatch={"end_timeout_s": 900}) as plane:
         job_id = await plane.submit()
         await plane.look()

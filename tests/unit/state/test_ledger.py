@@ -156,7 +156,7 @@ class TestPlan:
             assert partition_id.endswith(f".{partition.content_hash()}")
 
     def test_the_plan_streams_in_order_of_segments(self, ledger: Ledger) -> None:
-        """Attempts can be told apart; segments that were written out of order are not."""
+        """Attempts can be distinguished; segments that were written out of order are not."""
         first = ledger.write_plan_segment("a01-00000", [(planned("a"),), (planned("b"),)])
         third = ledger.write_plan_segment("a02-00000", [(planned("d"),)])
         second = ledger.write_plan_segment("a01-00001", [(planned("c"),)])

@@ -117,7 +117,7 @@ def test_what_the_change_raises_passes_through(store: FaultyStore) -> None:
 
 
 def test_conflicts_without_end_are_an_outage(store: FaultyStore) -> None:
-    """A state store whose conditions never hold does not keep its callers for ever."""
+    """A state store whose conditions never hold does not keep its callers forever."""
 
     def conflict(path: str, data: bytes) -> str:
         raise StateConflict("state_conflict", "never")

@@ -87,7 +87,7 @@ _FOUND = "Found"
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a page says of itself, and its entries."""
+    """What a page states about itself, and its entries."""
 
     entries: list[tuple[str, str, int, str]]
     """Key, etag, size in bytes and time of each object."""

@@ -47,7 +47,7 @@ _MISSING = (
     "tried to browse non-existing index for ",
     "no such class with name ",
 )
-"""The class is missing, or this node has not loaded it yet; the caller asks REST which."""
+"""The class is missing, or this node has not loaded it yet; the caller checks over REST."""
 _NOT_PRESENT = "' not present in schema"
 _MISMATCH = (
     "no such prop with name ",

@@ -69,7 +69,7 @@ class RayEngine:
                     yield _report(reference, ended_id)
             if feed.stopped_s() is not None and not canceled:
                 canceled = True
-                # Ends only the tasks that no worker has begun: in a full cluster they would wait for ever. A worker
+                # Ends only the tasks that no worker has begun: in a full cluster they would wait forever. A worker
                 # that has begun waits for its event loop, and is interrupted only when its partition has ended.
                 for reference in running:
                     ray.cancel(reference)

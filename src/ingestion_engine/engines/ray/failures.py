@@ -1,7 +1,7 @@
 """What the end of a Ray task without a report says about the partition that it ran.
 
-Ray tells apart what died: the function (an exception), its process, its node, or the way to them. Only a process that
-died with its partition says something about the partition; everything else is a fault of the cluster, which the driver
+Ray distinguishes what died: the function (an exception), its process, its node, or the way to them. Only a process that
+died with its partition is evidence about the partition; everything else is a fault of the cluster, which the driver
 waits out (Ray 2.60, ``ray/exceptions.py``).
 """
 

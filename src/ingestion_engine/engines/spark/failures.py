@@ -1,10 +1,10 @@
 """What a failed Spark job says about the partitions that it ran.
 
 Spark reports text only: the message of the job's exception, which ends with the reason of the task that failed. It
-tells apart an exception of the function, the end of its Python process, and the loss of its executor with an exit code
-or a reason (Spark 4.3: ``ExecutorLostFailure``, ``ExecutorExitCode``, ``ExecutorPodsLifecycleManager``). Only a process
-or container that died with its partition says something about the partition; everything else is a fault of the cluster,
-which the driver waits out.
+distinguishes an exception of the function, the end of its Python process, and the loss of its executor with an exit
+code or a reason (Spark 4.3: ``ExecutorLostFailure``, ``ExecutorExitCode``, ``ExecutorPodsLifecycleManager``). Only a
+process or container that died with its partition is evidence about the partition; everything else is a fault of the
+cluster, which the driver waits out.
 """
 
 from __future__ import annotations
