@@ -203,7 +203,7 @@ class Driver:
         """Show at least the progress that the job's former attempt has shown."""
         if self.attempt.number > 1:
             before = self.outages.retry_until_available(self.ledger.read_progress) or {}
-            self.monitor.meter.continue_from(float(before.get("percent") or 0.0))
+            self.monitor.continue_from(before)
 
     def _run_attempt(self) -> None:
         request, limits = self.spec.request, self.spec.limits

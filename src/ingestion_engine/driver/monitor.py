@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -82,6 +82,10 @@ class Monitor:
         self._ticks = 0
         self._logged_at = self._started
         self._unwritten_log: str | None = None
+        self._former_counts: Mapping[str, int] | None = None
+        """Counts of the last attempt, until those of this one are complete: nothing done is lost meanwhile."""
+        self._former_percent = 0.0
+        self._is_continued = attempt == 1
         self._blind_since: float | None = None
         self._waiting_since: float | None = None
         self.waited_s = 0.0
@@ -187,6 +191,13 @@ class Monitor:
             self._pauses.pop(by, None)
         self.meter.start()
 
+    def continue_from(self, before: Mapping[str, Any]) -> None:
+        """Show the counts and the percent of the last progress of the job until this attempt has planned."""
+        self._is_continued = True
+        self._former_counts = before.get("counts")
+        self._former_percent = float(before.get("percent") or 0.0)
+        self.meter.continue_from(self._former_percent)
+
     def elapsed_s(self) -> float:
         """Return the seconds since the attempt began."""
         return round(self._clock() - self._started, 3)
@@ -263,6 +274,8 @@ class Monitor:
     def _write_progress(self) -> None:
         if isinstance(self.stopped, LeaseLost):
             return  # a later attempt reports the progress of the job
+        if not self._is_continued:
+            return  # the progress of the last attempt has not been read yet
         self._ledger.write_progress(self.progress())
 
     def _describe_waits(self) -> str | None:
@@ -311,14 +324,19 @@ class Monitor:
         waits = self._describe_waits()
         self.meter.observe(self._clock(), is_paused=bool(notes), is_waiting=waits is not None)
         measured = self.meter.measure(is_paused=bool(notes))
+        counts, percent = self._counts.to_json(), measured.percent
+        if self._counts.tally.complete:
+            self._former_counts = None
+        if self._former_counts is not None:
+            counts, percent = {**counts, **self._former_counts}, self._former_percent
         return {
             "format": 1,
             "attempt": self._attempt,
             "phase": "paused" if notes else self.phase,
             "updated_at": timestamp_now(),
             "planning_complete": self._counts.tally.complete,
-            "counts": self._counts.to_json(),
-            "percent": measured.percent,
+            "counts": counts,
+            "percent": percent,
             "rates": dict(measured.rates),
             "eta_s": measured.eta_s,
             "note": " ".join(notes) or self.note or waits,

@@ -184,3 +184,34 @@ def test_an_attempt_that_crashes_says_why_in_its_log(caplog: pytest.LogCaptureFi
     lines = [record.getMessage() for record in caplog.records if record.exc_info]
     assert lines == ["planning failed unexpectedly", "attempt failed unexpectedly"]
     assert ledger.read_summary() is None
+
+
+def test_a_later_attempt_shows_what_was_done_until_it_has_planned() -> None:
+    """It waits for the lease for a minute: a job that falls from 58 objects and 12 % to nothing looks like a loss."""
+    counts = Counts()
+    monitor, _ = make_monitor(MemoryState(), counts=counts)
+    monitor.continue_from({"percent": 12.0, "counts": {"planned": 480, "done": 58, "chunks": 231}})
+    waiting = monitor.progress()
+    assert (waiting["percent"], waiting["planning_complete"]) == (12.0, False)
+    assert [waiting["counts"][name] for name in ("planned", "done", "chunks", "failed")] == [480, 58, 231, 0]
+    counts.tally.already_done, counts.chunks, counts.tally.complete = 60, 240, True
+    assert [monitor.progress()["counts"][name] for name in ("done", "chunks")] == [60, 240]
+    counts.start_over()
+    assert monitor.progress()["counts"]["done"] == 0
+
+
+def test_a_later_attempt_does_not_replace_progress_that_it_has_not_read() -> None:
+    """When S3 is slow at that moment, the first tick comes before the answer."""
+    first, ledger = make_monitor(MemoryState())
+    first.continue_from({"percent": 12.0, "counts": {"done": 58}})
+    first.step()
+    second = Monitor(ledger.read_spec(), 2, ledger, counts=Counts(), log_text=lambda: None)
+    second.step()
+    before = ledger.read_progress()
+    assert before is not None
+    assert before["counts"]["done"] == 58
+    second.continue_from(before)
+    second.step()
+    after = ledger.read_progress()
+    assert after is not None
+    assert (after["attempt"], after["counts"]["done"]) == (2, 58)
