@@ -407,12 +407,15 @@ def show_progress(job: JobRecord) -> JobProgress | None:
         # 100 is reserved for jobs that have committed their results.
         percent = min(percent, 99.9)
     rates = {name: float(rate) for name, rate in (progress.get("rates") or {}).items() if rate is not None}
+    phase, eta_s = str(progress.get("phase", "running")), progress.get("eta_s")
+    if progress.get("attempt", job.attempt) != job.attempt:  # what was done stays done, but nobody works at it now
+        phase, eta_s, rates = "waiting", None, {}
     return JobProgress(
-        phase="ended" if job.state.is_final else str(progress.get("phase", "running")),
+        phase="ended" if job.state.is_final else phase,
         percent=percent,
         planning_complete=complete,
         rates=rates,
-        eta_s=None if job.state.is_final else progress.get("eta_s"),
+        eta_s=None if job.state.is_final else eta_s,
         updated_at=progress.get("updated_at"),
     )
 

@@ -106,7 +106,7 @@ def jobs(
         for job in found:
             write_json(job)
         return
-    columns = ("JOB", "ENGINE", "COLLECTION", "MODE", "STATE", "CREATED", "PROGRESS")
+    columns = ("JOB", "ENGINE", "COLLECTION", "MODE", "STATE", "CREATED", "PROGRESS", "NOTE")
     write_table(
         columns,
         (
@@ -118,6 +118,7 @@ def jobs(
                 j["state"],
                 j["created_at"],
                 ", ".join(describe_facts(j)),
+                j.get("note") or "",
             )
             for j in found
         ),

@@ -385,6 +385,8 @@ def test_lists_that_are_cut_say_so(service: Running, capsys: pytest.CaptureFixtu
             assert run(*command_line, *whole, "--json") == 0
             shown = capsys.readouterr()
             assert (len(shown.out.splitlines()), shown.err) == (3, "")
+    assert run("jobs", "-n", "3") == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("\tPROGRESS\tNOTE"), "why a job waits"
 
 
 def test_a_collection_without_a_bucket_has_a_hint(service: Running, capsys: pytest.CaptureFixture[str]) -> None:

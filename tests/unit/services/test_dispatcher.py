@@ -137,6 +137,24 @@ async def test_a_dead_driver_is_followed_by_the_next_attempt(world: World) -> No
         assert "the engine says ended" in job["error"]["detail"]
 
 
+async def test_between_two_attempts_nothing_is_promised(world: World) -> None:
+    """What was done stays shown; the rate and the remaining time of a dead driver do not."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.start(job_id)
+        world.engine.progress(job_id, percent=13.3, eta_s=670.0, rates={"chunks_per_s": 2.5}, phase="running")
+        await plane.look()
+        assert (await plane.job(job_id))["progress"]["eta_s"] == 670.0
+        world.engine.die(job_id, 1)
+        await plane.look()
+        job = await plane.job(job_id)
+        assert (job["state"], job["attempt"]) == ("running", 2)
+        progress = job["progress"]
+        shown = [progress[name] for name in ("phase", "percent", "eta_s", "rates")]
+        assert shown == ["waiting", 13.3, None, {}]
+
+
 async def test_a_driver_that_never_ran_has_not_died(world: World) -> None:
     """The error and the note say that nothing was started, and what to do is the engine's own advice: no log exists."""
     world.engine.can_start, world.engine.hint = False, "Check the account."
