@@ -179,7 +179,7 @@ class TestS3:
 
 def make_planted(kind: type[BaseException]) -> BaseException:
     """Return a bare instance with a text; aiohttp's errors have none without their details."""
-    return make_bare(type(kind.__name__, (kind,), {"__str__": lambda _: "planted"}))
+    return make_bare(type(kind.__name__, (kind,), {"__str__": lambda _: "planted", "host": "q"}))
 
 
 class TestTransport:

@@ -145,7 +145,8 @@ def _describe(error: Exception) -> str:
     """Return what a server did, or what happened to the request, as the rest of a sentence. Pure."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"cannot be found: the host name {error.host!r} does not resolve."
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
+    # Not every aiohttp.ClientConnectorError has the error of the system: that of a certificate lacks it.
+    if isinstance(getattr(error, "os_error", None), ConnectionRefusedError):
         return "refuses connections."
     if isinstance(error, TimeoutError):
         return "did not respond in time."

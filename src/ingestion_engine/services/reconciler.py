@@ -250,8 +250,7 @@ class Reconciler:
         pause_s = min(PUT_BACK_LONGEST_S, PUT_BACK_S * 2.0 ** min(job.put_backs, 10))
         until = self._now() + dt.timedelta(seconds=pause_s)
         error = end.values["error"]
-        follows = f"The next attempt follows at {until:%H:%M:%SZ}."
-        note = _join("The cluster cannot run this job.", error["message"], error.get("hint") or "", follows)
+        cause = _join("The cluster cannot run this job.", error["message"], error.get("hint") or "")
         _log.warning("job put back", extra={"job_id": job.id, "attempt": job.attempt, "error": error["message"]})
         await self._jobs.change(
             job,
@@ -262,7 +261,7 @@ class Reconciler:
             deadline_at=None,
             next_look_at=until,
             put_backs=job.put_backs + 1,
-            note=note,
+            note=_join(cause, f"The next attempt follows at {until:%H:%M:%SZ}."),
         )
 
     async def _end_overdue(self, job: JobRecord) -> None:
@@ -312,8 +311,8 @@ class Reconciler:
         self._failures[job.id] = failures
         _log.warning("job not reconciled", extra={"job_id": job.id, "failures": failures, **error.log_fields()})
         can_force = job.state is JobState.CANCELING and not self.is_overdue(job)
-        force = "Cancel it with force to end it without its cluster." if can_force else ""
-        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, "Retrying.", force))
+        follows = "Retrying. Cancel it with force to end it without its cluster." if can_force else "Retrying."
+        await self._check_later(job, back_off_s(failures), note=_join(error.message, error.hint, follows))
 
     async def _check_later(self, job: JobRecord, pause_s: float, *, note: str) -> None:
         moment = self._now() + dt.timedelta(seconds=pause_s)

@@ -299,7 +299,7 @@ class Ledger:
             data = read_json(self.store, f"{folder}{partition_id}.json")
             if data is not None:
                 found[partition_id] = RunningPartition(
-                    data["share"], data["chunks"], data["bytes_read"], data.get("waits_for", "")
+                    data["share"], data["chunks"], data["bytes_read"], waits_for=data.get("waits_for", "")
                 )
         return found
 
