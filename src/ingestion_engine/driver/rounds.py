@@ -199,13 +199,14 @@ class Rounds:
             self._outages.reset(begun.step)
             self._add(report)
             return []
-        if not report.results:
+        is_stopping = self._monitor.should_stop()
+        if is_stopping or not report.results:
             self._counts.add_returned(report)
         error = report.error or {}
         if report.status is ReportStatus.FATAL:
             self._monitor.stop(read_fatal_record(error))
             return []
-        if self._monitor.should_stop():
+        if is_stopping:
             return []
         self._counts.partitions_repeated += 1
         again = self._keep_finished(report) if report.results else report.partition_id

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from ingestion_engine.domain.errors import TransientError
-from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Action, Document, PartitionReport, RawObject, ReportStatus
+from ingestion_engine.domain.ids import PartitionId, make_object_id
+from ingestion_engine.domain.records import Action, Document, Outcome, PartitionReport, RawObject, ReportStatus
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.driver import rounds
 from ingestion_engine.engines.feed import abandoned_report, canceled_report
+from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.parsing.parse import parse_object
 from ingestion_engine.pipeline.parsing.parser_process import close_parsers, run_parse
+from ingestion_engine.pipeline.write import make_result
 from ingestion_engine.state.lease import read_lease
 from ingestion_engine.state.ledger import Ledger
 from support import parsers
@@ -415,6 +419,24 @@ def test_a_job_whose_tasks_never_begin_is_canceled(world: World) -> None:
     summary = world.attempt(ledger, engine=engine)
     assert summary is not None
     assert (summary["state"], summary["error"]["code"]) == ("canceled", "job_aborted")
+
+
+def test_what_a_stopped_partition_has_embedded_is_counted(world: World) -> None:
+    """Also when it had finished some of its objects, which the next job does again."""
+
+    class PutBackEngine(PendingEngine):
+        def run(self, *arguments: Any, **options: Any) -> Iterator[PartitionReport]:
+            for report in super().run(*arguments, **options):
+                planned = ledger.read_partition(report.partition_id).objects[0]
+                result = make_result(LoadedObject(planned), make_object_id("docs", planned.ref.key), Outcome.DONE)
+                yield replace(report, results=(result,), chunks_embedded=7, embed_calls=3)
+
+    ledger = world.submit()
+    engine = PutBackEngine(world.state, world.bucket, world.embedder, dict(world.stores))
+    engine.on_pending = lambda: ledger.request_abort("changed my mind")  # type: ignore[method-assign]
+    summary = world.attempt(ledger, engine=engine)
+    assert summary is not None
+    assert (summary["counts"]["embed_calls"], summary["counts"]["texts_embedded"]) == (3, 7)
 
 
 def test_reports_are_taken_during_a_pause(world: World) -> None:
