@@ -715,19 +715,16 @@ class Driver:
         """Decide the job's final state and write the summary."""
         error = error or final_error(self.spec.request, self.counts)
         state = final_state(self.spec.request, self.counts, error)
-        summary: dict[str, Any] = {
-            "format": 1,
-            "job_id": self.spec.job_id,
-            "state": state.value,
-            "attempt": self.attempt.number,
-            "epoch": self.monitor.epoch,
-            "started_at": started_at,
-            "finished_at": timestamp_now(),
-            "counts": self.counts.to_json(),
-            "timings": {"stage_seconds": self.counts.stage_seconds, "elapsed_s": self.monitor.elapsed_s()},
-            "error": None if error is None else error.record(),
-            "note": None if error is not None else describe_emptiness(self.spec.request, self.counts, self.created),
-        }
+        summary = self.ledger.make_summary(
+            state=state,
+            attempt=self.attempt.number,
+            epoch=self.monitor.epoch,
+            started_at=started_at,
+            counts=self.counts.to_json(),
+            timings={"stage_seconds": self.counts.stage_seconds, "elapsed_s": self.monitor.elapsed_s()},
+            error=None if error is None else error.record(),
+            note=None if error is not None else describe_emptiness(self.spec.request, self.counts, self.created),
+        )
         if summary["note"] is not None:
             log.warning("nothing found", extra={"note": summary["note"]})
         with self.monitor.finishing():

@@ -119,19 +119,9 @@ def _read_spec(ledger: Ledger) -> JobSpec:
 def _end_unable(ledger: Ledger, attempt: int, error: FatalError) -> dict[str, Any]:
     """Write and return the summary of an attempt whose package cannot read the job."""
     log.error("job not readable", extra=error.log_fields())
-    now = timestamp_now()
-    summary = {
-        "format": 1,
-        "job_id": ledger.job_id,
-        "state": JobState.FAILED.value,
-        "attempt": attempt,
-        "epoch": 0,
-        "started_at": now,
-        "finished_at": now,
-        "counts": {},
-        "timings": {},
-        "error": error.record(),
-    }
+    summary = ledger.make_summary(
+        state=JobState.FAILED, attempt=attempt, started_at=timestamp_now(), error=error.record()
+    )
     ledger.write_summary(summary)
     return summary
 

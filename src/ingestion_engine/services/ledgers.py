@@ -10,7 +10,6 @@ from typing import Any, Final
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.lease import fence_lease
 from ingestion_engine.state.ledger import Ledger
 
@@ -70,20 +69,7 @@ class Ledgers:
         ledger = Ledger(self._store, job_id)
         ledger.request_abort("ended by the service")
         epoch = fence_lease(self._store, collection, job_id)
-        now = timestamp_now()
-        state: JobState = fields.pop("state")
-        return ledger.write_forced_summary(
-            {
-                "format": 1,
-                "job_id": job_id,
-                "state": state.value,
-                "epoch": epoch or 0,
-                "started_at": None,
-                "finished_at": now,
-                "timings": {},
-                **fields,
-            }
-        )
+        return ledger.write_forced_summary(ledger.make_summary(epoch=epoch or 0, **fields))
 
     async def read_progress(self, job_id: str) -> dict[str, Any] | None:
         """Return the progress of a job, or None before its driver has reported any."""

@@ -32,6 +32,8 @@ from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import Partition, PartitionReport, PlanItem, RunningPartition
 from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.domain.states import JobState
+from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.state.failures import FailureList
 from ingestion_engine.state.json_files import (
@@ -302,6 +304,44 @@ class Ledger:
                     data["share"], data["chunks"], data["bytes_read"], waits_for=data.get("waits_for", "")
                 )
         return found
+
+    def make_summary(
+        self,
+        *,
+        state: JobState,
+        attempt: int,
+        epoch: int = 0,
+        started_at: str | None = None,
+        counts: Mapping[str, int] | None = None,
+        timings: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        note: str | None = None,
+    ) -> dict[str, Any]:
+        """Return a summary that ends now; ``write_summary`` or ``write_forced_summary`` makes it durable.
+
+        Args:
+            state: State in which the job ends.
+            attempt: Number of the attempt.
+            epoch: Epoch of the attempt's lease; 0 without one.
+            started_at: When the attempt began, RFC 3339; None when it is not known.
+            counts: Counts of the job.
+            timings: Seconds by phase and stage.
+            error: ``IngestionError.record()`` of what ended the job; None when it did not fail.
+            note: What the state alone does not tell, for humans.
+        """
+        return {
+            "format": 1,
+            "job_id": self.job_id,
+            "state": state.value,
+            "attempt": attempt,
+            "epoch": epoch,
+            "started_at": started_at,
+            "finished_at": timestamp_now(),
+            "counts": dict(counts or {}),
+            "timings": dict(timings or {}),
+            "error": error,
+            "note": note,
+        }
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: the attempt has ended. Never replaces the summary of a later attempt or epoch.
