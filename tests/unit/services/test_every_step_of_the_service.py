@@ -31,7 +31,7 @@ SLICES = 16
 """``make test`` runs the first of this many slices of all runs, ``make nightly`` the others."""
 PARTS = [0, *(pytest.param(part, marks=pytest.mark.nightly) for part in range(1, SLICES))]
 KINDS = ("crash before", "crash after", "outage", "lost", "defect")
-"""``hold_dispatch`` is left out: it is called by a timer, and has tests of its own."""
+"""The calls that decide who dispatches are left out: a timer makes them, and they have tests of their own."""
 ROUNDS = 60
 STEP_S = 20.0
 """Seconds between two rounds: longer than most pauses, so that a test needs few rounds."""
@@ -209,7 +209,7 @@ async def run(
     left = [ref for ref, state in world.engine.attempts.items() if state is not EngineState.ENDED]
     assert not left, "a driver without a job"
     ended = sorted((job["collection"], job["state"], job["attempt"]) for job in jobs)
-    steps = sorted(step for watch in watches for step in watch.steps if "hold_dispatch" not in step.call)
+    steps = sorted(step for watch in watches for step in watch.steps if "_dispatch " not in step.call)
     return steps, ended
 
 
