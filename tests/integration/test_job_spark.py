@@ -61,8 +61,8 @@ def test_the_manifest_is_what_the_api_server_takes(platform: Platform) -> None:
 def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) -> None:
     """The driver is killed with SIGKILL, two of its executors live on; nothing is lost, nothing is doubled.
 
-    One wakes up while the successor works, looks at the lease and stops. One had looked already, and writes when the
-    successor has ended: the same points, under its old epoch, and one of a text that has changed meanwhile.
+    One wakes up while the successor works. The other had found the lease held before it stood still, and wakes when the
+    successor has ended: each has to ask again before it writes, and stops.
     """
     write_texts(platform, {f"{number:02}": f"Text {number} of the drill." for number in range(48)})
     ledger = platform.write_spec("spark", "job-undead", **UNDEAD)
@@ -71,8 +71,7 @@ def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) ->
     start_main(platform, ledger, 1, *arguments)
     wait_for(lambda: find_stalled(tmp_path).keys() == {"look", "write"})
     stalled = find_stalled(tmp_path)
-    late = ledger.read_partition(PartitionId(stalled["write"])).objects
-    rewritten, changed, gone = sorted(planned.ref.key for planned in late)[:3]
+    rewritten = ledger.read_partition(PartitionId(stalled["write"])).objects[0].ref.key
     with driver_shot(platform, "job-undead"):
         write_texts(platform, {rewritten: "Written between the two drivers."})
         start_main(platform, ledger, 2, *arguments)
@@ -80,30 +79,14 @@ def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) ->
         assert release(tmp_path, stalled["look"]) == "fatal lease_lost"
         summary = platform.wait_for_summary(ledger)
         points = without_job_fields(platform.both("undead"))
-        assert release(tmp_path, stalled["write"]) == "done None"
+        assert release(tmp_path, stalled["write"]) == "fatal lease_lost"
     counts = summary["counts"]
     assert (summary["state"], summary["attempt"]) == ("succeeded", 2)
     assert counts["done"] == counts["listed"] == len(points) == 48
     in_flight_at_the_kill = 2
     assert counts["embed_calls"] < platform.embed_requests() - before <= counts["embed_calls"] + in_flight_at_the_kill
-
-    written = platform.both("undead")
-    assert {p["epoch"] for p, _ in written.values() if p["key"] in {changed, gone}} == {1}
-    written = without_job_fields(written)
-    assert {point_id: written[point_id] for point_id in points} == points
-    assert [written[point_id][0]["key"] for point_id in written.keys() - points.keys()] == [rewritten]
-    write_texts(platform, {changed: "Another text."})
-    platform.s3().delete_object(Bucket="docs", Key=gone)
-    synced = platform.run("ray", **UNDEAD)["counts"]
-    assert (synced["changed"], synced["deleted"], synced["unchanged"], synced["embed_calls"]) == (1, 1, 46, 1)
-    expected = {p["key"]: p["text"] for p, _ in points.values() if p["key"] != gone} | {changed: "Another text."}
-    found = [(payload["key"], payload["text"]) for payload, _ in platform.both("undead").values()]
-    stale = next(payload for point_id, (payload, _) in written.items() if point_id not in points)
-    assert sorted(found) == sorted([*expected.items(), (rewritten, stale["text"])])
-    repaired = platform.run("ray", **UNDEAD, mode="repair")
-    assert (repaired["state"], repaired["counts"]["repaired"]) == ("succeeded", 1)
-    found = [(payload["key"], payload["text"]) for payload, _ in platform.both("undead").values()]
-    assert sorted(found) == sorted(expected.items())
+    assert without_job_fields(platform.both("undead")) == points
+    assert platform.run("ray", **UNDEAD, mode="verify")["state"] == "succeeded"
 
 
 def write_texts(platform: Platform, texts: Mapping[str, str]) -> None:

@@ -115,8 +115,9 @@ class _Parse:
 
     def _try(self) -> tuple[Any, BaseException | None]:
         exit_text = ""
-        for _ in range(TRIES):
-            with self._taken() as process:
+        for number in range(TRIES):
+            # An idle process may have been killed just now, which nobody can see yet; a new one has not.
+            with self._taken(new=number > 0) as process:
                 try:
                     return process.call(self._call)
                 except TimeoutError:
@@ -136,9 +137,9 @@ class _Parse:
         )
 
     @contextlib.contextmanager
-    def _taken(self) -> Iterator[_Process]:
+    def _taken(self, *, new: bool) -> Iterator[_Process]:
         """Yield a parser process that is ready; it serves others afterwards only if the call was answered."""
-        process = _pool.take()
+        process = _pool.take(new=new)
         try:
             with self._lock:
                 if self._canceled:
@@ -252,14 +253,14 @@ class _Pool:
         self._busy = 0
         self.idle: list[_Process] = []
 
-    def take(self) -> _Process:
-        """Return an idle process, or a new one. Blocking. Raises TransientError."""
+    def take(self, *, new: bool = False) -> _Process:
+        """Return an idle process, or a new one in place of all idle ones. Blocking. Raises TransientError."""
         with self._changed:
-            self._changed.wait_for(lambda: self.idle or not self._busy, GROW_AFTER_S)
+            self._changed.wait_for(lambda: self.idle or not self._busy or new, GROW_AFTER_S)
             self._busy += 1
             while self.idle:
                 process = self.idle.pop()
-                if process.is_running:
+                if process.is_running and not new:
                     return process
                 process.close()  # killed while it had nothing to do, which is no fault of the next object
         try:
