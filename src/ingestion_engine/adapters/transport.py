@@ -20,6 +20,7 @@ import orjson
 
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.runtime.tls import find_tls_failure, make_context
+from ingestion_engine.runtime.waits import slow_request
 
 KEEP_ALIVE_S = 5.0
 """An idle connection is not used again after this: servers close theirs after 5 s (uvicorn) or more."""
@@ -93,7 +94,7 @@ class HttpClient:
         session = self._session or self._open()
         timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s)
         options: dict[str, Any] = {"params": params, "data": body, "timeout": timeout, "allow_redirects": False}
-        with transport_errors(self._service, base):
+        with transport_errors(self._service, base), slow_request(f"{self._service.capitalize()} at {base}"):
             options |= _find_route(base, self._ca_file)
             async with session.request(method, base + path, **options) as response:
                 return Response(response.status, await response.read(), response.headers)

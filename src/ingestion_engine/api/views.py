@@ -415,7 +415,7 @@ def show_progress(job: JobRecord) -> JobProgress | None:
         percent=percent,
         planning_complete=complete,
         rates=rates,
-        eta_s=None if job.state.is_final else eta_s,
+        eta_s=None if job.state.is_final or job.state is JobState.CANCELING else eta_s,
         updated_at=progress.get("updated_at"),
     )
 

@@ -128,7 +128,7 @@ def show_end(job: Mapping[str, Any]) -> None:
     state, counts = str(job["state"]), job["counts"]
     out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
     names = (
-        *("listed", "new", "changed", "unchanged", "outside_filters", "done", "failed", "deleted"),
+        *("listed", "new", "changed", "unchanged", "failed_before", "outside_filters", "done", "failed", "deleted"),
         *("verified", "different", "repaired", "foreign_points", "searches_failed", "chunks", "chunks_embedded"),
     )
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]

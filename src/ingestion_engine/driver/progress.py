@@ -19,6 +19,9 @@ LEAST_ACTIVE_S = 3.0
 """Seconds of work before the remaining time is estimated: the first ones start processes (a guess)."""
 STALLED_S = 5.0
 """Seconds in which partitions wait and nothing is done, after which that time is no work (a guess)."""
+GAP_S = 15.0
+"""Seconds between two measurements, a second apart otherwise, after which the state store must have been hanging; that
+time is no work if nothing was done in it (a guess)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class ProgressMeter:
             has_progress, self._amount = amount != self._amount, amount
             since_s = now - self._seen_at if self._seen_at is not None and self._is_active and not is_paused else 0.0
             self._seen_at = now
-            if is_waiting and not has_progress:
+            if (is_waiting or since_s >= GAP_S) and not has_progress:
                 self._stalled_s += since_s
                 return
             if self._stalled_s < STALLED_S:

@@ -12,8 +12,10 @@ from pydantic import SecretStr
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.adapters.transport import HttpClient, _find_route
 from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.runtime import waits
 from ingestion_engine.runtime.settings import S3Settings
 from support.answering import serving
+from support.waiting import wait_for
 
 
 @pytest.fixture
@@ -57,6 +59,21 @@ async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
             await client.request("POST", url, "/slow", timeout_s=0.05)
         over.set()
     assert late.value.code == "qdrant_unavailable"
+
+
+async def test_a_server_that_hangs_is_a_wait(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the time limit of the request, which is half a minute and more: its job would say nothing until then."""
+    monkeypatch.setattr(waits, "SLOW_S", 0.01)
+    shown: list[list[str]] = []
+
+    def wait(_: bytes) -> tuple[int, str]:
+        shown.append(wait_for(waits.current_waits, 10))
+        return 200, "late"
+
+    with serving({"/slow": wait}) as url:
+        await client.request("POST", url, "/slow", timeout_s=20)
+    assert shown == [[f"Qdrant at {url} has not responded for 0.01 s."]]
+    assert waits.current_waits() == []
 
 
 @pytest.mark.parametrize("url", ["", "q:6333", "ftp://q", "http://", "http://q:port", "http://[q"])

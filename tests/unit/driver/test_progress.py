@@ -298,3 +298,13 @@ def test_the_log_tells_when_partitions_wait_and_for_how_long(caplog: pytest.LogC
     assert [record.getMessage() for record in lines] == ["partitions wait", "no partition waits any more"]
     assert lines[0].error == "Ollama refuses connections."  # type: ignore[attr-defined]  # a field of the event
     assert (lines[1].waited_s, monitor.waited_s) == (10.0, 10.0)  # type: ignore[attr-defined]  # a field of the event
+
+
+def test_a_gap_in_which_nothing_was_done_is_no_work(counts: Counts) -> None:
+    """A state store that hangs stops the monitor too: nobody could say that partitions wait."""
+    meter = planned(counts, large=50, small=50)
+    end(counts, SMALL)
+    meter.observe(10.0, is_paused=False)
+    meter.observe(55.0, is_paused=False)
+    meter.observe(56.0, is_paused=False)
+    assert meter.measure(is_paused=False).eta_s == pytest.approx(11.0)

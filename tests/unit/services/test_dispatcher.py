@@ -146,6 +146,13 @@ async def test_between_two_attempts_nothing_is_promised(world: World) -> None:
         world.engine.progress(job_id, percent=13.3, eta_s=670.0, rates={"chunks_per_s": 2.5}, phase="running")
         await plane.look()
         assert (await plane.job(job_id))["progress"]["eta_s"] == 670.0
+        other = await plane.submit(collection="other")
+        await plane.look()
+        world.engine.progress(other, eta_s=670.0)
+        await plane.look()
+        await plane.client.post(f"/jobs/{other}/cancel")
+        canceling = await plane.job(other)
+        assert (canceling["state"], canceling["progress"]["eta_s"]) == ("canceling", None)
         world.engine.die(job_id, 1)
         await plane.look()
         job = await plane.job(job_id)

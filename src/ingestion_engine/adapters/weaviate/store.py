@@ -62,6 +62,7 @@ from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import Settings, WeaviateSettings
 from ingestion_engine.runtime.tls import read_authorities
+from ingestion_engine.runtime.waits import slow_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -478,7 +479,7 @@ class WeaviateStore:
     ) -> Any:
         limit_s = await self._time_limit(write=write)
         try:
-            with weaviate_errors(self._target, collection):
+            with weaviate_errors(self._target, collection), slow_request(f"Weaviate at {self._target}"):
                 return await method(request, timeout=limit_s, metadata=self._metadata)
         except CollectionMissing as error:
             await self._confirm_missing(error, collection)
