@@ -90,16 +90,21 @@ def test_the_counts_are_read_while_the_plan_thread_adds_an_action(monkeypatch: p
     assert counts.planned == 2
 
 
+def break_store(state: MemoryState, error: Exception) -> None:
+    """Let every read fail as if the store answered something impossible."""
+
+    def fail(_path: str) -> None:
+        raise error
+
+    state.get = fail  # type: ignore[assignment,method-assign]  # a store of its own, of one test
+
+
 def test_an_attempt_that_cannot_be_checked_ends_with_the_cause() -> None:
     """Unexpected errors in every check for half a minute end the attempt; a short series does not."""
     clock = HandClock()
     state = MemoryState()
     monitor, _ = make_monitor(state, clock)
-
-    def fail(_path: str) -> None:
-        raise KeyError("Contents")
-
-    state.get = fail  # type: ignore[assignment,method-assign]  # the store answers something impossible
+    break_store(state, KeyError("Contents"))
     monitor.step()
     clock.now += monitor_module.BLIND_S - 1
     monitor.step()
@@ -116,11 +121,7 @@ def test_the_deadline_is_kept_while_the_state_store_fails() -> None:
     clock = HandClock()
     state = MemoryState()
     monitor, _ = make_monitor(state, clock)
-
-    def fail(_path: str) -> None:
-        raise ValueError("broken")
-
-    state.get = fail  # type: ignore[assignment,method-assign]  # the store answers something impossible
+    break_store(state, ValueError("broken"))
     clock.now += 86_401
     monitor.step()
     assert monitor.stopped is not None
