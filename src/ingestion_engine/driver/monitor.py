@@ -282,6 +282,11 @@ class Monitor:
         waits = self._counts.running_waits()
         return f"Partitions wait: {' '.join(waits)}" if waits else None
 
+    def _describe_stop(self) -> str | None:
+        """Return why the job stops: what workers have begun may last for a minute more."""
+        is_ending = self.stopped is not None and not isinstance(self.stopped, LeaseLost) and not self._ended.is_set()
+        return f"The job stops: {self.stopped.message}" if self.stopped is not None and is_ending else None
+
     def _read_running(self) -> None:
         self._counts.set_running(self._ledger.read_running(self._counts.is_unfinished))
 
@@ -338,6 +343,6 @@ class Monitor:
             "counts": counts,
             "percent": percent,
             "rates": dict(measured.rates),
-            "eta_s": measured.eta_s,
-            "note": " ".join(notes) or self.note or waits,
+            "eta_s": None if self.stopped is not None else measured.eta_s,
+            "note": self._describe_stop() or " ".join(notes) or self.note or waits,
         }

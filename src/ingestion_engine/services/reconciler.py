@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, IngestionError, TransientError
 from ingestion_engine.domain.ports import EngineStatus, JobEngine
@@ -38,6 +38,9 @@ RETRY_LONGEST_S: Final = 60.0
 STOP_TIME_LIMIT_S: Final = 10.0
 """Time that an engine has to accept the last stop request for a job that ends without it (a guess)."""
 
+SLOW_S: Final = 5.0
+"""Time without a response of the state store after which a job's note says so; its client repeats for a minute."""
+
 PUT_BACK_S: Final = 60.0
 """First pause after an attempt found an environment that cannot run it; doubles up to ``PUT_BACK_LONGEST_S``. Each try
 starts a driver, and only an operator can change the environment."""
@@ -47,6 +50,8 @@ PUT_BACK_LONGEST_S: Final = 900.0
 _LOGS_HINT: Final = "Read the log of the driver with GET /jobs/{id}/logs."
 
 _log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 def back_off_s(failures: int) -> float:
@@ -221,7 +226,7 @@ class Reconciler:
 
     async def _finish_by_summary(self, job: JobRecord) -> bool:
         try:
-            summary = await self._ledgers.read_summary(job.id, job.attempt)
+            summary = await self._tell_if_slow(job, self._ledgers.read_summary(job.id, job.attempt))
         except FatalError as error:
             if error.code != "state_corrupt":
                 raise
@@ -239,6 +244,22 @@ class Reconciler:
             # An earlier driver, considered dead, has finished the job: its successor has nothing to do.
             await engine.stop(job.id, job.attempt)
         return True
+
+    async def _tell_if_slow(self, job: JobRecord, request: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a request to the state store; the job's note says when that takes long.
+
+        The row has changed then, so that what follows from this look at it waits for the next one.
+        """
+        task = asyncio.create_task(request)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=SLOW_S)
+            if not done:
+                self._failures.setdefault(job.id, 1)
+                note = f"The state store has not responded for {SLOW_S:g} s; the progress shown is older."
+                await self._jobs.update(job, note=note)
+            return await task
+        finally:
+            task.cancel()
 
     def _may_put_back(self, job: JobRecord, summary: Mapping[str, Any]) -> bool:
         """Return whether the summary only says that the environment cannot run the job, and there is time to wait."""

@@ -216,3 +216,15 @@ def test_a_later_attempt_does_not_replace_progress_that_it_has_not_read() -> Non
     after = ledger.read_progress()
     assert after is not None
     assert (after["attempt"], after["counts"]["done"]) == (2, 58)
+
+
+def test_a_job_that_stops_says_so_while_its_workers_end() -> None:
+    """They may take a minute; without it, a job beyond its time limit looks as if the limit were ignored."""
+    clock = HandClock()
+    monitor, ledger = make_monitor(MemoryState(), clock)
+    clock.now += ledger.read_spec().request.max_runtime_s + 1
+    monitor.step()
+    progress = ledger.read_progress()
+    assert progress is not None
+    assert progress["note"].startswith("The job stops: The attempt ran longer than the max_runtime_s of ")
+    assert progress["eta_s"] is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import threading
 from pathlib import Path
 
 import pytest
 
 from ingestion_engine.domain.errors import FatalError, SubmissionError, TransientError
+from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.states import EngineState
 from ingestion_engine.services import leadership as leadership_module
 from ingestion_engine.services.dispatcher import Dispatcher
@@ -17,6 +19,7 @@ from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.shares import Grant
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, overwrite, unreachable
+from support.doubles import MemoryState
 
 
 @pytest.fixture
@@ -160,6 +163,39 @@ async def test_between_two_attempts_nothing_is_promised(world: World) -> None:
         progress = job["progress"]
         shown = [progress[name] for name in ("phase", "percent", "eta_s", "rates")]
         assert shown == ["waiting", 13.3, None, {}]
+
+
+async def test_a_state_store_that_hangs_is_said_in_the_note(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client repeats requests for most of a minute; the job would look as if it worked."""
+    monkeypatch.setattr("ingestion_engine.services.reconciler.SLOW_S", 0.01)
+    answers = threading.Event()
+    answers.set()
+
+    class Hanging(MemoryState):
+        def get(self, path: str) -> Stored | None:
+            if path.endswith("summary.json"):
+                assert answers.wait(30)
+            return super().get(path)
+
+    world.state = Hanging()
+    world.engine.state = world.state
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        world.engine.progress(job_id)
+        await plane.look()
+        answers.clear()
+        look = asyncio.create_task(plane.look(1))
+        notes = set()
+        async with asyncio.timeout(20):
+            while "has not responded" not in "".join(notes):
+                notes.add(str((await plane.job(job_id))["note"]))
+        answers.set()
+        await look
+        world.engine.progress(job_id, updated_at="2026-01-01T00:00:01Z")
+        await plane.look()
+        job = await plane.job(job_id)
+        assert (job["state"], job["note"]) == ("running", None)
 
 
 async def test_a_driver_that_never_ran_has_not_died(world: World) -> None:
