@@ -26,6 +26,7 @@ from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.services.search import SearchService
+from ingestion_engine.services.sweeps import sweep_regularly
 
 SEARCH_IN_FLIGHT = 2
 """Embedding requests of searches in flight, in addition to the limit for jobs: a query is one short text, and a person
@@ -142,8 +143,9 @@ async def run_services(
         if dispatcher is not None and dispatches:
             leadership = dispatcher.leadership
             tasks.append(asyncio.create_task(dispatcher.run()))
-            tasks.append(asyncio.create_task(aliases.run(lambda: leadership.is_held)))
-            tasks.append(asyncio.create_task(deletions.run(lambda: leadership.is_held)))
+            for what, sweep in (("aliases", aliases.sweep), ("deletions", deletions.sweep)):
+                sweeping = sweep_regularly(what, sweep, may_act=lambda: leadership.is_held)
+                tasks.append(asyncio.create_task(sweeping))
         yield Services(
             settings=settings,
             parts=parts,

@@ -29,9 +29,6 @@ from ingestion_engine.state.aliases import (
 )
 from ingestion_engine.state.collections import delete_collection_state, iter_aliases, read_contract
 
-SWEEP_S: Final = 10.0
-"""Pause between two sweeps. A sweep costs one listing of few values and one request per store; searches never wait."""
-
 TIME_LIMIT_S: Final = 5.0
 """Time limit of one store's list of aliases; a late one is shown as unknown."""
 
@@ -148,16 +145,6 @@ class AliasService:
         await self._roll_forward(name)
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
-
-    async def run(self, may_act: Callable[[], bool]) -> None:
-        """Sweep regularly until canceled, while ``may_act()`` is true; errors are logged and do not end it."""
-        while True:
-            try:
-                if may_act():
-                    await self.sweep()
-            except Exception:  # the top of a service loop: the next sweep starts from the state store again
-                _log.exception("sweep of aliases failed")
-            await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
         """Complete interrupted changes, and correct stores that differ from the state store.

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from ingestion_engine.domain.errors import CollectionNotFound, IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
@@ -30,9 +29,6 @@ from ingestion_engine.state.deletions import (
     write_deletion,
 )
 from ingestion_engine.state.lease import Lease, take_to_delete
-
-SWEEP_S: Final = 10.0
-"""Pause between two sweeps; one costs one listing of few values."""
 
 _log = get_logger(__name__)
 
@@ -176,18 +172,6 @@ class DeletionService:
         )
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
-
-    async def run(self, may_act: Callable[[], bool]) -> None:
-        """Sweep regularly until canceled, while ``may_act()`` is true; errors are logged and do not end it."""
-        while True:
-            try:
-                if may_act():
-                    await self.sweep()
-            except IngestionError as error:
-                _log.warning("deletions not checked", extra=error.log_fields())
-            except Exception:  # the top of a service loop: the next sweep starts from the state store again
-                _log.exception("sweep of deletions failed")
-            await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
         """Complete deletions that were ordered. Cost: one listing; nothing more when there are none."""
