@@ -86,6 +86,7 @@ class Counts:
         with self._lock:
             self.partitions_planned += len(parts) - 1
             work = self._unfinished.pop(partition_id, 0.0)
+            self._running.pop(partition_id, None)
             self._unfinished.update(dict.fromkeys(parts, work / max(1, len(parts))))
 
     def is_unfinished(self, partition_id: PartitionId) -> bool:

@@ -56,6 +56,17 @@ def test_a_small_file_is_not_half_of_the_work_beside_a_large_one(counts: Counts)
     assert measured.eta_s == pytest.approx(20_000, rel=0.01)
 
 
+def test_a_running_partition_that_is_divided_is_shown_by_its_parts(counts: Counts) -> None:
+    """What its worker had reported counts no more; the monitor would fail until it reads the reports again."""
+    meter = planned(counts, large=1000, small=0)
+    counts.set_running({LARGE: RunningPartition(0.5, 40, 100)})
+    parts = [PartitionId("a01-00002.0.10.0123456789abcdef"), PartitionId("a01-00002.10.10.0123456789abcdee")]
+    counts.divide(LARGE, parts)
+    end(counts, parts[0])
+    meter.observe(10.0, is_paused=False)
+    assert meter.measure(is_paused=False).percent == 50.0
+
+
 def test_a_large_object_shows_how_far_it_is(counts: Counts) -> None:
     """What its worker reports counts like finished work: percent, rate and remaining time."""
     meter = planned(counts, large=1000, small=0)
