@@ -257,6 +257,27 @@ class TestOutages:
             await embedder.close()
         assert broken.value.code == "ollama_answer_invalid"
 
+    @pytest.mark.parametrize("tags", [{}, {"status": "ok"}, {"models": "x"}, {"models": [None]}, {"models": [{}]}])
+    async def test_a_list_of_models_of_another_server_says_nothing_of_the_model(self, tags: Any) -> None:
+        """A proxy's or another server's JSON with status 200 is an outage; it ends no job as ``model_not_found``."""
+        with serving({"/api/tags": lambda _: (200, tags), "/api/show": lambda _: (200, tags)}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
+            with pytest.raises(TransientError) as foreign:
+                await embedder.describe("m")
+            await embedder.close()
+        assert foreign.value.code == "ollama_answer_invalid"
+
+    @pytest.mark.parametrize("shown", [{}, {"message": "ok"}, {"model_info": "x"}])
+    async def test_a_description_of_another_server_says_nothing_of_the_model(self, shown: Any) -> None:
+        """It ends no job as ``model_not_embedding``."""
+        tags = {"models": [{"name": "m:latest", "digest": "d" * 64}]}
+        with serving({"/api/tags": lambda _: (200, tags), "/api/show": lambda _: (200, shown)}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
+            with pytest.raises(TransientError) as foreign:
+                await embedder.describe("m")
+            await embedder.close()
+        assert foreign.value.code == "ollama_answer_invalid"
+
     @pytest.mark.parametrize(
         ("vector", "code"),
         [([1e39, 0.0], "embedding_nan"), ([0.5, 0.5], "embedding_refused"), ([0, 0], "embedding_refused")],

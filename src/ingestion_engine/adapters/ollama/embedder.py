@@ -131,7 +131,7 @@ class OllamaEmbedder:
             tags = await self._request("GET", url, "/api/tags", model=model, timeout_s=timeout_s)
             show = orjson.dumps({"model": model})
             shown = await self._request("POST", url, "/api/show", body=show, model=model, timeout_s=timeout_s)
-            digest = find_digest(read_object(tags, "ollama", url), model)
+            digest = find_digest(read_object(tags, "ollama", url), model, url=url)
             if digest is None:
                 raise model_not_found(url, model, f"Model {model!r} is not listed.")
             return read_model(read_object(shown, "ollama", url), model=model, digest=digest, url=url)

@@ -112,12 +112,19 @@ def canonical_name(model: str) -> str:
     return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
-def find_digest(tags: Mapping[str, Any], model: str) -> str | None:
-    """Return the digest of a model in a response of ``/api/tags``, or None. Pure."""
+def find_digest(tags: Mapping[str, Any], model: str, *, url: str) -> str | None:
+    """Return the digest of a model in a response of ``/api/tags``, or None when it is not listed. Pure.
+
+    Raises:
+        TransientError: the response is no list of models, so it is not Ollama's.
+    """
     wanted = canonical_name(model)
-    for entry in tags.get("models") or []:
-        if wanted in (canonical_name(entry.get("name", "")), canonical_name(entry.get("model", ""))):
-            return str(entry["digest"]).removeprefix("sha256:")
+    try:
+        for entry in tags["models"] or []:
+            if wanted in (canonical_name(entry["name"]), canonical_name(entry.get("model") or "")):
+                return str(entry["digest"]).removeprefix("sha256:")
+    except (AttributeError, LookupError, TypeError) as error:
+        raise _invalid(url, model, f"no list of models ({type(error).__name__})") from error
     return None
 
 
@@ -128,7 +135,10 @@ def read_model(shown: Mapping[str, Any], *, model: str, digest: str, url: str) -
 
     Raises:
         FatalError: "model_not_embedding".
+        TransientError: the response does not describe a model, so it is not Ollama's.
     """
+    if not isinstance(shown.get("model_info") or {}, dict) or not shown.keys() & {"model_info", "details"}:
+        raise _invalid(url, model, "no description of the model")
     info: Mapping[str, Any] = shown.get("model_info") or {}
     sizes = {name.rsplit(".", 1)[-1]: value for name, value in info.items() if isinstance(value, int)}
     dimension = sizes.get("embedding_length")
