@@ -291,7 +291,9 @@ class TestQdrant:
     @pytest.mark.parametrize("status", ["wait_timeout", "acknowledged"])
     def test_an_update_that_is_not_applied_is_transient(self, status: str) -> None:
         """HTTP 200 alone does not mean that points are applied."""
-        answer = httpx.Response(200, json={"result": {"operation_id": 1, "status": status}, "status": "ok"})
+        answer = httpx.Response(
+            200, json={"result": {"operation_id": 1, "status": status}, "status": "ok", "time": 0.1}
+        )
         with pytest.raises(TransientError):
             qdrant_responses.read_result(answer, "http://q", "c")
 

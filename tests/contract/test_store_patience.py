@@ -22,7 +22,7 @@ from support.vector_stores import make_contract, make_point
 
 COLLECTION = "patient"
 POINTS = [make_point("a", number) for number in range(40)]
-DONE = (200, {"result": {"operation_id": 1, "status": "completed"}, "status": "ok"})
+DONE = (200, {"result": {"operation_id": 1, "status": "completed"}, "status": "ok", "time": 0.1})
 
 
 class Pauses:

@@ -234,7 +234,11 @@ class TestQdrantStrictMode:
             if body:
                 writes.append(body)
                 return 400, {"status": {"error": text}, "time": 0.0}
-            return 200, {"result": {"config": {"params": {"vectors": VECTORS}}, "payload_schema": {}}}
+            return 200, {
+                "result": {"config": {"params": {"vectors": VECTORS}}, "payload_schema": {}},
+                "status": "ok",
+                "time": 0.1,
+            }
 
         with serving({"*": answer}) as url:
             store = QdrantStore(url)

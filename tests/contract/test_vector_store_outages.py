@@ -167,6 +167,32 @@ class TestOutages:
                 assert type(raised.value) is TransientError, (raised.value, call)
             await store.close()
 
+    @pytest.mark.parametrize("name", list(StoreName))
+    @pytest.mark.parametrize("page", [b"<html>Sorry</html>", b"{}", b'{"status": "ok"}', b'{"result": true}', b"[]"])
+    async def test_a_server_that_answers_instead_with_success(self, name: StoreName, page: bytes) -> None:
+        """Nothing is written, dropped, missing or different because of it, and no list is empty."""
+        contract = make_contract("hidden")
+        with serving({"*": lambda _: (200, page)}) as url:
+            store: VectorStore = QdrantStore(url) if name is StoreName.QDRANT else WeaviateStore(url)
+            calls = [
+                lambda: store.check_collection(contract),
+                lambda: store.ensure_collection(contract),
+                lambda: store.set_alias("now", "hidden"),
+                store.list_aliases,
+                store.list_collections,
+            ]
+            if name is StoreName.QDRANT:  # Weaviate's points are read and written over gRPC
+                calls += [
+                    lambda: store.upsert("hidden", [make_point("a", 0)]),
+                    lambda: store.delete_object_points("hidden", [make_object_id("docs", "a")], before_epoch=2),
+                    lambda: store.delete_points("hidden", [make_point("a", 0).id]),
+                ]
+            calls += [lambda: store.drop_collection("hidden"), lambda: store.drop_alias("now")]
+            for call in calls:
+                with pytest.raises(TransientError):
+                    await call()
+            await store.close()
+
     async def test_wrong_key_is_fatal(self, request: pytest.FixtureRequest) -> None:
         """The key is never in the error."""
         settings = make_settings(request)

@@ -32,7 +32,7 @@ from support.exact_s3 import KEY_ID, SECRET, exact_s3
 
 ANSWERS: dict[str, Callable[[bytes], tuple[int, Any]]] = {
     "/": lambda _: (200, {"version": "1.19.0"}),
-    "/collections": lambda _: (200, {"result": {"collections": []}}),
+    "/collections": lambda _: (200, {"result": {"collections": []}, "status": "ok", "time": 0.1}),
     "/collections?limit=100": lambda _: (200, {"items": [], "next_cursor": None}),
     "/v1/meta": lambda _: (200, {"version": "1.39.0"}),
     "/v1/schema": lambda _: (200, {"classes": []}),

@@ -56,9 +56,10 @@ def read_result(response: Response, url: str, collection: str | None = None) -> 
     if response.status_code != HTTPStatus.OK:
         raise translate_response(response, url, collection)
     try:
-        result = orjson.loads(response.content)["result"]
+        envelope = orjson.loads(response.content)
+        result, _ = envelope["result"], (envelope["status"], envelope["time"])
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
-        message = f"The response of Qdrant at {url} has no result."
+        message = f"The response of Qdrant at {url} has no result in Qdrant's envelope."
         raise TransientError("qdrant_answer_invalid", message, url=url) from error
     if isinstance(result, dict) and result.get("status") in ("wait_timeout", "acknowledged"):
         message = f"Qdrant at {url} did not apply an update in time ({result['status']})."

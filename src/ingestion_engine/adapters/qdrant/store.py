@@ -19,7 +19,7 @@ from ingestion_engine.adapters.qdrant.responses import read_result
 from ingestion_engine.adapters.qdrant.schema import INDEXES, check_definition, make_definition
 from ingestion_engine.adapters.store_errors import points_refused, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, read_object
-from ingestion_engine.domain.errors import FatalError, PointsRefused, RequestTooLarge
+from ingestion_engine.domain.errors import FatalError, PointsRefused, RequestTooLarge, TransientError
 from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
@@ -405,7 +405,11 @@ class QdrantStore:
                 params["wait"] = "true"  # by default the server responds before it applies the change
         response = await self._client.request(method, self._url, path, params=params, body=content, timeout_s=limit_s)
         try:
-            return read_result(response, self._url, collection)
+            result = read_result(response, self._url, collection)
+            if "wait" in params and not isinstance(result, dict):
+                message = f"The response of Qdrant at {self._url} does not say whether an update was applied."
+                raise TransientError("qdrant_answer_invalid", message, url=self._url)
+            return result
         except PointsRefused as error:
             if path.endswith("/points") and method == "PUT":
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -210,7 +210,10 @@ class WeaviateStore:
         only when a server that reports that it is ready lists its classes without it.
         """
         try:
-            return await self._get(f"/v1/schema/{make_class_name(collection)}", collection)
+            definition = await self._get(f"/v1/schema/{make_class_name(collection)}", collection)
+            if "class" not in definition:
+                raise self._invalid("no definition of a class")
+            return definition
         except CollectionMissing as error:
             ready = await self._request("GET", "/v1/.well-known/ready")
             if ready.status_code != HTTPStatus.OK:
@@ -375,14 +378,29 @@ class WeaviateStore:
         return sorted(entry["class"] for entry in await self._list_classes())
 
     async def _list_classes(self) -> list[dict[str, Any]]:
-        schema = await self._get("/v1/schema", None)
-        return list(schema.get("classes") or ())
+        return self._read_list(await self._get("/v1/schema", None), "classes", "class")
+
+    def _read_list(self, answer: Mapping[str, Any], name: str, *fields: str) -> list[dict[str, Any]]:
+        """Return a list of an answer, which Weaviate sends even if it is empty.
+
+        Raises:
+            TransientError: something else has answered; an empty list would mean that everything is missing.
+        """
+        entries = answer.get(name, 0)
+        entries = [] if entries is None else entries
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and e.keys() >= set(fields) for e in entries):
+            raise self._invalid(f"no list of {name}")
+        return entries
+
+    def _invalid(self, content: str) -> TransientError:
+        message = f"The response of Weaviate at {self._url} has {content}."
+        return TransientError("weaviate_answer_invalid", message, url=self._url)
 
     async def drop_collection(self, collection: str) -> None:
         """Remove a class with its points; an absent class is not an error. One request."""
         name = make_class_name(collection)
         response = await self._request("DELETE", f"/v1/schema/{name}")
-        if response.status_code == HTTPStatus.OK:
+        if response.status_code == HTTPStatus.OK and not response.content:  # a page has been sent by something else
             return
         if response.status_code != HTTPStatus.NOT_FOUND or name in await self.list_collections():
             raise translate_response(response, self._url, None)
@@ -404,6 +422,8 @@ class WeaviateStore:
         if response.status_code == HTTPStatus.NOT_FOUND:
             response = await self._request("POST", "/v1/aliases", {"alias": name, "class": target})
         if response.status_code == HTTPStatus.OK:
+            if "class" not in read_object(response, "weaviate", self._url):
+                raise self._invalid("no alias")
             return
         text = read_error(response) or ""
         if f"class {name} already exists" in text:  # with status 500
@@ -418,14 +438,14 @@ class WeaviateStore:
         response = await self._request("GET", "/v1/aliases")
         if response.status_code != HTTPStatus.OK:
             raise self._translate_alias_error(response)
-        entries = read_object(response, "weaviate", self._url).get("aliases") or ()
-        return {entry["alias"]: entry["class"] for entry in entries}
+        answer = read_object(response, "weaviate", self._url)
+        return {entry["alias"]: entry["class"] for entry in self._read_list(answer, "aliases", "alias", "class")}
 
     async def drop_alias(self, alias: str) -> None:
         """Remove an alias; an absent alias is not an error. One request; two when it is absent."""
         name = make_class_name(alias)
         response = await self._request("DELETE", f"/v1/aliases/{name}")
-        if response.status_code in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+        if response.status_code in (HTTPStatus.OK, HTTPStatus.NO_CONTENT) and not response.content:
             return
         if response.status_code != HTTPStatus.NOT_FOUND or name in await self.list_aliases():
             raise self._translate_alias_error(response)
