@@ -394,7 +394,7 @@ async def test_a_followed_job_outlives_an_outage_of_the_database(world: World, m
 
         async def get(_job_id: str) -> JobRecord:
             if (found := script.pop(0)) is None:
-                raise DatabaseUnavailable("database_unavailable", "The database is away.")
+                raise DatabaseUnavailable("database_unavailable", "The database is unavailable.")
             return found
 
         monkeypatch.setattr(plane.services.store, "get", get)

@@ -446,7 +446,12 @@ def test_a_jobs_facts_use_the_plans_totals() -> None:
 def test_a_job_that_stands_still_shows_no_rate() -> None:
     """A mean of the past beside the reason of a wait reads like work that goes on; a slow job has both."""
     progress = {"rates": {"chunks_per_s": 7.9}, "eta_s": None}
-    job = {"state": "running", "counts": {"planned": 2, "chunks": 5}, "progress": progress, "note": "Ollama is away."}
+    job = {
+        "state": "running",
+        "counts": {"planned": 2, "chunks": 5},
+        "progress": progress,
+        "note": "Ollama is unavailable.",
+    }
     assert describe_facts(job) == ["0/2 objects", "5 chunks"]
     progress["eta_s"] = 20.0
     assert describe_facts(job) == ["0/2 objects", "5 chunks", "7.9 chunks/s", "0:00:20 left"]

@@ -563,13 +563,13 @@ def test_a_successor_says_for_whose_lease_it_waits(world: World, monkeypatch: py
 
 @dataclass
 class AwayState(MemoryState):
-    """A state store that is away until the lease could not be renewed a number of times."""
+    """A state store that is unavailable until the lease could not be renewed a number of times."""
 
     renewals_to_fail: int = 0
 
     def _check(self) -> None:
         if self.renewals_to_fail:
-            raise TransientError("state_unavailable", "The state store is away.")
+            raise TransientError("state_unavailable", "The state store is unavailable.")
 
     def get(self, path: str) -> Stored | None:
         self._check()
@@ -586,7 +586,7 @@ class AwayState(MemoryState):
     def _write(self, kind: str, path: str, data: bytes) -> str:
         if path.endswith("lease.json") and self.renewals_to_fail:
             self.renewals_to_fail -= 1
-            raise TransientError("state_unavailable", "The state store is away.")
+            raise TransientError("state_unavailable", "The state store is unavailable.")
         self._check()
         return super()._write(kind, path, data)
 

@@ -109,7 +109,7 @@ def test_most_workers_dying_stop_the_job_with_the_cause(world: World) -> None:
 
 
 def test_unexpected_errors_everywhere_stop_the_job_with_the_cause(world: World) -> None:
-    """A defect that every partition meets is told once, instead of failing every object."""
+    """A defect that every partition meets is reported once, instead of failing every object."""
     for number in range(40):
         world.bucket.put(f"more-{number:02}.txt", f"Text number {number}.")
     ledger = world.submit(parallelism=1)
