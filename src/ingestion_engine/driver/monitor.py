@@ -327,7 +327,9 @@ class Monitor:
         with self._lock:
             notes = list(dict.fromkeys(self._pauses.values()))
         waits = self._describe_waits()
-        self.meter.observe(self._clock(), is_paused=bool(notes), is_waiting=waits is not None)
+        # While the state store is unavailable, nobody can tell that partitions wait.
+        is_waiting = waits is not None or bool(self._failing)
+        self.meter.observe(self._clock(), is_paused=bool(notes), is_waiting=is_waiting)
         measured = self.meter.measure(is_paused=bool(notes))
         counts, percent = self._counts.to_json(), measured.percent
         if self._counts.tally.complete:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from ingestion_engine.domain.errors import JobAborted, TransientError
-from ingestion_engine.domain.records import Action, ObjectRef, PlannedObject
+from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.records import Action, ObjectRef, PartitionReport, PlannedObject, ReportStatus
 from ingestion_engine.driver import monitor as monitor_module
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.log_tail import LogTail
@@ -19,6 +20,8 @@ from ingestion_engine.state.ledger import Ledger
 from support.doubles import MemoryState
 from support.waiting import wait_for
 from support.world import World, make_world
+
+PARTITION, OTHER = PartitionId("a01-00001.0.10.0123456789abcdef"), PartitionId("a01-00001.10.10.0123456789abcdee")
 
 
 @dataclass
@@ -228,3 +231,23 @@ def test_a_job_that_stops_says_so_while_its_workers_end() -> None:
     assert progress is not None
     assert progress["note"].startswith("The job stops: The attempt ran longer than the max_runtime_s of ")
     assert progress["eta_s"] is None
+
+
+def test_an_unreachable_state_store_shows_no_remaining_time() -> None:
+    """Its workers cannot do anything durable either; a remaining time that grows every second is no estimate."""
+    clock, counts = HandClock(), Counts()
+    outage = [TransientError("s3_unavailable", "S3 is unavailable.") for _ in range(40)]
+    monitor, _ = make_monitor(FaultyWrites(faults={"progress.json": list(outage)}), clock, counts=counts)
+    counts.tally.complete = True
+    monitor.meter.begin_plan(counts, 1.0)
+    counts.add_work_planned({PARTITION: 1.0, OTHER: 1.0})
+    monitor.meter.close_plan()
+    monitor.meter.start()
+    monitor.progress()
+    counts.add_report(PartitionReport(OTHER, ReportStatus.DONE, 1))
+    clock.now += 10
+    assert monitor.progress()["eta_s"] == 10.0
+    for _ in range(40):
+        clock.now += 1
+        monitor.step()
+    assert monitor.progress()["eta_s"] is None
