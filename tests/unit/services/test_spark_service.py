@@ -368,6 +368,17 @@ class TestAway:
             await service.check()
         assert raised.value.code == "engine_unexpected_answer"
 
+    @pytest.mark.parametrize("body", [b"<html>hello</html>", b'{"kind": "Spark', b"\xff\xfe"])
+    async def test_an_answer_that_is_no_json_is_an_outage(
+        self, cluster: Cluster, service: SparkService, body: bytes
+    ) -> None:
+        """A page in any encoding, or an answer cut short; no unexpected error, in which nobody could read the cause."""
+        cluster.fault = lambda _: (200, body, {"Content-Type": "application/json"})
+        for call in (submit(service), service.status(JOB, 1), service.stop(JOB, 1), service.check()):
+            with pytest.raises(TransientError) as raised:
+                await call
+            assert raised.value.code == "engine_unexpected_answer"
+
     async def test_a_redirect_is_not_followed(self, cluster: Cluster, service: SparkService) -> None:
         """A login page behind a redirect is no API server, and gets no token."""
         cluster.fault = lambda _: (302, b"", {"Location": f"{cluster.url}/login"})

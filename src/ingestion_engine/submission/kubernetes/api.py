@@ -126,8 +126,8 @@ class KubernetesApi:
             info = await self._call(lambda client, kept: VersionApi(client).get_code(**kept))
         except Answer as answer:
             raise translate_answer(answer, self._namespace) from None
-        except ValueError as error:  # how the client's model reports missing fields
-            raise make_foreign("has no version") from error
+        if not getattr(info, "git_version", None):
+            raise make_foreign("has no version")
         return str(info.git_version)
 
     async def create_application(self, manifest: dict[str, Any]) -> SparkApplication | None:

@@ -107,6 +107,10 @@ def kubernetes_errors() -> Iterator[None]:
             raise make_unreachable(f"cannot be reached{tls}", maybe_started=False) from error
         kind = "did not respond in time" if isinstance(cause, ReadTimeoutError) else "closed the connection"
         raise make_unreachable(kind, maybe_started=True) from error
+    except ValueError as error:  # the client reads a success as UTF-8, and as JSON if it is labelled so
+        foreign = make_foreign("answered with something else than JSON")
+        foreign.context["maybe_started"] = True  # a cut answer of Kubernetes looks the same
+        raise foreign from error
 
 
 def _raise_tls_failure(error: Exception) -> None:
