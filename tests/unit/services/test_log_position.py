@@ -49,3 +49,16 @@ def test_a_position_of_somebody_else_is_refused(text: str) -> None:
     with pytest.raises(SubmissionError) as refused:
         LogPosition.parse(text)
     assert (refused.value.status, refused.value.field) == (422, "after")
+
+
+def test_a_copy_of_the_log_that_is_behind_repeats_nothing() -> None:
+    """While Ray does not respond, the ledger's copy is read, which lacks the last seconds; then Ray's again."""
+    lines = [f"2026-01-01T00:00:0{number}.000Z INFO    line {number}\n" for number in range(5)]
+    seen, position = read_after("Entrypoint.\n" + "".join(lines[:4]), LogPosition(1), is_final=False)
+    assert seen.count("\n") == 5
+    behind, position = read_after("".join(lines[:3]), LogPosition.parse(str(position)), is_final=False)
+    assert behind == ""
+    later, position = read_after("Entrypoint.\n" + "".join(lines), LogPosition.parse(str(position)), is_final=False)
+    assert later == lines[4]
+    dropped, _ = read_after("".join(lines[2:]), LogPosition(1, 0, "0" * 16, "2026-01-01T00:00:01.500Z"), is_final=False)
+    assert dropped == "".join(lines[2:])
