@@ -377,7 +377,7 @@ class TestAway:
         for call in (submit(service), service.status(JOB, 1), service.stop(JOB, 1), service.check()):
             with pytest.raises(TransientError) as raised:
                 await call
-            assert raised.value.code == "engine_unexpected_answer"
+            assert raised.value.code == "engine_unexpected_answer", (raised.value, call)
 
     async def test_a_redirect_is_not_followed(self, cluster: Cluster, service: SparkService) -> None:
         """A login page behind a redirect is no API server, and gets no token."""

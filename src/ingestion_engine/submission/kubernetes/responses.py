@@ -93,8 +93,10 @@ def kubernetes_errors() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        if not error.status:  # how the client reports a TLS failure
+        if not error.status:  # how the client reports a TLS failure, and an answer of a type that it cannot read
             _raise_tls_failure(error)
+            if not str(error.reason).startswith("SSLError"):
+                raise _make_unreadable() from error
             raise make_unreachable("cannot be reached: TLS failed", maybe_started=False) from error
         raise Answer(error) from None
     except HTTPError as error:
@@ -108,9 +110,7 @@ def kubernetes_errors() -> Iterator[None]:
         kind = "did not respond in time" if isinstance(cause, ReadTimeoutError) else "closed the connection"
         raise make_unreachable(kind, maybe_started=True) from error
     except ValueError as error:  # the client reads a success as UTF-8, and as JSON if it is labelled so
-        foreign = make_foreign("answered with something else than JSON")
-        foreign.context["maybe_started"] = True  # a cut answer of Kubernetes looks the same
-        raise foreign from error
+        raise _make_unreadable() from error
 
 
 def _raise_tls_failure(error: Exception) -> None:
@@ -132,6 +132,13 @@ def make_foreign(what: str, *, hint: str = "") -> TransientError:
         f"The configured address does not point to a Kubernetes API server: it {what}.",
         hint=hint or "Check INGEST_SPARK__KUBECONFIG and INGEST_SPARK__CONTEXT, and proxies in front of Kubernetes.",
     )
+
+
+def _make_unreadable() -> TransientError:
+    """Return the error for an answer that is no JSON. Pure."""
+    error = make_foreign("answered with something else than JSON")
+    error.context["maybe_started"] = True  # an answer of Kubernetes that was cut short looks the same
+    return error
 
 
 def _read_seconds(text: str | None) -> float | None:
