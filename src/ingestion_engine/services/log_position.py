@@ -76,7 +76,8 @@ def read_after(text: str, position: LogPosition, *, is_final: bool) -> tuple[str
     if named is None:
         following = LogPosition(position.attempt, len(lines))
     else:
-        following = LogPosition(position.attempt, len(lines) - 1 - named, digests[named], _time(lines[named]))
+        after = len(lines) - 1 - named
+        following = LogPosition(position.attempt, after, digests[named], time=_time(lines[named]))
     return "".join(f"{line}\n" for line in lines[start:]), following
 
 

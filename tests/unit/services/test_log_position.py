@@ -60,5 +60,7 @@ def test_a_copy_of_the_log_that_is_behind_repeats_nothing() -> None:
     assert behind == ""
     later, position = read_after("Entrypoint.\n" + "".join(lines), LogPosition.parse(str(position)), is_final=False)
     assert later == lines[4]
-    dropped, _ = read_after("".join(lines[2:]), LogPosition(1, 0, "0" * 16, "2026-01-01T00:00:01.500Z"), is_final=False)
+    dropped, _ = read_after(
+        "".join(lines[2:]), LogPosition(1, 0, "0" * 16, time="2026-01-01T00:00:01.500Z"), is_final=False
+    )
     assert dropped == "".join(lines[2:])

@@ -378,9 +378,9 @@ class WeaviateStore:
         return sorted(entry["class"] for entry in await self._list_classes())
 
     async def _list_classes(self) -> list[dict[str, Any]]:
-        return self._read_list(await self._get("/v1/schema", None), "classes", "class")
+        return self._read_list(await self._get("/v1/schema", None), "classes", ("class",))
 
-    def _read_list(self, answer: Mapping[str, Any], name: str, *fields: str) -> list[dict[str, Any]]:
+    def _read_list(self, answer: Mapping[str, Any], name: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return a list of an answer, which Weaviate sends even if it is empty.
 
         Raises:
@@ -439,7 +439,7 @@ class WeaviateStore:
         if response.status_code != HTTPStatus.OK:
             raise self._translate_alias_error(response)
         answer = read_object(response, "weaviate", self._url)
-        return {entry["alias"]: entry["class"] for entry in self._read_list(answer, "aliases", "alias", "class")}
+        return {entry["alias"]: entry["class"] for entry in self._read_list(answer, "aliases", ("alias", "class"))}
 
     async def drop_alias(self, alias: str) -> None:
         """Remove an alias; an absent alias is not an error. One request; two when it is absent."""
