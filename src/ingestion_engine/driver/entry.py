@@ -58,7 +58,7 @@ def _run() -> int:
     """Run the command line as a program of its own."""
     try:
         return main()
-    except Exception as error:
+    except Exception as error:  # only an invalid setting is handled; its class is imported late, because that is slow
         from ingestion_engine.runtime.settings import SettingsError
 
         if not isinstance(error, SettingsError):

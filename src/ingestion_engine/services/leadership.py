@@ -115,7 +115,7 @@ class Leadership:
                 await self.renew()
             except DatabaseUnavailable:
                 pass  # the database has logged the beginning of its outage
-            except Exception:  # the top of a service loop
+            except Exception:  # the top of a service loop: the next renewal tries again
                 _log.exception("right to dispatch not renewed")
             await asyncio.sleep(RENEW_S)
 
