@@ -14,6 +14,7 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 _DOWNWARD = "Imports go downward only"
 _SERVICE = "The service never imports what runs on the cluster"
+_GATEWAY = "The gateway knows Ollama, not jobs"
 _STACK = "The product does not know the embedded stack"
 _HOMES = "Every third-party package stays in its homes"
 
@@ -27,6 +28,7 @@ _PLANTS = [
     (_STACK, "api.app", "ingestion_devstack.stack.guard"),
     (_SERVICE, "api.metrics", "ingestion_engine.pipeline.worker"),
     (_SERVICE, "services.specs", "ingestion_engine.driver.driver"),
+    (_GATEWAY, "gateway", "ingestion_engine.services.jobs"),
     ("Engines only run partitions", "engines.slots", "ingestion_engine.state.ledger"),
     ("Stages do not know each other", "pipeline.chunking.chunk", "ingestion_engine.pipeline.upsert"),
     ("Engines do not know each other", "engines.local", "ingestion_engine.engines.ray.engine"),
@@ -79,7 +81,8 @@ def _package(importer: str) -> str:
 
 
 def _path(importer: str) -> str:
-    return f"{_package(importer)}/{importer.replace('.', '/')}.py"
+    path = f"{_package(importer)}/{importer.replace('.', '/')}"
+    return f"{path}/__init__.py" if (_ROOT / "src" / path).is_dir() else f"{path}.py"
 
 
 def test_contracts_hold() -> None:

@@ -140,8 +140,8 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
 def check_worker(spec: JobSpec, settings: Settings) -> None:
     """Check that this process may work on the job.
 
-    Releases of one minor version work on each other's jobs. Ollama servers and settings of new collections may differ:
-    those of the job are used.
+    Releases of one minor version work on each other's jobs. Ollama servers, gateways and settings of new collections
+    may differ: those of the job are used.
 
     Raises:
         FatalError: "worker_mismatch", naming the differences: the package, Python, or a setting of this environment.
@@ -155,7 +155,7 @@ def check_worker(spec: JobSpec, settings: Settings) -> None:
     for group_name, values in spec.endpoints.items():
         group = getattr(settings, group_name, None)
         for name, value in values.items():
-            if group_name == "ollama" or name in CREATION_FIELDS:
+            if group_name in ("ollama", "gateway") or name in CREATION_FIELDS:
                 continue
             if group is None or name not in type(group).model_fields:
                 continue  # a later release of this minor version may have more settings

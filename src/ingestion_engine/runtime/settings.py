@@ -257,6 +257,32 @@ class ApiSettings(Group):
     docs/operations.md."""
 
 
+class GatewaySettings(Group):
+    """The embedding gateway, ``ingest gateway``: where it is, and how it serves."""
+
+    url: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated URLs of the gateways, to which the service, drivers and workers send embedding requests;
+    ``dns+http://name:port`` stands for every address of a name. Several gateways find each other by it. Unset means
+    that the servers of ``INGEST_OLLAMA__URLS`` are used directly. See docs/gateway.md."""
+    host: str = "127.0.0.1"
+    """Address on which ``ingest gateway`` listens. The default is loopback, because there is no authentication."""
+    port: int = Field(default=11430, ge=0, le=65535)
+    """Port on which ``ingest gateway`` listens; 0 means any free port."""
+    max_per_server: int = Field(default=32, ge=1)
+    """Upper bound of the number of requests that a gateway has in flight at one server; below it, the number follows
+    what the server achieves."""
+    queue_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
+    """Maximum size of all requests that wait in a gateway, in bytes. Above it, the clients with the most waiting
+    requests are refused with 503."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(url.strip().rstrip("/") for url in value.split(",") if url.strip())
+        return value
+
+
 class WorkerSettings(Group):
     """Limits of a partition and of its objects."""
 
@@ -318,6 +344,7 @@ class Settings(BaseSettings):
     ray: RaySettings = RaySettings()
     spark: SparkSettings = SparkSettings()
     api: ApiSettings = ApiSettings()
+    gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
@@ -361,6 +388,7 @@ class Settings(BaseSettings):
         return {
             "s3": {"endpoint_url": self.s3.endpoint_url, "region": self.s3.region},
             "ollama": {"urls": list(self.ollama.urls)},
+            **({"gateway": {"url": list(self.gateway.url)}} if self.gateway.url else {}),
             "qdrant": {"url": self.qdrant.url, **_creation(self.qdrant)},
             "weaviate": {
                 "url": self.weaviate.url,
@@ -372,9 +400,10 @@ class Settings(BaseSettings):
     def with_endpoints(self, endpoints: dict[str, Any]) -> Settings:
         """Return these settings, with the secrets of this process, and the endpoints of a spec. Pure.
 
-        Names that only a later release of this minor version knows are ignored.
+        Names that only a later release of this minor version knows are ignored. Endpoints without a gateway mean that
+        the job uses none, whatever this process has.
         """
-        groups = {}
+        groups: dict[str, Group] = {"gateway": self.gateway.model_copy(update={"url": ()})}
         for name, values in endpoints.items():
             if name not in type(self).model_fields:
                 continue

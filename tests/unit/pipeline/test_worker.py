@@ -55,6 +55,18 @@ def test_another_list_of_ollama_servers_is_no_contradiction(settings: Settings) 
     assert more.with_endpoints(spec_for(settings).endpoints).ollama.urls == ("http://a:1",)
 
 
+def test_the_gateway_is_that_of_the_job(settings: Settings) -> None:
+    """Another one in the worker's environment is no contradiction; a job without one uses none."""
+    here = settings.model_copy(update={"gateway": Settings(gateway={"url": "http://here:11430"}).gateway})
+    there = settings.model_copy(update={"gateway": Settings(gateway={"url": "http://g:1, http://h:1/"}).gateway})
+    spec = spec_for(there)
+    assert spec.endpoints["gateway"] == {"url": ["http://g:1", "http://h:1"]}
+    check_worker(spec, here)
+    assert here.with_endpoints(spec.endpoints).gateway.url == ("http://g:1", "http://h:1")
+    assert "gateway" not in spec_for(settings).endpoints
+    assert here.with_endpoints(spec_for(settings).endpoints).gateway.url == ()
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
