@@ -1,5 +1,5 @@
 """``ingest gateway``: Ollama's API in front of a pool of Ollama servers, with one fair queue.
 
-It passes bodies through and knows texts only by number and length. Jobs, documents and stores do not belong here: a job
-is a flow of requests with a name.
+What does not belong here: jobs, documents, stores and texts. A job is a flow of requests with a name, and a text is a
+number of characters; bodies are passed through.
 """
