@@ -23,6 +23,7 @@ JOB_EXAMPLES: Final[dict[str, Any]] = {
             "embedding": {"model": "all-minilm", "prefix": "", "query_prefix": ""},
             "chunking": {"max_chars": 1200, "overlap_chars": 150},
             "parallelism": 4,
+            "priority": 5,
             "failure_budget": {"max_fraction": 0.1, "min_objects": 20},
             "max_runtime_s": 86400,
             "metadata": {"team": "docs"},

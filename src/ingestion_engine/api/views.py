@@ -10,7 +10,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestion_engine.api.problems import Problem, problem_of_record
-from ingestion_engine.domain.spec import CollectionContract, EngineName, StoreName
+from ingestion_engine.domain.spec import DEFAULT_PRIORITY, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
@@ -362,7 +362,7 @@ def show_job(job: JobRecord) -> JobView:
 
 
 def _show_whole_job(job: JobRecord) -> JobView:
-    request = dict(job.request) if isinstance(job.request, Mapping) else {}
+    request = {"priority": DEFAULT_PRIORITY, **job.request} if isinstance(job.request, Mapping) else {}
     ended = job.finished_at or utc_now()
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)

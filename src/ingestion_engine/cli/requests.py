@@ -129,6 +129,10 @@ def gather_request(
     parallelism: Annotated[
         int | None, typer.Option("--parallelism", "-p", help="Maximum number of partitions processed at once.")
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=1, max=10, help="Share of the embedder among jobs, 1 to 10. Default: 5. Needs the gateway."),
+    ] = None,
     failure_fraction: Annotated[
         float | None, typer.Option(help="Fraction of the objects that may fail, 0 to 1.")
     ] = None,
@@ -163,6 +167,7 @@ def gather_request(
             "chunking.max_chars": max_chars,
             "chunking.overlap_chars": overlap_chars,
             "parallelism": parallelism,
+            "priority": priority,
             "failure_budget.max_fraction": failure_fraction,
             "failure_budget.min_objects": failure_min,
             "max_runtime_s": max_runtime,

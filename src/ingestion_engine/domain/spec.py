@@ -14,9 +14,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -30,6 +32,9 @@ COLLECTION_MAX = 128
 
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
 """Names of buckets."""
+
+DEFAULT_PRIORITY = 5
+"""Priority of a request that names none: the middle of 1 to 10."""
 
 _WILDCARDS = re.compile(r"[*?[]")
 
@@ -177,6 +182,10 @@ class JobRequest(Strict):
     chunking: Chunking = Chunking()
     parallelism: int = Field(default=4, ge=1, le=10_000)
     """Maximum number of partitions processed at once; the service may grant fewer (``INGEST_EMBED__IN_FLIGHT``)."""
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=1, le=10)
+    """Share of the embedder while other jobs want it too, 1 to 10: a job of priority 10 embeds twice as many characters
+    as one of priority 5. Only with a gateway (``INGEST_GATEWAY__URL``); it does not change the order in which jobs
+    start."""
     failure_budget: FailureBudget = FailureBudget()
     max_runtime_s: int = Field(default=86_400, ge=1)
     """Maximum run time of an attempt in seconds; afterwards the attempt is stopped and the job fails."""
@@ -214,6 +223,18 @@ class JobRequest(Strict):
             raise ValueError("stores contains a store twice")
         return self
 
+    @model_serializer(mode="wrap")
+    def _leave_out_priority(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields, the priority only when it is not the default.
+
+        Earlier releases of this minor version refuse fields that they do not know, and the hash of a repeated request
+        (``Idempotency-Key``) must be the one that they have stored.
+        """
+        fields: dict[str, Any] = handler(self)
+        if self.priority == DEFAULT_PRIORITY:
+            fields.pop("priority", None)
+        return fields
+
 
 class CollectionContract(Strict):
     """The fixed properties of a collection; ``collections/{c}/collection.json`` in the state store."""
@@ -250,6 +271,8 @@ class FrozenLimits(Strict):
     cluster-wide limit."""
     embed_texts_per_second: float | None = None
     """Texts per second and partition; null means no limit."""
+    embed_weight: int = DEFAULT_PRIORITY
+    """Weight of the job among those that embed through the gateway, 1 to 10."""
     embed_batch_texts: int = 32
     """Maximum texts of one embedding request."""
     embed_batch_chars: int = 32_000

@@ -52,3 +52,11 @@ def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     servers = len(set(settings.ollama.urls))
     enough = math.ceil(QUEUED_PER_SERVER * servers / parallelism)
     return max(1, min(enough, LARGEST_SHARE, free // 2 // parallelism))
+
+
+def choose_weight(request: JobRequest) -> int:
+    """Return the weight of a job among those that embed through the gateway, 1 to 10. Pure.
+
+    The one place that decides it: a weight per API key belongs here.
+    """
+    return request.priority

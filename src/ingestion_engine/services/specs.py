@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 from ingestion_engine import __version__
-from ingestion_engine.domain.spec import EngineName, FrozenLimits, JobRequest, JobSpec
+from ingestion_engine.domain.spec import DEFAULT_PRIORITY, EngineName, FrozenLimits, JobRequest, JobSpec
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.timestamps import timestamp_now
-from ingestion_engine.services.shares import choose_share
+from ingestion_engine.services.shares import choose_share, choose_weight
 
 
 def name_model(settings: Settings, request: JobRequest) -> str:
@@ -48,10 +48,11 @@ def make_spec(
         engine=engine,
         created_at=timestamp_now(),
         state_url=settings.state_url,
-        request=request,
+        # Workers of an earlier release of this minor version do not know the field; the weight below is what counts.
+        request=request.model_copy(update={"priority": DEFAULT_PRIORITY}),
         model=name_model(settings, request),
         parallelism=parallelism,
-        limits=freeze_limits(settings, share),
+        limits=freeze_limits(settings, share, weight=choose_weight(request)),
         only_keys_path=only_keys_path,
         **_freeze_environment(settings),
     )
@@ -73,7 +74,7 @@ def _freeze_environment(settings: Settings) -> dict[str, Any]:
     }
 
 
-def freeze_limits(settings: Settings, share: int) -> FrozenLimits:
+def freeze_limits(settings: Settings, share: int, weight: int = DEFAULT_PRIORITY) -> FrozenLimits:
     """Return the limits of the worker of one partition, with ``share`` embedding requests in flight. Pure.
 
     Rates are divided like requests: a partition gets ``share / embed_in_flight`` of the texts per second.
@@ -82,6 +83,7 @@ def freeze_limits(settings: Settings, share: int) -> FrozenLimits:
     return FrozenLimits(
         embed_in_flight=share,
         embed_texts_per_second=None if rate is None else rate * share / settings.embed_in_flight,
+        embed_weight=weight,
         embed_batch_texts=settings.embed.batch_texts,
         embed_batch_chars=settings.embed.batch_chars,
         object_max_bytes=settings.worker.object_max_bytes,

@@ -143,6 +143,7 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
     flags = "--alias live --prefix new/ --include *.md --exclude a* --exclude b* --store qdrant --mode full"
     flags += " --no-delete-missing"
     flags += " --allow-mass-delete --retry-failed --model m --embed-prefix d: --query-prefix q: --max-chars 900"
+    flags += " --priority 8"
     flags += " --overlap-chars 9 --failure-fraction 0.5 --failure-min 3 --max-runtime 60 --metadata team=docs"
     assert run("submit", "--file", str(file), *flags.split(), "--json") == 0
     job = orjson.loads(capsys.readouterr().out)
@@ -160,6 +161,7 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
         "embedding": {"model": "m", "prefix": "d:", "query_prefix": "q:"},
         "chunking": {"max_chars": 900, "overlap_chars": 9},
         "parallelism": 7,
+        "priority": 8,
         "failure_budget": {"max_fraction": 0.5, "min_objects": 3},
         "max_runtime_s": 60,
         "metadata": {"team": "docs"},
