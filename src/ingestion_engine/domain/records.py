@@ -316,6 +316,15 @@ class ModelInfo:
     """Maximum input length in the model's own tokens; None when the server does not report it."""
 
 
+class Band(StrEnum):
+    """Priority of an embedding request: requests of a higher band go first."""
+
+    SEARCH = "search"
+    """Somebody waits for the answer."""
+    JOB = "job"
+    """Part of a job."""
+
+
 class Outcome(StrEnum):
     """Outcome of one planned object."""
 
