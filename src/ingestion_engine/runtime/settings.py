@@ -172,6 +172,9 @@ class RaySettings(Group):
     """Python interpreter of the driver on the cluster."""
     task_cpus: float = Field(default=1.0, ge=0)
     """CPUs that the task of a partition requests from Ray."""
+    max_jobs: int | None = Field(default=None, ge=1)
+    """Maximum number of jobs under way on Ray; the others wait in the service. Unset means 16 with a gateway (a driver
+    takes about 200 MiB on the head), and no limit but that on embedding without one."""
 
     @field_validator("pip", mode="before")
     @classmethod
@@ -212,6 +215,9 @@ class SparkSettings(Group):
     or the service account provides the credentials."""
     driver_cores: int = Field(default=1, ge=1)
     """CPU cores of the driver."""
+    max_jobs: int | None = Field(default=None, ge=1)
+    """Maximum number of jobs under way on Spark; the others wait in the service. Unset means 8 with a gateway (each has
+    pods of its own), and no limit but that on embedding without one."""
     driver_memory: JavaMemory = "1g"
     """Heap of the driver's JVM, in units of Java (``512m``, ``2g``); the minimum of Spark is 470 MiB."""
     driver_memory_overhead: JavaMemory = "1g"
@@ -385,9 +391,11 @@ class Settings(BaseSettings):
 
     def endpoints(self) -> dict[str, Any]:
         """Return the non-secret settings that driver and workers must share; frozen into every job spec. Pure."""
+        # Workers of an earlier release of this minor version know no gateway, but any Ollama client can use one.
+        is_plain = self.gateway.url and not any(url.startswith("dns+") for url in self.gateway.url)
         return {
             "s3": {"endpoint_url": self.s3.endpoint_url, "region": self.s3.region},
-            "ollama": {"urls": list(self.ollama.urls)},
+            "ollama": {"urls": list(self.gateway.url if is_plain else self.ollama.urls)},
             **({"gateway": {"url": list(self.gateway.url)}} if self.gateway.url else {}),
             "qdrant": {"url": self.qdrant.url, **_creation(self.qdrant)},
             "weaviate": {

@@ -1,7 +1,8 @@
-"""Decides which queued jobs start: in order, within the embedding limit, one per collection and alias. Pure."""
+"""Decides which queued jobs start: in order, within the capacity, one per collection and alias. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,13 +25,15 @@ class Admission:
 def admit_jobs(
     active: Sequence[JobRecord],
     *,
-    limit: int,
+    limit: int | None,
     wanted: Callable[[JobRecord, int], Grant],
+    max_jobs: Mapping[EngineName, int] = MappingProxyType({}),
     unavailable: Mapping[EngineName, str] = MappingProxyType({}),
 ) -> list[Admission]:
     """Return a decision for every job of ``active`` that waits for admission, oldest first. Pure.
 
-    - Jobs of an unavailable engine, and jobs whose collection or alias is in use, wait without blocking later jobs.
+    - Jobs of an unavailable or full engine, and jobs whose collection or alias is in use, wait without blocking later
+      jobs of other engines and collections.
     - A job that needs more than the rest of the limit blocks all later jobs, so that small jobs cannot starve a large
       one.
     - The requests that all admitted jobs may have in flight never exceed the limit. One exception: a job whose spec was
@@ -38,13 +41,15 @@ def admit_jobs(
 
     Args:
         active: All jobs that have not ended, oldest first; the admitted ones hold their grant and their collection.
-        limit: Maximum number of embedding requests in flight, over all jobs.
+        limit: Maximum number of embedding requests in flight, over all jobs; None where the gateway bounds them.
         wanted: Returns the grant that a job needs when the given number of requests is free. The job is admitted with
             all of it, or waits.
+        max_jobs: Maximum number of jobs under way, by engine; an engine that is missing has no limit.
         unavailable: Engines that cannot accept a job now, with the reason.
     """
     holders = [job for job in active if find_phase(job) is not JobPhase.WAITING]
-    free = limit - sum(_held(job) for job in holders)
+    free = None if limit is None else limit - sum(_held(job) for job in holders)
+    under_way = Counter(job.engine for job in holders)
     # Weaviate ignores the case of a collection's first letter, so names are compared without case.
     busy = {name: job.id for job in holders for name in _names(job)}
     ahead: JobRecord | None = None
@@ -52,18 +57,21 @@ def admit_jobs(
     for job in active:
         if find_phase(job) is not JobPhase.WAITING:
             continue
-        names, grant = _names(job), wanted(job, max(free, 0))
-        needed = min(grant.requests, limit)
+        names, grant = _names(job), wanted(job, max(free or 0, 0))
+        places = max_jobs.get(job.engine)
         if (name := next((name for name in names if name in busy), None)) is not None:
             what = "collection" if name == job.collection.lower() else "alias"
             decisions.append(Admission(job, None, f"Waiting for job {busy[name]}, which uses the same {what}."))
         elif job.engine in unavailable:
             decisions.append(Admission(job, None, unavailable[job.engine]))
             busy.update(dict.fromkeys(names, job.id))
+        elif places is not None and under_way[job.engine] >= places:
+            decisions.append(Admission(job, None, _describe_full(job.engine, under_way[job.engine], places)))
+            busy.update(dict.fromkeys(names, job.id))
         elif ahead is not None:
             decisions.append(Admission(job, None, f"Waiting for job {ahead.id}, which was submitted earlier."))
             busy.update(dict.fromkeys(names, job.id))
-        elif needed > free:
+        elif free is not None and limit is not None and (needed := min(grant.requests, limit)) > free:
             note = f"Waiting for embedding capacity: needs {needed}, {max(free, 0)} of {limit} requests are free."
             decisions.append(Admission(job, None, note))
             ahead = job
@@ -71,8 +79,15 @@ def admit_jobs(
         else:
             decisions.append(Admission(job, grant, None))
             busy.update(dict.fromkeys(names, job.id))
-            free -= grant.requests
+            under_way[job.engine] += 1
+            free = None if free is None else free - grant.requests
     return decisions
+
+
+def _describe_full(engine: EngineName, under_way: int, places: int) -> str:
+    """Return why a job waits for its engine. Pure."""
+    setting = f"INGEST_{engine.value.upper()}__MAX_JOBS"
+    return f"Waiting for a place on engine {engine.value!r}: {under_way} of {places} jobs are under way ({setting})."
 
 
 def _held(job: JobRecord) -> int:

@@ -34,7 +34,7 @@ from ingestion_engine.services.leadership import DispatchedJobs, Leadership, Not
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconciler import RETRY_LONGEST_S, Reconciler, back_off_s
 from ingestion_engine.services.row_checks import find_fault
-from ingestion_engine.services.shares import Grant, choose_share, grant_parallelism
+from ingestion_engine.services.shares import Grant, choose_share, grant_parallelism, limit_jobs, limit_requests
 from ingestion_engine.services.specs import make_spec, refreeze
 
 ROUND_PAUSE_S: Final = 0.05
@@ -145,9 +145,15 @@ class Dispatcher:
     async def _admit_all(self, active: list[JobRecord]) -> None:
         now = self._now()
         unavailable = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
-        limit = self._settings.embed_in_flight
+        decisions = admit_jobs(
+            active,
+            limit=limit_requests(self._settings),
+            wanted=self._want,
+            max_jobs=limit_jobs(self._settings),
+            unavailable=unavailable,
+        )
         notes: dict[str, str | None] = {}
-        for decision in admit_jobs(active, limit=limit, wanted=self._want, unavailable=unavailable):
+        for decision in decisions:
             if decision.grant is None:
                 if decision.note != decision.job.note:
                     notes[decision.job.id] = decision.note
@@ -222,7 +228,8 @@ class Dispatcher:
 
     async def _admit(self, job: JobRecord, grant: Grant) -> None:
         # Less than in its spec only if the limit was lowered since: the engine then provides fewer slots.
-        parallelism = max(1, min(grant.parallelism, self._settings.embed_in_flight // grant.share))
+        limit = limit_requests(self._settings)
+        parallelism = grant.parallelism if limit is None else max(1, min(grant.parallelism, limit // grant.share))
         spec = job.spec or make_spec(
             self._settings,
             JobRequest.model_validate(job.request),

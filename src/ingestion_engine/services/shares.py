@@ -1,12 +1,13 @@
-"""A job's share of the embedding limit: how many requests it may have in flight. Pure."""
+"""How much a job may do at once: its share of the embedding limit, or all it asks for with a gateway. Pure."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ingestion_engine.domain.spec import JobRequest
+from ingestion_engine.domain.spec import EngineName, JobRequest
 from ingestion_engine.runtime.settings import Settings
 
 QUEUED_PER_SERVER: Final = 2
@@ -16,6 +17,14 @@ between an answer and the next request. A third one only waits longer (``docs/pe
 LARGEST_SHARE: Final = 8
 """Maximum number of requests in flight per partition: 256 texts at the default batch size, an eighth of a default
 partition. With more, a partition spends its time starting and ending instead of keeping that many servers busy."""
+
+RAY_JOBS: Final = 16
+"""Default of ``INGEST_RAY__MAX_JOBS`` with a gateway: each driver takes about 200 MiB on the head and two seconds of a
+core to start, so sixteen take 3 GiB; their tasks wait in Ray's own queue for CPUs."""
+
+SPARK_JOBS: Final = 8
+"""Default of ``INGEST_SPARK__MAX_JOBS`` with a gateway: each job has pods of its own, 5 cores and 12 GiB with the other
+defaults; pods that find no room fail their job after ``INGEST_DISPATCH__PENDING_TIMEOUT_S``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,8 @@ class Grant:
 
 def grant_parallelism(settings: Settings, request: JobRequest) -> int:
     """Return how many partitions of a job may run in parallel: the number requested, at most the whole limit. Pure."""
+    if settings.gateway.url:
+        return request.parallelism
     return min(request.parallelism, settings.embed_in_flight)
 
 
@@ -44,11 +55,15 @@ def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     The number gives every server ``QUEUED_PER_SERVER`` requests. Beyond one request per partition it takes at most half
     of the free ones: each later job finds half of the rest, and does not have to wait for the end of this one.
 
+    With a gateway it is always ``LARGEST_SHARE``: the gateway decides which requests are under way.
+
     Args:
         settings: The service's settings, with the Ollama servers.
         parallelism: Number of parallel partitions, as granted.
         free: Part of ``Settings.embed_in_flight`` that no admitted job holds, before this job is admitted.
     """
+    if settings.gateway.url:
+        return LARGEST_SHARE
     servers = len(set(settings.ollama.urls))
     enough = math.ceil(QUEUED_PER_SERVER * servers / parallelism)
     return max(1, min(enough, LARGEST_SHARE, free // 2 // parallelism))
@@ -60,3 +75,16 @@ def choose_weight(request: JobRequest) -> int:
     The one place that decides it: a weight per API key belongs here.
     """
     return request.priority
+
+
+def limit_requests(settings: Settings) -> int | None:
+    """Return the number of embedding requests that all jobs may have in flight; None where the gateway bounds them."""
+    return None if settings.gateway.url else settings.embed_in_flight
+
+
+def limit_jobs(settings: Settings) -> Mapping[EngineName, int]:
+    """Return how many jobs may be under way on each engine that has such a limit. Pure."""
+    defaults = (RAY_JOBS, SPARK_JOBS) if settings.gateway.url else (None, None)
+    limits = {EngineName.RAY: settings.ray.max_jobs, EngineName.SPARK: settings.spark.max_jobs}
+    chosen = zip(limits.items(), defaults, strict=True)
+    return {engine: places for (engine, own), default in chosen if (places := own or default) is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -61,9 +62,20 @@ def make_spec(
 def refreeze(settings: Settings, spec: JobSpec) -> JobSpec:
     """Return a spec for the next attempt: with the versions and endpoints of this service as it is now. Pure.
 
-    Everything else was decided when the job was first admitted and stays.
+    Everything else was decided when the job was first admitted and stays. One exception: a job that was admitted while
+    a gateway bounded its requests, and has none any more, receives the part of the limits that a job has alone.
     """
-    return spec.model_copy(update=_freeze_environment(settings))
+    changes = _freeze_environment(settings)
+    if "gateway" in spec.endpoints and not settings.gateway.url:
+        share = max(1, min(spec.limits.embed_in_flight, settings.embed_in_flight // spec.parallelism))
+        rate = settings.embed.texts_per_second
+        changes["limits"] = spec.limits.model_copy(
+            update={
+                "embed_in_flight": share,
+                "embed_texts_per_second": None if rate is None else rate / spec.parallelism,
+            }
+        )
+    return spec.model_copy(update=changes)
 
 
 def _freeze_environment(settings: Settings) -> dict[str, Any]:
@@ -77,14 +89,17 @@ def _freeze_environment(settings: Settings) -> dict[str, Any]:
 def freeze_limits(settings: Settings, share: int, weight: int = DEFAULT_PRIORITY) -> FrozenLimits:
     """Return the limits of the worker of one partition, with ``share`` embedding requests in flight. Pure.
 
-    Rates are divided like requests: a partition gets ``share / embed_in_flight`` of the texts per second.
+    Rates are divided like requests: a partition gets ``share / embed_in_flight`` of the texts per second. With a
+    gateway there is none: the gateway holds it over all jobs. A batch never has more texts than a second allows.
     """
     rate = settings.embed.texts_per_second
+    per_second = max(1, math.floor(rate)) if rate is not None else settings.embed.batch_texts
+    own_rate = None if rate is None or settings.gateway.url else rate * share / settings.embed_in_flight
     return FrozenLimits(
         embed_in_flight=share,
-        embed_texts_per_second=None if rate is None else rate * share / settings.embed_in_flight,
+        embed_texts_per_second=own_rate,
         embed_weight=weight,
-        embed_batch_texts=settings.embed.batch_texts,
+        embed_batch_texts=min(settings.embed.batch_texts, per_second),
         embed_batch_chars=settings.embed.batch_chars,
         object_max_bytes=settings.worker.object_max_bytes,
         decompressed_max_bytes=settings.worker.decompressed_max_bytes,

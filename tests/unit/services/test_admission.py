@@ -69,3 +69,40 @@ def test_a_job_frozen_under_a_larger_limit_runs_alone() -> None:
     running = dataclasses.replace(large, admitted_at=utc_now(), parallelism=2)
     (behind,) = admit_jobs([running, other], limit=8, wanted=want)
     assert behind.note == "Waiting for embedding capacity: needs 1, 0 of 8 requests are free."
+
+
+def test_with_a_gateway_only_the_places_of_an_engine_count() -> None:
+    """A large job holds up nobody; a full engine holds up its own jobs only, in the order of submission."""
+    running = queued(1, "a", admitted_at=utc_now(), parallelism=100, spec=frozen(100, 8))
+    jobs = [running, queued(2, "b"), queued(3, "c"), queued(4, "d", engine=EngineName.SPARK), queued(5, "a")]
+    places = {EngineName.RAY: 2, EngineName.SPARK: 1}
+    decisions = admit_jobs(jobs, limit=None, wanted=lambda _job, _free: Grant(10_000, 8), max_jobs=places)
+    assert {decision.job.id: decision.grant and decision.grant.parallelism for decision in decisions} == {
+        "job-2": 10_000,
+        "job-3": None,
+        "job-4": 10_000,
+        "job-5": None,
+    }
+    full = "Waiting for a place on engine 'ray': 2 of 2 jobs are under way (INGEST_RAY__MAX_JOBS)."
+    assert [decision.note for decision in decisions[1::2]] == [
+        full,
+        "Waiting for job job-1, which uses the same collection.",
+    ]
+
+
+def test_a_job_that_waits_for_its_collection_takes_no_place() -> None:
+    """The one behind it starts."""
+    jobs = [queued(1, "a", admitted_at=utc_now(), parallelism=1), queued(2, "a"), queued(3, "b")]
+    places = {EngineName.RAY: 2}
+    decisions = admit_jobs(jobs, limit=None, wanted=lambda _job, _free: Grant(1, 8), max_jobs=places)
+    assert [decision.grant is not None for decision in decisions] == [False, True]
+
+
+def test_places_also_bound_jobs_that_share_the_embedding_limit() -> None:
+    """A job that waits for a place holds up no job of another engine."""
+    jobs = [
+        queued(1, "a", admitted_at=utc_now(), parallelism=1),
+        queued(2, "b"),
+        queued(3, "c", engine=EngineName.SPARK),
+    ]
+    assert admitted(jobs, {"job-2": 1, "job-3": 1}, max_jobs={EngineName.RAY: 1}) == {"job-2": None, "job-3": 1}

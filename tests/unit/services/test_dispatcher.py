@@ -53,6 +53,25 @@ async def test_requests_in_flight_never_exceed_the_limit(world: World) -> None:
         assert [shares[job] for job in jobs] == [1, 1, 1, 4, 1, 1, 1]
 
 
+async def test_with_a_gateway_a_large_job_holds_up_no_small_ones(world: World) -> None:
+    """Each gets the parallelism that it asks for; only the places on the engine are bounded, and the note says so."""
+    gateway = {"url": "http://gateway:11430"}
+    async with world.serve(gateway=gateway, ray={"max_jobs": 3}, embed={"in_flight": 2}) as plane:
+        sizes = [100, 4, 1, 4, 4]
+        jobs = [await plane.submit(collection=f"c{n}", parallelism=size) for n, size in enumerate(sizes)]
+        await plane.look(3)
+        assert world.engine.parallelism == dict(zip(jobs[:3], sizes[:3], strict=True))
+        assert Ledger(world.state, jobs[0]).read_spec().limits.embed_in_flight == 8
+        waiting = await plane.job(jobs[3])
+        assert waiting["note"] == (
+            "Waiting for a place on engine 'ray': 3 of 3 jobs are under way (INGEST_RAY__MAX_JOBS)."
+        )
+        world.engine.finish(jobs[1])
+        await plane.look(3)
+        assert (await plane.job(jobs[3]))["state"] == "submitted"
+        assert (await plane.job(jobs[4]))["state"] == "queued"
+
+
 async def test_a_job_keeps_the_share_it_was_first_given(world: World) -> None:
     """Its spec is written once; under a limit that has shrunk meanwhile it runs all the same, and alone."""
     servers = {"urls": "http://a:1,http://b:1"}

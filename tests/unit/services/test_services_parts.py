@@ -23,8 +23,15 @@ from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import metadata
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.response_cache import ResponseCache
-from ingestion_engine.services.shares import LARGEST_SHARE, choose_share, grant_parallelism
-from ingestion_engine.services.specs import make_spec
+from ingestion_engine.services.shares import (
+    LARGEST_SHARE,
+    RAY_JOBS,
+    choose_share,
+    grant_parallelism,
+    limit_jobs,
+    limit_requests,
+)
+from ingestion_engine.services.specs import freeze_limits, make_spec, refreeze
 
 
 async def test_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Path) -> None:
@@ -111,6 +118,55 @@ def test_a_lone_jobs_share_is_the_default() -> None:
     assert (limits.embed_in_flight, limits.embed_texts_per_second) == (2, 20)
     limits = make_spec(settings, request, EngineName.LOCAL, "job-a", parallelism=1, share=1).limits
     assert (limits.embed_in_flight, limits.embed_texts_per_second) == (1, 10)
+
+
+def test_with_a_gateway_a_job_gets_what_it_asks_for() -> None:
+    """No share and no rate of its own; only the number of jobs under way is bounded."""
+    settings = Settings(
+        state_url="file:///s",
+        gateway={"url": "http://gateway:11430"},
+        embed={"in_flight": 4, "texts_per_second": 5},
+        spark={"max_jobs": 3},
+    )
+    body = {"source": {"bucket": "docs"}, "collection": "notes", "parallelism": 100}
+    request = JobRequest.model_validate(body)
+    assert grant_parallelism(settings, request) == 100
+    limits = make_spec(settings, request, EngineName.RAY, "job-a", parallelism=100).limits
+    assert (limits.embed_in_flight, limits.embed_texts_per_second) == (8, None)
+    assert limits.embed_batch_texts == 5  # a larger request would exceed the cap by itself
+    assert limit_requests(settings) is None
+    assert limit_jobs(settings) == {EngineName.RAY: RAY_JOBS, EngineName.SPARK: 3}
+    assert limit_jobs(Settings()) == {}
+
+
+@pytest.mark.parametrize(("rate", "texts"), [(None, 32), (0.5, 1), (7.9, 7), (1000, 32)])
+def test_a_batch_has_no_more_texts_than_a_second_allows(rate: float | None, texts: int) -> None:
+    """Also without a gateway, so that a job makes the same requests with and without one."""
+    settings = Settings(embed={"texts_per_second": rate, "batch_texts": 32})
+    assert freeze_limits(settings, 1).embed_batch_texts == texts
+
+
+def test_a_job_that_lost_its_gateway_keeps_to_the_limits() -> None:
+    """Frozen under a gateway, its requests were bounded by that alone; a job frozen without one stays as it is."""
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "notes"})
+    plain = Settings(state_url="file:///s", embed={"in_flight": 8, "texts_per_second": 40})
+    gateway = plain.model_copy(update={"gateway": Settings(gateway={"url": "http://gateway:11430"}).gateway})
+    under_gateway = make_spec(gateway, request, EngineName.RAY, "job-a", parallelism=4)
+    alone = refreeze(plain, under_gateway)
+    assert "gateway" not in alone.endpoints
+    assert (alone.parallelism, alone.limits.embed_in_flight, alone.limits.embed_texts_per_second) == (4, 2, 10)
+    assert refreeze(gateway, under_gateway) == under_gateway
+    shared = make_spec(plain, request, EngineName.RAY, "job-a", parallelism=4)
+    continued = refreeze(gateway, shared)
+    assert continued.endpoints["gateway"] == {"url": ["http://gateway:11430"]}
+    assert continued.limits == shared.limits
+
+
+def test_workers_that_know_no_gateway_use_it_as_an_ollama_server() -> None:
+    """Those of an earlier release of this minor version; a name with many addresses is unknown to them."""
+    assert Settings(gateway={"url": "http://g:1"}).endpoints()["ollama"] == {"urls": ["http://g:1"]}
+    named = Settings(gateway={"url": "dns+http://g:1"}, ollama={"urls": "http://o:1"})
+    assert named.endpoints()["ollama"] == {"urls": ["http://o:1"]}
 
 
 def test_an_event_is_one_line() -> None:
