@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 30.0
 
-Reply = Callable[[bytes], None]
-Handler = Callable[["Request", Reply], None]
+Handler = Callable[["Request", "Reply"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,26 @@ class Request:
     body: bytes
     port: int
     """Port of the server; a simulated endpoint is a port."""
+    headers: dict[str, str]
+    """Headers by their names in lower case."""
+
+
+class Reply:
+    """The answer to one request: called once with a whole response, now or later."""
+
+    __slots__ = ("_connection", "on_gone")
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self.on_gone: Callable[[], None] | None = None
+        """Called if the client disconnects before the answer."""
+
+    def __call__(self, answer: bytes) -> None:
+        self._connection.send(answer, self)
+
+    def drop(self) -> None:
+        """Close the connection without an answer."""
+        self._connection.abort()
 
 
 def make_answer(body: bytes, *, status: str = "200 OK", kind: str = "application/json", headers: str = "") -> bytes:
@@ -53,16 +72,30 @@ def answer_json(value: Any, *, status: str = "200 OK") -> bytes:
 class _Connection(asyncio.Protocol):
     """One client's connection; requests one after another."""
 
-    def __init__(self, handle: Handler) -> None:
+    def __init__(self, handle: Handler, connections: set[_Connection]) -> None:
         self._handle = handle
+        self._connections = connections
         self._buffer = bytearray()
         self._wanted = 0
-        self._head: tuple[str, str, str, int] | None = None
+        self._head: tuple[str, str, dict[str, str], int] | None = None
+        self._open_replies: set[Reply] = set()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._port = transport.get_extra_info("sockname")[1]
+        self._connections.add(self)
         transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.discard(self)
+        for reply in list(self._open_replies):
+            if reply.on_gone is not None:
+                reply.on_gone()
+        self._open_replies.clear()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -70,14 +103,16 @@ class _Connection(asyncio.Protocol):
             if self._head is None and not self._read_head():
                 return
             assert self._head is not None
-            method, target, _, start = self._head
+            method, target, headers, start = self._head
             if len(self._buffer) < self._wanted:
                 return
             body = bytes(memoryview(self._buffer)[start : self._wanted])
             del self._buffer[: self._wanted]
             self._head, self._wanted = None, 0
             path, _, query = target.partition("?")
-            self._handle(Request(method, path, query, body, self._port), self._reply)
+            reply = Reply(self)
+            self._open_replies.add(reply)
+            self._handle(Request(method, path, query, body, self._port, headers), reply)
             if not self._buffer:
                 return
 
@@ -86,7 +121,7 @@ class _Connection(asyncio.Protocol):
         if end < 0:
             return False
         lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        method, target, version = lines[0].split(" ")
+        method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         if "transfer-encoding" in headers:
             self._transport.write(make_answer(b"", status="411 Length Required", headers="connection: close\r\n"))
@@ -94,19 +129,67 @@ class _Connection(asyncio.Protocol):
             return False
         if headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._head = (method, target, version, end + 4)
+        self._head = (method, target, headers, end + 4)
         self._wanted = end + 4 + int(headers.get("content-length", 0))
         return True
 
-    def _reply(self, answer: bytes) -> None:
+    def send(self, answer: bytes, reply: Reply) -> None:
+        """Send the answer to one request."""
+        self._open_replies.discard(reply)
         if not self._transport.is_closing():
             self._transport.write(answer)
+
+
+class Ports:
+    """Loopback ports of one handler, which can be shut and opened again. Used from the event loop only."""
+
+    def __init__(self, handle: Handler) -> None:
+        self._handle = handle
+        self._servers: dict[int, asyncio.Server | None] = {}
+        self._connections: dict[int, set[_Connection]] = {}
+
+    @property
+    def urls(self) -> list[str]:
+        """One URL per port, in the order in which they were opened."""
+        return [f"http://{LOOPBACK}:{port}" for port in self._servers]
+
+    async def open(self, port: int = 0) -> int:
+        """Listen on a port, by default on any free one; return it. Does nothing on a port that is open."""
+        if self._servers.get(port) is not None:
+            return port
+        sock = socket.create_server((LOOPBACK, port), backlog=2048)
+        port = sock.getsockname()[1]
+        connections = self._connections.setdefault(port, set())
+        loop = asyncio.get_running_loop()
+        self._servers[port] = await loop.create_server(lambda: _Connection(self._handle, connections), sock=sock)
+        return port
+
+    def shut(self, port: int) -> None:
+        """Refuse new connections to a port and abort the open ones, as when the server is killed."""
+        server, self._servers[port] = self._servers[port], None
+        if server is not None:
+            server.close()
+        for connection in list(self._connections[port]):
+            connection.abort()
+
+
+@contextlib.asynccontextmanager
+async def open_ports(handle: Handler, count: int) -> AsyncIterator[Ports]:
+    """Listen on ``count`` free loopback ports for the duration of the context."""
+    ports = Ports(handle)
+    try:
+        for _ in range(count):
+            await ports.open()
+        yield ports
+    finally:
+        for url in ports.urls:
+            ports.shut(int(url.rpartition(":")[2]))
 
 
 Extra = contextlib.AbstractAsyncContextManager[dict[str, Any]]
 
 
-def serve(handle: Handler, ports: int, *, extra: Callable[[], Extra] = lambda: contextlib.nullcontext({})) -> None:
+def serve(handle: Handler, ports: int, *, extra: Callable[[Ports], Extra] | None = None) -> None:
     """Serve until SIGTERM or until standard input closes; first print ``{"urls": [...]}`` on one line.
 
     Args:
@@ -117,17 +200,14 @@ def serve(handle: Handler, ports: int, *, extra: Callable[[], Extra] = lambda: c
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        sockets = [socket.create_server((LOOPBACK, 0), backlog=256) for _ in range(ports)]
-        servers = [await loop.create_server(lambda: _Connection(handle), sock=sock) for sock in sockets]
         ended = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, ended.set)
         await loop.connect_read_pipe(lambda: _Watch(ended), sys.stdin)
-        urls = [f"http://{LOOPBACK}:{one.getsockname()[1]}" for one in sockets]
-        async with extra() as more:
-            print(json.dumps({"urls": urls, **more}), flush=True)
-            await ended.wait()
-        for server in servers:
-            server.close()
+        async with open_ports(handle, ports) as opened:
+            context: Extra = contextlib.nullcontext({}) if extra is None else extra(opened)
+            async with context as more:
+                print(json.dumps({"urls": opened.urls, **more}), flush=True)
+                await ended.wait()
 
     import uvloop
 

@@ -247,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     sinks = Sinks()
-    serve(sinks.handle, 1, extra=sinks.open_grpc)
+    serve(sinks.handle, 1, extra=lambda _: sinks.open_grpc())
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 UNKNOWN = "[UNK]"
 _CONTINUED = "##"
+_SPACE = "\u2581"
+"""Prefix in GGUF of a piece that begins a word."""
 _SKIPPED = ("Cc", "Cf", "Co", "Cs")
 """Categories of characters that are left out."""
 _REPLACEMENT = "\ufffd"
@@ -27,6 +30,27 @@ _HAN = (
 _CACHED_WORDS = 50_000
 _LONGEST_CACHED = 40
 """A word is cached up to this length: longer ones hardly occur twice."""
+
+
+def describe_vocabulary(vocabulary: Mapping[str, int], *, verbose: bool) -> dict[str, Any]:
+    """Return the keys that `/api/show` has for a vocabulary, in the form of GGUF as Ollama writes it.
+
+    A piece that begins a word has U+2581 in front, one inside a word has no prefix. Without `verbose` an array is null.
+
+    Imitates Ollama, convert/convert_bert.go and fs/ggml/gguf.go.
+    """
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.tokens": [_name_in_gguf(piece) for piece in pieces] if verbose else None,
+    }
+
+
+def _name_in_gguf(piece: str) -> str:
+    if piece.startswith("[") and piece.endswith("]"):
+        return piece
+    return piece.removeprefix(_CONTINUED) if piece.startswith(_CONTINUED) else _SPACE + piece
 
 
 class WordPieces:
