@@ -1,0 +1,83 @@
+"""How many texts may be sent now, so that no window of one second has more than the limit."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW_S = 1.0
+GUARD_S = 0.005
+"""Texts count this much longer than a second, because the way to a server takes some requests longer than others.
+It costs 0.5 % of the limit."""
+
+
+class RateWindow:
+    """Texts sent in the last second. Exact: a sliding window ``(t - 1 s, t]``, no bucket that saves up for bursts.
+
+    A request with more texts than the limit is sent when the window is empty, and then counts for ``texts / limit``
+    seconds, so that the average holds. ``now`` must not go back.
+
+    Cost: O(1) per request; memory: one entry per request of the last second.
+    """
+
+    def __init__(self, limit: float | None = None, *, guard_s: float = GUARD_S) -> None:
+        """Start empty. ``limit`` is in texts per second; None means no limit, 0 that nothing may be sent."""
+        self.limit = limit
+        """May be changed at any time; what was sent before keeps counting as it did."""
+        self._span_s = WINDOW_S + guard_s
+        self._sent: deque[tuple[float, int]] = deque()
+        """(when they leave the window, texts), sorted by time."""
+        self._used = 0
+
+    def used(self, now: float) -> int:
+        """Return how many texts count at ``now``."""
+        sent = self._sent
+        while sent and sent[0][0] <= now:
+            self._used -= sent.popleft()[1]
+        return self._used
+
+    def fits(self, texts: int, now: float) -> bool:
+        """Return whether a request of this size may be sent now."""
+        if self.limit is None:
+            return True
+        if self.limit <= 0:
+            return False
+        used = self.used(now)
+        return not used if texts > self.limit else used + texts <= self.limit or not texts
+
+    def add(self, texts: int, now: float) -> None:
+        """Count a request that is sent now; whether it fits is the caller's question."""
+        self.used(now)
+        if not texts:
+            return
+        oversize = texts / self.limit if self.limit else 0.0
+        entry = (now + max(self._span_s, oversize), texts)
+        self._used += texts
+        if self._sent and self._sent[-1][0] > entry[0]:  # after a request over the limit, when the limit was raised
+            self._sent = deque(sorted((*self._sent, entry)))
+        else:
+            self._sent.append(entry)
+
+    def free_at(self, texts: int, now: float) -> float | None:
+        """Return when a request of this size fits if nothing else is sent before; None if never."""
+        return self._opening(texts, now)[0]
+
+    def spare(self, texts: int, now: float) -> int:
+        """Return how many texts others may send now without delaying a request of this size that does not fit yet."""
+        if self.limit is None or self.limit <= 0:
+            return 0
+        left_over = self._opening(texts, now)[1]
+        return max(0, min(int(self.limit) - self.used(now), left_over))
+
+    def _opening(self, texts: int, now: float) -> tuple[float | None, int]:
+        """Return when a request of this size fits, and how many further texts fit at that time."""
+        if self.limit is None:
+            return now, 0
+        if self.limit <= 0:
+            return None, 0
+        used, at = self.used(now), now
+        allowed = self.limit - texts if texts <= self.limit else 0
+        for leaves, freed in self._sent:
+            if used <= allowed:
+                break
+            used, at = used - freed, leaves
+        return at, max(0, int(allowed - used))
