@@ -58,6 +58,7 @@ class HttpClient:
         connect_timeout_s: float,
         headers: Mapping[str, str] | None = None,
         ca_file: Path | None = None,
+        decompress: bool = True,
     ) -> None:
         """Create the client without a request.
 
@@ -66,15 +67,25 @@ class HttpClient:
             connect_timeout_s: Time limit for opening a connection, in seconds.
             headers: Headers of every request.
             ca_file: PEM file with the authorities to trust; None means the usual ones.
+            decompress: Undo the content encoding of responses; False leaves their bytes as they are.
         """
         self._service = service
         self._connect_timeout_s = connect_timeout_s
         self._headers = headers
         self._ca_file = ca_file
+        self._decompress = decompress
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
-        self, method: str, base: str, path: str, *, timeout_s: float, params: Any = None, body: bytes | None = None
+        self,
+        method: str,
+        base: str,
+        path: str,
+        *,
+        timeout_s: float,
+        params: Any = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -85,6 +96,7 @@ class HttpClient:
             timeout_s: Time limit for the whole exchange, in seconds.
             params: Query parameters.
             body: Body, sent unchanged.
+            headers: Further headers of this request.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
@@ -93,7 +105,8 @@ class HttpClient:
         """
         session = self._session or self._open()
         timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s)
-        options: dict[str, Any] = {"params": params, "data": body, "timeout": timeout, "allow_redirects": False}
+        options: dict[str, Any] = {"params": params, "data": body, "headers": headers, "timeout": timeout}
+        options["allow_redirects"] = False
         with transport_errors(self._service, base), slow_request(f"{self._service.capitalize()} at {base}"):
             options |= _find_route(base, self._ca_file)
             async with session.request(method, base + path, **options) as response:
@@ -103,7 +116,10 @@ class HttpClient:
         # No limit here: callers limit the requests in flight.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
         self._session = aiohttp.ClientSession(
-            connector=connector, headers=self._headers, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=self._decompress,
         )
         return self._session
 

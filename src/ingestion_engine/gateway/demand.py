@@ -1,0 +1,67 @@
+"""What a request for embeddings asks of a server: model, number of texts, characters. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import simdjson
+
+EXACT_BYTES: Final = 1024 * 1024
+"""Characters of larger bodies are taken to be their bytes: 1 MiB of texts takes 3 ms to count, and nothing else runs
+meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The cost of one request."""
+
+    model: str
+    """Name as the client wrote it; empty when the body names none."""
+    texts: int
+    characters: int
+    is_valid: bool
+    """Whether the body is a request at all. One that is not costs a server nothing but its refusal."""
+
+
+def read_demand(body: bytes) -> Demand:
+    """Return what a body of ``POST /api/embed`` asks for; it is checked no further than that. Never raises.
+
+    Cost: 5 µs for 8 texts of 300 characters, 0.1 ms for 32 of 1,000; at most one text is an object at a time.
+    """
+    try:
+        fields = simdjson.Parser().parse(body)
+    except (ValueError, UnicodeDecodeError):
+        return _read_slowly(body)
+    return _measure(fields, body) if isinstance(fields, simdjson.Object) else _invalid(body)
+
+
+def _read_slowly(body: bytes) -> Demand:
+    """Read what only Ollama's tolerant parser accepts: bytes that are not UTF-8, or lone surrogates."""
+    try:
+        fields = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return _invalid(body)
+    return _measure(fields, body) if isinstance(fields, dict) else _invalid(body)
+
+
+def _measure(fields: Any, body: bytes) -> Demand:
+    """Return the demand of a JSON object. As in Ollama, case of names does not matter, and the last one counts."""
+    model: Any = ""
+    texts: Any = ()
+    for name in fields.keys():  # noqa: SIM118 - simdjson's objects do not iterate, and items() makes lists of arrays
+        if name.lower() == "model":
+            model = fields[name]
+        elif name.lower() == "input":
+            texts = fields[name]
+    if isinstance(texts, str):
+        texts = (texts,)
+    elif not isinstance(texts, list | tuple | simdjson.Array):
+        return _invalid(body)
+    characters = len(body) if len(body) > EXACT_BYTES else sum(len(one) for one in texts if isinstance(one, str))
+    return Demand(model if isinstance(model, str) else "", len(texts), characters, is_valid=isinstance(model, str))
+
+
+def _invalid(body: bytes) -> Demand:
+    return Demand("", 1, len(body), is_valid=False)
