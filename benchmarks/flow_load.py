@@ -47,6 +47,8 @@ class Flow:
     """How many requests it has; None means that it always has one more."""
     rate: float | None = None
     """Requests per second; None means that a request is sent as soon as one is answered."""
+    timeout_s: int | None = None
+    """How long the gateway may wait for one server."""
     headers: bool = True
     """False for a client that knows nothing of flows."""
 
@@ -147,6 +149,8 @@ class _Sender:
         self._open: set[Connection] = set()
         self._rendered = render_vectors(int(model.removeprefix("sim-")))
         lines = {"ingest-flow": flow.name, "ingest-band": flow.band, "ingest-weight": str(flow.weight)}
+        if flow.timeout_s is not None:
+            lines["ingest-timeout"] = str(flow.timeout_s)
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items()) if flow.headers else ""
         self._head = (head + "content-type: application/json\r\n").encode()
 

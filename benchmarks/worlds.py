@@ -78,6 +78,31 @@ class JobRun:
         return float(self.summary["timings"]["elapsed_s"])
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedJob:
+    """A job whose spec is stored."""
+
+    job_id: str
+    ledger: Ledger
+    command: list[str]
+    env: dict[str, str]
+
+    def run(self, wrap: tuple[str, ...] = ()) -> Measured:
+        """Run the driver to its end."""
+        return run_measured([*wrap, *self.command], env=self.env)
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return the job's summary.
+
+        Raises:
+            RuntimeError: The job did not succeed.
+        """
+        summary = self.ledger.read_summary()
+        if summary is None or summary["state"] != "succeeded":
+            raise RuntimeError(f"{self.job_id} did not succeed: {summary}")
+        return summary
+
+
 @dataclass(slots=True)
 class World:
     """Servers and settings of a benchmark; created by ``open_world``."""
@@ -98,35 +123,56 @@ class World:
         """Set the cost of a request to the embedder."""
         ask(f"{self.ollama_urls[0]}/sim/reset", {"request_ms": request_ms, "text_ms": text_ms})
 
-    def run(
+    def run(self, engine: EngineName, prefix: str, *, wrap: tuple[str, ...] = (), **options: Any) -> JobRun:
+        """Run a job from its driver's start to its summary; counters are of this job alone.
+
+        Args:
+            engine: Where partitions run.
+            prefix: Prefix of the objects.
+            wrap: Command prefix such as a profiler; local engine only.
+            options: As of ``prepare``.
+
+        Raises:
+            RuntimeError: The job did not succeed.
+        """
+        job = self.prepare(engine, prefix, **options)
+        ask(f"{self.ollama_urls[0]}/sim/reset", {})
+        before = ask(f"{self.store_url}/sim/counters")
+        measured = job.run(wrap)
+        embedder, after = ask(f"{self.ollama_urls[0]}/sim/counters"), ask(f"{self.store_url}/sim/counters")
+        stores = {name: {f: n - before[name][f] for f, n in counts.items()} for name, counts in after.items()}
+        return JobRun(job.read_summary(), measured, embedder, stores)
+
+    def prepare(
         self,
         engine: EngineName,
         prefix: str,
         *,
         model: str,
         endpoints: int = 1,
+        gateways: tuple[str, ...] = (),
         parallelism: int = 1,
-        wrap: tuple[str, ...] = (),
         **request: Any,
-    ) -> JobRun:
-        """Run a job from its driver's start to its summary; counters are of this job alone.
+    ) -> PreparedJob:
+        """Store the spec of a job and return how to run it.
 
         Args:
             engine: Where partitions run.
             prefix: Prefix of the objects.
             model: ``sim-N``.
             endpoints: How many of the embedder's endpoints it uses.
+            gateways: URLs of the gateways that it uses.
             parallelism: Partitions at once.
-            wrap: Command prefix such as a profiler; local engine only.
             request: Further fields of the request; a collection of its own by default.
-
-        Raises:
-            RuntimeError: The job did not succeed.
         """
         number = next(_numbers)
         job_id = f"bench-{engine.value}-{number}"
-        ollama = self.settings.ollama.model_copy(update={"urls": tuple(self.ollama_urls[:endpoints])})
-        settings = self.settings.model_copy(update={"ollama": ollama})
+        settings = self.settings.model_copy(
+            update={
+                "ollama": self.settings.ollama.model_copy(update={"urls": tuple(self.ollama_urls[:endpoints])}),
+                "gateway": self.settings.gateway.model_copy(update={"url": gateways}),
+            }
+        )
         body = {
             "source": {"bucket": BUCKET, "prefix": prefix},
             "collection": f"bench_{number}",
@@ -137,16 +183,8 @@ class World:
         spec = make_spec(settings, JobRequest.model_validate(body), engine, job_id, parallelism=parallelism)
         ledger = Ledger(open_state_store(settings), job_id)
         ledger.write_spec(spec)
-        ask(f"{self.ollama_urls[0]}/sim/reset", {})
-        before = ask(f"{self.store_url}/sim/counters")
         command, env = self._command(engine, ("--spec", ledger.spec_uri, "--attempt", "1"), parallelism)
-        measured = run_measured([*wrap, *command], env=env)
-        summary = ledger.read_summary()
-        if summary is None or summary["state"] != "succeeded":
-            raise RuntimeError(f"{job_id} did not succeed: {summary}")
-        embedder, after = ask(f"{self.ollama_urls[0]}/sim/counters"), ask(f"{self.store_url}/sim/counters")
-        stores = {name: {f: n - before[name][f] for f, n in counts.items()} for name, counts in after.items()}
-        return JobRun(summary, measured, embedder, stores)
+        return PreparedJob(job_id, ledger, command, env)
 
     def _command(
         self, engine: EngineName, arguments: tuple[str, ...], parallelism: int
