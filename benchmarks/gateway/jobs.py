@@ -30,19 +30,17 @@ def measure(world: World, simulation: Simulation, engines: tuple[EngineName, ...
     world.upload(list_markdown("gateway/", objects))
     simulation.reset()
     with run_gateways(world.ollama_urls, in_flight=IN_FLIGHT, texts_per_second=TEXTS_PER_S) as (gateway,):
-        jobs = {
-            world.prepare(
-                engine, "gateway/", model=MODEL, endpoints=SERVERS, gateways=(gateway.url,), parallelism=1,
-                priority=priority,
-            ): float(priority)
+        options = {"endpoints": SERVERS, "gateways": (gateway.url,), "parallelism": 1}
+        jobs = [
+            (world.prepare(engine, "gateway/", model=MODEL, **options, priority=priority), float(priority))
             for engine in engines
             for priority in PRIORITIES
-        }  # fmt: skip
+        ]
         with ThreadPoolExecutor(len(jobs)) as pool:
-            list(pool.map(lambda job: job.run(), jobs))
-        chunks = [job.read_summary()["counts"]["chunks"] for job in jobs]
+            list(pool.map(lambda job: job[0].run(), jobs))
+        chunks = [job.read_summary()["counts"]["chunks"] for job, _ in jobs]
     records = [one for one in simulation.records() if one.flow]
-    weights = {job.job_id: priority for job, priority in jobs.items()}
+    weights = {job.job_id: priority for job, priority in jobs}
     span = _find_common_span(records, weights)
     return {
         "in_flight": count_in_flight(records),
