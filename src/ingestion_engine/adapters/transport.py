@@ -82,10 +82,11 @@ class HttpClient:
         base: str,
         path: str,
         *,
-        timeout_s: float,
+        timeout_s: float | None,
+        silence_s: float | None = None,
         params: Any = None,
-        body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -93,10 +94,12 @@ class HttpClient:
             method: HTTP method.
             base: URL of the server, named in errors.
             path: Path appended to the URL.
-            timeout_s: Time limit for the whole exchange, in seconds.
+            timeout_s: Time limit for the whole exchange, in seconds; None means none.
+            silence_s: Time limit for each wait for the next bytes, in seconds; interim responses (``102 Processing``)
+                count. Such a request is not shown as slow: its server proves that it is at work.
             params: Query parameters.
+            headers: Headers of this request, in addition to those of the client.
             body: Body, sent unchanged.
-            headers: Further headers of this request.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
@@ -104,10 +107,12 @@ class HttpClient:
             TlsFailed: the certificate of the server is not accepted.
         """
         session = self._session or self._open()
-        timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s)
+        timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s, sock_read=silence_s)
         options: dict[str, Any] = {"params": params, "data": body, "headers": headers, "timeout": timeout}
         options["allow_redirects"] = False
-        with transport_errors(self._service, base), slow_request(f"{self._service.capitalize()} at {base}"):
+        name = f"{self._service.capitalize()} at {base}"
+        is_slow = slow_request(name) if silence_s is None else contextlib.nullcontext()
+        with transport_errors(self._service, base), is_slow:
             options |= _find_route(base, self._ca_file)
             async with session.request(method, base + path, **options) as response:
                 return Response(response.status, await response.read(), response.headers)
@@ -120,6 +125,7 @@ class HttpClient:
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=self._decompress,
+            response_class=_PatientResponse,
         )
         return self._session
 
@@ -127,6 +133,33 @@ class HttpClient:
         """Release connections."""
         if self._session is not None:
             await self._session.close()
+
+
+class _PatientResponse(aiohttp.ClientResponse):
+    """A response whose limit on silence also holds after an interim response.
+
+    aiohttp 3.14 stops the timer of ``sock_read`` at the end of any message, also of an interim one
+    (``ResponseHandler.data_received``), and starts it again with the next bytes only.
+    """
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Read the head of the final response."""
+        protocol = connection.protocol
+        if protocol is None or not protocol.read_timeout:
+            return await super().start(connection)
+        read = protocol.read
+
+        async def read_on() -> Any:
+            message, payload = await read()
+            if 100 <= message.code < 200:
+                protocol.start_timeout()
+            return message, payload
+
+        vars(protocol)["read"] = read_on  # what ``start`` calls for each message
+        try:
+            return await super().start(connection)
+        finally:
+            del vars(protocol)["read"]
 
 
 @functools.cache

@@ -25,7 +25,7 @@ class JobPhase(Enum):
     """Where exactly a job is: a state, and the column that distinguishes its two phases. Every row is in one phase."""
 
     WAITING = JobState.QUEUED, "admitted_at", False, "Waits for admission."
-    ADMITTED = JobState.QUEUED, "admitted_at", True, "Holds its share; the first driver is being submitted."
+    ADMITTED = JobState.QUEUED, "admitted_at", True, "Holds its place; the first driver is being submitted."
     SUBMITTED = JobState.SUBMITTED, "attempt_started_at", True, "The engine has accepted the driver."
     RESUBMITTING = JobState.SUBMITTED, "attempt_started_at", False, "The next driver is being submitted."
     RUNNING = JobState.RUNNING, "attempt_started_at", True, "The driver runs."
@@ -77,7 +77,7 @@ _SUBMITTED = (_P.SUBMITTED, _P.RESUBMITTING, _P.RUNNING, _P.RESTARTING)
 _ENDING = (*_SUBMITTED, _P.CANCELING, _P.ABORTING)
 
 TRANSITIONS: Final[Mapping[JobEvent, _Rule]] = {
-    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, (_P.WAITING,)), "The embedding limit allows the job."),
+    JobEvent.ADMIT: _Rule(_all_to(_P.ADMITTED, (_P.WAITING,)), "The capacity allows the job."),
     JobEvent.RELEASE: _Rule(
         _all_to(_P.WAITING, (_P.ADMITTED,)), "The engine is unavailable and cannot have started the first driver."
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -44,6 +45,51 @@ async def test_what_happened_to_a_request_is_said_in_words(client: HttpClient) -
         await client.request("GET", "http://nowhere.invalid", "/", timeout_s=5)
     assert refused.value.message == f"Qdrant at {closed} refuses connections."
     assert unknown.value.message.endswith("cannot be found: the host name 'nowhere.invalid' does not resolve.")
+
+
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def patient_call(client: HttpClient, steps: list[float | bytes], silence_s: float) -> bytes:
+    """Return the answer of a server that sends these bytes, and waits these seconds between them."""
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        for step in steps:
+            if isinstance(step, bytes):
+                writer.write(step)
+                await writer.drain()
+            else:
+                await asyncio.wait({gone}, timeout=step)
+
+    gone = asyncio.ensure_future(asyncio.Event().wait())
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        answered = client.request(
+            "POST", url, "/", timeout_s=None, silence_s=silence_s, headers={"ingest-flow": "job-1"}, body=b"{}"
+        )
+        async with asyncio.timeout(10):
+            content = (await answered).content
+        assert b"ingest-flow: job-1" in heads[0].lower()
+        return content
+    finally:
+        gone.cancel()
+        server.close()
+
+
+async def test_a_request_may_take_long_while_its_server_proves_that_it_is_at_work(client: HttpClient) -> None:
+    """Interim responses end a silence; the final response may come long after the first of them."""
+    assert await patient_call(client, [0.3, PROCESSING, 0.3, PROCESSING, 0.3, ANSWER], silence_s=0.45) == b"{}"
+
+
+@pytest.mark.parametrize("steps", [[], [PROCESSING], [PROCESSING, 0.1, PROCESSING], [ANSWER[:-1]]])
+async def test_a_server_that_falls_silent_is_unavailable(client: HttpClient, steps: list[float | bytes]) -> None:
+    """Also after an interim response, after which aiohttp alone would wait forever, and in the middle of the body."""
+    with pytest.raises(TransientError, match="did not respond in time"):
+        await patient_call(client, [*steps, 20.0], silence_s=0.3)
 
 
 async def test_the_time_out_is_for_the_whole_call(client: HttpClient) -> None:
