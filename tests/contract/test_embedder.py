@@ -16,7 +16,6 @@ import pytest
 
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.responses import canonical_name, translate_response
-from ingestion_engine.adapters.ollama.server_pool import EndpointPool
 from ingestion_engine.domain.errors import FatalError, TextRefused, TextTooLong, TransientError
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
@@ -236,11 +235,10 @@ class TestOutages:
     async def test_a_dead_server_of_the_pool_is_avoided(self, ollama_server: RunningServer) -> None:
         """The other server is used; after one failure the dead one is avoided."""
         dead = dead_url()
-        pool = EndpointPool([dead, ollama_server.url])
-        embedder = OllamaEmbedder([], in_flight=1, retry=QUICK, pool=pool)
+        embedder = OllamaEmbedder([dead, ollama_server.url], in_flight=1, retry=QUICK)
         for number in range(6):
             await embedder.embed(MODEL, [str(number)])
-        assert [endpoint.failures for endpoint in pool.endpoints] == [1, 0]
+        assert [server.failures for server in embedder.pool.servers] == [1, 0]
         assert embedder.calls == 6
         await embedder.close()
 
@@ -314,16 +312,19 @@ class TestDescribe:
         other = await embedder.describe("hash-768")
         assert (other.dimension, other.digest) == (768, hashlib.sha256(b"hash-768:latest").hexdigest())
 
-    async def test_digests_must_agree(self, ollama_server: RunningServer) -> None:
-        """Two servers with another build of a model under one name: fatal, naming both."""
+    async def test_a_server_that_differs_is_not_used(self, ollama_server: RunningServer) -> None:
+        """Two servers with another build of a model under one name: of as many, that of the first configured counts."""
         with serving(_catalog("hash-384:latest", "f" * 64, 384)) as url:
             embedder = OllamaEmbedder([ollama_server.url, url], in_flight=1, describe_retry=SHORT)
-            with pytest.raises(FatalError) as differs:
-                await embedder.describe("hash-384")
+            info = await embedder.describe("hash-384")
+            for number in range(4):
+                await embedder.embed("hash-384", [str(number)])
+            assert embedder.pool.find_differing("hash-384") == {url: "f" * 64}
+            assert [server.done for server in embedder.pool.servers] == [4, 0]
+            wanted = await embedder.describe("hash-384", digest="f" * 64)
             await embedder.close()
-        assert differs.value.code == "model_digest_differs"
-        assert url in differs.value.message
-        assert ollama_server.url in differs.value.message
+        assert info.digest == hashlib.sha256(b"hash-384:latest").hexdigest()
+        assert wanted.digest == "f" * 64
 
     async def test_an_unavailable_server_is_ignored(self, ollama_server: RunningServer) -> None:
         """The available servers agree; the unavailable one does not delay the result for long."""
@@ -331,10 +332,20 @@ class TestDescribe:
         assert (await embedder.describe(MODEL)).dimension == 384
         await embedder.close()
 
-    async def test_a_server_without_the_model_is_fatal(self, ollama_server: RunningServer) -> None:
+    async def test_a_server_without_the_model_is_not_used(self, ollama_server: RunningServer) -> None:
         """Every request to it would fail."""
         with serving(_catalog("other:latest", "f" * 64, 384)) as url:
             embedder = OllamaEmbedder([ollama_server.url, url], in_flight=1, describe_retry=SHORT)
+            assert (await embedder.describe("hash-384")).dimension == 384
+            for number in range(4):
+                await embedder.embed("hash-384", [str(number)])
+            assert [server.done for server in embedder.pool.servers] == [4, 0]
+            await embedder.close()
+
+    async def test_a_model_that_no_server_has_is_fatal(self) -> None:
+        """It names one of the servers that lack it."""
+        with serving(_catalog("other:latest", "f" * 64, 384)) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
             with pytest.raises(FatalError) as missing:
                 await embedder.describe("hash-384")
             await embedder.close()
@@ -373,56 +384,6 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
-
-
-class TestPool:
-    """Choice of the next server."""
-
-    def test_least_loaded_then_in_rotation(self) -> None:
-        """Equally loaded servers are used evenly."""
-        pool = EndpointPool(["a", "b", "c"], clock=Clock())
-        assert sorted(pool.choose().url for _ in range(6)) == ["a", "a", "b", "b", "c", "c"]
-        pool.endpoints[0].in_flight = pool.endpoints[2].in_flight = 1
-        assert {pool.choose().url for _ in range(6)} == {"b"}
-
-    def test_home_first(self) -> None:
-        """A process prefers its home among equally loaded servers; homes beyond the last server wrap around."""
-        clock = Clock()
-        pool = EndpointPool(["a", "b", "c"], home=4, clock=clock)
-        assert {pool.choose().url for _ in range(6)} == {"b"}
-        pool.endpoints[1].in_flight = 1
-        assert {pool.choose().url for _ in range(6)} == {"c"}
-        pool.endpoints[1].in_flight = 0
-        pool.note_failure(pool.endpoints[1])
-        assert {pool.choose().url for _ in range(6)} == {"c"}
-        clock.now = pool.endpoints[1].cool_until
-        assert {pool.choose().url for _ in range(6)} == {"b"}
-
-    def test_cool_down_doubles_and_ends(self) -> None:
-        """1 s, 2 s, 4 s … at most 30 s; one success resets the pause."""
-        clock = Clock()
-        pool = EndpointPool(["a", "b"], clock=clock)
-        bad = pool.endpoints[0]
-        pauses = []
-        for _ in range(7):
-            pool.note_failure(bad)
-            pauses.append(bad.cool_until - clock.now)
-            assert {pool.choose().url for _ in range(4)} == {"b"}
-            clock.now = bad.cool_until
-            assert {pool.choose().url for _ in range(4)} == {"a", "b"}
-        assert pauses == [1, 2, 4, 8, 16, 30, 30]
-        pool.note_success(bad)
-        pool.note_failure(bad)
-        assert bad.cool_until - clock.now == 1
-
-    def test_all_cooling_down_takes_the_first_to_be_ready(self) -> None:
-        """A request is always sent to some server."""
-        clock = Clock()
-        pool = EndpointPool(["a", "b"], clock=clock)
-        for endpoint, times in zip(pool.endpoints, (3, 1), strict=True):
-            for _ in range(times):
-                pool.note_failure(endpoint)
-        assert pool.choose().url == "b"
 
 
 class TestRetriesAndRates:

@@ -9,10 +9,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_engine.adapters.ollama.server_pool import EndpointPool
+from ingestion_engine.adapters.ollama.server_pool import Flight, Server, ServerPool
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.pipeline.worker import choose_home
+from ingestion_engine.runtime.adaptive_limit import Outcome
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.admission import admit_jobs
 from ingestion_engine.services.job_records import JobRecord
@@ -117,14 +118,23 @@ def test_processes_load_servers_evenly(count: int, processes: int, share: int, d
     """
     spec = spec_for(count, processes, share=share)
     urls = [f"http://ollama-{number}:11434" for number in range(count)]
-    pools = [EndpointPool(urls, home=choose_home(spec, slot), clock=lambda: 0.0) for slot in range(processes)]
-    for pool in pools:
-        for _ in range(share):
-            pool.choose().in_flight += 1
-    for pool in data.draw(st.lists(st.sampled_from(pools), max_size=30), label="who is answered"):
-        busy = [endpoint for endpoint in pool.endpoints if endpoint.in_flight]
-        data.draw(st.sampled_from(busy), label="by which server").in_flight -= 1
-        pool.choose().in_flight += 1
-    loads = [sum(pool.endpoints[number].in_flight for pool in pools) for number in range(count)]
-    assert sum(loads) == processes * share
+    pools = [ServerPool(urls, home=choose_home(spec, slot), clock=lambda: 0.0) for slot in range(processes)]
+    flights: list[list[Flight]] = [[] for _ in pools]
+    room = min(share, QUEUED_PER_SERVER * count)  # the limit of each server starts there
+    for pool, held in zip(pools, flights, strict=True):
+        for _ in range(room):
+            held.append(pool.begin(choose(pool), 1))
+    for number in data.draw(st.lists(st.integers(0, processes - 1), max_size=30), label="who is answered"):
+        ended = data.draw(st.sampled_from(flights[number]), label="which request")
+        flights[number].remove(ended)
+        pools[number].end(ended, Outcome.REFUSED)
+        flights[number].append(pools[number].begin(choose(pools[number]), 1))
+    loads = [sum(pool.servers[number].in_flight for pool in pools) for number in range(count)]
+    assert sum(loads) == processes * room
     assert max(loads) - min(loads) <= 1
+
+
+def choose(pool: ServerPool) -> Server:
+    server = pool.choose("m")
+    assert server is not None
+    return server

@@ -87,6 +87,7 @@ class HttpClient:
         params: Any = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        server_name: str | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -100,6 +101,8 @@ class HttpClient:
             params: Query parameters.
             headers: Headers of this request, in addition to those of the client.
             body: Body, sent unchanged.
+            server_name: Name of the server where ``base`` has its address: sent as ``Host``, and with https the name
+                that the certificate must have.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
@@ -114,6 +117,9 @@ class HttpClient:
         is_slow = slow_request(name) if silence_s is None else contextlib.nullcontext()
         with transport_errors(self._service, base), is_slow:
             options |= _find_route(base, self._ca_file)
+            if server_name is not None:
+                options["server_hostname"] = server_name
+                options["headers"] = {**(headers or {}), "host": _host_header(server_name, base)}
             async with session.request(method, base + path, **options) as response:
                 return Response(response.status, await response.read(), response.headers)
 
@@ -172,6 +178,11 @@ def _find_route(base: str, ca_file: Path | None) -> Mapping[str, Any]:
     if proxy and not urllib.request.proxy_bypass(parts.netloc):
         route["proxy"] = proxy
     return route
+
+
+def _host_header(server_name: str, base: str) -> str:
+    port = urlsplit(base).port
+    return server_name if port is None else f"{server_name}:{port}"
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from ingestion_engine.runtime.server_urls import count_servers, parse_servers
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tls import check_ca_file
 from ingestion_engine.runtime.validation import describe_faults
@@ -93,7 +94,8 @@ class OllamaSettings(Group):
 
     urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:11434",)
     """Comma-separated base URLs. An embedding model processes one text at a time on a server, so more servers mean more
-    throughput."""
+    throughput. ``http://host:port#8`` declares that the URL processes up to 8 requests at once: it counts as 8 servers.
+    ``dns+http://name:port`` stands for every address of a name. See docs/operations.md."""
     model: str = "all-minilm"
     """Model for requests that name none."""
 
@@ -102,6 +104,12 @@ class OllamaSettings(Group):
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(url.strip().rstrip("/") for url in value.split(",") if url.strip())
+        return value
+
+    @field_validator("urls")
+    @classmethod
+    def _check(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_servers(value)
         return value
 
 
@@ -382,7 +390,7 @@ class Settings(BaseSettings):
     @property
     def embed_in_flight(self) -> int:
         """The cluster-wide limit on embedding requests in flight."""
-        return self.embed.in_flight or 4 * len(self.ollama.urls)
+        return self.embed.in_flight or 4 * count_servers(self.ollama.urls)
 
     @property
     def sqlalchemy_url(self) -> str:

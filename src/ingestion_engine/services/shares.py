@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ingestion_engine.domain.spec import EngineName, JobRequest
+from ingestion_engine.runtime.server_urls import count_servers
 from ingestion_engine.runtime.settings import Settings
 
 QUEUED_PER_SERVER: Final = 2
@@ -52,8 +53,10 @@ def grant_parallelism(settings: Settings, request: JobRequest) -> int:
 def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     """Return the number of embedding requests in flight for each of ``parallelism`` partitions, at least 1. Pure.
 
-    The number gives every server ``QUEUED_PER_SERVER`` requests. Beyond one request per partition it takes at most half
-    of the free ones: each later job finds half of the rest, and does not have to wait for the end of this one.
+    The number gives every server ``QUEUED_PER_SERVER`` requests; a declared capacity counts as so many servers. Where
+    ``INGEST_EMBED__IN_FLIGHT`` is set, the operator says how many requests there is use for, and more servers than URLs
+    may be behind it. Beyond one request per partition the number takes at most half of the free ones: each later job
+    finds half of the rest, and does not have to wait for the end of this one.
 
     With a gateway it is always ``LARGEST_SHARE``: the gateway decides which requests are under way.
 
@@ -64,8 +67,8 @@ def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     """
     if settings.gateway.url:
         return LARGEST_SHARE
-    servers = len(set(settings.ollama.urls))
-    enough = math.ceil(QUEUED_PER_SERVER * servers / parallelism)
+    useful = max(QUEUED_PER_SERVER * count_servers(settings.ollama.urls), settings.embed.in_flight or 0)
+    enough = math.ceil(useful / parallelism)
     return max(1, min(enough, LARGEST_SHARE, free // 2 // parallelism))
 
 

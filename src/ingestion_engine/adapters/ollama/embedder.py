@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,23 @@ import numpy as np
 import orjson
 
 from ingestion_engine.adapters.ollama.responses import (
-    find_digest,
+    canonical_name,
     model_not_found,
+    read_digests,
     read_model,
     read_vectors,
     translate_response,
 )
-from ingestion_engine.adapters.ollama.server_pool import Endpoint, EndpointPool
+from ingestion_engine.adapters.ollama.server_pool import Flight, Server, ServerPool
+from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
+from ingestion_engine.adapters.ollama.server_watch import SAME_MODEL, ServerWatch
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
-from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
+from ingestion_engine.domain.errors import FatalError, IngestionError, TlsFailed, TransientError
 from ingestion_engine.domain.records import ModelInfo
+from ingestion_engine.runtime.adaptive_limit import Outcome
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
+from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,6 +47,9 @@ QUICK_RETRY = RetryPolicy(first_s=0.25, longest_s=5.0, deadline_s=60.0)
 DESCRIBE_RETRY = RetryPolicy(first_s=0.25, longest_s=1.0, deadline_s=1.5)
 """Shorter than the checks before a job (2 s), so that they report why the server does not respond."""
 
+_ABOUT_ONE_SERVER = ("model_not_found", "model_not_embedding")
+"""Errors of one server that do not matter while another one serves the model."""
+
 
 class OllamaEmbedder:
     """The embedder port over a pool of Ollama servers. For one event loop."""
@@ -54,21 +62,24 @@ class OllamaEmbedder:
         texts_per_second: float | None = None,
         retry: RetryPolicy = QUICK_RETRY,
         describe_retry: RetryPolicy = DESCRIBE_RETRY,
-        pool: EndpointPool | None = None,
+        home: int | None = None,
         ca_file: Path | None = None,
     ) -> None:
         """Create the client; sends no request.
 
         Args:
-            urls: Base URLs of servers with the same models.
+            urls: Servers, as ``ServerUrl.parse`` reads them.
             in_flight: Maximum number of concurrent requests of this instance.
             texts_per_second: Maximum number of texts sent per second, including retries; None means no limit.
             retry: Retry policy of one call of ``embed``.
             describe_retry: Retry policy of ``describe`` for each server.
-            pool: Pool of servers; None creates one from ``urls``.
+            home: Number of the preferred server, as for ``ServerPool``.
             ca_file: PEM file with the authorities to trust; None means the usual ones.
         """
-        self._pool = pool or EndpointPool(urls)
+        names = ServerNames(parse_servers(urls))
+        self.pool = ServerPool(names.list(), home=home, most=in_flight)
+        """The servers and their states."""
+        self._watch = ServerWatch(self.pool, names, self._read_digests)
         self._slots = asyncio.Semaphore(in_flight)
         self._bucket = TokenBucket(texts_per_second) if texts_per_second else None
         self._retry = retry
@@ -83,10 +94,8 @@ class OllamaEmbedder:
         cls, settings: Settings, *, in_flight: int, texts_per_second: float | None = None, home: int | None = None
     ) -> OllamaEmbedder:
         """Return an embedder for ``settings.ollama``; the limits are the caller's share of the cluster-wide ones."""
-        urls = settings.ollama.urls
-        pool = EndpointPool(urls, home=home)
-        ca_file = settings.tls.ca_file
-        return cls(urls, in_flight=in_flight, texts_per_second=texts_per_second, pool=pool, ca_file=ca_file)
+        urls, ca_file = settings.ollama.urls, settings.tls.ca_file
+        return cls(urls, in_flight=in_flight, texts_per_second=texts_per_second, home=home, ca_file=ca_file)
 
     @property
     def calls(self) -> int:
@@ -95,59 +104,86 @@ class OllamaEmbedder:
 
     async def close(self) -> None:
         """Release connections."""
+        await self._watch.close()
         await self._client.close()
 
-    async def describe(self, model: str) -> ModelInfo:
-        """Return name, digest and size of a model; all available servers must agree.
+    async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
+        """Return name, digest and size of a model, as most available servers serve it.
+
+        Servers that differ, or do not have the model, are logged and not used for it.
+
+        Args:
+            model: Name of the model.
+            digest: The digest that is wanted, if any server serves it; None means that of most servers.
 
         Raises:
-            FatalError: "model_not_found" (an available server does not have it), "model_digest_differs",
-                "model_not_embedding".
+            FatalError: "model_not_found" (no available server has it), "model_not_embedding",
+                "embedder_access_denied".
             TransientError: no server is available.
 
         Cost: two requests per server.
         """
+        await self._watch.resolve()
+        servers = self.pool.servers
         outcomes = await asyncio.gather(
-            *(self._describe_at(endpoint.url, model) for endpoint in self._pool.endpoints), return_exceptions=True
+            *(self._describe_at(server, model) for server in servers), return_exceptions=True
         )
         found: dict[str, ModelInfo] = {}
-        for endpoint, outcome in zip(self._pool.endpoints, outcomes, strict=True):
+        errors: list[BaseException] = []
+        for server, outcome in zip(servers, outcomes, strict=True):
             if isinstance(outcome, ModelInfo):
-                found[endpoint.url] = outcome
-            elif not isinstance(outcome, TransientError):
+                found[outcome.digest] = found.get(outcome.digest, outcome)
+                continue
+            errors.append(outcome)
+            if isinstance(outcome, TransientError):
+                self.pool.note_unreachable(server, outcome.message)
+            elif not (isinstance(outcome, FatalError) and outcome.code in _ABOUT_ONE_SERVER):
                 raise outcome
         if not found:
-            raise next(outcome for outcome in outcomes if isinstance(outcome, TransientError))
-        (url, info), *others = found.items()
-        for other_url, other in others:
-            if other.digest != info.digest:
-                raise _digest_differs(model, {url: info.digest, other_url: other.digest})
+            unavailable = TransientError("ollama_unavailable", "No Ollama server is known.")
+            raise next((e for e in errors if not isinstance(e, TransientError)), errors[0] if errors else unavailable)
+        reference = self.pool.models.choose_reference(model)
+        info = found.get(digest or "") or found.get(reference or "") or next(iter(found.values()))
         self._dimensions[model] = info.dimension
         return info
 
-    async def _describe_at(self, url: str, model: str) -> ModelInfo:
+    async def _describe_at(self, server: Server, model: str) -> ModelInfo:
+        url = server.url
+
         async def describe() -> ModelInfo:
-            timeout_s = DESCRIBE_TIMEOUT_S
-            tags = await self._request("GET", url, "/api/tags", model=model, timeout_s=timeout_s)
+            digests = await self._read_digests(server.address)
+            self.pool.note_models(server, digests)
             show = orjson.dumps({"model": model})
-            shown = await self._request("POST", url, "/api/show", body=show, model=model, timeout_s=timeout_s)
-            digest = find_digest(read_object(tags, "ollama", url), model, url=url)
+            shown = await self._request(
+                "POST", server.address, "/api/show", body=show, model=model, timeout_s=DESCRIBE_TIMEOUT_S
+            )
+            digest = digests.get(canonical_name(model))
             if digest is None:
                 raise model_not_found(url, model, f"Model {model!r} is not listed.")
             return read_model(read_object(shown, "ollama", url), model=model, digest=digest, url=url)
 
         return await retry_async(describe, TransientError, self._describe_retry, unless=TlsFailed)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def _read_digests(self, address: ServerAddress) -> Mapping[str, str]:
+        """Return the digest by name of every model that a server lists. Raises IngestionError."""
+        tags = await self._request("GET", address, "/api/tags", timeout_s=DESCRIBE_TIMEOUT_S)
+        return read_digests(read_object(tags, "ollama", address.url), url=address.url)
+
+    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.
 
         Every temporary failure is retried with jitter, each time on the best server, until the retry policy's deadline.
         Idempotent.
 
+        Args:
+            model: Name of the model.
+            texts: The texts.
+            digest: Digest that the server must serve; None means that of most servers.
+
         Raises:
             TextRefused: TextTooLong, "embedding_nan", "embedding_refused": one text makes the whole request fail.
-            FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (another dimension than
-                described).
+            FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (no server serves the
+                digest any more; another dimension than described).
             TransientError: still failing at the deadline.
 
         Cost: one request; the numbers are float64 briefly, then float32.
@@ -156,55 +192,53 @@ class OllamaEmbedder:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
         request: dict[str, Any] = {"model": model, "input": list(texts), "truncate": False}
         body = orjson.dumps(request | ({"options": OPTIONS} if OPTIONS else {}))
-        timeout_s = BASE_TIMEOUT_S + sum(map(len, texts)) / CHARS_PER_S
+        chars = sum(map(len, texts))
 
         async def embed_once() -> npt.NDArray[np.float32]:
             if self._bucket is not None:
                 await self._bucket.take(len(texts))
-            return await self._embed_once(model, body, count=len(texts), timeout_s=timeout_s)
+            flight = await self._watch.acquire(model, chars, digest=digest)
+            return await self._embed_at(flight, model, body, count=len(texts))
 
         async with self._slots:
             # Another server of the pool may have a certificate that is accepted.
-            is_alone = len(self._pool.endpoints) == 1
+            is_alone = len(self.pool.servers) == 1
             vectors = await retry_async(embed_once, TransientError, self._retry, unless=TlsFailed if is_alone else ())
         self._calls += 1
         return vectors
 
-    async def _embed_once(self, model: str, body: bytes, *, count: int, timeout_s: float) -> npt.NDArray[np.float32]:
-        endpoint = self._pool.choose()
-        endpoint.in_flight += 1
+    async def _embed_at(self, flight: Flight, model: str, body: bytes, *, count: int) -> npt.NDArray[np.float32]:
+        """Send the request that has begun, and record how it ended."""
+        address, timeout_s = flight.server.address, BASE_TIMEOUT_S + flight.passage.chars / CHARS_PER_S
+        outcome, error, retry_after_s = Outcome.ABANDONED, None, None  # canceled
         try:
-            url = endpoint.url
-            response = await self._request("POST", url, "/api/embed", body=body, model=model, timeout_s=timeout_s)
-            vectors = read_vectors(response.content, count, url=url, model=model)
-        except TransientError:
-            self._pool.note_failure(endpoint)
+            response = await self._request("POST", address, "/api/embed", body=body, model=model, timeout_s=timeout_s)
+            vectors = read_vectors(response.content, count, url=address.url, model=model)
+            outcome = Outcome.DONE
+        except TransientError as failure:
+            outcome, error, retry_after_s = Outcome.FAILED, failure.message, failure.context.get("retry_after_s")
+            raise
+        except IngestionError:
+            outcome = Outcome.REFUSED
             raise
         finally:
-            endpoint.in_flight -= 1
-        self._pool.note_success(endpoint)
-        self._check_dimension(model, vectors.shape[1], endpoint)
+            self.pool.end(flight, outcome, error=error, retry_after_s=retry_after_s)
+        self._check_dimension(model, vectors.shape[1], address.url)
         return vectors
 
-    def _check_dimension(self, model: str, dimension: int, endpoint: Endpoint) -> None:
+    def _check_dimension(self, model: str, dimension: int, url: str) -> None:
         expected = self._dimensions.setdefault(model, dimension)
         if dimension != expected:
-            message = f"Model '{model}' returned {dimension} dimensions at {endpoint.url}, {expected} before."
-            raise FatalError("model_digest_differs", message, hint=_SAME_MODEL, model=model, url=endpoint.url)
+            message = f"Model '{model}' returned {dimension} dimensions at {url}, {expected} before."
+            raise FatalError("model_digest_differs", message, hint=SAME_MODEL, model=model, url=url)
 
     async def _request(
-        self, method: str, url: str, path: str, *, model: str, timeout_s: float, body: bytes | None = None
+        self, method: str, address: ServerAddress, path: str, *, timeout_s: float, model: str = "", body: bytes = b""
     ) -> Response:
         """Send one request and return its successful response; ``model`` is named in errors."""
-        response = await self._client.request(method, url, path, body=body, timeout_s=timeout_s)
+        response = await self._client.request(
+            method, address.url, path, body=body or None, timeout_s=timeout_s, server_name=address.server_name
+        )
         if response.status_code != HTTPStatus.OK:
-            raise translate_response(response, url, model)
+            raise translate_response(response, address.url, model)
         return response
-
-
-_SAME_MODEL = "Run `ollama pull` on each server of INGEST_OLLAMA__URLS, so that all have the same model."
-
-
-def _digest_differs(model: str, digests: dict[str, str]) -> FatalError:
-    message = f"Model '{model}' differs between servers: " + ", ".join(f"{u} has {d}" for u, d in digests.items()) + "."
-    return FatalError("model_digest_differs", message, hint=_SAME_MODEL, model=model, digests=digests)

@@ -112,20 +112,21 @@ def canonical_name(model: str) -> str:
     return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
-def find_digest(tags: Mapping[str, Any], model: str, *, url: str) -> str | None:
-    """Return the digest of a model in a response of ``/api/tags``, or None when it is not listed. Pure.
+def read_digests(tags: Mapping[str, Any], *, url: str, model: str = "") -> dict[str, str]:
+    """Return the digest by canonical name of every model in a response of ``/api/tags``. Pure.
 
     Raises:
-        TransientError: the response is no list of models, so it is not Ollama's.
+        TransientError: the response is no list of models, so it is not Ollama's; ``model`` is named in it.
     """
-    wanted = canonical_name(model)
+    digests: dict[str, str] = {}
     try:
         for entry in tags["models"] or []:
-            if wanted in (canonical_name(entry["name"]), canonical_name(entry.get("model") or "")):
-                return str(entry["digest"]).removeprefix("sha256:")
+            digest = str(entry["digest"]).removeprefix("sha256:")
+            for name in (entry["name"], entry.get("model") or ""):
+                digests.setdefault(canonical_name(name), digest)
     except (AttributeError, LookupError, TypeError) as error:
         raise _invalid(url, model, f"no list of models ({type(error).__name__})") from error
-    return None
+    return digests
 
 
 def read_model(shown: Mapping[str, Any], *, model: str, digest: str, url: str) -> ModelInfo:
