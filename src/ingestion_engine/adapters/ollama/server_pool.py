@@ -17,6 +17,7 @@ from typing import Final
 from ingestion_engine.adapters.ollama.models import ModelTable
 from ingestion_engine.adapters.ollama.responses import canonical_name
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
+from ingestion_engine.domain.records import Band
 from ingestion_engine.runtime.adaptive_limit import LARGEST_LIMIT, AdaptiveLimit, Outcome, Passage
 from ingestion_engine.runtime.telemetry import get_logger
 
@@ -31,13 +32,6 @@ SEARCH_SEEN_S: Final = 10.0
 """Seconds after a search for which requests of jobs leave half of every limit free."""
 
 log = get_logger(__name__)
-
-
-class Band(StrEnum):
-    """Priority of a request."""
-
-    SEARCH = "search"
-    JOB = "job"
 
 
 class ServerState(StrEnum):
@@ -219,15 +213,16 @@ class ServerPool:
         ready = (s for s in self.servers if self._may_serve(s, model, wanted) and self._is_ready(s, now))
         return sum(max(self._find_room(server, band), 0) for server in ready)
 
-    def find_availability(self, model: str, *, digest: str | None = None) -> Availability:
-        """Return whether any server can serve a model, and if not, why."""
-        wanted = self._find_wanted(model, digest)
-        now = self._clock()
-        serving = [server for server in self.servers if self._may_serve(server, model, wanted)]
+    def find_availability(
+        self, model: str, *, digest: str | None = None, exclude: Collection[Server] = ()
+    ) -> Availability:
+        """Return whether any server, room or not, can serve a model, and if not, why; arguments as for ``choose``."""
+        wanted, now = self._find_wanted(model, digest), self._clock()
+        servers = [server for server in self.servers if server not in exclude]
+        serving = [server for server in servers if self._may_serve(server, model, wanted)]
         if any(server.cool_until <= now for server in serving):
             return Availability.READY
-        unknown = [server for server in self.servers if not self.models.is_known(server.url)]
-        if unknown or serving or not self._servers:
+        if serving or not servers or any(not self.models.is_known(server.url) for server in servers):
             return Availability.DOWN
         return Availability.DIGEST_MISSING if self.models.list_digests(model) else Availability.MODEL_MISSING
 

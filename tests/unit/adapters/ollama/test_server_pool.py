@@ -8,13 +8,13 @@ from ingestion_engine.adapters.ollama.server_pool import (
     COOL_DOWN_S,
     SEARCH_SEEN_S,
     Availability,
-    Band,
     Flight,
     Server,
     ServerPool,
     ServerState,
 )
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
+from ingestion_engine.domain.records import Band
 from ingestion_engine.runtime.adaptive_limit import Outcome
 
 
@@ -93,6 +93,8 @@ class TestChoice:
         pool = make_pool(clock, "a", "b")
         assert chosen(pool, exclude={find(pool, "a")}) == "b"
         assert chosen(pool, exclude=set(pool.servers)) is None
+        assert pool.find_availability("m") is Availability.READY
+        assert pool.find_availability("m", exclude=set(pool.servers)) is Availability.DOWN
 
 
 class TestStates:
