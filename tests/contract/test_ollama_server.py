@@ -98,15 +98,45 @@ class TestSurface:
         assert "embedding" in shown["capabilities"]
         assert shown["parameters"].split() == ["num_ctx", "256"]
 
+    def test_only_a_verbose_show_has_the_vocabulary(self, server: httpx.Client) -> None:
+        """By id, in the form of GGUF: a piece that begins a word has U+2581 in front. Otherwise arrays are null."""
+        brief, full = (
+            server.post("/api/show", json={"model": MODEL, "verbose": verbose}).json()["model_info"]
+            for verbose in (False, True)
+        )
+        assert brief["tokenizer.ggml.tokens"] is None
+        assert brief["tokenizer.ggml.model"] == full["tokenizer.ggml.model"] == "bert"
+        tokens = full["tokenizer.ggml.tokens"]
+        assert len(tokens) == 30522
+        assert [tokens[number] for number in (0, 100, 101, 102, 999, 1996, 2075)] == [
+            "[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581!", "\u2581the", "ing",
+        ]  # fmt: skip
+
+    def test_show_takes_the_former_field_name(self, server: httpx.Client) -> None:
+        """``name`` is what old clients send."""
+        assert server.post("/api/show", json={"name": MODEL}).json()["model_info"]["bert.embedding_length"] == 384
+
+    def test_ps_lists_the_loaded_model_with_its_context(self, server: httpx.Client) -> None:
+        """The context in use is num_ctx, not what the model was trained for."""
+        embed(server, "x")
+        loaded = {model["name"]: model for model in server.get("/api/ps").json()["models"]}
+        tagged = {model["name"]: model for model in server.get("/api/tags").json()["models"]}
+        entry = loaded[f"{MODEL}:latest"]
+        assert entry["context_length"] == 256
+        assert entry["digest"] == tagged[f"{MODEL}:latest"]["digest"]
+        assert {"size_vram", "expires_at"} <= entry.keys()
+
     def test_show_refuses_what_is_not_there(self, server: httpx.Client) -> None:
         """A missing model is 404, a missing name 400."""
         assert error_of(server.post("/api/show", json={"model": "nope"})) == (404, "model 'nope:latest' not found")
         assert error_of(server.post("/api/show", json={})) == (400, "model is required")
 
     def test_unknown_path_and_method(self, server: httpx.Client) -> None:
-        """Routes that do not exist are 404, other methods 405."""
-        assert server.get("/api/nope").status_code == 404
-        assert server.get("/api/embed").status_code == 405
+        """Routes that do not exist are 404, other methods 405, in plain text; HEAD is served like GET."""
+        assert (server.get("/api/nope").status_code, server.get("/api/nope").text) == (404, "404 page not found")
+        assert (server.get("/api/embed").status_code, server.get("/api/embed").text) == (405, "405 method not allowed")
+        assert server.post("/").status_code == server.post("/api/tags").status_code == 405
+        assert server.head("/api/tags").status_code == server.head("/api/version").status_code == 200
 
 
 class TestVectors:
@@ -169,6 +199,22 @@ class TestContext:
         """A call is all or nothing."""
         assert error_of(post(server, ["fine", "sky " * 300], truncate=False)) == (400, TOO_LONG)
 
+    def test_a_refusal_comes_after_the_inference_of_the_others(self, server: httpx.Client) -> None:
+        """Sixteen good texts and a bad one take about as long as the good ones; the bad one alone takes little."""
+        texts = [f"{number} " + "sky " * 250 for number in range(16)]
+        embed(server, texts[:1])
+
+        def time_of(*wanted: str) -> float:
+            begun = time.monotonic()
+            assert post(server, list(wanted), truncate=False).status_code in (200, 400)
+            return time.monotonic() - begun
+
+        good, mixed, alone = (
+            min(time_of(*wanted) for _ in range(2)) for wanted in (texts, [*texts, "sky " * 300], ["sky " * 300])
+        )
+        assert mixed > good / 2
+        assert alone < good / 4
+
     def test_long_words_are_split(self, server: httpx.Client) -> None:
         """A word over 100 characters has many word pieces, as base64 and hashes without spaces have."""
         encoded = base64.b64encode(bytes(range(96))).decode()
@@ -206,14 +252,27 @@ class TestErrors:
         assert error_of(server.post("/api/embed", content=body)) == (400, message)
 
     def test_missing_model(self, server: httpx.Client) -> None:
-        """An unknown model is 404 and named in full."""
-        assert error_of(post(server, "x", "nope:1b")) == (404, "model 'nope:1b' not found")
-        assert error_of(post(server, "x", "nope")) == (404, "model 'nope:latest' not found")
+        """An unknown model is 404, named as in the request."""
+        for name in ("nope:1b", "nope", "x.y", "h/n/nope"):
+            expected = f'model "{name}" not found, try pulling it first'
+            assert error_of(post(server, "x", name)) == (404, expected)
         assert error_of(post(server, "x", "")) == (404, "model '' not found")
+        assert error_of(post(server, "x", " ")) == (404, "model ' ' not found")
 
-    def test_names_match_in_any_case_and_unknown_fields_pass(self, server: httpx.Client) -> None:
-        """A model is found without its tag and in any case; unknown fields are ignored."""
-        assert np.array_equal(embed(server, "x", "Library/ALL-MiniLM", colour="red"), embed(server, "x"))
+    @pytest.mark.parametrize(
+        "name", ["a b", "a/b/c/d", "nope:", ":x", "x:y:z", "-x", "n.m/x", "a//b", "x@sha256:ab", "ö"]
+    )
+    def test_impossible_names(self, server: httpx.Client, name: str) -> None:
+        """A name that no model can have is 400."""
+        assert error_of(post(server, "x", name)) == (400, "invalid model name")
+        assert error_of(server.post("/api/show", json={"model": name})) == (400, "invalid model name")
+
+    @pytest.mark.parametrize(
+        "name", ["Library/ALL-MiniLM", " all-minilm ", "registry.ollama.ai/library/all-minilm:latest"]
+    )
+    def test_names_match_in_any_form_and_unknown_fields_pass(self, server: httpx.Client, name: str) -> None:
+        """A model is found without its tag, in full and in any case; unknown fields are ignored."""
+        assert np.array_equal(embed(server, "x", name, colour="red"), embed(server, "x"))
 
 
 class TestStandIn:
@@ -291,6 +350,37 @@ class TestStandIn:
         """The marker stands for a text whose vector is not a number; the whole call fails."""
         refused = post(standin, ["fine", "bad \x00NaN text"], "hash-384")
         assert error_of(refused) == (400, "embedding contains NaN or Inf values")
+
+    @pytest.mark.parametrize("bad", ["bad \x00NaN text", "x" * 8193])
+    def test_texts_embedded_in_vain_are_counted(self, drill: httpx.Client, bad: str) -> None:
+        """A refused call has cost the inference of all its other texts; an answered one none in vain."""
+        before = drill.get("/_stats").json()
+        assert post(drill, ["a", bad, "b", "c"], "hash-384", truncate=False).status_code == 400
+        embed(drill, ["d", "e"], "hash-384")
+        after = drill.get("/_stats").json()
+        counted = {name: after[name] - before[name] for name in after}
+        assert (counted["texts_embedded"], counted["texts_in_vain"], counted["refused_requests"]) == (5, 3, 1)
+
+    def test_ps_lists_what_is_loaded(self) -> None:
+        """Nothing at the start; a model that was used; nothing after its runner has died."""
+        with running("--faults", "--test-models") as (_, client):
+            assert client.get("/api/ps").json() == {"models": []}
+            embed(client, "x", "hash-384")
+            assert [model["name"] for model in client.get("/api/ps").json()["models"]] == ["hash-384:latest"]
+            client.post("/_faults", json={"kills_runner": True, "count": 1})
+            post(client, "x", "hash-384")
+            assert client.get("/api/ps").json() == {"models": []}
+
+    def test_a_model_without_word_pieces_has_no_vocabulary(self, standin: httpx.Client) -> None:
+        """Clients then count tokens by an estimate."""
+        shown = standin.post("/api/show", json={"model": "hash-384", "verbose": True}).json()
+        assert not [name for name in shown["model_info"] if name.startswith("tokenizer")]
+
+    @pytest.mark.parametrize("field", [{"system": "be brief"}, {"options": {"num_ctx": 64}}])
+    def test_show_refuses_what_it_does_not_serve(self, standin: httpx.Client, field: dict[str, Any]) -> None:
+        """A real server would answer something else."""
+        expected = f'The Ollama stand-in does not serve the field "{next(iter(field))}".'
+        assert error_of(standin.post("/api/show", json={"model": MODEL, **field})) == (501, expected)
 
     def test_a_fault_hits_n_calls(self, drill: httpx.Client) -> None:
         """Faults hit embed calls only, and end by themselves."""

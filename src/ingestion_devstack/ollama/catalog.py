@@ -8,12 +8,15 @@ from typing import Any
 
 from ingestion_devstack.ollama.model import EmbeddingModel
 from ingestion_devstack.ollama.runner import Runner
+from ingestion_devstack.ollama.word_pieces import describe_vocabulary
 
 _ARCHITECTURE = "bert"
+_NEVER = "2318-01-01T00:00:00Z"
+"""What a real server shows for a model that stays loaded is as far away."""
 
 
 class Catalog:
-    """Runners by model name, in any case; the tag `latest` and the namespace `library` are optional."""
+    """Runners by model name, in any case; the tag `latest`, the namespace and the host of the library are optional."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
         """Keep `runners` in the order in which they are listed."""
@@ -22,7 +25,7 @@ class Catalog:
 
     def find(self, name: str) -> Runner | None:
         """Return the runner of a model; None if there is no such model."""
-        return self._by_name.get(full_name(name).lower().removeprefix("library/"))
+        return self._by_name.get(full_name(name).lower().removeprefix("registry.ollama.ai/").removeprefix("library/"))
 
     def list_models(self) -> list[dict[str, Any]]:
         """Return the entries of `/api/tags`. Cost: the first call reads the weights for the digest."""
@@ -33,15 +36,31 @@ class Catalog:
                 "modified_at": self._modified_at,
                 "size": model.size_bytes,
                 "digest": model.read_digest(),
-                "details": _details(model)
-                | {"context_length": model.trained_context, "embedding_length": model.dimension},
+                "details": _details(model),
                 "capabilities": ["embedding"],
             }
             for model in (runner.model for runner in self._by_name.values())
         ]
 
-    def show(self, model: EmbeddingModel) -> dict[str, Any]:
-        """Return the answer of `/api/show`."""
+    def list_loaded(self) -> list[dict[str, Any]]:
+        """Return the entries of `/api/ps`. Cost: the first call reads the weights for the digest."""
+        return [
+            {
+                "name": model.name,
+                "model": model.name,
+                "size": model.size_bytes,
+                "digest": model.read_digest(),
+                "details": _details(model),
+                "expires_at": _NEVER,
+                "size_vram": 0,
+                "context_length": model.num_ctx,
+            }
+            for model in (runner.model for runner in self._by_name.values() if runner.is_loaded)
+        ]
+
+    def show(self, model: EmbeddingModel, *, verbose: bool) -> dict[str, Any]:
+        """Return the answer of `/api/show`; without `verbose`, arrays are null."""
+        vocabulary = model.read_vocabulary()
         return {
             "modelfile": f"# Modelfile of the embedded stand-in\nFROM {model.name}\n",
             "parameters": f"{'num_ctx':<30} {model.num_ctx}",
@@ -52,6 +71,7 @@ class Catalog:
                 f"{_ARCHITECTURE}.context_length": model.trained_context,
                 f"{_ARCHITECTURE}.embedding_length": model.dimension,
                 f"{_ARCHITECTURE}.pooling_type": 1,
+                **({} if vocabulary is None else describe_vocabulary(vocabulary, verbose=verbose)),
             },
             "capabilities": ["embedding"],
             "modified_at": self._modified_at,

@@ -37,7 +37,11 @@ class EmbedStats:
     embed_requests: int = 0
     """All calls, whatever their answer."""
     texts_embedded: int = 0
-    """Vectors computed, also for calls that failed or were dropped afterwards."""
+    """Vectors computed, also those of calls that failed."""
+    texts_in_vain: int = 0
+    """Of these, vectors of calls that were refused, failed or dropped."""
+    refused_requests: int = 0
+    """Calls refused because of a text: over the context, or a vector that is not a number."""
     in_flight: int = 0
     """Calls being served now."""
 

@@ -35,6 +35,9 @@ class HashModel:
         """Return the sha256 of the name: there are no weights."""
         return hashlib.sha256(self.name.encode()).hexdigest()
 
+    def read_vocabulary(self) -> None:
+        """Return None: tokens are characters."""
+
     def load(self) -> None:
         """Nothing to load."""
 

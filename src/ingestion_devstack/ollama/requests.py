@@ -6,12 +6,15 @@ of syntax errors are not Go's. Fields of the real server that the stand-in does 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
 
 _NOT_SERVED = ("dimensions", "keep_alive", "options")
+_NOT_SHOWN = ("system", "template", "options")
 _GO_TYPES: dict[type, str] = {str: "string", bool: "bool"}
 _JSON_TYPES: dict[type, str] = {str: "string", bool: "bool", int: "number", float: "number", list: "array"}
 
@@ -43,9 +46,7 @@ def read_embed_call(raw: bytes) -> EmbedCall:
         BadRequestError: with the real server's text, or 501 for a field that is not served.
     """
     body = _read_object(raw, "EmbedRequest")
-    for name in _NOT_SERVED:
-        if body.get(name) not in (None, {}):
-            raise BadRequestError(f'The Ollama stand-in does not serve the field "{name}".', status=501)
+    _refuse_fields(body, _NOT_SERVED)
     return EmbedCall(
         model=_read_field(body, "EmbedRequest.model", kind=str) or "",
         texts=_read_input(body.get("input")),
@@ -53,13 +54,55 @@ def read_embed_call(raw: bytes) -> EmbedCall:
     )
 
 
-def read_show_call(raw: bytes) -> str:
-    """Return the model's name from the body of `POST /api/show`; empty if absent.
+@dataclass(frozen=True, slots=True)
+class ShowCall:
+    """A checked `POST /api/show`."""
+
+    model: str
+    """Empty if absent."""
+    verbose: bool
+
+
+def read_show_call(raw: bytes) -> ShowCall:
+    """Return the checked body of `POST /api/show`.
 
     Raises:
-        BadRequestError: with the real server's text.
+        BadRequestError: with the real server's text, or 501 for a field that is not served.
     """
-    return _read_field(_read_object(raw, "ShowRequest"), "ShowRequest.model", kind=str) or ""
+    body = _read_object(raw, "ShowRequest")
+    _refuse_fields(body, _NOT_SHOWN)
+    model = _read_field(body, "ShowRequest.model", kind=str) or _read_field(body, "ShowRequest.name", kind=str)
+    return ShowCall(model=model or "", verbose=_read_field(body, "ShowRequest.verbose", kind=bool) is True)
+
+
+_HOST, _NAMESPACE, _NAME, _TAG = (
+    re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_{more}-]{{0,{longest - 1}}}")
+    for more, longest in ((".:", 350), ("", 80), (".", 80), (".", 80))
+)
+
+
+def is_model_name(name: str) -> bool:
+    """Return whether a name has the form `[[host/]namespace/]model[:tag]`, with white space around it or not. Pure.
+
+    Imitates Ollama, types/model/name.go.
+    """
+    path, colon, tag = name.strip().rpartition(":")
+    if not colon or "/" in tag:
+        path, colon, tag = name.strip(), "", ""
+    *before, model = path.split("/")
+    kinds = zip(reversed(before), (_NAMESPACE, _HOST), strict=False)
+    return (
+        len(before) <= 2
+        and (not colon or _TAG.fullmatch(tag) is not None)
+        and _NAME.fullmatch(model) is not None
+        and all(kind.fullmatch(part) for part, kind in kinds)
+    )
+
+
+def _refuse_fields(body: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if body.get(name) not in (None, {}, ""):
+            raise BadRequestError(f'The Ollama stand-in does not serve the field "{name}".', status=501)
 
 
 def _read_object(raw: bytes, struct: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Imitates Ollama 0.33 (`server/sched.go`, `llm/llama_server.go`): an embedding model runs with parallel=1 behind an
 unbounded FIFO semaphore, so overload appears as waiting, never as 503. One request is served at a time, in order of
 arrival, and a request whose client disconnected leaves the queue. Inside a request the texts are spread over threads,
-one text per inference, so a vector never depends on its batch. The model stays loaded once it was used.
+one text per inference, so a vector never depends on its batch. A text that is refused does not stop the others: the
+call fails when all of them are embedded, in vain. The model stays loaded once it was used.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingestion_devstack.ollama.faults import EmbedStats
-from ingestion_devstack.ollama.model import EmbeddingModel, TokenizedText, Vector, limit_tokens
+from ingestion_devstack.ollama.model import EmbeddingModel, RefusedTextError, TokenizedText, Vector, limit_tokens
 from ingestion_devstack.ollama.requests import EmbedCall
 
 RUNNER_DIED = 'do embedding request: Post "http://127.0.0.1:1/v1/embeddings": EOF'
@@ -45,12 +46,14 @@ class Runner:
         self._threads = threads
         self._stats = stats
         self._turn = asyncio.Lock()
+        self.is_loaded = False
+        """Whether the model is in memory."""
 
     async def embed(self, call: EmbedCall) -> Embedded:
         """Embed all texts of the call, all or nothing.
 
         Raises:
-            RefusedTextError: a text was refused; nothing is returned for the others.
+            RefusedTextError: a text was refused; nothing is returned for the others, though they were embedded.
 
         Cost: waits for all calls before it, then about 38 ms per 125 tokens, text and core. Cancelling it frees its
         place.
@@ -60,6 +63,7 @@ class Runner:
             began = time.perf_counter()
             await _finish(loop.run_in_executor(self._pool, self.model.load))
             load_s = time.perf_counter() - began
+            self.is_loaded = True
             if not call.texts:
                 return Embedded((), token_count=0, load_s=load_s)
             work = _Work(self.model, call.texts, truncate=call.truncate)
@@ -68,10 +72,15 @@ class Runner:
                 threads = min(self._threads, len(call.texts))
                 inferences = [loop.run_in_executor(self._pool, work.infer) for _ in range(threads)]
                 outcomes = await _finish(asyncio.gather(*inferences, return_exceptions=True), on_cancel=work.stop)
-                for error in filter(None, outcomes):
+                for error in (*filter(None, outcomes), *work.refusals):
                     raise error
+            except RefusedTextError:
+                self._stats.refused_requests += 1
+                raise
             finally:
                 self._stats.texts_embedded += len(work.vectors)
+                self._stats.texts_in_vain += len(work.vectors)
+        self._stats.texts_in_vain -= len(work.vectors)
         vectors = tuple(work.vectors[index] for index in range(len(call.texts)))
         return Embedded(vectors, sum(work.kept) + self.model.special_tokens * len(vectors), load_s=load_s)
 
@@ -79,6 +88,7 @@ class Runner:
         """Lose the loaded model, after the calls before this one; the next call loads it again."""
         async with self._turn:
             await asyncio.to_thread(self.model.unload)
+            self.is_loaded = False
 
 
 class _Work:
@@ -94,6 +104,8 @@ class _Work:
         self._stopped = False
         self.kept: list[int] = []
         """Tokens taken of each text."""
+        self.refusals: list[RefusedTextError] = []
+        """In the order in which they were found: the first one is the answer."""
         self.vectors: dict[int, Vector] = {}
 
     def stop(self) -> None:
@@ -101,17 +113,22 @@ class _Work:
         self._stopped = True
 
     def tokenize(self) -> None:
-        """Tokenise all texts and check their lengths, so that a refused call costs no inference."""
-        for text in self._texts:
+        """Tokenise all texts; those over the context are refused, the others wait for their inference."""
+        for index, text in enumerate(self._texts):
             if self._stopped:
                 return
             tokens = self._model.tokenize(text)
             self._tokens.append(tokens)
-            self.kept.append(limit_tokens(self._model, tokens.token_count, truncate=self._truncate))
-        self._waiting = sorted(range(len(self.kept)), key=self.kept.__getitem__)
+            try:
+                self.kept.append(limit_tokens(self._model, tokens.token_count, truncate=self._truncate))
+                self._waiting.append(index)
+            except RefusedTextError as refusal:
+                self.kept.append(0)
+                self.refusals.append(refusal)
+        self._waiting.sort(key=self.kept.__getitem__)
 
     def infer(self) -> None:
-        """Embed waiting texts until none is left, the call is stopped, or one fails."""
+        """Embed waiting texts until none is left, or until the call is stopped or fails for another reason."""
         while not self._stopped:
             with self._lock:
                 if not self._waiting:
@@ -119,6 +136,8 @@ class _Work:
                 index = self._waiting.pop()
             try:
                 self.vectors[index] = self._model.embed(self._tokens[index], self.kept[index])
+            except RefusedTextError as refusal:
+                self.refusals.append(refusal)
             except BaseException:
                 self._stopped = True
                 raise

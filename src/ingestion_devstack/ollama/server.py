@@ -3,12 +3,12 @@
     python -m ingestion_devstack.ollama.server --host 127.0.0.1 --port 11434
 
 Imitates Ollama 0.33; status codes and error texts follow `server/routes.go`. It serves what the product and the basic
-calls of Ollama's own clients need to embed: `GET|HEAD /`, `/api/version`, `/api/tags`, and `POST /api/show`,
-`/api/embed`. Every other path is 404, as an unknown path is there; a field of a request that is not served is 501.
+calls of Ollama's own clients need to embed: `GET|HEAD` of `/`, `/api/version`, `/api/tags`, `/api/ps`, and `POST` of
+`/api/show`, `/api/embed`. Every other path is 404, as an unknown path is there; a field of a request that is not served
+is 501.
 
-Known differences: a text over the context is cut between its tokens, not through detokenised text; a call with one text
-too long is refused before any inference; names are not checked for their form, so a malformed one is unknown (404); the
-model stays loaded; the runner is a part of this process, so none is left behind when the server is killed, as a real
+Known differences: a text over the context is cut between its tokens, not through detokenised text; the model stays
+loaded; the runner is a part of this process, so none is left behind when the server is killed, as a real
 one is.
 """
 
@@ -40,7 +40,7 @@ from ingestion_devstack.ollama.faults import EmbedStats, FaultPlan
 from ingestion_devstack.ollama.hash_model import HashModel
 from ingestion_devstack.ollama.minilm import MiniLm
 from ingestion_devstack.ollama.model import EmbeddingModel, RefusedTextError, normalize
-from ingestion_devstack.ollama.requests import BadRequestError, read_embed_call, read_show_call
+from ingestion_devstack.ollama.requests import BadRequestError, is_model_name, read_embed_call, read_show_call
 from ingestion_devstack.ollama.responses import ERROR_HANDLERS, Json, answer_error, unless_gone
 from ingestion_devstack.ollama.runner import RUNNER_DIED, Runner
 
@@ -84,6 +84,7 @@ class OllamaStandIn:
             Route("/", self.greet),
             Route("/api/version", self.version),
             Route("/api/tags", self.tags),
+            Route("/api/ps", self.loaded),
             Route("/api/show", self.show, methods=["POST"]),
             Route("/api/embed", self.embed, methods=["POST"]),
         ]
@@ -111,13 +112,21 @@ class OllamaStandIn:
         """`GET /api/tags`: the list of models."""
         return Json({"models": await asyncio.to_thread(self._catalog.list_models)})
 
+    async def loaded(self, _request: Request) -> Response:
+        """`GET /api/ps`: the models in memory."""
+        return Json({"models": await asyncio.to_thread(self._catalog.list_loaded)})
+
     async def show(self, request: Request) -> Response:
         """`POST /api/show`: the description of a model."""
-        name = read_show_call(await request.body())
-        if not name.strip():
+        call = read_show_call(await request.body())
+        if not call.model.strip():
             return answer_error(400, "model is required")
-        runner = self._catalog.find(name)
-        return Json(self._catalog.show(runner.model)) if runner else _answer_missing(name)
+        if not is_model_name(call.model):
+            return answer_error(400, "invalid model name")
+        runner = self._catalog.find(call.model)
+        if runner is None:
+            return answer_error(404, f"model '{full_name(call.model)}' not found")
+        return Json(await asyncio.to_thread(self._catalog.show, runner.model, verbose=call.verbose))
 
     async def embed(self, request: Request) -> Response:
         """`POST /api/embed`: unit vectors for one or many texts, all or nothing."""
@@ -135,9 +144,13 @@ class OllamaStandIn:
             if fault.status is not None:
                 return Json(fault.body, fault.status)
         call = read_embed_call(raw)
+        if not call.model.strip():
+            return answer_error(404, f"model '{call.model}' not found")
+        if not is_model_name(call.model):
+            return answer_error(400, "invalid model name")
         runner = self._catalog.find(call.model)
         if runner is None:
-            return _answer_missing(call.model)
+            return answer_error(404, f'model "{call.model}" not found, try pulling it first')
         if fault is not None and fault.kills_runner:
             await runner.die()
             return answer_error(400, RUNNER_DIED)
@@ -165,10 +178,6 @@ class OllamaStandIn:
     async def stats(self, _request: Request) -> Response:
         """`GET /_stats`: the counters."""
         return Json(asdict(self._stats))
-
-
-def _answer_missing(name: str) -> Response:
-    return answer_error(404, f"model '{full_name(name)}' not found")
 
 
 class _Server(uvicorn.Server):
