@@ -75,10 +75,10 @@ def read_show_call(raw: bytes) -> ShowCall:
     return ShowCall(model=model or "", verbose=_read_field(body, "ShowRequest.verbose", kind=bool) is True)
 
 
-_HOST, _NAMESPACE, _NAME, _TAG = (
-    re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_{more}-]{{0,{longest - 1}}}")
-    for more, longest in ((".:", 350), ("", 80), (".", 80), (".", 80))
-)
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+"""Form of the model and of the tag."""
 
 
 def is_model_name(name: str) -> bool:
@@ -93,7 +93,7 @@ def is_model_name(name: str) -> bool:
     kinds = zip(reversed(before), (_NAMESPACE, _HOST), strict=False)
     return (
         len(before) <= 2
-        and (not colon or _TAG.fullmatch(tag) is not None)
+        and (not colon or _NAME.fullmatch(tag) is not None)
         and _NAME.fullmatch(model) is not None
         and all(kind.fullmatch(part) for part, kind in kinds)
     )
