@@ -86,10 +86,10 @@ class DescribingEmbedder:
 
     calls = 0
 
-    async def describe(self, model: str) -> ModelInfo:
+    async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
         return ModelInfo(model, "sha256:bench", 384, 512)
 
-    async def embed(self, model: str, texts: Iterable[str]) -> Any:
+    async def embed(self, model: str, texts: Iterable[str], *, digest: str | None = None) -> Any:
         raise FatalError("unexpected_error", "the driver embeds nothing")
 
     async def close(self) -> None: ...

@@ -29,7 +29,7 @@ from ingestion_engine.adapters.connect import open_embedder, open_source, open_s
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import ModelInfo, PartitionReport, RowState, TableRow
-from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
+from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName, flow_of
 from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
 from ingestion_engine.driver.preflight import wanted_contract
 from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
@@ -55,7 +55,7 @@ def seed(settings: Settings, keys: int) -> None:
     spec = make_spec(settings, request, EngineName.LOCAL, "bench-seed", parallelism=4)
     ledger = Ledger(state, spec.job_id)
     ledger.write_spec(spec)
-    source, embedder = open_source(settings), open_embedder(settings, 1)
+    source, embedder = open_source(settings), open_embedder(settings, 1, flow=flow_of(spec))
     engine = ReportingEngine(state)
     stores = open_stores(settings, tuple(StoreName))
     driver = Driver(

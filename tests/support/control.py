@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import hashlib
@@ -22,7 +23,7 @@ from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import EngineStatus
-from ingestion_engine.domain.records import Point
+from ingestion_engine.domain.records import EmbeddingWait, Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
@@ -142,6 +143,40 @@ class LedgerEngine:
 
     def die(self, job_id: str, attempt: int = 1) -> None:
         self.attempts[self.reference(job_id, attempt)] = EngineState.ENDED
+
+
+@dataclass
+class ScriptedGateway:
+    """EmbeddingGateway whose flows a test sets."""
+
+    urls: tuple[str, ...] = ("http://gateway:11430",)
+    flows: dict[str, EmbeddingWait] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    asked: int = 0
+    """Number of times that the flows were read."""
+    away: IngestionError | None = None
+    """Raised by every call."""
+    hangs: bool = False
+
+    async def check(self, url: str) -> None:
+        await self._answer()
+
+    async def read_flows(self) -> dict[str, EmbeddingWait]:
+        self.asked += 1
+        await self._answer()
+        return dict(self.flows)
+
+    async def drop_flow(self, key: str) -> None:
+        await self._answer()
+        self.dropped.append(key)
+
+    async def close(self) -> None: ...
+
+    async def _answer(self) -> None:
+        if self.away is not None:
+            raise self.away
+        if self.hangs:
+            await asyncio.Event().wait()
 
 
 def unreachable(*, maybe_started: bool = False) -> TransientError:

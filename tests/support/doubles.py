@@ -175,19 +175,22 @@ class HashEmbedder:
     calls: int = 0
     texts: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    digests: set[str | None] = field(default_factory=set)
+    """Digests that callers have required."""
     running: int = 0
     most_running: int = 0
     on_call: Callable[[int], None] = lambda _call: None
     on_describe: Callable[[str], None] = lambda _model: None
     longest_chars: int | None = None
 
-    async def describe(self, model: str) -> ModelInfo:
+    async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
         self.on_describe(model)
         if model == "missing":
             raise FatalError("model_not_found", "no such model", hint="ollama pull missing")
         return ModelInfo(model, self.digest, self.dimension, None)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+        self.digests.add(digest)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:

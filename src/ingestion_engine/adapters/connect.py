@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.adapters.store_errors import store_not_configured
 from ingestion_engine.domain.errors import FatalError
-from ingestion_engine.domain.ports import Embedder, ObjectSource, StateStore, VectorStore, WritePermit
+from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, ObjectSource, StateStore, VectorStore, WritePermit
+from ingestion_engine.domain.records import EmbeddingFlow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import Settings
 
@@ -48,15 +49,39 @@ def open_source(settings: Settings, prefix: str = "") -> ObjectSource:
 
 
 def open_embedder(
-    settings: Settings, in_flight: int, texts_per_second: float | None = None, *, home: int | None = None
+    settings: Settings,
+    in_flight: int,
+    texts_per_second: float | None = None,
+    *,
+    flow: EmbeddingFlow,
+    home: int | None = None,
 ) -> Embedder:
     """Return the embedder, bounded by the caller's share of the cluster-wide limits. Sends no request.
 
-    ``home`` is the number of the preferred server, modulo the number of servers; None rotates through them.
+    Args:
+        settings: Settings with the gateways, or with the servers when there are none.
+        in_flight: Maximum number of requests in flight.
+        texts_per_second: Maximum number of texts sent per second; None means no limit. The gateway has a limit of its
+            own in its place.
+        flow: Whose requests they are, for the gateway.
+        home: Number of the preferred server, modulo the number of servers; None rotates through them.
     """
+    if settings.gateway.url:
+        from ingestion_engine.adapters.ollama.gateway_embedder import GatewayEmbedder
+
+        return GatewayEmbedder.from_settings(settings, in_flight=in_flight, flow=flow)
     from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 
     return OllamaEmbedder.from_settings(settings, in_flight=in_flight, texts_per_second=texts_per_second, home=home)
+
+
+def open_gateway(settings: Settings) -> EmbeddingGateway | None:
+    """Return the gateways in front of the embedder; None when none is configured. Sends no request."""
+    if not settings.gateway.url:
+        return None
+    from ingestion_engine.adapters.ollama.gateway_client import GatewayClient
+
+    return GatewayClient.from_settings(settings)
 
 
 def open_stores(

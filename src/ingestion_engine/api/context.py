@@ -8,9 +8,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.adapters.connect import (
+    open_embedder,
+    open_gateway,
+    open_source,
+    open_state_store,
+    open_stores,
+)
 from ingestion_engine.api.metrics import Metrics
-from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.records import Band, EmbeddingFlow
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
@@ -19,6 +26,7 @@ from ingestion_engine.services.aliases import AliasService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.deletion import DeletionService
 from ingestion_engine.services.dispatcher import Dispatcher
+from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.health import HealthService
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.jobs import JobService
@@ -31,6 +39,9 @@ from ingestion_engine.services.sweeps import sweep_regularly
 SEARCH_IN_FLIGHT = 2
 """Embedding requests of searches in flight, in addition to the limit for jobs: a query is one short text, and a person
 waits for it."""
+
+SEARCH_FLOW = EmbeddingFlow("search", Band.SEARCH)
+"""Whose requests the searches of all copies of the service are, for the gateway."""
 
 _log = get_logger(__name__)
 
@@ -47,14 +58,17 @@ class Parts:
     engines: Mapping[EngineName, JobEngine]
     spark_manifest: Callable[[JobRequest], dict[str, Any]] | None = field(default=None)
     """Returns the SparkApplication that a request would create; None when Spark is not configured."""
+    gateway: EmbeddingGateway | None = None
+    """The gateways in front of the embedder; None when none is configured."""
     now: Callable[[], Moment] | None = None
     """Clock of the dispatcher; None means the database's."""
 
     async def close(self) -> None:
         """Close all connections; an error of one does not keep others open."""
-        parts: list[ObjectSource | Embedder | VectorStore | JobEngine] = [
+        parts: list[ObjectSource | Embedder | EmbeddingGateway | VectorStore | JobEngine] = [
             self.source,
             self.embedder,
+            *([] if self.gateway is None else [self.gateway]),
             *self.stores.values(),
             *self.engines.values(),
         ]
@@ -80,10 +94,11 @@ def open_parts(settings: Settings) -> Parts:
         engines[EngineName.SPARK] = spark = SparkService.from_settings(settings)
     return Parts(
         source=open_source(settings),
-        embedder=open_embedder(settings, SEARCH_IN_FLIGHT),
+        embedder=open_embedder(settings, SEARCH_IN_FLIGHT, flow=SEARCH_FLOW),
         state=None if settings.state_url is None else open_state_store(settings),
         stores=open_stores(settings, names),
         engines=engines,
+        gateway=open_gateway(settings),
         spark_manifest=None if spark is None else spark.show_manifest,
     )
 
@@ -120,6 +135,7 @@ async def run_services(
         state=parts.state,
         stores=parts.stores,
         engines=parts.engines,
+        gateway=parts.gateway,
     )
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -151,7 +167,14 @@ async def run_services(
             parts=parts,
             store=store,
             preflight=preflight,
-            jobs=JobService(store, preflight=preflight, ledgers=ledgers, engines=parts.engines, wake=wake),
+            jobs=JobService(
+                store,
+                preflight=preflight,
+                ledgers=ledgers,
+                engines=parts.engines,
+                wake=wake,
+                waits=EmbeddingWaits(parts.gateway),
+            ),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
             aliases=aliases,

@@ -90,13 +90,14 @@ async def list_jobs(query: JobListParams, caller: CallerDep, services: ServicesD
         owner=caller.sees_jobs_of,
     )
     found, following = await services.jobs.list_page(where, limit=query.limit, cursor=query.cursor)
-    return JobPage(items=[show_job(job) for job in found], next_cursor=following)
+    waits = await services.jobs.waits.find(*found)
+    return JobPage(items=[show_job(job, waits.get(job.id)) for job in found], next_cursor=following)
 
 
 @router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job")
-async def get_job(job: JobDep) -> JobView:
+async def get_job(job: JobDep, services: ServicesDep) -> JobView:
     """Return the state, progress, counts and error of a job."""
-    return show_job(job)
+    return show_job(job, (await services.jobs.waits.find(job)).get(job.id))
 
 
 @router.get("/jobs/{job_id}/failures", operation_id="list_failures", summary="List the failed objects of a job")
@@ -167,12 +168,13 @@ async def _stream(services: Services, job_id: str) -> AsyncIterator[bytes]:
     number = 0
     state: JobState | None = None
     yield b"retry: 2000\n\n"
-    async for job in services.jobs.follow(job_id):
-        if job is None:
+    async for seen in services.jobs.follow(job_id):
+        if seen is None:
             yield b": heartbeat\n\n"
             continue
+        job, wait = seen
         number += 1
         name = "progress" if job.state == state else "state"
         state = job.state
-        data = orjson.dumps(show_job(job).model_dump(mode="json"))
+        data = orjson.dumps(show_job(job, wait).model_dump(mode="json"))
         yield b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), data)

@@ -10,12 +10,14 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestion_engine.api.problems import Problem, problem_of_record
+from ingestion_engine.domain.records import EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
 from ingestion_engine.services.collections import CollectionDetail
+from ingestion_engine.services.embedding_waits import describe_wait
 from ingestion_engine.services.health import Health
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import Submitted
@@ -74,6 +76,23 @@ class JobProgress(View):
     updated_at: str | None
 
 
+class EmbeddingView(View):
+    """What a running job waits for at the gateways of the embedder."""
+
+    queued: int
+    """Requests of the job that wait."""
+    in_flight: int
+    """Requests of the job that Ollama servers process."""
+    ahead: int
+    """Flows (jobs, searches, other clients) whose next request goes before the job's."""
+    of: int
+    """Flows that wait."""
+    share: float
+    """Part of the characters embedded in the last ten seconds that were the job's, 0 to 1."""
+    waited_s: int
+    """Age of the job's oldest waiting request, in seconds."""
+
+
 class JobView(View):
     """A job."""
 
@@ -101,6 +120,8 @@ class JobView(View):
     duration_s: float | None
     """Seconds from the start to the end, or until now; null before the start."""
     progress: JobProgress | None
+    embedding: EmbeddingView | None = None
+    """What the job waits for at the gateways; null without a gateway, while none answers, and unless the job runs."""
     counts: dict[str, int]
     """Objects, bytes and chunks by outcome; see docs/api.md."""
     timings: dict[str, Any]
@@ -349,11 +370,21 @@ def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
     )
 
 
-def show_job(job: JobRecord) -> JobView:
+def show_job(job: JobRecord, wait: EmbeddingWait | None = None) -> JobView:
     """Return the view of a job; the duration of a running one is until now.
+
+    While nothing else is remarkable, the note says what it waits for at the gateways.
 
     What another version or a defect has left unreadable in a row is left out, and hides neither the job nor others.
     """
+    view = _show_readable_job(job)
+    if wait is None:
+        return view
+    embedding = EmbeddingView.model_validate(dataclasses.asdict(wait))
+    return view.model_copy(update={"embedding": embedding, "note": view.note or describe_wait(wait)})
+
+
+def _show_readable_job(job: JobRecord) -> JobView:
     try:
         return _show_whole_job(job)
     except (AttributeError, LookupError, TypeError, ValueError) as error:

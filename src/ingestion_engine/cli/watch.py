@@ -108,6 +108,9 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
         rate = progress.get("rates", {}).get("chunks_per_s")
         if rate and not (job.get("note") and progress.get("eta_s") is None):  # else nothing is done at the moment
             facts.append(f"{rate:.1f} chunks/s")
+        embedding = job.get("embedding") or {}  # an older service has none
+        if embedding.get("queued"):
+            facts.append(f"{embedding['share']:.0%} of the embedder")
         if progress.get("eta_s") is not None:
             facts.append(f"{dt.timedelta(seconds=round(progress['eta_s']))} left")
     return facts

@@ -104,6 +104,10 @@ class TlsFailed(TransientError):
     """
 
 
+class FlowDropped(TransientError):
+    """The gateway refuses the embedding requests of a job that was canceled; a repetition is refused too."""
+
+
 class RequestTooLarge(TransientError):
     """A store takes a request only in smaller parts; repeating it as it is would never succeed."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
+    EmbeddingWait,
     ModelInfo,
     ObjectHead,
     ObjectRef,
@@ -113,11 +114,16 @@ class ObjectSource(Protocol):
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
-    async def describe(self, model: str) -> ModelInfo:
-        """Return the properties of a model. Raises FatalError "model_not_found"; TransientError."""
+    async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
+        """Return the properties of a model, of this digest if any server serves it.
 
-    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        Raises: FatalError "model_not_found"; TransientError.
+        """
+
+    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request; nothing is truncated.
+
+        Only a server that serves the digest is used; None means the digest that most servers serve.
 
         Raises: TextRefused (TextTooLong, "embedding_nan", "embedding_refused": the request is refused permanently
         because of one of its texts); FatalError "model_not_found"; TransientError for everything else, after quick
@@ -127,6 +133,31 @@ class Embedder(Protocol):
     @property
     def calls(self) -> int:
         """Number of embed requests so far that returned vectors."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+class EmbeddingGateway(Protocol):
+    """The gateways as the service sees them: what their flows wait for."""
+
+    urls: tuple[str, ...]
+    """As configured."""
+
+    async def check(self, url: str) -> None:
+        """Return if the gateway of one of the URLs is ready. One request. Raises TransientError."""
+
+    async def read_flows(self) -> Mapping[str, EmbeddingWait]:
+        """Return what every flow waits for, summed over all gateways that answer. One request each.
+
+        Raises: TransientError, when none answers.
+        """
+
+    async def drop_flow(self, key: str) -> None:
+        """Drop what a flow has waiting, and refuse its requests for some minutes. One request per gateway.
+
+        Raises: TransientError, when a gateway does not answer; the others have dropped it.
+        """
 
     async def close(self) -> None:
         """Release connections."""

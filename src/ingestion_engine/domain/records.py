@@ -325,6 +325,35 @@ class Band(StrEnum):
     """Part of a job."""
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingFlow:
+    """Whose requests an embedder sends: the gateway is fair among flows."""
+
+    key: str
+    """A job's id, or a name for searches."""
+    band: Band = Band.JOB
+    weight: int = 5
+    """Part of the capacity relative to other flows of the band, 1 to 10."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingWait:
+    """What a flow waits for, over all gateways."""
+
+    queued: int = 0
+    """Requests that wait in the gateways."""
+    in_flight: int = 0
+    """Requests that Ollama servers process."""
+    ahead: int = 0
+    """Flows whose next request goes before this one's, at the gateway where they are most."""
+    of: int = 0
+    """Flows that wait there."""
+    share: float = 0.0
+    """Part of the characters embedded in the last ten seconds, 0 to 1."""
+    waited_s: int = 0
+    """Age of the oldest waiting request in whole seconds."""
+
+
 class Outcome(StrEnum):
     """Outcome of one planned object."""
 

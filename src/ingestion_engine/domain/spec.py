@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from ingestion_engine.domain.ids import hash_json
+from ingestion_engine.domain.records import EmbeddingFlow
 
 COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
 """Pattern of collection names: valid in Qdrant and, with a capital first letter, as a Weaviate class."""
@@ -329,3 +330,8 @@ class JobSpec(Strict):
     def accepts_package(self, version: str) -> bool:
         """Return whether a worker with a version of the package may work on the job: one of the same minor. Pure."""
         return version.split(".")[:2] == self.package_version.split(".")[:2]
+
+
+def flow_of(spec: JobSpec) -> EmbeddingFlow:
+    """Return whose embedding requests those of a job are. Pure."""
+    return EmbeddingFlow(spec.job_id, weight=spec.limits.embed_weight)

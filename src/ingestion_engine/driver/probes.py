@@ -48,7 +48,7 @@ class Probes:
                 if dependency == "s3":
                     source = self.spec.request.source
                     self.source.check_bucket(source.bucket, source.narrowest_prefix())
-            elif dependency in ("ollama", "embedder"):
+            elif dependency in ("ollama", "gateway", "embedder"):
                 self._ask(self.embedder.describe(self.spec.model))
             elif stores:
                 for store in stores:

@@ -14,7 +14,7 @@ import orjson
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
 from ingestion_engine.domain.job_uri import JobUri
-from ingestion_engine.domain.spec import EngineName, JobSpec, Mode
+from ingestion_engine.domain.spec import EngineName, JobSpec, Mode, flow_of
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.log_tail import LogTail
 from ingestion_engine.runtime.retry import RetryPolicy
@@ -85,7 +85,7 @@ def run_driver(
         Ports(
             state=state,
             source=open_source(settings_of_job, spec.request.source.narrowest_prefix()),
-            embedder=open_embedder(settings_of_job, spec.limits.embed_in_flight, spec.limits.embed_texts_per_second),
+            embedder=open_embedder(settings_of_job, 1, flow=flow_of(spec)),  # which only describes models
             stores=open_stores(settings_of_job, spec.request.stores),
             engine=_make_engine(spec, process, task_cpus=settings.ray.task_cpus, warming=warming),
         ),

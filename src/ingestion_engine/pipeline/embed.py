@@ -21,6 +21,8 @@ class EmbedStage:
 
     embedder: Embedder
     model: str
+    digest: str
+    """Digest of the model that the servers must serve."""
     prefix: str
     """Text put before each chunk."""
     split: Callable[[Chunk], tuple[Chunk, Chunk] | None]
@@ -57,7 +59,7 @@ class EmbedStage:
         if not texts:
             return []
         try:
-            vectors = await self.embedder.embed(self.model, texts)
+            vectors = await self.embedder.embed(self.model, texts, digest=self.digest)
         except TextRefused as refusal:
             self.calls += 1
             if len(texts) == 1:

@@ -115,7 +115,13 @@ class PartitionRun:
         self._partition = partition
         self._watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
-        self._embed = EmbedStage(context.embedder, contract.model, prefix=contract.prefix, split=split_refused)
+        self._embed = EmbedStage(
+            context.embedder,
+            contract.model,
+            digest=contract.model_digest,
+            prefix=contract.prefix,
+            split=split_refused,
+        )
         self._load = LoadStage(
             source=context.source,
             limits=spec.limits,

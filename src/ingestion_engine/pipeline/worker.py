@@ -19,7 +19,7 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, PartitionReport, ReportStatus
-from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec
+from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec, flow_of
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.parsing.parser_process import close_parsers, warm_parsers
@@ -257,7 +257,7 @@ async def _warm(spec_uri: str) -> None:
         warm_parsers()
     # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
     await open_source(settings).close()
-    await open_embedder(settings, in_flight=1).close()
+    await open_embedder(settings, in_flight=1, flow=flow_of(spec)).close()
     for store in open_stores(settings, spec.request.stores).values():
         await store.close()
 
@@ -307,7 +307,8 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     at_once = spec.parallelism if spec.engine is EngineName.LOCAL else 1  # Ray and Spark run one per process
     rate = spec.limits.embed_texts_per_second
     home = choose_home(spec, slot)
-    embedder = open_embedder(settings, spec.limits.embed_in_flight * at_once, rate and rate * at_once, home=home)
+    in_flight, flow = spec.limits.embed_in_flight * at_once, flow_of(spec)
+    embedder = open_embedder(settings, in_flight, rate and rate * at_once, flow=flow, home=home)
     context_length = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await _check_model(embedder, contract)
     freeze_startup_objects()
     if spec.engine is not EngineName.LOCAL:
@@ -329,7 +330,7 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
 
 async def _check_model(embedder: Embedder, contract: CollectionContract) -> int | None:
     """Return the model's context length; its digest must be the one of the collection's vectors."""
-    model = await embedder.describe(contract.model)
+    model = await embedder.describe(contract.model, digest=contract.model_digest)
     if model.digest != contract.model_digest:
         raise FatalError(
             "contract_mismatch",

@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ingestion_engine.domain.errors import FatalError, IngestionError
-from ingestion_engine.domain.ports import Embedder, JobEngine, ObjectSource, StateStore, VectorStore
+from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
@@ -56,6 +57,7 @@ class HealthService:
         state: StateStore | None,
         stores: Mapping[StoreName, VectorStore],
         engines: Mapping[EngineName, JobEngine],
+        gateway: EmbeddingGateway | None = None,
     ) -> None:
         self._running: dict[str, asyncio.Task[Health]] = {}
         self._began: dict[str, float] = {}
@@ -67,6 +69,8 @@ class HealthService:
         if place is not None:
             self._others["s3"] = lambda: asyncio.to_thread(source.check_bucket, *place)
         self._others["ollama"] = lambda: _describe(embedder, settings.ollama.model)
+        if gateway is not None:
+            self._others |= {name_gateway(url): partial(gateway.check, url) for url in gateway.urls}
         self._others |= {name.value: part.check for name, part in stores.items()}
         self._others |= {name.value: part.check for name, part in engines.items()}
 
@@ -129,6 +133,11 @@ class HealthService:
             error = type(fault).__name__
         latency_ms = round((time.monotonic() - began) * 1000, 1)
         return Health(ok=error is None, required=required, latency_ms=latency_ms, version=version, error=error)
+
+
+def name_gateway(url: str) -> str:
+    """Return the name of a gateway among the dependencies: ``gateway:`` and its host and port. Pure."""
+    return f"gateway:{url.partition('://')[2].split('/')[0]}"
 
 
 async def _check_state(state: StateStore | None) -> None:

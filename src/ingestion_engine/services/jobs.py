@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from ingestion_engine.domain.errors import DatabaseUnavailable, IngestionError, SubmissionError, TransientError
 from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.ports import JobEngine
+from ingestion_engine.domain.records import EmbeddingWait
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.validation import describe_faults
+from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
@@ -60,6 +62,7 @@ class JobService:
         ledgers: Ledgers of all jobs; None when no state store is configured.
         engines: Configured engines.
         wake: Wakes the dispatcher; called after every change that it should act on.
+        waits: What jobs wait for at the gateways.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class JobService:
         ledgers: Ledgers | None,
         engines: Mapping[EngineName, JobEngine],
         wake: Callable[[], None],
+        waits: EmbeddingWaits,
     ) -> None:
         self._store = store
         self._preflight = preflight
         self._ledgers = ledgers
         self._engines = engines
         self._wake = wake
+        self.waits = waits
         self._ids = JobIds()
 
     async def submit(
@@ -260,6 +265,8 @@ class JobService:
                 break  # else the dispatcher has just changed the job
         _log.info("cancel requested", extra={"job_id": job_id, "force": force})
         self._wake()
+        if event is not JobEvent.CANCEL_WAITING:
+            await self.waits.drop(job_id)
         return changed
 
     async def _choose_cancellation(self, job: JobRecord) -> JobEvent | None:
@@ -277,12 +284,14 @@ class JobService:
                 return JobEvent.CANCEL
         return JobEvent.CANCEL_WAITING
 
-    async def follow(self, job_id: str) -> AsyncIterator[JobRecord | None]:
-        """Yield a job now and after every change, until it has ended; None after about 15 s without a change.
+    async def follow(self, job_id: str) -> AsyncIterator[tuple[JobRecord, EmbeddingWait | None] | None]:
+        """Yield a job and what it waits for at the gateways, now and after every change of either, until the job has
+        ended; None after about 15 s without a change.
 
         Cost: one small query every half second per follower.
         """
         last: JobRecord | None = None
+        last_wait: EmbeddingWait | None = None
         quiet_s = 0.0
         while True:
             try:
@@ -293,9 +302,10 @@ class JobService:
                 job = last  # unchanged, as far as is known; the stream goes on when the database is back
             # When the dispatcher checks the job again is of no interest to clients.
             job = replace(job, next_look_at=None, revision=0)
-            if job != last:
-                yield job
-                last, quiet_s = job, 0.0
+            wait = (await self.waits.find(job)).get(job_id)
+            if job != last or wait != last_wait:
+                yield job, wait
+                last, last_wait, quiet_s = job, wait, 0.0
             if job.state.is_final:
                 return
             await asyncio.sleep(EVENT_POLL_S)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+EMBED_TIME_LIMIT_S: Final = 30.0
+"""Time limit in seconds to embed the query, with the time in the gateway's queue and to load a model from a disk."""
+
 STORE_TIME_LIMIT_S: Final = 20.0
 """Time limit of one store; a person waits for the answer."""
 
@@ -151,18 +154,17 @@ class SearchService:
 
     async def _embed(self, contract: CollectionContract, text: str) -> npt.NDArray[np.float32]:
         try:
-            model = await self._embedder.describe(contract.model)
-            if model.digest != contract.model_digest:
-                raise SubmissionError(
-                    "model_changed",
-                    f"Collection {contract.collection!r} was created with digest {contract.model_digest!r} of model "
-                    f"{contract.model!r}; the embedder now has digest {model.digest!r}.",
-                    hint="Restore the old model or create a new collection; vectors of two models cannot be compared.",
-                    status=409,
-                )
-            vectors = await self._embedder.embed(contract.model, [contract.query_prefix + text])
+            async with asyncio.timeout(EMBED_TIME_LIMIT_S):
+                return await self._embed_query(contract, text)
         except SubmissionError:
             raise
+        except TimeoutError:
+            raise SubmissionError(
+                "embedder_unavailable",
+                f"The embedder did not respond within {EMBED_TIME_LIMIT_S:g} s.",
+                hint="Try again later; GET /readyz shows which systems are unavailable.",
+                status=503,
+            ) from None
         except TransientError as error:
             raise SubmissionError(
                 "embedder_unavailable",
@@ -174,6 +176,19 @@ class SearchService:
             raise SubmissionError(error.code, error.message, hint=error.hint, status=503) from error
         except IngestionError as error:
             raise SubmissionError(error.code, error.message, hint="Shorten the query.", field="query") from error
+
+    async def _embed_query(self, contract: CollectionContract, text: str) -> npt.NDArray[np.float32]:
+        digest = contract.model_digest
+        model = await self._embedder.describe(contract.model, digest=digest)
+        if model.digest != digest:
+            raise SubmissionError(
+                "model_changed",
+                f"Collection {contract.collection!r} was created with digest {digest!r} of model {contract.model!r}; "
+                f"the embedder now has digest {model.digest!r}.",
+                hint="Restore the old model or create a new collection; vectors of two models cannot be compared.",
+                status=409,
+            )
+        vectors = await self._embedder.embed(contract.model, [contract.query_prefix + text], digest=digest)
         row: npt.NDArray[np.float32] = vectors[0]
         return row
 

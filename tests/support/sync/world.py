@@ -330,12 +330,12 @@ class SeenEmbedder:
     inner: HashEmbedder
     run: Run
 
-    async def describe(self, model: str) -> ModelInfo:
-        return await self.inner.describe(model)
+    async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
+        return await self.inner.describe(model, digest=digest)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
         self.run.look()
-        vectors = await self.inner.embed(model, texts)
+        vectors = await self.inner.embed(model, texts, digest=digest)
         self.run.texts += texts
         return vectors
 

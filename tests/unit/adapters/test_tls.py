@@ -21,7 +21,7 @@ from ingestion_engine.adapters.s3.source import S3Source
 from ingestion_engine.adapters.s3.upload import find_files, upload_files
 from ingestion_engine.client import ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import TlsFailed, TransientError
-from ingestion_engine.domain.records import ObjectRef
+from ingestion_engine.domain.records import EmbeddingFlow, ObjectRef
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import S3Settings, Settings
 from ingestion_engine.services.ray_service import RayService
@@ -107,7 +107,7 @@ async def check_store(settings: Settings, name: StoreName) -> None:
 
 
 async def check_embedder(settings: Settings) -> None:
-    embedder = open_embedder(settings, 1)
+    embedder = open_embedder(settings, 1, flow=EmbeddingFlow("test"))
     try:
         await embedder.describe("m")
     finally:

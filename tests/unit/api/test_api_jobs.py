@@ -174,7 +174,7 @@ async def test_what_is_not_configured_is_refused(world: World) -> None:
 async def test_systems_that_are_away_do_not_refuse_a_job(world: World) -> None:
     """The submission is accepted; the driver checks the systems again."""
 
-    async def describe(_model: str) -> None:
+    async def describe(_model: str, **_: object) -> None:
         raise TransientError("embedder_unavailable", "no answer")
 
     world.embedder.describe = describe  # type: ignore[method-assign,assignment]
@@ -185,7 +185,7 @@ async def test_systems_that_are_away_do_not_refuse_a_job(world: World) -> None:
 async def test_a_certificate_that_is_not_accepted_refuses_a_job(world: World) -> None:
     """Waiting does not help, so the caller gets the reason at once."""
 
-    async def describe(_model: str) -> None:
+    async def describe(_model: str, **_: object) -> None:
         raise TlsFailed("tls_failed", "The certificate of Ollama is not trusted.", hint="Set INGEST_TLS__CA_FILE.")
 
     world.embedder.describe = describe  # type: ignore[method-assign,assignment]
@@ -199,7 +199,7 @@ async def test_a_system_that_hangs_delays_one_submission_only(world: World, monk
     """The job is accepted when the time for checks is over; the next checks skip that system."""
     described = []
 
-    async def describe(model: str) -> None:
+    async def describe(model: str, **_: object) -> None:
         described.append(model)
         await asyncio.Event().wait()
 
@@ -361,8 +361,9 @@ async def test_events_end_with_the_job(world: World, monkeypatch: pytest.MonkeyP
         job_id = await plane.submit()
         names: list[str] = []
         states: list[str] = []
-        async for job in plane.services.jobs.follow(job_id):
-            assert job is not None
+        async for seen in plane.services.jobs.follow(job_id):
+            assert seen is not None
+            job = seen[0]
             states.append(job.state.value)
             if job.state is JobState.QUEUED:
                 await plane.look()
@@ -400,7 +401,7 @@ async def test_a_followed_job_outlives_an_outage_of_the_database(world: World, m
         monkeypatch.setattr(plane.services.store, "get", get)
         with pytest.raises(DatabaseUnavailable):
             await anext(aiter(plane.services.jobs.follow(job_id)))
-        states = [None if job is None else job.state.value async for job in plane.services.jobs.follow(job_id)]
+        states = [seen and seen[0].state.value async for seen in plane.services.jobs.follow(job_id)]
         assert states == ["queued", "canceled"]
 
 

@@ -20,7 +20,7 @@ from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import ModelInfo, RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
-from ingestion_engine.services import jobs
+from ingestion_engine.services import jobs, search
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, World, bearer, make_collection, unreachable, write_keys
@@ -60,6 +60,21 @@ async def test_a_store_that_is_away_does_not_silence_the_other(world: World) -> 
         body = {"collection": "notes", "query": "cats", "stores": ["qdrant"]}
         answer = await plane.client.post("/search", json=body)
         assert (answer.status_code, answer.json()["code"]) == (503, "stores_unavailable")
+
+
+async def test_a_search_does_not_wait_forever_for_the_embedder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway proves that a request waits, so that its client has no time limit: the search has one of its own."""
+    make_collection(world)
+    monkeypatch.setattr(search, "EMBED_TIME_LIMIT_S", 0.05)
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    world.embedder.embed = hang  # type: ignore[method-assign,assignment]
+    async with world.serve() as plane, asyncio.timeout(10):
+        answer = await plane.client.post("/search", json={"collection": "notes", "query": "cats"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "embedder_unavailable")
+        assert "did not respond within 0.05 s" in answer.json()["detail"]
 
 
 async def test_filters_reach_the_stores(world: World) -> None:
@@ -185,7 +200,7 @@ async def test_a_probe_does_not_wait_for_a_slow_system(world: World) -> None:
     """It is answered in less than a second; the check goes on once, and its result is shown when it is there."""
     begun, release = [], asyncio.Event()
 
-    async def describe(model: str) -> ModelInfo:
+    async def describe(model: str, **_: object) -> ModelInfo:
         begun.append(model)
         await release.wait()
         raise TransientError("ollama_unavailable", "Ollama at http://x failed: connection refused.")

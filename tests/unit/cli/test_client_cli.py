@@ -457,6 +457,10 @@ def test_a_job_that_stands_still_shows_no_rate() -> None:
     assert describe_facts(job) == ["0/2 objects", "5 chunks"]
     progress["eta_s"] = 20.0
     assert describe_facts(job) == ["0/2 objects", "5 chunks", "7.9 chunks/s", "0:00:20 left"]
+    job["embedding"] = {"queued": 7, "share": 0.253}
+    assert describe_facts(job)[-2:] == ["25% of the embedder", "0:00:20 left"]
+    job["embedding"] = {"queued": 0, "share": 0.0}  # it waits for nothing there: its share is its own doing
+    assert describe_facts(job)[-2:] == ["7.9 chunks/s", "0:00:20 left"]
 
 
 def test_records_survive_their_table() -> None:

@@ -33,7 +33,7 @@ class MeetingEmbedder(HashEmbedder):
         self.second = asyncio.Event()
         self.inside = self.most_inside = 0
 
-    async def embed(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         if self.inside == 2:
@@ -60,6 +60,13 @@ def test_every_object_reaches_both_stores(world: World) -> None:
     assert len(world.texts("doc-12.txt")) >= 12
     assert summary["counts"]["chunks"] == len(world.points(world.qdrant)) == summary["counts"]["chunks_embedded"]
     assert world.table() == {f"doc-{n:02}.txt": ("present", None) for n in (1, 3, 12)}
+
+
+def test_vectors_come_only_from_servers_with_the_collections_model(world: World) -> None:
+    """Every request names the digest: a server that was updated meanwhile is not used."""
+    world.run()
+    world.run(mode="full")
+    assert world.embedder.digests == {world.embedder.digest}
 
 
 def test_a_second_run_reads_and_embeds_nothing(world: World) -> None:

@@ -142,7 +142,7 @@ def test_an_object_in_work_is_reported_by_its_worker(monkeypatch: pytest.MonkeyP
     goes_on = threading.Event()
 
     class Slow(type(world.embedder)):  # type: ignore[misc]  # the double of this world
-        async def embed(self, model: str, texts: Any) -> Any:
+        async def embed(self, model: str, texts: Any, **options: Any) -> Any:
             if self.calls == 1:
                 await asyncio.to_thread(goes_on.wait, 60)
             return await super().embed(model, texts)

@@ -51,6 +51,17 @@ _ABOUT_ONE_SERVER = ("model_not_found", "model_not_embedding")
 """Errors of one server that do not matter while another one serves the model."""
 
 
+def make_embed_body(model: str, texts: Sequence[str]) -> bytes:
+    """Return the body of ``POST /api/embed``. Pure."""
+    request: dict[str, Any] = {"model": model, "input": list(texts), "truncate": False}
+    return orjson.dumps(request | ({"options": OPTIONS} if OPTIONS else {}))
+
+
+def limit_embed_s(chars: int) -> float:
+    """Return the time limit in seconds of one request of that many characters at one server. Pure."""
+    return BASE_TIMEOUT_S + chars / CHARS_PER_S
+
+
 class OllamaEmbedder:
     """The embedder port over a pool of Ollama servers. For one event loop."""
 
@@ -190,9 +201,7 @@ class OllamaEmbedder:
         """
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
-        request: dict[str, Any] = {"model": model, "input": list(texts), "truncate": False}
-        body = orjson.dumps(request | ({"options": OPTIONS} if OPTIONS else {}))
-        chars = sum(map(len, texts))
+        body, chars = make_embed_body(model, texts), sum(map(len, texts))
 
         async def embed_once() -> npt.NDArray[np.float32]:
             if self._bucket is not None:
@@ -209,7 +218,7 @@ class OllamaEmbedder:
 
     async def _embed_at(self, flight: Flight, model: str, body: bytes, *, count: int) -> npt.NDArray[np.float32]:
         """Send the request that has begun, and record how it ended."""
-        address, timeout_s = flight.server.address, BASE_TIMEOUT_S + flight.passage.chars / CHARS_PER_S
+        address, timeout_s = flight.server.address, limit_embed_s(flight.passage.chars)
         outcome, error, retry_after_s = Outcome.ABANDONED, None, None  # canceled
         try:
             response = await self._request("POST", address, "/api/embed", body=body, model=model, timeout_s=timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,14 @@ import orjson
 import simdjson
 
 from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
-from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused, TextTooLong, TransientError
+from ingestion_engine.domain.errors import (
+    FatalError,
+    FlowDropped,
+    IngestionError,
+    TextRefused,
+    TextTooLong,
+    TransientError,
+)
 from ingestion_engine.domain.records import ModelInfo
 
 if TYPE_CHECKING:
@@ -36,28 +44,31 @@ LENGTH_TOLERANCE = 1e-3
 off by less than 1e-5; a larger deviation means another kind of vector."""
 
 
-def translate_response(response: Response, url: str, model: str) -> IngestionError:
-    """Return the product's error for a response other than 200. Pure."""
+def translate_response(response: Response, url: str, model: str, *, service: str = "ollama") -> IngestionError:
+    """Return the product's error for a response other than 200 of "ollama" or the "gateway" before it. Pure."""
     status, text = response.status_code, read_error(response)
-    message = f"Ollama at {url} responded {status}: {excerpt(response) if text is None else text}"
+    message = f"{service.capitalize()} at {url} responded {status}: {excerpt(response) if text is None else text}"
     context: dict[str, Any] = {"url": url, "model": model, "status": status, **read_retry_after(response)}
     if status in (401, 403):
         return FatalError("embedder_access_denied", message, **context)
     if text is None:  # not Ollama's form: a proxy's page says nothing about model and texts
-        return TransientError("ollama_unavailable", message, **context)
+        return TransientError(f"{service}_unavailable", message, **context)
+    if status == HTTPStatus.GONE and service == "gateway":
+        return FlowDropped("flow_dropped", message, hint="Its job was canceled.", **context)
     for words, (kind, code) in REFUSALS.items():
         if status in (400, 500) and words in text:
             return kind(code, f"{model}: {text}", **context)
     is_missing = status == 404 and _MODEL_MISSING.match(text)
     if is_missing or (status == 400 and text in ("invalid model name", "model is required")):
-        return model_not_found(url, model, text)
-    return TransientError("ollama_unavailable", message, **context)
+        return model_not_found(url, model, text, service=service)
+    return TransientError(f"{service}_unavailable", message, **context)
 
 
-def model_not_found(url: str, model: str, text: str) -> FatalError:
-    """Return the error for a model that does not exist on a server. Pure."""
-    hint = f"Run `ollama pull {model}` on that server, or choose a model that `ollama list` shows."
-    return FatalError("model_not_found", f"Ollama at {url}: {text}", hint=hint, url=url, model=model)
+def model_not_found(url: str, model: str, text: str, *, service: str = "ollama") -> FatalError:
+    """Return the error for a model that does not exist on a server, or on any behind the "gateway". Pure."""
+    where = "that server" if service == "ollama" else "each server of the gateway (its INGEST_OLLAMA__URLS)"
+    hint = f"Run `ollama pull {model}` on {where}, or choose a model that `ollama list` shows."
+    return FatalError("model_not_found", f"{service.capitalize()} at {url}: {text}", hint=hint, url=url, model=model)
 
 
 def read_error(response: Response) -> str | None:

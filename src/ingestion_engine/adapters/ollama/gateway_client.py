@@ -1,0 +1,124 @@
+"""What the service asks the gateways beside embeddings: what flows wait for, whether they are ready; it drops flows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from ingestion_engine.adapters.ollama.responses import read_error
+from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
+from ingestion_engine.adapters.transport import HttpClient, Response, excerpt, read_object
+from ingestion_engine.domain.errors import IngestionError, TransientError
+from ingestion_engine.domain.records import EmbeddingWait
+from ingestion_engine.runtime.server_urls import parse_servers
+from ingestion_engine.runtime.settings import Settings
+
+TIME_LIMIT_S: Final = 5.0
+"""Time limit of a request in seconds; none of them waits in a queue, and callers mostly wait less."""
+
+FLOWS_LIMIT_S: Final = 0.25
+"""Time limit of reading the flows of one gateway, in seconds: one that hangs must not hide the others."""
+
+
+class GatewayClient:
+    """The port ``EmbeddingGateway`` over HTTP. For one event loop."""
+
+    def __init__(self, urls: Sequence[str], *, ca_file: Path | None = None) -> None:
+        """Create the client without a request. ``urls`` are as ``ServerUrl.parse`` reads them."""
+        self.urls = tuple(urls)
+        self._names = {url: ServerNames(parse_servers([url])) for url in self.urls}
+        self._client = HttpClient("gateway", connect_timeout_s=TIME_LIMIT_S, ca_file=ca_file)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> GatewayClient:
+        """Return a client of ``settings.gateway.url``."""
+        return cls(settings.gateway.url, ca_file=settings.tls.ca_file)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._client.close()
+
+    async def check(self, url: str) -> None:
+        """Return if every gateway of one of the URLs is ready. Raises TransientError."""
+        addresses = await self._names[url].refresh()
+        if not addresses:
+            raise TransientError("gateway_unavailable", f"The host name of gateway {url!r} does not resolve.")
+        await asyncio.gather(*(self._request("GET", address, "/readyz") for address in addresses))
+
+    async def read_flows(self) -> Mapping[str, EmbeddingWait]:
+        """Return what every flow waits for, over all gateways that answer. Raises TransientError when none does."""
+        answers = await self._ask_all("GET", "/gateway/flows", timeout_s=FLOWS_LIMIT_S)
+        found = [answer for answer in answers if isinstance(answer, Response)]
+        if not found:
+            raise _first_error(answers)
+        try:
+            return sum_flows([read_object(answer, "gateway", "its URL") for answer in found])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            message = f"A gateway described its flows in another form ({type(error).__name__}: {error})."
+            raise TransientError("gateway_answer_invalid", message) from error
+
+    async def drop_flow(self, key: str) -> None:
+        """Drop a flow at every gateway. Raises TransientError when one does not answer; the others have done it."""
+        answers = await self._ask_all("DELETE", f"/gateway/flows/{quote(key, safe='')}", timeout_s=TIME_LIMIT_S)
+        if any(isinstance(answer, IngestionError) for answer in answers):
+            raise _first_error(answers)
+
+    async def _ask_all(self, method: str, path: str, *, timeout_s: float) -> list[Response | IngestionError]:
+        found = await asyncio.gather(*(names.refresh() for names in self._names.values()))
+        addresses = dict.fromkeys(address for some in found for address in some)
+        requests = (self._request(method, address, path, timeout_s=timeout_s) for address in addresses)
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, IngestionError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Response | IngestionError)]
+
+    async def _request(
+        self, method: str, address: ServerAddress, path: str, *, timeout_s: float = TIME_LIMIT_S
+    ) -> Response:
+        response = await self._client.request(
+            method, address.url, path, timeout_s=timeout_s, server_name=address.server_name
+        )
+        # A flow that the gateway does not know has nothing to drop.
+        if response.status_code >= HTTPStatus.BAD_REQUEST and response.status_code != HTTPStatus.NOT_FOUND:
+            text = read_error(response) or excerpt(response)
+            message = f"Gateway at {address.url} responded {response.status_code}: {text}"
+            raise TransientError("gateway_unavailable", message, url=address.url)
+        return response
+
+
+def sum_flows(answers: Sequence[Mapping[str, Any]]) -> dict[str, EmbeddingWait]:
+    """Return what each flow waits for, from the answers of several gateways. Pure.
+
+    Its requests are added up; its place in the queue is that at the gateway where most flows are ahead of it.
+    """
+    parts: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    total = 0.0
+    for answer in answers:
+        for flow in answer.get("flows", ()):
+            parts[str(flow["flow"])].append(flow)
+            total += flow["served_chars"]
+    return {key: _sum_parts(flows, total) for key, flows in parts.items()}
+
+
+def _sum_parts(flows: Sequence[Mapping[str, Any]], total: float) -> EmbeddingWait:
+    place = max(flows, key=lambda flow: (flow["ahead"], flow["of"]))
+    served = sum(flow["served_chars"] for flow in flows)
+    return EmbeddingWait(
+        queued=sum(flow["queued"] for flow in flows),
+        in_flight=sum(flow["in_flight"] for flow in flows),
+        ahead=place["ahead"],
+        of=place["of"],
+        share=round(served / total, 2) if total else 0.0,
+        waited_s=round(max(flow["waited_s"] for flow in flows)),
+    )
+
+
+def _first_error(answers: Sequence[Response | IngestionError]) -> IngestionError:
+    unknown = TransientError("gateway_unavailable", "No gateway is known: its host name does not resolve.")
+    return next((answer for answer in answers if isinstance(answer, IngestionError)), unknown)
