@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.scheduling.fair_queue import LONGEST_PAUSE_S, FairQueue
-from ingestion_engine.gateway.scheduling.tickets import Band, Caps, Ticket
+from ingestion_engine.gateway.scheduling.tickets import Caps, Ticket
 
 
 def ticket(flow: str = "a", characters: int = 100, **fields: object) -> Ticket:
@@ -275,6 +276,51 @@ def test_a_ticket_that_is_put_back_is_next_of_its_flow_and_charged_once() -> Non
         assert queue.next(0.0, room) is first
     queue.done(first, 0.0)
     assert "".join(found.flow for found in drain(queue, 11)) == "babababab" + "ab"
+
+
+def test_a_ticket_that_is_put_back_may_have_another_kind() -> None:
+    """A second try excludes the server that failed, and holds up nothing of the kind it had before."""
+    queue: FairQueue[Ticket] = FairQueue()
+    tried, waiting, other = ticket("a", kind="x"), ticket("a", kind="x"), ticket("b", kind="x without 1")
+    for found in (tried, waiting, other):
+        queue.put(found, 0.0)
+    assert queue.next(0.0, room) is tried
+    tried.kind = "x without 1"
+    queue.put_back(tried, 0.0)
+    assert queue.next(0.0, rooms("x without 1")) is tried
+    queue.put_back(tried, 0.0)
+    assert queue.next(0.0, rooms("x")) is waiting
+    assert queue.remove(tried, 0.0)
+    assert queue.next(0.0, rooms("x without 1")) is other
+    assert (len(queue), queue.in_flight) == (0, 2)
+
+
+def longest_search_wait(seconds: int) -> tuple[float, float]:
+    """Ingest at 50 texts/s in batches of ten; return the longest wait of a search and the texts per second."""
+    queue: FairQueue[Ticket] = FairQueue(Caps(texts_per_second=50))
+    out: list[tuple[float, Ticket]] = []
+    longest, texts = 0.0, 0
+    for step in range(seconds * 200):
+        now = step / 200
+        while out and out[0][0] <= now:
+            queue.done(out.pop(0)[1], now)
+        while len(queue) < 8:
+            queue.put(ticket(texts=10), now)
+        if step % 397 == 0:
+            queue.put(ticket("s", 50, band=Band.SEARCH), now)
+        while (found := queue.next(now, room)) is not None:
+            out.append((now + 0.1, found))
+            texts += found.texts
+            if found.band is Band.SEARCH and now > 10:
+                longest = max(longest, now - found.arrived)
+    return longest, texts / seconds
+
+
+def test_a_search_waits_for_no_burst_of_jobs() -> None:
+    """While searches come, the texts of jobs are spread over the second; without that it would wait for most of one."""
+    longest, rate = longest_search_wait(60)
+    assert longest < 0.3
+    assert rate > 44  # a search takes the place of a batch of ten: (4 * 10 + 1) to 50 fit in a second
 
 
 def test_wrong_use_is_refused() -> None:

@@ -7,13 +7,19 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic
 
+from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.scheduling.lanes import Lane, Lanes, T
 from ingestion_engine.gateway.scheduling.rate_window import GUARD_S, RateWindow
 from ingestion_engine.gateway.scheduling.served import SECONDS, ServedMeter
-from ingestion_engine.gateway.scheduling.tickets import Band, Caps
+from ingestion_engine.gateway.scheduling.tickets import Caps
 
 SEARCH_PER_JOB = 9
 """While searches saturate the servers, jobs get one character for nine of searches: 10 %."""
+SEARCH_MEMORY_S = 10.0
+"""Searches are expected for this time after each one."""
+PACE = 0.9
+"""While searches are expected, texts of jobs take this part of the time that the limit allows for them, so that the
+rest of a second is not used up at once. The other tenth is for catching up: the limit is used in full nevertheless."""
 LONGEST_PAUSE_S = 5.0
 """Jobs also get one request after this time: short searches cost more of a server's time than their characters say."""
 
@@ -66,6 +72,8 @@ class FairQueue(Generic[T]):
         self._job_credit = 0
         """Characters of searches served while a job could have been, minus what jobs got for them."""
         self._passed_over_since: float | None = None
+        self._searched_at: float | None = None
+        self._pause_jobs_until: float | None = None
         self._wake_at: float | None = None
 
     @property
@@ -111,6 +119,8 @@ class FairQueue(Generic[T]):
         lane = self._lane(ticket)
         self._idle.pop(lane, None)
         ticket.arrived = now
+        if ticket.band is Band.SEARCH:
+            self._searched_at = now
         self._bands[ticket.band].put(lane, ticket)
         self._queued(lane, ticket)
         refused: list[T] = []
@@ -125,12 +135,15 @@ class FairQueue(Generic[T]):
     def put_back(self, ticket: T, now: float) -> None:
         """Return a ticket that ``next`` handed out to the head of its flow, for another try at its old turn.
 
-        Its texts stay in the rate window, because a server may have embedded them.
+        It may have another kind by now (without the servers that failed). Its flow is charged once. Its texts stay in
+        the rate window and count again with the next try, because a server may have embedded them.
         """
-        lane = self._end(ticket)
+        tried = self._end(ticket)
+        lane = self._lane(ticket)
+        self._idle.pop(lane, None)
         self._bands[ticket.band].put_back(lane, ticket)
         self._queued(lane, ticket)
-        self._sweep(now)
+        self._rest(tried, ticket.band, now)
 
     def remove(self, ticket: T, now: float) -> bool:
         """Remove a waiting ticket. False: it is not waiting, and one in flight is ended by ``done`` as always."""
@@ -158,18 +171,18 @@ class FairQueue(Generic[T]):
         hold up no other kind.
 
         A ticket that does not fit the rest of the second keeps its turn as well: smaller ones go before it only as long
-        as they do not delay it. ``wake_at`` then says when to call again.
+        as they do not delay it. While searches are expected, jobs are spread over the second, because a search could
+        wait for up to a second behind a burst that used all its texts. ``wake_at`` then says when to call again.
         """
         self._sweep(now)
         self._wake_at = None
         if self._caps.in_flight is not None and len(self._out) >= self._caps.in_flight:
             return None
         found = self._first(now, room)
-        if found is not None and not self._window.fits(found[1].texts, now):
+        if found is not None and not self._is_due(found[1], now):
             texts = found[1].texts
-            self._wake_at = self._window.free_at(texts, now)
             found = self._first(now, room, self._window.spare(texts, now))
-            if found is not None and not self._window.fits(found[1].texts, now):
+            if found is not None and not self._is_due(found[1], now):
                 found = None
         return None if found is None else self._hand_out(*found, now=now)
 
@@ -230,6 +243,16 @@ class FairQueue(Generic[T]):
             return job
         return search
 
+    def _is_due(self, ticket: T, now: float) -> bool:
+        """Return whether the rate allows a ticket now; else note when it will."""
+        at = self._window.free_at(ticket.texts, now)
+        if at is not None and ticket.band is Band.JOB:
+            at = max(at, self._pause_jobs_until or at)
+        if at is not None and at <= now:
+            return True
+        self._wake_at = at if self._wake_at is None or at is None else min(self._wake_at, at)
+        return False
+
     def _is_jobs_turn(self, job: T, now: float) -> bool:
         """Return whether a job goes before waiting searches."""
         if self._job_credit >= SEARCH_PER_JOB * max(1, job.characters):
@@ -256,11 +279,20 @@ class FairQueue(Generic[T]):
         self._bands[ticket.band].take(lane)
         self._dequeued(ticket)
         self._window.add(ticket.texts, now)
+        if ticket.band is Band.JOB:
+            self._pause_jobs_until = self._end_of_pause(ticket, now)
         self._served.add(ticket.characters, now)
         lane.served.add(ticket.characters, now)
         lane.in_flight += 1
         self._out[ticket] = lane
         return ticket
+
+    def _end_of_pause(self, ticket: T, now: float) -> float | None:
+        """Return when the next job may follow this one, if searches are expected."""
+        limit = self._caps.texts_per_second
+        if not limit or self._searched_at is None or now - self._searched_at > SEARCH_MEMORY_S:
+            return None
+        return now + PACE * ticket.texts / limit
 
     def _end(self, ticket: T) -> Lane[T]:
         lane = self._out.pop(ticket, None)

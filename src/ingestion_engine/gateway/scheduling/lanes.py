@@ -24,6 +24,8 @@ _MAX_LAG = 2
 """A kind without room keeps its turn, but no more credit than this many of the band's largest requests."""
 _FORGET = 64
 """The largest request fades by this part with every request that is served, so that one giant is forgotten."""
+_CONTINUES = 1 << 62
+"""Of lanes with equal tags, one that was idle is before those that go on, so that a late flow is served at once."""
 _STALE = 64
 """Outdated entries of the heaps are removed when there are more of them than lanes, and more than this."""
 
@@ -60,7 +62,7 @@ _Entry = tuple[int, int, Lane[T]]
 class _Kind(Generic[T]):
     """Lanes whose requests are served by the same servers."""
 
-    __slots__ = ("clock", "heaps", "lanes", "opened", "shift", "stale", "weight")
+    __slots__ = ("clock", "heaps", "lanes", "opened", "served", "shift", "stale", "weight")
 
     def __init__(self, clock: int) -> None:
         self.opened = 0
@@ -70,7 +72,9 @@ class _Kind(Generic[T]):
         self.heaps: dict[int, list[_Entry[T]]] = {}
         """By the size of the head in texts, in powers of two, so that one that fits a small rest is found at once."""
         self.clock = clock
-        """Virtual time of the kind: lanes that were idle start from here."""
+        """Virtual time of the kind."""
+        self.served = clock
+        """The latest tag that was served."""
         self.shift = 0
         """The band's time is the kind's time + shift."""
         self.weight = 0
@@ -119,7 +123,7 @@ class Lanes(Generic[T]):
         lane.characters += ticket.characters
         if lane not in kind.lanes:
             lane.tag = self._now(kind, lane)
-            self._enter(kind, lane)
+            self._enter(kind, lane, 0)
 
     def put_back(self, lane: Lane[T], ticket: T) -> None:
         """Return a ticket that was taken to the head of its lane, and its price to the flow."""
@@ -128,7 +132,7 @@ class Lanes(Generic[T]):
         lane.waiting[ticket] = None
         lane.waiting.move_to_end(ticket, last=False)
         lane.characters += ticket.characters
-        self._enter(kind, lane, before_equals=True)
+        self._enter(kind, lane, -_CONTINUES)
 
     def remove(self, lane: Lane[T], ticket: T) -> None:
         """Remove a waiting ticket; its lane keeps its tag."""
@@ -166,9 +170,11 @@ class Lanes(Generic[T]):
         work = step * ticket.weight
         self._largest = max(step, self._largest - self._largest // _FORGET)
         kind.shift += max(0, self._clock - _MAX_LAG * self._largest - (lane.tag + kind.shift))
-        # Time passes with the work done for all who wait, so that a stream of new flows cannot hold it.
-        kind.clock = max(kind.clock + work // kind.weight, lane.tag)
-        self._clock = max(self._clock + work // self._weight, lane.tag + kind.shift)
+        # Time passes with the work done, too: a stream of new flows would hold the tags. At three quarters of it,
+        # so that it is no longer ahead of the tags when the flows have been the same for a while.
+        kind.served = max(kind.served, lane.tag)
+        kind.clock = max(kind.clock + work * 3 // (4 * kind.weight), lane.tag)
+        self._clock = max(self._clock + work * 3 // (4 * self._weight), lane.tag + kind.shift)
         del lane.waiting[ticket]
         lane.characters -= ticket.characters
         lane.tag += step
@@ -190,15 +196,19 @@ class Lanes(Generic[T]):
         return chain.from_iterable(kind.lanes for kind in self._kinds.values())
 
     def _now(self, kind: _Kind[T], lane: Lane[T]) -> int:
-        """Return where a lane stands: one that was idle has no credit."""
+        """Return where a lane stands: one that was idle has no credit, but does not wait for a whole round either.
+
+        It starts at the latest tag that was served, unless a stream of new flows holds that back by more than half a
+        request.
+        """
         if lane in kind.lanes:
             return lane.tag
         if not kind.lanes:
             kind.clock = max(kind.clock, self._clock - kind.shift)
-        return max(lane.tag, kind.clock)
+        return max(lane.tag, kind.served, kind.clock - self._largest // 2)
 
-    def _enter(self, kind: _Kind[T], lane: Lane[T], *, before_equals: bool = False) -> None:
-        """Bring the lane's entry and the sums of weights in line with its head."""
+    def _enter(self, kind: _Kind[T], lane: Lane[T], place: int = _CONTINUES) -> None:
+        """Bring the lane's entry and the sums of weights in line with its head; ``place`` orders equal tags."""
         if lane in kind.lanes:
             kind.weight -= lane.weight
             self._weight -= lane.weight
@@ -215,7 +225,7 @@ class Lanes(Generic[T]):
         self._weight += lane.weight
         kind.lanes.add(lane)
         self._order += 1
-        lane.entry = (lane.tag, -self._order if before_equals else self._order, lane)
+        lane.entry = (lane.tag, place + self._order, lane)
         heapq.heappush(kind.heaps.setdefault(lane.head.texts.bit_length(), []), lane.entry)
         if kind.stale > max(_STALE, len(kind.lanes)):
             self._compact(kind)

@@ -37,12 +37,7 @@ class RateWindow:
 
     def fits(self, texts: int, now: float) -> bool:
         """Return whether a request of this size may be sent now."""
-        if self.limit is None:
-            return True
-        if self.limit <= 0:
-            return False
-        used = self.used(now)
-        return not used if texts > self.limit else used + texts <= self.limit or not texts
+        return self.free_at(texts, now) == now
 
     def add(self, texts: int, now: float) -> None:
         """Count a request that is sent now; whether it fits is the caller's question."""

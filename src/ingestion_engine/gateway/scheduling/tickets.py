@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+from ingestion_engine.domain.records import Band
 
 MAX_WEIGHT = 10
 DEFAULT_WEIGHT = 5
-
-
-class Band(StrEnum):
-    """Priority bands, the most urgent first."""
-
-    SEARCH = "search"
-    JOB = "job"
 
 
 @dataclass(frozen=True, slots=True)
