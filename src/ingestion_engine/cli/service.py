@@ -32,7 +32,7 @@ worker = typer.Typer(help="Run a job, or a part of one, in this process.", no_ar
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (serve, up, demo, ready):
+    for command in (serve, gateway, up, demo, ready):
         app.command()(command)
     app.add_typer(worker, name="worker")
 
@@ -51,6 +51,21 @@ def serve(
         from ingestion_engine.api.serve import serve as run_service
     _check_extras(settings)
     run_service(settings)
+
+
+def gateway(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: INGEST_GATEWAY__HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 means any free port. Default: INGEST_GATEWAY__PORT.")
+    ] = None,
+) -> None:
+    """Run the embedding gateway: Ollama's API in front of the servers of INGEST_OLLAMA__URLS, with one fair queue."""
+    settings = load_settings()
+    given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    settings = settings.model_copy(update={"gateway": settings.gateway.model_copy(update=given)})
+    with requires_extra("gateway", "`ingest gateway`"):
+        from ingestion_engine.gateway.serve import serve as run_gateway
+    run_gateway(settings)
 
 
 def _check_extras(settings: Settings) -> None:

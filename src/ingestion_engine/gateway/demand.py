@@ -37,6 +37,19 @@ def read_demand(body: bytes) -> Demand:
     return _measure(fields, body) if isinstance(fields, simdjson.Object) else _invalid(body)
 
 
+def read_name(body: bytes) -> str:
+    """Return the model that a body of ``POST /api/show`` names; empty when it names none. Never raises."""
+    try:
+        fields = simdjson.Parser().parse(body)
+    except (ValueError, UnicodeDecodeError):
+        return ""
+    if not isinstance(fields, simdjson.Object):
+        return ""
+    names = [name for name in fields.keys() if name.lower() in ("model", "name")]  # noqa: SIM118 - as below
+    found = {name.lower(): fields[name] for name in names}
+    return next((value for name in ("model", "name") if isinstance(value := found.get(name), str) and value), "")
+
+
 def _read_slowly(body: bytes) -> Demand:
     """Read what only Ollama's tolerant parser accepts: bytes that are not UTF-8, or lone surrogates."""
     try:
@@ -50,7 +63,7 @@ def _measure(fields: Any, body: bytes) -> Demand:
     """Return the demand of a JSON object. As in Ollama, case of names does not matter, and the last one counts."""
     model: Any = ""
     texts: Any = ()
-    for name in fields.keys():  # noqa: SIM118 - simdjson's objects do not iterate, and items() makes lists of arrays
+    for name in fields.keys():  # noqa: SIM118 - simdjson's objects do not iterate
         if name.lower() == "model":
             model = fields[name]
         elif name.lower() == "input":

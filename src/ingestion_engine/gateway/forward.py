@@ -1,0 +1,181 @@
+"""One request at one server: send it, and judge whose fault a failure is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final
+
+from ingestion_engine.adapters.ollama.responses import read_error, translate_response
+from ingestion_engine.adapters.ollama.server_urls import ServerAddress
+from ingestion_engine.adapters.transport import HttpClient, Response, excerpt, read_retry_after
+from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused
+
+PASSED_TO_SERVERS: Final = (
+    "content-type",
+    "content-encoding",
+    "ingest-flow",
+    "ingest-band",
+    "ingest-weight",
+    "x-request-id",
+)
+"""Ollama ignores the others; they are for logs of proxies, and for a gateway behind this one."""
+PASSED_TO_CLIENTS: Final = ("content-type", "content-encoding", "retry-after")
+IDENTITY: Final = {"accept-encoding": "identity"}
+"""Servers are asked for plain bodies: vectors as text hardly shrink, and errors must be read."""
+CONNECT_TIMEOUT_S: Final = 5.0
+
+_RUNNER_FAILED: Final = ("do embedding request", "error reading embed response", "unexpected server status")
+"""Ollama's words, with status 400, for a model process that is gone (server/routes.go, llm/server.go of 0.33)."""
+_FAULTS_OF_THE_REQUEST: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+"""From a proxy before the server; another server may have none."""
+_REQUEST_ERRORS: Final = range(400, 500)
+
+
+class Verdict(StrEnum):
+    """What a response says about the server and the request."""
+
+    ANSWER = "answer"
+    """The request was served."""
+    REFUSED = "refused"
+    """The request is at fault: no other server would serve it."""
+    MODEL_MISSING = "model_missing"
+    """The server does not have the model any more."""
+    DOUBTFUL = "doubtful"
+    """Server or request is at fault: another server's answer tells."""
+    FAILED = "failed"
+    """The server is at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back to the client."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one server made of a request."""
+
+    verdict: Verdict
+    reply: Reply | None = None
+    """None when there was no complete response."""
+    error: str | None = None
+    """What happened, as a sentence; None for an answer."""
+    retry_after_s: float | None = None
+    """Pause that the server asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """A request for embeddings, as it is sent to a server."""
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = math.inf
+    """Limit of one try at one server, from the moment at which it is sent."""
+    is_valid: bool = True
+    """Whether the body is well formed; else an error in Ollama's words is about it."""
+
+
+class Forwarder:
+    """Sends requests to servers and reads whole responses, so that a failure in their middle can be repaired."""
+
+    def __init__(self, client: HttpClient) -> None:
+        """Use a client that does not decompress."""
+        self._client = client
+
+    async def send(
+        self,
+        method: str,
+        address: ServerAddress,
+        path: str,
+        *,
+        timeout_s: float,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send one request and return the complete response, whatever its status.
+
+        A task that is canceled here closes the connection, upon which Ollama stops working on the request.
+
+        Raises:
+            IngestionError: there is no complete response.
+        """
+        return await self._client.request(
+            method,
+            address.url,
+            path,
+            body=body or None,
+            headers={**IDENTITY, **(headers or {})},
+            timeout_s=timeout_s,
+            server_name=address.server_name,
+        )
+
+    async def embed(self, address: ServerAddress, request: EmbedRequest) -> Result:
+        """Return what a server makes of a request for embeddings."""
+        try:
+            response = await self.send(
+                "POST",
+                address,
+                "/api/embed",
+                body=request.body,
+                headers=request.headers,
+                timeout_s=request.timeout_s,
+            )
+        except IngestionError as error:
+            return Result(Verdict.FAILED, error=error.message)
+        return judge(response, address.url, is_valid=request.is_valid)
+
+
+def judge(response: Response, url: str, *, is_valid: bool) -> Result:
+    """Return what a response to ``POST /api/embed`` says. Pure.
+
+    Args:
+        response: The response.
+        url: Server that gave it.
+        is_valid: Whether the request was well formed; else an error in Ollama's words is about it.
+    """
+    reply = Reply(response.status_code, response.content, pass_headers(response.headers, PASSED_TO_CLIENTS))
+    if response.status_code == HTTPStatus.OK:
+        if "content-encoding" in reply.headers or _is_object(response.content):
+            return Result(Verdict.ANSWER, reply)
+        # A proxy's page with status 200, for example.
+        return Result(Verdict.FAILED, reply, f"Ollama at {url} responded with something else: {excerpt(response)}")
+    error = translate_response(response, url, "")
+    retry_after_s = read_retry_after(response).get("retry_after_s")
+    verdict = _find_verdict(response, error, is_valid=is_valid)
+    return Result(verdict, reply, error.message, retry_after_s=retry_after_s)
+
+
+def _find_verdict(response: Response, error: IngestionError, *, is_valid: bool) -> Verdict:
+    status, text = response.status_code, read_error(response)
+    if isinstance(error, TextRefused):
+        return Verdict.REFUSED
+    if isinstance(error, FatalError) and error.code == "model_not_found":
+        return Verdict.MODEL_MISSING if status == HTTPStatus.NOT_FOUND else Verdict.REFUSED
+    if status in _FAULTS_OF_THE_REQUEST:
+        return Verdict.DOUBTFUL
+    if status == HTTPStatus.BAD_REQUEST and text is not None:
+        if any(words in text for words in _RUNNER_FAILED):
+            return Verdict.FAILED
+        return Verdict.DOUBTFUL if is_valid else Verdict.REFUSED
+    if not is_valid and status in _REQUEST_ERRORS and text is not None:
+        return Verdict.REFUSED
+    return Verdict.FAILED
+
+
+def _is_object(content: bytes) -> bool:
+    return content[:64].lstrip()[:1] == b"{" and content[-64:].rstrip()[-1:] == b"}"
+
+
+def pass_headers(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    """Return the headers that are passed on, except values that HTTP does not allow. Pure."""
+    found = {name: headers[name] for name in names if name in headers}
+    return {name: value for name, value in found.items() if value.isascii() and value.isprintable()}

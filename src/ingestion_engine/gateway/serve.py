@@ -1,0 +1,103 @@
+"""Run the gateway until it receives SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator
+from typing import Final
+
+from ingestion_engine.gateway.assembly import Gateway
+from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
+from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+
+STOP_S: Final = 25.0
+"""Time that requests in flight have to end when the gateway stops: Kubernetes grants 30 s before it kills."""
+BACKLOG: Final = 2048
+STOPPING: Final = "The gateway is stopping; use another one."
+
+_log = get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve on ``settings.gateway``'s host and port until SIGINT or SIGTERM; the address is logged.
+
+    Requests that wait are then refused with 503, and those in flight end. A second signal ends them at once.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    configure_logging(settings.log_level)
+    _allow_many_connections()
+    host, port = settings.gateway.host, settings.gateway.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
+        if not _is_loopback(host):
+            _log.warning("Ollama's API has no authentication: everybody who reaches this address may use the servers")
+        freeze_startup_objects()
+        asyncio.run(_serve_until_signal(settings, listener))
+
+
+async def _serve_until_signal(settings: Settings, listener: socket.socket) -> None:
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async with open_gateway(settings, listener, hurry=hurry):
+        await stopping.wait()
+        _log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(
+    settings: Settings, listener: socket.socket, *, hurry: asyncio.Event | None = None
+) -> AsyncIterator[Gateway]:
+    """Serve on a listening socket while the context is open, which then is closed.
+
+    Args:
+        settings: Settings of the gateway.
+        listener: Listening socket.
+        hurry: Ends the requests in flight when it is set during the stop.
+    """
+    loop = asyncio.get_running_loop()
+    gateway = Gateway(settings)
+    server = gateway.app.make_server()
+    listening = await loop.create_server(server, sock=listener, backlog=BACKLOG)
+    try:
+        await gateway.start()
+        yield gateway
+    finally:
+        listening.close()
+        gateway.dispatcher.stop(STOPPING)
+        server.pre_shutdown()
+        ending = asyncio.ensure_future(server.shutdown(STOP_S))
+        hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+        await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not ending.done():
+            await server.shutdown(0)
+        await gateway.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit on open files to what the system allows: each waiting request has a connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
