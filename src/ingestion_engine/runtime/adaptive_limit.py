@@ -1,9 +1,10 @@
 """How many requests to have in flight at one server, learned from what it achieves. Pure; the clock is injected.
 
-A server may be one URL in front of several machines. The best number of requests is then two for each of them: one in
-progress and one queued, so that no machine idles between an answer and the next request, and nothing waits longer than
-that. The number of machines is what Little's law says: characters per second, times the seconds that a character takes
-when its request is alone. Decision record 32 compares this rule with others.
+A server may be one URL in front of several machines, each of which processes one request at a time. The best number is
+then two per machine: one in progress and one queued, so that no machine idles between an answer and the next request,
+and nothing waits longer than that. The number of machines at work is what Little's law says: requests in flight,
+times the part of their time that they would take alone at the server. So the limit grows as long as more requests in
+flight bring more characters per second, and falls when they do not. Decision record 32 compares this rule with others.
 """
 
 from __future__ import annotations
@@ -20,17 +21,32 @@ QUEUED_PER_SLOT: Final = 2
 """Requests per machine behind the URL: one in progress and one queued."""
 LARGEST_LIMIT: Final = 32
 """Default upper bound."""
-PROBE_EVERY_S: Final = 60.0
-"""Least number of seconds between two requests that are sent alone, to see how long a request takes by itself."""
-PROBE_COST: Final = 150
-"""A probe costs up to one and a half times the duration of a request; so many durations between two keep that below
-1 %."""
 ALONE_SAMPLES: Final = 5
-"""The time per character is the median of the last ones."""
+"""The time per character is the median of the last measurements, so that one slow answer does not double the limit."""
+PROBES: Final = ((5.0, 10), (10.0, 20), (20.0, 40), (40.0, 80), (60.0, 150))
+"""Time between two requests that are sent alone: in seconds, and at least in durations of a request; the last again and
+again. One costs up to one and a half durations, so 150 keep it at 1 %; the first come sooner, because one measurement
+of a noisy server is not enough."""
+SECOND_OPINION: Final = 0.25
+"""A measurement that differs from the median by more, and by more than three times the usual deviation, is repeated
+soon; two that do replace all others."""
+SECOND_OPINION_S: Final = 2.0
+SUSPECT_S: Final = 10.0
+"""Least number of seconds between two probes because of a suspicion; doubles while suspicions prove wrong."""
 FULL_SHARE: Final = 0.8
 """Part of a round for which the limit must have been reached; else callers were the limit, and nothing is learned."""
+QUEUE_SEEN: Final = 0.75
+"""With fewer machines at work than this part of the requests in flight, the others were queued: growing is no use."""
+GAIN: Final = 0.3
+"""Weight of a round in the number of machines once requests are queued; while they are not, the last round counts."""
+DEAD_BAND: Final = 0.1
+"""A limit that is off by this part, or by less than one, stays."""
+IMPOSSIBLE: Final = 1.15
+"""More machines at work than this multiple of the requests in flight: a request takes less time than was measured."""
+LOST: Final = 0.75
+"""A limit that falls below this part of what it was at the last probe: fewer machines, or slower ones? Probe first."""
 RELEARN_S: Final = 300.0
-"""Seconds for which a limit counts as learned after a round that filled it."""
+"""Seconds for which a limit counts as learned after a round in which requests were queued."""
 LONGEST_GHOST_S: Final = 30.0
 """Longest time for which an abandoned request counts as still running."""
 
@@ -54,10 +70,18 @@ class Passage:
 
     chars: int
     began: float
-    is_alone: bool
-    """Whether nothing else was in flight so far."""
     is_first: bool
     """Whether nothing else was in flight when it began."""
+    is_alone: bool
+    """Whether nothing else has been in flight since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """How long a request took by itself."""
+
+    chars: int
+    per_char_s: float
 
 
 class AdaptiveLimit:
@@ -78,6 +102,7 @@ class AdaptiveLimit:
                 that, at most ``most``, and nothing is learned but failures.
             clock: Monotonic seconds.
         """
+        now = clock()
         self._clock = clock
         self._most = most
         self._declared = None if capacity is None else min(QUEUED_PER_SLOT * capacity, most)
@@ -86,21 +111,29 @@ class AdaptiveLimit:
         """Requests that have begun and not ended."""
         self._ghosts: list[float] = []
         """Times at which abandoned requests stop counting."""
+        # How long a request takes by itself.
+        self._mean_chars = self._mean_square = 0.0
         self._alone: Passage | None = None
-        self._alone_samples: deque[float] = deque(maxlen=ALONE_SAMPLES)
-        self._first_guess: float | None = None
-        self._typical_chars = 0.0
-        self._next_probe = clock() + PROBE_EVERY_S
+        self._samples: deque[_Sample] = deque(maxlen=ALONE_SAMPLES)
+        self._first_guess: _Sample | None = None
+        self._odd_sample: _Sample | None = None
+        # When one is sent alone to find out.
         self._is_probing = False
-        self._changed_at = clock()
+        self._probes = 0
+        self._next_probe = now + PROBES[0][0]
+        self._probed_limit = self._limit
+        self._suspicions = 0
+        self._next_suspicion = now + SUSPECT_S
+        # What was achieved since the limit was set.
+        self._changed_at = now
         self._cut_at = float("-inf")
         self._learned_at = float("-inf")
-        self._round_began: float | None = None
-        self._round_count = 0
-        self._round_chars = 0
-        self._round_full_s = 0.0
-        self._seen_at = clock()
+        self._slots = 0.0
         self._low_rounds = 0
+        self._round_began: float | None = None
+        self._round_count = self._round_chars = 0
+        self._round_full_s = self._round_area = self._round_taken_s = 0.0
+        self._seen_at = now
 
     @property
     def limit(self) -> int:
@@ -110,8 +143,9 @@ class AdaptiveLimit:
     @property
     def running(self) -> int:
         """Requests that the server probably works on: those in flight, and those abandoned a short time ago."""
-        now = self._clock()
-        self._ghosts = [end for end in self._ghosts if end > now]
+        if self._ghosts:
+            now = self._clock()
+            self._ghosts = [end for end in self._ghosts if end > now]
         return self.in_flight + len(self._ghosts)
 
     @property
@@ -124,7 +158,9 @@ class AdaptiveLimit:
     @property
     def is_learned(self) -> bool:
         """Whether the limit is known to be enough: declared, the upper bound, or found lately by filling it."""
-        return self._declared is not None or self._limit == self._most or self._clock() - self._learned_at < RELEARN_S
+        if self._declared is not None or self._limit == self._most:
+            return True
+        return self._clock() - self._learned_at < RELEARN_S
 
     @property
     def next_change_at(self) -> float:
@@ -132,12 +168,14 @@ class AdaptiveLimit:
         return min(self._ghosts, default=float("inf"))
 
     def begin(self, chars: int) -> Passage:
-        """Record that a request of ``chars`` characters begins."""
+        """Record that a request of ``chars`` characters begins, whether or not there was room."""
         now = self._account()
         is_first = self.running == 0
-        passage = Passage(chars, now, is_alone=is_first, is_first=is_first)
         if self._alone is not None:
             self._alone.is_alone = False
+        if self._is_probing and not is_first:  # an urgent one slipped in
+            self._is_probing, self._next_probe = False, now + SUSPECT_S
+        passage = Passage(chars, now, is_first=is_first, is_alone=is_first)
         self._alone = passage if is_first else None
         self.in_flight += 1
         return passage
@@ -148,88 +186,143 @@ class AdaptiveLimit:
         self.in_flight -= 1
         if self._alone is passage:
             self._alone = None
-        self._is_probing = self._is_probing and not passage.is_first
+        if self._is_probing and passage.is_first:
+            self._is_probing = False
+            self._changed_at, self._round_began = now, None
         if outcome is Outcome.ABANDONED:
-            expected = passage.chars * (self._time_per_char or 0.0) * QUEUED_PER_SLOT
-            self._ghosts.append(now + min(expected, LONGEST_GHOST_S))
+            expected_s = passage.chars * (self._time_per_char or 0.0)
+            end = max(passage.began + QUEUED_PER_SLOT * expected_s, now + expected_s)
+            self._ghosts.append(min(end, now + LONGEST_GHOST_S))
         elif outcome is Outcome.FAILED:
             self._cut(passage, now)
         elif outcome is Outcome.DONE and passage.chars > 0:
-            self._note_time(passage, now)
-            self._learn(passage, now)
-
-    @property
-    def _time_per_char(self) -> float | None:
-        return median(self._alone_samples) if self._alone_samples else self._first_guess
+            if self._declared is None:
+                self._note_time(passage, now)
+                self._add_to_round(passage, now)
+            elif passage.began >= self._changed_at and self._limit < self._declared:
+                self._set_limit(min(2 * self._limit, self._declared), now)
 
     def _account(self) -> float:
         """Add the time since the last event to the round; return the time."""
         now = self._clock()
+        seconds = now - self._seen_at
+        self._round_area += self.in_flight * seconds
         if self.in_flight >= self._limit:
-            self._round_full_s += now - self._seen_at
+            self._round_full_s += seconds
         self._seen_at = now
         return now
 
-    def _note_time(self, passage: Passage, now: float) -> None:
-        """Learn how long a request takes by itself. A small one says little: each request has a fixed cost too."""
-        self._typical_chars += (passage.chars - self._typical_chars) * (0.1 if self._typical_chars else 1.0)
-        if passage.chars < self._typical_chars / 2:
-            return
-        per_char = (now - passage.began) / passage.chars
-        if passage.is_alone:
-            self._alone_samples.append(per_char)
-            self._next_probe = now + max(PROBE_EVERY_S, PROBE_COST * (now - passage.began))
-        elif passage.is_first and self._first_guess is None:
-            self._first_guess = per_char
+    # How long a request takes by itself
 
-    def _learn(self, passage: Passage, now: float) -> None:
-        """Add a request to the round; at its end, adapt the limit."""
-        if self._declared is not None:
-            if passage.began >= self._changed_at and self._limit < self._declared:
-                self._set_limit(min(2 * self._limit, self._declared), now)
+    @property
+    def _time_per_char(self) -> float | None:
+        """Seconds per character of a request that is alone; None while no request of a usual size was."""
+        usable = [sample.per_char_s for sample in self._samples if self._is_usual(sample.chars)]
+        if usable:
+            return median(usable)
+        guess = self._first_guess
+        return guess.per_char_s if guess is not None and self._is_usual(guess.chars) else None
+
+    def _is_usual(self, chars: int) -> bool:
+        """Whether a request of this size tells the time of others: each has a fixed cost too, which small ones hide."""
+        return 2 * chars * self._mean_chars >= self._mean_square  # half of the mean size, weighted by size
+
+    def _note_time(self, passage: Passage, now: float) -> None:
+        weight = 0.1 if self._mean_chars else 1.0
+        self._mean_chars += weight * (passage.chars - self._mean_chars)
+        self._mean_square += weight * (passage.chars**2 - self._mean_square)
+        if not self._is_usual(passage.chars):
             return
+        sample = _Sample(passage.chars, (now - passage.began) / passage.chars)
+        if passage.is_alone:
+            self._note_alone(sample, now)
+        elif passage.is_first and self._first_guess is None:
+            self._first_guess = sample
+
+    def _note_alone(self, sample: _Sample, now: float) -> None:
+        """Learn from a request that was alone, and choose the time of the next one."""
+        duration_s = sample.per_char_s * sample.chars
+        if now >= self._next_probe or not self._samples:
+            self._probes = min(self._probes + 1, len(PROBES))
+        seconds, durations = PROBES[max(self._probes - 1, 0)]
+        self._next_probe = now + max(seconds, durations * duration_s)
+        self._probed_limit = self._limit
+        known = [other.per_char_s for other in self._samples if self._is_usual(other.chars)]
+        middle = median(known) if known else sample.per_char_s
+        spread = median(abs(other - middle) for other in known) if known else 0.0
+        is_odd = abs(sample.per_char_s - middle) > max(SECOND_OPINION * middle, 3 * spread)
+        before = self._odd_sample
+        if is_odd and before is not None and (sample.per_char_s > middle) == (before.per_char_s > middle):
+            self._samples.clear()
+            self._samples.append(before)
+            self._suspicions = 0
+            is_odd = False
+        elif is_odd:
+            self._next_probe = now + max(SECOND_OPINION_S, 8 * duration_s)
+        self._samples.append(sample)
+        self._odd_sample = sample if is_odd else None
+
+    def _suspect(self, now: float) -> bool:
+        """Ask for a probe, unless there were many; return whether it will come."""
+        if now < self._next_suspicion:
+            return False
+        self._suspicions += 1
+        self._next_suspicion = now + SUSPECT_S * 2.0 ** min(self._suspicions - 1, 5)
+        self._next_probe = min(self._next_probe, now)
+        return True
+
+    # What the requests in flight achieve
+
+    def _add_to_round(self, passage: Passage, now: float) -> None:
+        """Add a request to the round; at its end, adapt the limit."""
         if self._round_began is None:
-            if passage.began >= self._changed_at:
+            if passage.began >= self._changed_at:  # the ones before were sent under another limit
                 self._begin_round(now)
             return
         self._round_count += 1
         self._round_chars += passage.chars
+        self._round_taken_s += now - passage.began
         if self._round_count < max(self._limit, 2) or now <= self._round_began:
             return
-        seconds, chars, full_s = now - self._round_began, self._round_chars, self._round_full_s
+        seconds, per_char_s = now - self._round_began, self._time_per_char
+        is_full = self._round_full_s >= FULL_SHARE * seconds
+        chars_per_s = self._round_area / seconds * self._round_chars / self._round_taken_s  # by Little's law
         self._begin_round(now)
-        if full_s < FULL_SHARE * seconds or self._time_per_char is None:
+        if not is_full:
             return
-        slots = chars / seconds * self._time_per_char
-        self._adapt(slots, now)
-
-    def _adapt(self, slots: float, now: float) -> None:
-        target = min(max(round(QUEUED_PER_SLOT * slots), QUEUED_PER_SLOT), self._most)
-        if slots < 0.75 * self._limit:
-            self._learned_at = now
-        if target > self._limit:
-            self._low_rounds = 0
-            self._set_limit(min(target, 2 * self._limit), now)
-        elif target < self._limit:
-            self._low_rounds += 1
-            if self._low_rounds >= 2:
-                self._low_rounds = 0
-                self._set_limit(target, now)
+        if per_char_s is None:
+            self._next_probe = min(self._next_probe, now)
         else:
-            self._low_rounds = 0
+            self._adapt(chars_per_s * per_char_s, now)
         if now >= self._next_probe:
             self._is_probing = True
-            self._next_probe = now + PROBE_EVERY_S
+
+    def _adapt(self, slots: float, now: float) -> None:
+        """Move the limit towards twice the number of machines that were at work in a round."""
+        is_queueing = slots < QUEUE_SEEN * self._limit
+        if is_queueing:
+            self._learned_at = now
+        self._slots += (slots - self._slots) * (GAIN if is_queueing and self._slots else 1.0)
+        wanted = min(max(QUEUED_PER_SLOT * self._slots, float(QUEUED_PER_SLOT)), float(self._most))
+        is_near = abs(wanted - self._limit) <= max(0.75, DEAD_BAND * self._limit)
+        self._low_rounds = self._low_rounds + 1 if wanted < self._limit and not is_near else 0
+        if slots > IMPOSSIBLE * self._limit and self.is_learned:
+            self._suspect(now)
+        elif wanted > self._limit and not is_near:
+            self._set_limit(min(round(wanted), 2 * self._limit), now)
+        elif self._low_rounds >= 2 and (wanted > LOST * self._probed_limit or not self._suspect(now)):
+            self._set_limit(round(wanted), now)
 
     def _cut(self, passage: Passage, now: float) -> None:
         """Halve the limit, once for all requests that were in flight together."""
-        if passage.began < self._cut_at:
+        if passage.began <= self._cut_at:
             return
-        self._cut_at = now
+        self._cut_at, self._slots = now, 0.0
         self._set_limit(max(self._limit // 2, 1), now)
 
     def _set_limit(self, limit: int, now: float) -> None:
-        self._limit, self._changed_at, self._round_began = limit, now, None
+        self._limit, self._changed_at, self._round_began, self._low_rounds = limit, now, None, 0
 
     def _begin_round(self, now: float) -> None:
-        self._round_began, self._round_count, self._round_chars, self._round_full_s = now, 0, 0, 0.0
+        self._round_began, self._round_count, self._round_chars = now, 0, 0
+        self._round_full_s = self._round_area = self._round_taken_s = 0.0
