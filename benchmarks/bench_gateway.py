@@ -9,11 +9,13 @@ import argparse
 import sys
 import time
 
-from gateway import caps, cost, jobs, search, upstreams
+from gateway import caps, cost, jobs, real, search, upstreams
 from gateway.simulation import REQUEST_MS, TEXT_MS, run_simulation
 from report import Report, parse_options, repeat_command
 
-PARTS = ("caps", "search", "busy", "slow", "faults", "cost", "jobs")
+PARTS = ("caps", "search", "busy", "slow", "faults", "cost", "jobs", "real")
+DEFAULT_PARTS = PARTS[:-1]
+"""All that need no server of their own."""
 
 
 def run_part(part: str, report: Report, options: argparse.Namespace) -> None:
@@ -36,15 +38,21 @@ def run_part(part: str, report: Report, options: argparse.Namespace) -> None:
                 cost.add(report, simulation, quick=options.quick, runs=options.runs)
         case "jobs":
             jobs.add(report, quick=options.quick)
+        case "real":
+            real.add(report, url=options.real_url, model=options.real_model, quick=options.quick)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all but real")
+    parser.add_argument("--real-url", help="real Ollama server of the part real")
+    parser.add_argument("--real-model", default="all-minilm", help="its model")
     options = parse_options(parser, {})
-    parts = [part for part in PARTS if part in (options.part or PARTS)]
+    if "real" in (options.part or ()) and not options.real_url:
+        parser.error("--part real requires --real-url")
+    parts = [part for part in PARTS if part in (options.part or DEFAULT_PARTS)]
     report = Report(
-        "gateway" if len(parts) == len(PARTS) else "gateway_" + "_".join(parts),
+        "gateway" if parts == list(DEFAULT_PARTS) else "gateway_" + "_".join(parts),
         "The embedding gateway",
         repeat_command(__file__),
         "`ingest gateway` in a process of its own, in front of simulated servers with one slot per URL unless noted. "
