@@ -18,7 +18,11 @@ LATENCY_TARGET_MS = 2.0
 WAITING_KIB_TARGET = 32.0
 """Memory of one waiting request besides its body: a connection of an asyncio server."""
 BOUND_FACTOR = 2.0
-"""Growth of the memory in units of ``queue_bytes``: each body once, and as much for connections and the allocator."""
+"""Memory for each byte of ``queue_bytes``: the body, and as much for what is being received and the allocator."""
+SMALL_CHARS, LARGE_CHARS = 1000, 8000
+"""Characters of each of eight texts."""
+MOST_LOOKS = 40
+"""Looks at the queue, 0.3 s apart, until it stands still."""
 NEVER_MS = 3_600_000.0
 
 
@@ -66,17 +70,19 @@ def measure_latency(simulation: Simulation, blocks: int, requests: int) -> dict[
     return {name: spread(values) for name, values in times.items()}
 
 
-async def _fill(gateway: Gateway, waiting: int) -> int:
-    """Return the memory while so many requests are in the gateway; their servers never answer."""
-    flows = [Flow(f"job-{number}", texts=8, chars=1000, in_flight=waiting // 10) for number in range(10)]
+async def _fill(gateway: Gateway, waiting: int, chars: int) -> int:
+    """Return the memory while so many clients want to wait in the gateway; their servers never answer."""
+    flows = [Flow(f"job-{number}", texts=8, chars=chars, in_flight=waiting // 10) for number in range(10)]
     sending = asyncio.create_task(send_flows([gateway.url], flows, 600, model=MODEL, drain=False))
     loop = asyncio.get_running_loop()
     try:
         held, steady = -1, 0
-        while steady < 3:
+        for _ in range(MOST_LOOKS):
             await asyncio.sleep(0.3)
             now = await loop.run_in_executor(None, _count_held, gateway)
             held, steady = now, steady + 1 if now == held else 0
+            if steady == 3:
+                break
         return gateway.rss_bytes()
     finally:
         sending.cancel()
@@ -88,26 +94,27 @@ def _count_held(gateway: Gateway) -> int:
 
 
 def measure_memory(simulation: Simulation, many: int) -> dict[str, float]:
-    """Return the memory with few and with many waiting requests, and with many of which most are refused."""
-    few, body = 100, 8 * 1000
+    """Return the memory with few and with many waiting requests, and with large ones of which most are refused."""
+    few, size, large = 100, 8 * SMALL_CHARS, 8 * LARGE_CHARS
+    bound = many // 5 * large // 4
     simulation.reset(request_ms=NEVER_MS)
     found = {}
-    for name, waiting, settings in (
-        ("few", few, {}),
-        ("many", many, {}),
-        ("bounded", many, {"queue_bytes": many * body // 5}),
+    for name, waiting, chars, settings in (
+        ("few", few, SMALL_CHARS, {}),
+        ("many", many, SMALL_CHARS, {}),
+        ("bounded", many // 5, LARGE_CHARS, {"queue_bytes": bound}),
     ):
         with run_gateways(simulation.urls, **settings) as (gateway,):
             empty = gateway.rss_bytes()
-            found[name] = uvloop.run(_fill(gateway, waiting)) - empty
-    bodies = (many - few) * body
+            found[name] = (uvloop.run(_fill(gateway, waiting, chars)) - empty) / MIB
+    bodies = (many - few) * size / MIB
     return {
-        "few_mib": found["few"] / MIB,
-        "many_mib": found["many"] / MIB,
-        "bodies_mib": bodies / MIB,
-        "each_kib": (found["many"] - found["few"] - bodies) / (many - few) / 1024,
-        "bounded_mib": found["bounded"] / MIB,
-        "bound_mib": many * body / 5 / MIB,
+        **found,
+        "bodies": bodies,
+        "each_kib": (found["many"] - found["few"] - bodies) / (many - few) * 1024,
+        "wanted": many // 5 * large / MIB,
+        "bound": bound / MIB,
+        "allowed": BOUND_FACTOR * bound / MIB + many // 5 * WAITING_KIB_TARGET / 1024,
     }
 
 
@@ -145,19 +152,17 @@ def add(report: Report, simulation: Simulation, *, quick: bool, runs: int) -> No
     report.targets += [
         Target(f"memory of a waiting request besides its body, {many:,} waiting", WAITING_KIB_TARGET,
                memory["each_kib"], "KiB"),
-        Target(f"memory while {many:,} clients want to wait, in units of queue_bytes ({memory['bound_mib']:.1f} MiB)",
-               BOUND_FACTOR, memory["bounded_mib"] / memory["bound_mib"], ""),
+        Target(f"memory with `queue_bytes` {memory['bound']:.0f} MiB while {many // 5:,} clients want to wait with "
+               f"{memory['wanted']:.0f} MiB", memory["allowed"], memory["bounded"], "MiB"),
     ]  # fmt: skip
     report.add_table(
-        ("waiting requests", "memory above idle MiB", "of it bodies MiB"),
+        ("waiting clients", "bodies MiB", "memory above idle MiB"),
         [
-            ("100", f"{memory['few_mib']:.1f}", "0.8"),
-            (f"{many:,}", f"{memory['many_mib']:.1f}", f"{memory['bodies_mib']:.1f}"),
-            (
-                f"{many:,}, `queue_bytes` {memory['bound_mib']:.1f} MiB",
-                f"{memory['bounded_mib']:.1f}",
-                "at most the bound",
-            ),
+            ("100", f"{100 * 8 * SMALL_CHARS / MIB:.1f}", f"{memory['few']:.1f}"),
+            (f"{many:,}", f"{memory['bodies']:.1f}", f"{memory['many']:.1f}"),
+            (f"{many // 5:,}, `queue_bytes` {memory['bound']:.0f} MiB", f"{memory['wanted']:.1f}",
+             f"{memory['bounded']:.1f}"),
         ],
-        note="**Memory** with servers that never answer; bodies of 8 KB.",
-    )
+        note=f"**Memory** with servers that never answer. Allowed is {BOUND_FACTOR:g} times `queue_bytes` and "
+        f"{WAITING_KIB_TARGET:g} KiB for each connection.",
+    )  # fmt: skip
