@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
 
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.runtime.tls import find_tls_failure, make_context
@@ -88,6 +89,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         server_name: str | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -103,6 +105,7 @@ class HttpClient:
             body: Body, sent unchanged.
             server_name: Name of the server where ``base`` has its address: sent as ``Host``, and with https the name
                 that the certificate must have.
+            on_sent: Called when the connection is open and the body is about to be written to it.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
@@ -113,6 +116,8 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(timeout_s, sock_connect=self._connect_timeout_s, sock_read=silence_s)
         options: dict[str, Any] = {"params": params, "data": body, "headers": headers, "timeout": timeout}
         options["allow_redirects"] = False
+        if on_sent is not None and body:
+            options["data"] = _NotedBody(body, on_sent)
         name = f"{self._service.capitalize()} at {base}"
         is_slow = slow_request(name) if silence_s is None else contextlib.nullcontext()
         with transport_errors(self._service, base), is_slow:
@@ -139,6 +144,24 @@ class HttpClient:
         """Release connections."""
         if self._session is not None:
             await self._session.close()
+
+
+class _NotedBody(aiohttp.BytesPayload):
+    """A body that tells when it is written to an open connection."""
+
+    def __init__(self, body: bytes, on_sent: Callable[[], None]) -> None:
+        super().__init__(body)
+        self._on_sent = on_sent
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write it; what aiohttp calls before its release 3.12."""
+        self._on_sent()
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write it."""
+        self._on_sent()
+        await super().write_with_length(writer, content_length)
 
 
 class _PatientResponse(aiohttp.ClientResponse):

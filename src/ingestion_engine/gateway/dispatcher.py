@@ -277,7 +277,9 @@ class Dispatcher:
         """Send a request to its server and record how that ended."""
         flight = call.flight
         assert flight is not None
-        result = await self._forwarder.embed(flight.server.address, call.request)
+        result = await self._forwarder.embed(
+            flight.server.address, call.request, on_sent=lambda: self.queue.sent(call, self._clock())
+        )
         call.flight = None
         call.tried = (*call.tried, flight.server)
         if result.verdict is Verdict.MODEL_MISSING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
@@ -100,6 +100,7 @@ class Forwarder:
         timeout_s: float,
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -116,10 +117,13 @@ class Forwarder:
             headers={**IDENTITY, **(headers or {})},
             timeout_s=timeout_s,
             server_name=address.server_name,
+            on_sent=on_sent,
         )
 
-    async def embed(self, address: ServerAddress, request: EmbedRequest) -> Result:
-        """Return what a server makes of a request for embeddings."""
+    async def embed(
+        self, address: ServerAddress, request: EmbedRequest, *, on_sent: Callable[[], None] | None = None
+    ) -> Result:
+        """Return what a server makes of a request for embeddings; ``on_sent`` is called when it leaves."""
         try:
             response = await self.send(
                 "POST",
@@ -128,6 +132,7 @@ class Forwarder:
                 body=request.body,
                 headers=request.headers,
                 timeout_s=request.timeout_s,
+                on_sent=on_sent,
             )
         except IngestionError as error:
             return Result(Verdict.FAILED, error=error.message)

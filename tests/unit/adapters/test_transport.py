@@ -47,6 +47,16 @@ async def test_what_happened_to_a_request_is_said_in_words(client: HttpClient) -
     assert unknown.value.message.endswith("cannot be found: the host name 'nowhere.invalid' does not resolve.")
 
 
+async def test_a_caller_is_told_when_its_request_leaves(client: HttpClient) -> None:
+    """Once the connection is open, before the answer; a request that never left was never announced."""
+    events: list[str] = []
+    with serving({"/": lambda body: (200, events.append(body.decode()))}) as url:
+        await client.request("POST", url, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
+    with pytest.raises(TransientError):
+        await client.request("POST", url, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
+    assert events == ["sent", "{}"]
+
+
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -379,3 +379,20 @@ def test_flows_that_are_gone_are_forgotten() -> None:
     queue.put(ticket(), 200.0)
     assert [status.flow for status in queue.flows(200.0)] == ["a"]
     assert len(queue._bands[Band.JOB]._kinds) == 1
+
+
+def test_texts_count_from_the_moment_at_which_they_leave() -> None:
+    """A request that waits for a new connection arrives late, and the next ones must not arrive in the same second."""
+    queue: FairQueue[Ticket] = FairQueue(Caps(texts_per_second=2), guard_s=0.0)
+    first, second, third = ticket(texts=2), ticket(texts=2), ticket(texts=2)
+    for each in (first, second, third):
+        queue.put(each, 0.0)
+    assert queue.next(0.0, room) is first
+    queue.sent(first, 0.3)
+    queue.done(first, 0.5)
+    assert queue.next(1.0, room) is None
+    assert queue.wake_at() == 1.3
+    assert queue.next(1.3, room) is second
+    queue.done(second, 1.4)
+    queue.sent(second, 1.5)  # it has ended: its texts count as before
+    assert queue.next(2.3, room) is third

@@ -9,6 +9,7 @@ import httpx
 import orjson
 import pytest
 
+from ingestion_engine.gateway.dispatcher import Call
 from support.gateway import start
 from support.scripted_ollama import EMBEDDED, Answer, ScriptedOllama, error
 
@@ -34,6 +35,21 @@ async def test_bodies_are_passed_byte_for_byte() -> None:
         assert received.headers["accept-encoding"] == "identity"
         assert response.headers["ingest-server"] == world.urls[0]
         assert int(response.headers["ingest-queue-ms"]) >= 0
+
+
+async def test_texts_count_from_the_moment_at_which_they_leave() -> None:
+    """The queue is told when a request is written to its connection, not only when it got its server."""
+    async with start(embed={"texts_per_second": 5}) as world:
+        queue, left = world.gateway.dispatcher.queue, []
+        count = queue.sent
+
+        def note(call: Call, now: float) -> None:
+            left.append((call.flow, len(world.servers[0].embedded)))
+            count(call, now)
+
+        queue.sent = note  # type: ignore[method-assign]  # the test listens
+        await world.http.post("/api/embed", json={"model": "m", "input": ["x"]}, headers={"ingest-flow": "job-1"})
+        assert left == [("job-1", 0)]
 
 
 async def test_a_response_that_a_proxy_has_compressed_stays_compressed() -> None:

@@ -31,6 +31,17 @@ def test_the_guard_keeps_texts_in_the_window_for_longer() -> None:
     assert texts.fits(1, 1.005)
 
 
+def test_texts_that_are_sent_late_count_from_then_on() -> None:
+    """Whether they still count or not, they are in the second after their sending once, in the order of their times."""
+    texts = window(10)
+    slow, prompt = texts.add(6, 0.0), texts.add(4, 0.1)
+    texts.move(prompt, 0.1)
+    texts.move(slow, 0.4)
+    assert (texts.used(1.0), texts.used(1.1), texts.used(1.4)) == (10, 6, 0)
+    texts.move(slow, 2.0)
+    assert (texts.used(2.0), texts.free_at(5, 2.0), texts.used(3.0)) == (6, 3.0, 0)
+
+
 def test_a_request_over_the_limit_goes_alone_and_counts_for_its_whole_time() -> None:
     """The average holds although its own second does not."""
     texts = window(10)

@@ -9,7 +9,7 @@ from typing import Generic
 
 from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.scheduling.lanes import Lane, Lanes, T
-from ingestion_engine.gateway.scheduling.rate_window import GUARD_S, RateWindow
+from ingestion_engine.gateway.scheduling.rate_window import GUARD_S, Entry, RateWindow
 from ingestion_engine.gateway.scheduling.served import SECONDS, ServedMeter
 from ingestion_engine.gateway.scheduling.tickets import Caps
 
@@ -65,6 +65,8 @@ class FairQueue(Generic[T]):
         self._idle: OrderedDict[Lane[T], tuple[float, Band]] = OrderedDict()
         """Lanes with nothing waiting or in flight, and since when."""
         self._out: dict[T, Lane[T]] = {}
+        self._unsent: dict[T, Entry] = {}
+        """Texts of tickets that were handed out and may not have left yet."""
         self._waiting: dict[T, Lane[T]] = {}
         self._bytes = 0
         self._flow_bytes: dict[str, int] = {}
@@ -193,6 +195,16 @@ class FairQueue(Generic[T]):
         """
         return self._wake_at
 
+    def sent(self, ticket: T, now: float) -> None:
+        """Note that a ticket that was handed out leaves now: its texts count from now on.
+
+        Without it they count from the moment at which ``next`` handed it out. A new connection to a server takes its
+        time, and the next one, which needs none, would arrive less than a second later.
+        """
+        entry = self._unsent.pop(ticket, None)
+        if entry is not None:
+            self._window.move(entry, now)
+
     def done(self, ticket: T, now: float) -> None:
         """End a ticket that was handed out, however it ended; it frees its place.
 
@@ -278,7 +290,7 @@ class FairQueue(Generic[T]):
         self._note_turn(ticket, now)
         self._bands[ticket.band].take(lane)
         self._dequeued(ticket)
-        self._window.add(ticket.texts, now)
+        self._unsent[ticket] = self._window.add(ticket.texts, now)
         if ticket.band is Band.JOB:
             self._pause_jobs_until = self._end_of_pause(ticket, now)
         self._served.add(ticket.characters, now)
@@ -298,6 +310,7 @@ class FairQueue(Generic[T]):
         lane = self._out.pop(ticket, None)
         if lane is None:
             raise ValueError("The ticket is not in flight.")
+        self._unsent.pop(ticket, None)
         lane.in_flight -= 1
         return lane
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 WINDOW_S = 1.0
 GUARD_S = 0.005
 """Texts count this much longer than a second, because the way to a server takes some requests longer than others.
 It costs 0.5 % of the limit."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """Texts that count until a time."""
+
+    leaves: float
+    texts: int
+    span_s: float
+    """How long they count from the moment at which they are sent."""
 
 
 class RateWindow:
@@ -24,33 +35,46 @@ class RateWindow:
         self.limit = limit
         """May be changed at any time; what was sent before keeps counting as it did."""
         self._span_s = WINDOW_S + guard_s
-        self._sent: deque[tuple[float, int]] = deque()
-        """(when they leave the window, texts), sorted by time."""
+        self._sent: deque[Entry] = deque()
+        """Sorted by the time at which they leave the window."""
         self._used = 0
 
     def used(self, now: float) -> int:
         """Return how many texts count at ``now``."""
         sent = self._sent
-        while sent and sent[0][0] <= now:
-            self._used -= sent.popleft()[1]
+        while sent and sent[0].leaves <= now:
+            self._used -= sent.popleft().texts
         return self._used
 
     def fits(self, texts: int, now: float) -> bool:
         """Return whether a request of this size may be sent now."""
         return self.free_at(texts, now) == now
 
-    def add(self, texts: int, now: float) -> None:
+    def add(self, texts: int, now: float) -> Entry:
         """Count a request that is sent now; whether it fits is the caller's question."""
         self.used(now)
-        if not texts:
-            return
         oversize = texts / self.limit if self.limit else 0.0
-        entry = (now + max(self._span_s, oversize), texts)
-        self._used += texts
-        if self._sent and self._sent[-1][0] > entry[0]:  # after a request over the limit, when the limit was raised
-            self._sent = deque(sorted((*self._sent, entry)))
-        else:
-            self._sent.append(entry)
+        span_s = max(self._span_s, oversize)
+        entry = Entry(now + span_s, texts, span_s)
+        if texts:
+            self._count(entry)
+        return entry
+
+    def move(self, entry: Entry, now: float) -> None:
+        """Count a request from now on: it was not sent when it was added, but now."""
+        self.used(now)
+        if entry.texts:
+            if entry in self._sent:
+                self._sent.remove(entry)
+                self._used -= entry.texts
+            entry.leaves = now + entry.span_s
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        self._used += entry.texts
+        self._sent.append(entry)
+        if len(self._sent) > 1 and self._sent[-2].leaves > entry.leaves:
+            self._sent = deque(sorted(self._sent, key=lambda one: one.leaves))
 
     def free_at(self, texts: int, now: float) -> float | None:
         """Return when a request of this size fits if nothing else is sent before; None if never."""
@@ -71,8 +95,8 @@ class RateWindow:
             return None, 0
         used, at = self.used(now), now
         allowed = self.limit - texts if texts <= self.limit else 0
-        for leaves, freed in self._sent:
+        for entry in self._sent:
             if used <= allowed:
                 break
-            used, at = used - freed, leaves
+            used, at = used - entry.texts, entry.leaves
         return at, max(0, int(allowed - used))
