@@ -1,19 +1,25 @@
-"""One conformance suite over every engine: the same job leaves the same, also when every partition fails once."""
+"""One conformance suite over every engine: the same job leaves the same, also when every partition fails once.
+
+All of them embed through the gateway; what they leave is what the local engine leaves without one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ingestion_engine.runtime.settings import GatewaySettings
 from support.corpus.corpus import generate_corpus
 from support.own_main import start_main
 from support.platform_world import Platform, without_job_fields
 
 ENGINES = ("local", "ray", "spark")
+WITHOUT_GATEWAY = "direct"
+"""The local engine, which sends its requests to Ollama itself."""
 OBJECTS = 50
 PARALLELISM = 2
 
@@ -56,6 +62,13 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return run
 
 
+def without_gateway(platform: Platform) -> Platform:
+    assert platform.settings.gateway.url
+    settings = platform.settings.model_copy(update={"gateway": GatewaySettings()})
+    env = {name: value for name, value in platform.env.items() if not name.startswith("INGEST_GATEWAY__")}
+    return replace(platform, settings=settings, env=env)
+
+
 def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
     collection = f"same_{engine}_{'clean' if markers is None else 'failing'}"
     request = {"source": {"bucket": "docs", "prefix": "same/"}, "collection": collection, "parallelism": PARALLELISM}
@@ -66,8 +79,9 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
         ledger = platform.write_spec(engine, job_id, outage_retry_s=0.001, **request)
         start_main(platform, ledger, 1, "--fault", "fail", "--markers", str(markers))
         ended = platform.wait_for_summary(ledger, timeout_s=200)
-    elif engine == "local":
-        ended = platform.run_local(job_id, **request)
+    elif engine in ("local", WITHOUT_GATEWAY):
+        own = platform if engine == "local" else without_gateway(platform)
+        ended = own.run_local(job_id, **request)
     else:
         ended = platform.run(engine, **request)
         job_id = ended["job_id"]
@@ -78,7 +92,7 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
 
 def test_counts_are_the_same(runs: Runs, engine: str, failing: bool) -> None:
     """Every count of the job; the one of repeated partitions says that each has failed once."""
-    found, oracle = runs(engine, failing), runs("local", False)
+    found, oracle = runs(engine, failing), runs(WITHOUT_GATEWAY, False)
     partitions = oracle.counts["partitions_done"]
     assert partitions >= 4 * PARALLELISM
     assert oracle.counts["failed"] > 0
@@ -95,7 +109,7 @@ def test_embed_calls_are_the_same(runs: Runs, engine: str, failing: bool) -> Non
 
 def test_points_are_the_same(platform: Platform, runs: Runs, engine: str, failing: bool) -> None:
     """Ids, payloads but for the job's own fields, and vectors, in both stores."""
-    found, oracle = runs(engine, failing), runs("local", False)
+    found, oracle = runs(engine, failing), runs(WITHOUT_GATEWAY, False)
     points = platform.both(found.collection)
     assert len(points) == found.counts["chunks"] > 0
     assert without_job_fields(points) == without_job_fields(platform.both(oracle.collection))
@@ -103,7 +117,7 @@ def test_points_are_the_same(platform: Platform, runs: Runs, engine: str, failin
 
 def test_reports_and_failures_are_the_same(platform: Platform, runs: Runs, engine: str, failing: bool) -> None:
     """Every object has the same outcome, code and reason, and is reported once."""
-    found, oracle = runs(engine, failing), runs("local", False)
+    found, oracle = runs(engine, failing), runs(WITHOUT_GATEWAY, False)
     reports = platform.reports(found.job_id)
     assert len({report["key"] for report in reports}) == len(reports) == found.counts["planned"]
     assert reports == platform.reports(oracle.job_id)

@@ -335,12 +335,31 @@ def test_configured_systems_are_left_alone(home: Path) -> None:
         assert running.env["INGEST_QDRANT__API_KEY"] == "own"
 
 
+def test_the_gateway_is_in_front_of_ollama(home: Path) -> None:
+    """The product finds it by its variable; it stays out where workers on other machines would have to reach it."""
+    with stack(home, {"ollama", "gateway"}) as running:
+        url = running.env["INGEST_GATEWAY__URL"]
+        assert running.settings.gateway.url == (url,)
+        wait_for(lambda: httpx.get(f"{url}/readyz").is_success, 30)
+        behind = httpx.get(f"{running.settings.ollama.urls[0]}/api/tags").json()["models"]
+        assert [model["digest"] for model in httpx.get(f"{url}/api/tags").json()["models"]] == [
+            model["digest"] for model in behind
+        ]
+    with stack(home, {"gateway"}, ray={"address": "http://127.0.0.1:1"}) as running:
+        assert (running.services, running.settings.gateway.url) == ({}, ())
+    with stack(home, {"gateway"}, gateway={"url": "http://127.0.0.1:1"}) as running:
+        assert (running.services, running.env["INGEST_GATEWAY__URL"]) == ({}, "http://127.0.0.1:1")
+
+
 def test_each_system_counts_as_configured_by_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing counts as configured by default, and each system by the variable that leads to it."""
     for name in [name for name in os.environ if name.startswith("INGEST_")]:
         monkeypatch.delenv(name)
     assert configured_systems(Settings()) == set()
-    variables = ("S3__ENDPOINT_URL", "RAY__ADDRESS", "SPARK__NAMESPACE", "OLLAMA__URLS", "QDRANT__URL", "WEAVIATE__URL")
+    variables = (
+        *("S3__ENDPOINT_URL", "RAY__ADDRESS", "SPARK__NAMESPACE", "OLLAMA__URLS", "GATEWAY__URL", "QDRANT__URL"),
+        "WEAVIATE__URL",
+    )
     for system, variable in zip(SYSTEMS, variables, strict=True):
         with monkeypatch.context() as patch:
             patch.setenv(f"INGEST_{variable}", "http://127.0.0.1:1")
@@ -386,6 +405,7 @@ def test_everything_from_the_command_line(home: Path) -> None:
     ready = httpx.get(f"{url}/readyz?within_s=30", timeout=60).json()
     assert ready["status"] == "ready", ready
     assert {"qdrant", "weaviate", "ray", "spark", "ollama"} <= set(ready["dependencies"])
+    assert any(name.startswith("gateway:127.0.0.1:") for name in ready["dependencies"])
     started = descendants(supervisor)
     supervisor.terminate()
     assert supervisor.wait(60) == 0

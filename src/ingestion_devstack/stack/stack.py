@@ -16,6 +16,7 @@ from ingestion_devstack.kubernetes.find_spark import SparkMissingError
 from ingestion_devstack.stack.api_service import plan_api
 from ingestion_devstack.stack.credentials import load_or_make_credentials
 from ingestion_devstack.stack.environment import apply_variables, settings_to_env, write_stack_env
+from ingestion_devstack.stack.gateway import plan_gateway
 from ingestion_devstack.stack.processes import Ports
 from ingestion_devstack.stack.ray_head import plan_ray_head
 from ingestion_devstack.stack.seaweedfs import STATE_BUCKET, plan_seaweedfs
@@ -30,8 +31,12 @@ START_TIMEOUT_S = 180.0
 START_TRIES = 2
 """Another program may take a port between the check and its use; a second start chooses other ports."""
 
-SYSTEMS = ("s3", "ray", "spark", "ollama", "qdrant", "weaviate")
+SYSTEMS = ("s3", "ray", "spark", "ollama", "gateway", "qdrant", "weaviate")
 """Systems that can be embedded besides the API."""
+
+MAX_JOBS = {"ray": 4, "spark": 2}
+"""Jobs under way on an embedded engine, unless it is configured: one machine has room for few drivers. Ray has at least
+four logical CPUs; each job on Spark is a Java process of its own."""
 
 
 def configured_systems(settings: Settings) -> set[str]:
@@ -41,6 +46,7 @@ def configured_systems(settings: Settings) -> set[str]:
         "ray": settings.ray.address is not None,
         "spark": settings.spark.namespace is not None,
         "ollama": "urls" in settings.ollama.model_fields_set,
+        "gateway": bool(settings.gateway.url),
         "qdrant": settings.qdrant.url is not None,
         "weaviate": settings.weaviate.url is not None,
     }
@@ -184,6 +190,7 @@ class Stack:
         plans = self._plan(home)
         variables = {name: value for plan in plans for name, value in plan.variables.items()}
         variables.update(self._place_state(plans))
+        variables.update(self._limit_jobs(plans))
         configured = settings_to_env(self.settings)
         own = {name for name, value in variables.items() if configured.get(name) != value}
         self.settings = apply_variables(self.settings, variables)
@@ -199,12 +206,16 @@ class Stack:
         write_stack_env(self.data_dir / "stack.env", self.env, own)
 
     def _plan(self, home: Home) -> list[Plan]:
-        embedded = (set(SYSTEMS) if self._only is None else set(self._only)) - configured_systems(self.settings)
+        configured = configured_systems(self.settings)
+        embedded = (set(SYSTEMS) if self._only is None else set(self._only)) - configured
+        if configured & {"ray", "spark"}:
+            embedded.discard("gateway")  # workers on other machines do not reach a gateway on loopback
         makers: dict[str, Callable[[], Plan]] = {
             "s3": lambda: plan_seaweedfs(home, self._buckets),
             "ray": lambda: plan_ray_head(home),
             "spark": lambda: plan_kube(home, self._spark_arguments),
             "ollama": lambda: plan_ollama(home, self._ollama_arguments),
+            "gateway": lambda: plan_gateway(home),
             "qdrant": lambda: plan_qdrant(home),
             "weaviate": lambda: plan_weaviate(home),
         }
@@ -218,6 +229,12 @@ class Stack:
         if self._with_api:
             plans.append(plan_api(home, self.settings))
         return plans
+
+    def _limit_jobs(self, plans: list[Plan]) -> dict[str, str]:
+        """Return how many jobs may be under way on the embedded engines, as far as it is not configured."""
+        names = {plan.name for plan in plans} & set(MAX_JOBS)
+        unset = [name for name in names if getattr(self.settings, name).max_jobs is None]
+        return {f"INGEST_{name.upper()}__MAX_JOBS": str(MAX_JOBS[name]) for name in unset}
 
     def _place_state(self, plans: list[Plan]) -> dict[str, str]:
         """Return the place of the product's state unless it is configured."""

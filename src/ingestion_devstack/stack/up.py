@@ -109,6 +109,7 @@ def render_table(stack: Stack) -> Table:
         "ray": settings.ray.address or "",
         "spark": f"namespace {settings.spark.namespace}",
         "ollama": ", ".join(settings.ollama.urls),
+        "gateway": ", ".join(settings.gateway.url),
         "qdrant": settings.qdrant.url or "",
         "weaviate": settings.weaviate.url or "",
     }

@@ -364,7 +364,7 @@ def test_status_shows_place_share_and_wait() -> None:
     flows = {status.flow: status for status in queue.flows(4.0)}
     a, b, s = flows["a"], flows["b"], flows["s"]
     assert (a.queued, a.queued_chars, a.in_flight, a.weight, a.waited_s) == (1, 100, 1, 10, 3.0)
-    assert (a.ahead, a.of, a.share) == (1, 2, 0.75)
+    assert (a.ahead, a.of, a.share, a.served_chars) == (1, 2, 0.75, 300)
     assert (b.ahead, b.of, b.share, b.waited_s) == (0, 2, 0.0, 2.0)
     assert (s.queued, s.in_flight, s.band, s.share) == (0, 1, Band.SEARCH, 0.25)
 

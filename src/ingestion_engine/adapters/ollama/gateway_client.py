@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
+
+import orjson
 
 from ingestion_engine.adapters.ollama.responses import read_error
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
@@ -86,10 +89,18 @@ class GatewayClient:
         )
         # A flow that the gateway does not know has nothing to drop.
         if response.status_code >= HTTPStatus.BAD_REQUEST and response.status_code != HTTPStatus.NOT_FOUND:
-            text = read_error(response) or excerpt(response)
+            text = read_error(response) or _read_reason(response) or excerpt(response)
             message = f"Gateway at {address.url} responded {response.status_code}: {text}"
             raise TransientError("gateway_unavailable", message, url=address.url)
         return response
+
+
+def _read_reason(response: Response) -> str | None:
+    """Return why a gateway is not ready; None when the response does not say. Pure."""
+    with contextlib.suppress(orjson.JSONDecodeError, AttributeError, TypeError):
+        reason = orjson.loads(response.content).get("reason")
+        return reason if isinstance(reason, str) else None
+    return None
 
 
 def sum_flows(answers: Sequence[Mapping[str, Any]]) -> dict[str, EmbeddingWait]:

@@ -41,6 +41,8 @@ class FlowStatus:
     """Flows with waiting requests, of all bands."""
     share: float
     """Part of the characters of all flows in the last ten seconds, 0 to 1."""
+    served_chars: int
+    """Characters of the last ten seconds."""
     waited_s: float
     """Age of its oldest waiting request."""
 
@@ -242,6 +244,7 @@ class FairQueue(Generic[T]):
                         ahead=ranks.get((band, flow), 0),
                         of=len(ranks),
                         share=served / total if total else 0.0,
+                        served_chars=served,
                         waited_s=now - min((head.arrived for head in heads), default=now),
                     )
                 )

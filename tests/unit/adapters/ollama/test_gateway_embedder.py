@@ -50,6 +50,7 @@ class Upstream:
     heads: list[str] = field(default_factory=list)
     """Head of every request."""
     flows: list[dict[str, Any]] = field(default_factory=list)
+    ready: bytes = answer(200, {"status": "ok"})
 
     @property
     def embeds(self) -> list[str]:
@@ -76,7 +77,7 @@ class Upstream:
         if "/gateway/flows" in head:
             return [answer(200, {"flows": self.flows})]
         if "/api/embed" not in head:
-            return [answer(200, {"status": "ready"})]
+            return [self.ready]
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
 
 
@@ -259,6 +260,19 @@ def test_flows_of_several_gateways_are_added_up() -> None:
     found = sum_flows([first, second])
     assert found["a"] == EmbeddingWait(queued=4, in_flight=1, ahead=2, of=4, share=0.3, waited_s=2)
     assert (found["b"], found["c"].share) == (EmbeddingWait(), 0.7)
+
+
+async def test_a_gateway_that_is_not_ready_says_why() -> None:
+    """The reason of its own readiness is shown in the service's."""
+    async with upstreams([[]]) as made:
+        made[0].ready = answer(503, {"status": "unavailable", "reason": "No Ollama server is available."})
+        client = GatewayClient([made[0].url])
+        with pytest.raises(TransientError, match=r"responded 503: No Ollama server is available\.$"):
+            await client.check(made[0].url)
+        made[0].ready = answer(502, "<html>")
+        with pytest.raises(TransientError, match="responded 502"):
+            await client.check(made[0].url)
+        await client.close()
 
 
 async def test_another_form_of_flows_is_an_outage_of_the_gateway() -> None:
