@@ -171,7 +171,7 @@ class SimulatedOllama:
         slots: int = 1,
         balance: Balance = Balance.LEAST_CONNECTIONS,
         speeds: Sequence[float] = (),
-        vocabulary: dict[str, int] | None = None,
+        vocabulary: Sequence[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Simulate endpoints; ``use`` names their ports.
@@ -391,7 +391,7 @@ class SimulatedOllama:
             f"{architecture}.embedding_length": dimension,
         }
         if self._vocabulary is not None:
-            from ingestion_devstack.ollama.word_pieces import describe_vocabulary
+            from ingestion_devstack.ollama.catalog import describe_vocabulary
 
             info |= describe_vocabulary(self._vocabulary, verbose=bool(body.get("verbose")))
         details = _describe_entry(model)["details"]
@@ -508,14 +508,14 @@ def embed(model: str, dimension: int, texts: list[str], tokens: int) -> bytes:
     return b'{"model":"%b","embeddings":[' % model.encode() + vectors + tail
 
 
-def _count_by_pieces(vocabulary: dict[str, int]) -> Callable[[str], int]:
-    from ingestion_devstack.ollama.word_pieces import WordPieces
+def _count_by_pieces(vocabulary: Sequence[str]) -> Callable[[str], int]:
+    from ingestion_engine.adapters.ollama.word_pieces import WordPieces
 
     pieces = WordPieces(vocabulary)
     return lambda text: len(pieces.encode(text)) + 2
 
 
-def load_vocabulary() -> dict[str, int]:
+def load_vocabulary() -> Sequence[str]:
     """Return the word pieces of all-MiniLM-L6-v2."""
     from ingestion_devstack.ollama.minilm import read_vocabulary
 

@@ -373,6 +373,69 @@ class TestDescribe:
         assert canonical_name("model:22m") == "model:22m"
 
 
+class TestTokenizer:
+    """The server's own tokenizer, for a worker that cuts chunks by it."""
+
+    async def test_a_text_that_just_fits_is_embedded_and_one_token_more_is_refused(
+        self, embedder: OllamaEmbedder
+    ) -> None:
+        """What is counted is what the server counts, in any script."""
+        info = await embedder.describe("all-minilm")
+        count = await embedder.load_tokenizer(info)
+        assert count is not None
+        assert info.context_length is not None
+        for unit in ("sky ", "Überprüfung ", "안녕하세요 ", "हिन्दी ", "QUJDRA== ", "東"):
+            number = next(n for n in range(1, 300) if count(unit * (n + 1)) > info.context_length)
+            assert (await embedder.embed("all-minilm", [unit * number])).shape == (1, 384)
+            with pytest.raises(TextTooLong):
+                await embedder.embed("all-minilm", [unit * (number + 1)])
+
+    async def test_a_model_with_other_tokens_has_no_counter(self, embedder: OllamaEmbedder) -> None:
+        """Its chunks are estimated."""
+        assert await embedder.load_tokenizer(await embedder.describe("hash-384")) is None
+
+    @pytest.mark.parametrize(
+        ("shown", "kind", "is_counted"),
+        [
+            ({"tokenizer.ggml.model": "bert"}, "bert", True),
+            ({"tokenizer.ggml.model": "bert", "tokenizer.ggml.normalizer.lowercase": True}, "bert", True),
+            ({"tokenizer.ggml.model": "bert", "tokenizer.ggml.normalizer.lowercase": False}, None, False),
+            ({"tokenizer.ggml.model": "t5"}, "t5", False),
+            ({}, None, False),
+        ],
+    )
+    async def test_the_description_decides(self, shown: dict[str, Any], kind: str | None, is_counted: bool) -> None:
+        """Only word pieces of lower-cased text are counted, and the vocabulary is read once for a digest."""
+        digest = hashlib.sha256(repr(shown).encode()).hexdigest()
+        asked: list[bool] = []
+
+        def show(body: bytes) -> tuple[int, Any]:
+            asked.append(orjson.loads(body).get("verbose", False))
+            pieces = ["[UNK]", "\u2581a", "b"] if asked[-1] else None
+            info = {"bert.embedding_length": 8, "bert.context_length": 512, **shown, "tokenizer.ggml.tokens": pieces}
+            return 200, {"model_info": info, "capabilities": ["embedding"]}
+
+        catalog = _catalog("m:latest", digest, 8) | {"/api/show": show}
+        with serving(catalog) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
+            info = await embedder.describe("m")
+            counters = [await embedder.load_tokenizer(info) for _ in range(2)]
+            await embedder.close()
+        assert info.tokenizer == kind
+        assert [counter and counter("ab B x") for counter in counters] == [2 + 4 if is_counted else None] * 2
+        assert asked == [False, True] if is_counted else [False]
+
+    async def test_a_server_that_shows_no_vocabulary_leaves_it_to_the_estimate(self) -> None:
+        """A release that does not know ``verbose`` answers without it."""
+        info = {"bert.embedding_length": 8, "tokenizer.ggml.model": "bert", "tokenizer.ggml.tokens": None}
+        shown = {"model_info": info, "capabilities": ["embedding"]}
+        catalog = _catalog("m:latest", "e" * 64, 8) | {"/api/show": lambda _: (200, shown)}
+        with serving(catalog) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, describe_retry=SHORT)
+            assert await embedder.load_tokenizer(await embedder.describe("m")) is None
+            await embedder.close()
+
+
 class Clock:
     """A clock that advances only with sleep."""
 

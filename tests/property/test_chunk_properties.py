@@ -9,7 +9,7 @@ from ingestion_engine.domain.records import Chunk, Document, ObjectRef, TextForm
 from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.chunking.chunk import chunk_document, split_refused
 from ingestion_engine.pipeline.chunking.sections import cut_sections
-from ingestion_engine.pipeline.chunking.tokens import estimate_tokens, probably_fits
+from ingestion_engine.pipeline.chunking.tokens import CUT_SHARE, SUSPECT_SHARE, TokenLimit, estimate_tokens
 from ingestion_engine.pipeline.parsing.parsed_text import clean_text
 
 REF = ObjectRef("docs", "a", "etag", 1, "2024-01-02T03:04:06Z")
@@ -30,7 +30,8 @@ FORMATS = st.sampled_from(TextFormat)
 
 
 def cut(text: str, text_format: TextFormat, chunking: Chunking, context_length: int | None = None) -> list[Chunk]:
-    return list(chunk_document(Document(REF, "text/plain", text, text_format), chunking, context_length=context_length))
+    limit = None if context_length is None else TokenLimit(context_length)
+    return list(chunk_document(Document(REF, "text/plain", text, text_format), chunking, limit=limit))
 
 
 @settings(max_examples=200, deadline=None)
@@ -71,7 +72,7 @@ def test_sections_are_a_disjoint_cover(text: str, markdown: bool, max_chars: int
 def test_the_context_limit_holds_unless_one_character_breaks_it(text: str, chunking: Chunking, context: int) -> None:
     """A chunk over the estimate is one that cannot be halved."""
     for chunk in cut(text, TextFormat.PLAIN, chunking, context):
-        assert estimate_tokens(chunk.text) <= context or split_refused(chunk) is None
+        assert estimate_tokens(chunk.text) <= CUT_SHARE * context or split_refused(chunk) is None
 
 
 @settings(max_examples=100, deadline=None)
@@ -104,5 +105,7 @@ def test_cleaned_texts_can_be_stored(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters() | st.sampled_from("aZ9é한."), max_size=60), st.integers(1, 150))
 def test_a_short_cut_to_fitting_changes_no_answer(text: str, context: int) -> None:
-    """A text that is not looked at, because it is so short, is one whose estimate fits."""
-    assert probably_fits(text, context) == (estimate_tokens(text) <= context)
+    """A text that is not looked at, because it is so short, is one whose estimate fits and is no suspect."""
+    limit = TokenLimit(context)
+    assert limit.fits(text) == (estimate_tokens(text) <= CUT_SHARE * context)
+    assert limit.is_suspect(text) == (estimate_tokens(text) > SUSPECT_SHARE * context)

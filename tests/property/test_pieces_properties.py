@@ -17,6 +17,7 @@ from ingestion_engine.domain.spec import Chunking, FrozenLimits
 from ingestion_engine.pipeline.chunking import sections
 from ingestion_engine.pipeline.chunking.chunk import chunk_document, chunk_pieces
 from ingestion_engine.pipeline.chunking.sections import cut_sections
+from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.parsing.body import WholeBody
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
 from ingestion_engine.pipeline.parsing.formats.json import read_jsonl, render_jsonl
@@ -135,14 +136,14 @@ def test_large_objects(body: bytes, cuts: list[int], key: str, declared: str | N
     if isinstance(large, tuple):
         assert large == whole
         return
-    chunking = Chunking(max_chars=120, overlap_chars=20)
+    chunking, limit = Chunking(max_chars=120, overlap_chars=20), TokenLimit(40)
     assert "".join(large.text.pieces()) == whole.text
     assert large.document.text == ""
     assert (large.document.title, large.document.content_type) == (whole.title, whole.content_type)
     assert large.document.text_format is whole.text_format
     assert (large.document.ref, large.document.metadata) == (whole.ref, whole.metadata)
-    chunks = chunk_pieces(cut_up(whole.text, cuts), large.document, chunking, context_length=40)
-    assert list(chunks) == list(chunk_document(whole, chunking, context_length=40))
+    chunks = chunk_pieces(cut_up(whole.text, cuts), large.document, chunking, limit=limit)
+    assert list(chunks) == list(chunk_document(whole, chunking, limit=limit))
 
 
 @settings(max_examples=300, deadline=None)

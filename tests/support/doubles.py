@@ -6,6 +6,7 @@ They are oracles for the pipeline and the driver; adapters are tested against re
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,11 +42,11 @@ from ingestion_engine.domain.records import (
     SearchHit,
     StoredPoint,
 )
-from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, StoreName
 from ingestion_engine.pipeline.runner import WorkerContext
 from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.pipeline.upsert import SchemaWatch
-from ingestion_engine.pipeline.worker import report_of, run_partition
+from ingestion_engine.pipeline.worker import read_limit, report_of, run_partition
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
@@ -372,7 +373,10 @@ class InProcessEngine:
 
     async def _one(self, ledger: Ledger, partition_id: PartitionId) -> PartitionReport:
         self.before(partition_id)
-        return await run_partition(ledger, self.context(ledger), partition_id)
+        context = self.context(ledger)
+        if context.spec.request.mode not in MODES_WITHOUT_EMBEDDER:
+            context = dataclasses.replace(context, limit=await read_limit(self.embedder, context.contract))
+        return await run_partition(ledger, context, partition_id)
 
     def context(self, ledger: Ledger) -> WorkerContext:
         spec = ledger.read_spec()
@@ -387,7 +391,7 @@ class InProcessEngine:
         return WorkerContext(
             spec=spec,
             contract=contract,
-            context_length=None,
+            limit=None,
             epoch=lease.epoch,
             source=self.source,
             embedder=self.embedder,

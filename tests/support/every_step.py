@@ -242,7 +242,7 @@ class WatchedEngine:
         context = WorkerContext(
             spec=spec,
             contract=contract,
-            context_length=None,
+            limit=None,
             epoch=lease.epoch,
             source=Watched(world.bucket, "bucket", self.watch, run),  # type: ignore[arg-type]  # any port, by name
             embedder=Watched(world.embedder, "embedder", self.watch, run),  # type: ignore[arg-type]  # as above

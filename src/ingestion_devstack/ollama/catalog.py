@@ -8,7 +8,6 @@ from typing import Any
 
 from ingestion_devstack.ollama.model import EmbeddingModel
 from ingestion_devstack.ollama.runner import Runner
-from ingestion_devstack.ollama.word_pieces import describe_vocabulary
 
 _ARCHITECTURE = "bert"
 _NEVER = "2318-01-01T00:00:00Z"
@@ -76,6 +75,18 @@ class Catalog:
             "capabilities": ["embedding"],
             "modified_at": self._modified_at,
         }
+
+
+def describe_vocabulary(vocabulary: Sequence[str], *, verbose: bool) -> dict[str, Any]:
+    """Return what `/api/show` has for word pieces in the form of a GGUF file; arrays are null unless verbose.
+
+    Imitates Ollama, convert/convert_bert.go and fs/ggml/gguf.go.
+    """
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.tokens": vocabulary if verbose else None,
+    }
 
 
 def full_name(name: str) -> str:

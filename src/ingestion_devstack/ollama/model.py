@@ -6,7 +6,7 @@ request says `"truncate": false`. The context is `num_ctx` of the model's Modelf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,8 +63,8 @@ class EmbeddingModel(Protocol):
     def read_digest(self) -> str:
         """Return the sha256 of the weights, 64 hex digits."""
 
-    def read_vocabulary(self) -> Mapping[str, int] | None:
-        """Return the ids of the word pieces; None for a model that has none."""
+    def read_vocabulary(self) -> Sequence[str] | None:
+        """Return the word pieces in the form of a GGUF file; None for a model that has none."""
 
     def load(self) -> None:
         """Make `tokenize` and `embed` ready. Idempotent."""

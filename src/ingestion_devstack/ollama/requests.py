@@ -39,6 +39,15 @@ class EmbedCall:
     truncate: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ShowCall:
+    """A checked `POST /api/show`."""
+
+    model: str
+    """Empty if absent."""
+    verbose: bool
+
+
 def read_embed_call(raw: bytes) -> EmbedCall:
     """Return the checked body of `POST /api/embed`.
 
@@ -52,15 +61,6 @@ def read_embed_call(raw: bytes) -> EmbedCall:
         texts=_read_input(body.get("input")),
         truncate=_read_field(body, "EmbedRequest.truncate", kind=bool) is not False,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ShowCall:
-    """A checked `POST /api/show`."""
-
-    model: str
-    """Empty if absent."""
-    verbose: bool
 
 
 def read_show_call(raw: bytes) -> ShowCall:

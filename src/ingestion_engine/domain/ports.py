@@ -111,6 +111,10 @@ class ObjectSource(Protocol):
         """Release connections."""
 
 
+TokenCounter = Callable[[str], int]
+"""Returns the number of tokens of a text, the model's special tokens included, or a little more. Pure."""
+
+
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
@@ -118,6 +122,13 @@ class Embedder(Protocol):
         """Return the properties of a model, of this digest if any server serves it.
 
         Raises: FatalError "model_not_found"; TransientError.
+        """
+
+    async def load_tokenizer(self, model: ModelInfo) -> TokenCounter | None:
+        """Return a function that counts a text's tokens as the server does; None where that cannot be known.
+
+        Which of the two depends on the model alone, so that every worker cuts the same chunks. One large response for
+        a process and model. Raises TransientError.
         """
 
     async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:

@@ -314,6 +314,8 @@ class ModelInfo:
     dimension: int
     context_length: int | None
     """Maximum input length in the model's own tokens; None when the server does not report it."""
+    tokenizer: str | None = None
+    """Kind of its tokenizer as the server names it, "bert" for word pieces; None when unknown or of an unusual form."""
 
 
 class Band(StrEnum):
@@ -439,6 +441,10 @@ class PartitionReport:
     chunks_embedded: int = 0
     chunks_reused: int = 0
     embed_calls: int = 0
+    embed_refusals: int = 0
+    """Those of the calls that were refused because of a text."""
+    texts_in_vain: int = 0
+    """Texts that were embedded in a call that was refused because of another one."""
     bytes_read: int = 0
     points_seen: Mapping[str, int] = field(default_factory=dict)
     """Number of points that a comparison found, by store."""
@@ -451,10 +457,11 @@ class PartitionReport:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
-        """Return the report of the JSON that ``orjson.dumps`` makes of one."""
+        """Return the report of the JSON that ``orjson.dumps`` makes of one; fields of later releases are ignored."""
         results = tuple(_result_from_json(result) for result in data["results"])
         partition_id, status = PartitionId(data["partition_id"]), ReportStatus(data["status"])
-        return cls(**{**data, "partition_id": partition_id, "status": status, "results": results})
+        known = {name: data[name] for name in cls.__dataclass_fields__.keys() & data.keys()}
+        return cls(**{**known, "partition_id": partition_id, "status": status, "results": results})
 
 
 @dataclass(frozen=True, slots=True)

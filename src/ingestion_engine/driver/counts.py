@@ -51,6 +51,10 @@ class Counts:
     texts_lost: int = 0
     """Texts that were embedded for partitions that then were returned; their vectors are lost."""
     embed_calls: int = 0
+    embed_refusals: int = 0
+    """Those of the calls that were refused because of a text."""
+    texts_in_vain: int = 0
+    """Texts that were embedded in a call that was refused because of another one."""
     bytes_read: int = 0
     partitions_planned: int = 0
     partitions_done: int = 0
@@ -129,7 +133,8 @@ class Counts:
 
     def continue_from(self, former: Counts) -> None:
         """Begin with the totals of earlier attempts; call it before anything is counted."""
-        for name in ("deleted", "chunks", "chunks_embedded", "chunks_reused", "embed_calls", "bytes_read"):
+        work = ("chunks", "chunks_embedded", "chunks_reused", "embed_calls", "embed_refusals", "texts_in_vain")
+        for name in ("deleted", *work, "bytes_read"):
             setattr(self, name, getattr(former, name))
         self.stage_seconds = former.stage_seconds
         self.tally.already_deleted = former.deleted
@@ -145,6 +150,8 @@ class Counts:
         self.chunks_embedded += report.chunks_embedded
         self.chunks_reused += report.chunks_reused
         self.embed_calls += report.embed_calls
+        self.embed_refusals += report.embed_refusals
+        self.texts_in_vain += report.texts_in_vain
         self.bytes_read += report.bytes_read
         for step, seconds in report.seconds.items():
             self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
@@ -152,6 +159,8 @@ class Counts:
     def add_returned(self, report: PartitionReport) -> None:
         """Add what a partition without results had sent to the embedder when an error stopped it."""
         self.embed_calls += report.embed_calls
+        self.embed_refusals += report.embed_refusals
+        self.texts_in_vain += report.texts_in_vain
         self.texts_lost += report.chunks_embedded
 
     def add_report(self, report: PartitionReport) -> None:
@@ -232,6 +241,8 @@ class Counts:
             "chunks_reused": self.chunks_reused,
             "texts_embedded": self.chunks_embedded + self.texts_lost,
             "embed_calls": self.embed_calls,
+            "embed_refusals": self.embed_refusals,
+            "texts_in_vain": self.texts_in_vain,
             "partitions_planned": self.partitions_planned,
             "partitions_done": self.partitions_done,
             "partitions_repeated": self.partitions_repeated,

@@ -262,7 +262,8 @@ class Rounds:
             error=None,
             process_died=False,
         )
-        lost = replace(report, chunks_embedded=report.chunks_embedded - embedded, embed_calls=0)
+        embedded_again = report.chunks_embedded - embedded
+        lost = replace(report, chunks_embedded=embedded_again, embed_calls=0, embed_refusals=0, texts_in_vain=0)
         self._counts.add_returned(lost)
         self._outages.retry_until_available(lambda: self._ledger.create_report(done))
         self._add(done)

@@ -13,6 +13,7 @@ from ingestion_engine.domain.ports import ObjectSource
 from ingestion_engine.domain.records import Action, Chunk, Document, ObjectHead, ObjectRef, PlannedObject
 from ingestion_engine.domain.spec import Chunking, FrozenLimits
 from ingestion_engine.pipeline.chunking.chunk import chunk_pieces
+from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.parsing.large import parse_large, parse_spooled
 from ingestion_engine.pipeline.parsing.parse import parse_object
 from ingestion_engine.pipeline.spool import LARGE_BYTES, SpooledBody, disk_errors
@@ -58,7 +59,7 @@ class LoadStage:
     source: ObjectSource
     limits: FrozenLimits
     chunking: Chunking
-    context_length: int | None
+    limit: TokenLimit | None
     watch: Stopwatch
     ahead_bytes: int = AHEAD_BYTES
     """This partition's share of the bytes that its process may load ahead."""
@@ -152,7 +153,7 @@ class LoadStage:
         return cut() if len(document.text) <= SHORT_CHARS else await asyncio.to_thread(cut)
 
     def _chunk(self, document: Document, text: Iterable[str]) -> Iterator[Chunk]:
-        return chunk_pieces(text, document, self.chunking, context_length=self.context_length)
+        return chunk_pieces(text, document, self.chunking, limit=self.limit)
 
 
 def _with_origin(document: Document, planned: PlannedObject) -> Document:

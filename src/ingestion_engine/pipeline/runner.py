@@ -115,18 +115,20 @@ class PartitionRun:
         self._partition = partition
         self._watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
+        self._limit = context.limit
         self._embed = EmbedStage(
             context.embedder,
             contract.model,
             digest=contract.model_digest,
             prefix=contract.prefix,
             split=split_refused,
+            measure=self._limit.share if self._limit else len,
         )
         self._load = LoadStage(
             source=context.source,
             limits=spec.limits,
             chunking=contract.chunking,
-            context_length=context.context_length,
+            limit=context.limit,
             watch=self._watch,
             ahead_bytes=AHEAD_BYTES // context.at_once,
             large_bytes=context.large_bytes,
@@ -169,6 +171,7 @@ class PartitionRun:
             worst = _worst(group)
             if isinstance(worst, IngestionError):  # what was sent is counted, although its vectors are lost
                 worst.context |= {"texts_embedded": self._embed.texts, "embed_requests": self._embed.calls}
+                worst.context |= {"embed_refusals": self._embed.refusals, "texts_in_vain": self._embed.in_vain}
             raise worst from group
         done = PartitionReport(self._partition.id, ReportStatus.DONE, self._context.epoch)
         assert len(self._results) == len(self._partition.objects)
@@ -193,6 +196,8 @@ class PartitionRun:
             chunks_embedded=self._embed.texts,
             chunks_reused=self._reused,
             embed_calls=self._embed.calls,
+            embed_refusals=self._embed.refusals,
+            texts_in_vain=self._embed.in_vain,
             bytes_read=self._load.bytes_read,
             seconds={step: round(seconds, 4) for step, seconds in sorted(self._watch.seconds.items())},
         )
@@ -274,18 +279,25 @@ class PartitionRun:
             await self._finish(work)
 
     async def _add(self, group: asyncio.TaskGroup, work: _ObjectWork, chunk: Chunk) -> None:
+        """Put a chunk into the batch, or send it alone if the model may refuse it, which then costs no inference."""
+        work.waiting += 1
+        if self._limit is not None and self._limit.is_suspect(chunk.text):
+            await self._send(group, [(work, chunk)])
+            return
         limits = self._context.spec.limits
         full = len(self._batch) >= limits.embed_batch_texts
         if full or (self._batch and self._batch_chars + len(chunk.text) > limits.embed_batch_chars):
             await self._send_batch(group)
         self._batch.append((work, chunk))
         self._batch_chars += len(chunk.text)
-        work.waiting += 1
 
     async def _send_batch(self, group: asyncio.TaskGroup) -> None:
         if not self._batch:
             return
         batch, self._batch, self._batch_chars = self._batch, [], 0
+        await self._send(group, batch)
+
+    async def _send(self, group: asyncio.TaskGroup, batch: list[tuple[_ObjectWork, Chunk]]) -> None:
         await self._in_flight.acquire()
         group.create_task(self._embed_batch(batch))
 

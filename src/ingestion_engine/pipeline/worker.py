@@ -20,6 +20,7 @@ from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
 from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec, flow_of
+from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.parsing.parser_process import close_parsers, warm_parsers
@@ -110,6 +111,8 @@ def _stopped_report(partition_id: PartitionId, status: ReportStatus, error: Inge
         0,
         chunks_embedded=error.context.get("texts_embedded", 0),
         embed_calls=error.context.get("embed_requests", 0),
+        embed_refusals=error.context.get("embed_refusals", 0),
+        texts_in_vain=error.context.get("texts_in_vain", 0),
         error=error.record(),
     )
 
@@ -257,7 +260,12 @@ async def _warm(spec_uri: str) -> None:
         warm_parsers()
     # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
     await open_source(settings).close()
-    await open_embedder(settings, in_flight=1, flow=flow_of(spec)).close()
+    embedder = open_embedder(settings, in_flight=1, flow=flow_of(spec))
+    try:
+        if spec.request.mode not in MODES_WITHOUT_EMBEDDER:
+            await embedder.load_tokenizer(await embedder.describe(spec.model))
+    finally:
+        await embedder.close()
     for store in open_stores(settings, spec.request.stores).values():
         await store.close()
 
@@ -309,14 +317,14 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     home = choose_home(spec, slot)
     in_flight, flow = spec.limits.embed_in_flight * at_once, flow_of(spec)
     embedder = open_embedder(settings, in_flight, rate and rate * at_once, flow=flow, home=home)
-    context_length = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await _check_model(embedder, contract)
+    limit = None if spec.request.mode in MODES_WITHOUT_EMBEDDER else await read_limit(embedder, contract)
     freeze_startup_objects()
     if spec.engine is not EngineName.LOCAL:
         _loop().watch()
     return WorkerContext(
         spec=spec,
         contract=contract,
-        context_length=context_length,
+        limit=limit,
         epoch=lease.epoch,
         source=open_source(settings, spec.request.source.narrowest_prefix()),
         embedder=embedder,
@@ -328,8 +336,8 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     )
 
 
-async def _check_model(embedder: Embedder, contract: CollectionContract) -> int | None:
-    """Return the model's context length; its digest must be the one of the collection's vectors."""
+async def read_limit(embedder: Embedder, contract: CollectionContract) -> TokenLimit | None:
+    """Return the longest input of the model; its digest must be the one of the collection's vectors."""
     model = await embedder.describe(contract.model, digest=contract.model_digest)
     if model.digest != contract.model_digest:
         raise FatalError(
@@ -338,7 +346,9 @@ async def _check_model(embedder: Embedder, contract: CollectionContract) -> int 
             f" {contract.model!r}; the embedder now serves digest {model.digest}.",
             hint="Serve the former model again, or ingest into a new collection.",
         )
-    return model.context_length
+    if model.context_length is None:
+        return None
+    return TokenLimit(model.context_length, contract.prefix, await embedder.load_tokenizer(model))
 
 
 async def _close_all(held: dict[tuple[str, int], asyncio.Task[WorkerContext]]) -> None:

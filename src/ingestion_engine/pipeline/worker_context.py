@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ingestion_engine.domain.ports import Embedder, ObjectSource, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, JobSpec, StoreName
+from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.state.lease import LeaseCheck
@@ -23,8 +24,8 @@ class WorkerContext:
 
     spec: JobSpec
     contract: CollectionContract
-    context_length: int | None
-    """Longest input of the model in tokens; None when unknown, or when the job embeds nothing."""
+    limit: TokenLimit | None
+    """Longest input of the model; None when unknown, or when the job embeds nothing."""
     epoch: int
     source: ObjectSource
     embedder: Embedder

@@ -421,7 +421,7 @@ class MortalEngine:
         context: Any = WorkerContext(
             spec=spec,
             contract=contract,
-            context_length=None,
+            limit=None,
             epoch=lease.epoch,
             source=source,
             embedder=embedder,

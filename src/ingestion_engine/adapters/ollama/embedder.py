@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -22,8 +23,10 @@ from ingestion_engine.adapters.ollama.responses import (
 from ingestion_engine.adapters.ollama.server_pool import Flight, Server, ServerPool
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
 from ingestion_engine.adapters.ollama.server_watch import SAME_MODEL, ServerWatch
+from ingestion_engine.adapters.ollama.tokenizers import ABOUT_ONE_SERVER, load_counter
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.domain.errors import FatalError, IngestionError, TlsFailed, TransientError
+from ingestion_engine.domain.ports import TokenCounter
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.adaptive_limit import Outcome
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -46,9 +49,6 @@ QUICK_RETRY = RetryPolicy(first_s=0.25, longest_s=5.0, deadline_s=60.0)
 """After this the partition is retried, which costs more than waiting but lets the driver pause the whole job."""
 DESCRIBE_RETRY = RetryPolicy(first_s=0.25, longest_s=1.0, deadline_s=1.5)
 """Shorter than the checks before a job (2 s), so that they report why the server does not respond."""
-
-_ABOUT_ONE_SERVER = ("model_not_found", "model_not_embedding")
-"""Errors of one server that do not matter while another one serves the model."""
 
 
 def make_embed_body(model: str, texts: Sequence[str]) -> bytes:
@@ -148,7 +148,7 @@ class OllamaEmbedder:
             errors.append(outcome)
             if isinstance(outcome, TransientError):
                 self.pool.note_unreachable(server, outcome.message)
-            elif not (isinstance(outcome, FatalError) and outcome.code in _ABOUT_ONE_SERVER):
+            elif not (isinstance(outcome, FatalError) and outcome.code in ABOUT_ONE_SERVER):
                 raise outcome
         if not found:
             unavailable = TransientError("ollama_unavailable", "No Ollama server is known.")
@@ -158,22 +158,40 @@ class OllamaEmbedder:
         self._dimensions[model] = info.dimension
         return info
 
-    async def _describe_at(self, server: Server, model: str) -> ModelInfo:
-        url = server.url
+    async def load_tokenizer(self, model: ModelInfo) -> TokenCounter | None:
+        """Return a function that counts a text's tokens as the server does; None unless it uses word pieces.
 
+        Raises:
+            TransientError: no server with the digest of the model is available.
+
+        Cost: two requests the first time in a process, else none.
+        """
+        show = functools.partial(self._show_again, model.name)
+        return await load_counter(model, (functools.partial(show, server) for server in self.pool.servers))
+
+    async def _show_again(self, model: str, server: Server) -> tuple[str, Mapping[str, Any]]:
+        show = functools.partial(self._show, server, model, verbose=True)
+        return await retry_async(show, TransientError, self._describe_retry, unless=TlsFailed)
+
+    async def _describe_at(self, server: Server, model: str) -> ModelInfo:
         async def describe() -> ModelInfo:
-            digests = await self._read_digests(server.address)
-            self.pool.note_models(server, digests)
-            show = orjson.dumps({"model": model})
-            shown = await self._request(
-                "POST", server.address, "/api/show", body=show, model=model, timeout_s=DESCRIBE_TIMEOUT_S
-            )
-            digest = digests.get(canonical_name(model))
-            if digest is None:
-                raise model_not_found(url, model, f"Model {model!r} is not listed.")
-            return read_model(read_object(shown, "ollama", url), model=model, digest=digest, url=url)
+            digest, shown = await self._show(server, model)
+            return read_model(shown, model=model, digest=digest, url=server.url)
 
         return await retry_async(describe, TransientError, self._describe_retry, unless=TlsFailed)
+
+    async def _show(self, server: Server, model: str, *, verbose: bool = False) -> tuple[str, Mapping[str, Any]]:
+        """Return the digest of a model on a server and its description; the vocabulary only when verbose."""
+        digests = await self._read_digests(server.address)
+        self.pool.note_models(server, digests)
+        body = orjson.dumps({"model": model} | ({"verbose": True} if verbose else {}))
+        shown = await self._request(
+            "POST", server.address, "/api/show", body=body, model=model, timeout_s=DESCRIBE_TIMEOUT_S
+        )
+        digest = digests.get(canonical_name(model))
+        if digest is None:
+            raise model_not_found(server.url, model, f"Model {model!r} is not listed.")
+        return digest, read_object(shown, "ollama", server.url)
 
     async def _read_digests(self, address: ServerAddress) -> Mapping[str, str]:
         """Return the digest by name of every model that a server lists. Raises IngestionError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -29,8 +30,10 @@ from ingestion_engine.adapters.ollama.responses import (
     translate_response,
 )
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
+from ingestion_engine.adapters.ollama.tokenizers import load_counter
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.domain.errors import FatalError, FlowDropped, TlsFailed, TransientError
+from ingestion_engine.domain.ports import TokenCounter
 from ingestion_engine.domain.records import EmbeddingFlow, ModelInfo
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.server_urls import parse_servers
@@ -132,14 +135,38 @@ class GatewayEmbedder:
         self._dimensions[model] = info.dimension
         return info
 
+    async def load_tokenizer(self, model: ModelInfo) -> TokenCounter | None:
+        """Return a function that counts a text's tokens as the servers do; None unless the model uses word pieces.
+
+        Raises:
+            TransientError: no gateway is available.
+
+        Cost: two requests the first time in a process, else none.
+        """
+
+        async def load() -> TokenCounter | None:
+            await self._resolve()
+            gateways = self._gateways.in_order()
+            shows = (functools.partial(self._show, g.address, model.name, verbose=True) for g in gateways)
+            return await load_counter(model, shows)
+
+        return await retry_async(load, TransientError, self._describe_retry, unless=TlsFailed)
+
     async def _describe_at(self, address: ServerAddress, model: str) -> ModelInfo:
-        url, show = address.url, orjson.dumps({"model": model})
+        digest, shown = await self._show(address, model)
+        return read_model(shown, model=model, digest=digest, url=address.url)
+
+    async def _show(
+        self, address: ServerAddress, model: str, *, verbose: bool = False
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Return the digest of a model that a gateway serves, and its description; the vocabulary only when verbose."""
+        url, show = address.url, orjson.dumps({"model": model} | ({"verbose": True} if verbose else {}))
         tags = await self._request("GET", address, "/api/tags", model=model)
         shown = await self._request("POST", address, "/api/show", model=model, body=show)
         digest = read_digests(read_object(tags, "gateway", url), url=url).get(canonical_name(model))
         if digest is None:
             raise model_not_found(url, model, f"Model {model!r} is not listed.", service="gateway")
-        return read_model(read_object(shown, "gateway", url), model=model, digest=digest, url=url)
+        return digest, read_object(shown, "gateway", url)
 
     async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.

@@ -39,6 +39,8 @@ Every other error, other 400s too, may be temporary: a dead runner responds 400.
 """
 _MODEL_MISSING = re.compile(r"""model (?:'[^']*'|"[^"]*") not found""")
 """Some handlers add ": …" or ", try pulling it first"; the name is the request's or the full one."""
+_NORMALIZER_OPTIONS = ("tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents")
+"""True or absent in nearly all models; servers before June 2026 ignore another value."""
 LENGTH_TOLERANCE = 1e-3
 """Largest deviation of a vector's length from 1. Ollama normalises in float32, which leaves a 4,096-dimensional vector
 off by less than 1e-5; a larger deviation means another kind of vector."""
@@ -160,7 +162,16 @@ def read_model(shown: Mapping[str, Any], *, model: str, digest: str, url: str) -
         raise FatalError("model_not_embedding", message, hint="Choose an embedding model.", model=model, url=url)
     lengths = [sizes.get("context_length"), _read_num_ctx(shown.get("parameters") or "")]
     context_length = min((n for n in lengths if n), default=None)
-    return ModelInfo(name=model, digest=digest, dimension=dimension, context_length=context_length)
+    tokenizer = info.get("tokenizer.ggml.model")
+    if not isinstance(tokenizer, str) or False in map(info.get, _NORMALIZER_OPTIONS):
+        tokenizer = None
+    return ModelInfo(model, digest, dimension, context_length=context_length, tokenizer=tokenizer)
+
+
+def read_vocabulary(shown: Mapping[str, Any]) -> list[str]:
+    """Return the pieces of a model's tokenizer in a verbose response of ``/api/show``; none if it has none. Pure."""
+    pieces = (shown.get("model_info") or {}).get("tokenizer.ggml.tokens")
+    return pieces if isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces) else []
 
 
 def _read_num_ctx(parameters: str) -> int | None:

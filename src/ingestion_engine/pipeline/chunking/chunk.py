@@ -17,7 +17,7 @@ from ingestion_engine.domain.ids import ObjectId, hash_text, make_object_id, mak
 from ingestion_engine.domain.records import Chunk, Document, TextFormat
 from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.chunking.sections import CUTS, cut_sections, skip_joiners
-from ingestion_engine.pipeline.chunking.tokens import probably_fits
+from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 
 if TYPE_CHECKING:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HEADINGS = re.compile(r"(?:\s*+#{1,6} [^\n]*+)++\s*+")
 
 
-def chunk_document(document: Document, chunking: Chunking, *, context_length: int | None = None) -> Iterator[Chunk]:
+def chunk_document(document: Document, chunking: Chunking, *, limit: TokenLimit | None = None) -> Iterator[Chunk]:
     """Yield the document's chunks in order of ``start_char``, numbered. Pure and deterministic.
 
     ``chunk.text == document.text[chunk.start_char:chunk.end_char]``, never blank, at most ``chunking.max_chars``
@@ -35,16 +35,16 @@ def chunk_document(document: Document, chunking: Chunking, *, context_length: in
     Args:
         document: The parsed object.
         chunking: Sizes in characters.
-        context_length: Maximum input of the model in tokens. Chunks that probably exceed it (``estimate_tokens``) are
-            halved at their best boundary until they fit; None relies on the embedder's refusal.
+        limit: The longest input of the model. Chunks that exceed it are halved at their best boundary until they fit;
+            None relies on the embedder's refusal.
 
     Cost: about 1 s per 20 MB; memory of one section's chunks.
     """
-    return chunk_pieces([document.text], document, chunking, context_length=context_length)
+    return chunk_pieces([document.text], document, chunking, limit=limit)
 
 
 def chunk_pieces(
-    pieces: Iterable[str], document: Document, chunking: Chunking, *, context_length: int | None = None
+    pieces: Iterable[str], document: Document, chunking: Chunking, *, limit: TokenLimit | None = None
 ) -> Iterator[Chunk]:
     """Yield the chunks of ``chunk_document`` for a text in pieces instead of ``document.text``.
 
@@ -59,7 +59,7 @@ def chunk_pieces(
     offset = 0
     for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
         ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
-        fitting = [part for start, end in ranges for part in _fit(section, start, end, context_length=context_length)]
+        fitting = [part for start, end in ranges for part in _fit(section, start, end, limit=limit)]
         for start, end in _drop_contained(fitting):
             at = bisect.bisect_right(starts, offset + start) - 1
             page = numbers[at] if at >= 0 else None
@@ -210,9 +210,9 @@ def _fill_gap(section: str, start: int, end: int, *, max_chars: int) -> Iterator
             yield piece
 
 
-def _fit(text: str, start: int, end: int, *, context_length: int | None) -> Iterator[tuple[int, int]]:
-    """Yield a range that is not blank, halved until no part probably exceeds the context length."""
-    if context_length is None or probably_fits(text[start:end], context_length):
+def _fit(text: str, start: int, end: int, *, limit: TokenLimit | None) -> Iterator[tuple[int, int]]:
+    """Yield a range that is not blank, halved until each part fits or cannot be halved."""
+    if limit is None or limit.fits(text[start:end]):
         yield start, end
         return
     parts = _halve(text, start, end)
@@ -220,7 +220,7 @@ def _fit(text: str, start: int, end: int, *, context_length: int | None) -> Iter
         yield _strip(text, start, end) or (start, end)
         return
     for part in parts:
-        yield from _fit(text, *part, context_length=context_length)
+        yield from _fit(text, *part, limit=limit)
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
