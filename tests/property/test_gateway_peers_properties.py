@@ -94,7 +94,7 @@ def test_no_server_has_two_users_and_every_server_gets_one(
         living = [each.membership for each in world.processes.values()]
         stated = [each for each in (membership.statement() for membership in living) if not each["leaving"]]
         if stated:
-            used = sorted(server for each in world.rights().values() for server in each.servers)
+            used = sorted(server for each in world.rights().values() for server in each.servers or ())
             assert used == sorted({server for each in stated for server in each["servers"]})
             assert len({each["plan"] for each in stated}) == 1
         world.run(1.0)

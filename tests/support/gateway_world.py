@@ -52,7 +52,7 @@ class GatewayWorld:
         self.processes: dict[str, Process] = {}
         self.random = random.Random(seed)
         self.cut: Callable[[str, str], bool] = lambda _from, _to: False
-        """Whether messages between two URLs are lost."""
+        """Whether the first cannot connect to the second."""
         self.faults: list[str] = []
         self.sent: deque[tuple[float, int]] = deque()
         self._requests: list[list[float]] = []
@@ -128,7 +128,8 @@ class GatewayWorld:
         """Return server -> URLs of the gateways that may use it."""
         rights = self.rights()
         return {
-            server: [url for url, each in rights.items() if server in each.servers] for server in self.terms.servers
+            server: [url for url, each in rights.items() if server in (each.servers or ())]
+            for server in self.terms.servers
         }
 
     @property
@@ -164,8 +165,7 @@ class GatewayWorld:
 
         def arrive(target: Process) -> None:
             body = target.membership.statement()
-            if not self.cut(url, process.url):
-                self._at(self._delay(), process, lambda: answer(Statement.parse(body)))
+            self._at(self._delay(), process, lambda: answer(Statement.parse(body)))
 
         def answer(statement: Statement) -> None:
             if close():
@@ -206,7 +206,7 @@ class GatewayWorld:
         rights = self.rights()
         used: dict[str, str] = {}
         for url, each in rights.items():
-            for server in each.servers:
+            for server in each.servers or ():
                 if server in used:
                     self.faults.append(f"{self.now:.2f}: {server} is used by {used[server]} and {url}")
                 used[server] = url

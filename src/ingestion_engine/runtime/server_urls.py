@@ -96,6 +96,11 @@ def count_servers(entries: Iterable[str]) -> int:
     return sum(server.weight for server in parse_servers(entries))
 
 
+def hide_credentials(url: str) -> str:
+    """Return a URL without user and password. Pure."""
+    return _USER.sub("//", url)
+
+
 def _split(base: str, shown: str) -> SplitResult:
     try:
         parts = urlsplit(base)

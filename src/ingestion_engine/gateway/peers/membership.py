@@ -23,16 +23,20 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ingestion_engine.gateway.peers.plan import Part, Plan, Terms, make_plan
+from ingestion_engine.runtime.server_urls import hide_credentials
 
 DEAD_S = 5.0
 """Seconds without an answer after which a gateway counts as dead: five polls. A handover takes two more (measured)."""
 DOUBT = 0.7
 """Part of the time until death after which the lease of a silent gateway is no longer needed. A lease ends up to a poll
 and an answer before its giver counts as dead; without this, a death would stop the living for that time."""
-LONGEST_STEP_S = 0.5
-"""The silence of others counts at most this much between two steps (every 0.25 s): a longer one is our own pause."""
-SETTLE_S = 10.0
-"""Seconds without an agreement after which requests are refused instead of waiting. Handovers take less."""
+TICKS = 20
+"""Steps until a silent gateway counts as dead: every 0.25 s."""
+LONGEST_STEP_TICKS = 2
+"""The silence of others counts at most this much between two steps: a longer one is a pause of our own."""
+SETTLE = 2
+"""Times until death, 10 s, without an agreement after which requests are refused instead of waiting. Handovers take
+less."""
 RATE_PAUSE_S = 1.05
 """Seconds after an agreement before a larger part of the rate is used: the window of the cap, in which requests of the
 others still count, and what requests may take to reach their server."""
@@ -47,8 +51,8 @@ Number = TypeVar("Number", int, float)
 class Rights:
     """What this gateway may do now."""
 
-    servers: frozenset[str]
-    """URLs of servers to which it may send requests."""
+    servers: frozenset[str] | None
+    """URLs of servers to which it may send requests. None means all."""
     in_flight: int | None
     """Requests that it may have in flight. None means any number."""
     texts_per_second: float | None
@@ -154,10 +158,11 @@ class Membership:
         """
         self.id = gateway_id or secrets.token_hex(8)
         self._terms = terms
+        self._servers: Mapping[str, str] = {}
         self._clock = clock
         self._count_in_flight = in_flight
         self._dead_s = dead_s
-        self._peers: dict[str, Peer] = {}
+        self._peers = {url: Peer(Poll(clock(), 0.0)) for url in urls}
         self._own_urls: set[str] = set()
         self._now = clock()
         self._awake = 0.0
@@ -170,7 +175,8 @@ class Membership:
         self._rights = Rights(frozenset(), in_flight=0, texts_per_second=0.0, refusal=None)
         self._leaving = False
         self._callbacks: list[Callable[[], None]] = []
-        self.set_urls(urls)
+        self.set_servers(terms.servers)
+        self.step()
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call back after every change of the rights."""
@@ -188,8 +194,11 @@ class Membership:
 
     def set_servers(self, servers: Mapping[str, int]) -> None:
         """Replace the servers, URL -> capacity."""
-        if dict(servers) != dict(self._terms.servers):
-            self._terms = replace(self._terms, servers=dict(servers))
+        shown = {hide_credentials(url): url for url in servers}
+        capacities = {name: servers[url] for name, url in shown.items()}
+        if shown != self._servers or capacities != self._terms.servers:
+            self._servers = shown
+            self._terms = replace(self._terms, servers=capacities)
             self.step()
 
     def begin_poll(self) -> Poll:
@@ -215,7 +224,7 @@ class Membership:
     def step(self) -> None:
         """Apply the time that has passed. To be called every 0.25 s."""
         now = self._clock()
-        self._awake += min(now - self._now, LONGEST_STEP_S)
+        self._awake += min(now - self._now, LONGEST_STEP_TICKS * self.tick_s)
         self._now = now
         self._peers = {url: peer for url, peer in self._peers.items() if peer.listed or not self._is_dead(peer)}
         if now >= self._lease_until:
@@ -244,10 +253,13 @@ class Membership:
         self.step()
         return {
             "id": self.id,
-            "url": self._name,
+            "url": self.name,
             "view": sorted(self._plan.parts) if self._plan else [],
             "peers": {
-                url: {"id": peer.statement.id if peer.statement else None, "silent_s": self._silence(peer)}
+                hide_credentials(url): {
+                    "id": peer.statement.id if peer.statement else None,
+                    "silent_s": self._silence(peer),
+                }
                 for url, peer in self._others()
             },
             "servers": dict(self._terms.servers),
@@ -269,9 +281,30 @@ class Membership:
         return list(self._peers)
 
     @property
+    def name(self) -> str | None:
+        """The URL under which this gateway has found itself."""
+        return min((hide_credentials(url) for url in self._own_urls), default=None)
+
+    @property
+    def own_urls(self) -> frozenset[str]:
+        """The entries of the list that are this gateway."""
+        return frozenset(self._own_urls)
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds between two steps."""
+        return self._dead_s / TICKS
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the plan leaves this gateway nothing to do, so that it refuses requests and all is well."""
+        part = self._plan.parts[self.name or ""] if self._plan and self._agreed_at is not None else None
+        return part is not None and self._count_servers() > 0 and (not part.servers or part.in_flight == 0)
+
+    @property
     def alive(self) -> list[str]:
         """Names of the gateways that are alive, this one included."""
-        return sorted([*self._living(), self._name or "this gateway"])
+        return sorted([*self._living(), self.name or "this gateway"])
 
     @property
     def is_settled(self) -> bool:
@@ -296,10 +329,6 @@ class Membership:
         if self._plan is None:
             return None
         return next((name for name, part in self._plan.parts.items() if server in part.servers), None)
-
-    @property
-    def _name(self) -> str | None:
-        return min(self._own_urls, default=None)
 
     @property
     def _fingerprint(self) -> str | None:
@@ -337,7 +366,7 @@ class Membership:
     def _adopt_plan(self) -> None:
         """Make the plan; when it differs from the former, keep only what both give."""
         group = {name: peer.statement.terms for name, peer in self._living().items() if peer.statement}
-        name = self._name
+        name = self.name
         if name is None and not group and not self._unknown():
             name = ""  # nobody answers, this gateway itself neither: it is alone
         if self._leaving or name is None:
@@ -364,10 +393,11 @@ class Membership:
     def _find_grant(self, peer: Peer) -> float:
         """Return the clock time before which a gateway does not count this one as dead."""
         assert peer.statement is not None
+        own = {hide_credentials(url) for url in self._own_urls}
         silent = [
             silent_s
             for url, (gateway_id, silent_s) in peer.statement.heard.items()
-            if gateway_id == self.id or url in self._own_urls
+            if gateway_id == self.id or url in own
         ]
         return peer.heard.sent_at + self._dead_s - min(silent, default=math.inf)
 
@@ -378,10 +408,12 @@ class Membership:
     def _agrees(self, peer: Peer, stated: Statement) -> bool:
         """Return whether a gateway has stated this plan, or that it has none, after this one has made the plan.
 
-        Without the second, two that start at once would each take the other's early "none" for an answer.
+        Without the second, two that start at once would each take the other's early "none" for an answer. One that has
+        the name of this one cannot be told apart by the others.
         """
         is_new = peer.heard.sent_at >= self._planned_at
-        return stated.leaving or (is_new and (stated.plan is None or stated.plan == self._fingerprint))
+        is_equal = stated.plan is None or stated.plan == self._fingerprint
+        return stated.leaving or (is_new and is_equal and stated.url != self.name)
 
     def _all_agree(self) -> bool:
         if self._now >= self._lease_until or self._unknown():
@@ -392,13 +424,16 @@ class Membership:
         """Take what the plan gives, when all agree."""
         if self._plan is None:
             return
-        part = self._plan.parts[self._name or ""]
+        part = self._plan.parts[self.name or ""]
         if self._agreed_at is None and self._all_agree():
             self._agreed_at = self._now
             rate = _smaller(self._held.texts_per_second, part.texts_per_second)
             self._held = replace(part, texts_per_second=rate)
         if self._agreed_at is not None and self._now >= self._agreed_at + self._rate_pause():
             self._held = part
+
+    def _count_servers(self) -> int:
+        return sum(len(part.servers) for part in self._plan.parts.values()) if self._plan else 0
 
     def _rate_pause(self) -> float:
         """Return the seconds for which requests of others count against a larger part of the rate."""
@@ -418,8 +453,9 @@ class Membership:
 
     def _find_rights(self) -> Rights:
         room = self._find_room()
+        owned = frozenset(self._servers[name] for name in self._held.servers if name in self._servers)
         return Rights(
-            self._held.servers,
+            owned if self._peers else None,
             in_flight=self._held.in_flight if room is None else room,
             texts_per_second=self._held.texts_per_second,
             refusal=self._find_refusal(),
@@ -434,15 +470,15 @@ class Membership:
                 return None
             return "This gateway serves no requests, because it is none of those of INGEST_GATEWAY__URL."
         if self._agreed_at is None:
-            if self._held.servers or idle_s < SETTLE_S:
+            if self._held.servers or idle_s < SETTLE * self._dead_s:
                 return None
+            if self.name in self.waits_for:
+                return f"Two gateways are called {self.name}: list each by a URL that means the same to all."
             return f"This gateway does not serve yet: it waits for {', '.join(self.waits_for) or 'an agreement'}."
-        servers = sum(len(part.servers) for part in self._plan.parts.values())
-        part = self._plan.parts[self._name or ""]
-        if servers and (not part.servers or part.in_flight == 0):
+        if self.is_standby:
             return (
-                f"This gateway serves no requests at present: {len(self._plan.parts) - 1} others of "
-                f"INGEST_GATEWAY__URL own all {servers} servers or all requests in flight."
+                "This gateway has nothing to do at present: other gateways of INGEST_GATEWAY__URL own all"
+                f" {self._count_servers()} servers, or all requests in flight. Send requests to them."
             )
         return None
 
