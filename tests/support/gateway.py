@@ -63,3 +63,20 @@ async def start(servers: int | list[ScriptedOllama] = 1, **groups: Any) -> Async
         httpx.AsyncClient(base_url=url, timeout=30) as http,
     ):
         yield World(url, gateway, made, urls, http)
+
+
+@contextlib.asynccontextmanager
+async def running_group(
+    count: int, servers: Sequence[str], *, dead_s: float, **groups: Any
+) -> AsyncIterator[list[tuple[str, Gateway, contextlib.AsyncExitStack]]]:
+    """Gateways that know one another, each with its URL and what ends it; ``dead_s`` of silence is death."""
+    async with contextlib.AsyncExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+        settings = gateway_settings(servers, gateway={"url": ",".join(urls)}, **groups)
+        group = []
+        for url, listener in zip(urls, listeners, strict=True):
+            ending = await stack.enter_async_context(contextlib.AsyncExitStack())
+            gateway = await ending.enter_async_context(open_gateway(settings, listener, dead_s=dead_s))
+            group.append((url, gateway, ending))
+        yield group

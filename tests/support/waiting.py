@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,4 +22,13 @@ def wait_for(fact: Callable[[], T], timeout_s: float = 120.0, *, every_s: float 
     while not (found := fact()):
         assert time.monotonic() < deadline, f"the awaited fact did not come true within {timeout_s:g} s"
         time.sleep(every_s)
+    return found
+
+
+async def eventually(fact: Callable[[], T], timeout_s: float = 60.0, *, every_s: float = 0.02) -> T:
+    """As ``wait_for``, for a fact of this event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"the awaited fact did not come true within {timeout_s:g} s"
+        await asyncio.sleep(every_s)
     return found

@@ -20,6 +20,7 @@ from ingestion_engine.gateway.demand import read_demand
 from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import PASSED_TO_SERVERS, EmbedRequest, Reply, pass_headers
 from ingestion_engine.gateway.scheduling.tickets import DEFAULT_WEIGHT, MAX_WEIGHT
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.telemetry import get_logger
 
 BODY_BYTES: Final = 16 * 1024 * 1024
@@ -299,9 +300,3 @@ def reply_json(value: Any, status: int = 200) -> Reply:
 def reply_text(text: str | bytes, content_type: str = "text/plain; charset=utf-8") -> Reply:
     """Return a reply with a text. Pure."""
     return Reply(200, text.encode() if isinstance(text, str) else text, {"content-type": content_type})
-
-
-def hide_credentials(url: str) -> str:
-    """Return a URL without user and password. Pure."""
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2] if separator else url

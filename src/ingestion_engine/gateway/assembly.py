@@ -20,14 +20,13 @@ from ingestion_engine.gateway.app import (
     App,
     BodyReader,
     Routes,
-    hide_credentials,
     make_embed_handler,
     reply_json,
     reply_text,
 )
 from ingestion_engine.gateway.catalog import Catalog, merge_running
 from ingestion_engine.gateway.demand import read_name
-from ingestion_engine.gateway.dispatcher import AllRights, Call, Dispatcher, Refused, Rights, Wanted
+from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import (
     CONNECT_TIMEOUT_S,
     PASSED_TO_CLIENTS,
@@ -37,9 +36,11 @@ from ingestion_engine.gateway.forward import (
     pass_headers,
 )
 from ingestion_engine.gateway.metrics import Metrics, Waits
+from ingestion_engine.gateway.peers.membership import DEAD_S
+from ingestion_engine.gateway.peers.polling import Peers
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
 from ingestion_engine.gateway.status import Status
-from ingestion_engine.runtime.server_urls import parse_servers
+from ingestion_engine.runtime.server_urls import hide_credentials, parse_servers
 from ingestion_engine.runtime.settings import Settings
 
 TAGS_TIMEOUT_S: Final = 5.0
@@ -47,6 +48,8 @@ TAGS_TIMEOUT_S: Final = 5.0
 SHOW_TIMEOUT_S: Final = 10.0
 """A description with the whole vocabulary has 1 MB."""
 PS_TIMEOUT_S: Final = 2.0
+LASTING_FAILURES: Final = 3
+"""Failures in a row of a server that is down for longer than a restart, 3 s."""
 RUNNING: Final = "Ollama is running"
 """What Ollama answers, and clients check."""
 
@@ -58,15 +61,15 @@ class Gateway:
         self,
         settings: Settings,
         *,
-        rights: Callable[[], Rights] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        dead_s: float = DEAD_S,
     ) -> None:
         """Send nothing yet; create it in the event loop.
 
         Args:
-            settings: Servers, limits and trust.
-            rights: What this gateway may do beside others; None means that it is alone.
+            settings: Servers, limits, other gateways and trust.
             clock: Monotonic seconds.
+            dead_s: Seconds after which a silent gateway counts as dead; the same for all.
         """
         self._client = HttpClient(
             "ollama", connect_timeout_s=CONNECT_TIMEOUT_S, ca_file=settings.tls.ca_file, decompress=False
@@ -77,19 +80,22 @@ class Gateway:
         names = ServerNames(parse_servers(settings.ollama.urls), clock=clock)
         self.pool.set_servers(names.list())
         self._watch = ServerWatch(self.pool, names, self._read_models, clock=clock)
-        alone = AllRights(settings.embed.in_flight, settings.embed.texts_per_second)
-        self._rights = rights or (lambda: alone)
+        queue = FairQueue[Call](queue_bytes=settings.gateway.queue_bytes)
+        self.peers = Peers(
+            settings, in_flight=lambda: queue.in_flight, servers=self._list_servers, clock=clock, dead_s=dead_s
+        )
         self._waits = Waits()
         self.dispatcher = Dispatcher(
-            FairQueue[Call](queue_bytes=settings.gateway.queue_bytes),
+            queue,
             self.pool,
             self._forwarder,
-            rights=self._rights,
+            rights=self.peers.membership.rights,
             recheck=self._watch.check,
             on_start=self._waits.note,
             clock=clock,
         )
-        self._status = Status(self.dispatcher, rights=self._rights, clock=clock)
+        self.peers.membership.subscribe(self.dispatcher.wake)
+        self._status = Status(self.dispatcher, self.peers, clock=clock)
         self._bodies = BodyReader(settings.gateway.queue_bytes)
         flow_routes = {"GET": self._status.flow, "DELETE": self._status.drop}
         self.app = App(self._make_routes(), flow_routes)
@@ -109,6 +115,7 @@ class Gateway:
             ("GET", "/readyz"): self._answer(self._status.ready),
             ("GET", "/metrics"): self._answer(lambda: reply_text(self._metrics.render(), Metrics.content_type)),
             ("GET", "/gateway/flows"): self._answer(self._status.flows),
+            ("GET", "/gateway/id"): self._answer(lambda: reply_json(self.peers.membership.statement())),
             ("GET", "/gateway/servers"): self._answer(lambda: reply_json({"servers": self._status.servers()})),
         }
 
@@ -121,6 +128,7 @@ class Gateway:
     async def start(self) -> None:
         """Read the models of the servers, and keep doing so."""
         await self._watch.resolve()
+        await self.peers.start()
         self._keeping = asyncio.create_task(self._watch.keep())
 
     async def close(self) -> None:
@@ -128,8 +136,20 @@ class Gateway:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.peers.close()
         await self._watch.close()
         await self._client.close()
+
+    def _list_servers(self) -> dict[str, int]:
+        """Return the servers that share the limits, URL -> capacity, without those that have failed for a while.
+
+        The part of a gateway whose servers are down would be of no use; and a server may answer to another gateway.
+        """
+        return {
+            server.url: server.address.capacity or 1
+            for server in self.pool.servers
+            if server.failures < LASTING_FAILURES or self.pool.models.is_known(server.url)
+        }
 
     # Models
 

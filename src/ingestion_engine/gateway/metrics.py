@@ -77,6 +77,7 @@ class _State(Collector):
         yield _gauge("info", "The running version.", {(__version__,): 1}, labels=["version"])
         yield from self._queue()
         yield from self._servers()
+        yield from self._gateways()
         yield from self._totals()
 
     def _queue(self) -> Iterator[Metric]:
@@ -122,6 +123,18 @@ class _State(Collector):
             "Requests that a server has answered or failed.",
             {(one["url"], outcome): one[outcome] for one in servers for outcome in ("done", "failed")},
             labels=["server", "outcome"],
+        )
+
+    def _gateways(self) -> Iterator[Metric]:
+        membership = self._status.peers.membership
+        owned = sum(one["owned"] for one in self._status.servers())
+        alive, waits_for = len(membership.alive), len(membership.waits_for)
+        yield _gauge("ingest_gateway_peers_alive", "Gateways that are alive, this one included.", {(): alive})
+        yield _gauge("ingest_gateway_owned_servers", "Servers that this gateway may use now.", {(): owned})
+        yield _gauge(
+            "ingest_gateway_peers_missing",
+            "Gateways whose agreement is missing. When that lasts, their lists of gateways differ.",
+            {(): waits_for},
         )
 
     def _totals(self) -> Iterator[Metric]:

@@ -11,7 +11,10 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Final
 
+from aiohttp import web
+
 from ingestion_engine.gateway.assembly import Gateway
+from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
@@ -60,7 +63,11 @@ async def _serve_until_signal(settings: Settings, listener: socket.socket) -> No
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    settings: Settings, listener: socket.socket, *, hurry: asyncio.Event | None = None
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    hurry: asyncio.Event | None = None,
+    dead_s: float = DEAD_S,
 ) -> AsyncIterator[Gateway]:
     """Serve on a listening socket while the context is open, which then is closed.
 
@@ -68,25 +75,35 @@ async def open_gateway(
         settings: Settings of the gateway.
         listener: Listening socket.
         hurry: Ends the requests in flight when it is set during the stop.
+        dead_s: Seconds after which a silent gateway counts as dead; the same for all.
     """
     loop = asyncio.get_running_loop()
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, dead_s=dead_s)
     server = gateway.app.make_server()
     listening = await loop.create_server(server, sock=listener, backlog=BACKLOG)
     try:
         await gateway.start()
         yield gateway
     finally:
-        listening.close()
         gateway.dispatcher.stop(STOPPING)
-        server.pre_shutdown()
-        ending = asyncio.ensure_future(server.shutdown(STOP_S))
+        ending = asyncio.ensure_future(_end(gateway, listening, server))
         hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
         await asyncio.wait({ending, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not ending.done():
+            ending.cancel()
+            listening.close()
             await server.shutdown(0)
         await gateway.close()
+
+
+async def _end(gateway: Gateway, listening: asyncio.Server, server: web.Server) -> None:
+    """Return when the requests in flight have ended, after ``STOP_S`` at the latest."""
+    end = asyncio.get_running_loop().time() + STOP_S
+    await gateway.peers.leave(STOP_S)
+    listening.close()
+    server.pre_shutdown()
+    await server.shutdown(max(0.0, end - asyncio.get_running_loop().time()))
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ingestion_engine.adapters.ollama.server_pool import Server, ServerState
-from ingestion_engine.gateway.app import hide_credentials, reply_json
-from ingestion_engine.gateway.dispatcher import Dispatcher, Rights
+from ingestion_engine.gateway.app import reply_json
+from ingestion_engine.gateway.dispatcher import Dispatcher
 from ingestion_engine.gateway.forward import Reply
+from ingestion_engine.gateway.peers.polling import Peers
 from ingestion_engine.gateway.scheduling.fair_queue import FlowStatus
+from ingestion_engine.runtime.server_urls import hide_credentials
 
 
 class Status:
@@ -20,19 +22,20 @@ class Status:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        peers: Peers,
         *,
-        rights: Callable[[], Rights],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show a dispatcher and its pool."""
+        """Show a dispatcher and its pool, and the other gateways."""
         self._dispatcher = dispatcher
         self._pool = dispatcher.pool
-        self._rights = rights
+        self.peers = peers
         self._clock = clock
 
     def servers(self) -> list[dict[str, Any]]:
         """Return every server of the pool: what it is used for, and why not."""
-        owned = self._rights().servers
+        membership = self.peers.membership
+        owned = membership.rights().servers
         differing = {model: self._pool.find_differing(model) for model in self._pool.models_asked_for}
         return [
             {
@@ -40,6 +43,7 @@ class Status:
                 "state": self.find_state(server),
                 "reason": server.last_error,
                 "owned": owned is None or server.url in owned,
+                "owner": membership.find_owner(server.url),
                 "in_flight": server.in_flight,
                 "limit": server.limit.limit,
                 "done": server.done,
@@ -57,17 +61,23 @@ class Status:
         return str(state)
 
     def ready(self) -> Reply:
-        """Return the answer of ``/readyz``: 503 when no server can be used or requests are refused."""
+        """Return the answer of ``/readyz``: 503 when no server can be used or requests are refused.
+
+        A gateway on standby is ready, or replacing gateways one after another would never go on.
+        """
         servers = self.servers()
         usable = [one for one in servers if one["state"] == ServerState.UP]
         refusal = self._dispatcher.refusal
-        status = "unavailable" if refusal or not usable else "ok" if len(usable) == len(servers) else "degraded"
+        is_refusing = refusal is not None and not self.peers.membership.is_standby
+        status = "unavailable" if is_refusing or not usable else "ok" if len(usable) == len(servers) else "degraded"
         view = {
             "status": status,
             "reason": refusal or (None if usable else "No Ollama server is available."),
             "servers": {
-                one["url"]: {name: one[name] for name in ("state", "reason", "owned", "differs")} for one in servers
+                one["url"]: {name: one[name] for name in ("state", "reason", "owned", "owner", "differs")}
+                for one in servers
             },
+            "gateways": self.peers.view(),
         }
         return reply_json(view, 503 if status == "unavailable" else 200)
 

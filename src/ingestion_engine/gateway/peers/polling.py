@@ -52,6 +52,7 @@ class Peers:
         self._entries = parse_servers(settings.gateway.url)
         self._names = ServerNames(self._entries, clock=clock)
         self._servers = servers
+        self._in_flight = in_flight
         self._clock = clock
         self._poll_s = dead_s / POLLS
         terms = Terms(
@@ -75,12 +76,18 @@ class Peers:
         await self._names.refresh()
         self._keeping = asyncio.create_task(self._keep())
 
-    async def leave(self) -> None:
-        """Give everything up, and return when the others know it; at once when there are none."""
+    async def leave(self, limit_s: float) -> None:
+        """Give everything up, and return when the others know it and count no request in flight here any more.
+
+        At once when there are no others, and after ``limit_s`` seconds at the latest.
+        """
         has_others = len(self.membership.alive) > 1
         self.membership.leave()
-        if has_others:
-            await asyncio.sleep(LEAVE_POLLS * self._poll_s)
+        start = self._clock()
+        while has_others and self._clock() < start + limit_s:
+            if self._clock() >= start + LEAVE_POLLS * self._poll_s and not self._in_flight():
+                return
+            await asyncio.sleep(self.membership.tick_s)
 
     async def close(self) -> None:
         """End what runs in the background, and release connections."""
