@@ -64,6 +64,12 @@ def make_answer(body: bytes, *, status: str = "200 OK", kind: str = "application
     return head.encode() + body
 
 
+def make_chunked(body: bytes) -> bytes:
+    """Return the bytes of a whole JSON response without a length, in one chunk, as Go's server sends long ones."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
 def answer_json(value: Any, *, status: str = "200 OK") -> bytes:
     """Return ``make_answer`` for a JSON value."""
     return make_answer(json.dumps(value, separators=(",", ":")).encode(), status=status)

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 import orjson
 from embed_log import Outcome, Record
-from http_server import Ports, Reply, Request, answer_json, make_answer, open_ports, serve
+from http_server import Ports, Reply, Request, answer_json, make_answer, make_chunked, open_ports, serve
 from slots import Balance, Balancer, Clock, LoopClock, Work
 
 VECTORS = 1024
@@ -273,7 +273,7 @@ class SimulatedOllama:
             reply(_not_found(model))
         else:
             found = dimension
-            call.answer = lambda: make_answer(embed(model, found, texts, sum(tokens)))
+            call.answer = lambda: make_chunked(embed(model, found, texts, sum(tokens)))
             self._submit(call)
 
     def _submit(self, call: _Call) -> None:

@@ -6,7 +6,7 @@ Imitates Ollama 0.33, `server/routes.go`, and its web framework gin (plain text 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
@@ -18,12 +18,20 @@ from ingestion_devstack.ollama.requests import BadRequestError
 
 CLIENT_GONE = 499
 """Status of a request whose client has disconnected."""
+_LONGEST_WITH_LENGTH = 2048
+"""Bytes; Go's net/http knows the length of an answer only if it fits its buffer, and sends chunks otherwise."""
 
 
 class Json(Response):
     """A JSON answer; float32 arrays keep every bit (shortest digits that read back to the same float32)."""
 
     media_type = "application/json; charset=utf-8"
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Leave out the length of a body that Go's server would send in chunks."""
+        super().init_headers(headers)
+        if len(self.body) > _LONGEST_WITH_LENGTH:
+            del self.headers["content-length"]
 
     def render(self, content: Any) -> bytes:
         """Serialise `content`, numpy arrays included."""

@@ -47,7 +47,7 @@ class Runner:
         self._stats = stats
         self._turn = asyncio.Lock()
         self.is_loaded = False
-        """Whether the model is in memory."""
+        """Whether the model was loaded; a runner that died is not noticed before the next call."""
 
     async def embed(self, call: EmbedCall) -> Embedded:
         """Embed all texts of the call, all or nothing.
@@ -88,7 +88,6 @@ class Runner:
         """Lose the loaded model, after the calls before this one; the next call loads it again."""
         async with self._turn:
             await asyncio.to_thread(self.model.unload)
-            self.is_loaded = False
 
 
 class _Work:
