@@ -87,8 +87,7 @@ class GatewayClient:
         response = await self._client.request(
             method, address.url, path, timeout_s=timeout_s, server_name=address.server_name
         )
-        # A flow that the gateway does not know has nothing to drop.
-        if response.status_code >= HTTPStatus.BAD_REQUEST and response.status_code != HTTPStatus.NOT_FOUND:
+        if response.status_code != HTTPStatus.OK:
             text = read_error(response) or _read_reason(response) or excerpt(response)
             message = f"Gateway at {address.url} responded {response.status_code}: {text}"
             raise TransientError("gateway_unavailable", message, url=address.url)
