@@ -14,7 +14,7 @@ from ingestion_engine.adapters.ollama.gateway_client import GatewayClient
 from ingestion_engine.adapters.ollama.gateway_embedder import GatewayEmbedder
 from ingestion_engine.domain.errors import FatalError, FlowDropped, TransientError
 from ingestion_engine.domain.records import Band, EmbeddingFlow
-from ingestion_engine.gateway import app
+from ingestion_engine.gateway import app, dispatcher
 from ingestion_engine.runtime.retry import RetryPolicy
 from support.gateway import gateway_settings, running_gateway, start
 from support.scripted_ollama import DIGEST
@@ -57,8 +57,18 @@ async def test_the_gateway_is_the_same_embedder(ollama_server: RunningServer) ->
         with pytest.raises(FatalError) as missing:
             await embedder.embed("no-such-model", texts)
         assert missing.value.code == "model_not_found"
-        with pytest.raises(FatalError, match="no-such-model:latest. not found"):
+        with pytest.raises(FatalError, match=r"no-such-model:latest. not found"):
             await embedder.describe("no-such-model")
+
+
+async def test_vectors_of_another_model_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no server serves the digest of the collection any more, the job stops as it does without a gateway."""
+    monkeypatch.setattr(dispatcher, "HOPE_S", 0.1)
+    async with start(1) as world, embedder_of(world.url, EmbeddingFlow("job-1")) as embedder:
+        await embedder.embed("m", ["text"], digest=DIGEST)
+        with pytest.raises(FatalError) as fault:
+            await embedder.embed("m", ["text"], digest="1" * 64)
+        assert fault.value.code == "model_digest_differs"
 
 
 async def test_what_flows_wait_for_is_shown_and_a_dropped_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,8 @@ class JobRequest(Strict):
     embedding: Embedding = Embedding()
     chunking: Chunking = Chunking()
     parallelism: int = Field(default=4, ge=1, le=10_000)
-    """Maximum number of partitions processed at once; the service may grant fewer (``INGEST_EMBED__IN_FLIGHT``)."""
+    """Maximum number of partitions processed at once; without a gateway, the service may grant fewer
+    (``INGEST_EMBED__IN_FLIGHT``)."""
     priority: int = Field(default=DEFAULT_PRIORITY, ge=1, le=10)
     """Share of the embedder while other jobs want it too, 1 to 10: a job of priority 10 embeds twice as many characters
     as one of priority 5. Only with a gateway (``INGEST_GATEWAY__URL``); it does not change the order in which jobs

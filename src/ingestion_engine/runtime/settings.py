@@ -117,10 +117,12 @@ class EmbedSettings(Group):
     """The cluster-wide limits on embedding, over all jobs and engines."""
 
     in_flight: int | None = Field(default=None, ge=1)
-    """Maximum number of embedding requests in flight, over all jobs. Unset means four per Ollama server. A job
-    that runs alone is granted half, but at least one request per partition."""
+    """Maximum number of embedding requests in flight, over all jobs; with a gateway also over searches. Unset means
+    four per Ollama server, of which a job that runs alone is granted half, but at least one request per partition; with
+    a gateway it means no limit but what the servers can use."""
     texts_per_second: float | None = Field(default=None, gt=0)
-    """Maximum number of texts embedded per second, over all jobs. Unset means no limit."""
+    """Maximum number of texts embedded per second, over all jobs; with a gateway also over searches, and exact in every
+    second. Unset means no limit."""
     batch_texts: int = Field(default=32, ge=1)
     """Maximum number of texts per request (a guess)."""
     batch_chars: int = Field(default=32_000, ge=1)

@@ -262,6 +262,17 @@ class TestSubmit:
             await submit(service)
 
 
+def test_a_manifest_that_is_shown_has_what_a_job_is_granted() -> None:
+    """All that it asks for with a gateway, at most the limit on embedding without one."""
+    request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "c", "parallelism": 100})
+    spark = {"namespace": "jobs", "image": "image:1"}
+    plain = Settings(state_url="s3://state", spark=spark, embed={"in_flight": 8})
+    gateway = Settings(state_url="s3://state", spark=spark, embed={"in_flight": 8}, gateway={"url": "http://g:1"})
+    for settings, executors in ((plain, 4), (gateway, 50)):
+        shown = SparkService(settings, KubernetesApi("jobs")).show_manifest(request)
+        assert shown["spec"]["executor"]["instances"] == executors
+
+
 def service_manifest(service: SparkService) -> dict[str, Any]:
     request = JobRequest.model_validate({"source": {"bucket": "docs"}, "collection": "c"})
     return service.manifest(

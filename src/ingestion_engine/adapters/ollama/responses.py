@@ -55,6 +55,9 @@ def translate_response(response: Response, url: str, model: str, *, service: str
         return FatalError("embedder_access_denied", message, **context)
     if text is None:  # not Ollama's form: a proxy's page says nothing about model and texts
         return TransientError(f"{service}_unavailable", message, **context)
+    if status == HTTPStatus.PRECONDITION_FAILED and service == "gateway":
+        hint = "Serve the former model again, or ingest into a new collection."
+        return FatalError("model_digest_differs", message, hint=hint, **context)
     if status == HTTPStatus.GONE and service == "gateway":
         return FlowDropped("flow_dropped", message, hint="Its job was canceled.", **context)
     for words, (kind, code) in REFUSALS.items():
