@@ -282,7 +282,7 @@ class AdaptiveLimit:
         self._round_count += 1
         self._round_chars += passage.chars
         self._round_taken_s += now - passage.began
-        if self._round_count < max(self._limit, 2) or now <= self._round_began:
+        if self._round_count < max(self._limit, 2) or now <= self._round_began or self._round_taken_s <= 0.0:
             return
         seconds, per_char_s = now - self._round_began, self._time_per_char
         is_full = self._round_full_s >= FULL_SHARE * seconds
