@@ -84,6 +84,9 @@ class App:
             self.refused[refusal.status] = self.refused.get(refusal.status, 0) + 1
         except web.HTTPException as error:  # aiohttp's own: a body that is too large or cannot be read
             reply = refuse(Refused(error.status, error.reason, reason="http"))
+        except Exception:  # an error of ours ends one request, in the form that its client reads
+            log.exception("request failed", extra={"method": request.method, "path": request.path[:100]})
+            reply = refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "Unexpected error in the gateway.", reason="bug"))
         response = web.Response(status=reply.status, body=reply.body, headers=reply.headers)
         limit_s = BODY_TIMEOUT_S + len(reply.body) / SLOWEST_BYTES_PER_S
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections import Counter
@@ -26,6 +27,10 @@ DROPPED_S: Final = 600.0
 """Seconds for which a dropped flow is refused: workers of a canceled job end within a minute."""
 MOST_DROPPED: Final = 10_000
 """Dropped flows to remember at once; keys come from clients."""
+RECHECK_S: Final = 0.5
+"""Least time between two readings of all models because of requests for one that no server has."""
+MOST_HOPELESS: Final = 1_000
+"""Models without a server to remember at once; names come from clients."""
 STEP_S: Final = 0.5
 """Longest pause between two looks at the queue while requests wait."""
 RETRY_AFTER_S: Final = 1.0
@@ -56,6 +61,10 @@ class Refused(Exception):
         self.message = message
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class _NoneLeft(Exception):
+    """No server is left that could serve a request which others have failed."""
 
 
 class Rights(Protocol):
@@ -179,8 +188,11 @@ class Dispatcher:
         self._waiting: dict[Wanted, dict[Call, None]] = {}
         """Requests in the queue by model and digest, in order of arrival."""
         self._hopeless_since: dict[Wanted, float] = {}
+        self._retried: dict[Call, None] = {}
+        """Requests in the queue that a server has failed."""
         self._dropped: dict[str, float] = {}
         """Refused flows, and until when; in order of that time."""
+        self._rechecked_at = -math.inf
         self._stopping: str | None = None
         self._is_woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -222,14 +234,16 @@ class Dispatcher:
             raise _dropped(call.flow)
         if self.refusal is not None:
             raise _unavailable(self.refusal)
-        if self._find_hopeless(call.wanted) and self._recheck is not None:
-            await self._recheck(self.pool.servers)
+        if self._find_hopeless(call.wanted) is not None:
+            if self._recheck is not None and now - self._rechecked_at >= RECHECK_S:
+                self._rechecked_at = now
+                await self._recheck(self.pool.servers)
             hopeless = self._find_hopeless(call.wanted)
             if hopeless is not None:
                 raise hopeless
         since = self._hopeless_since.get(call.wanted)
-        if since is not None and now - since >= HOPE_S and not self._usable(call):
-            raise self._no_server(call)
+        if since is not None and now - since >= HOPE_S and not self._is_usable(call):
+            raise self._no_server(call.wanted)
 
     async def _wait(self, call: Call) -> None:
         """Queue a request until it has a server."""
@@ -258,20 +272,27 @@ class Dispatcher:
             last = result.reply or last
             if result.verdict is Verdict.DOUBTFUL:
                 doubtful.append((server, result.error))
-            if not self._usable(call):
+            if not self._is_usable(call):
                 break
-            self.totals.retries += 1
-            call.set_kind()
-            call.turn = asyncio.get_running_loop().create_future()
-            self.queue.put_back(call, self._clock())
-            call.is_out = False
-            self._waiting.setdefault(call.wanted, {})[call] = None
-            self.wake()
-            await call.turn
+            try:
+                await self._wait_again(call)
+            except _NoneLeft:
+                break
         if last is not None:
             return last, "failed"
         message = " ".join(errors)
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message, reason="failed", retry_after_s=RETRY_AFTER_S)
+
+    async def _wait_again(self, call: Call) -> None:
+        """Queue a request that a server has failed, at its old turn, until it has another one. Raises _NoneLeft."""
+        self.totals.retries += 1
+        call.set_kind()
+        call.turn = asyncio.get_running_loop().create_future()
+        self.queue.put_back(call, self._clock())
+        call.is_out = False
+        self._retried[call] = None
+        self.wake()
+        await call.turn
 
     async def _send(self, call: Call) -> Result:
         """Send a request to its server and record how that ended."""
@@ -334,17 +355,20 @@ class Dispatcher:
         self._refuse_all(message)
 
     def _refuse_all(self, message: str) -> None:
-        for group in [*self._waiting.values()]:
-            for call in [*group]:
-                self.queue.remove(call, self._clock())
-                self._refuse(call, _unavailable(message))
+        for call in [*itertools.chain.from_iterable(self._waiting.values())]:
+            self._refuse(call, _unavailable(message))
+        for call in [*self._retried]:
+            self._refuse(call, _NoneLeft())
 
-    def _refuse(self, call: Call, refusal: Refused) -> None:
+    def _refuse(self, call: Call, refusal: Refused | _NoneLeft) -> None:
+        """End the waiting of a request."""
+        self.queue.remove(call, self._clock())
         self._forget_waiting(call)
         if call.turn is not None and not call.turn.done():
             call.turn.set_exception(refusal)
 
     def _forget_waiting(self, call: Call) -> None:
+        self._retried.pop(call, None)
         group = self._waiting.get(call.wanted)
         if group is not None:
             group.pop(call, None)
@@ -386,15 +410,14 @@ class Dispatcher:
                 chosen[key] = self._choose(call, urgent=urgent, rights=rights)
             return chosen[key] is not None
 
-        while self._waiting and (call := self.queue.next(now, has_room)) is not None:
+        while len(self.queue) and (call := self.queue.next(now, has_room)) is not None:
             server = chosen.get((call.kind, call.band is Band.SEARCH)) or chosen[call.kind, True]
             assert server is not None
             self._begin(call, server, now)
             chosen.clear()
-        if not self._waiting:
-            self._hopeless_since.clear()
-            return None
         self._give_up(now)
+        if not len(self.queue):
+            return None
         times = [at for at in (self.queue.wake_at(), self.pool.next_change_at) if at is not None]
         return min(STEP_S, max(0.0, min(times, default=math.inf) - self._clock()))
 
@@ -413,7 +436,7 @@ class Dispatcher:
 
     def _choose(self, call: Call, *, urgent: bool, rights: Rights) -> Server | None:
         """Return a server with room for a request, or None."""
-        serving = self._serving(call, rights)
+        serving = self._find_serving(call.wanted, rights, exclude=call.tried)
         if not serving:
             return None
         if not call.wanted.model:  # any server may refuse it
@@ -423,42 +446,46 @@ class Dispatcher:
         band = Band.SEARCH if urgent else Band.JOB
         return self.pool.choose(call.wanted.model, digest=call.wanted.digest, band=band, exclude=exclude)
 
-    def _serving(self, call: Call, rights: Rights) -> list[Server]:
-        """Return the servers of this gateway that serve what a request wants and have not failed it."""
-        models, owned = self.pool.models, rights.servers
-        wanted = call.wanted.digest or models.choose_reference(call.wanted.model) if call.wanted.model else None
+    def _find_serving(self, wanted: Wanted, rights: Rights, *, exclude: Collection[Server] = ()) -> list[Server]:
+        """Return the servers of this gateway that are known to serve what is wanted."""
+        models, owned, model = self.pool.models, rights.servers, wanted.model
+        digest = wanted.digest or models.choose_reference(model) if model else None
         return [
             server
             for server in self.pool.servers
-            if server not in call.tried
+            if server not in exclude
             and (owned is None or server.url in owned)
             and models.is_known(server.url)
-            and (
-                not call.wanted.model
-                or (wanted is not None and models.find_digest(server.url, call.wanted.model) == wanted)
-            )
+            and (not model or (digest is not None and models.find_digest(server.url, model) == digest))
         ]
 
-    def _usable(self, call: Call) -> bool:
-        """Return whether a server can serve a request, now or when it has room."""
-        states = (self.pool.find_state(server) for server in self._serving(call, self._rights()))
-        return any(state is not ServerState.COOLING for state in states)
+    def _is_usable(self, call: Call) -> bool:
+        """Return whether a server that has not failed a request can serve it, now or when it has room."""
+        return self._has_server(call.wanted, exclude=call.tried)
+
+    def _has_server(self, wanted: Wanted, *, exclude: Collection[Server] = ()) -> bool:
+        serving = self._find_serving(wanted, self._rights(), exclude=exclude)
+        return any(self.pool.find_state(server) is not ServerState.COOLING for server in serving)
 
     # Hope
 
     def _give_up(self, now: float) -> None:
         """Refuse requests for which no server has been usable for a while."""
+        for call in [*self._retried]:
+            if not self._is_usable(call):
+                self._refuse(call, _NoneLeft())
+        for wanted in [*self._hopeless_since]:
+            if self._has_server(wanted):
+                del self._hopeless_since[wanted]
         for wanted, group in [*self._waiting.items()]:
-            call = next(iter(group))
-            if self._usable(call):
-                self._hopeless_since.pop(wanted, None)
+            if self._has_server(wanted):
                 continue
-            since = self._hopeless_since.setdefault(wanted, now)
-            if now - since >= HOPE_S:
-                for each in [*group]:
-                    if not each.tried:
-                        self.queue.remove(each, now)
-                        self._refuse(each, self._find_hopeless(wanted) or self._no_server(each))
+            if now - self._hopeless_since.setdefault(wanted, now) >= HOPE_S:
+                refusal = self._find_hopeless(wanted) or self._no_server(wanted)
+                for call in [*group]:
+                    self._refuse(call, refusal)
+        while len(self._hopeless_since) > MOST_HOPELESS:
+            del self._hopeless_since[next(iter(self._hopeless_since))]
 
     def _find_hopeless(self, wanted: Wanted) -> Refused | None:
         """Return the refusal of a request that all servers answer for and none can serve; None otherwise."""
@@ -475,12 +502,9 @@ class Dispatcher:
             return Refused(HTTPStatus.PRECONDITION_FAILED, message, reason="digest_missing")
         return None
 
-    def _no_server(self, call: Call) -> Refused:
-        reasons = {server.url: server.last_error for server in self.pool.servers}
-        message = f"No Ollama server is available for model '{call.wanted.model}'"
-        detail = "; ".join(f"{reason}" for reason in reasons.values() if reason)
-        message += f": {detail}" if detail else "."
-        return _unavailable(message)
+    def _no_server(self, wanted: Wanted) -> Refused:
+        reasons = " ".join(dict.fromkeys(server.last_error for server in self.pool.servers if server.last_error))
+        return _unavailable(f"No Ollama server is available for model '{wanted.model}'. {reasons}".strip())
 
 
 def _full(flow: str) -> Refused:
