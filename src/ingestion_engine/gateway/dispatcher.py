@@ -27,8 +27,6 @@ DROPPED_S: Final = 600.0
 """Seconds for which a dropped flow is refused: workers of a canceled job end within a minute."""
 MOST_DROPPED: Final = 10_000
 """Dropped flows to remember at once; keys come from clients."""
-RECHECK_S: Final = 0.5
-"""Least time between two readings of all models because of requests for one that no server has."""
 MOST_HOPELESS: Final = 1_000
 """Models without a server to remember at once; names come from clients."""
 STEP_S: Final = 0.5
@@ -192,7 +190,6 @@ class Dispatcher:
         """Requests in the queue that a server has failed."""
         self._dropped: dict[str, float] = {}
         """Refused flows, and until when; in order of that time."""
-        self._rechecked_at = -math.inf
         self._stopping: str | None = None
         self._is_woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -235,8 +232,7 @@ class Dispatcher:
         if self.refusal is not None:
             raise _unavailable(self.refusal)
         if self._find_hopeless(call.wanted) is not None:
-            if self._recheck is not None and now - self._rechecked_at >= RECHECK_S:
-                self._rechecked_at = now
+            if self._recheck is not None:  # many requests share one reading
                 await self._recheck(self.pool.servers)
             hopeless = self._find_hopeless(call.wanted)
             if hopeless is not None:

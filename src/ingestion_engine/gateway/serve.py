@@ -22,6 +22,9 @@ from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 STOP_S: Final = 25.0
 """Time that requests in flight have to end when the gateway stops: Kubernetes grants 30 s before it kills."""
 BACKLOG: Final = 2048
+COLLECT_AFTER: Final = (10_000, 10, 2)
+"""Thresholds of the cycle collector: a closed connection leaves 3 kB in cycles, which are collected after 5,000
+connections. With the thresholds of workers it would be 100,000, and 300 MB."""
 STOPPING: Final = "The gateway is stopping; use another one."
 
 _log = get_logger(__name__)
@@ -44,7 +47,7 @@ def serve(settings: Settings) -> None:
         _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
         if not _is_loopback(host):
             _log.warning("Ollama's API has no authentication: everybody who reaches this address may use the servers")
-        freeze_startup_objects()
+        freeze_startup_objects(COLLECT_AFTER)
         asyncio.run(_serve_until_signal(settings, listener))
 
 
