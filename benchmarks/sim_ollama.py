@@ -252,15 +252,17 @@ class SimulatedOllama:
     def _embed(self, endpoint: Endpoint, request: Request, reply: Reply) -> None:
         if self.first_call_at is None:
             self.first_call_at = time.time()
-        body = orjson.loads(request.body)
-        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        model = body["model"]
+        try:
+            model, texts, is_cut = read_call(request.body)
+        except ValueError as error:
+            reply(answer_json({"error": str(error)}, status="400 Bad Request"))
+            return
         dimension = None if FaultKind.MISSING in endpoint.faults else read_dimension(model)
         now = self._clock.time()
         tokens = list(map(self._count_tokens, texts))
         is_over: list[bool] = []
         if max(tokens, default=0) > self.costs.context:
-            if body.get("truncate", True):
+            if is_cut:
                 tokens = [min(count, self.costs.context) for count in tokens]
             else:
                 is_over = [count > self.costs.context for count in tokens]
@@ -324,8 +326,7 @@ class SimulatedOllama:
             nonlocal gone
             gone = True
             if request.path == "/api/embed":
-                body = orjson.loads(request.body)
-                texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+                _, texts, _ = read_call(request.body)
                 call = _Call(endpoint, request.headers, texts, [], reply, lambda: b"", arrival)
                 self._record(call, Outcome.FAILED)
 
@@ -498,6 +499,21 @@ def read_dimension(model: str) -> int | None:
     """Return the dimension in a model's name; None for an unknown model."""
     found = _MODEL.fullmatch(model)
     return int(found[1]) if found and int(found[1]) in DIMENSIONS else None
+
+
+def read_call(raw: bytes) -> tuple[str, list[str], bool]:
+    """Return model, texts and ``truncate`` of an embed request.
+
+    Raises:
+        ValueError: with the answer's text.
+    """
+    body = orjson.loads(raw)
+    texts = (body.get("input") or []) if isinstance(body, dict) else None
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("invalid input type")
+    return body.get("model") or "", texts, body.get("truncate") is not False
 
 
 def embed(model: str, dimension: int, texts: list[str], tokens: int) -> bytes:

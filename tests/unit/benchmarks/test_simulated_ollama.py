@@ -253,6 +253,22 @@ class TestEmbedding:
         works = [(one.embedded, round(one.end - (one.start or 0), 4), one.in_vain) for one in simulated.log]
         assert works == [(7, 0.015, 7), (0, 0.001, 0), (1, 0.002, 0)]
 
+    @pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"model": "sim-384", "input": [1]}'])
+    async def test_a_body_that_cannot_be_read_is_refused(self, body: bytes) -> None:
+        """With 400, as on a real server; it is not counted."""
+        async with serving(SimulatedOllama()) as (simulated, (url,), client):
+            answer = await client.post(f"{url}/api/embed", content=body)
+        assert (answer.status_code, len(simulated.log)) == (400, 0)
+
+    async def test_no_input_gives_no_vectors(self) -> None:
+        """One empty text is a text."""
+        async with serving(SimulatedOllama()) as (_, (url,), client):
+            answers = [
+                await client.post(f"{url}/api/embed", json={"model": "sim-384", "input": texts})
+                for texts in (None, "", [], [""])
+            ]
+        assert [len(answer.json()["embeddings"]) for answer in answers] == [0, 0, 0, 1]
+
     async def test_characters_cost_too(self) -> None:
         """A text of a thousand characters at 2 us each takes 2 ms more."""
         async with serving(SimulatedOllama(Costs(request_ms=1, text_ms=1, char_us=2))) as (simulated, (url,), client):
