@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=24, help="documents of each kind")
     parser.add_argument("--chars", type=int, default=16_000, help="characters of a document")
-    parser.add_argument("--batch", type=int, default=16, help="texts of a request")
+    parser.add_argument("--batch", type=int, default=8, help="texts of a request")
     parser.add_argument("--before", type=Path, help="checkout of a former commit to compare with")
     parser.add_argument("--measure", choices=[EXACT, ESTIMATED, BEFORE], help=argparse.SUPPRESS)
     options = parse_options(parser, {"documents": 4})

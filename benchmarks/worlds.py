@@ -44,7 +44,7 @@ UPLOADS_AT_ONCE = 32
 CHUNK_CHARS = 1000
 CHUNKS_PER_OBJECT = 11.5
 """Chunks that this product makes from a document of ``corpora.make_markdown`` with ``CHUNK_CHARS``."""
-BATCH_TEXTS = 32
+BATCH_TEXTS = 8
 """The default of ``INGEST_EMBED__BATCH_TEXTS``."""
 RAY_TASK_CPUS = 0.25
 """The head has four logical CPUs, and up to 16 partitions wait for the simulated embedder at once."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 CHUNK_CHARS = 1000
-BATCH_TEXTS = 32
+BATCH_TEXTS = 8
+"""As this product by default."""
 
 
 def read_task() -> dict[str, Any]:

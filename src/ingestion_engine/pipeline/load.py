@@ -22,8 +22,8 @@ from ingestion_engine.pipeline.worker_context import Stopwatch
 T = TypeVar("T")
 
 AHEAD_OBJECTS = 32
-"""Objects loaded ahead of the embedder: a full batch of the smallest objects with one chunk each, so that one embed
-call hides the latency of S3."""
+"""Objects loaded ahead of the embedder: four full batches of the smallest objects with one chunk each, so that two
+embed calls in flight hide the latency of S3."""
 AHEAD_BYTES = 48 * 1024 * 1024
 """Bytes of objects that a process loads ahead; with a parsing overhead of three to four times well below 500 MB."""
 

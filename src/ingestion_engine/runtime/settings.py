@@ -123,8 +123,9 @@ class EmbedSettings(Group):
     texts_per_second: float | None = Field(default=None, gt=0)
     """Maximum number of texts embedded per second, over all jobs; with a gateway also over searches, and exact in every
     second. Unset means no limit."""
-    batch_texts: int = Field(default=32, ge=1)
-    """Maximum number of texts per request (a guess)."""
+    batch_texts: int = Field(default=8, ge=1)
+    """Maximum number of texts per request. An Ollama server embeds one text after another: 8 give 98 % of the highest
+    rate that it reaches, and a search behind them waits a quarter as long as behind 32."""
     batch_chars: int = Field(default=32_000, ge=1)
     """Maximum number of characters per request; limits the duration of a request."""
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import random
 import uuid
+from collections.abc import Callable
 
 import pytest
 
@@ -144,6 +145,26 @@ def test_no_chunk_is_estimated_beyond_the_context(context_length: int) -> None:
         assert all(estimate_tokens(c.text) <= CUT_SHARE * context_length for c in chunks)
         covered = {at for c in chunks for at in range(c.start_char, c.end_char)}
         assert all(at in covered for at, char in enumerate(text) if not char.isspace())
+
+
+@pytest.mark.parametrize("count", [None, lambda text: len(text.split()) + 2])
+def test_the_prefix_of_every_chunk_counts(count: Callable[[str], int] | None) -> None:
+    """It is embedded with the chunk, so a long one leaves less room."""
+    prefix = "search_document: " * 12
+    limit = TokenLimit(100, prefix, count)
+    chunks = list(chunk_document(make_document(prose(3, 8000)), Chunking(), limit=limit))
+    assert all((count or estimate_tokens)(prefix + c.text) <= 100 for c in chunks)
+    without = TokenLimit(100, "", count)
+    assert len(list(chunk_document(make_document(prose(3, 8000)), Chunking(), limit=without))) < len(chunks)
+
+
+def test_counted_tokens_fill_the_context_and_leave_no_suspects() -> None:
+    """Where the tokenizer is known, no margin is needed."""
+    limit = TokenLimit(12, count=lambda text: len(text.split()) + 2)
+    assert limit.fits("one two three four five six seven eight nine ten")
+    assert not limit.fits("one two three four five six seven eight nine ten eleven")
+    assert not limit.is_suspect("one two three four five six seven eight nine ten")
+    assert TokenLimit(12).is_suspect("one two three four five six seven eight")
 
 
 def test_a_context_of_512_tokens_leaves_english_as_it_is() -> None:

@@ -70,8 +70,9 @@ class WordPieces:
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, special tokens included.
 
-        It is exact, but for three kinds of text that a runner may count lower: combining marks, which it keeps or
-        leaves out (llama.cpp before and after June 2026), and names of special tokens such as ``[SEP]``.
+        A runner may count lower where a text has combining marks, which it keeps or leaves out (llama.cpp before and
+        after June 2026), or names of special tokens such as ``[SEP]``. Otherwise the count is exact, but for characters
+        that are newer than the Unicode of this Python.
 
         Cost: about 1 s per 15 MB of ASCII, 8 MB of anything else; words that are seen for the first time 1 µs per
         character.
