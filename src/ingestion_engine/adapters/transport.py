@@ -221,7 +221,7 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
         is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
         if is_network and not isinstance(error, MISCONFIGURED):
             raise TransientError(f"{service}_unavailable", message, url=url) from error
-        hint = f"Check INGEST_{service.upper()}__URL."
+        hint = f"Check INGEST_{service.upper()}__{'URLS' if service == 'ollama' else 'URL'}."
         raise FatalError(f"{service}_misconfigured", message, hint=hint, url=url) from error
 
 

@@ -15,7 +15,13 @@ from typing import Any
 import grpc
 import pytest
 
-from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
+from ingestion_engine.adapters.connect import (
+    open_embedder,
+    open_gateway,
+    open_source,
+    open_state_store,
+    open_stores,
+)
 from ingestion_engine.adapters.s3.client import make_client
 from ingestion_engine.adapters.s3.source import S3Source
 from ingestion_engine.adapters.s3.upload import find_files, upload_files
@@ -23,7 +29,7 @@ from ingestion_engine.client import ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import TlsFailed, TransientError
 from ingestion_engine.domain.records import EmbeddingFlow, ObjectRef
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.runtime.settings import S3Settings, Settings
+from ingestion_engine.runtime.settings import GatewaySettings, S3Settings, Settings
 from ingestion_engine.services.ray_service import RayService
 from ingestion_engine.submission.kubernetes.api import KubernetesApi
 from support.answering import serving
@@ -37,6 +43,7 @@ ANSWERS: dict[str, Callable[[bytes], tuple[int, Any]]] = {
     "/v1/meta": lambda _: (200, {"version": "1.39.0"}),
     "/v1/schema": lambda _: (200, {"classes": []}),
     "/api/version": lambda _: (200, {"ray_version": "2.60.0"}),
+    "/readyz": lambda _: (200, {"status": "ok"}),
     "/api/tags": lambda _: (200, {"models": [{"name": "m:latest", "model": "m:latest", "digest": "d" * 64}]}),
     "/api/show": lambda _: (
         200,
@@ -114,6 +121,20 @@ async def check_embedder(settings: Settings) -> None:
         await embedder.close()
 
 
+def in_front(settings: Settings) -> Settings:
+    """The same with a gateway at the place of Ollama."""
+    return settings.model_copy(update={"gateway": GatewaySettings(url=settings.ollama.urls)})
+
+
+async def check_flows(settings: Settings) -> None:
+    gateway = open_gateway(settings)
+    assert gateway is not None
+    try:
+        await gateway.check(gateway.urls[0])
+    finally:
+        await gateway.close()
+
+
 async def check_ray(settings: Settings) -> None:
     service = RayService.from_settings(settings)
     try:
@@ -151,6 +172,8 @@ async def check_kubernetes(settings: Settings) -> None:
 
 CHECKS: dict[str, Callable[[Settings], Awaitable[None]]] = {
     "ollama": check_embedder,
+    "gateway": lambda settings: check_embedder(in_front(settings)),
+    "flows": lambda settings: check_flows(in_front(settings)),
     "qdrant": lambda settings: check_store(settings, StoreName.QDRANT),
     "weaviate": lambda settings: check_store(settings, StoreName.WEAVIATE),
     "ray": check_ray,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -191,15 +193,17 @@ class GatewayEmbedder:
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
         body, headers = make_embed_body(model, texts), self._make_headers(texts, digest)
+        outage = _OutageClock(self._silence_s)
 
         async def embed_once() -> npt.NDArray[np.float32]:
-            return await self._embed_anywhere(model, body, headers=headers, count=len(texts))
+            with outage.trying():
+                return await self._embed_anywhere(model, body, headers=headers, count=len(texts))
 
         async with self._slots:
             await self._resolve()
             # Another gateway may have a certificate that is accepted.
             final = (FlowDropped, TlsFailed) if len(self._gateways) == 1 else FlowDropped
-            vectors = await retry_async(embed_once, TransientError, self._retry, unless=final)
+            vectors = await retry_async(embed_once, TransientError, self._retry, unless=final, clock=outage)
         self._calls += 1
         return vectors
 
@@ -277,3 +281,28 @@ class GatewayEmbedder:
     def _unknown(self) -> TransientError:
         names: Any = ", ".join(self._names.unresolved) or "INGEST_GATEWAY__URL"
         return TransientError("gateway_unavailable", f"No gateway is known: {names} does not resolve.")
+
+
+class _OutageClock:
+    """Monotonic seconds of an outage: most of a try during which a gateway proved for long that it waits is left out.
+
+    Otherwise two failures an hour apart, each after half an hour in the queue, would look like an outage of an hour.
+    """
+
+    def __init__(self, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._left_out_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._left_out_s
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """Measure one try. A long one counts for half the limit on silence, so that an endless row of them ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            lasted_s = time.monotonic() - began
+            if lasted_s > 1.5 * self._silence_s:  # a gateway that is silent from the beginning lasts for one
+                self._left_out_s += lasted_s - self._silence_s / 2

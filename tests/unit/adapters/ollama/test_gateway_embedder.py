@@ -146,6 +146,21 @@ async def test_waiting_in_the_queue_is_no_failure() -> None:
         assert sum(len(upstream.embeds) for upstream in made) == 1
 
 
+async def test_failures_far_apart_are_no_long_outage() -> None:
+    """The time in the queue before a failure is not the outage's, so that a partition is not put back for it."""
+    late: list[Step] = [*[0.1, PROCESSING] * 6, answer(500, {"error": "a server failed"})]
+    once = RetryPolicy(first_s=0.01, longest_s=0.02, deadline_s=0.5)
+    async with upstreams([late, late, [answer(200, VECTORS)]]) as made:
+        async with embedding(made, retry=once, silence_s=0.3) as embedder:
+            assert (await embed(embedder)).shape == (2, 2)
+        assert len(made[0].embeds) == 3
+    async with upstreams([late]) as made:  # but not for ever
+        async with embedding(made, retry=once, silence_s=0.3) as embedder:
+            with pytest.raises(TransientError, match="a server failed"):
+                await embed(embedder)
+        assert 3 <= len(made[0].embeds) <= 6
+
+
 SILENT: list[Step] = [20.0]
 FROZEN: list[Step] = [PROCESSING, 20.0]
 CLOSED: list[Step] = [b""]
