@@ -52,7 +52,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.rooms: set[tuple[str, bool]] = {(kind, urgent) for kind in KINDS for urgent in (True, False)}
         self.waiting: dict[tuple[str, Band, object], list[Ticket]] = defaultdict(list)
         self.out: list[Ticket] = []
-        self.sent: list[tuple[float, int]] = []
+        self.sent: dict[Ticket, tuple[float, int]] = {}
+        """When the texts of a ticket left, by its last try."""
+        self.earlier: list[tuple[float, int]] = []
+        """The same for its other tries."""
+        self.unsent: set[Ticket] = set()
         self.searched_at = -1_000.0
 
     def room(self, ticket: Ticket, urgent: bool) -> bool:
@@ -94,12 +98,25 @@ class QueueMachine(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(self.out))
         self.out.remove(ticket)
         assert not self.queue.remove(ticket, self.now)
+        self.unsent.discard(ticket)
         if again:
+            self.earlier.append(self.sent.pop(ticket))
             ticket.kind = kind
             self.queue.put_back(ticket, self.now)
             self.line(ticket).insert(0, ticket)
         else:
             self.queue.done(ticket, self.now)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        """The first time counts: the texts leave once."""
+        ticket = data.draw(st.sampled_from(self.out))
+        if ticket not in self.unsent:
+            return
+        self.unsent.remove(ticket)
+        self.queue.sent(ticket, self.now)
+        self.sent[ticket] = (self.now, ticket.texts)
 
     @rule(caps=caps)
     def change_caps(self, caps: Caps) -> None:
@@ -149,14 +166,14 @@ class QueueMachine(RuleBasedStateMachine):
         line.pop(0)
         self.out.append(ticket)
         assert self.caps.in_flight is None or len(self.out) <= self.caps.in_flight
-        self.sent = [(at, count) for at, count in self.sent if at + 1.0 > self.now]
-        before = sum(count for _, count in self.sent)
+        times = [*self.sent.values(), *self.earlier]
+        before = sum(count for at, count in times if at + 1.0 > self.now)
         limit = self.caps.texts_per_second
         if limit is not None:
             assert limit > 0
             assert before + ticket.texts <= limit or before == 0
-        if ticket.texts:
-            self.sent.append((self.now, ticket.texts))
+        self.sent[ticket] = (self.now, ticket.texts)
+        self.unsent.add(ticket)
 
     def check_idle(self) -> None:
         """What may go now is held back only for one that is before it and does not fit the second yet."""

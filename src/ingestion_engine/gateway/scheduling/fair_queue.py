@@ -285,7 +285,7 @@ class FairQueue(Generic[T]):
             self._job_credit = 0
             self._passed_over_since = None
             return
-        self._job_credit = min(self._job_credit + ticket.characters, SEARCH_PER_JOB * largest)
+        self._job_credit = min(self._job_credit, SEARCH_PER_JOB * largest) + ticket.characters
         if self._passed_over_since is None:
             self._passed_over_since = now
 

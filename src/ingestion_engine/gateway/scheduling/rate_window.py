@@ -61,14 +61,23 @@ class RateWindow:
         return entry
 
     def move(self, entry: Entry, now: float) -> None:
-        """Count a request from now on: it was not sent when it was added, but now."""
+        """Count a request from now on: it was not sent when it was added, but now.
+
+        Cost: one step for each request that was added since.
+        """
+        if not entry.texts:
+            return
         self.used(now)
-        if entry.texts:
-            if entry in self._sent:
-                self._sent.remove(entry)
+        later: list[Entry] = []
+        while self._sent and self._sent[-1].leaves >= entry.leaves:
+            last = self._sent.pop()
+            if last is entry:
                 self._used -= entry.texts
-            entry.leaves = now + entry.span_s
-            self._count(entry)
+                break
+            later.append(last)
+        self._sent.extend(reversed(later))
+        entry.leaves = now + entry.span_s
+        self._count(entry)
 
     def _count(self, entry: Entry) -> None:
         self._used += entry.texts
