@@ -64,16 +64,16 @@ class _Kind(Generic[T]):
 
     __slots__ = ("clock", "heaps", "lanes", "opened", "served", "shift", "stale", "weight")
 
-    def __init__(self, clock: int) -> None:
+    def __init__(self) -> None:
         self.opened = 0
         """Lanes that exist, waiting or not."""
         self.lanes: set[Lane[T]] = set()
         """Lanes with waiting tickets."""
         self.heaps: dict[int, list[_Entry[T]]] = {}
         """By the size of the head in texts, in powers of two, so that one that fits a small rest is found at once."""
-        self.clock = clock
+        self.clock = 0
         """Virtual time of the kind."""
-        self.served = clock
+        self.served = 0
         """The latest tag that was served."""
         self.shift = 0
         """The band's time is the kind's time + shift."""
@@ -100,13 +100,14 @@ class Lanes(Generic[T]):
         """Start empty, at virtual time 0."""
         self._kinds: dict[Hashable, _Kind[T]] = {}
         self._clock = 0
+        self._served = 0
         self._weight = 0
         self._largest = 0
         self._order = 0
 
     def open(self, flow: str, kind: Hashable) -> Lane[T]:
         """Return a new lane, which is known until it is closed."""
-        self._kinds.setdefault(kind, _Kind(self._clock)).opened += 1
+        self._kinds.setdefault(kind, _Kind()).opened += 1
         return Lane(flow, kind)
 
     def close(self, lane: Lane[T]) -> None:
@@ -173,6 +174,7 @@ class Lanes(Generic[T]):
         # Time passes with the work done, too: a stream of new flows would hold the tags. At three quarters of it,
         # so that it is no longer ahead of the tags when the flows have been the same for a while.
         kind.served = max(kind.served, lane.tag)
+        self._served = max(self._served, lane.tag + kind.shift)
         kind.clock = max(kind.clock + work * 3 // (4 * kind.weight), lane.tag)
         self._clock = max(self._clock + work * 3 // (4 * self._weight), lane.tag + kind.shift)
         del lane.waiting[ticket]
@@ -205,6 +207,7 @@ class Lanes(Generic[T]):
             return lane.tag
         if not kind.lanes:
             kind.clock = max(kind.clock, self._clock - kind.shift)
+            kind.served = max(kind.served, self._served - kind.shift)
         return max(lane.tag, kind.served, kind.clock - self._largest // 2)
 
     def _enter(self, kind: _Kind[T], lane: Lane[T], place: int = _CONTINUES) -> None:
