@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ingestion_engine.adapters.ollama.embedder import BASE_TIMEOUT_S, CHARS_PER_S
 from ingestion_engine.domain.records import Band
@@ -71,6 +73,7 @@ class App:
             request_factory=_make_request,
             handler_cancellation=True,
             access_log=None,
+            logger=_make_http_logger(),
             auto_decompress=False,
             keepalive_timeout=KEEP_ALIVE_S,
         )
@@ -143,6 +146,20 @@ def _check_origin(request: web.BaseRequest) -> None:
     origin = request.headers.get("origin")
     if origin is not None and _LOOPBACK.fullmatch(urlsplit(origin).hostname or "") is None:
         raise Refused(HTTPStatus.FORBIDDEN, "Requests of other web sites are not served.", reason="origin")
+
+
+class _RequestsOnly(logging.Filter):
+    """Keeps out what is no HTTP: anybody can send it, to fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _make_http_logger() -> logging.Logger:
+    logger = get_logger(f"{__name__}.http")
+    if not logger.filters:
+        logger.addFilter(_RequestsOnly())
+    return logger
 
 
 def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

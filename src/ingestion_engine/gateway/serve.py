@@ -30,10 +30,14 @@ STOPPING: Final = "The gateway is stopping; use another one."
 _log = get_logger(__name__)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, *, dead_s: float = DEAD_S) -> None:
     """Serve on ``settings.gateway``'s host and port until SIGINT or SIGTERM; the address is logged.
 
     Requests that wait are then refused with 503, and those in flight end. A second signal ends them at once.
+
+    Args:
+        settings: Settings of the gateway.
+        dead_s: Seconds after which another gateway that is silent counts as dead; the same for all.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -48,10 +52,10 @@ def serve(settings: Settings) -> None:
         if not _is_loopback(host):
             _log.warning("Ollama's API has no authentication: everybody who reaches this address may use the servers")
         freeze_startup_objects(COLLECT_AFTER)
-        asyncio.run(_serve_until_signal(settings, listener))
+        asyncio.run(_serve_until_signal(settings, listener, dead_s=dead_s))
 
 
-async def _serve_until_signal(settings: Settings, listener: socket.socket) -> None:
+async def _serve_until_signal(settings: Settings, listener: socket.socket, *, dead_s: float) -> None:
     stopping, hurry = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -59,7 +63,7 @@ async def _serve_until_signal(settings: Settings, listener: socket.socket) -> No
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    async with open_gateway(settings, listener, hurry=hurry):
+    async with open_gateway(settings, listener, hurry=hurry, dead_s=dead_s):
         await stopping.wait()
         _log.info("stopping")
 
