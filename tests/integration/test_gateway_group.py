@@ -33,8 +33,10 @@ MODEL = "sim-768"
 MAIN = Path(__file__).parents[1] / "support" / "gateway_main.py"
 TEXTS = 4
 """Texts of a request."""
+COSTS = Costs(request_ms=300)
 IN_FLIGHT = 4
-RATE = 160
+RATE = 40
+"""With these costs, three of four requests in flight reach it: both limits are felt, and the processor is idle."""
 JITTER_S = 0.1
 """What a request may take from its gateway to a server more than another, on a busy machine: in a window that is
 shorter by this, no more texts than the limit may arrive."""
@@ -164,7 +166,7 @@ def check_limits(records: Sequence[Record], kills: int) -> None:
 
 async def test_two_gateways_killed_restarted_frozen_and_stopped(tmp_path: Path) -> None:
     """Each time the other takes over, the limits hold at the servers, and the client gets every answer."""
-    simulated = SimulatedOllama(Costs(request_ms=10, text_ms=5), slots=2)
+    simulated = SimulatedOllama(COSTS, slots=2)
     async with contextlib.AsyncExitStack() as stack:
         servers = await stack.enter_async_context(open_simulation(simulated, 4))
         group = Group(servers, tmp_path, count=2, dead_s=2.0)
@@ -196,7 +198,7 @@ async def test_two_gateways_killed_restarted_frozen_and_stopped(tmp_path: Path) 
 @pytest.mark.nightly
 async def test_three_gateways_with_the_usual_times(tmp_path: Path) -> None:
     """Two of three die, one after the other and together; one stands still for longer than its death takes."""
-    simulated = SimulatedOllama(Costs(request_ms=10, text_ms=5), slots=2)
+    simulated = SimulatedOllama(COSTS, slots=2)
     handovers = []
     async with contextlib.AsyncExitStack() as stack:
         servers = await stack.enter_async_context(open_simulation(simulated, 7))

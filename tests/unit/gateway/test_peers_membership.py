@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from ingestion_engine.gateway.peers.membership import Membership, Poll, Statement
@@ -256,8 +258,20 @@ def test_passwords_in_urls_stay_here() -> None:
     assert gateway.rights().servers == {server}
 
 
-@pytest.mark.parametrize("fields", [{"caps": None}, {"peers": []}, {"servers": {"a": "many"}}, {"in_flight": "x"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"caps": None},
+        {"caps": {"in_flight": "many", "texts_per_second": None, "batch_texts": 1}},
+        {"caps": {"in_flight": None, "texts_per_second": math.nan, "batch_texts": 1}},
+        {"peers": []},
+        {"peers": {TWO: {"id": None, "silent_s": math.nan}}},
+        {"peers": {TWO: {"id": None, "silent_s": -1.0}}},
+        {"servers": {"a": 0}},
+        {"in_flight": "x"},
+    ],
+)
 def test_what_is_no_statement_is_refused(fields: dict[str, object]) -> None:
-    """Anything may listen at a URL."""
+    """Anything may listen at a URL; it must neither end this gateway nor prolong its lease."""
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
         answer_of("a", **fields)

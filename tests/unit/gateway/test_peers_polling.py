@@ -131,3 +131,28 @@ async def test_a_name_stands_for_all_gateways() -> None:
         gateway = await stack.enter_async_context(open_gateway(settings, listener, dead_s=QUICK_S))
         await eventually(lambda: owned(gateway) == set(servers))
         assert gateway.peers.membership.name == f"http://127.0.0.1:{port}"
+
+
+async def test_the_addresses_of_a_name_come_and_go() -> None:
+    """A new one is polled at once; one that is gone counts until it has been silent for long enough."""
+    now = [100.0]
+    addresses = ["127.0.0.1"]
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return list(addresses)
+
+    def pass_time() -> None:
+        now[0] += 0.1
+
+    settings = gateway_settings(["http://ollama:11434"], gateway={"url": "dns+http://gateways:1"})
+    peers = Peers(settings, in_flight=lambda: 0, servers=dict, clock=lambda: now[0], resolve=resolve)
+    first, second = "http://127.0.0.1:1", "http://127.0.0.2:1"
+    assert peers.membership.waits_for == ["http://gateways:1"]
+    await peers.start()
+    await eventually(lambda: first in peers.membership.urls)
+    addresses.append("127.0.0.2")
+    await eventually(lambda: pass_time() or second in peers.membership.urls)
+    await eventually(lambda: second in str(peers.view()["silent"]))
+    addresses.remove("127.0.0.2")
+    await eventually(lambda: pass_time() or peers.membership.urls == [first])
+    await peers.close()

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ingestion_engine.gateway.peers.plan import Part, Plan, Terms, make_plan
+from ingestion_engine.gateway.peers.plan import Part, Plan, Terms, identify, make_plan
 from ingestion_engine.runtime.server_urls import hide_credentials
 
 DEAD_S = 5.0
@@ -86,20 +86,36 @@ class Statement:
             KeyError, TypeError, ValueError, AttributeError: the answer of something else.
         """
         caps = body["caps"]
+        in_flight, texts_per_second = caps["in_flight"], caps["texts_per_second"]
         return cls(
             id=str(body["id"]),
-            url=body["url"],
-            heard={str(url): (each["id"], float(each["silent_s"])) for url, each in body["peers"].items()},
+            url=_read_text(body["url"]),
+            heard={
+                str(url): (_read_text(each["id"]), _read_number(each["silent_s"]))
+                for url, each in body["peers"].items()
+            },
             terms=Terms(
-                {str(url): int(capacity) for url, capacity in body["servers"].items()},
-                in_flight=caps["in_flight"],
-                texts_per_second=caps["texts_per_second"],
-                batch_texts=int(caps["batch_texts"]),
+                {str(url): int(_read_number(capacity, least=1)) for url, capacity in body["servers"].items()},
+                in_flight=None if in_flight is None else int(_read_number(in_flight, least=1)),
+                texts_per_second=None if texts_per_second is None else _read_number(texts_per_second),
+                batch_texts=int(_read_number(caps["batch_texts"], least=1)),
             ),
-            plan=body["plan"],
-            in_flight=int(body["in_flight"]),
+            plan=_read_text(body["plan"]),
+            in_flight=int(_read_number(body["in_flight"])),
             leaving=bool(body["leaving"]),
         )
+
+
+def _read_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _read_number(value: Any, *, least: float = 0) -> float:
+    """Return a number of a statement: what another process sends must not end this one. Raises ValueError."""
+    number = float(value)
+    if not least <= number < math.inf:
+        raise ValueError(f"{value!r} is no number from {least} on")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,9 +388,10 @@ class Membership:
         if self._leaving or name is None:
             self._plan, self._agreed_at, self._held = None, None, NOTHING
             return
-        plan = make_plan({**group, name: self._terms})
-        if self._plan is not None and plan.fingerprint == self._plan.fingerprint:
+        group[name] = self._terms
+        if identify(group) == self._fingerprint:
             return
+        plan = make_plan(group)
         part = plan.parts[name]
         self._plan, self._planned_at, self._agreed_at = plan, self._now, None
         self._held = Part(

@@ -10,8 +10,13 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Final
 
 import orjson
+
+PLAN_VERSION: Final = 1
+"""To be increased with every change of what follows from the same terms: gateways of different releases then do not
+agree, instead of each using what it computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +82,16 @@ def make_plan(group: Mapping[str, Terms]) -> Plan:
         )
         for name in sorted(group)
     }
-    return Plan(_identify(group), parts, in_flight)
+    return Plan(identify(group), parts, in_flight)
 
 
-def _identify(group: Mapping[str, Terms]) -> str:
+def identify(group: Mapping[str, Terms]) -> str:
+    """Return the fingerprint of the plan for gateways, which is quicker than the plan. Pure."""
     stated = {
         name: [sorted(terms.servers.items()), terms.in_flight, terms.texts_per_second, terms.batch_texts]
         for name, terms in group.items()
     }
-    return blake2b(orjson.dumps(stated, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+    return blake2b(orjson.dumps([PLAN_VERSION, stated], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
 def count_owners(in_flight: int | None, texts_per_second: float | None, batch_texts: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
+from ingestion_engine.adapters.ollama.server_urls import Resolve, ServerAddress, ServerNames, resolve_name
 from ingestion_engine.adapters.transport import HttpClient, excerpt, read_object
 from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.gateway.peers.membership import DEAD_S, Membership, Statement
@@ -38,6 +38,7 @@ class Peers:
         servers: Callable[[], Mapping[str, int]],
         clock: Callable[[], float] = time.monotonic,
         dead_s: float = DEAD_S,
+        resolve: Resolve = resolve_name,
     ) -> None:
         """Send nothing yet.
 
@@ -48,9 +49,10 @@ class Peers:
             clock: Monotonic seconds, which pass also while the process stands still.
             dead_s: Seconds after which a silent gateway counts as dead. The same for all; all intervals are parts of
                 it.
+            resolve: Finds the addresses of a name.
         """
         self._entries = parse_servers(settings.gateway.url)
-        self._names = ServerNames(self._entries, clock=clock)
+        self._names = ServerNames(self._entries, resolve=resolve, clock=clock)
         self._servers = servers
         self._in_flight = in_flight
         self._clock = clock
