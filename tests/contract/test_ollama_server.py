@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from ingestion_engine.adapters.ollama.word_pieces import WordPieces
 from support.waiting import wait_for
 
 MODEL = "all-minilm"
@@ -228,6 +229,23 @@ class TestContext:
         tokens = post(server, encoded).json()["prompt_eval_count"]
         assert 80 <= tokens - 2 <= 105
         assert error_of(post(server, encoded * 4, truncate=False)) == (400, TOO_LONG)
+
+    @pytest.mark.parametrize(
+        ("text", "has_marks"),
+        [
+            ("Größe, naïve, Łódź and Đà Nẵng: 12.5 % (æ/œ).", False),
+            ("def f(x): return [x**2 for _ in range(10)]  # 漢字 🙂", False),
+            ("Привет, мир! 대한민국의 수도는 서울이다", False),
+            ("भारत एक विशाल देश है जिसकी संस्कृति बहुत प्राचीन है", True),
+            ("بِسْمِ اللَّهِ, בְּרֵאשִׁית, ประเทศไทยเป็นประเทศที่", True),
+        ],
+    )
+    def test_the_vocabulary_tells_the_number_of_tokens(self, server: httpx.Client, text: str, has_marks: bool) -> None:
+        """The product counts exactly, and never too few where runners of different age treat combining marks apart."""
+        shown = server.post("/api/show", json={"model": MODEL, "verbose": True}).json()["model_info"]
+        counted = WordPieces(shown["tokenizer.ggml.tokens"]).count_tokens(text)
+        evaluated = post(server, [text]).json()["prompt_eval_count"]
+        assert counted >= evaluated if has_marks else counted == evaluated
 
     def test_a_hangul_syllable_is_one_letter(self, server: httpx.Client) -> None:
         """Only the first letter of its decomposition counts, as for Latin letters with accents."""
