@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
+from ingestion_engine.adapters.ollama import tokenizers
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.gateway_client import GatewayClient
 from ingestion_engine.adapters.ollama.gateway_embedder import GatewayEmbedder
@@ -59,6 +60,27 @@ async def test_the_gateway_is_the_same_embedder(ollama_server: RunningServer) ->
         assert missing.value.code == "model_not_found"
         with pytest.raises(FatalError, match=r"no-such-model:latest. not found"):
             await embedder.describe("no-such-model")
+
+
+async def test_the_tokenizer_comes_through_the_gateway(
+    ollama_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So chunks are cut at the same places with and without a gateway."""
+    counted: list[list[int]] = []
+    direct = OllamaEmbedder([ollama_server.url], in_flight=1)
+    async with (
+        running_gateway(gateway_settings([ollama_server.url])) as url,
+        embedder_of(url, EmbeddingFlow("job-1")) as through,
+    ):
+        for embedder in (direct, through):
+            monkeypatch.setattr(tokenizers, "_word_pieces", {})
+            count = await embedder.load_tokenizer(await embedder.describe("all-minilm"))
+            assert count is not None
+            counted.append([count(text) for text in ("why is the sky blue?", "Überprüfung", "하늘", "QUJDRA==")])
+            assert await embedder.load_tokenizer(await embedder.describe(MODEL)) is None
+    await direct.close()
+    assert counted[0] == counted[1]
+    assert counted[0][0] == 8
 
 
 async def test_vectors_of_another_model_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
