@@ -150,6 +150,7 @@ def test_the_base_install_has_help_and_a_client(base: Environment) -> None:
         (["demo"], "`make setup`"),
         (["upload", ".", "s3://docs"], "pip install 'ingestion-engine[s3]'"),
         (["serve"], "pip install 'ingestion-engine[api]'"),
+        (["gateway"], "pip install 'ingestion-engine[gateway]'"),
         (["worker", "run", "{request}"], "pip install 'ingestion-engine[worker]'"),
         (["worker", "partition", "--spec", "s3://b/jobs/j/spec.json", "--id", "a01-00000"], "[worker]"),
     ],
@@ -192,6 +193,26 @@ def test_the_extra_api_serves(install: Install, tmp_path: Path) -> None:
     refused = environment.ingest("serve", "--port", "0", env={**env, "INGEST_WEAVIATE__URL": "http://127.0.0.1:1"})
     assert refused.returncode == 2
     assert "INGEST_WEAVIATE__URL requires the extra 'weaviate'" in refused.stderr
+
+
+def test_the_extra_gateway_serves(install: Install, tmp_path: Path, ollama_server: RunningServer) -> None:
+    """The gateway starts with its own extra alone, and serves a model of the server behind it."""
+    environment = install("gateway")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = start_command(
+        "gateway",
+        [str(environment.bin / "python"), "-I", "-m", "ingestion_engine.cli", "gateway", "--port", str(port)],
+        url=url,
+        log=tmp_path / "gateway.log",
+        env={"INGEST_OLLAMA__URLS": ollama_server.url},
+        is_ready=lambda: httpx.get(url + "/readyz", timeout=2).status_code == 200,
+    )
+    try:
+        answer = httpx.post(url + "/api/embed", json={"model": "hash-384", "input": ["a", "b"]}, timeout=30).json()
+        assert [len(vector) for vector in answer["embeddings"]] == [384, 384]
+    finally:
+        assert server.stop() == 0
 
 
 def test_the_extra_worker_runs_a_job(

@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -107,7 +107,7 @@ class Wanted:
     @classmethod
     def parse(cls, model: str, digest: str | None) -> Wanted:
         """Return what a client means by the name and the digest of a model."""
-        return cls(canonical_name(model) if model else "", digest)
+        return cls(canonical_name(model) if model.strip() else "", digest)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -300,7 +300,10 @@ class Dispatcher:
         call.flight = None
         call.tried = (*call.tried, flight.server)
         if result.verdict is Verdict.MODEL_MISSING:
-            self.pool.models.forget(flight.server.url)
+            if not call.wanted.model:
+                result = replace(result, verdict=Verdict.REFUSED)  # the request names no model
+            else:
+                self.pool.models.forget(flight.server.url)
         self.pool.end(flight, _OUTCOMES[result.verdict], error=result.error, retry_after_s=result.retry_after_s)
         return result
 

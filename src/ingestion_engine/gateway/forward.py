@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,7 +31,11 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 _RUNNER_FAILED: Final = ("do embedding request", "error reading embed response", "unexpected server status")
 """Ollama's words, with status 400, for a model process that is gone (server/routes.go, llm/server.go of 0.33)."""
-_FAULTS_OF_THE_REQUEST: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+_INVALID: Final = re.compile(
+    r'option "[^"]*" must be of type |time: [a-z ]*duration |json: cannot unmarshal |invalid character '
+)
+"""Starts of Ollama's words, with status 400 or 500, for a request with fields of wrong types."""
+_REFUSED_BY_PROXIES: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 """From a proxy before the server; another server may have none."""
 _REQUEST_ERRORS: Final = range(400, 500)
 
@@ -163,9 +168,11 @@ def _find_verdict(response: Response, error: IngestionError, *, is_valid: bool) 
     status, text = response.status_code, read_error(response)
     if isinstance(error, TextRefused):
         return Verdict.REFUSED
+    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR) and text and _INVALID.match(text):
+        return Verdict.REFUSED
     if isinstance(error, FatalError) and error.code == "model_not_found":
         return Verdict.MODEL_MISSING if status == HTTPStatus.NOT_FOUND else Verdict.REFUSED
-    if status in _FAULTS_OF_THE_REQUEST:
+    if status in _REFUSED_BY_PROXIES:
         return Verdict.DOUBTFUL
     if status == HTTPStatus.BAD_REQUEST and text is not None:
         if any(words in text for words in _RUNNER_FAILED):

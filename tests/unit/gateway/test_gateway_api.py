@@ -168,6 +168,17 @@ async def test_a_model_that_no_server_has_is_missing() -> None:
         assert (await world.embed(model="nope")).status_code == 200
 
 
+@pytest.mark.parametrize("name", ["", " ", "\t"])
+async def test_a_request_without_a_model_is_refused_by_a_server(name: str) -> None:
+    """In its own words."""
+    refusal = error(404, "model ' ' not found")
+    async with start() as world:
+        world.servers[0].embed = lambda _: refusal
+        response = await world.embed(model=name)
+        assert (response.status_code, response.content) == (404, refusal.body)
+        assert (await world.http.get("/readyz")).json()["status"] == "ok"
+
+
 async def test_pages_of_other_sites_are_not_served() -> None:
     """A browser beside the gateway would otherwise let every page use the servers."""
     async with start() as world:

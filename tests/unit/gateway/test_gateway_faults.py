@@ -102,7 +102,7 @@ async def test_a_refusal_is_an_answer() -> None:
 
 async def test_an_unknown_400_blames_a_server_only_if_another_one_serves_the_request() -> None:
     """A client with invalid options must not stop all servers, and a broken server must not fail all requests."""
-    invalid = error(400, 'option "num_ctx" must be of type integer')
+    invalid = error(400, "words of a later release")
     async with start(2) as world:
         for server in world.servers:
             server.embed = _always(invalid)
@@ -112,6 +112,26 @@ async def test_an_unknown_400_blames_a_server_only_if_another_one_serves_the_req
         world.servers[1].embed = _always(Answer())
         while await _state_of(world, 0) == "up":
             assert (await world.embed()).content == EMBEDDED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error(500, 'option "num_ctx" must be of type integer'),
+        error(400, 'time: invalid duration "x"'),
+        error(400, "json: cannot unmarshal string into Go struct field EmbedRequest.dimensions of type int"),
+    ],
+    ids=lambda answer: str(answer.status),
+)
+async def test_a_client_with_fields_of_wrong_types_stops_no_server(answer: Answer) -> None:
+    """Ollama answers some of them with 500; no other server would serve the request."""
+    async with start(2) as world:
+        for server in world.servers:
+            server.embed = _always(answer)
+        response = await world.embed()
+        assert (response.status_code, response.content) == (answer.status, answer.body)
+        assert sum(len(server.embedded) for server in world.servers) == 1
+        assert (await world.http.get("/readyz")).json()["status"] == "ok"
 
 
 async def test_a_model_that_is_removed_from_one_server_is_served_by_the_other() -> None:

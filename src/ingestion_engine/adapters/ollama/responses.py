@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -122,6 +123,7 @@ def _invalid(url: str, model: str, content: str) -> TransientError:
     return TransientError("ollama_answer_invalid", f"Ollama at {url} returned {content}.", url=url, model=model)
 
 
+@functools.lru_cache(maxsize=1024)
 def canonical_name(model: str) -> str:
     """Return a model's name as Ollama compares it: lower case, with a tag, without default host and namespace. Pure."""
     name = model.strip().lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
