@@ -186,6 +186,9 @@ class BodyReader:
             raise _too_large()
         if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(CONTINUE)
+        if request.content.is_eof():  # it came with the headers, as most do
+            body: bytes = request.content.read_nowait()
+            return body
         chunks: list[bytes] = []
         size = 0
         try:
@@ -216,7 +219,9 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
 
     async def embed(request: web.BaseRequest) -> Reply:
         with _heartbeat(request):
-            call = read_call(request, await bodies.read(request))
+            flow = read_flow(request)
+            dispatcher.check_room(flow, request.content_length or 0)
+            call = read_call(request, flow, await bodies.read(request))
             reply = await dispatcher.embed(call)
         server = call.tried[-1].url if call.tried else ""
         own = {"ingest-queue-ms": str(round(call.queued_s * 1000)), "ingest-server": hide_credentials(server)}
@@ -249,13 +254,20 @@ def _heartbeat(request: web.BaseRequest) -> Iterator[None]:
         timer.cancel()
 
 
-def read_call(request: web.BaseRequest, body: bytes) -> Call:
+def read_flow(request: web.BaseRequest) -> str:
+    """Return whose request it is. Raises Refused where the header is invalid."""
+    flow = request.headers.get("ingest-flow")
+    if flow is None:
+        return request.remote or "unknown"
+    if _FLOW.fullmatch(flow) is None:
+        raise _invalid("Ingest-Flow", "at most 128 letters, digits and . _ : @ -, the first a letter or digit")
+    return flow
+
+
+def read_call(request: web.BaseRequest, flow: str, body: bytes) -> Call:
     """Return a request for embeddings. Raises Refused where a header is invalid."""
     headers = request.headers
     demand = read_demand(body)
-    flow = headers.get("ingest-flow")
-    if flow is not None and _FLOW.fullmatch(flow) is None:
-        raise _invalid("Ingest-Flow", "at most 128 letters, digits and . _ : @ -, the first a letter or digit")
     band = headers.get("ingest-band", Band.JOB)
     if band not in list(Band):
         raise _invalid("Ingest-Band", "search or job")
@@ -263,7 +275,7 @@ def read_call(request: web.BaseRequest, body: bytes) -> Call:
     if _NUMBER.fullmatch(weight) is None or not weight.isdigit() or not 1 <= int(weight) <= MAX_WEIGHT:
         raise _invalid("Ingest-Weight", f"a whole number from 1 to {MAX_WEIGHT}")
     return Call(
-        flow=flow or request.remote or "unknown",
+        flow=flow,
         band=Band(band),
         weight=int(weight),
         characters=demand.characters,

@@ -12,6 +12,10 @@ EXACT_BYTES: Final = 1024 * 1024
 """Characters of larger bodies are taken to be their bytes: 1 MiB of texts takes 3 ms to count, and nothing else runs
 meanwhile."""
 
+_PARSER: Final = simdjson.Parser()
+"""Used again and again, because a new one takes 20 µs; what it has read must be gone before the next body. It keeps as
+much memory as its largest body needed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -30,8 +34,9 @@ def read_demand(body: bytes) -> Demand:
 
     Cost: 5 µs for 8 texts of 300 characters, 0.1 ms for 32 of 1,000; at most one text is an object at a time.
     """
+    parser = _PARSER if len(body) <= EXACT_BYTES else simdjson.Parser()
     try:
-        fields = simdjson.Parser().parse(body)
+        fields = parser.parse(body)
     except (ValueError, UnicodeDecodeError):
         return _read_slowly(body)
     return _measure(fields, body) if isinstance(fields, simdjson.Object) else _invalid(body)

@@ -223,6 +223,12 @@ class Dispatcher:
         """Why all requests are refused at present; None when they are not."""
         return self._stopping or self._rights().refusal
 
+    def check_room(self, flow: str, size_bytes: int) -> None:
+        """Return when a body of this size may be read. Raises Refused for one that the queue could not hold anyway."""
+        if self.queue.is_full_for(flow, size_bytes):
+            self.totals.requests[Band.JOB, "full"] += 1
+            raise _full(flow)
+
     async def _check(self, call: Call) -> None:
         """Return when the request may wait."""
         now = self._clock()
@@ -441,7 +447,7 @@ class Dispatcher:
         if not call.wanted.model:  # any server may refuse it
             free = [server for server in serving if not server.failures and server.limit.room > 0]
             return min(free, key=lambda server: server.in_flight, default=None)
-        exclude = [server for server in self.pool.servers if server not in serving]
+        exclude = set(self.pool.servers).difference(serving)
         band = Band.SEARCH if urgent else Band.JOB
         return self.pool.choose(call.wanted.model, digest=call.wanted.digest, band=band, exclude=exclude)
 

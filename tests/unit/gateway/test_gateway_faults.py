@@ -233,6 +233,21 @@ async def test_a_full_queue_refuses_the_flow_that_fills_it() -> None:
         await asyncio.gather(first, *greedy)
 
 
+async def test_a_body_that_the_queue_cannot_hold_is_not_read() -> None:
+    """Refused by its length, so that clients that come again and again cost no memory."""
+    async with start(embed={"in_flight": 1}, gateway={"queue_bytes": 1000}) as world:
+        [server] = world.servers
+        server.gate = asyncio.Event()
+        first = asyncio.create_task(world.embed())
+        await eventually(lambda: server.open == 1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(world.url).port)
+        writer.write(b"POST /api/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n{")
+        assert (await _read_until(reader, b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        server.gate.set()
+        assert (await first).status_code == 200
+
+
 async def _read_until(reader: asyncio.StreamReader, end: bytes) -> bytes:
     async with asyncio.timeout(20):
         return await reader.readuntil(end)

@@ -136,6 +136,16 @@ class FairQueue(Generic[T]):
             refused.append(newest)
         return refused
 
+    def is_full_for(self, flow: str, size_bytes: int) -> bool:
+        """Return whether ``put`` would refuse a ticket of this flow and size itself.
+
+        Cost: O(1) while there is room, else O(n) with n flows.
+        """
+        if self._queue_bytes is None or self._bytes + size_bytes <= self._queue_bytes:
+            return False
+        own = self._flow_bytes.get(flow, 0) + size_bytes
+        return all(size <= own for other, size in self._flow_bytes.items() if other != flow)
+
     def put_back(self, ticket: T, now: float) -> None:
         """Return a ticket that ``next`` handed out to the head of its flow, for another try at its old turn.
 
