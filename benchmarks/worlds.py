@@ -150,6 +150,8 @@ class World:
         *,
         model: str,
         endpoints: int = 1,
+        capacity: int | None = None,
+        in_flight: int | None = None,
         gateways: tuple[str, ...] = (),
         parallelism: int = 1,
         **request: Any,
@@ -161,15 +163,20 @@ class World:
             prefix: Prefix of the objects.
             model: ``sim-N``.
             endpoints: How many of the embedder's endpoints it uses.
+            capacity: Declared capacity of each endpoint; None declares nothing.
+            in_flight: ``INGEST_EMBED__IN_FLIGHT``; None means unset.
             gateways: URLs of the gateways that it uses.
             parallelism: Partitions at once.
             request: Further fields of the request; a collection of its own by default.
         """
         number = next(_numbers)
         job_id = f"bench-{engine.value}-{number}"
+        declared = "" if capacity is None else f"#{capacity}"
+        urls = tuple(url + declared for url in self.ollama_urls[:endpoints])
         settings = self.settings.model_copy(
             update={
-                "ollama": self.settings.ollama.model_copy(update={"urls": tuple(self.ollama_urls[:endpoints])}),
+                "ollama": self.settings.ollama.model_copy(update={"urls": urls}),
+                "embed": self.settings.embed.model_copy(update={"in_flight": in_flight}),
                 "gateway": self.settings.gateway.model_copy(update={"url": gateways}),
             }
         )
@@ -223,9 +230,11 @@ class World:
 
 
 @contextlib.contextmanager
-def open_world(*, endpoints: int, request_ms: float = 0.0, text_ms: float = 0.0, **settings: Any) -> Iterator[World]:
+def open_world(
+    *, endpoints: int, slots: int = 1, request_ms: float = 0.0, text_ms: float = 0.0, **settings: Any
+) -> Iterator[World]:
     """Run the servers for the duration of the context; ``settings`` are further groups of ``Settings``."""
-    costs = ("--request-ms", str(request_ms), "--text-ms", str(text_ms))
+    costs = ("--slots", str(slots), "--request-ms", str(request_ms), "--text-ms", str(text_ms))
     with (
         run_server("sim_ollama.py", "--endpoints", str(endpoints), *costs) as ollama,
         run_server("sim_stores.py") as stores,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.responses import canonical_name, translate_response
@@ -299,6 +301,65 @@ class TestOutages:
                 await embedder.embed("m", ["y"])
             await embedder.close()
         assert differs.value.code == "model_digest_differs"
+
+
+class TestServers:
+    """Which servers get requests, and when."""
+
+    async def test_a_pause_that_a_proxy_asks_for(self) -> None:
+        """The next request comes after it, although the retry policy would come sooner."""
+        times: list[float] = []
+
+        def answer(_: bytes) -> tuple[Any, ...]:
+            times.append(time.monotonic())
+            if len(times) == 1:
+                return 503, {"error": "server busy"}, {"Retry-After": "1"}
+            return 200, {"embeddings": [[1.0, 0.0]]}
+
+        with serving({"/api/embed": answer}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, retry=QUICK)
+            await embedder.embed("m", ["x"])
+            await embedder.close()
+        assert times[1] - times[0] >= 1.0
+
+    async def test_a_server_that_comes_back_with_another_digest_gets_no_request(self) -> None:
+        """Its models are read before the request that would try it again: no vector of another model is stored."""
+        asked: list[str] = []
+
+        def embed(_: bytes) -> tuple[Any, ...]:
+            asked.append("embed")
+            return (200, {"embeddings": [[1.0, 0.0]]}) if len(asked) != 2 else (500, {"error": "runner stopped"})
+
+        def tags(_: bytes) -> tuple[Any, ...]:
+            digest = "a" * 64 if len(asked) < 2 else "b" * 64
+            return 200, {"models": [{"name": "m:latest", "digest": digest}]}
+
+        with serving({"/api/embed": embed, "/api/tags": tags}) as url:
+            embedder = OllamaEmbedder([url], in_flight=1, retry=QUICK)
+            await embedder.embed("m", ["x"], digest="a" * 64)
+            with pytest.raises(FatalError) as differs:
+                await embedder.embed("m", ["y"], digest="a" * 64)
+            await embedder.close()
+        assert (differs.value.code, len(asked)) == ("model_digest_differs", 2)
+
+    async def test_every_address_of_a_name(self) -> None:
+        """A name is resolved, and its addresses are asked as it: a proxy there may serve several names."""
+        hosts: list[str] = []
+
+        async def answer(request: web.BaseRequest) -> web.Response:
+            hosts.append(request.headers["Host"])
+            return web.json_response({"embeddings": [[1.0, 0.0]]})
+
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        embedder = OllamaEmbedder([f"dns+http://localhost:{port}"], in_flight=1, retry=QUICK)
+        await embedder.embed("m", ["x"])
+        assert [server.address.server_name for server in embedder.pool.servers if server.done] == ["localhost"]
+        assert set(hosts) == {f"localhost:{port}"}
+        await embedder.close()
+        await runner.cleanup()
 
 
 class TestDescribe:

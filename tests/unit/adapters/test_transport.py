@@ -6,16 +6,18 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.adapters.transport import HttpClient, _find_route
-from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
 from ingestion_engine.runtime import waits
 from ingestion_engine.runtime.settings import S3Settings
 from support.answering import serving
+from support.authority import Fault, PrivateAuthority
 from support.waiting import wait_for
 
 
@@ -139,6 +141,18 @@ async def test_an_impossible_address_is_fatal(client: HttpClient, url: str) -> N
         await client.request("GET", url, "/", timeout_s=5)
     assert wrong.value.code == "qdrant_misconfigured"
     assert "INGEST_QDRANT__URL" in wrong.value.hint
+
+
+async def test_the_certificate_of_an_address_has_the_name_that_led_to_it(tmp_path: Path) -> None:
+    """A name that was resolved to addresses stays the server's name, for its certificate too."""
+    authority = PrivateAuthority(tmp_path)
+    client = HttpClient("ollama", connect_timeout_s=5.0, ca_file=authority.file)
+    with serving({"/": lambda _: (200, {})}, tls=authority.context(Fault.OTHER_HOST)) as url:
+        with pytest.raises(TlsFailed, match="is for another host"):
+            await client.request("GET", url, "/", timeout_s=5.0)
+        answer = await client.request("GET", url, "/", timeout_s=5.0, server_name="elsewhere.example")
+    assert answer.status_code == 200
+    await client.close()
 
 
 async def test_an_impossible_header_is_fatal() -> None:

@@ -110,6 +110,26 @@ def test_a_share_gives_every_server_a_request_at_its_door(parallelism: int, free
     assert choose_share(servers, parallelism, free) == share
 
 
+@pytest.mark.parametrize(
+    ("url", "in_flight", "parallelism", "share"),
+    [
+        ("http://o:11434", None, 2, 1),
+        ("http://o:11434", 16, 2, 4),
+        ("http://o:11434", 16, 4, 2),
+        ("http://o:11434", 64, 2, LARGEST_SHARE),
+        ("http://o:11434", 2, 2, 1),
+        ("http://o:11434#4", None, 2, 4),
+        ("http://o:11434#4", None, 4, 2),
+        ("http://o:11434#4", 4, 2, 1),
+        ("http://o:11434#4,http://p:11434", None, 2, 5),
+    ],
+)
+def test_a_url_may_have_more_servers_behind_it(url: str, in_flight: int | None, parallelism: int, share: int) -> None:
+    """A declared capacity counts as so many servers; a limit that is set is used, half of it by a lone job."""
+    settings = Settings(ollama={"urls": url}, embed={"in_flight": in_flight})
+    assert choose_share(settings, parallelism, settings.embed_in_flight) == share
+
+
 def test_a_lone_jobs_share_is_the_default() -> None:
     """One worker on one server has two of its four requests, and half of the texts per second."""
     settings = Settings(state_url="file:///s", embed={"texts_per_second": 40})
