@@ -97,7 +97,7 @@ class AdaptiveLimit:
         """Start at two.
 
         Args:
-            most: Upper bound.
+            most: Upper bound. With two or less there is nothing to learn but failures.
             capacity: Number of requests that the server processes at once, when it is declared: the limit is then twice
                 that, at most ``most``, and nothing is learned but failures.
             clock: Monotonic seconds.
@@ -105,7 +105,8 @@ class AdaptiveLimit:
         now = clock()
         self._clock = clock
         self._most = most
-        self._declared = None if capacity is None else min(QUEUED_PER_SLOT * capacity, most)
+        enough = most if capacity is None else min(QUEUED_PER_SLOT * capacity, most)
+        self._declared = enough if capacity is not None or most <= QUEUED_PER_SLOT else None
         self._limit = self._declared or min(QUEUED_PER_SLOT, most)
         self.in_flight = 0
         """Requests that have begun and not ended."""

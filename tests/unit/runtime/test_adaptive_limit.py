@@ -110,6 +110,9 @@ def test_the_upper_bound() -> None:
     """Also when it is less than the start."""
     assert limit_at(run(Setting(slots=8), most=5), 40) == 5
     assert AdaptiveLimit(most=1).limit == 1
+    two = run(Setting(slots=4, seconds=200), most=2)
+    assert two.limits == [(0.0, 2)]
+    assert two.busy_after(10, 200) > 0.49  # nothing to learn, so no request is sent alone
 
 
 def test_a_declared_capacity_needs_no_learning() -> None:
