@@ -152,7 +152,10 @@ def list_situations() -> dict[str, tuple[Setting, tuple[float, float]]]:
         found[f"{slots} slots, {name}"] = Setting(slots=slots, front=front, noise=0.1, texts=(6, 8)), (10.0, 40.0)
     found["4 slots, at random"] = Setting(front="random", noise=0.1, texts=(6, 8)), (10.0, 40.0)
     found["4 slots, 1 to 32 texts, durations off by 30 %"] = Setting(noise=0.3, texts=(1, 32), seconds=70), (10.0, 70.0)
-    found["4 slots, requests of 8 ms"] = Setting(request_s=0.005, char_s=0.003 / 700, texts=(1, 1), seconds=20), (10.0, 20.0)
+    found["4 slots, requests of 8 ms"] = (
+        Setting(request_s=0.005, char_s=0.003 / 700, texts=(1, 1), seconds=20),
+        (10.0, 20.0),
+    )
     found["4 slots, the first 10 s"] = Setting(noise=0.1, texts=(6, 8), seconds=10), (0.0, 10.0)
     found["4 slots, then 8"] = Setting(noise=0.1, texts=(6, 8), slots_later={30.0: 8}, seconds=70), (40.0, 70.0)
     found["8 slots, then 2"] = (

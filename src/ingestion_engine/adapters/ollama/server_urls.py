@@ -110,7 +110,7 @@ class ServerNames:
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
                 addresses = tuple(sorted(set(await self._resolve(server.host, server.port))))
-        except OSError as error:  # a time-out too
+        except (OSError, UnicodeError) as error:  # a time-out is an OSError, an impossible name a UnicodeError
             if not name.is_failing:
                 reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
                 log.warning("name of servers not resolved; its former addresses stay", extra=_fields(server, reason))

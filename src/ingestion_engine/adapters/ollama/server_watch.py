@@ -102,18 +102,21 @@ class ServerWatch:
         """
         while True:
             await self.resolve()
+            for server in self._pool.due(model, digest=digest):
+                self._check(server)  # beside the requests: a server that hangs delays nobody
             server = self._pool.choose(model, digest=digest, hurry=True)
             if server is not None:
                 self._refresh_models(server)
                 return self._pool.begin(server, chars)
-            due = self._pool.due(model, digest=digest, hurry=True)
-            if due:
-                await self.check(due)
-                if not any(self._pool.models.is_known(server.url) for server in due):
-                    raise self._find_error(due)
-                continue
-            self._check_hope(model, digest)
             self._changed.clear()
+            if self._pool.find_availability(model, digest=digest) is not Availability.READY:
+                due = self._pool.due(model, digest=digest, hurry=True)
+                if due:
+                    await self.check(due)
+                    if not any(self._pool.models.is_known(server.url) for server in due):
+                        raise self._find_error(due)
+                    continue
+                self._check_hope(model, digest)
             pause = self._pool.next_change_at - self._clock()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if pause == float("inf") else max(pause, 0.001)):

@@ -89,6 +89,26 @@ class TestAcquire:
         flights = await asyncio.gather(*tasks)
         assert sorted(flight.server.url for flight in flights) == ["http://a"] * 2 + ["http://b"] * 2
 
+    async def test_a_hanging_server_delays_nobody(self, two: Servers) -> None:
+        """Its models are read beside the requests, which the other server serves, one after another if need be."""
+        two.pool.note_models(two.pool.servers[1], {"m": "old"})
+        two.gate.clear()
+        held = [await two.acquire(), await two.acquire()]
+        waiting = await two.start()
+        assert (two.read, waiting.done()) == (["http://a"], False)
+        two.pool.end(held[0], Outcome.DONE)
+        assert (await waiting).server.url == "http://b"
+
+    async def test_a_server_that_is_back_is_used_again(self, two: Servers) -> None:
+        """Also when the others have room."""
+        two.pool.set_servers([ServerAddress("http://a"), ServerAddress("http://b", capacity=50)])
+        await two.watch.check(two.pool.servers)
+        two.pool.note_unreachable(two.pool.servers[0], "gone")
+        two.now += COOL_DOWN_S
+        assert (await two.acquire()).server.url == "http://b"
+        await settle()
+        assert (await two.acquire()).server.url == "http://a"
+
     async def test_whoever_finds_no_room_waits_for_it(self, one: Servers) -> None:
         """In order of arrival."""
         held = [await one.acquire(), await one.acquire()]
