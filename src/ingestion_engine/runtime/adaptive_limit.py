@@ -23,7 +23,7 @@ LARGEST_LIMIT: Final = 32
 """Default upper bound."""
 ALONE_SAMPLES: Final = 5
 """The time per character is the median of the last measurements, so that one slow answer does not double the limit."""
-PROBES: Final = ((5.0, 10), (10.0, 20), (20.0, 40), (40.0, 80), (60.0, 150))
+PROBES: Final = ((5.0, 40), (10.0, 80), (20.0, 100), (40.0, 150), (60.0, 150))
 """Time between two requests that are sent alone: in seconds, and at least in durations of a request; the last again and
 again. One costs up to one and a half durations, so 150 keep it at 1 %; the first come sooner, because one measurement
 of a noisy server is not enough."""
@@ -239,6 +239,7 @@ class AdaptiveLimit:
             self._note_alone(sample, now)
         elif passage.is_first and self._first_guess is None:
             self._first_guess = sample
+            self._next_probe = max(self._next_probe, now + PROBES[0][1] * (now - passage.began))
 
     def _note_alone(self, sample: _Sample, now: float) -> None:
         """Learn from a request that was alone, and choose the time of the next one."""
@@ -268,7 +269,8 @@ class AdaptiveLimit:
         if now < self._next_suspicion:
             return False
         self._suspicions += 1
-        self._next_suspicion = now + SUSPECT_S * 2.0 ** min(self._suspicions - 1, 5)
+        usual_s = (self._time_per_char or 0.0) * self._mean_chars
+        self._next_suspicion = now + max(SUSPECT_S, PROBES[0][1] * usual_s) * 2.0 ** min(self._suspicions - 1, 5)
         self._next_probe = min(self._next_probe, now)
         return True
 
