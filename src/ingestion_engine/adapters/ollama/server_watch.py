@@ -102,8 +102,8 @@ class ServerWatch:
         """
         while True:
             await self.resolve()
-            for server in self._pool.due(model, digest=digest):
-                self._check(server)  # beside the requests: a server that hangs delays nobody
+            for unknown in self._pool.due(model, digest=digest):
+                self._check(unknown)  # beside the requests: a server that hangs delays nobody
             server = self._pool.choose(model, digest=digest, hurry=True)
             if server is not None:
                 self._refresh_models(server)
