@@ -16,8 +16,8 @@ QUEUED_PER_SERVER: Final = 2
 between an answer and the next request. A third one only waits longer (``docs/performance.md``)."""
 
 LARGEST_SHARE: Final = 8
-"""Maximum number of requests in flight per partition: 256 texts at the default batch size, an eighth of a default
-partition. With more, a partition spends its time starting and ending instead of keeping that many servers busy."""
+"""Maximum number of requests in flight per partition: 64 texts at the default batch size. With many more, a partition
+spends its time starting and ending instead of keeping that many servers busy."""
 
 RAY_JOBS: Final = 16
 """Default of ``INGEST_RAY__MAX_JOBS`` with a gateway: each driver takes about 200 MiB on the head and two seconds of a

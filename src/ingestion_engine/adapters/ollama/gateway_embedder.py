@@ -79,6 +79,7 @@ class GatewayEmbedder:
         """
         self._names = ServerNames(parse_servers(urls))
         self._gateways = Gateways()
+        self._resolving = asyncio.Lock()
         self._slots = asyncio.Semaphore(in_flight)
         self._flow = flow
         self._retry = retry
@@ -276,7 +277,8 @@ class GatewayEmbedder:
         return response
 
     async def _resolve(self) -> None:
-        self._gateways.set_addresses(await self._names.refresh())
+        async with self._resolving:  # whoever comes while a name is resolved for the first time waits for it
+            self._gateways.set_addresses(await self._names.refresh())
 
     def _unknown(self) -> TransientError:
         names: Any = ", ".join(self._names.unresolved) or "INGEST_GATEWAY__URL"

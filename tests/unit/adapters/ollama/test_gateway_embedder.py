@@ -18,10 +18,11 @@ from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.gateway_client import GatewayClient, sum_flows
 from ingestion_engine.adapters.ollama.gateway_embedder import GatewayEmbedder
 from ingestion_engine.adapters.ollama.gateways import LONGEST_COOL_DOWN_S, Gateways
-from ingestion_engine.adapters.ollama.server_urls import ServerAddress
+from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
 from ingestion_engine.domain.errors import FatalError, FlowDropped, TextTooLong, TransientError
 from ingestion_engine.domain.records import Band, EmbeddingFlow, EmbeddingWait
 from ingestion_engine.runtime.retry import RetryPolicy
+from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.waits import current_waits
 
@@ -243,6 +244,28 @@ async def test_a_name_without_addresses_is_an_outage() -> None:
     with pytest.raises(TransientError, match=r"nowhere\.invalid:1 does not resolve"):
         await embedder.embed("m", ["a"])
     await embedder.close()
+
+
+async def test_all_requests_wait_for_the_first_resolution() -> None:
+    """Not only the one that began it: the others would report an outage."""
+    begun = asyncio.Event()
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        begun.set()
+        await asyncio.sleep(0.1)
+        return ["127.0.0.1"]
+
+    never = RetryPolicy(first_s=300, longest_s=300, deadline_s=1)
+    async with upstreams([[answer(200, VECTORS)]]) as made:
+        port = made[0].url.rpartition(":")[2]
+        url = f"dns+http://gateways:{port}"
+        embedder = GatewayEmbedder([url], in_flight=8, flow=FLOW, retry=never)
+        embedder._names = ServerNames(parse_servers([url]), resolve=resolve)
+        first = asyncio.create_task(embed(embedder))
+        await begun.wait()
+        await asyncio.gather(first, *(embed(embedder) for _ in range(4)))
+        await embedder.close()
+        assert all(f"host: gateways:{port}\r\n" in head for head in made[0].heads)
 
 
 def test_the_gateway_that_serves_faster_receives_more() -> None:
