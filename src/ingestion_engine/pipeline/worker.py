@@ -260,14 +260,14 @@ async def _warm(spec_uri: str) -> None:
         warm_parsers()
     # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
     await open_source(settings).close()
+    for store in open_stores(settings, spec.request.stores).values():
+        await store.close()
     embedder = open_embedder(settings, in_flight=1, flow=flow_of(spec))
-    try:
+    try:  # last, because it may wait for a server
         if spec.request.mode not in MODES_WITHOUT_EMBEDDER:
             await embedder.load_tokenizer(await embedder.describe(spec.model))
     finally:
         await embedder.close()
-    for store in open_stores(settings, spec.request.stores).values():
-        await store.close()
 
 
 def _open_ledger(settings: Settings, uri: JobUri) -> Ledger:
