@@ -54,8 +54,10 @@ async def test_a_caller_is_told_when_its_request_leaves(client: HttpClient) -> N
     events: list[str] = []
     with serving({"/": lambda body: (200, events.append(body.decode()))}) as url:
         await client.request("POST", url, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(TransientError):
-        await client.request("POST", url, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
+        await client.request("POST", closed, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
     assert events == ["sent", "{}"]
 
 
