@@ -23,7 +23,6 @@ from ingestion_engine.runtime.settings import PREFIX
 
 READY_S = 30.0
 STOP_S = 15.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -79,9 +78,9 @@ class Gateway:
         return self.process.pid
 
     def cpu_s(self) -> float:
-        """Return the processor seconds that the process has used, in ticks of usually 10 ms. Linux only."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Return the processor seconds of all threads of the process. Linux only."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the process. Linux only."""

@@ -42,7 +42,7 @@ class Case:
 
 CASES = (
     Case("4 in flight, 50 texts/s (the rate limits)", 4, 50, 2, 10.0, 15.0, 50.0),
-    Case("4 in flight, 1,000 texts/s (places limit)", 4, 1000, 4, 10.0, 40.0, 4 * 4 / 0.17),
+    Case("4 in flight, 1,000 texts/s (places limit)", 4, 1000, 4, 10.0, 66.0, 4 * 4 / 0.274),
 )
 
 
