@@ -19,7 +19,7 @@ WAITING_KIB_TARGET = 32.0
 """Memory of one waiting request besides its body: a connection of an asyncio server."""
 BOUND_FACTOR = 2.0
 """Memory for each byte of ``queue_bytes``: the body, and as much for what is being received and the allocator."""
-SMALL_CHARS, LARGE_CHARS = 1000, 8000
+SMALL_CHARS, LARGE_CHARS = 1000, 64_000
 """Characters of each of eight texts."""
 MOST_LOOKS = 40
 """Looks at the queue, 0.3 s apart, until it stands still."""
@@ -96,13 +96,14 @@ def _count_held(gateway: Gateway) -> int:
 def measure_memory(simulation: Simulation, many: int) -> dict[str, float]:
     """Return the memory with few and with many waiting requests, and with large ones of which most are refused."""
     few, size, large = 100, 8 * SMALL_CHARS, 8 * LARGE_CHARS
-    bound = many // 5 * large // 4
+    clients = max(200, many // 20)
+    bound = clients * large // 8
     simulation.reset(request_ms=NEVER_MS)
     found = {}
     for name, waiting, chars, settings in (
         ("few", few, SMALL_CHARS, {}),
         ("many", many, SMALL_CHARS, {}),
-        ("bounded", many // 5, LARGE_CHARS, {"queue_bytes": bound}),
+        ("bounded", clients, LARGE_CHARS, {"queue_bytes": bound}),
     ):
         with run_gateways(simulation.urls, **settings) as (gateway,):
             empty = gateway.rss_bytes()
@@ -112,9 +113,10 @@ def measure_memory(simulation: Simulation, many: int) -> dict[str, float]:
         **found,
         "bodies": bodies,
         "each_kib": (found["many"] - found["few"] - bodies) / (many - few) * 1024,
-        "wanted": many // 5 * large / MIB,
+        "clients": clients,
+        "wanted": clients * large / MIB,
         "bound": bound / MIB,
-        "allowed": BOUND_FACTOR * bound / MIB + many // 5 * WAITING_KIB_TARGET / 1024,
+        "allowed": BOUND_FACTOR * bound / MIB + clients * WAITING_KIB_TARGET / 1024,
     }
 
 
@@ -152,7 +154,7 @@ def add(report: Report, simulation: Simulation, *, quick: bool, runs: int) -> No
     report.targets += [
         Target(f"memory of a waiting request besides its body, {many:,} waiting", WAITING_KIB_TARGET,
                memory["each_kib"], "KiB"),
-        Target(f"memory with `queue_bytes` {memory['bound']:.0f} MiB while {many // 5:,} clients want to wait with "
+        Target(f"memory with `queue_bytes` {memory['bound']:.0f} MiB while {memory['clients']:,} clients offer "
                f"{memory['wanted']:.0f} MiB", memory["allowed"], memory["bounded"], "MiB"),
     ]  # fmt: skip
     report.add_table(
@@ -160,7 +162,7 @@ def add(report: Report, simulation: Simulation, *, quick: bool, runs: int) -> No
         [
             ("100", f"{100 * 8 * SMALL_CHARS / MIB:.1f}", f"{memory['few']:.1f}"),
             (f"{many:,}", f"{memory['bodies']:.1f}", f"{memory['many']:.1f}"),
-            (f"{many // 5:,}, `queue_bytes` {memory['bound']:.0f} MiB", f"{memory['wanted']:.1f}",
+            (f"{memory['clients']:,}, `queue_bytes` {memory['bound']:.0f} MiB", f"{memory['wanted']:.1f}",
              f"{memory['bounded']:.1f}"),
         ],
         note=f"**Memory** with servers that never answer. Allowed is {BOUND_FACTOR:g} times `queue_bytes` and "
