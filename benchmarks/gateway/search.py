@@ -52,7 +52,7 @@ def _jobs_rate(simulation: Simulation, load: Load) -> float:
 
 def add(report: Report, simulation: Simulation, *, quick: bool) -> None:
     """Measure one server and four, with a gateway and without."""
-    seconds = 6.0 if quick else 21.0
+    seconds = 6.0 if quick else 18.0
     limit = service_ms(BATCH_TEXTS) + MARGIN_MS
     rows = []
     for servers in (1, 4):

@@ -130,7 +130,7 @@ def measure_fault(simulation: Simulation, fault: Mapping[str, Any], drill: Drill
 
 def add_busy(report: Report, *, quick: bool) -> None:
     """Measure one URL with four slots, and eight URLs, and add them to the report."""
-    times = (6.0, 9.0) if quick else (10.0, 24.0)
+    times = (6.0, 9.0) if quick else (10.0, 22.0)
     rows = []
     for name, urls, slots, texts in (
         (f"one URL, {SLOTS} slots, batches of 8", 1, SLOTS, 8),
@@ -169,7 +169,7 @@ def add_slow(report: Report, *, quick: bool) -> None:
 
 def add_faults(report: Report, *, quick: bool) -> None:
     """Measure each fault of one server of four and add it to the report."""
-    drill = Drill(3.0, 6.0, 8.0) if quick else Drill(6.0, 12.0, 15.0)
+    drill = Drill(3.0, 6.0, 8.0) if quick else Drill(6.0, 11.0, 13.0)
     rows = []
     for name, fault in FAULTS.items():
         if quick and name not in ("dies", "has another digest"):
