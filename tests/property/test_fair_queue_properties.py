@@ -168,6 +168,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.caps.in_flight is None or len(self.out) <= self.caps.in_flight
         times = [*self.sent.values(), *self.earlier]
         before = sum(count for at, count in times if at + 1.0 > self.now)
+        before += sum(sent.texts for sent in self.unsent if self.sent[sent][0] + 1.0 <= self.now)  # will be sent later
         limit = self.caps.texts_per_second
         if limit is not None:
             assert limit > 0

@@ -96,3 +96,18 @@ def test_spare_texts_are_those_that_do_not_delay_the_waiting_request(size: int, 
     texts.add(4, 0.0)
     texts.add(4, 0.5)
     assert texts.spare(size, 0.75) == spare
+
+
+def test_texts_count_as_long_as_they_are_not_sent() -> None:
+    """A connection that takes a second and a half to open does not add its texts to those of another second."""
+    texts = window(10)
+    entry = texts.add(10, 0.0, held=True)
+    assert texts.free_at(1, 0.5) == 1.0
+    assert not texts.fits(1, 1.0)
+    texts.move(entry, 1.5)
+    assert not texts.fits(1, 2.4)
+    assert texts.fits(10, 2.5)
+    entry = texts.add(10, 2.5, held=True)
+    assert not texts.fits(1, 9.0)
+    entry.held = False
+    assert texts.fits(10, 10.0)

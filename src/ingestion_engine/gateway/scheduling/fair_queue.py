@@ -208,10 +208,10 @@ class FairQueue(Generic[T]):
         return self._wake_at
 
     def sent(self, ticket: T, now: float) -> None:
-        """Note that a ticket that was handed out leaves now: its texts count from now on.
+        """Note that a ticket that was handed out leaves now: its texts count until now, and for a second more.
 
-        Without it they count from the moment at which ``next`` handed it out. A new connection to a server takes its
-        time, and the next one, which needs none, would arrive less than a second later.
+        A new connection to a server takes its time, and the next one, which needs none, would arrive less than a second
+        later. The texts of a ticket that is never sent count until it is done.
         """
         entry = self._unsent.pop(ticket, None)
         if entry is not None:
@@ -303,7 +303,7 @@ class FairQueue(Generic[T]):
         self._note_turn(ticket, now)
         self._bands[ticket.band].take(lane)
         self._dequeued(ticket)
-        self._unsent[ticket] = self._window.add(ticket.texts, now)
+        self._unsent[ticket] = self._window.add(ticket.texts, now, held=True)
         if ticket.band is Band.JOB:
             self._pause_jobs_until = self._end_of_pause(ticket, now)
         self._served.add(ticket.characters, now)
@@ -323,7 +323,9 @@ class FairQueue(Generic[T]):
         lane = self._out.pop(ticket, None)
         if lane is None:
             raise ValueError("The ticket is not in flight.")
-        self._unsent.pop(ticket, None)
+        unsent = self._unsent.pop(ticket, None)
+        if unsent is not None:
+            unsent.held = False
         lane.in_flight -= 1
         return lane
 

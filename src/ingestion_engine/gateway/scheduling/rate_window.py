@@ -19,6 +19,8 @@ class Entry:
     texts: int
     span_s: float
     """How long they count from the moment at which they are sent."""
+    held: bool = False
+    """Not sent yet: they count until they are, and from then on."""
 
 
 class RateWindow:
@@ -41,30 +43,37 @@ class RateWindow:
 
     def used(self, now: float) -> int:
         """Return how many texts count at ``now``."""
-        sent = self._sent
-        while sent and sent[0].leaves <= now:
-            self._used -= sent.popleft().texts
+        while self._sent and self._sent[0].leaves <= now:
+            entry = self._sent.popleft()
+            self._used -= entry.texts
+            if entry.held:
+                entry.leaves = now + entry.span_s
+                self._count(entry)
         return self._used
 
     def fits(self, texts: int, now: float) -> bool:
         """Return whether a request of this size may be sent now."""
         return self.free_at(texts, now) == now
 
-    def add(self, texts: int, now: float) -> Entry:
-        """Count a request that is sent now; whether it fits is the caller's question."""
+    def add(self, texts: int, now: float, *, held: bool = False) -> Entry:
+        """Count a request that is sent now; whether it fits is the caller's question.
+
+        With ``held`` it is sent later: it counts until ``move`` says when, or until its entry is no longer held.
+        """
         self.used(now)
         oversize = texts / self.limit if self.limit else 0.0
         span_s = max(self._span_s, oversize)
-        entry = Entry(now + span_s, texts, span_s)
+        entry = Entry(now + span_s, texts, span_s, held=held)
         if texts:
             self._count(entry)
         return entry
 
     def move(self, entry: Entry, now: float) -> None:
-        """Count a request from now on: it was not sent when it was added, but now.
+        """Count a request from now on: it was not sent when it was added, but now. It is not held any more.
 
         Cost: one step for each request that was added since.
         """
+        entry.held = False
         if not entry.texts:
             return
         self.used(now)
