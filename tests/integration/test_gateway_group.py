@@ -10,7 +10,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ COSTS = Costs(request_ms=300)
 IN_FLIGHT = 4
 RATE = 40
 """With these costs, three of four requests in flight reach it: both limits are felt, and the processor is idle."""
-JITTER_S = 0.1
-"""What a request may take from its gateway to a server more than another, on a busy machine: in a window that is
-shorter by this, no more texts than the limit may arrive."""
+JITTER_S = 0.3
+"""How much later than another an arrival at a server may be seen: this process is the servers, the client and the
+starter of gateways. In a window that is shorter by this, no more texts than the limit may arrive. The property test
+is exact."""
 
 
 @dataclass
@@ -89,21 +90,28 @@ class Group:
             server.process.kill()
             server.process.wait()
 
-    async def owned(self, url: str) -> int:
-        """Return how many servers a gateway owns; -1 when it does not answer."""
+    async def _read(self, url: str) -> dict[str, Any]:
+        """Return what a gateway states; nothing owned and nothing in flight when it does not answer."""
         with contextlib.suppress(httpx.HTTPError):
             async with httpx.AsyncClient(timeout=1) as http:
-                body: dict[str, Any] = (await http.get(f"{url}/gateway/id")).json()
-                return len(body["owns"])
-        return -1
+                stated: dict[str, Any] = (await http.get(f"{url}/gateway/id")).json()
+                return stated
+        return {"owns": [], "in_flight": 0}
 
-    async def seconds_until(self, fact: Callable[[list[int]], bool], *urls: str) -> float:
-        """Return how long it takes until the numbers of owned servers are as they should be."""
+    async def seconds_until(self, *owned: int, among: Sequence[str] = ()) -> float:
+        """Return how long it takes until the numbers of owned servers, in ascending order, are these."""
         start = time.monotonic()
-        while not fact([await self.owned(url) for url in urls or self.urls]):
+        while sorted([len((await self._read(url))["owns"]) for url in among or self.urls]) != list(owned):
             assert time.monotonic() < start + 60, self._tail()
             await asyncio.sleep(0.02)
         return time.monotonic() - start
+
+    async def wait_for_use(self, *urls: str) -> None:
+        """Return when each of these has requests in flight: a client avoids one that was dead for some seconds."""
+        start = time.monotonic()
+        while not all([(await self._read(url))["in_flight"] for url in urls]):
+            assert time.monotonic() < start + 60, self._tail()
+            await asyncio.sleep(0.02)
 
     def _tail(self) -> str:
         return "\n".join(log.read_text(errors="replace")[-1500:] for log in sorted(self.logs.glob("*.log")))
@@ -142,9 +150,9 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def asking(urls: Sequence[str]) -> AsyncIterator[Client]:
-    """Two jobs that ask without pause until the block ends; a request that is lost fails the test."""
+    """Four jobs that ask without pause until the block ends; a request that is lost fails the test."""
     client = Client(urls)
-    tasks = [asyncio.create_task(client.run(f"job-{number}")) for number in range(2)]
+    tasks = [asyncio.create_task(client.run(f"job-{number}")) for number in range(4)]
     try:
         yield client
         client.stop()
@@ -173,21 +181,24 @@ async def test_two_gateways_killed_restarted_frozen_and_stopped(tmp_path: Path) 
         stack.callback(group.stop)
         one, other = group.urls
         await group.start(one, other)
-        await group.seconds_until(lambda owned: owned == [2, 2])
+        await group.seconds_until(2, 2)
         client = await stack.enter_async_context(asking(group.urls))
+        await group.wait_for_use(one, other)
 
         group.kill(one)
-        assert await group.seconds_until(lambda owned: owned == [4], other) < 10
+        assert await group.seconds_until(4, among=[other]) < 10
         await group.start(one)
-        await group.seconds_until(lambda owned: owned == [2, 2])
+        await group.seconds_until(2, 2)
+        await group.wait_for_use(one, other)
 
         group.send(other, signal.SIGSTOP)
-        assert await group.seconds_until(lambda owned: owned == [4], one) < 10
+        assert await group.seconds_until(4, among=[one]) < 10
+        await group.wait_for_use(one)
         group.send(other, signal.SIGCONT)
-        assert await group.seconds_until(lambda owned: owned == [2, 2]) < 10
+        assert await group.seconds_until(2, 2) < 10
 
         group.send(one, signal.SIGTERM)
-        assert await group.seconds_until(lambda owned: owned == [4], other) < 10
+        assert await group.seconds_until(4, among=[other]) < 10
         assert await asyncio.to_thread(group.processes[one].process.wait, 30) == 0
         served = client.served
         await eventually(lambda: client.served >= served + 20)
@@ -205,26 +216,27 @@ async def test_three_gateways_with_the_usual_times(tmp_path: Path) -> None:
         group = Group(servers, tmp_path, count=3, dead_s=5.0)
         stack.callback(group.stop)
         await group.start(*group.urls)
-        await group.seconds_until(lambda owned: sorted(owned) == [2, 2, 3])
+        await group.seconds_until(2, 2, 3)
         await stack.enter_async_context(asking(group.urls))
         for number, url in enumerate(group.urls * 2):
+            await group.wait_for_use(*group.urls)
             rest = [each for each in group.urls if each != url]
             if number % 2:
                 group.send(url, signal.SIGSTOP)
             else:
                 group.kill(url)
-            handovers.append(await group.seconds_until(lambda owned: sorted(owned) == [3, 4], *rest))
+            handovers.append(await group.seconds_until(3, 4, among=rest))
             if number % 2:
                 await asyncio.sleep(number)
                 group.send(url, signal.SIGCONT)
             else:
                 await group.start(url)
-            await group.seconds_until(lambda owned: sorted(owned) == [2, 2, 3])
+            await group.seconds_until(2, 2, 3)
         last, *rest = group.urls
         for url in rest:
             group.kill(url)
-        handovers.append(await group.seconds_until(lambda owned: owned == [7], last))
+        handovers.append(await group.seconds_until(7, among=[last]))
         await group.start(*rest)
-        await group.seconds_until(lambda owned: sorted(owned) == [2, 2, 3])
+        await group.seconds_until(2, 2, 3)
     assert max(handovers) < 10, handovers
     check_limits(list(simulated.log), kills=5)
