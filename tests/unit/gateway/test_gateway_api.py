@@ -182,7 +182,8 @@ async def test_a_request_without_a_model_is_refused_by_a_server(name: str) -> No
 async def test_pages_of_other_sites_are_not_served() -> None:
     """A browser beside the gateway would otherwise let every page use the servers."""
     async with start() as world:
-        assert (await world.embed(origin="https://evil.example")).status_code == 403
+        for origin in ("https://evil.example", "null", "http://[", "http://localhost.evil.example"):
+            assert (await world.embed(origin=origin)).status_code == 403
         assert (await world.embed(origin="http://localhost:3000")).status_code == 200
 
 

@@ -293,6 +293,17 @@ async def test_a_client_that_does_not_send_its_body_is_refused(monkeypatch: pyte
         writer.close()
 
 
+async def test_a_client_that_does_not_send_its_headers_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without a complete request is idle."""
+    monkeypatch.setattr(app, "KEEP_ALIVE_S", 0.05)
+    async with start() as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(world.url).port)
+        writer.write(b"POST /api/embed HTTP/1.1\r\nhost: ")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+
 async def test_a_client_that_does_not_read_its_reply_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its request has ended for the queue and the server, and its connection is closed after the time for the size."""
     monkeypatch.setattr(app, "BODY_TIMEOUT_S", 0.05)
