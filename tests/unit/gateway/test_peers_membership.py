@@ -100,6 +100,26 @@ def test_one_that_stood_still_for_long_uses_nothing_at_first() -> None:
     assert not world.faults
 
 
+def test_one_that_stood_still_forgets_who_was_dead() -> None:
+    """The other one was dead before the pause, came back during it, and uses everything by then."""
+    world = make_world(ONE, TWO)
+    world.freeze(TWO)
+    world.run(8)
+    assert used(world, ONE) == SERVERS.keys()
+    world.freeze(ONE)
+    world.resume(TWO)
+    world.run(8)
+    assert used(world, TWO) == SERVERS.keys()
+    process = world.processes[ONE]
+    process.is_frozen = False
+    assert process.membership.rights().servers == frozenset()
+    process.is_frozen = True
+    world.resume(ONE)
+    world.run(5)
+    assert len(used(world, ONE)) == len(used(world, TWO)) == 2
+    assert not world.faults
+
+
 def test_a_pause_that_nobody_noticed_changes_nothing() -> None:
     """A garbage collection or a busy machine is no death."""
     world = make_world(ONE, TWO)

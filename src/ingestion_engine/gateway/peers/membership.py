@@ -34,6 +34,9 @@ TICKS = 20
 """Steps until a silent gateway counts as dead: every 0.25 s."""
 LONGEST_STEP_TICKS = 2
 """The silence of others counts at most this much between two steps: a longer one is a pause of our own."""
+STALL = 0.4
+"""Part of the time until death after which a pause of its own makes a gateway forget what it knew. The others have not
+taken it for dead by then, whose last answer may be a poll older, and an answer under way as long."""
 SETTLE = 2
 """Times until death, 10 s, without an agreement after which requests are refused instead of waiting. Handovers take
 less."""
@@ -180,6 +183,7 @@ class Membership:
         self._dead_s = dead_s
         self._peers = {url: Peer(Poll(clock(), 0.0)) for url in urls}
         self._own_urls: set[str] = set()
+        self._woken_at = -math.inf
         self._now = clock()
         self._awake = 0.0
         self._plan: Plan | None = None
@@ -225,7 +229,7 @@ class Membership:
     def note_answer(self, url: str, statement: Statement, poll: Poll) -> None:
         """Record the answer of a gateway to a request."""
         self.step()  # a lease that is past is lost, even if this answer is a new one
-        if url not in self._peers:
+        if url not in self._peers or poll.sent_at < self._woken_at:
             return
         self._peers[url].note(statement, poll)
         if statement.id == self.id:
@@ -240,10 +244,13 @@ class Membership:
     def step(self) -> None:
         """Apply the time that has passed. To be called every 0.25 s."""
         now = self._clock()
+        has_stalled = now - self._now >= self._dead_s * STALL
         self._awake += min(now - self._now, LONGEST_STEP_TICKS * self.tick_s)
         self._now = now
         self._peers = {url: peer for url, peer in self._peers.items() if peer.listed or not self._is_dead(peer)}
-        if now >= self._lease_until:
+        if has_stalled and self._others():
+            self._begin_anew()
+        elif now >= self._lease_until:
             self._give_up_everything()
         self._adopt_plan()
         self._find_lease()
@@ -260,7 +267,8 @@ class Membership:
 
     def rights(self) -> Rights:
         """Return what this gateway may do now. To be asked before every request that is sent; cheap."""
-        if self._clock() >= self._lease_until:
+        now = self._clock()
+        if now >= self._lease_until or now - self._now >= self._dead_s * STALL:
             self.step()
         return self._rights
 
@@ -421,6 +429,13 @@ class Membership:
     def _give_up_everything(self) -> None:
         if self._agreed_at is not None or self._held != NOTHING:
             self._planned_at, self._agreed_at, self._held = self._now, None, NOTHING
+
+    def _begin_anew(self) -> None:
+        """Know nothing of the others, as a new process: one that was dead may have come back during the pause."""
+        for url, peer in self._others():
+            self._peers[url] = replace(peer, statement=None, heard=Poll(self._now, self._awake))
+        self._woken_at = self._now
+        self._give_up_everything()
 
     def _agrees(self, peer: Peer, stated: Statement) -> bool:
         """Return whether a gateway has stated this plan, or that it has none, after this one has made the plan.
