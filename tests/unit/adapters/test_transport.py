@@ -52,7 +52,9 @@ async def test_what_happened_to_a_request_is_said_in_words(client: HttpClient) -
 async def test_a_caller_is_told_when_its_request_leaves(client: HttpClient) -> None:
     """Once the connection is open, before the answer; a request that never left was never announced."""
     events: list[str] = []
-    with serving({"/": lambda body: (200, events.append(body.decode()))}) as url:
+    # Without an open connection that a thread of the server would still answer.
+    ends = {"Connection": "close"}
+    with serving({"/": lambda body: (200, events.append(body.decode()), ends)}) as url:
         await client.request("POST", url, "/", timeout_s=5, body=b"{}", on_sent=lambda: events.append("sent"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
