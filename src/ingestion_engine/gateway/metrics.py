@@ -129,10 +129,10 @@ class _State(Collector):
         membership = self._status.peers.membership
         owned = sum(one["owned"] for one in self._status.servers())
         alive, waits_for = len(membership.alive), len(membership.waits_for)
-        yield _gauge("ingest_gateway_peers_alive", "Gateways that are alive, this one included.", {(): alive})
-        yield _gauge("ingest_gateway_owned_servers", "Servers that this gateway may use now.", {(): owned})
+        yield _gauge("peers_alive", "Gateways that are alive, this one included.", {(): alive})
+        yield _gauge("owned_servers", "Servers that this gateway may use now.", {(): owned})
         yield _gauge(
-            "ingest_gateway_peers_missing",
+            "peers_missing",
             "Gateways whose agreement is missing. When that lasts, their lists of gateways differ.",
             {(): waits_for},
         )
