@@ -425,6 +425,15 @@ def test_flows_that_are_gone_are_forgotten() -> None:
     assert len(queue._bands[Band.JOB]._kinds) == 1
 
 
+def test_flows_that_are_gone_are_not_shown_while_nothing_else_comes() -> None:
+    """A night without requests does not end with the flows of the evening."""
+    queue: FairQueue[Ticket] = FairQueue()
+    queue.put(ticket(), 0.0)
+    drain(queue, 1, 0.0)
+    assert [status.flow for status in queue.flows(10.0)] == ["a"]
+    assert queue.flows(10.1) == []
+
+
 def test_texts_count_from_the_moment_at_which_they_leave() -> None:
     """A request that waits for a new connection arrives late, and the next ones must not arrive in the same second."""
     queue: FairQueue[Ticket] = FairQueue(Caps(texts_per_second=2), guard_s=0.0)

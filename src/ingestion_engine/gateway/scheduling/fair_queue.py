@@ -230,6 +230,7 @@ class FairQueue(Generic[T]):
 
         Cost: O(n log n) with n flows.
         """
+        self._sweep(now)
         ranks: dict[tuple[Band, str], int] = {}
         for band in Band:
             for lane in self._bands[band].ranks():
