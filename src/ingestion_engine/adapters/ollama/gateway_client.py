@@ -44,11 +44,12 @@ class GatewayClient:
 
     async def close(self) -> None:
         """Release connections."""
+        await asyncio.gather(*(names.close() for names in self._names.values()))
         await self._client.close()
 
     async def check(self, url: str) -> None:
         """Return if every gateway of one of the URLs is ready. Raises TransientError."""
-        addresses = await self._names[url].refresh()
+        addresses = await self._names[url].find()
         if not addresses:
             raise TransientError("gateway_unavailable", f"The host name of gateway {url!r} does not resolve.")
         await asyncio.gather(*(self._request("GET", address, "/readyz") for address in addresses))
@@ -72,7 +73,7 @@ class GatewayClient:
             raise _first_error(answers)
 
     async def _ask_all(self, method: str, path: str, *, timeout_s: float) -> list[Response | IngestionError]:
-        found = await asyncio.gather(*(names.refresh() for names in self._names.values()))
+        found = await asyncio.gather(*(names.find() for names in self._names.values()))
         addresses = dict.fromkeys(address for some in found for address in some)
         requests = (self._request(method, address, path, timeout_s=timeout_s) for address in addresses)
         answers = await asyncio.gather(*requests, return_exceptions=True)

@@ -79,7 +79,6 @@ class GatewayEmbedder:
         """
         self._names = ServerNames(parse_servers(urls))
         self._gateways = Gateways()
-        self._resolving = asyncio.Lock()
         self._slots = asyncio.Semaphore(in_flight)
         self._flow = flow
         self._retry = retry
@@ -102,6 +101,7 @@ class GatewayEmbedder:
 
     async def close(self) -> None:
         """Release connections."""
+        await self._names.close()
         await self._client.close()
 
     async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
@@ -277,8 +277,7 @@ class GatewayEmbedder:
         return response
 
     async def _resolve(self) -> None:
-        async with self._resolving:  # whoever comes while a name is resolved for the first time waits for it
-            self._gateways.set_addresses(await self._names.refresh())
+        self._gateways.set_addresses(await self._names.find())
 
     def _unknown(self) -> TransientError:
         names: Any = ", ".join(self._names.unresolved) or "INGEST_GATEWAY__URL"

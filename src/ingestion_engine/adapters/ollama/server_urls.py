@@ -67,6 +67,7 @@ class ServerNames:
         self._resolve = resolve
         self._clock = clock
         self._every_s = every_s
+        self._refreshing: asyncio.Task[tuple[ServerAddress, ...]] | None = None
 
     @property
     def has_names(self) -> bool:
@@ -94,6 +95,30 @@ class ServerNames:
                 url = server.at(address)
                 found.setdefault(url, ServerAddress(url, server.capacity, server_name=server.host))
         return tuple(found.values())
+
+    async def find(self) -> tuple[ServerAddress, ...]:
+        """Return all servers; names that are due are resolved in the background, unless no server is known yet.
+
+        Never raises. Cost: waits for at most ``RESOLVE_TIMEOUT_S``, and only until a name has resolved once.
+        """
+        refreshing = self.refresh_soon()
+        if refreshing is not None and not self.list():
+            await asyncio.shield(refreshing)
+        return self.list()
+
+    def refresh_soon(self) -> asyncio.Task[tuple[ServerAddress, ...]] | None:
+        """Resolve the names that are due in the background; return what runs, None if nothing does."""
+        if self._refreshing is not None and self._refreshing.done():
+            self._refreshing = None
+        if self._refreshing is None and self.due_at <= self._clock():
+            self._refreshing = asyncio.create_task(self.refresh())
+        return self._refreshing
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
 
     async def refresh(self) -> tuple[ServerAddress, ...]:
         """Resolve the names that are due, and return all servers. When a name does not resolve its servers stay.

@@ -68,7 +68,6 @@ class Peers:
         self._polls: dict[str, asyncio.Task[None]] = {}
         self._polled_at: dict[str, float] = {}
         self._errors: dict[str, str] = {}
-        self._resolving: asyncio.Task[object] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._reported: object = None
         self._warned: set[str] = set()
@@ -93,10 +92,11 @@ class Peers:
 
     async def close(self) -> None:
         """End what runs in the background, and release connections."""
-        tasks = [task for task in (self._keeping, self._resolving, *self._polls.values()) if task is not None]
+        tasks = [*self._polls.values(), *([self._keeping] if self._keeping else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._names.close()
         await self._client.close()
 
     def view(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Peers:
     def _step(self) -> None:
         """Apply the time that has passed, and send the requests that are due. Waits for nothing."""
         membership = self.membership
-        self._resolve()
+        self._names.refresh_soon()
         membership.set_urls(self._list())
         membership.set_servers(self._servers())
         membership.step()
@@ -145,13 +145,6 @@ class Peers:
         names = {entry.url for entry in self._entries if entry.is_name}
         former = (ServerAddress(url) for url in self.membership.urls if url not in listed and url not in names)
         return [*listed.values(), *former]
-
-    def _resolve(self) -> None:
-        """Resolve the names that are due, in the background."""
-        if self._resolving is not None and self._resolving.done():
-            self._resolving = None
-        if self._resolving is None and self._names.due_at <= self._clock():
-            self._resolving = asyncio.create_task(self._names.refresh())
 
     async def _poll(self, address: ServerAddress) -> None:
         try:

@@ -268,6 +268,26 @@ async def test_all_requests_wait_for_the_first_resolution() -> None:
         assert all(f"host: gateways:{port}\r\n" in head for head in made[0].heads)
 
 
+async def test_no_request_waits_while_a_known_name_is_resolved_again() -> None:
+    """A name server that hangs stops nobody who knows a gateway."""
+    resolutions = 0
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        nonlocal resolutions
+        resolutions += 1
+        if resolutions > 1:
+            await asyncio.Event().wait()
+        return ["127.0.0.1"]
+
+    async with upstreams([[answer(200, VECTORS)]]) as made, embedding(made) as embedder:
+        url = f"dns+{made[0].url}".replace("127.0.0.1", "gateways")
+        embedder._names = ServerNames(parse_servers([url]), resolve=resolve, every_s=0.0)
+        async with asyncio.timeout(2):
+            for _ in range(3):
+                await embed(embedder)
+        assert resolutions == 2
+
+
 def test_the_gateway_that_serves_faster_receives_more() -> None:
     """The fewest requests in flight come first; those that failed lately come last, for ten seconds at most."""
     now = 0.0
