@@ -15,44 +15,46 @@ BATCHES = (1, 8, 16, 32)
 IN_FLIGHT = (1, 2, 4)
 CHARS = 700
 """The default size of a chunk."""
+LEAST_ANSWERS = 3
 RATE_TARGET = 0.97
 """Rate through the gateway beside the best that was found without it, at the same batch size."""
 
 
 def _describe(load: Load) -> dict[str, Any]:
-    """Return rate and times; a request that was answered after the end counts with its part before it."""
-    texts = 0.0
-    for one in load.asked:
-        if one.right and one.answered is not None:
-            texts += one.texts * (min(one.answered, load.ended) - one.sent) / (one.answered - one.sent)
+    """Return rate and times; the rate is that between the first answer and the last."""
+    answered = sorted(
+        ((one.answered, one) for one in load.asked if one.right and one.answered is not None), key=lambda each: each[0]
+    )
+    if len(answered) < LEAST_ANSWERS:
+        raise RuntimeError(f"only {len(answered)} requests were answered in {load.ended - load.started:.0f} s")
+    texts = sum(one.texts for _, one in answered[1:])
     return {
-        "texts_per_s": round(texts / (load.ended - load.started), 2),
-        "ms": spread([one.took_ms for one in load.asked if one.answered is not None]),
-        "lost": load.lost,
+        "texts_per_s": round(texts / (answered[-1][0] - answered[0][0]), 2),
+        "ms": spread([one.took_ms for _, one in answered]),
     }
 
 
 def measure_direct(url: str, model: str, *, texts: int, in_flight: int, seconds: float) -> dict[str, Any]:
     """Return texts per second and times of one client with so many requests in flight."""
     flow = Flow("direct", texts=texts, chars=CHARS, in_flight=in_flight, headers=False)
-    return _describe(run_load([url], [flow], seconds, model=model))
+    return _describe(run_load([url], [flow], seconds, model=model, drain=False))
 
 
 def measure_gateway(url: str, model: str, *, texts: int, seconds: float) -> dict[str, Any]:
     """Return the same for two flows with eight requests in flight each, and the limit that the gateway found."""
     flows = [Flow(f"job-{number}", texts=texts, chars=CHARS) for number in range(2)]
     with run_gateways([url]) as (gateway,):
-        load = run_load([gateway.url], flows, seconds, model=model)
+        load = run_load([gateway.url], flows, seconds, model=model, drain=False)
         (server,) = ask(f"{gateway.url}/gateway/servers")["servers"]
     return {**_describe(load), "limit": server["limit"]}
 
 
 def add(report: Report, *, url: str, model: str, quick: bool) -> None:
     """Measure the server and add the figures to the report."""
-    seconds = 3.0 if quick else 10.0
-    measure_direct(url, model, texts=8, in_flight=1, seconds=2.0)
+    seconds = 12.0 if quick else 16.0
+    run_load([url], [Flow("warm-up", in_flight=1, requests=1, headers=False)], seconds, model=model)
     rows, best = [], {}
-    for texts in (8, 32) if quick else BATCHES:
+    for texts in (8,) if quick else BATCHES:
         for in_flight in IN_FLIGHT:
             found = measure_direct(url, model, texts=texts, in_flight=in_flight, seconds=seconds)
             report.data[f"real: batch {texts}, {in_flight} in flight"] = found
