@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from ingestion_engine.gateway.assembly import Gateway
+from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.gateway.serve import open_gateway
 from ingestion_engine.runtime.settings import Settings
 from support.scripted_ollama import ScriptedOllama, serving_all
@@ -24,11 +25,11 @@ async def running_gateway(settings: Settings) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running_parts(settings: Settings) -> AsyncIterator[tuple[str, Gateway]]:
-    """As ``running_gateway``, with the gateway's parts."""
+async def running_parts(settings: Settings, *, dead_s: float = DEAD_S) -> AsyncIterator[tuple[str, Gateway]]:
+    """As ``running_gateway``, with the gateway's parts; ``dead_s`` as for ``open_gateway``."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with open_gateway(settings, listener) as gateway:
+        async with open_gateway(settings, listener, dead_s=dead_s) as gateway:
             yield url, gateway
 
 

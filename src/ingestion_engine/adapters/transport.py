@@ -20,6 +20,7 @@ import orjson
 from aiohttp.abc import AbstractStreamWriter
 
 from ingestion_engine.domain.errors import FatalError, TransientError
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.tls import find_tls_failure, make_context
 from ingestion_engine.runtime.waits import slow_request
 
@@ -95,7 +96,7 @@ class HttpClient:
 
         Args:
             method: HTTP method.
-            base: URL of the server, named in errors.
+            base: URL of the server, named in errors without its credentials.
             path: Path appended to the URL.
             timeout_s: Time limit for the whole exchange, in seconds; None means none.
             silence_s: Time limit for each wait for the next bytes, in seconds; interim responses (``102 Processing``)
@@ -118,9 +119,10 @@ class HttpClient:
         options["allow_redirects"] = False
         if on_sent is not None and body:
             options["data"] = _NotedBody(body, on_sent)
-        name = f"{self._service.capitalize()} at {base}"
+        shown = hide_credentials(base)
+        name = f"{self._service.capitalize()} at {shown}"
         is_slow = slow_request(name) if silence_s is None else contextlib.nullcontext()
-        with transport_errors(self._service, base), is_slow:
+        with transport_errors(self._service, shown), is_slow:
             options |= _find_route(base, self._ca_file)
             if server_name is not None:
                 options["server_hostname"] = server_name

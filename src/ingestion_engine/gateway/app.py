@@ -22,7 +22,6 @@ from ingestion_engine.gateway.demand import read_demand
 from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import PASSED_TO_SERVERS, EmbedRequest, Reply, pass_headers
 from ingestion_engine.gateway.scheduling.tickets import DEFAULT_WEIGHT, MAX_WEIGHT
-from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.telemetry import get_logger
 
 BODY_BYTES: Final = 16 * 1024 * 1024
@@ -237,7 +236,7 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
             call = read_call(request, flow, await bodies.read(request))
             reply = await dispatcher.embed(call)
         server = call.tried[-1].url if call.tried else ""
-        own = {"ingest-queue-ms": str(round(call.queued_s * 1000)), "ingest-server": hide_credentials(server)}
+        own = {"ingest-queue-ms": str(round(call.queued_s * 1000)), "ingest-server": server}
         return Reply(reply.status, reply.body, {**reply.headers, **own})
 
     return embed

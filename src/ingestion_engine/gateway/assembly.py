@@ -40,7 +40,7 @@ from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.gateway.peers.polling import Peers
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
 from ingestion_engine.gateway.status import Status
-from ingestion_engine.runtime.server_urls import hide_credentials, parse_servers
+from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
 
 TAGS_TIMEOUT_S: Final = 5.0
@@ -229,7 +229,7 @@ class Gateway:
                 errors.append(error.message)
                 continue
             passed = pass_headers(response.headers, PASSED_TO_CLIENTS)
-            passed["ingest-server"] = hide_credentials(server.url)
+            passed["ingest-server"] = server.url
             last = Reply(response.status_code, response.content, passed)
             if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return last

@@ -116,7 +116,7 @@ class Forwarder:
         """
         return await self._client.request(
             method,
-            address.url,
+            address.base,
             path,
             body=body or None,
             headers={**IDENTITY, **(headers or {})},

@@ -13,7 +13,6 @@ from ingestion_engine.gateway.dispatcher import Dispatcher
 from ingestion_engine.gateway.forward import Reply
 from ingestion_engine.gateway.peers.polling import Peers
 from ingestion_engine.gateway.scheduling.fair_queue import FlowStatus
-from ingestion_engine.runtime.server_urls import hide_credentials
 
 
 class Status:
@@ -39,7 +38,7 @@ class Status:
         differing = {model: self._pool.find_differing(model) for model in self._pool.models_asked_for}
         return [
             {
-                "url": hide_credentials(server.url),
+                "url": server.url,
                 "state": self.find_state(server),
                 "reason": server.last_error,
                 "owned": owned is None or server.url in owned,

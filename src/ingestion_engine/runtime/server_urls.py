@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -13,7 +13,7 @@ LARGEST_CAPACITY: Final = 1024
 """A larger number after ``#`` is a typing error, such as a port."""
 NAME_PREFIX: Final = "dns+"
 _SCHEMES: Final = ("http", "https")
-_USER: Final = re.compile(r"//[^/@]*@")
+_USER: Final = re.compile(r"//[^/]*@")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -22,12 +22,14 @@ class ServerUrl:
     """One entry of a list of servers, for example ``http://host:11434#8`` or ``dns+http://name:11434``."""
 
     url: str
-    """Base URL without ``dns+``, fragment and final slash."""
+    """Base URL without ``dns+``, credentials, fragment and final slash."""
     capacity: int | None = None
     """Number of requests that are processed at once behind the URL, as declared after ``#``; for ``dns+``, behind each
     address. None when it is not declared."""
     is_name: bool = False
     """Whether every address of the URL's host is a server of its own (``dns+``)."""
+    credentials: str | None = field(default=None, repr=False)
+    """User and password, as the URL has them before ``@``."""
 
     @classmethod
     def parse(cls, entry: str) -> Self:
@@ -54,7 +56,8 @@ class ServerUrl:
             )
         if is_name and ("@" in parts.netloc or _is_address(parts.hostname)):
             raise ValueError(f"{shown!r} has no host name after 'dns+'; leave 'dns+' out, or name a host to resolve")
-        return cls(base, int(fragment) if fragment else None, is_name)
+        credentials = parts.netloc.rpartition("@")[0] or None
+        return cls(hide_credentials(base), int(fragment) if fragment else None, is_name, credentials)
 
     @property
     def weight(self) -> int:

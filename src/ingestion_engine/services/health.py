@@ -16,6 +16,7 @@ from typing import Any, Final
 from ingestion_engine.domain.errors import FatalError, IngestionError
 from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.spec import EngineName, StoreName
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.job_store import JobStore
@@ -137,7 +138,7 @@ class HealthService:
 
 def name_gateway(url: str) -> str:
     """Return the name of a gateway among the dependencies: ``gateway:`` and its host and port. Pure."""
-    return f"gateway:{url.partition('://')[2].split('/')[0]}"
+    return f"gateway:{hide_credentials(url).partition('://')[2].split('/')[0]}"
 
 
 async def _check_state(state: StateStore | None) -> None:

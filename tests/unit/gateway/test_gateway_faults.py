@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from ingestion_engine.gateway import app, serve
-from support.gateway import World, start
-from support.scripted_ollama import EMBEDDED, HANG_UP, Answer, Script, error
+from support.gateway import World, gateway_settings, running_parts, start
+from support.scripted_ollama import EMBEDDED, HANG_UP, Answer, Script, ScriptedOllama, error, serving
 from support.waiting import eventually
 
 _REFUSAL = error(400, "the input length exceeds the context length")
@@ -366,3 +366,24 @@ async def test_bands_and_weights_reach_the_queue() -> None:
         await asyncio.gather(first, job, search)
         order = [orjson.loads(request.body)["input"][0] for request in server.embedded]
         assert order == ["first", "search", "job"]
+
+
+async def test_passwords_in_urls_reach_the_server_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither clients nor logs, metrics, statements; also when a server does not answer."""
+    server, closed = ScriptedOllama(), "http://me:sec@ret@127.0.0.1:9"
+    async with serving(server) as url:
+        settings = gateway_settings([url.replace("//", "//me:sec@ret@"), closed], gateway={"url": closed})
+        async with (
+            running_parts(settings, dead_s=0.5) as (own, gateway),
+            httpx.AsyncClient(base_url=own, timeout=30) as http,
+        ):
+            await eventually(lambda: gateway.pool.servers[1].last_error is not None)
+            await eventually(lambda: gateway.peers.view()["silent"])
+            server.embed = _always(error(500, "broken"))
+            answers = [await http.post("/api/embed", json={"model": "m", "input": "x"}, headers={"ingest-flow": "f"})]
+            answers += [await http.post("/api/show", json={"model": "m"})]
+            answers += [await http.get(path) for path in ("/readyz", "/metrics", "/gateway/servers", "/gateway/id")]
+    shown = [(answer.status_code, str(answer.headers), answer.text) for answer in answers]
+    assert server.embedded[0].headers["authorization"].startswith("Basic ")
+    assert "127.0.0.1:9" in answers[2].text
+    assert "ret@" not in str([shown, [vars(record) for record in caplog.records]])

@@ -268,16 +268,6 @@ def test_two_with_the_same_name_refuse() -> None:
     assert f"Two gateways are called {ONE}" in (gateway.rights().refusal or "")
 
 
-def test_passwords_in_urls_stay_here() -> None:
-    """Statements have no credentials; requests need them."""
-    server, url = "http://me:secret@ollama:11434", "http://me:secret@gateway:11430"
-    gateway = Membership([url], Terms({server: 1}), clock=lambda: 0.0, in_flight=lambda: 0)
-    gateway.note_answer(url, Statement.parse(gateway.statement()), gateway.begin_poll())
-    assert "secret" not in str(gateway.statement())
-    assert gateway.name == "http://gateway:11430"
-    assert gateway.rights().servers == {server}
-
-
 @pytest.mark.parametrize(
     "fields",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingestion_engine.runtime.server_urls import ServerUrl, count_servers, parse_servers
+from ingestion_engine.runtime.server_urls import ServerUrl, count_servers, hide_credentials, parse_servers
 from ingestion_engine.runtime.settings import Settings, SettingsError, load_settings
 
 
@@ -55,6 +55,14 @@ def test_entries_that_are_refused(entry: str, part: str) -> None:
         ServerUrl.parse(entry)
     assert repr(entry.replace("me:secret", "***")) in str(refused.value)
     assert part in str(refused.value)
+
+
+def test_credentials_are_no_part_of_the_url() -> None:
+    """The URL is for reports; a password may have an @."""
+    server = ServerUrl.parse("https://me:sec@ret@ollama:11434/api#2")
+    assert (server.url, server.credentials, server.host) == ("https://ollama:11434/api", "me:sec@ret", "ollama")
+    assert "ret" not in repr(server)
+    assert hide_credentials("https://me:sec@ret@ollama/api") == "https://ollama/api"
 
 
 def test_addresses_take_the_place_of_the_name() -> None:

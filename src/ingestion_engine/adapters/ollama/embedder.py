@@ -264,7 +264,7 @@ class OllamaEmbedder:
     ) -> Response:
         """Send one request and return its successful response; ``model`` is named in errors."""
         response = await self._client.request(
-            method, address.url, path, body=body or None, timeout_s=timeout_s, server_name=address.server_name
+            method, address.base, path, body=body or None, timeout_s=timeout_s, server_name=address.server_name
         )
         if response.status_code != HTTPStatus.OK:
             raise translate_response(response, address.url, model)

@@ -86,7 +86,7 @@ class GatewayClient:
         self, method: str, address: ServerAddress, path: str, *, timeout_s: float = TIME_LIMIT_S
     ) -> Response:
         response = await self._client.request(
-            method, address.url, path, timeout_s=timeout_s, server_name=address.server_name
+            method, address.base, path, timeout_s=timeout_s, server_name=address.server_name
         )
         if response.status_code != HTTPStatus.OK:
             text = read_error(response) or _read_reason(response) or excerpt(response)

@@ -264,7 +264,7 @@ class GatewayEmbedder:
         """Send one request and return its successful response; only those with ``headers`` may wait in the queue."""
         response = await self._client.request(
             method,
-            address.url,
+            address.base,
             path,
             body=body,
             headers=headers,

@@ -27,12 +27,19 @@ class ServerAddress:
     """One server to send requests to."""
 
     url: str
-    """Base URL; the host is an address where the server was found by a name."""
+    """Base URL without credentials, for reports; the host is an address where the server was found by a name."""
     capacity: int | None = None
     """Number of requests that it processes at once, as declared; None when it is not."""
     server_name: str | None = None
     """Name that led to the address: for the ``Host`` header, and with https the name that the certificate must have.
     None when the URL has the host itself."""
+    credentials: str | None = field(default=None, repr=False)
+    """User and password, as a URL has them."""
+
+    @property
+    def base(self) -> str:
+        """URL to send requests to."""
+        return self.url if self.credentials is None else self.url.replace("://", f"://{self.credentials}@", 1)
 
 
 async def resolve_name(host: str, port: int) -> Sequence[str]:
@@ -89,10 +96,11 @@ class ServerNames:
         found: dict[str, ServerAddress] = {}
         for server in self._servers:
             if not server.is_name:
-                found.setdefault(server.url, ServerAddress(server.url, server.capacity))
+                address = ServerAddress(server.url, server.capacity, credentials=server.credentials)
+                found.setdefault(server.url, address)
                 continue
-            for address in self._names[server].addresses:
-                url = server.at(address)
+            for host in self._names[server].addresses:
+                url = server.at(host)
                 found.setdefault(url, ServerAddress(url, server.capacity, server_name=server.host))
         return tuple(found.values())
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ingestion_engine.gateway.peers.plan import Part, Plan, Terms, identify, make_plan
-from ingestion_engine.runtime.server_urls import hide_credentials
 
 DEAD_S = 5.0
 """Seconds without an answer after which a gateway counts as dead: five polls. A handover takes two more (measured)."""
@@ -177,7 +176,6 @@ class Membership:
         """
         self.id = gateway_id or secrets.token_hex(8)
         self._terms = terms
-        self._servers: Mapping[str, str] = {}
         self._clock = clock
         self._count_in_flight = in_flight
         self._dead_s = dead_s
@@ -195,7 +193,6 @@ class Membership:
         self._rights = Rights(frozenset(), in_flight=0, texts_per_second=0.0, refusal=None)
         self._leaving = False
         self._callbacks: list[Callable[[], None]] = []
-        self.set_servers(terms.servers)
         self.step()
 
     def subscribe(self, callback: Callable[[], None]) -> None:
@@ -214,11 +211,8 @@ class Membership:
 
     def set_servers(self, servers: Mapping[str, int]) -> None:
         """Replace the servers, URL -> capacity."""
-        shown = {hide_credentials(url): url for url in servers}
-        capacities = {name: servers[url] for name, url in shown.items()}
-        if shown != self._servers or capacities != self._terms.servers:
-            self._servers = shown
-            self._terms = replace(self._terms, servers=capacities)
+        if servers != self._terms.servers:
+            self._terms = replace(self._terms, servers=dict(servers))
             self.step()
 
     def begin_poll(self) -> Poll:
@@ -280,7 +274,7 @@ class Membership:
             "url": self.name,
             "view": sorted(self._plan.parts) if self._plan else [],
             "peers": {
-                hide_credentials(url): {
+                url: {
                     "id": peer.statement.id if peer.statement else None,
                     "silent_s": self._silence(peer),
                 }
@@ -307,7 +301,7 @@ class Membership:
     @property
     def name(self) -> str | None:
         """The URL under which this gateway has found itself."""
-        return min((hide_credentials(url) for url in self._own_urls), default=None)
+        return min(self._own_urls, default=None)
 
     @property
     def own_urls(self) -> frozenset[str]:
@@ -418,11 +412,10 @@ class Membership:
     def _find_grant(self, peer: Peer) -> float:
         """Return the clock time before which a gateway does not count this one as dead."""
         assert peer.statement is not None
-        own = {hide_credentials(url) for url in self._own_urls}
         silent = [
             silent_s
             for url, (gateway_id, silent_s) in peer.statement.heard.items()
-            if gateway_id == self.id or url in own
+            if gateway_id == self.id or url in self._own_urls
         ]
         return peer.heard.sent_at + self._dead_s - min(silent, default=math.inf)
 
@@ -485,7 +478,7 @@ class Membership:
 
     def _find_rights(self) -> Rights:
         room = self._find_room()
-        owned = frozenset(self._servers[name] for name in self._held.servers if name in self._servers)
+        owned = self._held.servers & self._terms.servers.keys()
         return Rights(
             owned if self._peers else None,
             in_flight=self._held.in_flight if room is None else room,

@@ -161,7 +161,7 @@ class Peers:
         """Return the statement of a gateway. Raises IngestionError."""
         response = await self._client.request(
             "GET",
-            address.url,
+            address.base,
             "/gateway/id",
             timeout_s=TIMEOUT_POLLS * self._poll_s,
             server_name=address.server_name,
