@@ -17,7 +17,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -89,28 +98,30 @@ class S3Settings(Group):
     """Region of the buckets; S3-compatible servers mostly ignore it."""
 
 
+def _split_urls(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(url.strip().rstrip("/") for url in value.split(",") if url.strip())
+    return value
+
+
+def _check_urls(value: tuple[str, ...]) -> tuple[str, ...]:
+    parse_servers(value)
+    return value
+
+
+ServerUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_urls), AfterValidator(_check_urls)]
+"""URLs of servers, comma-separated in the environment."""
+
+
 class OllamaSettings(Group):
     """The pool of Ollama servers; all must serve the same digest of a model."""
 
-    urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:11434",)
+    urls: ServerUrls = ("http://127.0.0.1:11434",)
     """Comma-separated base URLs. An embedding model processes one text at a time on a server, so more servers mean more
     throughput. ``http://host:port#8`` declares that the URL processes up to 8 requests at once: it counts as 8 servers.
     ``dns+http://name:port`` stands for every address of a name. See docs/operations.md."""
     model: str = "all-minilm"
     """Model for requests that name none."""
-
-    @field_validator("urls", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(url.strip().rstrip("/") for url in value.split(",") if url.strip())
-        return value
-
-    @field_validator("urls")
-    @classmethod
-    def _check(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        parse_servers(value)
-        return value
 
 
 class EmbedSettings(Group):
@@ -277,7 +288,7 @@ class ApiSettings(Group):
 class GatewaySettings(Group):
     """The embedding gateway, ``ingest gateway``: where it is, and how it serves."""
 
-    url: Annotated[tuple[str, ...], NoDecode] = ()
+    url: ServerUrls = ()
     """Comma-separated URLs of the gateways, to which the service, drivers and workers send embedding requests;
     ``dns+http://name:port`` stands for every address of a name. Several gateways find each other by it. Unset means
     that the servers of ``INGEST_OLLAMA__URLS`` are used directly. See docs/gateway.md."""
@@ -291,13 +302,6 @@ class GatewaySettings(Group):
     queue_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Maximum size of all requests that wait in a gateway, in bytes. Above it, the clients with the most waiting
     requests are refused with 503."""
-
-    @field_validator("url", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(url.strip().rstrip("/") for url in value.split(",") if url.strip())
-        return value
 
 
 class WorkerSettings(Group):

@@ -91,6 +91,13 @@ def test_settings_name_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
 
 
+def test_urls_of_gateways_are_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the service starts, not when the first job runs."""
+    monkeypatch.setenv("INGEST_GATEWAY__URL", "http://a:11430, gateway:11430")
+    with pytest.raises(SettingsError, match=r"INGEST_GATEWAY__URL.*'gateway:11430' is no server"):
+        load_settings()
+
+
 def test_specs_of_before_stay_readable() -> None:
     """Their URLs have no new form."""
     frozen = {"ollama": {"urls": ["http://a:11434", "https://b/ollama"]}}
