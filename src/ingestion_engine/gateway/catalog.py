@@ -20,7 +20,8 @@ class Catalog:
         self._entries: dict[str, list[Entry]] = {}
 
     def note(self, url: str, entries: Iterable[Entry]) -> None:
-        """Record what a server lists."""
+        """Record what a server lists; forget what others listed that are not known any more."""
+        self._entries = {one: listed for one, listed in self._entries.items() if self._models.is_known(one)}
         self._entries[url] = list(entries)
 
     def list_models(self, urls: Iterable[str]) -> list[Entry]:

@@ -11,6 +11,8 @@ import simdjson
 EXACT_BYTES: Final = 1024 * 1024
 """Characters of larger bodies are taken to be their bytes: 1 MiB of texts takes 3 ms to count, and nothing else runs
 meanwhile."""
+LONGEST_NAME: Final = 1_000
+"""Longest name of a model in characters that is kept; Ollama's own limit is about 600, with host, namespace and tag."""
 
 _PARSER: Final = simdjson.Parser()
 """Used again and again, because a new one takes 20 µs; what it has read must be gone before the next body. It keeps as
@@ -22,7 +24,7 @@ class Demand:
     """The cost of one request."""
 
     model: str
-    """Name as the client wrote it; empty when the body names none."""
+    """Name as the client wrote it; empty when the body names none, or one that is too long to exist."""
     texts: int
     characters: int
     is_valid: bool
@@ -52,7 +54,11 @@ def read_name(body: bytes) -> str:
         return ""
     names = [name for name in fields.keys() if name.lower() in ("model", "name")]  # noqa: SIM118 - as below
     found = {name.lower(): fields[name] for name in names}
-    return next((value for name in ("model", "name") if isinstance(value := found.get(name), str) and value), "")
+    return next((value for name in ("model", "name") if (value := _read_model(found.get(name)))), "")
+
+
+def _read_model(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= LONGEST_NAME else ""
 
 
 def _read_slowly(body: bytes) -> Demand:
@@ -78,7 +84,7 @@ def _measure(fields: Any, body: bytes) -> Demand:
     elif not isinstance(texts, list | tuple | simdjson.Array):
         return _invalid(body)
     characters = len(body) if len(body) > EXACT_BYTES else sum(len(one) for one in texts if isinstance(one, str))
-    return Demand(model if isinstance(model, str) else "", len(texts), characters, is_valid=isinstance(model, str))
+    return Demand(_read_model(model), len(texts), characters, is_valid=isinstance(model, str))
 
 
 def _invalid(body: bytes) -> Demand:

@@ -18,6 +18,7 @@ from ingestion_engine.gateway.demand import EXACT_BYTES, Demand, read_demand
         (b'{"model": "m", "input": []}', "m", 0, 0),
         (b'{"model": "m"}', "m", 0, 0),
         (b'{"input": ["a"]}', "", 1, 1),
+        (b'{"model": "%s", "input": ["a"]}' % (b"m" * 1_001), "", 1, 1),
         (b'{"Model": "m", "INPUT": ["ab"]}', "m", 1, 2),
         (b'{"model": "m", "input": ["a", 1, null, "bc"]}', "m", 4, 3),
         (b'{"model": "m", "input": ["\xff\xfe"]}', "m", 1, 2),

@@ -157,6 +157,7 @@ class ServerPool:
             self.models.forget(url)
         self._servers = {url: self._keep_or_make(address) for url, address in wanted.items()}
         self.models.set_order(self._servers)
+        self._reported = {key: digest for key, digest in self._reported.items() if key[0] in self._servers}
         self._wake()
 
     def _keep_or_make(self, address: ServerAddress) -> Server:
@@ -207,18 +208,10 @@ class ServerPool:
             self.models.note_use(model, wanted)
         return chosen
 
-    def room(self, model: str, *, digest: str | None = None, band: Band = Band.JOB) -> int:
-        """Return how many requests for a model could begin now, over all servers."""
-        now, wanted = self._clock(), self._find_wanted(model, digest)
-        ready = (s for s in self.servers if self._may_serve(s, model, wanted) and self._is_ready(s, now))
-        return sum(max(self._find_room(server, band), 0) for server in ready)
-
-    def find_availability(
-        self, model: str, *, digest: str | None = None, exclude: Collection[Server] = ()
-    ) -> Availability:
+    def find_availability(self, model: str, *, digest: str | None = None) -> Availability:
         """Return whether any server, room or not, can serve a model, and if not, why; arguments as for ``choose``."""
         wanted, now = self._find_wanted(model, digest), self._clock()
-        servers = [server for server in self.servers if server not in exclude]
+        servers = self.servers
         serving = [server for server in servers if self._may_serve(server, model, wanted)]
         if any(server.cool_until <= now for server in serving):
             return Availability.READY

@@ -77,11 +77,6 @@ class ServerNames:
         self._refreshing: asyncio.Task[tuple[ServerAddress, ...]] | None = None
 
     @property
-    def has_names(self) -> bool:
-        """Whether any server is found by resolving a name; else the servers never change."""
-        return bool(self._names)
-
-    @property
     def due_at(self) -> float:
         """Clock time at which ``refresh`` resolves again; infinite without names."""
         return min((name.due_at for name in self._names.values()), default=float("inf"))

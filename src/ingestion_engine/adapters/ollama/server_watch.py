@@ -166,6 +166,9 @@ class ServerWatch:
         found = await self._names.refresh()
         if found != tuple(server.address for server in self._pool.servers):
             self._pool.set_servers(found)
+            for server in (self._read_at.keys() | self._errors.keys()).difference(self._pool.servers):
+                self._read_at.pop(server, None)
+                self._errors.pop(server, None)
 
     def _check(self, server: Server) -> asyncio.Task[None]:
         if server not in self._checks:
@@ -180,6 +183,8 @@ class ServerWatch:
         try:
             digests = await self._probe(server.address)
         except IngestionError as error:
+            if server.is_leaving:
+                return
             if server.done > done and self._pool.models.is_known(server.url):
                 return  # it serves requests: busy, not down
             self._errors[server] = error

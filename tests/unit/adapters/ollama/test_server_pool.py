@@ -86,7 +86,6 @@ class TestChoice:
             pool.begin(server, 1)
         assert (taken.count("a"), taken.count("b")) == (8, 2)
         assert taken[:5].count("a") == 4
-        assert pool.room("m") == 0
 
     def test_a_server_that_failed_a_request_is_left_out_for_it(self, clock: Clock) -> None:
         """Once per server, also when it is up again."""
@@ -94,7 +93,6 @@ class TestChoice:
         assert chosen(pool, exclude={find(pool, "a")}) == "b"
         assert chosen(pool, exclude=set(pool.servers)) is None
         assert pool.find_availability("m") is Availability.READY
-        assert pool.find_availability("m", exclude=set(pool.servers)) is Availability.DOWN
 
 
 class TestStates:
@@ -257,10 +255,9 @@ class TestBands:
     def test_jobs_leave_half_of_the_limit_to_searches(self, clock: Clock) -> None:
         """For ten seconds after a search, and a search may exceed the limit by as much."""
         pool = ServerPool([ServerAddress("a", capacity=4)], clock=clock)
-        assert (pool.room("m"), pool.room("m", band=Band.SEARCH)) == (8, 12)
         flights = [begin(pool, "a") for _ in range(4)]
-        assert chosen(pool, band=Band.SEARCH) == "a"
-        assert (pool.room("m"), chosen(pool), pool.next_change_at) == (0, None, 100 + SEARCH_SEEN_S)
+        assert (chosen(pool), chosen(pool, band=Band.SEARCH)) == ("a", "a")
+        assert (chosen(pool), pool.next_change_at) == (None, 100 + SEARCH_SEEN_S)
         flights += [begin(pool, "a") for _ in range(8)]
         assert chosen(pool, band=Band.SEARCH) is None
         pool.end(flights.pop(), Outcome.DONE)
@@ -268,4 +265,7 @@ class TestBands:
         for flight in flights:
             pool.end(flight, Outcome.DONE)
         clock.now += SEARCH_SEEN_S
-        assert pool.room("m") == 8
+        flights = [begin(pool, "a") for _ in range(7)]
+        assert chosen(pool) == "a"
+        begin(pool, "a")
+        assert chosen(pool) is None

@@ -281,5 +281,7 @@ class TestKeep:
             servers.watch.step()
             await settle()
             assert [server.url for server in servers.pool.servers] == [f"http://{one}:1" for one in addresses]
+            await servers.watch.check(servers.pool.servers)
+            assert servers.watch._read_at.keys() == set(servers.pool.servers)
             servers.now += RESOLVE_EVERY_S
         await servers.watch.close()
