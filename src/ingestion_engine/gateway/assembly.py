@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from ingestion_engine.adapters.ollama.responses import read_digests, translate_response
-from ingestion_engine.adapters.ollama.server_pool import Server, ServerPool, ServerState
+from ingestion_engine.adapters.ollama.server_pool import Server, ServerPool
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
 from ingestion_engine.adapters.ollama.server_watch import ServerWatch
 from ingestion_engine.adapters.transport import HttpClient, read_object
@@ -164,17 +164,16 @@ class Gateway:
         return digests
 
     def _usable(self) -> list[Server]:
-        """Return the servers that answer, the least busy first. Raises Refused when there is none."""
-        servers = [
-            server
-            for server in self.pool.servers
-            if self.pool.find_state(server) is ServerState.UP and self.pool.models.is_known(server.url)
-        ]
+        """Return the servers that answer, the least busy first. Raises Refused when there is none.
+
+        Half-open ones too, last: clients describe a model before they send the request that tries such a server.
+        """
+        servers = [server for server in self.pool.servers if self.pool.is_answering(server)]
         if not servers:
             reasons = " ".join(server.last_error for server in self.pool.servers if server.last_error)
             message = f"No Ollama server is available. {reasons}".strip()
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message, reason="unavailable", retry_after_s=1.0)
-        return sorted(servers, key=lambda server: server.in_flight)
+        return sorted(servers, key=lambda server: (server.failures > 0, server.in_flight))
 
     async def _tags(self, _: web.BaseRequest) -> Reply:
         self._usable()  # an empty list would say that a model does not exist

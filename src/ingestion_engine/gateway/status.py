@@ -65,10 +65,11 @@ class Status:
         A gateway on standby is ready, or replacing gateways one after another would never go on.
         """
         servers = self.servers()
-        usable = [one for one in servers if one["state"] == ServerState.UP]
+        up = [one for one in servers if one["state"] == ServerState.UP]
+        usable = any(self._pool.is_answering(server) for server in self._pool.servers)
         refusal = self._dispatcher.refusal
         is_refusing = refusal is not None and not self.peers.membership.is_standby
-        status = "unavailable" if is_refusing or not usable else "ok" if len(usable) == len(servers) else "degraded"
+        status = "unavailable" if is_refusing or not usable else "ok" if len(up) == len(servers) else "degraded"
         view = {
             "status": status,
             "reason": refusal or (None if usable else "No Ollama server is available."),

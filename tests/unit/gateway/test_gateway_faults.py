@@ -321,6 +321,25 @@ async def test_a_client_that_does_not_read_its_reply_holds_no_place(monkeypatch:
             assert (await world.embed()).status_code == 200
 
 
+async def test_a_server_that_failed_once_is_described_before_its_trial() -> None:
+    """Jobs and searches ask for the model first: else nothing would ever send the request that tries the server."""
+    async with start() as world:
+        [server] = world.servers
+        server.embed = _always(HANG_UP)
+        assert (await world.embed()).status_code == 503
+        server.embed = _always(Answer())
+        await eventually(lambda: world.gateway.pool.models.is_known(world.urls[0]))
+        assert await _state_of(world, 0) == "half_open"
+        ready = await world.http.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert (await world.http.get("/api/tags")).json()["models"][0]["name"] == "m:latest"
+        assert (await world.http.get("/api/version")).status_code == 200
+        assert (await world.http.post("/api/show", json={"model": "m"})).status_code == 200
+        assert (await world.http.get("/api/ps")).status_code == 200
+        assert (await world.embed()).status_code == 200
+        assert (await world.http.get("/readyz")).json()["status"] == "ok"
+
+
 async def test_a_stop_refuses_what_waits_and_ends_what_runs() -> None:
     """Workers go to another gateway; nothing that was sent to a server is lost."""
     async with start(embed={"in_flight": 1}) as world:

@@ -225,6 +225,10 @@ class ServerPool:
             return ServerState.UP
         return ServerState.COOLING if server.cool_until > self._clock() else ServerState.HALF_OPEN
 
+    def is_answering(self, server: Server) -> bool:
+        """Whether a server has listed its models, since its last failure if there was one: it may be asked for more."""
+        return self.find_state(server) is not ServerState.COOLING and self.models.is_known(server.url)
+
     def find_differing(self, model: str) -> dict[str, str | None]:
         """Return the servers that answer but do not serve a model's reference digest, with what they serve instead.
 
