@@ -246,7 +246,14 @@ class TestOutages:
 
     @pytest.mark.parametrize(
         "answer",
-        [{"embeddings": [[1.0, 0.0], [1.0, 0.0]]}, {"embeddings": [[]]}, {"vectors": []}, {"embeddings": [["a"]]}, []],
+        [
+            {"embeddings": [[1.0, 0.0], [1.0, 0.0]]},
+            {"embeddings": [[]]},
+            {"embeddings": [[10**30]]},
+            {"vectors": []},
+            {"embeddings": [["a"]]},
+            [],
+        ],
     )
     async def test_invalid_responses_are_not_stored(self, answer: Any) -> None:
         """A response without one vector per text, all of one length, is an outage."""

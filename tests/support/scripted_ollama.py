@@ -16,6 +16,17 @@ EMBEDDED = b'{"model":"m","embeddings":[[1.00000000000000000001,-0E1]],"prompt_e
 DIGEST = "0" * 64
 
 
+def embed_all(body: bytes) -> Answer:
+    """The default answer: one vector per text; of one text, and of what is no request, ``EMBEDDED``."""
+    try:
+        texts = orjson.loads(body)["input"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return Answer()
+    count = len(texts) if isinstance(texts, list) else 1
+    vector = EMBEDDED[EMBEDDED.index(b"[[") + 1 : EMBEDDED.index(b"]]") + 1]
+    return Answer(200, EMBEDDED.replace(vector, b",".join([vector] * count)))
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer; None as status hangs up instead."""
@@ -47,7 +58,7 @@ class ScriptedOllama:
     """One server; ``embed`` answers its embedding requests, ``models`` is what it lists."""
 
     def __init__(self) -> None:
-        self.embed: Script = lambda _: Answer()
+        self.embed: Script = embed_all
         self.models = {"m:latest": DIGEST}
         self.lists_models = True
         self.received: list[Received] = []

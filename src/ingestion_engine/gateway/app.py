@@ -191,11 +191,15 @@ class BodyReader:
         """Return the body of a request.
 
         Raises:
-            Refused: it is too large, too slow, or too much is being read at present.
+            Refused: it is too large, too slow or compressed, so that its texts cannot be counted, or too much is being
+                read at present.
         """
         length = request.content_length or 0
         if length > BODY_BYTES:
             raise _too_large()
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            message = "The gateway reads no compressed bodies; send the request without Content-Encoding."
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message, reason="encoding")
         if request.headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(CONTINUE)
         if request.content.is_eof():  # it came with the headers, as most do
@@ -299,6 +303,7 @@ def read_call(request: web.BaseRequest, flow: str, body: bytes) -> Call:
             headers=pass_headers(headers, PASSED_TO_SERVERS),
             timeout_s=_read_timeout(headers, demand.characters),
             is_valid=demand.is_valid,
+            texts=demand.texts if demand.is_valid else 0,
         ),
     )
 

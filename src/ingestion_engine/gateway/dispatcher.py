@@ -18,7 +18,9 @@ from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.forward import EmbedRequest, Forwarder, Reply, Result, Verdict
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
 from ingestion_engine.gateway.scheduling.tickets import Caps, Ticket
+from ingestion_engine.gateway.suspects import Suspects
 from ingestion_engine.runtime.adaptive_limit import Outcome
+from ingestion_engine.runtime.telemetry import get_logger
 
 HOPE_S: Final = 10.0
 """Seconds for which a request waits while no server can serve its model: longer than a restart of a server and than the
@@ -34,11 +36,14 @@ STEP_S: Final = 0.5
 RETRY_AFTER_S: Final = 1.0
 """Pause that a refused client is asked for: the queue moves on within a second."""
 
+_log = get_logger(__name__)
+
 _OUTCOMES: Final = {
     Verdict.ANSWER: Outcome.DONE,
     Verdict.REFUSED: Outcome.REFUSED,
     Verdict.MODEL_MISSING: Outcome.REFUSED,
     Verdict.DOUBTFUL: Outcome.REFUSED,
+    Verdict.EXCUSED: Outcome.ABANDONED,
     Verdict.FAILED: Outcome.FAILED,
 }
 
@@ -186,6 +191,7 @@ class Dispatcher:
         self._waiting: dict[Wanted, dict[Call, None]] = {}
         """Requests in the queue by model and digest, in order of arrival."""
         self._hopeless_since: dict[Wanted, float] = {}
+        self._suspects = Suspects(clock)
         self._retried: dict[Call, None] = {}
         """Requests in the queue that a server has failed."""
         self._dropped: dict[str, float] = {}
@@ -310,7 +316,24 @@ class Dispatcher:
                 result = replace(result, verdict=Verdict.REFUSED)  # the request names no model
             else:
                 self.pool.models.forget(flight.server.url)
+        if result.verdict is Verdict.FAILED and result.has_arrived:
+            result = self._excuse(call, result)
+        elif result.verdict in (Verdict.ANSWER, Verdict.REFUSED):
+            self._suspects.note_success(call.request.body)
         self.pool.end(flight, _OUTCOMES[result.verdict], error=result.error, retry_after_s=result.retry_after_s)
+        return result
+
+    def _excuse(self, call: Call, result: Result) -> Result:
+        """Return a failure as no fault of the server if the same body has failed before; remember the body.
+
+        One text that stops every model process would else stop all servers again and again, as often as it is repeated.
+        A server that is broken also fails other requests.
+        """
+        body = call.request.body
+        if body in self._suspects:
+            _log.info("request failed again", extra={"flow": call.flow, "reason": result.error})
+            result = replace(result, verdict=Verdict.EXCUSED)
+        self._suspects.note_failure(body)
         return result
 
     def _leave(self, call: Call) -> None:

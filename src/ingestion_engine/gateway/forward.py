@@ -10,6 +10,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
 
+from ingestion_engine.adapters.ollama.embedder import BASE_TIMEOUT_S
 from ingestion_engine.adapters.ollama.responses import read_error, translate_response
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
 from ingestion_engine.adapters.transport import HttpClient, Response, excerpt, read_retry_after
@@ -17,7 +18,6 @@ from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefus
 
 PASSED_TO_SERVERS: Final = (
     "content-type",
-    "content-encoding",
     "ingest-flow",
     "ingest-band",
     "ingest-weight",
@@ -51,6 +51,8 @@ class Verdict(StrEnum):
     """The server does not have the model any more."""
     DOUBTFUL = "doubtful"
     """Server or request is at fault: another server's answer tells."""
+    EXCUSED = "excused"
+    """Nothing about the server: the request has failed before, or its client did not wait for long."""
     FAILED = "failed"
     """The server is at fault."""
 
@@ -75,6 +77,8 @@ class Result:
     """What happened, as a sentence; None for an answer."""
     retry_after_s: float | None = None
     """Pause that the server asked for."""
+    has_arrived: bool = True
+    """Whether a server may have seen the request: there was a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class EmbedRequest:
     """Limit of one try at one server, from the moment at which it is sent."""
     is_valid: bool = True
     """Whether the body is well formed; else an error in Ollama's words is about it."""
+    texts: int = 0
+    """Texts, and so vectors of an answer; 0 when that is not known."""
 
 
 class Forwarder:
@@ -129,6 +135,14 @@ class Forwarder:
         self, address: ServerAddress, request: EmbedRequest, *, on_sent: Callable[[], None] | None = None
     ) -> Result:
         """Return what a server makes of a request for embeddings; ``on_sent`` is called when it leaves."""
+        is_sent = False
+
+        def note_sent() -> None:
+            nonlocal is_sent
+            is_sent = True
+            if on_sent is not None:
+                on_sent()
+
         try:
             response = await self.send(
                 "POST",
@@ -137,24 +151,30 @@ class Forwarder:
                 body=request.body,
                 headers=request.headers,
                 timeout_s=request.timeout_s,
-                on_sent=on_sent,
+                on_sent=note_sent,
             )
         except IngestionError as error:
-            return Result(Verdict.FAILED, error=error.message)
-        return judge(response, address.url, is_valid=request.is_valid)
+            is_late = isinstance(error.__cause__, TimeoutError)
+            is_hasty = is_late and request.timeout_s < (BASE_TIMEOUT_S if is_sent else CONNECT_TIMEOUT_S)
+            verdict = Verdict.EXCUSED if is_hasty else Verdict.FAILED
+            return Result(verdict, error=error.message, has_arrived=is_sent)
+        return judge(response, address.url, is_valid=request.is_valid, texts=request.texts)
 
 
-def judge(response: Response, url: str, *, is_valid: bool) -> Result:
+def judge(response: Response, url: str, *, is_valid: bool, texts: int = 0) -> Result:
     """Return what a response to ``POST /api/embed`` says. Pure.
 
     Args:
         response: The response.
         url: Server that gave it.
         is_valid: Whether the request was well formed; else an error in Ollama's words is about it.
+        texts: Number of vectors that an answer has at least.
     """
     reply = Reply(response.status_code, response.content, pass_headers(response.headers, PASSED_TO_CLIENTS))
     if response.status_code == HTTPStatus.OK:
-        if "content-encoding" in reply.headers or _is_object(response.content):
+        # Each vector is a list in a list; counting their starts takes a hundredth of the time of reading the numbers.
+        is_complete = not texts or response.content.count(b"[") > texts
+        if "content-encoding" in reply.headers or (_is_object(response.content) and is_complete):
             return Result(Verdict.ANSWER, reply)
         # A proxy's page with status 200, for example.
         return Result(Verdict.FAILED, reply, f"Ollama at {url} responded with something else: {excerpt(response)}")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ingestion_engine.gateway.demand import EXACT_BYTES, Demand, read_demand
+from ingestion_engine.gateway.demand import EXACT_BYTES, Demand, read_demand, read_name
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,30 @@ def test_the_texts_of_a_large_body_are_counted_exactly() -> None:
     demand = read_demand(body)
     assert demand.texts == 2000
     assert demand.characters == len(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model": "a", "input": "x", "input": ["1", "2"], "model": "m"}', Demand("m", 2, 2, is_valid=True)),
+        (b'{"model": "m", "INPUT": "x", "input": "y", "INPUT": ["1", "2", "3"]}', Demand("m", 3, 3, is_valid=True)),
+        (b'{"model": "m", "input": ["1", "2"]} and more', Demand("m", 2, 2, is_valid=True)),
+        (b' \n{"model": "m", "input": ["1", "2"]}{"input": []}', Demand("m", 2, 2, is_valid=True)),
+        (
+            b'{"model": "m", "input": ["1"], "options": {"seed": 123456789012345678901}}',
+            Demand("m", 1, 1, is_valid=True),
+        ),
+        (b'{"model": "m", "input": ["1"], "options": {"seed": %b}}' % (b"9" * 5000), Demand("m", 1, 1, is_valid=True)),
+        (b'{"model": "m", "model": null, "input": ["1"]}', Demand("m", 1, 1, is_valid=True)),
+        (b'{"model": "m", "input": null}', Demand("m", 0, 0, is_valid=True)),
+        (b'{"model": "m", "input": ""}', Demand("m", 0, 0, is_valid=True)),
+    ],
+)
+def test_no_text_is_hidden_from_the_gateway(body: bytes, expected: Demand) -> None:
+    """Ollama takes the last field of a name, ignores what follows the object, and reads numbers of any size."""
+    assert read_demand(body) == expected
+
+
+def test_numbers_beyond_64_bits_hide_no_name() -> None:
+    """They are no error of ours."""
+    assert read_name(b'{"model": "m", "seed": 123456789012345678901}') == ""

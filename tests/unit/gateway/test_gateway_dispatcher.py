@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from ingestion_engine.adapters.ollama.server_pool import ServerPool
+from ingestion_engine.adapters.ollama.server_pool import COOL_DOWN_S, ServerPool, ServerState
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
 from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.dispatcher import HOPE_S, AllRights, Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import EmbedRequest, Forwarder, Reply, Result, Verdict
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
+from ingestion_engine.gateway.suspects import LASTS_S, MOST, Suspects
 from support.waiting import eventually
 
 _ANSWER = Result(Verdict.ANSWER, Reply(200, b"{}"))
@@ -32,6 +34,8 @@ class Servers(Forwarder):
 
     def __init__(self) -> None:
         self.results: dict[str, Result] = {}
+        self.poison: bytes | None = None
+        """A body that every server fails."""
         self.asked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -39,7 +43,7 @@ class Servers(Forwarder):
     async def embed(self, address: ServerAddress, request: EmbedRequest, **_: object) -> Result:
         self.asked.append(address.url)
         await self.gate.wait()
-        return self.results.get(address.url, _ANSWER)
+        return _FAILURE if request.body == self.poison else self.results.get(address.url, _ANSWER)
 
 
 class World:
@@ -62,14 +66,14 @@ class World:
         for server in self.pool.servers:
             self.pool.note_unreachable(server, f"Ollama at {server.url} refuses connections.")
 
-    def send(self, model: str = "m", flow: str = "job-1") -> asyncio.Task[Reply]:
+    def send(self, model: str = "m", flow: str = "job-1", body: bytes = b"{}") -> asyncio.Task[Reply]:
         call = Call(
             flow=flow,
             band=Band.JOB,
             characters=10,
             texts=1,
             wanted=Wanted.parse(model, None),
-            request=EmbedRequest(b"{}"),
+            request=EmbedRequest(body),
         )
         return asyncio.create_task(self.dispatcher.embed(call))
 
@@ -174,3 +178,46 @@ async def test_nothing_is_left_of_requests_however_they_end() -> None:
     assert (len(queue), queue.in_flight, queue.waiting_bytes) == (0, 0, 0)
     assert [server.in_flight for server in world.pool.servers] == [0, 0]
     assert sum(world.dispatcher.totals.requests.values()) == 12
+
+
+async def test_a_text_that_stops_every_model_process_stops_no_server_for_others() -> None:
+    """It is repeated again and again: no server is blamed more than once for it. A broken one is blamed as always."""
+    world = World()
+    world.servers.poison = b"poison"
+    assert (await world.send(body=b"poison")).status == 500
+    assert sorted(server.failed for server in world.pool.servers) == [0, 1]
+    await world.pass_time(COOL_DOWN_S)
+    world.read_models()
+    for number in range(10):
+        assert (await world.send(body=b"poison")).status == 500
+        assert (await world.send(body=b"text %d" % number)).status == 200
+    assert sorted(server.failed for server in world.pool.servers) == [0, 1]
+    assert [server.failures for server in world.pool.servers] == [0, 0]
+    world.servers.results["http://a"] = _FAILURE
+    for number in range(10):
+        assert (await world.send(body=b"other text %d" % number)).status == 200
+    assert world.pool.find_state(world.pool.servers[0]) is ServerState.COOLING
+
+
+async def test_a_server_that_cannot_be_reached_is_blamed_for_any_request() -> None:
+    """No text is the cause of that."""
+    world = World()
+    world.servers.results["http://a"] = replace(_FAILURE, reply=None, has_arrived=False)
+    world.servers.results["http://b"] = replace(_FAILURE, reply=None, has_arrived=False)
+    with pytest.raises(Refused):
+        await world.send()
+    assert [server.failures for server in world.pool.servers] == [1, 1]
+
+
+def test_suspects_are_forgotten() -> None:
+    """After ten minutes, when served, and the oldest when there are too many."""
+    clock = Clock()
+    suspects = Suspects(clock)
+    for number in range(MOST + 1):
+        suspects.note_failure(b"%d" % number)
+    assert b"0" not in suspects
+    assert b"1" in suspects
+    suspects.note_success(b"1")
+    assert b"1" not in suspects
+    clock.now += LASTS_S
+    assert b"2" not in suspects

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import httpx
 import orjson
@@ -40,6 +41,7 @@ _FAILURES: dict[str, Script] = {
     "page of a proxy": _always(Answer(502, b"<html>Bad Gateway</html>", {"content-type": "text/html"})),
     "page with status 200": _always(Answer(200, b"<html>Welcome</html>", {"content-type": "text/html"})),
     "truncated": _always(Answer(200, EMBEDDED[:20])),
+    "too few vectors": _always(Answer(200, b'{"model":"m","embeddings":[]}')),
     "unauthorized": _always(Answer(401, b"", {})),
 }
 
@@ -87,6 +89,26 @@ async def test_each_server_is_tried_once_and_the_last_answer_returned() -> None:
         assert response.status_code == 503
         assert response.headers["retry-after"] == "1"
         assert response.json()["error"].count("closed the connection without a response") == 2
+
+
+async def test_a_client_that_hardly_waits_stops_no_server() -> None:
+    """The servers are as fast as always."""
+    async with start(2) as world:
+        for server in world.servers:
+            server.embed = _never
+        for number in range(3):
+            assert (await world.embed(f"text {number}", ingest_timeout="0.05")).status_code == 503
+            assert [server.failures for server in world.gateway.pool.servers] == [0, 0]
+
+
+async def test_a_compressed_body_is_refused() -> None:
+    """Its texts cannot be counted, and a proxy before a server might read it."""
+    async with start(1) as world:
+        for path in ("/api/embed", "/api/show"):
+            response = await world.http.post(path, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+            assert response.status_code == 415
+            assert response.json()["error"].endswith("without Content-Encoding.")
+        assert not world.servers[0].embedded
 
 
 async def test_a_refusal_is_an_answer() -> None:
@@ -155,15 +177,15 @@ async def test_a_digest_that_no_server_serves_is_a_failed_precondition() -> None
         assert (await world.embed(ingest_model_digest="a" * 64)).status_code == 200
 
 
-async def _leave(world: World, *, flow: str) -> None:
-    """Send a request and hang up once the gateway has it."""
+async def _leave(world: World, *, flow: str, until: Callable[[], bool] = lambda: True) -> None:
+    """Send a request and hang up once the gateway has it, and a fact is true."""
     body = orjson.dumps({"model": "m", "input": ["x"]})
     head = f"POST /api/embed HTTP/1.1\r\nhost: x\r\ningest-flow: {flow}\r\ncontent-length: {len(body)}\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(world.url).port)
     writer.write(head.encode() + body)
     queue = world.gateway.dispatcher.queue
     before = len(queue) + queue.in_flight
-    await eventually(lambda: len(queue) + queue.in_flight > before)
+    await eventually(lambda: len(queue) + queue.in_flight > before and until())
     writer.close()
 
 
@@ -172,7 +194,7 @@ async def test_a_client_that_leaves_frees_its_place_at_the_server() -> None:
     async with start(embed={"in_flight": 1}) as world:
         [server] = world.servers
         server.gate = asyncio.Event()
-        await _leave(world, flow="a")
+        await _leave(world, flow="a", until=lambda: server.open == 1)
         await eventually(lambda: server.canceled == 1)
         server.gate.set()
         assert (await world.embed()).status_code == 200

@@ -102,7 +102,7 @@ def read_vectors(body: bytes, count: int, *, url: str, model: str) -> npt.NDArra
         rows = response["embeddings"]
         lengths = {len(row) for row in rows}
         numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:  # the last: beyond 64 bits
         raise _invalid(url, model, f"no list of vectors ({type(error).__name__})") from error
     if len(rows) != count or len(lengths) != 1 or numbers.size != count * max(lengths) or numbers.size == 0:
         raise _invalid(url, model, f"{len(rows)} vectors of lengths {sorted(lengths)} for {count} texts")
