@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
-from ingestion_engine.adapters.ollama.responses import canonical_name, translate_response
+from ingestion_engine.adapters.ollama.responses import canonical_name, read_vectors, translate_response
 from ingestion_engine.domain.errors import FatalError, TextRefused, TextTooLong, TransientError
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
@@ -249,7 +249,6 @@ class TestOutages:
         [
             {"embeddings": [[1.0, 0.0], [1.0, 0.0]]},
             {"embeddings": [[]]},
-            {"embeddings": [[10**30]]},
             {"vectors": []},
             {"embeddings": [["a"]]},
             [],
@@ -262,6 +261,12 @@ class TestOutages:
             with pytest.raises(TransientError) as broken:
                 await embedder.embed("m", ["x"])
             await embedder.close()
+        assert broken.value.code == "ollama_answer_invalid"
+
+    def test_a_whole_number_beyond_64_bits_is_no_vector(self) -> None:
+        """It is an outage as other invalid responses are."""
+        with pytest.raises(TransientError) as broken:
+            read_vectors(b'{"embeddings": [[123456789012345678901]]}', 1, url="http://a", model="m")
         assert broken.value.code == "ollama_answer_invalid"
 
     @pytest.mark.parametrize("tags", [{}, {"status": "ok"}, {"models": "x"}, {"models": [None]}, {"models": [{}]}])
