@@ -61,6 +61,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         ca_file: Path | None = None,
         decompress: bool = True,
+        shows_waits: bool = True,
     ) -> None:
         """Create the client without a request.
 
@@ -70,12 +71,14 @@ class HttpClient:
             headers: Headers of every request.
             ca_file: PEM file with the authorities to trust; None means the usual ones.
             decompress: Undo the content encoding of responses; False leaves their bytes as they are.
+            shows_waits: Show slow requests as waits of this process, which workers report in the progress of their job.
         """
         self._service = service
         self._connect_timeout_s = connect_timeout_s
         self._headers = headers
         self._ca_file = ca_file
         self._decompress = decompress
+        self._shows_waits = shows_waits
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -120,8 +123,8 @@ class HttpClient:
         if on_sent is not None and body:
             options["data"] = _NotedBody(body, on_sent)
         shown = hide_credentials(base)
-        name = f"{self._service.capitalize()} at {shown}"
-        is_slow = slow_request(name) if silence_s is None else contextlib.nullcontext()
+        is_shown = self._shows_waits and silence_s is None
+        is_slow = slow_request(f"{self._service.capitalize()} at {shown}") if is_shown else contextlib.nullcontext()
         with transport_errors(self._service, shown), is_slow:
             options |= _find_route(base, self._ca_file)
             if server_name is not None:

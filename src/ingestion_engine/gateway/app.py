@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -47,6 +47,7 @@ _FLOW: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _DIGEST: Final = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _LOOPBACK: Final = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
+_BANDS: Final[Mapping[str, Band]] = {band.value: band for band in Band}
 _OLLAMA_PATHS: Final = ("/api/", "/v1/")
 
 log = get_logger(__name__)
@@ -97,14 +98,12 @@ class App:
             reply = refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "Unexpected error in the gateway.", reason="bug"))
         response = web.Response(status=reply.status, body=reply.body, headers=reply.headers)
         limit_s = BODY_TIMEOUT_S + len(reply.body) / SLOWEST_BYTES_PER_S
+        timer = asyncio.get_running_loop().call_later(limit_s, _give_up, request)
         try:
-            async with asyncio.timeout(limit_s):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            log.debug("client does not read its reply", extra={"client": request.remote})
-            if request.transport is not None:
-                request.transport.abort()
+            await response.prepare(request)
+            await response.write_eof()
+        finally:
+            timer.cancel()
         return response
 
     def _find_handler(self, request: web.BaseRequest) -> Handler:
@@ -122,6 +121,13 @@ class App:
         else:
             allowed = [one for one, known in self._routes if known == path]
         raise _not_served(request.method, path, allowed)
+
+
+def _give_up(request: web.BaseRequest) -> None:
+    """Close the connection of a client that does not read its reply, which ends the task that writes it."""
+    log.debug("client does not read its reply", extra={"client": request.remote})
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _with_key(handler: Callable[[str], Reply], key: str) -> Handler:
@@ -232,13 +238,17 @@ def _too_large() -> Refused:
 
 def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
     """Return the handler of ``POST /api/embed``."""
+    heartbeats = _Heartbeats()
 
     async def embed(request: web.BaseRequest) -> Reply:
-        with _heartbeat(request):
+        transport = heartbeats.begin(request)
+        try:
             flow = read_flow(request)
             dispatcher.check_room(flow, request.content_length or 0)
             call = read_call(request, flow, await bodies.read(request))
             reply = await dispatcher.embed(call)
+        finally:
+            heartbeats.end(transport)
         server = call.tried[-1].url if call.tried else ""
         own = {"ingest-queue-ms": str(round(call.queued_s * 1000)), "ingest-server": server}
         return Reply(reply.status, reply.body, {**reply.headers, **own})
@@ -246,28 +256,40 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
     return embed
 
 
-@contextlib.contextmanager
-def _heartbeat(request: web.BaseRequest) -> Iterator[None]:
-    """Send an interim response every few seconds to a client that names its flow."""
-    if "ingest-flow" not in request.headers or request.version < (1, 1):
-        yield
-        return
-    timer: asyncio.TimerHandle
+class _Heartbeats:
+    """Interim responses every few seconds to clients that name their flow and wait. One timer serves all of them."""
 
-    def schedule() -> None:
-        nonlocal timer
-        timer = asyncio.get_running_loop().call_later(HEARTBEAT_S, beat)
+    def __init__(self) -> None:
+        self._due: dict[asyncio.Transport, float] = {}
+        """When each waiting client gets the next one, in order of that time."""
+        self._timer: asyncio.TimerHandle | None = None
 
-    def beat() -> None:
-        if request.transport is not None:
-            request.transport.write(INTERIM)
-        schedule()
+    def begin(self, request: web.BaseRequest) -> asyncio.Transport | None:
+        """Serve the client of a request, if it wants that; return its connection, which ``end`` takes."""
+        transport = request.transport
+        if transport is None or "ingest-flow" not in request.headers or request.version < (1, 1):
+            return None
+        self._due[transport] = asyncio.get_running_loop().time() + HEARTBEAT_S
+        if self._timer is None:
+            self._schedule()
+        return transport
 
-    schedule()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def end(self, transport: asyncio.Transport | None) -> None:
+        """Leave a client in peace: its reply follows."""
+        if transport is not None:
+            del self._due[transport]
+
+    def _schedule(self) -> None:
+        at = next(iter(self._due.values()), None)
+        self._timer = None if at is None else asyncio.get_running_loop().call_at(at, self._beat)
+
+    def _beat(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for transport, _ in [*itertools.takewhile(lambda item: item[1] <= now, self._due.items())]:
+            transport.write(INTERIM)
+            del self._due[transport]
+            self._due[transport] = now + HEARTBEAT_S
+        self._schedule()
 
 
 def read_flow(request: web.BaseRequest) -> str:
@@ -284,15 +306,15 @@ def read_call(request: web.BaseRequest, flow: str, body: bytes) -> Call:
     """Return a request for embeddings. Raises Refused where a header is invalid."""
     headers = request.headers
     demand = read_demand(body)
-    band = headers.get("ingest-band", Band.JOB)
-    if band not in list(Band):
+    band = _BANDS.get(headers.get("ingest-band", Band.JOB))
+    if band is None:
         raise _invalid("Ingest-Band", "search or job")
     weight = headers.get("ingest-weight", str(DEFAULT_WEIGHT))
     if _NUMBER.fullmatch(weight) is None or not weight.isdigit() or not 1 <= int(weight) <= MAX_WEIGHT:
         raise _invalid("Ingest-Weight", f"a whole number from 1 to {MAX_WEIGHT}")
     return Call(
         flow=flow,
-        band=Band(band),
+        band=band,
         weight=int(weight),
         characters=demand.characters,
         texts=demand.texts,

@@ -72,7 +72,11 @@ class Gateway:
             dead_s: Seconds after which a silent gateway counts as dead; the same for all.
         """
         self._client = HttpClient(
-            "ollama", connect_timeout_s=CONNECT_TIMEOUT_S, ca_file=settings.tls.ca_file, decompress=False
+            "ollama",
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            ca_file=settings.tls.ca_file,
+            decompress=False,
+            shows_waits=False,
         )
         self._forwarder = Forwarder(self._client)
         self.pool = ServerPool(most=settings.gateway.max_per_server, clock=clock)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ingestion_engine.adapters.ollama.responses import canonical_name
 from ingestion_engine.adapters.ollama.server_pool import Flight, Server, ServerPool, ServerState
@@ -100,8 +100,7 @@ class AllRights:
     refusal: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a server must serve for a request."""
 
     model: str
@@ -464,15 +463,18 @@ class Dispatcher:
 
     def _choose(self, call: Call, *, urgent: bool, rights: Rights) -> Server | None:
         """Return a server with room for a request, or None."""
-        serving = self._find_serving(call.wanted, rights, exclude=call.tried)
-        if not serving:
-            return None
-        if not call.wanted.model:  # any server may refuse it
+        model, digest = call.wanted
+        if not model:  # any server may refuse it
+            serving = self._find_serving(call.wanted, rights, exclude=call.tried)
             free = [server for server in serving if not server.failures and server.limit.room > 0]
             return min(free, key=lambda server: server.in_flight, default=None)
-        exclude = set(self.pool.servers).difference(serving)
+        if self.pool.models.choose_reference(model) is None:  # no server is known to have it
+            return None
+        exclude = call.tried
+        if rights.servers is not None:
+            exclude += tuple(server for server in self.pool.servers if server.url not in rights.servers)
         band = Band.SEARCH if urgent else Band.JOB
-        return self.pool.choose(call.wanted.model, digest=call.wanted.digest, band=band, exclude=exclude)
+        return self.pool.choose(model, digest=digest, band=band, exclude=exclude)
 
     def _find_serving(self, wanted: Wanted, rights: Rights, *, exclude: Collection[Server] = ()) -> list[Server]:
         """Return the servers of this gateway that are known to serve what is wanted."""
@@ -518,6 +520,9 @@ class Dispatcher:
     def _find_hopeless(self, wanted: Wanted) -> Refused | None:
         """Return the refusal of a request that all servers answer for and none can serve; None otherwise."""
         servers, model = self.pool.servers, wanted.model
+        reference = self.pool.models.choose_reference(model) if model else None
+        if reference is not None and wanted.digest in (None, reference):
+            return None
         if not model or not servers or not all(self.pool.models.is_known(server.url) for server in servers):
             return None
         served = self.pool.models.list_digests(model)

@@ -209,5 +209,5 @@ def _is_object(content: bytes) -> bool:
 
 def pass_headers(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
     """Return the headers that are passed on, except values that HTTP does not allow. Pure."""
-    found = {name: headers[name] for name in names if name in headers}
-    return {name: value for name, value in found.items() if value.isascii() and value.isprintable()}
+    found = ((name, headers.get(name)) for name in names)
+    return {name: value for name, value in found if value is not None and value.isascii() and value.isprintable()}

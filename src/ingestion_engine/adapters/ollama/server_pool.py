@@ -270,7 +270,7 @@ class ServerPool:
         room, half = server.limit.room, server.limit.limit // 2
         if band is Band.SEARCH:
             return max(room, server.limit.limit + half - server.limit.running)
-        is_held_back = server.limit.is_learned and self._clock() - self._search_seen_at < SEARCH_SEEN_S
+        is_held_back = self._clock() - self._search_seen_at < SEARCH_SEEN_S and server.limit.is_learned
         return min(room, max(half, 1) - server.limit.running) if is_held_back else room
 
     def _in_order(self) -> list[Server]:
