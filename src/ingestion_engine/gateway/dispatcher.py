@@ -455,7 +455,7 @@ class Dispatcher:
             self.queue.done(call, now)
             return
         call.is_out = True
-        call.flight = self.pool.begin(server, call.characters)
+        call.flight = self.pool.begin(server, call.characters, call.texts)
         if not call.tried:
             call.queued_s = now - call.arrived
             self._on_start(call)

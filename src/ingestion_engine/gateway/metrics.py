@@ -124,6 +124,8 @@ class _State(Collector):
             {(one["url"], outcome): one[outcome] for one in servers for outcome in ("done", "failed")},
             labels=["server", "outcome"],
         )
+        for name, text in (("texts", "Texts that a server has embedded."), ("chars", "Characters of these texts.")):
+            yield _counter(f"server_{name}", text, {(one["url"],): one[name] for one in servers}, labels=["server"])
 
     def _gateways(self) -> Iterator[Metric]:
         membership = self._status.peers.membership

@@ -47,6 +47,8 @@ class Status:
                 "limit": server.limit.limit,
                 "done": server.done,
                 "failed": server.failed,
+                "texts": server.texts,
+                "chars": server.chars,
                 "differs": {model: found[server.url] for model, found in differing.items() if server.url in found},
             }
             for server in self._pool.servers

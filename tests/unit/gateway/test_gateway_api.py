@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
+from pathlib import Path
 
 import httpx
 import orjson
@@ -221,5 +223,22 @@ async def test_metrics_show_what_was_served() -> None:
         text = (await world.http.get("/metrics")).text
         assert 'ingest_gateway_texts_total{band="job"} 2.0' in text
         assert 'ingest_gateway_chars_total{band="job"} 9.0' in text
+        assert f'ingest_gateway_server_texts_total{{server="{world.urls[0]}"}} 2.0' in text
+        assert f'ingest_gateway_server_chars_total{{server="{world.urls[0]}"}} 9.0' in text
         assert 'ingest_gateway_flow_share{band="job",flow="job-1"} 1.0' in text
         assert "ingest_gateway_info{" in text
+
+
+async def test_every_metric_is_documented() -> None:
+    """And every documented one exists, but for those that need a reason to have a value."""
+    table = (
+        (Path(__file__).parents[3] / "docs" / "gateway.md")
+        .read_text(encoding="utf-8")
+        .partition("### Metrics")[2]
+        .partition("\n\n`…`")[0]
+    )
+    documented = {name.removesuffix("_total") for name in re.findall(r"`…_([a-z_]+)`", table)}
+    async with start() as world:
+        text = (await world.http.get("/metrics")).text
+    found = {name.removeprefix("ingest_gateway_") for name in re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)}
+    assert {name.removesuffix("_total").removesuffix("_created") for name in found} == documented

@@ -79,6 +79,10 @@ class Server:
     """Requests that ended with an answer."""
     failed: int = field(default=0, init=False)
     """Requests that failed."""
+    texts: int = field(default=0, init=False)
+    """Texts of the requests that ended with an answer, where ``begin`` was told."""
+    chars: int = field(default=0, init=False)
+    """Characters of the requests that ended with an answer."""
 
     @property
     def url(self) -> str:
@@ -97,6 +101,7 @@ class Flight:
 
     server: Server
     passage: Passage
+    texts: int = 0
 
 
 class ServerPool:
@@ -280,9 +285,9 @@ class ServerPool:
 
     # Requests
 
-    def begin(self, server: Server, chars: int) -> Flight:
-        """Record that a request of ``chars`` characters begins at a server that was chosen."""
-        flight = Flight(server, server.limit.begin(chars))
+    def begin(self, server: Server, chars: int, texts: int = 0) -> Flight:
+        """Record that a request of ``chars`` characters and ``texts`` texts begins at a server that was chosen."""
+        flight = Flight(server, server.limit.begin(chars), texts)
         if server.failures and server.trial is None:
             server.trial = flight
         return flight
@@ -311,7 +316,10 @@ class ServerPool:
                 server.ordered_until = self._clock() + min(retry_after_s, LONGEST_RETRY_AFTER_S)
                 server.cool_until = max(server.cool_until, server.ordered_until)
         elif outcome is not Outcome.ABANDONED:
-            server.done += outcome is Outcome.DONE
+            if outcome is Outcome.DONE:
+                server.done += 1
+                server.texts += flight.texts
+                server.chars += flight.passage.chars
             if is_trial or flight.passage.began >= server.failed_at:
                 self._recover(server)
         self._wake()
