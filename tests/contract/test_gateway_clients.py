@@ -18,7 +18,7 @@ from ingestion_engine.domain.records import Band, EmbeddingFlow
 from ingestion_engine.gateway import app, dispatcher
 from ingestion_engine.runtime.retry import RetryPolicy
 from support.gateway import gateway_settings, running_gateway, start
-from support.scripted_ollama import DIGEST
+from support.scripted_ollama import DIGEST, ScriptedOllama
 from support.servers import RunningServer
 
 MODEL = "hash-384"
@@ -60,6 +60,19 @@ async def test_the_gateway_is_the_same_embedder(ollama_server: RunningServer) ->
         assert missing.value.code == "model_not_found"
         with pytest.raises(FatalError, match=r"no-such-model:latest. not found"):
             await embedder.describe("no-such-model")
+
+
+async def test_the_digest_of_a_collection_is_described_while_any_server_has_it() -> None:
+    """As without a gateway, so that its jobs and searches go on while most servers have a newer model."""
+    servers = [ScriptedOllama() for _ in range(3)]
+    for server in servers:
+        server.shown = b'{"model_info": {"bert.embedding_length": 2}}'
+    servers[2].models = {"m:latest": "1" * 64}
+    async with start(servers) as world, embedder_of(world.url, EmbeddingFlow("job-1")) as embedder:
+        await wait_until(lambda: all(world.gateway.pool.models.is_known(url) for url in world.urls))
+        assert (await embedder.describe("m")).digest == DIGEST
+        assert (await embedder.describe("m", digest="1" * 64)).digest == "1" * 64
+        assert (await embedder.describe("m", digest="2" * 64)).digest == DIGEST
 
 
 async def test_the_tokenizer_comes_through_the_gateway(

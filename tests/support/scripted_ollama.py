@@ -61,6 +61,7 @@ class ScriptedOllama:
         self.embed: Script = embed_all
         self.models = {"m:latest": DIGEST}
         self.lists_models = True
+        self.shown = b'{"model_info" : {"n": 1e2}}'
         self.received: list[Received] = []
         self.open = 0
         """Embedding requests that arrived and have neither an answer nor been canceled."""
@@ -89,7 +90,7 @@ class ScriptedOllama:
         elif request.path == "/api/tags":
             answer = Answer(200, orjson.dumps({"models": self.tags})) if self.lists_models else HANG_UP
         elif request.path == "/api/show":
-            answer = Answer(200, b'{"model_info" : {"n": 1e2}}')
+            answer = Answer(200, self.shown)
         elif request.path == "/api/ps":
             answer = Answer(200, orjson.dumps({"models": self.tags[:1]}))
         else:

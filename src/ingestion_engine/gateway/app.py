@@ -319,7 +319,7 @@ def read_call(request: web.BaseRequest, flow: str, body: bytes) -> Call:
         characters=demand.characters,
         texts=demand.texts,
         size_bytes=len(body),
-        wanted=Wanted.parse(demand.model, _read_digest(headers)),
+        wanted=Wanted.parse(demand.model, read_digest(headers)),
         request=EmbedRequest(
             body=body,
             headers=pass_headers(headers, PASSED_TO_SERVERS),
@@ -330,7 +330,8 @@ def read_call(request: web.BaseRequest, flow: str, body: bytes) -> Call:
     )
 
 
-def _read_digest(headers: Mapping[str, str]) -> str | None:
+def read_digest(headers: Mapping[str, str]) -> str | None:
+    """Return the digest of the model that a client wants, if any. Raises Refused where the header is invalid."""
     digest = headers.get("ingest-model-digest")
     if digest is None:
         return None

@@ -21,6 +21,7 @@ from ingestion_engine.gateway.app import (
     BodyReader,
     Routes,
     make_embed_handler,
+    read_digest,
     reply_json,
     reply_text,
 )
@@ -179,9 +180,10 @@ class Gateway:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message, reason="unavailable", retry_after_s=1.0)
         return sorted(servers, key=lambda server: (server.failures > 0, server.in_flight))
 
-    async def _tags(self, _: web.BaseRequest) -> Reply:
+    async def _tags(self, request: web.BaseRequest) -> Reply:
         self._usable()  # an empty list would say that a model does not exist
-        return reply_json({"models": self._catalog.list_models(server.url for server in self.pool.servers)})
+        urls = (server.url for server in self.pool.servers)
+        return reply_json({"models": self._catalog.list_models(urls, digest=read_digest(request.headers) or "")})
 
     async def _version(self, _: web.BaseRequest) -> Reply:
         return await self._ask_first(self._usable(), "GET", "/api/version", timeout_s=PS_TIMEOUT_S)
@@ -200,12 +202,14 @@ class Gateway:
     async def _show(self, request: web.BaseRequest) -> Reply:
         body = await self._bodies.read(request)
         name = Wanted.parse(read_name(body), None).model
-        digest = request.headers.get("ingest-model-digest", "").removeprefix("sha256:")
-        wanted = digest or (self.pool.models.choose_reference(name) if name else None)
-        servers = self._usable()
-        serving = [server for server in servers if self.pool.models.find_digest(server.url, name) == wanted]
+        models, servers = self.pool.models, self._usable()
+        candidates = servers
+        for digest in (read_digest(request.headers), models.choose_reference(name) if name else None):
+            serving = [server for server in servers if digest and models.find_digest(server.url, name) == digest]
+            if serving:
+                candidates = serving
+                break
         headers = pass_headers(request.headers, PASSED_TO_SERVERS)
-        candidates = serving if wanted and serving else servers
         return await self._ask_first(
             candidates, "POST", "/api/show", timeout_s=SHOW_TIMEOUT_S, body=body, headers=headers
         )

@@ -24,16 +24,19 @@ class Catalog:
         self._entries = {one: listed for one, listed in self._entries.items() if self._models.is_known(one)}
         self._entries[url] = list(entries)
 
-    def list_models(self, urls: Iterable[str]) -> list[Entry]:
-        """Return one entry for every model that requests can use: that of the first server with its digest."""
+    def list_models(self, urls: Iterable[str], *, digest: str = "") -> list[Entry]:
+        """Return one entry for every model that requests can use: that of the first server with its digest.
+
+        The digest of a model is the reference digest, or ``digest`` where a server serves the model with that one.
+        """
         found: dict[str, Entry] = {}
         for url in urls:
             if not self._models.is_known(url):
                 continue
             for entry in self._entries.get(url, ()):
                 name = canonical_name(str(entry["name"]))
-                digest = str(entry["digest"]).removeprefix("sha256:")
-                if name not in found and digest == self._models.choose_reference(name):
+                served = str(entry["digest"]).removeprefix("sha256:")
+                if served == digest or (name not in found and served == self._models.choose_reference(name)):
                     found[name] = entry
         return list(found.values())
 

@@ -109,7 +109,7 @@ class GatewayEmbedder:
 
         Args:
             model: Name of the model.
-            digest: The digest that is wanted; the gateways know the one that they serve.
+            digest: The digest that is wanted, if any server serves it; None means that of most servers.
 
         Raises:
             FatalError: "model_not_found", "model_not_embedding", "embedder_access_denied".
@@ -120,7 +120,10 @@ class GatewayEmbedder:
 
         async def describe_once() -> ModelInfo:
             await self._resolve()
-            tasks = [asyncio.create_task(self._describe_at(g.address, model)) for g in self._gateways.in_order()]
+            tasks = [
+                asyncio.create_task(self._describe_at(gateway.address, model, digest))
+                for gateway in self._gateways.in_order()
+            ]
             failure: TransientError | None = None
             try:
                 for answer in asyncio.as_completed(tasks):
@@ -150,22 +153,24 @@ class GatewayEmbedder:
         async def load() -> TokenCounter | None:
             await self._resolve()
             gateways = self._gateways.in_order()
-            shows = (functools.partial(self._show, g.address, model.name, verbose=True) for g in gateways)
+            show = functools.partial(self._show, model=model.name, wanted=model.digest, verbose=True)
+            shows = (functools.partial(show, gateway.address) for gateway in gateways)
             return await load_counter(model, shows)
 
         return await retry_async(load, TransientError, self._describe_retry, unless=TlsFailed)
 
-    async def _describe_at(self, address: ServerAddress, model: str) -> ModelInfo:
-        digest, shown = await self._show(address, model)
+    async def _describe_at(self, address: ServerAddress, model: str, wanted: str | None) -> ModelInfo:
+        digest, shown = await self._show(address, model=model, wanted=wanted)
         return read_model(shown, model=model, digest=digest, url=address.url)
 
     async def _show(
-        self, address: ServerAddress, model: str, *, verbose: bool = False
+        self, address: ServerAddress, *, model: str, wanted: str | None, verbose: bool = False
     ) -> tuple[str, Mapping[str, Any]]:
         """Return the digest of a model that a gateway serves, and its description; the vocabulary only when verbose."""
+        headers = {} if wanted is None else {"Ingest-Model-Digest": wanted}
         url, show = address.url, orjson.dumps({"model": model} | ({"verbose": True} if verbose else {}))
-        tags = await self._request("GET", address, "/api/tags", model=model)
-        shown = await self._request("POST", address, "/api/show", model=model, body=show)
+        tags = await self._request("GET", address, "/api/tags", model=model, headers=headers)
+        shown = await self._request("POST", address, "/api/show", model=model, body=show, headers=headers)
         digest = read_digests(read_object(tags, "gateway", url), url=url).get(canonical_name(model))
         if digest is None:
             raise model_not_found(url, model, f"Model {model!r} is not listed.", service="gateway")
@@ -238,7 +243,7 @@ class GatewayEmbedder:
         gateway.in_flight += 1
         try:
             response = await self._request(
-                "POST", gateway.address, "/api/embed", model=model, body=body, headers=headers
+                "POST", gateway.address, "/api/embed", model=model, body=body, headers=headers, is_queued=True
             )
             vectors = read_vectors(response.content, count, url=url, model=model)
         finally:
@@ -259,17 +264,18 @@ class GatewayEmbedder:
         *,
         model: str,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
+        is_queued: bool = False,
     ) -> Response:
-        """Send one request and return its successful response; only those with ``headers`` may wait in the queue."""
+        """Send one request and return its successful response; one that waits in the queue has no time limit."""
         response = await self._client.request(
             method,
             address.base,
             path,
             body=body,
             headers=headers,
-            timeout_s=None if headers else DESCRIBE_TIMEOUT_S,
-            silence_s=self._silence_s if headers else None,
+            timeout_s=None if is_queued else DESCRIBE_TIMEOUT_S,
+            silence_s=self._silence_s if is_queued else None,
             server_name=address.server_name,
         )
         if response.status_code != HTTPStatus.OK:
