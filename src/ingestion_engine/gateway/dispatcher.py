@@ -30,7 +30,7 @@ DROPPED_S: Final = 600.0
 MOST_DROPPED: Final = 10_000
 """Dropped flows to remember at once; keys come from clients."""
 MOST_HOPELESS: Final = 1_000
-"""Models without a server to remember at once; names come from clients."""
+"""Models without a server to remember at once beside those of waiting requests; names come from clients."""
 STEP_S: Final = 0.5
 """Longest pause between two looks at the queue while requests wait."""
 RETRY_AFTER_S: Final = 1.0
@@ -514,8 +514,10 @@ class Dispatcher:
                 refusal = self._find_hopeless(wanted) or self._no_server(wanted)
                 for call in [*group]:
                     self._refuse(call, refusal)
-        while len(self._hopeless_since) > MOST_HOPELESS:
-            del self._hopeless_since[next(iter(self._hopeless_since))]
+        if len(self._hopeless_since) > MOST_HOPELESS:  # those that are waited for stay, or the wait would never end
+            idle = [wanted for wanted in self._hopeless_since if wanted not in self._waiting]
+            for wanted in idle[: len(self._hopeless_since) - MOST_HOPELESS]:
+                del self._hopeless_since[wanted]
 
     def _find_hopeless(self, wanted: Wanted) -> Refused | None:
         """Return the refusal of a request that all servers answer for and none can serve; None otherwise."""

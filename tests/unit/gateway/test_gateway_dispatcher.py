@@ -10,6 +10,7 @@ import pytest
 from ingestion_engine.adapters.ollama.server_pool import COOL_DOWN_S, ServerPool, ServerState
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
 from ingestion_engine.domain.records import Band
+from ingestion_engine.gateway import dispatcher
 from ingestion_engine.gateway.dispatcher import HOPE_S, AllRights, Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import EmbedRequest, Forwarder, Reply, Result, Verdict
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
@@ -221,3 +222,16 @@ def test_suspects_are_forgotten() -> None:
     assert b"1" not in suspects
     clock.now += LASTS_S
     assert b"2" not in suspects
+
+
+async def test_requests_for_many_models_without_a_server_all_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when there are more models than are remembered; models that nobody waits for are forgotten."""
+    monkeypatch.setattr(dispatcher, "MOST_HOPELESS", 2)
+    world = World()
+    world.fail_all()
+    waiting = [world.send(model=f"odd{number}") for number in range(5)]
+    for _ in range(3):
+        await world.pass_time(HOPE_S / 2)
+    await world.pass_time(0.0)
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert [type(result) for result in results] == [Refused] * 5
