@@ -55,7 +55,7 @@ class Rule:
         self.in_flight += 1
         return Sent(chars, self.clock())
 
-    def end(self, sent: Sent, outcome: Outcome) -> None:
+    def end(self, sent: Sent, outcome: Outcome, *, load_s: float = 0.0) -> None:
         is_full = 2 * self.in_flight >= self.limit
         self.in_flight -= 1
         if outcome is Outcome.FAILED and sent.began > self.cut_at:

@@ -33,7 +33,7 @@ class Limit(Protocol):
 
     def begin(self, chars: int) -> Any: ...
 
-    def end(self, passage: Any, outcome: Outcome) -> None: ...
+    def end(self, passage: Any, outcome: Outcome, *, load_s: float = 0.0) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class Setting:
     """Number of slots from a time on, at most ``MOST_SLOTS``."""
     speed_later: Mapping[float, float] = field(default_factory=dict)
     """Factor of the duration of requests that start from a time on."""
+    model_load_s: float = 0.0
+    """Time that a slot takes to load its model, before its first request."""
     outage: tuple[float, float] | None = None
     """Requests that arrive in this time fail after 20 ms; those in flight at its start fail."""
     gap_s: float = 0.002
@@ -85,6 +87,7 @@ class _Job:
     chars: int
     service_s: float
     arrived: float
+    load_s: float = 0.0
     started: float = 0.0
     lost: bool = False
 
@@ -104,6 +107,7 @@ class Simulation:
         self.shared: deque[_Job] = deque()
         self.serving: list[_Job | None] = [None] * MOST_SLOTS
         self.turn = 0
+        self.loaded: set[int] = set()
         self.waiting = 0
         self.sent = 0
         self.speed = 1.0
@@ -182,7 +186,10 @@ class Simulation:
         job = queue.popleft()
         job.started = self.now
         self.serving[slot] = job
-        self.at(self.now + job.service_s, "finish", (slot, job))
+        if slot not in self.loaded:
+            self.loaded.add(slot)
+            job.load_s = self.setting.model_load_s
+        self.at(self.now + job.load_s + job.service_s, "finish", (slot, job))
 
     def _on_finish(self, data: tuple[int, _Job]) -> None:
         slot, job = data
@@ -196,7 +203,7 @@ class Simulation:
         self._start(slot)
 
     def _on_answer(self, job: _Job) -> None:
-        self.limit.end(job.passage, Outcome.DONE)
+        self.limit.end(job.passage, Outcome.DONE, load_s=job.load_s)
         self.at(self.now + self.setting.gap_s / 2, "send")
 
     def _on_fail(self, job: _Job) -> None:

@@ -319,7 +319,13 @@ class Dispatcher:
             result = self._excuse(call, result)
         elif result.verdict in (Verdict.ANSWER, Verdict.REFUSED):
             self._suspects.note_success(call.request.body)
-        self.pool.end(flight, _OUTCOMES[result.verdict], error=result.error, retry_after_s=result.retry_after_s)
+        self.pool.end(
+            flight,
+            _OUTCOMES[result.verdict],
+            error=result.error,
+            retry_after_s=result.retry_after_s,
+            load_s=result.load_s,
+        )
         return result
 
     def _excuse(self, call: Call, result: Result) -> Result:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ingestion_engine.adapters.ollama.embedder import BASE_TIMEOUT_S
-from ingestion_engine.adapters.ollama.responses import read_error, translate_response
+from ingestion_engine.adapters.ollama.responses import read_error, read_load_s, translate_response
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress
 from ingestion_engine.adapters.transport import HttpClient, Response, excerpt, read_retry_after
 from ingestion_engine.domain.errors import FatalError, IngestionError, TextRefused
@@ -79,6 +79,8 @@ class Result:
     """Pause that the server asked for."""
     has_arrived: bool = True
     """Whether a server may have seen the request: there was a connection."""
+    load_s: float = 0.0
+    """Time for which the server loaded the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def judge(response: Response, url: str, *, is_valid: bool, texts: int = 0) -> Re
     if response.status_code == HTTPStatus.OK:
         is_complete = _is_object(response.content) and (not texts or _has_lists(response.content, texts + 1))
         if "content-encoding" in reply.headers or is_complete:
-            return Result(Verdict.ANSWER, reply)
+            return Result(Verdict.ANSWER, reply, load_s=read_load_s(response.content))
         # A proxy's page with status 200, for example.
         return Result(Verdict.FAILED, reply, f"Ollama at {url} responded with something else: {excerpt(response)}")
     error = translate_response(response, url, "")

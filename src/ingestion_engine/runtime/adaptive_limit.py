@@ -181,8 +181,14 @@ class AdaptiveLimit:
         self.in_flight += 1
         return passage
 
-    def end(self, passage: Passage, outcome: Outcome) -> None:
-        """Record how a request ended, and adapt the limit."""
+    def end(self, passage: Passage, outcome: Outcome, *, load_s: float = 0.0) -> None:
+        """Record how a request ended, and adapt the limit.
+
+        Args:
+            passage: What ``begin`` returned.
+            outcome: How it ended.
+            load_s: Seconds of it for which the server loaded the model; they say nothing about other requests.
+        """
         now = self._account()
         self.in_flight -= 1
         if self._alone is passage:
@@ -198,7 +204,7 @@ class AdaptiveLimit:
             self._cut(passage, now)
         elif outcome is Outcome.DONE and passage.chars > 0:
             if self._declared is None:
-                self._note_time(passage, now)
+                self._note_time(passage, max(now - load_s, passage.began))
                 self._add_to_round(passage, now)
             elif passage.began >= self._changed_at and self._limit < self._declared:
                 self._set_limit(min(2 * self._limit, self._declared), now)
@@ -228,18 +234,20 @@ class AdaptiveLimit:
         """Whether a request of this size tells the time of others: each has a fixed cost too, which small ones hide."""
         return 2 * chars * self._mean_chars >= self._mean_square  # half of the mean size, weighted by size
 
-    def _note_time(self, passage: Passage, now: float) -> None:
+    def _note_time(self, passage: Passage, ended: float) -> None:
+        """Learn how long a request takes; ``ended`` is when it would have ended had the model been loaded."""
+        now = self._clock()
         weight = 0.1 if self._mean_chars else 1.0
         self._mean_chars += weight * (passage.chars - self._mean_chars)
         self._mean_square += weight * (passage.chars**2 - self._mean_square)
         if not self._is_usual(passage.chars):
             return
-        sample = _Sample(passage.chars, (now - passage.began) / passage.chars)
+        sample = _Sample(passage.chars, (ended - passage.began) / passage.chars)
         if passage.is_alone:
             self._note_alone(sample, now)
         elif passage.is_first and self._first_guess is None:
             self._first_guess = sample
-            self._next_probe = max(self._next_probe, now + PROBES[0][1] * (now - passage.began))
+            self._next_probe = max(self._next_probe, now + PROBES[0][1] * (ended - passage.began))
 
     def _note_alone(self, sample: _Sample, now: float) -> None:
         """Learn from a request that was alone, and choose the time of the next one."""

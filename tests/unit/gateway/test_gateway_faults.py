@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from ingestion_engine.gateway import app, serve
+from ingestion_engine.runtime.adaptive_limit import AdaptiveLimit, Outcome, Passage
 from support.gateway import World, gateway_settings, running_parts, start
 from support.scripted_ollama import EMBEDDED, HANG_UP, Answer, Script, ScriptedOllama, error, serving
 from support.waiting import eventually
@@ -341,6 +342,26 @@ async def test_a_client_that_does_not_read_its_reply_holds_no_place(monkeypatch:
             await eventually(lambda: len(server.embedded) == 1 and world.gateway.dispatcher.queue.in_flight == 0)
             server.embed = _always(Answer())
             assert (await world.embed()).status_code == 200
+
+
+async def test_the_time_to_load_a_model_does_not_count_as_the_time_of_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server says it behind the vectors; else one server would seem to be many."""
+    loads: list[float] = []
+    end = AdaptiveLimit.end
+
+    def note(limit: AdaptiveLimit, passage: Passage, outcome: Outcome, *, load_s: float = 0.0) -> None:
+        loads.append(load_s)
+        end(limit, passage, outcome, load_s=load_s)
+
+    monkeypatch.setattr(AdaptiveLimit, "end", note)
+    times = b',"total_duration":816257394,"load_duration":800682442,"prompt_eval_count":3}'
+    async with start() as world:
+        for tail in (times, b',"load_duration": 2500000}', b',"load_duration":-1}', b"}"):
+            world.servers[0].embed = _always(Answer(body=b'{"embeddings":[[1]]' + tail))
+            assert (await world.embed()).status_code == 200
+    assert loads == [0.800682442, 0.0025, 0.0, 0.0]
 
 
 async def test_a_server_that_failed_once_is_described_before_its_trial() -> None:

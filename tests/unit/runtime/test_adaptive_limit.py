@@ -42,6 +42,15 @@ def test_two_requests_per_machine(slots: int, front: str) -> None:
     assert result.busy_after(10, 120) > 0.99
 
 
+@pytest.mark.parametrize(("slots", "front"), [(1, "shared"), (4, "least"), (4, "robin")])
+@pytest.mark.parametrize("load_s", [1.0, 10.0])
+def test_the_time_to_load_a_model_is_not_the_time_of_a_request(slots: int, front: str, load_s: float) -> None:
+    """Else one server seemed to be thirty, and a search waited behind the half of as many batches."""
+    result = run(Setting(slots=slots, front=front, model_load_s=load_s, seconds=120))
+    assert max(limit for _, limit in result.limits) <= 2 * slots + 1
+    assert {limit_at(result, time) for time in (60, 90, 120)} == {2 * slots}  # further slots load when they get work
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("slots", [1, 4, 8])
 def test_a_noisy_server(slots: int, seed: int) -> None:

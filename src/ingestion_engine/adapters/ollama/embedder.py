@@ -16,6 +16,7 @@ from ingestion_engine.adapters.ollama.responses import (
     canonical_name,
     model_not_found,
     read_digests,
+    read_load_s,
     read_model,
     read_vectors,
     translate_response,
@@ -237,11 +238,11 @@ class OllamaEmbedder:
     async def _embed_at(self, flight: Flight, model: str, body: bytes, *, count: int) -> npt.NDArray[np.float32]:
         """Send the request that has begun, and record how it ended."""
         address, timeout_s = flight.server.address, limit_embed_s(flight.passage.chars)
-        outcome, error, retry_after_s = Outcome.ABANDONED, None, None  # canceled
+        outcome, error, retry_after_s, load_s = Outcome.ABANDONED, None, None, 0.0  # canceled
         try:
             response = await self._request("POST", address, "/api/embed", body=body, model=model, timeout_s=timeout_s)
             vectors = read_vectors(response.content, count, url=address.url, model=model)
-            outcome = Outcome.DONE
+            outcome, load_s = Outcome.DONE, read_load_s(response.content)
         except TransientError as failure:
             outcome, error, retry_after_s = Outcome.FAILED, failure.message, failure.context.get("retry_after_s")
             raise
@@ -249,7 +250,7 @@ class OllamaEmbedder:
             outcome = Outcome.REFUSED
             raise
         finally:
-            self.pool.end(flight, outcome, error=error, retry_after_s=retry_after_s)
+            self.pool.end(flight, outcome, error=error, retry_after_s=retry_after_s, load_s=load_s)
         self._check_dimension(model, vectors.shape[1], address.url)
         return vectors
 

@@ -26,6 +26,11 @@ from ingestion_engine.domain.records import ModelInfo
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_LOAD = re.compile(rb'"load_duration": ?([0-9]{1,18})[,}\s]')
+"""In nanoseconds."""
+_TAIL_BYTES = 512
+"""What follows the vectors has about 90 bytes."""
+
 REFUSALS: Mapping[str, tuple[type[TextRefused], str]] = {
     "the input length exceeds the context length": (TextTooLong, "text_too_long"),
     "input after truncation exceeds maximum context length": (TextTooLong, "text_too_long"),
@@ -117,6 +122,15 @@ def read_vectors(body: bytes, count: int, *, url: str, model: str) -> npt.NDArra
         message = f"Model '{model}' returned a vector of length {worst:.4f} instead of 1."
         raise TextRefused("embedding_refused", message, url=url, model=model)
     return vectors
+
+
+def read_load_s(body: bytes) -> float:
+    """Return the seconds for which a successful ``POST /api/embed`` waited until its model was loaded. Pure.
+
+    Some milliseconds when it was; 0 where a server does not say it. Ollama writes it behind the vectors.
+    """
+    found = _LOAD.search(body, max(0, len(body) - _TAIL_BYTES))
+    return int(found[1]) / 1e9 if found else 0.0
 
 
 def _invalid(url: str, model: str, content: str) -> TransientError:

@@ -293,7 +293,13 @@ class ServerPool:
         return flight
 
     def end(
-        self, flight: Flight, outcome: Outcome, *, error: str | None = None, retry_after_s: float | None = None
+        self,
+        flight: Flight,
+        outcome: Outcome,
+        *,
+        error: str | None = None,
+        retry_after_s: float | None = None,
+        load_s: float = 0.0,
     ) -> None:
         """Record how a request ended.
 
@@ -302,9 +308,10 @@ class ServerPool:
             outcome: How it ended.
             error: What happened to a request that failed, for reports.
             retry_after_s: Pause that the server, or a proxy before it, asked for.
+            load_s: Seconds of the request for which the server loaded the model.
         """
         server = flight.server
-        server.limit.end(flight.passage, outcome)
+        server.limit.end(flight.passage, outcome, load_s=load_s)
         is_trial = server.trial is flight
         if is_trial:
             server.trial = None
