@@ -114,7 +114,7 @@ class App:
         if handler is not None:
             return handler
         prefix = "/gateway/flows/"
-        if path.startswith(prefix):
+        if path.startswith(prefix) and path != prefix:
             allowed: list[str] = list(self._flow_routes)
             if method in self._flow_routes:
                 return _with_key(self._flow_routes[method], unquote(path.removeprefix(prefix))[:LONGEST_KEY])

@@ -99,6 +99,7 @@ async def test_models_are_listed_with_the_digest_that_is_used() -> None:
         ("GET", "/api/embed", 405, "Use POST."),
         ("POST", "/api/tags", 405, "Use GET."),
         ("POST", "/gateway/flows/x", 405, "Use GET or DELETE."),
+        ("DELETE", "/gateway/flows/", 404, "The gateway does not serve DELETE /gateway/flows/."),
         ("GET", "/favicon.ico", 404, "The gateway does not serve GET /favicon.ico."),
     ],
 )
