@@ -17,6 +17,7 @@ HINTS: Final = {
     "collection_not_ready": "Wait for its job: ingest watch {job_id}",
     "differences_found": "Run `ingest failures {job_id}` to list the objects, and `ingest repair COLLECTION`.",
     "driver_died": _LOGS,
+    "embedder_unavailable": _READY,
     "engine_never_started": _LOGS,
     "job_not_found": "Run `ingest jobs` to list jobs.",
     "mode_not_submittable": "Run `ingest delete-objects COLLECTION --prefix PREFIX`.",
