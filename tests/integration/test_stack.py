@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -79,6 +80,17 @@ def others() -> Iterator[psutil.Process]:
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def have_ended(processes: list[psutil.Process]) -> bool:
+    """Return whether none of them runs; one that its new parent has not collected yet has ended."""
+    return not any(runs(process) for process in processes)
+
+
+def runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # collected between the two questions
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.fixture
@@ -296,7 +308,7 @@ def test_killed_supervisor_takes_everything_with_it(home: Path) -> None:
     assert temp_dir.is_dir()
     supervisor.kill()
     supervisor.wait()
-    wait_for(lambda: not any(process.is_running() and process.status() != "zombie" for process in started))
+    wait_for(lambda: have_ended(started))
     shutil.rmtree(home)
     with stack(home, {"ray"}):
         assert not temp_dir.exists()
@@ -313,7 +325,7 @@ def test_signal_stops_in_order(home: Path, number: signal.Signals) -> None:
     assert len(started) >= 6
     supervisor.send_signal(number)
     assert supervisor.wait(30) == 0
-    assert not any(process.is_running() for process in started)
+    assert have_ended(started)
 
 
 def test_signal_during_the_start_leaves_nothing(home: Path) -> None:
@@ -323,7 +335,7 @@ def test_signal_during_the_start_leaves_nothing(home: Path) -> None:
     started = descendants(supervisor)
     supervisor.terminate()
     assert supervisor.wait(40) == 0
-    assert not any(process.is_running() for process in started)
+    assert have_ended(started)
 
 
 def test_configured_systems_are_left_alone(home: Path) -> None:
@@ -409,4 +421,4 @@ def test_everything_from_the_command_line(home: Path) -> None:
     started = descendants(supervisor)
     supervisor.terminate()
     assert supervisor.wait(60) == 0
-    assert not any(process.is_running() for process in started)
+    assert have_ended(started)
