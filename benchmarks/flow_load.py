@@ -1,6 +1,6 @@
 """Load of several flows on an embedder or a gateway: each answer is compared with the vectors of its texts.
 
-A flow behaves as the workers of one job do: so many requests in flight, each sent again after a failure, with the
+A flow behaves as the workers of one job do: a number of requests in flight, each sent again after a failure, with the
 flow's headers. A flow with a rate is a stream of searches instead: it sends whether or not earlier ones are answered.
 """
 

@@ -71,7 +71,7 @@ def measure_latency(simulation: Simulation, blocks: int, requests: int) -> dict[
 
 
 async def _fill(gateway: Gateway, waiting: int, chars: int) -> int:
-    """Return the memory while so many clients want to wait in the gateway; their servers never answer."""
+    """Return the memory while this many clients want to wait in the gateway; their servers never answer."""
     flows = [Flow(f"job-{number}", texts=8, chars=chars, in_flight=waiting // 10) for number in range(10)]
     sending = asyncio.create_task(send_flows([gateway.url], flows, 600, model=MODEL, drain=False))
     loop = asyncio.get_running_loop()

@@ -35,7 +35,7 @@ def _describe(load: Load) -> dict[str, Any]:
 
 
 def measure_direct(url: str, model: str, *, texts: int, in_flight: int, seconds: float) -> dict[str, Any]:
-    """Return texts per second and times of one client with so many requests in flight."""
+    """Return texts per second and times of one client with this many requests in flight."""
     flow = Flow("direct", texts=texts, chars=CHARS, in_flight=in_flight, headers=False)
     return _describe(run_load([url], [flow], seconds, model=model, drain=False))
 

@@ -43,7 +43,7 @@ class Simulation:
 
 @contextlib.contextmanager
 def run_simulation(servers: int, *, slots: int = 1) -> Iterator[Simulation]:
-    """Run simulated servers, each with so many slots, in a process of their own while the context lasts."""
+    """Run simulated servers, each with this many slots, in a process of their own while the context lasts."""
     with run_server("sim_ollama.py", "--endpoints", str(servers), "--slots", str(slots)) as fields:
         yield Simulation(fields["urls"], fields["control"])
 

@@ -68,7 +68,7 @@ def read_name(body: bytes) -> str:
         return ""
     if not isinstance(fields, simdjson.Object):
         return ""
-    names = [name for name in fields.keys() if name.lower() in ("model", "name")]  # noqa: SIM118 - as below
+    names = [name for name in fields.keys() if name.lower() in ("model", "name")]  # noqa: SIM118 - simdjson's objects do not iterate
     found = {name.lower(): fields[name] for name in names}
     return next((value for name in ("model", "name") if (value := _read_model(found.get(name)))), "")
 

@@ -53,7 +53,7 @@ def grant_parallelism(settings: Settings, request: JobRequest) -> int:
 def choose_share(settings: Settings, parallelism: int, free: int) -> int:
     """Return the number of embedding requests in flight for each of ``parallelism`` partitions, at least 1. Pure.
 
-    The number gives every server ``QUEUED_PER_SERVER`` requests; a declared capacity counts as so many servers. Where
+    The number gives every server ``QUEUED_PER_SERVER`` requests; a declared capacity counts as that many servers. Where
     ``INGEST_EMBED__IN_FLIGHT`` is set, the operator says how many requests there is use for, and more servers than URLs
     may be behind it. Beyond one request per partition the number takes at most half of the free ones: each later job
     finds half of the rest, and does not have to wait for the end of this one.

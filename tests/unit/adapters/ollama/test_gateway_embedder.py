@@ -227,7 +227,7 @@ async def test_a_model_is_described_by_the_first_gateway_that_answers() -> None:
     """One that hangs delays nobody; a model that is not listed is missing."""
     async with upstreams([[]], [[]]) as made:
         hanging = Upstream([])
-        hanging._choose = lambda _head: [20.0]  # type: ignore[method-assign]
+        hanging._choose = lambda _head: [20.0]  # type: ignore[method-assign]  # a test double
         server = await asyncio.start_server(hanging.serve, "127.0.0.1", 0)
         hanging.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with embedding([hanging, *made]) as embedder, asyncio.timeout(5):
@@ -338,7 +338,7 @@ async def test_another_form_of_flows_is_an_outage_of_the_gateway() -> None:
     async with upstreams([[]]) as made:
         client = GatewayClient([made[0].url])
         for flows in ([{"flow": "a"}], [7], 7):
-            made[0].flows = flows  # type: ignore[assignment]
+            made[0].flows = flows  # type: ignore[assignment]  # a test double
             with pytest.raises(TransientError, match="another form"):
                 await client.read_flows()
         await client.close()
