@@ -39,20 +39,42 @@ def write_kubeconfig(path: Path, url: str, *, token: str, namespace: str, author
 
 
 def write_secret(data_dir: Path, name: str, values: Mapping[str, str]) -> None:
-    """Replace the secret `name` of a stand-in's data directory; directories 0700, files 0600."""
+    """Replace the secret `name` of a stand-in's data directory; directories 0700, files 0600.
+
+    A reader finds all values of one writing or, for a moment while a secret is replaced, none.
+    """
     folder = data_dir / "secrets" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
+    fresh, old = (folder.with_name(f".{name}.{os.getpid()}.{state}") for state in ("new", "old"))
+    for stale in (fresh, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    fresh.mkdir(parents=True, mode=0o700)
     for key, value in values.items():
-        write_private(folder / key, value.encode())
+        write_private(fresh / key, value.encode())
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_secret(data_dir: Path, name: str) -> dict[str, str] | None:
-    """Return all values of a secret; None when there is none."""
-    folder = data_dir / "secrets" / name
-    if "/" in name or not folder.is_dir():
+    """Return all values of a secret; None when there is none, or while it is being replaced."""
+    if "/" in name or name.startswith("."):
         return None
-    return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    try:
+        folder = os.open(data_dir / "secrets" / name, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:  # all from the directory that was opened, also when it has another name by now
+        return {key: _read_text(key, folder) for key in os.listdir(folder)}  # noqa: PTH208 - no path, a descriptor
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder)
+
+
+def _read_text(name: str, folder: int) -> str:
+    with os.fdopen(os.open(name, os.O_RDONLY, dir_fd=folder), encoding="utf-8") as file:
+        return file.read()
 
 
 def write_private(path: Path, content: bytes) -> None:
