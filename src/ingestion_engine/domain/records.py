@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +237,27 @@ class TextFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadWarning:
+    """Something in an object that was left out, although the object itself was read."""
+
+    code: str
+    """Stable, ``snake_case``: "lines_skipped", "part_unreadable"; docs/formats.md lists them."""
+    count: int = 1
+    """How many of them: lines, parts, pictures."""
+    detail: str = ""
+    """What the first one is and why it was left out, in a few words; at most 200 characters."""
+
+
+def join_warnings(warnings: Iterable[ReadWarning]) -> tuple[ReadWarning, ...]:
+    """Return one warning per code, in order of their first appearance, with the sum of counts. Pure."""
+    joined: dict[str, ReadWarning] = {}
+    for warning in warnings:
+        first = joined.get(warning.code, replace(warning, count=0, detail=warning.detail[:200]))
+        joined[warning.code] = replace(first, count=first.count + warning.count)
+    return tuple(joined.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A parsed object. All chunk offsets refer to ``text``, which is never empty or blank."""
 
@@ -249,6 +270,8 @@ class Document:
     pages: tuple[PageSpan, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     """S3 user metadata of the object."""
+    warnings: tuple[ReadWarning, ...] = ()
+    """What was left out, one per code."""
 
 
 @dataclass(frozen=True, slots=True)

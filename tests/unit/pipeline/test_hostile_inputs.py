@@ -15,6 +15,7 @@ from ingestion_engine.pipeline.parsing.formats.html import read_html
 from ingestion_engine.pipeline.parsing.formats.json import read_json, read_jsonl
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv
 from ingestion_engine.pipeline.parsing.formats.xml import read_xml
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.pieces import MOST_GROWTH
 from support.line_steps import count_lines
 
@@ -90,7 +91,7 @@ def test_long_headers_of_an_email(name: str, unit: str) -> None:
 
     def read(units: int) -> str:
         mail = f"From: a@example.org\n{name}: {start}{unit * units}last\n\nBody words."
-        return read_email(mail.encode(), lambda _content, name, _kind: name).text
+        return read_email(mail.encode(), lambda _content, name, _kind: ParsedText(name)).text
 
     def steps(units: int) -> int:
         return count_lines(lambda: read(units), header_parser)

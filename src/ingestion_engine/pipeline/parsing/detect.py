@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import posixpath
 import re
-import zipfile
-from dataclasses import dataclass
-from enum import StrEnum
 
 import orjson
 
-
-class Kind(StrEnum):
-    """Formats with a reader."""
-
-    TEXT = "text/plain"
-    MARKDOWN = "text/markdown"
-    HTML = "text/html"
-    CSV = "text/csv"
-    JSON = "application/json"
-    JSONL = "application/x-ndjson"
-    XML = "application/xml"
-    EMAIL = "message/rfc822"
-    RTF = "application/rtf"
-    PDF = "application/pdf"
-    DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-    PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
-    XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-    EPUB = "application/epub+zip"
-
-
-MARKED = frozenset({Kind.PDF, Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB, Kind.RTF})
-"""Formats that their first bytes always identify; a file with such a name but without these bytes is another format."""
-
-ZIPPED = frozenset({Kind.DOCX, Kind.PPTX, Kind.XLSX, Kind.EPUB})
-"""Formats that are zip archives."""
+from ingestion_engine.pipeline.parsing.archives import detect_compound, detect_zip
+from ingestion_engine.pipeline.parsing.kinds import MARKED, Detected, Kind
 
 _SUFFIXES = {
     ".txt": Kind.TEXT, ".text": Kind.TEXT, ".log": Kind.TEXT, ".rst": Kind.TEXT,
@@ -98,15 +71,6 @@ _BINARY_ONLY = frozenset(
 """Marks of letters; a text may begin with them, so a byte that never occurs in text must follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
-    """The type of a file by its bytes. At most one field is set; none for bytes of no known type, possibly text."""
-
-    kind: Kind | None = None
-    unsupported: str | None = None
-    """Media type of a known format without a reader."""
-
-
 def named_kind(key: str, declared: str | None) -> Kind | None:
     """Return the kind by the suffix of the name, or else by the declared type; None if neither is known. Pure."""
     suffix = posixpath.splitext(key.rstrip("/ ").lower())[1]
@@ -128,9 +92,9 @@ def detect_marked(body: bytes, size: int | None = None) -> Detected:
     if body.startswith(b"{\\rtf"):
         return Detected(Kind.RTF)
     if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
-        return _detect_zip(body)
+        return detect_zip(body)
     if body.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        return Detected(unsupported=_detect_compound(body))
+        return Detected(unsupported=detect_compound(body))
     if body.startswith(b"\x1f\x8b"):
         return Detected(unsupported="application/gzip")
     for offset, mark, media_type in _UNSUPPORTED:
@@ -143,47 +107,8 @@ def detect_marked(body: bytes, size: int | None = None) -> Detected:
     return Detected()
 
 
-ENCRYPTED_OOXML = "application/encrypted-ooxml"
-"""A compound file that contains an encrypted Office document; not a registered type."""
-
-
 def _has_control(head: bytes) -> bool:
     return any(byte < 9 or 13 < byte < 27 for byte in head)
-
-
-_OPEN_DOCUMENT = re.compile(rb"mimetype(application/vnd\.oasis\.opendocument\.[a-z]+)")
-
-
-def _detect_zip(body: bytes) -> Detected:
-    """Detect OOXML and EPUB by the names of members, in the directory at the end and before each member."""
-    head, tail = body[:65536], body[-262144:]
-    if b"mimetypeapplication/epub+zip" in head[:120]:
-        return Detected(Kind.EPUB)
-    if b"[Content_Types].xml" in head or b"[Content_Types].xml" in tail or b"_rels/.rels" in head:
-        for part, kind in ((b"word/", Kind.DOCX), (b"ppt/", Kind.PPTX), (b"xl/", Kind.XLSX)):
-            if part in tail or part in head:
-                return Detected(kind)
-    found = _OPEN_DOCUMENT.search(head[:200])
-    return Detected(unsupported=found.group(1).decode() if found else "application/zip")
-
-
-def is_cut_zip(body: bytes) -> bool:
-    """Return whether the directory at the end of a zip archive is missing."""
-    return not zipfile.is_zipfile(io.BytesIO(body))
-
-
-def _detect_compound(body: bytes) -> str:
-    """Return the type of a Microsoft compound file by the names in its directory (UTF-16)."""
-    for name, media_type in (
-        ("EncryptedPackage", ENCRYPTED_OOXML),
-        ("WordDocument", "application/msword"),
-        ("PowerPoint Document", "application/vnd.ms-powerpoint"),
-        ("Workbook", "application/vnd.ms-excel"),
-        ("__properties_version1.0", "application/vnd.ms-outlook"),
-    ):
-        if name.encode("utf-16-le") in body:
-            return media_type
-    return "application/x-ole-storage"
 
 
 _HTML_TAG = r"<(?:!doctype\s++html|html|head|body)\b"

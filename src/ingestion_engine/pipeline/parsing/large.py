@@ -14,10 +14,11 @@ from ingestion_engine.domain.records import Document, ObjectHead, RawObject, Tex
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
-from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, Detected, Kind, detect_head, detect_marked, named_kind
+from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, detect_head, detect_marked, named_kind
 from ingestion_engine.pipeline.parsing.formats.json import JsonText, render_jsonl
 from ingestion_engine.pipeline.parsing.formats.tables import render_csv
 from ingestion_engine.pipeline.parsing.formats.xml import HELD_CHARS, XmlText
+from ingestion_engine.pipeline.parsing.kinds import Detected, Kind
 from ingestion_engine.pipeline.parsing.parse import (
     blank_body,
     blank_text,

@@ -10,13 +10,14 @@ import contextlib
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ingestion_engine.domain.errors import IngestionError, ObjectError
-from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat
+from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat, join_warnings
 from ingestion_engine.domain.spec import FrozenLimits
-from ingestion_engine.pipeline.parsing import detect
+from ingestion_engine.pipeline.parsing import archives, detect, kinds
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
-from ingestion_engine.pipeline.parsing.detect import Kind
+from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
 from ingestion_engine.pipeline.parsing.parser_process import run_parse
 from ingestion_engine.pipeline.parsing.unpack import gunzip
@@ -78,6 +79,7 @@ def _make_document(raw: RawObject, kind: Kind, parsed: ParsedText) -> Document:
         title=clean_title(parsed.title) or None,
         pages=spans,
         metadata=raw.metadata,
+        warnings=join_warnings(parsed.warnings),
     )
 
 
@@ -138,7 +140,7 @@ def _read_quickly(source: _Source) -> tuple[Kind, ParsedText] | None:
     body = source.body
     if len(body) > QUICK_BYTES or source.named not in _QUICK or not is_utf8(body) or body.isspace() or not body:
         return None
-    if detect.detect_marked(body) != detect.Detected():
+    if detect.detect_marked(body) != kinds.Detected():
         return None
     kind, text = _open_text(source)
     return (kind, _read_kind(source, kind, text)) if kind in _QUICK else None
@@ -167,11 +169,11 @@ def _refusal(source: _Source, media_type: str) -> ObjectError:
     """Return the error for content of a known type without a reader."""
     has_suffix = bool(posixpath.splitext(source.key)[1])  # ``photo.png`` declared as text/html is a photo
     named = detect.named_kind(source.key, None if has_suffix else source.declared)
-    if media_type == detect.ENCRYPTED_OOXML:
+    if media_type == archives.ENCRYPTED_OOXML:
         return ObjectError(
             "encrypted_document", "The Office document is encrypted with a password.", kind="Office document"
         )
-    if media_type == "application/zip" and named in detect.ZIPPED and detect.is_cut_zip(source.body):
+    if media_type == "application/zip" and named in kinds.ZIPPED and archives.is_cut_zip(source.body):
         return ObjectError("corrupt_document", f"The object is named {named.value} and is cut short.", kind=named.value)
     if named is not None:
         return ObjectError(
@@ -186,11 +188,11 @@ def _refusal(source: _Source, media_type: str) -> ObjectError:
 def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     limit = source.limits.decompressed_max_bytes
     if kind is Kind.PDF:
-        from ingestion_engine.pipeline.parsing.formats.pdf_and_excel import read_pdf
+        from ingestion_engine.pipeline.parsing.formats.pdf import read_pdf
 
         return read_pdf(source.body)
     if kind is Kind.XLSX:
-        from ingestion_engine.pipeline.parsing.formats.pdf_and_excel import read_xlsx
+        from ingestion_engine.pipeline.parsing.formats.office.excel import read_xlsx
 
         return read_xlsx(source.body, limit)
     if kind is Kind.RTF:
@@ -201,9 +203,13 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
         from ingestion_engine.pipeline.parsing.formats.epub import read_epub
 
         return read_epub(source.body, limit)
-    from ingestion_engine.pipeline.parsing.formats.office import read_docx, read_pptx
+    if kind is Kind.DOCX:
+        from ingestion_engine.pipeline.parsing.formats.office.word import read_docx
 
-    return read_docx(source.body, limit) if kind is Kind.DOCX else read_pptx(source.body, limit)
+        return read_docx(source.body, limit)
+    from ingestion_engine.pipeline.parsing.formats.office.powerpoint import read_pptx
+
+    return read_pptx(source.body, limit)
 
 
 def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
@@ -226,7 +232,7 @@ def _open_text(source: _Source) -> tuple[Kind, str]:
 
 def not_text(named: Kind | None) -> ObjectError:
     """Return the error for bytes that are neither text nor any known format."""
-    if named in detect.MARKED:
+    if named in kinds.MARKED:
         return ObjectError(
             "type_mismatch",
             f"The object's name or declared type is {named.value}, but its content is of no known type.",
@@ -271,17 +277,15 @@ def _read_kind(source: _Source, kind: Kind, text: str) -> ParsedText:
     if kind is Kind.EMAIL:
         from ingestion_engine.pipeline.parsing.formats.email import read_email
 
-        return read_email(source.body, lambda body, name, kind: _read_inner(source, body, name=name, declared=kind))
+        return read_email(source.body, partial(_read_inner, source))
     return ParsedText(text)
 
 
-def _read_inner(source: _Source, body: bytes, *, name: str, declared: str) -> str:
-    """Return the text of an attachment."""
+def _read_inner(source: _Source, body: bytes, name: str, declared: str) -> ParsedText:
+    """Return the text of a file inside this one: an attachment, an embedded part."""
     if source.nesting >= _MAX_NESTING:
         raise ObjectError("nested_too_deeply", "The attachment is nested more than two levels deep.")
-    inner = replace(source, body=body, key=name, declared=declared, nesting=source.nesting + 1)
-    _, parsed = _read(inner)
-    return join_pages(parsed.pages)[0] if parsed.pages is not None else parsed.text
+    return _read(replace(source, body=body, key=name, declared=declared, nesting=source.nesting + 1))[1]
 
 
 def find_markdown_title(text: str) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ingestion_engine.domain.records import PageSpan, TextFormat
+from ingestion_engine.domain.records import PageSpan, ReadWarning, TextFormat
 
 PAGE_BREAK = "\n\n"
 """Separator between the texts of two pages."""
@@ -31,6 +31,18 @@ class ParsedText:
     title: str | None = None
     pages: tuple[str, ...] | None = None
     """One text per page for formats with pages; ``text`` is then empty."""
+    warnings: tuple[ReadWarning, ...] = ()
+    """What was left out; several may have the same code."""
+
+    @property
+    def whole_text(self) -> str:
+        """The text, or else that of all pages."""
+        return self.text if self.pages is None else join_pages(self.pages)[0]
+
+
+ReadInner = Callable[[bytes, str, str], ParsedText]
+"""(content, name, declared type) → text of a file inside another one: an attachment, an embedded part. Name and type
+may be empty. Raises ObjectError, also "nested_too_deeply"; the outer file then goes on and warns "part_unreadable"."""
 
 
 def clean_text(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.errors import HeaderParseError
 from email.message import EmailMessage
 from email.policy import EmailPolicy
@@ -13,7 +13,7 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
 from ingestion_engine.pipeline.parsing.formats.html import find_charset, read_html
-from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, ReadInner
 
 _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 
@@ -36,11 +36,8 @@ class _BoundedPolicy(EmailPolicy):
 
 _POLICY = _BoundedPolicy()
 
-ReadAttachment = Callable[[bytes, str, str], str]
-"""(content, name, declared type) → text of the attachment. Raises ObjectError for one without text."""
 
-
-def read_email(body: bytes, read_attachment: ReadAttachment) -> ParsedText:
+def read_email(body: bytes, read_inner: ReadInner) -> ParsedText:
     """Return an e-mail's text: headers, body (plain text if it exists, else HTML), attachments.
 
     An unreadable attachment is listed with the reason; it does not fail the e-mail.
@@ -53,7 +50,7 @@ def read_email(body: bytes, read_attachment: ReadAttachment) -> ParsedText:
     headers = [f"{name}: {value}" for name in _HEADERS if (value := _header(message, name))]
     if not headers:
         raise ObjectError("corrupt_document", "The e-mail has none of the usual headers.", kind="e-mail")
-    blocks = ["\n".join(headers), *_blocks(message, read_attachment)]
+    blocks = ["\n".join(headers), *_blocks(message, read_inner)]
     return ParsedText("\n\n".join(filter(None, blocks)), TextFormat.MARKDOWN, title=_header(message, "Subject"))
 
 
@@ -65,7 +62,7 @@ def _header(message: EmailMessage, name: str) -> str | None:
     return " ".join(str(value).split()) if value is not None else None
 
 
-def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str]:
+def _blocks(part: EmailMessage, read_inner: ReadInner) -> Iterator[str]:
     """Yield the texts of a part and all parts in it, in order."""
     kind = part.get_content_type()
     if part.is_multipart():
@@ -73,12 +70,12 @@ def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str
         if kind == "message/rfc822":
             for child in children:
                 yield "\n".join(f"{name}: {value}" for name in _HEADERS if (value := _header(child, name)))
-                yield from _blocks(child, read_attachment)
+                yield from _blocks(child, read_inner)
         elif kind == "multipart/alternative":
-            yield from _best_alternative(children, read_attachment)
+            yield from _best_alternative(children, read_inner)
         else:
             for child in children:
-                yield from _blocks(child, read_attachment)
+                yield from _blocks(child, read_inner)
         return
     content = part.get_payload(decode=True)
     if not isinstance(content, bytes) or not content.strip():
@@ -87,13 +84,13 @@ def _blocks(part: EmailMessage, read_attachment: ReadAttachment) -> Iterator[str
     if name is None and kind in ("text/plain", "text/html"):
         yield _read_text(content, part.get_content_charset(), html=kind == "text/html")
     else:
-        yield _render_attachment(content, name or "unnamed", kind, read=read_attachment)
+        yield _render_attachment(content, name or "unnamed", kind, read=read_inner)
 
 
-def _best_alternative(children: list[EmailMessage], read_attachment: ReadAttachment) -> Iterator[str]:
+def _best_alternative(children: list[EmailMessage], read_inner: ReadInner) -> Iterator[str]:
     """Yield the plain form if it has text, else the first other form that has."""
     for child in sorted(children, key=lambda child: child.get_content_type() != "text/plain"):
-        texts = [text for text in _blocks(child, read_attachment) if text.strip()]
+        texts = [text for text in _blocks(child, read_inner) if text.strip()]
         if texts:
             yield from texts
             return
@@ -107,11 +104,11 @@ def _read_text(content: bytes, charset: str | None, *, html: bool) -> str:
     return read_html(text).text if html else text.strip()
 
 
-def _render_attachment(content: bytes, name: str, kind: str, *, read: ReadAttachment) -> str:
+def _render_attachment(content: bytes, name: str, kind: str, *, read: ReadInner) -> str:
     label = " ".join(name.split())
     if kind.split("/", maxsplit=1)[0] in ("image", "audio", "video"):
         return f"Attachment: {label}"
     try:
-        return f"Attachment: {label}\n\n{read(content, name, kind).strip()}"
+        return f"Attachment: {label}\n\n{read(content, name, kind).whole_text.strip()}"
     except ObjectError as error:
         return f"Attachment: {label} (not read: {error.code})"

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.decode import decode_text
 from ingestion_engine.pipeline.parsing.formats.html import read_html
-from ingestion_engine.pipeline.parsing.formats.office import parse_part
+from ingestion_engine.pipeline.parsing.formats.office.package import parse_part
 from ingestion_engine.pipeline.parsing.formats.xml import find_encoding
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
