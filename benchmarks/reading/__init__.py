@@ -1,0 +1,1 @@
+"""Readings of real documents compared with those of other readers; one script per format."""
