@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId, hash_json
+from ingestion_engine.domain.legible import make_legible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +237,10 @@ class TextFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
+DETAIL_CHARS = 200
+"""Maximum length of a warning's detail; it is stored with every object."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadWarning:
     """Something in an object that was left out, although the object itself was read."""
@@ -245,14 +250,20 @@ class ReadWarning:
     count: int = 1
     """How many of them: lines, parts, pictures."""
     detail: str = ""
-    """What the first one is and why it was left out, in a few words; at most 200 characters."""
+    """What the first one is and why it was left out, in a few words, never a secret; ``join_warnings`` limits it to 200
+    printable characters."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ReadWarning:
+        """Return the warning of its JSON; fields of later releases are ignored."""
+        return cls(data["code"], data["count"], data["detail"])
 
 
 def join_warnings(warnings: Iterable[ReadWarning]) -> tuple[ReadWarning, ...]:
     """Return one warning per code, in order of their first appearance, with the sum of counts. Pure."""
     joined: dict[str, ReadWarning] = {}
     for warning in warnings:
-        first = joined.get(warning.code, replace(warning, count=0, detail=warning.detail[:200]))
+        first = joined.get(warning.code, replace(warning, count=0, detail=make_legible(warning.detail, DETAIL_CHARS)))
         joined[warning.code] = replace(first, count=first.count + warning.count)
     return tuple(joined.values())
 
@@ -423,13 +434,27 @@ class ObjectResult:
     """Differences that a comparison found, ``{store: {kind: points}}``; None when there are none."""
     origin: Origin | None = None
     """Origin of the planned object."""
+    warnings: tuple[ReadWarning, ...] = ()
+    """What was left out of an object that is done, one per code."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for ``orjson``; without warnings there is no field that earlier releases do not know."""
+        shown = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return {name: value for name, value in shown if name != "warnings" or value}
 
-def _result_from_json(data: Mapping[str, Any]) -> ObjectResult:
-    origin = data.get("origin")
-    return ObjectResult(
-        **{**data, "outcome": Outcome(data["outcome"]), "origin": None if origin is None else Origin(**origin)}
-    )
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ObjectResult:
+        """Return the result of the JSON of ``to_json``; fields of later releases are ignored."""
+        origin = data.get("origin")
+        known = {name: data[name] for name in cls.__dataclass_fields__.keys() & data.keys()}
+        return cls(
+            **{
+                **known,
+                "outcome": Outcome(data["outcome"]),
+                "origin": None if origin is None else Origin(**origin),
+                "warnings": tuple(map(ReadWarning.from_json, data.get("warnings", ()))),
+            }
+        )
 
 
 class ReportStatus(StrEnum):
@@ -478,10 +503,15 @@ class PartitionReport:
     process_died: bool = False
     """True when the worker process died with the partition; False when its node or the way to it was lost."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for ``orjson``."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "results": [result.to_json() for result in self.results]}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:
-        """Return the report of the JSON that ``orjson.dumps`` makes of one; fields of later releases are ignored."""
-        results = tuple(_result_from_json(result) for result in data["results"])
+        """Return the report of the JSON of ``to_json``; fields of later releases are ignored."""
+        results = tuple(ObjectResult.from_json(result) for result in data["results"])
         partition_id, status = PartitionId(data["partition_id"]), ReportStatus(data["status"])
         known = {name: data[name] for name in cls.__dataclass_fields__.keys() & data.keys()}
         return cls(**{**known, "partition_id": partition_id, "status": status, "results": results})

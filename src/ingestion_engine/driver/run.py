@@ -131,7 +131,7 @@ def run_partition(spec_uri: str, partition_id: str) -> PartitionReport:
     from ingestion_engine.pipeline.worker import process_partition
 
     report = process_partition(spec_uri, partition_id)
-    sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
     return report
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
+from ingestion_engine.domain.legible import make_legible
 from ingestion_engine.domain.records import UNFINISHED, Action, EmbeddedChunk, ObjectResult, Outcome, Point
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.pipeline.load import LoadedObject
@@ -30,6 +31,8 @@ FLUSH_BYTES = 8 * 1024 * 1024
 """Approximate bytes of text and vectors per flush; adapters cut further if a server requires it."""
 FLUSH_AFTER_S = 2.0
 """Longest time a point waits for others. It bounds the embedding lost in a crash and the delay of an abort."""
+REASON_CHARS = 1_000
+"""Maximum length of a failed object's reason, which may quote names out of the object."""
 FLUSHES_AT_ONCE = 2
 """One flush is on its way to the stores while the next is encoded."""
 
@@ -263,6 +266,7 @@ def make_result(
     """Return the result of an object that did not fail, for the version that was read. Pure."""
     planned = loaded.planned
     ref = loaded.read or planned.ref
+    document = loaded.document
     return ObjectResult(
         key=ref.key,
         outcome=outcome,
@@ -274,6 +278,7 @@ def make_result(
         points_digest=points_digest,
         vectors_digest=vectors_digest,
         origin=planned.origin,
+        warnings=document.warnings if document is not None else (),
     )
 
 
@@ -295,7 +300,7 @@ def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) 
         points_digest=planned.prior_digest,
         vectors_digest=planned.prior_vectors,
         error_code=error.code,
-        reason=error.message,
+        reason=make_legible(error.message, REASON_CHARS),
         retryable=error.retryable,
         again=error.retryable and planned.action is Action.RETRY,
         origin=planned.origin,

@@ -35,7 +35,7 @@ class ReportLog:
             is_better = stored is None or (
                 report.status is ReportStatus.DONE and parse_json(path, stored)["status"] != ReportStatus.DONE
             )
-            return orjson.dumps(report) if is_better else None
+            return orjson.dumps(report.to_json()) if is_better else None
 
         update_value(self._store, path, supersede, seen=None)
 
@@ -52,7 +52,7 @@ class ReportLog:
     def fold(self, segment: str, reports: Sequence[PartitionReport]) -> None:
         """Write reports as one segment, then delete their single files."""
         if reports:
-            create_once(self._store, self._segment_path(segment), dump_lines(reports))
+            create_once(self._store, self._segment_path(segment), dump_lines([report.to_json() for report in reports]))
         for report in reports:
             self._store.delete(self._single_path(report))
 

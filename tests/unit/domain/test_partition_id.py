@@ -49,7 +49,7 @@ def test_an_id_crosses_processes_as_text() -> None:
     """Reports that return as JSON have an id that can be parsed again."""
     made = PartitionId.make("a01-00001", 0, LINE)
     report = PartitionReport(made, ReportStatus.DONE, 3)
-    assert PartitionReport.from_json(orjson.loads(orjson.dumps(report))).partition_id.kind is SegmentKind.WORK
+    assert PartitionReport.from_json(orjson.loads(orjson.dumps(report.to_json()))).partition_id.kind is SegmentKind.WORK
     assert type(str(made)) is str
 
 

@@ -215,6 +215,6 @@ def _make_work(process: Process, calls: Sequence[tuple[str, str]]) -> Callable[[
     def work(slices: Iterable[int]) -> Iterator[bytes]:
         # Read to the end: Spark reuses a Python process only when it has consumed all of its input.
         for number in slices:
-            yield orjson.dumps(process(*calls[number]))
+            yield orjson.dumps(process(*calls[number]).to_json())
 
     return work

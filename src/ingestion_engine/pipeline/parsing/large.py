@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ingestion_engine.domain.records import Document, ObjectHead, RawObject, TextFormat
+from ingestion_engine.domain.records import Document, ObjectHead, RawObject, TextFormat, join_warnings
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
@@ -31,7 +31,7 @@ from ingestion_engine.pipeline.parsing.parse import (
 )
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
 from ingestion_engine.pipeline.parsing.parser_process import run_parse
-from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, take_head
+from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, take_head
 from ingestion_engine.pipeline.spool import SpooledText
 
 MARK_BYTES = 4096
@@ -115,27 +115,27 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     if not visible.has_text:
         raise no_text(kind)
     is_markdown = kind is Kind.MARKDOWN
-    found = parsed.title if isinstance(parsed, JsonText | XmlText) else None
     document = Document(
         ref=head.ref,
         content_type=kind.value,
         text="",
         text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
-        title=clean_title(find_markdown_title(beginning) if is_markdown else found) or None,
+        title=clean_title(find_markdown_title(beginning) if is_markdown else parsed.title) or None,
         metadata=head.metadata,
+        warnings=join_warnings(parsed.warnings),
     )
     return LargeDocument(document, text)
 
 
-def _render(kind: Kind, pieces: Iterable[str]) -> Iterable[str]:
+def _render(kind: Kind, pieces: Iterable[str]) -> TextInPieces:
     """Return the text of a document of a kind, in pieces."""
     if kind is Kind.CSV:
-        return render_csv(pieces)
+        return TextInPieces(render_csv(pieces))
     if kind is Kind.JSON:
         return JsonText(pieces)
     if kind is Kind.JSONL:
-        return render_jsonl(pieces)
-    return XmlText(pieces, held_chars=HELD_CHARS) if kind is Kind.XML else pieces
+        return TextInPieces(render_jsonl(pieces))
+    return XmlText(pieces, held_chars=HELD_CHARS) if kind is Kind.XML else TextInPieces(pieces)
 
 
 class _Watched:

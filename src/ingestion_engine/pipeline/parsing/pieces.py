@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.domain.records import ReadWarning
 
 MOST_GROWTH = 64
 """Most characters of text for a character of the object. Column names and paths of keys, which a reader repeats in
@@ -17,6 +18,20 @@ _FREE_CHARS = 16 * 1024 * 1024
 
 _BATCH_CHARS = 64 * 1024
 """Characters of lines that are joined to one piece; more is not faster."""
+
+
+class TextInPieces:
+    """A text in pieces; iterate once. What else is known of it is known after the iteration."""
+
+    title: str | None = None
+    warnings: tuple[ReadWarning, ...] = ()
+    """What was left out; several may have the same code."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
 
 
 class NeedsWholeTextError(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
-from ingestion_engine.pipeline.parsing.pieces import Growth, join_lines, split_lines
+from ingestion_engine.pipeline.parsing.pieces import Growth, TextInPieces, join_lines, split_lines
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -58,16 +58,11 @@ def read_json(text: str) -> ParsedText:
     return ParsedText("".join(rendered), title=rendered.title)
 
 
-class JsonText:
-    """The text of ``read_json`` for a document in pieces; iterate once.
+class JsonText(TextInPieces):
+    """The text of ``read_json`` for a document in pieces, with the first ``title`` of the document itself.
 
     Cost: memory of a few pieces, of one item of ``ITEM_CHARS``, and of the longest list of scalars.
     """
-
-    def __init__(self, pieces: Iterable[str]) -> None:
-        self.title: str | None = None
-        """The first ``title`` of the document itself; known after the iteration."""
-        self._pieces = pieces
 
     def __iter__(self) -> Iterator[str]:
         growth = Growth()

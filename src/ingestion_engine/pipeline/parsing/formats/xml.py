@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
-from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, join_lines
+from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, join_lines
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
@@ -76,8 +76,8 @@ def read_xml(text: str) -> ParsedText:
     return ParsedText("".join(rendered), title=rendered.title)
 
 
-class XmlText:
-    """The text of ``read_xml`` for a document in pieces; iterate once.
+class XmlText(TextInPieces):
+    """The text of ``read_xml`` for a document in pieces, with the first element named ``title``.
 
     The lines of an element's children are its text only if it has no text of its own, which its end shows. Lines of
     more than ``held_chars`` are given before, and own text behind them raises NeedsWholeTextError; None waits for the
@@ -87,13 +87,8 @@ class XmlText:
     """
 
     def __init__(self, pieces: Iterable[str], *, held_chars: int | None) -> None:
-        self._pieces = pieces
+        super().__init__(pieces)
         self._reader = _Reader(held_chars)
-
-    @property
-    def title(self) -> str | None:
-        """The first element named ``title``; known after the iteration."""
-        return self._reader.title
 
     def __iter__(self) -> Iterator[str]:
         return join_lines(self._lines())
@@ -112,6 +107,7 @@ class XmlText:
             parser.Parse(b"", True)
         except expat.ExpatError as error:
             raise corrupt("XML document", str(error)) from error
+        self.title = reader.title
         yield from reader.take_lines()
 
 
