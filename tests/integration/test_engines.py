@@ -16,6 +16,7 @@ from ingestion_engine.runtime.settings import GatewaySettings
 from support.corpus.corpus import generate_corpus
 from support.own_main import start_main
 from support.platform_world import Platform, without_job_fields
+from support.reading_cases import CASES
 
 ENGINES = ("local", "ray", "spark")
 WITHOUT_GATEWAY = "direct"
@@ -52,6 +53,8 @@ def runs(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for item in generate_corpus(OBJECTS, broken=0.2, big_text_bytes=2**17, only_seaweedfs=True):
         extra = {"ContentType": item.content_type} if item.content_type else {}
         s3.put_object(Bucket="docs", Key=f"same/{item.key}", Body=item.body, Metadata=item.metadata, **extra)
+    for case in CASES:
+        s3.put_object(Bucket="docs", Key=f"same/cases/{case.key}", Body=case.body)
     done: dict[tuple[str, bool], Run] = {}
 
     def run(engine: str, failing: bool) -> Run:
@@ -123,3 +126,20 @@ def test_reports_and_failures_are_the_same(platform: Platform, runs: Runs, engin
     assert reports == platform.reports(oracle.job_id)
     failures = {item["key"]: item["code"] for item in platform.ledger(found.job_id).read_failures(None, 1000)[0]}
     assert failures == {report["key"]: report["code"] for report in reports if report["code"]} != {}
+
+
+def test_every_document_is_read_right(platform: Platform, runs: Runs, engine: str, failing: bool) -> None:
+    """The stored chunks of every case have what its text must have."""
+    chunks: dict[str, list[dict[str, Any]]] = {}
+    for payload, _ in platform.both(runs(engine, failing).collection).values():
+        chunks.setdefault(payload["key"], []).append(payload)
+    found = {case.key: case.faults(_join(chunks.get(f"same/cases/{case.key}", []))) for case in CASES}
+    assert {key: faults for key, faults in found.items() if faults} == {}
+
+
+def _join(chunks: list[dict[str, Any]]) -> str:
+    """Return the text of an object by its chunks; white space between them is blanks."""
+    text = [" "] * max((chunk["end_char"] for chunk in chunks), default=0)
+    for chunk in chunks:
+        text[chunk["start_char"] : chunk["end_char"]] = chunk["text"]
+    return "".join(text)
