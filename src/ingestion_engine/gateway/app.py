@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import logging
 import math
@@ -186,14 +187,18 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
 
 
 class BodyReader:
-    """Reads bodies within limits of size, time and memory."""
+    """Reads bodies within limits of size, time and memory.
+
+    A flow may hold as much as is free, and so at most half of all: however slowly it sends, there is room for others.
+    """
 
     def __init__(self, total_bytes: int) -> None:
         """Hold at most ``total_bytes`` of bodies that are not complete yet."""
-        self._total_bytes = total_bytes
-        self._held = 0
+        self._free = total_bytes
+        self._held: collections.Counter[str] = collections.Counter()
+        """Bytes of incomplete bodies by flow; only flows that have some."""
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, request: web.BaseRequest, flow: str) -> bytes:
         """Return the body of a request.
 
         Raises:
@@ -218,16 +223,20 @@ class BodyReader:
                 while chunk := await request.content.readany():
                     chunks.append(chunk)
                     size += len(chunk)
-                    self._held += len(chunk)
+                    self._free -= len(chunk)
+                    self._held[flow] += len(chunk)
                     if size > BODY_BYTES:
                         raise _too_large()
-                    if self._held > self._total_bytes:
+                    if self._held[flow] > max(0, self._free):
                         message = "The gateway is receiving too many requests at once."
                         raise Refused(503, message, reason="full", retry_after_s=1.0)
         except TimeoutError:
             raise Refused(408, "The body did not arrive in time.", reason="slow") from None
         finally:
-            self._held -= size
+            self._free += size
+            self._held[flow] -= size
+            if not self._held[flow]:
+                del self._held[flow]
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -245,7 +254,7 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
         try:
             flow = read_flow(request)
             dispatcher.check_room(flow, request.content_length or 0)
-            call = read_call(request, flow, await bodies.read(request))
+            call = read_call(request, flow, await bodies.read(request, flow))
             reply = await dispatcher.embed(call)
         finally:
             heartbeats.end(transport)

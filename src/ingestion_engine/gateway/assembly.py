@@ -22,6 +22,7 @@ from ingestion_engine.gateway.app import (
     Routes,
     make_embed_handler,
     read_digest,
+    read_flow,
     reply_json,
     reply_text,
 )
@@ -200,7 +201,7 @@ class Gateway:
         return reply_json({"models": merge_running(answers)})
 
     async def _show(self, request: web.BaseRequest) -> Reply:
-        body = await self._bodies.read(request)
+        body = await self._bodies.read(request, read_flow(request))
         name = Wanted.parse(read_name(body), None).model
         models, servers = self.pool.models, self._usable()
         candidates = servers

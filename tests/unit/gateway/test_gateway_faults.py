@@ -271,6 +271,27 @@ async def test_a_body_that_the_queue_cannot_hold_is_not_read() -> None:
         assert (await first).status_code == 200
 
 
+async def test_a_flow_that_does_not_end_its_bodies_leaves_room_for_others() -> None:
+    """It may hold as much as is free; what is beyond is refused, and a body of another flow is read."""
+    half = 100_000
+    async with start(gateway={"queue_bytes": 2 * half}) as world:
+        head = "POST /api/embed HTTP/1.1\r\nhost: x\r\ningest-flow: {}\r\ncontent-length: {}\r\n\r\n"
+        slow, refused = [await asyncio.open_connection("127.0.0.1", httpx.URL(world.url).port) for _ in range(2)]
+        slow[1].write(head.format("slow", half).encode() + b" " * (half - 1))
+        refused[1].write(head.format("slow", half).encode() + b" " * (half - 1))
+        assert (await _read_until(refused[0], b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        body = b'{"model":"m","input":"x"}' + b" " * (half // 2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(world.url).port)
+        writer.write(head.format("other", len(body)).encode() + body[:-1])
+        await writer.drain()
+        writer.write(body[-1:])
+        assert (await _read_until(reader, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        slow[1].write(b" ")
+        assert not (await _read_until(slow[0], b"\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        for _, connection in ((reader, writer), slow, refused):
+            connection.close()
+
+
 async def _read_until(reader: asyncio.StreamReader, end: bytes) -> bytes:
     async with asyncio.timeout(20):
         return await reader.readuntil(end)
