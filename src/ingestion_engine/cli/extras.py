@@ -24,6 +24,7 @@ WORKER_MODULES: Final = (
     "semantic_text_splitter",
     "simdjson",
     "weaviate",
+    "webencodings",
 )
 """Modules of the extra ``worker``, which a job imports when it first uses them."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ingestion_engine.pipeline.parsing.body import Body, WholeBody
+from ingestion_engine.pipeline.parsing.labels import resolve_label
 
 SAMPLE_BYTES = 32 * 1024
 """Bytes sampled to guess an encoding; statistical detection costs about 1 s per MB and does not improve with more."""
@@ -76,7 +77,8 @@ def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
 
     Args:
         body: Bytes of the text.
-        declared: Encoding declared by a header or the document itself, if any; may be wrong or unknown.
+        declared: Label of an encoding in a header or the document itself, if any; read by ``resolve_label``, may be
+            wrong or unknown.
 
     Raises:
         NotTextError: too many control bytes for any encoding.
@@ -102,7 +104,7 @@ def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
     utf8 = _choose_utf8(body)
     if utf8 is not None:
         return utf8
-    for encoding in map(Encoding, filter(None, (declared, *_guess_encodings(body), "cp1252"))):
+    for encoding in map(Encoding, filter(None, (resolve_label(declared), *_guess_encodings(body), "cp1252"))):
         if _decodes(body, encoding):
             return encoding
     return Encoding("latin-1")
