@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import posixpath
 import re
@@ -19,7 +20,7 @@ _SUFFIXES = {
     ".json": Kind.JSON, ".geojson": Kind.JSON, ".ipynb": Kind.JSON,
     ".jsonl": Kind.JSONL, ".ndjson": Kind.JSONL,
     ".xml": Kind.XML, ".rss": Kind.XML, ".atom": Kind.XML,
-    ".eml": Kind.EMAIL, ".mht": Kind.EMAIL, ".mhtml": Kind.EMAIL,
+    ".eml": Kind.EMAIL, ".mht": Kind.EMAIL, ".mhtml": Kind.EMAIL, ".mbox": Kind.EMAIL, ".mbx": Kind.EMAIL,
     ".rtf": Kind.RTF, ".pdf": Kind.PDF, ".epub": Kind.EPUB,
     ".docx": Kind.DOCX, ".docm": Kind.DOCX, ".dotx": Kind.DOCX, ".dotm": Kind.DOCX,
     ".pptx": Kind.PPTX, ".pptm": Kind.PPTX, ".ppsx": Kind.PPTX, ".potx": Kind.PPTX,
@@ -36,6 +37,10 @@ _DECLARED = {kind.value: kind for kind in Kind if kind is not Kind.TEXT} | {
     "application/x-jsonlines": Kind.JSONL,
     "text/xml": Kind.XML,
     "text/rtf": Kind.RTF,
+    "message/global": Kind.EMAIL,
+    "application/mbox": Kind.EMAIL,
+    "multipart/related": Kind.EMAIL,
+    "application/x-mimearchive": Kind.EMAIL,
 }
 
 # Unsupported types that errors can name: (offset, bytes, media type).
@@ -71,6 +76,10 @@ _BINARY_ONLY = frozenset(
 """Marks of letters; a text may begin with them, so a byte that never occurs in text must follow."""
 
 
+_BLANK_BYTES = 64
+"""Bytes at the beginning that may be a byte order mark and blank lines before the mark of Rich Text."""
+
+
 def named_kind(key: str, declared: str | None) -> Kind | None:
     """Return the kind by the suffix of the name, or else by the declared type; None if neither is known. Pure."""
     suffix = posixpath.splitext(key.rstrip("/ ").lower())[1]
@@ -89,7 +98,7 @@ def detect_marked(body: bytes, size: int | None = None) -> Detected:
     size = len(body) if size is None else size
     if b"%PDF-" in body[:1024]:  # writers put other bytes before the header, and readers accept them
         return Detected(Kind.PDF)
-    if body.startswith(b"{\\rtf"):
+    if body[:_BLANK_BYTES].removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{\\rtf"):
         return Detected(Kind.RTF)
     if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return detect_zip(body)
@@ -119,10 +128,21 @@ _COMMENT_START = re.compile(rf"\s*+({_DECLARATION}?+)<!--", re.IGNORECASE)
 _HTML_AFTER_COMMENT = re.compile(rf"-->\s*+{_HTML_TAG}", re.IGNORECASE)
 _HTML_AFTER_COMMENT_AND_DECLARATION = re.compile(rf"-->\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
 _XML_START = re.compile(r"\s*<\?xml\s", re.IGNORECASE)
-_MAIL_HEADER = re.compile(r"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+\r?\n")
+_MAY_BE_MAIL = re.compile(rb"\s*+(?:\xef\xbb\xbf\s*+)?(?:From |[!-9;-~]++:)")
+_MAILBOX_LINE = re.compile(r"From (?! *:)[^\n]*+\n")
+"""The line before each mail of a mailbox file: sender and time, in many forms."""
+_DATED_MAILBOX_LINE = re.compile(r"From \S++ ++[A-Z][a-z]{2} [A-Z][a-z]{2} ++\d{1,2} \d\d?:\d\d")
+_MAIL_HEADER = re.compile(r"(?:[!-9;-~]++:[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+)++")
 _MAIL_NAMES = re.compile(
-    r"^(from|to|date|subject|received|message-id|mime-version|return-path|delivered-to):", re.IGNORECASE | re.MULTILINE
+    r"^(from|to|cc|date|sent|subject|received|message-id|mime-version|return-path|delivered-to|content-type):",
+    re.IGNORECASE | re.MULTILINE,
 )
+_MADE_BY_SOFTWARE = re.compile(
+    r"^(?:received|message-id|mime-version|return-path|delivered-to|content-type):|=\?[^ \n?]++\?[bq]\?",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Headers, and letters encoded in headers, that nobody types: a memo has From, To, Date and Subject, but none of them.
+"""
 
 
 HEAD_CHARS = 262_145
@@ -150,9 +170,9 @@ def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind
         return Kind.XML
     if named is Kind.XML and head.lstrip().startswith("<"):
         return Kind.XML
-    if named is Kind.EMAIL and ":" in head:
+    if _begins_mail(text, named):
         return Kind.EMAIL
-    if named in (None, Kind.TEXT) or named in MARKED:
+    if named in (None, Kind.TEXT, Kind.EMAIL) or named in MARKED:
         return _detect_unnamed(text, head, is_whole=is_whole)
     if named in (Kind.JSON, Kind.JSONL):
         return named if head.lstrip()[:1] in ("{", "[", '"') else Kind.TEXT
@@ -171,10 +191,39 @@ def _begins_html(head: str) -> bool:
     return following.search(head, comment.end()) is not None
 
 
+def detect_mail(body: bytes, named: Kind | None) -> bool:
+    """Return whether bytes begin with a mail's headers, in ASCII; what follows may be in any encoding, or none. Pure.
+
+    Args:
+        body: Bytes of the file, or at least its first 4 KiB.
+        named: Kind by the file's name or declared type.
+    """
+    if not _MAY_BE_MAIL.match(body[:1024]):
+        return False
+    head = body[:65536].decode("latin-1").removeprefix("\xef\xbb\xbf")
+    return _begins_mail(head.replace("\r\n", "\n").replace("\r", "\n"), named)
+
+
+def _begins_mail(text: str, named: Kind | None) -> bool:
+    """Return whether a text begins with a mail's headers: any for a file named so, else what no other text has."""
+    if named not in (None, Kind.TEXT, Kind.EMAIL) and named not in MARKED:
+        return False
+    head = text[:65536].lstrip()
+    if named is Kind.EMAIL and _DATED_MAILBOX_LINE.match(head):
+        return True
+    mailbox = _MAILBOX_LINE.match(head)
+    head = head[mailbox.end() :] if mailbox else head
+    header = _MAIL_HEADER.match(head)
+    if header is None:
+        return False
+    names = {name.lower() for name in _MAIL_NAMES.findall(header.group())}
+    if named is Kind.EMAIL:
+        return bool(names)
+    ends = head[header.end() : header.end() + 1] in ("", "\n")
+    return len(names) >= 3 and ends and _MADE_BY_SOFTWARE.search(header.group()) is not None
+
+
 def _detect_unnamed(text: str, head: str, *, is_whole: bool) -> Kind | None:
-    header = _MAIL_HEADER.match(head if len(text) <= len(head) else text[:65536])
-    if header and len({name.lower() for name in _MAIL_NAMES.findall(header.group())}) >= 3:
-        return Kind.EMAIL
     start = head.lstrip()[:1]
     if start not in ("{", "["):
         return Kind.TEXT

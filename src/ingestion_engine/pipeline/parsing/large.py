@@ -14,7 +14,7 @@ from ingestion_engine.domain.records import Document, ObjectHead, RawObject, Tex
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
-from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, detect_head, detect_marked, named_kind
+from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, detect_head, detect_mail, detect_marked, named_kind
 from ingestion_engine.pipeline.parsing.formats.json import JsonText, render_jsonl
 from ingestion_engine.pipeline.parsing.formats.tables import render_csv
 from ingestion_engine.pipeline.parsing.formats.xml import HELD_CHARS, XmlText
@@ -87,7 +87,8 @@ def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
     start = body.read(0, MARK_BYTES)
     if not any(piece and not piece.isspace() for piece in body.pieces()):
         raise blank_body(body.size)
-    if detect_marked(start, body.size) != Detected():
+    named = named_kind(head.ref.key, head.content_type)
+    if detect_marked(start, body.size) != Detected() or detect_mail(start, named):
         return None
     with parse_errors():
         try:

@@ -218,8 +218,10 @@ def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
 
 
 def _open_text(source: _Source) -> tuple[Kind, str]:
-    """Return the kind and the text of bytes without a format's mark."""
+    """Return kind and text of bytes without a format's mark; no text of a mail, whose parts differ in encoding."""
     named = source.named
+    if detect.detect_mail(source.body, named):
+        return Kind.EMAIL, ""
     try:
         text = decode_text(source.body, declared=declared_encoding(source.body, source.declared))
     except NotTextError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import email
 from collections.abc import Iterator
 from email.errors import HeaderParseError
@@ -45,13 +46,20 @@ def read_email(body: bytes, read_inner: ReadInner) -> ParsedText:
     Raises:
         ObjectError: ``corrupt_document`` when the e-mail has none of the main headers.
     """
-    message = email.message_from_bytes(body, policy=_POLICY)
+    message = email.message_from_bytes(_open(body), policy=_POLICY)
     assert isinstance(message, EmailMessage)
     headers = [f"{name}: {value}" for name in _HEADERS if (value := _header(message, name))]
     if not headers:
         raise ObjectError("corrupt_document", "The e-mail has none of the usual headers.", kind="e-mail")
     blocks = ["\n".join(headers), *_blocks(message, read_inner)]
     return ParsedText("\n\n".join(filter(None, blocks)), TextFormat.MARKDOWN, title=_header(message, "Subject"))
+
+
+def _open(body: bytes) -> bytes:
+    """Return a mail's bytes from its first header on, in an encoding that contains ASCII."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:64]:
+        body = decode_text(body).encode("utf-8", "replace")
+    return body.lstrip().removeprefix(codecs.BOM_UTF8).lstrip()
 
 
 def _header(message: EmailMessage, name: str) -> str | None:
