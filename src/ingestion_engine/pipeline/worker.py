@@ -23,7 +23,7 @@ from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContr
 from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
-from ingestion_engine.pipeline.parsing.parser_process import close_parsers, warm_parsers
+from ingestion_engine.pipeline.parsing.process.pool import close_parsers, warm_parsers
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext

@@ -20,7 +20,7 @@ from ingestion_engine.driver import rounds
 from ingestion_engine.engines.feed import abandoned_report, canceled_report
 from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.parsing.parse import parse_object
-from ingestion_engine.pipeline.parsing.parser_process import close_parsers, run_parse
+from ingestion_engine.pipeline.parsing.process.pool import close_parsers, run_parse
 from ingestion_engine.pipeline.write import make_result
 from ingestion_engine.state.lease import read_lease
 from ingestion_engine.state.ledger import Ledger

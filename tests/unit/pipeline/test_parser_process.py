@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ingestion_engine.domain.errors import ObjectError, ParserDied, TransientError
-from ingestion_engine.pipeline.parsing import parser_process
-from ingestion_engine.pipeline.parsing.parser_process import close_parsers, run_parse, warm_parsers
+from ingestion_engine.pipeline.parsing.process import pool
+from ingestion_engine.pipeline.parsing.process.pool import close_parsers, run_parse, warm_parsers
 from ingestion_engine.pipeline.spool import SpooledBody
 from support import parsers
 from support.waiting import wait_for
@@ -25,7 +25,7 @@ LONG_S = 60.0
 @pytest.fixture(autouse=True)
 def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No process of one test serves another, and no call waits long enough to start a second one by chance."""
-    monkeypatch.setattr(parser_process, "GROW_AFTER_S", LONG_S)
+    monkeypatch.setattr(pool, "GROW_AFTER_S", LONG_S)
     close_parsers()
     yield
     close_parsers()
@@ -43,7 +43,7 @@ async def test_a_second_process_starts_when_the_first_is_busy_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop goes on while parsers work; an object behind a slow one does not wait for it."""
-    monkeypatch.setattr(parser_process, "GROW_AFTER_S", 0.0)
+    monkeypatch.setattr(pool, "GROW_AFTER_S", 0.0)
     begun, go = tmp_path / "begun", tmp_path / "go"
     slow = asyncio.create_task(run_parse(parsers.wait_for_file, str(begun), str(go), timeout_s=LONG_S))
     await asyncio.to_thread(wait_for, begun.exists, 20)
@@ -85,8 +85,8 @@ async def test_parsers_that_were_killed_while_idle_are_no_fault_of_the_next_obje
     """A machine short of memory ends processes that have nothing to do; the object finds as many dead ones as wait."""
     for _ in range(3):
         warm_parsers()
-        parser_process._pool.idle += [parser_process._Process()]
-    for process in parser_process._pool.idle:
+        pool._pool.idle += [pool._Process()]
+    for process in pool._pool.idle:
         process.wait_ready()
         os.kill(process._process.pid, signal.SIGKILL)
     assert await run_parse(parsers.answer, "innocent", timeout_s=LONG_S) == "innocent"
@@ -106,7 +106,7 @@ async def test_an_unexpected_error_is_told() -> None:
 
 async def test_a_process_that_has_grown_is_replaced() -> None:
     """Memory that one object needed is returned to the machine."""
-    first = await run_parse(parsers.grow, parser_process.KEPT_BYTES * 3 // 2, timeout_s=LONG_S)
+    first = await run_parse(parsers.grow, pool.KEPT_BYTES * 3 // 2, timeout_s=LONG_S)
     assert await run_parse(parsers.process_id, timeout_s=LONG_S) != first
 
 
@@ -158,8 +158,8 @@ async def test_a_warmed_process_serves_the_first_call() -> None:
     """Its start is over, or under way, when the first document arrives."""
     warm_parsers()
     warm_parsers()
-    assert len(parser_process._pool.idle) == 1
-    warmed = parser_process._pool.idle[0]._process.pid
+    assert len(pool._pool.idle) == 1
+    warmed = pool._pool.idle[0]._process.pid
     assert await run_parse(parsers.process_id, timeout_s=LONG_S) == warmed
 
 
@@ -168,11 +168,11 @@ def test_a_parser_ends_with_its_worker(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     code = (
         "import asyncio\n"
-        "from ingestion_engine.pipeline.parsing import parser_process\n"
+        "from ingestion_engine.pipeline.parsing.process import pool\n"
         "from support import parsers\n"
         "async def main():\n"
-        "    print(await parser_process.run_parse(parsers.process_id, timeout_s=60), flush=True)\n"
-        f"    await parser_process.run_parse(parsers.hang_with_the_interpreter_lock, {str(begun)!r}, timeout_s=1)\n"
+        "    print(await pool.run_parse(parsers.process_id, timeout_s=60), flush=True)\n"
+        f"    await pool.run_parse(parsers.hang_with_the_interpreter_lock, {str(begun)!r}, timeout_s=1)\n"
         "asyncio.run(main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -30,8 +30,8 @@ from ingestion_engine.pipeline.parsing.parse import (
     parse_errors,
 )
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
-from ingestion_engine.pipeline.parsing.parser_process import run_parse
 from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, take_head
+from ingestion_engine.pipeline.parsing.process.pool import run_parse
 from ingestion_engine.pipeline.spool import SpooledText
 
 MARK_BYTES = 4096

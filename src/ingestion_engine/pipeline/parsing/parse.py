@@ -19,7 +19,7 @@ from ingestion_engine.pipeline.parsing import archives, detect, kinds
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
 from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
-from ingestion_engine.pipeline.parsing.parser_process import run_parse
+from ingestion_engine.pipeline.parsing.process.pool import run_parse
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 
 PARSER_VERSION = "1"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from ingestion_engine.domain.errors import ObjectError, ParserDied, TransientError
-from ingestion_engine.pipeline.parsing.parser_messages import receive, send
+from ingestion_engine.pipeline.parsing.process.messages import receive, send
 from ingestion_engine.runtime.telemetry import get_logger
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class _Process:
         from ingestion_engine.runtime.settings import plain_environment  # slow, and loaded here in any case
 
         ours, theirs = socket.socketpair()
-        command = f"from ingestion_engine.pipeline.parsing.parser_main import main; main({theirs.fileno()})"
+        command = f"from ingestion_engine.pipeline.parsing.process.main import main; main({theirs.fileno()})"
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - entries are strings
         with theirs:
             try:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.pipeline.parsing import large, parse  # noqa: F401 - imported before the first document arrives
-from ingestion_engine.pipeline.parsing.parser_messages import receive, send
+from ingestion_engine.pipeline.parsing.process.messages import receive, send
 
 ORPHAN_S: Final = 5.0
 """Seconds after the time limit of a call at which the process ends by itself, also in a library that never returns: its
