@@ -284,11 +284,13 @@ class IngestClient:
         *,
         prefix: str = "",
         state: str | None = None,
+        warnings: bool = False,
         limit: int = 100,
         cursor: str | None = None,
     ) -> dict[str, Any]:
-        """Return a page of a collection's objects: ``items`` and ``next_cursor``."""
-        params = _given({"prefix": prefix or None, "state": state, "limit": limit, "cursor": cursor})
+        """Return a page of a collection's objects, or of those with warnings: ``items`` and ``next_cursor``."""
+        given = {"prefix": prefix or None, "state": state, "warnings": warnings or None}
+        params = _given({**given, "limit": limit, "cursor": cursor})
         return self._call("GET", f"/collections/{_segment(name)}/objects", params=params)
 
     def delete_objects(

@@ -169,6 +169,8 @@ class ObjectQuery(PageQuery):
     """Only objects whose key starts with this prefix."""
     state: str | None = Field(default=None, pattern="^(present|failed)$")
     """``present``: the newest version is in the stores; ``failed``: it is not, but an older version may be."""
+    warnings: bool = False
+    """Only objects of which something was left out, such as a damaged picture or a line that is not JSON."""
 
 
 class RemovalQuery(Strict):

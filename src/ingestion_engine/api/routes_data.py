@@ -136,16 +136,17 @@ async def delete_collection(name: str, response: Response, caller: CallerDep, se
     tags=["collections"],
 )
 async def list_objects(name: str, query: ObjectParams, caller: CallerDep, services: ServicesDep) -> ObjectPage:
-    """Return the objects of a collection, ordered by key as UTF-8 bytes."""
+    """Return the objects of a collection, ordered by key as UTF-8 bytes, with what was left out of each."""
     caller.check_collection(name)
     page = await services.collections.list_objects(
         name,
         prefix=query.prefix,
         state=None if query.state is None else RowState(query.state),
+        warned=query.warnings,
         limit=query.limit,
         cursor=query.cursor,
     )
-    return ObjectPage(items=page.items, next_cursor=page.next_cursor)
+    return ObjectPage.model_validate({"items": page.items, "next_cursor": page.next_cursor})
 
 
 @router.delete(

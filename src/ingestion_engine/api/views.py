@@ -10,7 +10,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestion_engine.api.problems import Problem, problem_of_record
-from ingestion_engine.domain.records import EmbeddingWait
+from ingestion_engine.domain.records import WARNINGS_OF, EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
@@ -124,6 +124,8 @@ class JobView(View):
     """What the job waits for at the gateways; null without a gateway, while none answers, and unless the job runs."""
     counts: dict[str, int]
     """Objects, bytes and chunks by outcome; see docs/api.md."""
+    warnings: dict[str, int] = Field(default_factory=dict)
+    """What was left out of objects that are done (lines, parts, pictures), by code; see docs/formats.md."""
     timings: dict[str, Any]
     """Seconds by phase and stage."""
     error: dict[str, Any] | None
@@ -249,10 +251,30 @@ class DeletionView(View):
     """Why the deletion is not complete yet; the service completes it, and so does the same request."""
 
 
+class WarningView(View):
+    """Something that was left out of an object."""
+
+    code: str = Field(examples=["lines_skipped"])
+    count: int
+    """How many of them: lines, parts, pictures."""
+    detail: str
+    """What the first one is and why it was left out."""
+
+
+class ObjectView(View):
+    """Row of the object table."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+    warnings: list[WarningView]
+    """What was left out of the object, although it is done; one entry per code."""
+
+
 class ObjectPage(View):
     """Page of a collection's objects, ordered by key."""
 
-    items: list[dict[str, Any]]
+    items: list[ObjectView]
     next_cursor: str | None
 
 
@@ -394,7 +416,8 @@ def _show_readable_job(job: JobRecord) -> JobView:
 
 def _show_whole_job(job: JobRecord) -> JobView:
     request = {"priority": DEFAULT_PRIORITY, **job.request} if isinstance(job.request, Mapping) else {}
-    ended = job.finished_at or utc_now()
+    ended, counts = job.finished_at or utc_now(), job.counts or {}
+    warnings = {name: number for name, number in counts.items() if name.startswith(WARNINGS_OF)}
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
     return JobView(
@@ -415,7 +438,8 @@ def _show_whole_job(job: JobRecord) -> JobView:
         queued_s=queued_s,
         duration_s=duration_s,
         progress=show_progress(job),
-        counts=dict(job.counts or {}),
+        counts={name: number for name, number in counts.items() if name not in warnings},
+        warnings={name.removeprefix(WARNINGS_OF): number for name, number in warnings.items()},
         timings=dict(job.timings or {}),
         error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
         note=job.note,

@@ -191,15 +191,18 @@ def objects(
     collection: Collection,
     prefix: Prefix = "",
     state: Annotated[str | None, typer.Option(help="Only objects in this state: present or failed.")] = None,
+    warnings: Annotated[bool, typer.Option("--warnings", help="Only objects of which something was left out.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 100,
     everything: All = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """List the objects of a collection, ordered by key."""
+    """List the objects of a collection, ordered by key, with what was left out of them."""
     with open_client(url) as client:
         found = collect_pages(
-            lambda size, cursor: client.list_objects(collection, prefix=prefix, state=state, limit=size, cursor=cursor),
+            lambda size, cursor: client.list_objects(
+                collection, prefix=prefix, state=state, warnings=warnings, limit=size, cursor=cursor
+            ),
             limit=None if everything else limit,
             page_size=1000,
             what="objects",
@@ -208,8 +211,15 @@ def objects(
         for item in found:
             write_json(item)
         return
-    columns = ("STATE", "KEY", "BYTES", "CHUNKS", "ERROR")
-    write_table(columns, ((o["state"], o["key"], o["size_bytes"], o["chunk_count"], o["error_code"]) for o in found))
+    columns = ("STATE", "KEY", "BYTES", "CHUNKS", "ERROR", "WARNINGS")
+    names = ("state", "key", "size_bytes", "chunk_count", "error_code")
+    write_table(columns, ((*(item[name] for name in names), _describe_warnings(item)) for item in found))
+
+
+def _describe_warnings(item: dict[str, Any]) -> str | None:
+    """Return what was left out of an object: ``2 lines_skipped: Line 7 is not JSON.``; None for nothing."""
+    shown = (f"{warning['count']} {warning['code']}: {warning['detail']}" for warning in item.get("warnings", ()))
+    return "; ".join(text.removesuffix(": ") for text in shown) or None
 
 
 def verify(

@@ -102,6 +102,8 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
             facts.append(f"{counts['skipped']} unchanged or skipped")
     if counts.get("failed"):
         facts.append(f"{counts['failed']} failed")
+    if counts.get("objects_with_warnings"):
+        facts.append(f"{counts['objects_with_warnings']} with warnings")
     if counts.get("chunks"):
         facts.append(f"{counts['chunks']} chunks")
     if job["state"] not in FINAL_STATES:
@@ -132,11 +134,16 @@ def show_end(job: Mapping[str, Any]) -> None:
     out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
     names = (
         *("listed", "new", "changed", "unchanged", "failed_before", "outside_filters", "done", "failed", "deleted"),
+        "objects_with_warnings",
         *("verified", "different", "repaired", "foreign_points", "searches_failed", "chunks", "chunks_embedded"),
     )
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if shown:
         out.print(Text("  " + " · ".join(shown)))
+    if job.get("warnings"):
+        left_out = " · ".join(f"{code} {number}" for code, number in job["warnings"].items())
+        out.print(Text.assemble(("  warnings: ", "bold"), left_out))
+        out.print(Text(f"  ingest objects {job['collection']} --warnings"))
     if job.get("note"):
         out.print(Text.assemble(("  note: ", "bold"), str(job["note"])))
     if any(counts.get(name) for name in ("failed", "different", "foreign_points", "searches_failed")):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -266,6 +267,21 @@ def join_warnings(warnings: Iterable[ReadWarning]) -> tuple[ReadWarning, ...]:
         first = joined.get(warning.code, replace(warning, count=0, detail=make_legible(warning.detail, DETAIL_CHARS)))
         joined[warning.code] = replace(first, count=first.count + warning.count)
     return tuple(joined.values())
+
+
+def dump_warnings(warnings: Iterable[ReadWarning]) -> str | None:
+    """Return the JSON of warnings, as the object table keeps it; None for none. Pure."""
+    shown = [asdict(warning) for warning in warnings]
+    return json.dumps(shown, ensure_ascii=False, separators=(",", ":")) if shown else None
+
+
+def load_warnings(text: str | None) -> tuple[ReadWarning, ...]:
+    """Return the warnings of the JSON of ``dump_warnings``. Pure."""
+    return tuple(map(ReadWarning.from_json, json.loads(text))) if text else ()
+
+
+WARNINGS_OF = "warnings."
+"""Begins the name of a job's count of one kind of warning; the warning's code follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,3 +579,5 @@ class TableRow:
     epoch: int
     job_id: str
     updated_at: str
+    warnings: str | None = None
+    """What was left out of the object: the JSON of ``dump_warnings``; None when nothing was."""

@@ -18,6 +18,7 @@ from ingestion_engine.domain.records import (
     ReportStatus,
     RowState,
     TableRow,
+    dump_warnings,
 )
 from ingestion_engine.driver.plan.diff import INTERRUPTED
 from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
@@ -176,4 +177,5 @@ def _result_row(result: ObjectResult, attempt: OpenAttempt, now: str) -> TableRo
         epoch=attempt.epoch,
         job_id=origin.job_id,
         updated_at=now,
+        warnings=dump_warnings(result.warnings),
     )

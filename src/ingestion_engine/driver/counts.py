@@ -16,6 +16,7 @@ from ingestion_engine.domain.ids import PartitionId, SegmentKind
 from ingestion_engine.domain.records import (
     REMOVALS,
     UNFINISHED,
+    WARNINGS_OF,
     Action,
     ObjectResult,
     Outcome,
@@ -31,6 +32,10 @@ class Counts:
 
     tally: Tally = field(default_factory=Tally)
     done: int = 0
+    warned: int = 0
+    """Objects that are done, or were repaired by ingesting them again, and of which something was left out."""
+    warnings: dict[str, int] = field(default_factory=dict)
+    """What was left out of them, by code of the warning."""
     failed: int = 0
     failed_again: int = 0
     """Those of them that an earlier job failed too, for a reason that may pass (``ObjectResult.again``)."""
@@ -127,7 +132,8 @@ class Counts:
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally(already_deleted=self.deleted)
-        self.done = self.failed = self.failed_again = self.gone = 0
+        self.done = self.warned = self.failed = self.failed_again = self.gone = 0
+        self.warnings = {}
         self.same = self.different = self.repaired = self.foreign_points = self.searches_failed = 0
         self.points_seen = {}
 
@@ -189,6 +195,9 @@ class Counts:
         origin = result.origin
         is_repair = outcome is Outcome.DONE and origin is not None and not origin.is_interrupted
         self.done += outcome is Outcome.DONE and not is_repair
+        self.warned += bool(result.warnings)
+        for warning in result.warnings:
+            self.warnings[warning.code] = self.warnings.get(warning.code, 0) + warning.count
         self.failed += outcome is Outcome.FAILED
         self.failed_again += outcome is Outcome.FAILED and result.again
         self.gone += outcome is Outcome.DELETED
@@ -212,11 +221,15 @@ class Counts:
     def to_json(self) -> dict[str, Any]:
         """Return the counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
         tally = self.tally
+        warnings = dict(tally.warnings)  # in one step: the plan thread may add a code meanwhile
+        for code, number in dict(self.warnings).items():
+            warnings[code] = warnings.get(code, 0) + number
         return {
             "listed": tally.listed,
             "planned": self.planned,
             "done": self.done + tally.already_done + self.same + self.repaired,
             "failed": self.total_failed,
+            "objects_with_warnings": self.warned + tally.already_warned,
             "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
             "unchanged": tally.unchanged,
             "directory_markers": tally.directory_markers,
@@ -246,4 +259,5 @@ class Counts:
             "partitions_planned": self.partitions_planned,
             "partitions_done": self.partitions_done,
             "partitions_repeated": self.partitions_repeated,
+            **{f"{WARNINGS_OF}{code}": number for code, number in sorted(warnings.items())},
         }

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ingestion_engine.domain.errors import IngestionError, SubmissionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
-from ingestion_engine.domain.records import RowState
+from ingestion_engine.domain.records import RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.state_access import require_contract, skip_corrupt, state_needed
@@ -57,6 +57,11 @@ class ObjectPage:
 
     items: list[dict[str, Any]]
     next_cursor: str | None
+
+
+def _show_row(row: TableRow) -> dict[str, Any]:
+    """Return a row as JSON types. Pure."""
+    return {**dataclasses.asdict(row), "warnings": list(map(dataclasses.asdict, load_warnings(row.warnings)))}
 
 
 class CollectionService:
@@ -138,9 +143,16 @@ class CollectionService:
         )
 
     async def list_objects(
-        self, name: str, *, prefix: str, state: RowState | None, limit: int, cursor: str | None
+        self,
+        name: str,
+        *,
+        prefix: str,
+        state: RowState | None,
+        warned: bool,
+        limit: int,
+        cursor: str | None,
     ) -> ObjectPage:
-        """Return one page of a collection's objects in key order.
+        """Return one page of a collection's objects in key order, or of those of which something was left out.
 
         Raises:
             SubmissionError: as ``describe``; "validation_error" for a cursor of another list;
@@ -152,7 +164,7 @@ class CollectionService:
         try:
             with state_needed():
                 rows, following = await asyncio.to_thread(
-                    table.page, prefix=prefix, state=state, cursor=cursor, limit=limit
+                    table.page, prefix=prefix, state=state, warned=warned, cursor=cursor, limit=limit
                 )
         except ImportError as error:
             raise SubmissionError(
@@ -161,7 +173,7 @@ class CollectionService:
                 hint="Install pyarrow in the environment of the service.",
                 status=501,
             ) from error
-        return ObjectPage([dataclasses.asdict(row) for row in rows], following)
+        return ObjectPage([_show_row(row) for row in rows], following)
 
     async def _count(self, contract: CollectionContract) -> dict[StoreName, PointCount]:
         counts = await asyncio.gather(*(self._count_store(name, contract.collection) for name in contract.stores))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ingestion_engine.domain.records import RowState, TableRow
+from ingestion_engine.domain.records import ReadWarning, RowState, TableRow, dump_warnings
 from ingestion_engine.domain.spec import Chunking, JobRequest, StoreName
 from ingestion_engine.state.collections import write_verified
 from ingestion_engine.state.ledger import Ledger
@@ -84,6 +85,26 @@ async def test_objects_come_by_key_in_every_state(world: World) -> None:
                     assert pages == max(1, -(-len(expected) // limit))
         refused = await plane.client.get("/collections/notes/objects", params={"state": "removed"})
         assert refused.status_code == 422
+
+
+async def test_objects_show_what_was_left_out(world: World) -> None:
+    """By code, and only those objects on request; a row of an earlier release has none."""
+    make_collection(world)
+    write_table(world, {"a": "present", "b": "present", "c": "failed"})
+    warnings = [ReadWarning("lines_skipped", 2, "Line 7 is not JSON."), ReadWarning("part_unreadable", 1, "")]
+    row = next(row for row in ObjectTable(world.state, "notes").scan() if row.key == "b")
+    changed = dataclasses.replace(row, warnings=dump_warnings(warnings))
+    ObjectTable(world.state, "notes").append_run([changed], epoch=1, job_id="job-y")
+    async with world.serve() as plane:
+        items = (await plane.client.get("/collections/notes/objects")).json()["items"]
+        some = (await plane.client.get("/collections/notes/objects", params={"warnings": "true"})).json()
+    expected = [
+        {"code": "lines_skipped", "count": 2, "detail": "Line 7 is not JSON."},
+        {"code": "part_unreadable", "count": 1, "detail": ""},
+    ]
+    assert {item["key"]: item["warnings"] for item in items} == {"a": [], "b": expected, "c": []}
+    assert all(item.keys() == TableRow.__dataclass_fields__.keys() for item in items), "as before, and nothing more"
+    assert (some["items"], some["next_cursor"]) == ([items[1]], None)
 
 
 @pytest.mark.parametrize("mode", ["verify", "repair"])

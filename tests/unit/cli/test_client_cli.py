@@ -23,7 +23,14 @@ from ingestion_engine.cli.requests import merge_request, split_source
 from ingestion_engine.cli.watch import describe_facts, show_end
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import PartitionReport, ReportStatus, RowState, TableRow
+from ingestion_engine.domain.records import (
+    PartitionReport,
+    ReadWarning,
+    ReportStatus,
+    RowState,
+    TableRow,
+    dump_warnings,
+)
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
@@ -322,6 +329,38 @@ def test_collections_are_compared_and_repaired(service: Running, capsys: pytest.
     assert run(mode, "none") == ExitCode.REFUSED
 
 
+def test_what_was_left_out_is_shown(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the end of the job, and with each object."""
+    make_collection(service.world, bucket="docs", query_prefix="")
+    left_out = {"objects_with_warnings": 1, "warnings.lines_skipped": 2, "warnings.part_unreadable": 1}
+    service.outcome = {"state": "succeeded", "counts": {"listed": 2, "done": 2, **left_out}}
+    assert run("submit", "s3://docs", "-c", "notes", "--watch") == 0
+    shown = capsys.readouterr().out
+    assert "done 2 · objects with warnings 1\n" in shown
+    assert "  warnings: lines_skipped 2 · part_unreadable 1\n  ingest objects notes --warnings\n" in shown
+    with IngestClient(service.url, KEY) as client:
+        [job] = client.list_jobs(limit=1)["items"]
+        assert job["warnings"] == {"lines_skipped": 2, "part_unreadable": 1}
+        assert job["counts"] == {"listed": 2, "done": 2, "objects_with_warnings": 1}
+    warnings = dump_warnings([ReadWarning("lines_skipped", 2, "Line 7 is not JSON."), ReadWarning("part_unreadable")])
+    at = "2026-01-01T00:00:00Z"
+    rows = [
+        TableRow(key, "e", 1, at, "o", RowState.PRESENT, None, None, False, "f", 1, "", "", 1, "j", at, warnings=found)
+        for key, found in (("a", None), ("b", warnings))
+    ]
+    ObjectTable(service.world.state, "notes").append_run(rows, epoch=1, job_id="j")
+    assert run("objects", "notes") == 0
+    assert [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "WARNINGS", "-", "2 lines_skipped: Line 7 is not JSON.; 1 part_unreadable",
+    ]  # fmt: skip
+    assert run("objects", "notes", "--warnings", "--json") == 0
+    [item] = map(orjson.loads, capsys.readouterr().out.splitlines())
+    assert (item["key"], [warning["code"] for warning in item["warnings"]]) == (
+        "b",
+        ["lines_skipped", "part_unreadable"],
+    )
+
+
 def test_objects_are_removed_after_a_confirmation(
     service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +482,8 @@ def test_a_jobs_facts_use_the_plans_totals() -> None:
         "progress": {"planning_complete": False},
     }
     assert describe_facts(job) == ["4/10+ objects", "1 failed"]
+    job["counts"]["objects_with_warnings"] = 2  # type: ignore[index]  # a literal of several types
+    assert describe_facts(job) == ["4/10+ objects", "1 failed", "2 with warnings"]
 
 
 def test_a_job_that_stands_still_shows_no_rate() -> None:

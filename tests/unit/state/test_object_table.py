@@ -14,7 +14,7 @@ from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import LeaseLost, SubmissionError, TransientError
 from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
-from ingestion_engine.domain.records import RowState, TableRow
+from ingestion_engine.domain.records import ReadWarning, RowState, TableRow, dump_warnings, load_warnings
 from ingestion_engine.state.object_table import external_sort, runs
 from ingestion_engine.state.object_table.manifest import read_manifest
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -404,3 +404,23 @@ class TestCompaction:
         table.clean()
         assert len(list(store.list(RUNS))) == 1
         assert list(table.scan()) == [row("a", 2)]
+
+
+def test_a_table_of_earlier_releases_has_no_warnings(table: ObjectTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs lack the column; rows of both kinds of runs are merged, filtered, paged and compacted."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(runs, "COLUMNS", tuple(name for name in runs.COLUMNS if name != "warnings"))
+        append(table, [row("a"), row("b"), row("c")], epoch=1)
+    assert [(kept.key, kept.warnings) for kept in table.scan()] == [("a", None), ("b", None), ("c", None)]
+    assert table.page("", None, None, 10, warned=True) == ([], None)
+    left_out = dump_warnings([ReadWarning("lines_skipped", 2, "Line 7: „é“")])
+    assert left_out is not None
+    append(table, [row("b", 2, warnings=left_out), row("d", 2, warnings=left_out)], epoch=2)
+    expected = {"a": None, "b": left_out, "c": None, "d": left_out}
+    for _ in range(2):
+        assert {kept.key: kept.warnings for kept in table.scan()} == expected
+        first, cursor = table.page("", RowState.PRESENT, None, 1, warned=True)
+        second, end = table.page("", RowState.PRESENT, cursor, 1, warned=True)
+        assert ([kept.key for kept in first + second], end) == (["b", "d"], None)
+        assert table.compact(max_runs=1) == 1
+    assert load_warnings(first[0].warnings) == (ReadWarning("lines_skipped", 2, "Line 7: „é“"),)

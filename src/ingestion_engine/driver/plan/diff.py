@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ingestion_engine.domain.records import UNEXPECTED_ERROR, Action, ObjectRef, PlannedObject, RowState, TableRow
+from ingestion_engine.domain.records import (
+    UNEXPECTED_ERROR,
+    Action,
+    ObjectRef,
+    PlannedObject,
+    RowState,
+    TableRow,
+    load_warnings,
+)
 
 INTERRUPTED = "interrupted"
 """Error code of table rows whose partition never reported: some points of the object may have been written."""
@@ -29,6 +37,10 @@ class Tally:
     """Permanently failed in an earlier job and unchanged since: not tried again."""
     already_done: int = 0
     """Done by an earlier attempt of this job."""
+    already_warned: int = 0
+    """Those of them of which something was left out."""
+    warnings: dict[str, int] = field(default_factory=dict)
+    """What was left out of them, by code of the warning."""
     already_failed: int = 0
     """Permanently failed in an earlier attempt of this job."""
     table_rows: int = 0
@@ -118,6 +130,13 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, *, ta
     return None if action is None else _plan(ref, action, row)
 
 
+def _count_done(row: TableRow, tally: Tally) -> None:
+    tally.already_done += 1
+    tally.already_warned += row.warnings is not None
+    for warning in load_warnings(row.warnings):
+        tally.warnings[warning.code] = tally.warnings.get(warning.code, 0) + warning.count
+
+
 def _plan(ref: ObjectRef, action: Action, row: TableRow) -> PlannedObject:
     return PlannedObject(
         ref,
@@ -147,7 +166,7 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
         return Action.FULL if rules.full else Action.CHANGED
     if row.state is RowState.PRESENT:
         if mine:
-            tally.already_done += 1
+            _count_done(row, tally)
         elif rules.full:
             return Action.FULL
         else:

@@ -35,8 +35,8 @@ _LEADING = ("key", "state", "chunk_count")
 COLUMNS = (*_LEADING, *(f.name for f in dataclasses.fields(TableRow) if f.name not in _LEADING))
 _INTEGERS = frozenset({"size_bytes", "chunk_count", "epoch"})
 _BOOLEANS = frozenset({"retryable"})
-_NULLABLE = frozenset({"error_code", "reason"})
-_REPETITIVE = ("state", "error_code", "reason", "fingerprint", "epoch", "job_id", "updated_at")
+_NULLABLE = frozenset({"error_code", "reason", "warnings"})
+_REPETITIVE = ("state", "error_code", "reason", "fingerprint", "epoch", "job_id", "updated_at", "warnings")
 """Dictionary-encoded columns; other strings are nearly all different, so a dictionary is larger than the values."""
 
 

@@ -124,7 +124,7 @@ class ObjectTable:
         return counts
 
     def page(
-        self, prefix: str, state: RowState | None, cursor: str | None, limit: int
+        self, prefix: str, state: RowState | None, cursor: str | None, limit: int, *, warned: bool = False
     ) -> tuple[list[TableRow], str | None]:
         """Return one page of rows in key order, and the cursor of the next page.
 
@@ -133,6 +133,7 @@ class ObjectTable:
             state: Only rows in this state; None means any state.
             cursor: Cursor of the previous page; None means the first page. It stays valid after later writes.
             limit: Maximum number of rows, at least 1.
+            warned: Only objects of which something was left out.
 
         Returns:
             The rows and the cursor; None when there are no more rows. A page may have fewer rows than ``limit``, even
@@ -152,6 +153,8 @@ class ObjectTable:
             if scanned >= _PAGE_SCAN_ROWS and after is not None:
                 return rows, encode_cursor(after)
             matching = table if state is None else table.filter(pc.equal(table["state"], state.value))
+            if warned:
+                matching = matching.filter(pc.is_valid(matching["warnings"]))
             rows.extend(iter_rows(matching.slice(0, limit + 1 - len(rows))))
             if len(rows) > limit:
                 return rows[:limit], encode_cursor(rows[limit - 1].key)
