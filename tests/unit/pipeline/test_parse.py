@@ -211,6 +211,14 @@ def test_xml_keeps_running_text_and_attributes() -> None:
     assert read("a.xml", (head + body).encode("latin-1")).text == "r.a: 1\nb.href: u\np: Hé big w on\nq: x y"
 
 
+@pytest.mark.parametrize("before", ["\n", "\ufeff\r\n \t\n", " "])
+def test_xml_behind_blank_lines(before: str) -> None:
+    """What stands before the declaration, invisible, does not matter."""
+    body = before + '<?xml version="1.0"?><rss><title>Feed</title><item>words</item></rss>'
+    for key in ("a.xml", "noname"):
+        assert read(key, body.encode()).text == "title: Feed\nitem: words"
+
+
 def test_xml_entity_bombs_fail() -> None:
     """A document with unlimited entity expansion fails as damaged and does not hang."""
     entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 20}">' for i in range(1, 9))

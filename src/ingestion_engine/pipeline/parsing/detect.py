@@ -13,35 +13,64 @@ from ingestion_engine.pipeline.parsing.archives import detect_compound, detect_z
 from ingestion_engine.pipeline.parsing.kinds import MARKED, Detected, Kind
 
 _SUFFIXES = {
-    ".txt": Kind.TEXT, ".text": Kind.TEXT, ".log": Kind.TEXT, ".rst": Kind.TEXT,
+    ".txt": Kind.TEXT, ".text": Kind.TEXT, ".log": Kind.TEXT,
     ".md": Kind.MARKDOWN, ".markdown": Kind.MARKDOWN, ".mdx": Kind.MARKDOWN, ".mkd": Kind.MARKDOWN,
-    ".html": Kind.HTML, ".htm": Kind.HTML, ".xhtml": Kind.HTML, ".xht": Kind.HTML,
+    ".mdown": Kind.MARKDOWN, ".qmd": Kind.MARKDOWN, ".rmd": Kind.MARKDOWN,
+    ".html": Kind.HTML, ".htm": Kind.HTML, ".xhtml": Kind.HTML, ".xht": Kind.HTML, ".shtml": Kind.HTML,
     ".csv": Kind.CSV, ".tsv": Kind.CSV, ".tab": Kind.CSV,
-    ".json": Kind.JSON, ".geojson": Kind.JSON, ".ipynb": Kind.JSON,
-    ".jsonl": Kind.JSONL, ".ndjson": Kind.JSONL,
-    ".xml": Kind.XML, ".rss": Kind.XML, ".atom": Kind.XML,
+    ".json": Kind.JSON, ".geojson": Kind.JSON, ".jsonld": Kind.JSON, ".ipynb": Kind.JSON,
+    ".jsonc": Kind.JSON, ".json5": Kind.JSON, ".webmanifest": Kind.JSON, ".har": Kind.JSON,
+    ".jsonl": Kind.JSONL, ".ndjson": Kind.JSONL, ".json-seq": Kind.JSONL, ".jsons": Kind.JSONL,
     ".eml": Kind.EMAIL, ".mht": Kind.EMAIL, ".mhtml": Kind.EMAIL, ".mbox": Kind.EMAIL, ".mbx": Kind.EMAIL,
     ".rtf": Kind.RTF, ".pdf": Kind.PDF, ".epub": Kind.EPUB,
     ".docx": Kind.DOCX, ".docm": Kind.DOCX, ".dotx": Kind.DOCX, ".dotm": Kind.DOCX,
     ".pptx": Kind.PPTX, ".pptm": Kind.PPTX, ".ppsx": Kind.PPTX, ".potx": Kind.PPTX,
     ".xlsx": Kind.XLSX, ".xlsm": Kind.XLSX, ".xltx": Kind.XLSX,
-}  # fmt: skip
+} | dict.fromkeys((
+    ".xml", ".rss", ".atom", ".rdf", ".svg", ".kml", ".gpx", ".opml", ".plist", ".xsd", ".xsl", ".xslt", ".wsdl",
+    ".dita", ".ditamap", ".dbk", ".docbook", ".tei", ".fb2", ".xliff", ".xlf", ".tmx", ".nxml", ".jats", ".musicxml",
+), Kind.XML) | dict.fromkeys((
+    ".rst", ".adoc", ".asciidoc", ".asc", ".org", ".tex", ".latex", ".bib", ".textile", ".wiki", ".mediawiki", ".typ",
+    ".srt", ".vtt", ".ass", ".po", ".pot", ".diff", ".patch",
+    ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".properties", ".env", ".tf", ".hcl", ".proto", ".graphql",
+    ".py", ".pyi", ".rb", ".pl", ".lua", ".r", ".jl", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".sql",
+    ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cs", ".java", ".kt", ".kts", ".scala", ".groovy", ".gradle", ".swift",
+    ".go", ".rs", ".zig", ".hs", ".ml", ".ex", ".exs", ".erl", ".clj", ".el", ".dart", ".m", ".f90", ".asm", ".v",
+    ".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx", ".css", ".scss", ".sass", ".less", ".vue", ".svelte", ".astro",
+    ".php", ".phtml", ".jsp", ".jspx", ".asp", ".aspx", ".cshtml", ".razor", ".erb", ".ejs", ".hbs", ".mustache",
+    ".j2", ".jinja", ".jinja2", ".tmpl", ".tpl", ".twig", ".liquid", ".haml", ".pug",
+), Kind.SOURCE)  # fmt: skip
 
-_DECLARED = {kind.value: kind for kind in Kind if kind is not Kind.TEXT} | {
+_DECLARED = {kind.value: kind for kind in Kind if kind not in (Kind.TEXT, Kind.SOURCE)} | {
     "application/xhtml+xml": Kind.HTML,
     "text/x-markdown": Kind.MARKDOWN,
     "text/tab-separated-values": Kind.CSV,
     "application/csv": Kind.CSV,
+    "text/json": Kind.JSON,
     "application/jsonl": Kind.JSONL,
+    "application/ndjson": Kind.JSONL,
+    "application/jsonlines": Kind.JSONL,
     "application/json-lines": Kind.JSONL,
     "application/x-jsonlines": Kind.JSONL,
+    "application/json-seq": Kind.JSONL,
     "text/xml": Kind.XML,
     "text/rtf": Kind.RTF,
     "message/global": Kind.EMAIL,
     "application/mbox": Kind.EMAIL,
     "multipart/related": Kind.EMAIL,
     "application/x-mimearchive": Kind.EMAIL,
+    "text/css": Kind.SOURCE,
+    "text/javascript": Kind.SOURCE,
+    "application/javascript": Kind.SOURCE,
+    "application/yaml": Kind.SOURCE,
+    "application/x-yaml": Kind.SOURCE,
+    "application/toml": Kind.SOURCE,
+    "application/x-sh": Kind.SOURCE,
+    "application/x-httpd-php": Kind.SOURCE,
 }
+
+_DECLARED_SYNTAX = (("+json", Kind.JSON), ("+xml", Kind.XML), ("+json-seq", Kind.JSONL))
+"""Endings of media types that name the syntax, such as ``application/ld+json`` (RFC 6839, RFC 8091)."""
 
 # Unsupported types that errors can name: (offset, bytes, media type).
 _UNSUPPORTED = (
@@ -61,6 +90,7 @@ _UNSUPPORTED = (
     (0, b"\xfd7zXZ\0", "application/x-xz"), (0, b"BZh", "application/x-bzip2"), (0, b"(\xb5/\xfd", "application/zstd"),
     (0, b"\x04\x22M\x18", "application/x-lz4"), (257, b"ustar", "application/x-tar"),
     (0, b"MSCF", "application/vnd.ms-cab-compressed"),
+    (0, b"MZ", "application/vnd.microsoft.portable-executable"),
     (0, b"\x7fELF", "application/x-executable"), (0, b"\xca\xfe\xba\xbe", "application/java-vm"),
     (0, b"\0asm", "application/wasm"),
     (0, b"\xcf\xfa\xed\xfe", "application/x-mach-binary"), (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
@@ -69,11 +99,6 @@ _UNSUPPORTED = (
     (0, b"ARROW1", "application/vnd.apache.arrow.file"), (0, b"\x89HDF\r\n", "application/x-hdf5"),
     (0, b"wOFF", "font/woff"), (0, b"wOF2", "font/woff2"), (0, b"OTTO", "font/otf"), (0, b"\0\1\0\0\0", "font/ttf"),
 )  # fmt: skip
-
-_BINARY_ONLY = frozenset(
-    {b"ID3", b"BZh", b"ORC", b"PAR1", b"OTTO", b"wOFF", b"MSCF", b"MThd", b"WEBP", b"WAVE", b"AVI ", b"OggS"}
-)
-"""Marks of letters; a text may begin with them, so a byte that never occurs in text must follow."""
 
 
 _BLANK_BYTES = 64
@@ -85,20 +110,25 @@ def named_kind(key: str, declared: str | None) -> Kind | None:
     suffix = posixpath.splitext(key.rstrip("/ ").lower())[1]
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
-    return _DECLARED.get((declared or "").split(";")[0].strip().lower())
+    media_type = (declared or "").split(";")[0].strip().lower()
+    syntax = next((kind for ending, kind in _DECLARED_SYNTAX if media_type.endswith(ending)), None)
+    return _DECLARED.get(media_type, syntax)
 
 
-def detect_marked(body: bytes, size: int | None = None) -> Detected:
+def detect_marked(body: bytes, named: Kind | None = None) -> Detected:
     """Return the type that the file's first bytes prove; an empty result for anything that may be text. Pure.
 
+    A text may mention any mark, also at its beginning: marks of letters count only where bytes or syntax follow that no
+    text about them has.
+
     Args:
-        body: Bytes of the file, or at least its first 1 KiB.
-        size: Size of the whole file in bytes; None when ``body`` is the whole file.
+        body: Bytes of the file, or at least its first 4 KiB.
+        named: Kind by name or declared type.
     """
-    size = len(body) if size is None else size
-    if b"%PDF-" in body[:1024]:  # writers put other bytes before the header, and readers accept them
+    if _begins_pdf(body[:_PDF_HEAD_BYTES], named):
         return Detected(Kind.PDF)
-    if body[:_BLANK_BYTES].removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{\\rtf"):
+    start = body[:_BLANK_BYTES].removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"{\\rtf") and (named is Kind.RTF or _RTF_GOES_ON.match(start)):
         return Detected(Kind.RTF)
     if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return detect_zip(body)
@@ -107,23 +137,62 @@ def detect_marked(body: bytes, size: int | None = None) -> Detected:
     if body.startswith(b"\x1f\x8b"):
         return Detected(unsupported="application/gzip")
     for offset, mark, media_type in _UNSUPPORTED:
-        if body.startswith(mark, offset) and (mark not in _BINARY_ONLY or _has_control(body[:64])):
+        if body.startswith(mark, offset) and (not _is_written(mark) or _has_control(body[: offset + 64])):
             return Detected(unsupported=media_type)
-    if body.startswith(b"BM") and int.from_bytes(body[2:6], "little") == size:
+    if body.startswith(b"BM") and body[6:10] == bytes(4):
         return Detected(unsupported="image/bmp")
-    if body.startswith(b"MZ") and _has_control(body[:64]):
-        return Detected(unsupported="application/vnd.microsoft.portable-executable")
     return Detected()
 
 
+def _is_written(mark: bytes) -> bool:
+    return mark.isascii() and mark.decode().isprintable()
+
+
 def _has_control(head: bytes) -> bool:
-    return any(byte < 9 or 13 < byte < 27 for byte in head)
+    return _CONTROL.search(head) is not None
+
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+"""Bytes that no text has, except where it is damaged or in UTF-16, which begins with no mark."""
+
+_RTF_GOES_ON = re.compile(rb"\{\\rtf\d{0,3}\s{0,8}[\\{}]")
+"""A group of Rich Text with a control word or a group behind its mark; a text about it has words there."""
+
+_PDF_HEAD_BYTES = 4096
+_PDF_MARK_BYTES = 1024
+"""Readers accept the header of a PDF within its first 1 KiB: behind the headers of HTTP or a printer's commands."""
+
+_PDF_HEADER = re.compile(rb"%PDF-\d\.\d[ \t]*+(?:[\r\n]|\Z)")
+"""A header that has its line for itself; a text goes on."""
+_PDF_BINARY_COMMENT = re.compile(rb"[\r\n]{0,2}%[\x80-\xff]{4}")
+"""The comment behind the header that says that the file is binary; Latin letters in a text are not four in a row."""
+_PDF_OBJECT = re.compile(rb"(?:^|[\r\n])[ \t]*+\d{1,10}\s++\d{1,5}\s++obj\b|(?:^|[\r\n])xref\b")
+_HTTP_HEAD = re.compile(rb"\s*+HTTP/\d[^\n]*+\n(?:[!-9;-~]++:[^\n]*+\n)*+\r?\n\s*+\Z")
+
+
+def _begins_pdf(head: bytes, named: Kind | None) -> bool:
+    """Return whether a file is a PDF: a header at its beginning, or later and then not as words of a text."""
+    at = head.find(b"%PDF-", 0, _PDF_MARK_BYTES)
+    if at < 0:
+        return False
+    before, behind = head[:at], head[at:]
+    has_objects = _PDF_OBJECT.search(behind) is not None
+    if not before.removeprefix(codecs.BOM_UTF8).strip():
+        return has_objects or _has_control(behind) or _PDF_HEADER.match(behind) is not None
+    if named is Kind.PDF or _HTTP_HEAD.fullmatch(before):
+        return has_objects or _has_control(head)
+    header = _PDF_HEADER.match(behind) if before.endswith((b"\n", b"\r")) else None
+    return _has_control(head) or (
+        header is not None and _PDF_BINARY_COMMENT.match(behind, header.end() - 1) is not None
+    )
 
 
 _HTML_TAG = r"<(?:!doctype\s++html|html|head|body)\b"
 _DECLARATION = r"(?:<\?xml[^>]*+>\s*+)"
 
 _HTML_START = re.compile(rf"\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
+_QUOTED_TAG = re.compile(r"\s*+<[^<>]*+>(?!\s*+<)")
+"""A page's first tag with words right behind it: a text about tags, if its name is that of a text."""
 _COMMENT_START = re.compile(rf"\s*+({_DECLARATION}?+)<!--", re.IGNORECASE)
 _HTML_AFTER_COMMENT = re.compile(rf"-->\s*+{_HTML_TAG}", re.IGNORECASE)
 _HTML_AFTER_COMMENT_AND_DECLARATION = re.compile(rf"-->\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
@@ -162,7 +231,9 @@ def detect_text(text: str, named: Kind | None) -> Kind:
 def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind | None:
     """Return ``detect_text`` of a text by its first ``HEAD_CHARS``; None when the whole text is needed."""
     head = text[:4096]
-    if _begins_html(head):
+    if named is Kind.SOURCE:  # a template or a program may begin with a page's first tag
+        return Kind.TEXT
+    if _begins_html(head) and not (named in (Kind.TEXT, Kind.MARKDOWN) and _QUOTED_TAG.match(head)):
         return Kind.HTML
     if named is Kind.HTML and "<" in head:
         return Kind.HTML

@@ -10,6 +10,9 @@ class Kind(StrEnum):
     """Formats with a reader."""
 
     TEXT = "text/plain"
+    SOURCE = "text/x-source"
+    """Programs, templates, markup other than Markdown, subtitles: a name only. Their content is text, read as
+    ``TEXT``, whatever it begins with."""
     MARKDOWN = "text/markdown"
     HTML = "text/html"
     CSV = "text/csv"

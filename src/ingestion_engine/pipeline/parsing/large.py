@@ -88,7 +88,7 @@ def read_large(body: Body, head: ObjectHead) -> LargeDocument | None:
     if not any(piece and not piece.isspace() for piece in body.pieces()):
         raise blank_body(body.size)
     named = named_kind(head.ref.key, head.content_type)
-    if detect_marked(start, body.size) != Detected() or detect_mail(start, named):
+    if detect_marked(start, named) != Detected() or detect_mail(start, named):
         return None
     with parse_errors():
         try:

@@ -32,7 +32,7 @@ _MAX_NESTING = 2
 QUICK_BYTES = 16_384
 """Plain text and Markdown up to this size are read on the event loop: 0.1 ms of work; a parser process adds 0.6 ms."""
 
-_QUICK = frozenset({Kind.TEXT, Kind.MARKDOWN})
+_QUICK = frozenset({Kind.TEXT, Kind.SOURCE, Kind.MARKDOWN})
 
 
 async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
@@ -127,7 +127,7 @@ def _read(source: _Source) -> tuple[Kind, ParsedText]:
     _refuse_blank(source.body)
     if source.body.startswith(b"\x1f\x8b"):
         source = _unpack_gzip(source)
-    found = detect.detect_marked(source.body)
+    found = detect.detect_marked(source.body, source.named)
     if found.unsupported is not None:
         raise _refusal(source, found.unsupported)
     if found.kind is not None:
@@ -140,7 +140,7 @@ def _read_quickly(source: _Source) -> tuple[Kind, ParsedText] | None:
     body = source.body
     if len(body) > QUICK_BYTES or source.named not in _QUICK or not is_utf8(body) or body.isspace() or not body:
         return None
-    if detect.detect_marked(body) != kinds.Detected():
+    if detect.detect_marked(body, source.named) != kinds.Detected():
         return None
     kind, text = _open_text(source)
     return (kind, _read_kind(source, kind, text)) if kind in _QUICK else None

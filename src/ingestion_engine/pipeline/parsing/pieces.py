@@ -49,6 +49,16 @@ def take_head(pieces: Iterable[str], length: int) -> tuple[str, Iterator[str]]:
     return "".join(taken)[:length], itertools.chain(taken, source)
 
 
+def drop_first_blanks(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield a text in pieces without the white space at its beginning."""
+    source = iter(pieces)
+    for piece in source:
+        if first := piece.lstrip():
+            yield first
+            break
+    yield from source
+
+
 def split_lines(pieces: Iterable[str]) -> Iterator[str]:
     r"""Yield the lines of a text, each with its ``\n``.
 

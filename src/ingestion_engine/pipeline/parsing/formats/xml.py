@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
-from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, join_lines
+from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, drop_first_blanks, join_lines
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _DECLARATION = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
@@ -101,7 +101,7 @@ class XmlText(TextInPieces):
         parser.EndElementHandler = reader.end
         parser.CharacterDataHandler = reader.text
         try:
-            for piece in self._pieces:
+            for piece in drop_first_blanks(self._pieces):  # expat accepts nothing before the declaration
                 parser.Parse(piece.encode("utf-8", "replace"), False)
                 yield from reader.take_lines()
             parser.Parse(b"", True)
