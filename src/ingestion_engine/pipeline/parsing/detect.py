@@ -130,7 +130,7 @@ def detect_marked(body: bytes, named: Kind | None = None) -> Detected:
     start = body[:_BLANK_BYTES].removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"{\\rtf") and (named is Kind.RTF or _RTF_GOES_ON.match(start)):
         return Detected(Kind.RTF)
-    if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
+    if body.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00PK\x03\x04")):
         return detect_zip(body)
     if body.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return Detected(unsupported=detect_compound(body))

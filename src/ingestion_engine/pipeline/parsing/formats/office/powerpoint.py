@@ -11,17 +11,13 @@ from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.formats.office.package import (
+    Package,
     find_child,
     get_attribute,
     local_name,
-    parse_part,
-    read_relations,
-    read_title,
 )
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
-from ingestion_engine.pipeline.parsing.unpack import BoundedZip
-
-_REL_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
 
 def read_pptx(body: bytes, limit: int) -> ParsedText:
@@ -29,32 +25,38 @@ def read_pptx(body: bytes, limit: int) -> ParsedText:
 
     A page has title, texts, table rows, diagrams and speaker notes. Hidden slides are kept. Raises as ``read_docx``.
     """
-    archive = BoundedZip(body, limit, "PowerPoint presentation")
-    archive.check()
-    relations = read_relations(archive, "ppt/presentation.xml")
-    slides = next((e for e in parse_part(archive, "ppt/presentation.xml") if local_name(e) == "sldIdLst"), None)
+    package = Package(BoundedZip(body, limit, "PowerPoint presentation"), "ppt/presentation.xml")
+    relations = package.relations(package.main)
+    slides = find_child(package.parse(package.main), "sldIdLst")
     pages: list[str] = []
     first_title: str | None = None
     for slide in slides if slides is not None else ():
-        name = relations.get(slide.get(_REL_ID, ""), ("", ""))[1]
-        title, blocks = _slide(archive, name)
+        relation_id = next((value for key, value in slide.attrib.items() if key.endswith("/relationships}id")), "")
+        if relation_id not in relations:
+            raise corrupt(package.archive.what, f"slide {len(pages) + 1} has no part")
+        title, blocks = _slide(package, relations[relation_id].target)
         first_title = first_title or title
         pages.append("\n\n".join(blocks))
-    return ParsedText(text_format=TextFormat.MARKDOWN, title=read_title(archive) or first_title, pages=tuple(pages))
+    return ParsedText(
+        text_format=TextFormat.MARKDOWN,
+        title=package.read_title() or first_title,
+        pages=tuple(pages),
+        warnings=package.finish(),
+    )
 
 
-def _slide(archive: BoundedZip, name: str) -> tuple[str | None, list[str]]:
+def _slide(package: Package, name: str) -> tuple[str | None, list[str]]:
     title: str | None = None
     blocks: list[str] = []
-    for kind, text in _shapes(parse_part(archive, name)):
+    for kind, text in _shapes(package.parse(name)):
         if kind == "title" and title is None:
             title = " ".join(text.split())
             blocks.insert(0, f"## {title}")
         else:
             blocks.append(text)
-    for kind, target in read_relations(archive, name).values():
-        if kind in ("notesSlide", "diagramData") and target in archive.names:
-            blocks += [text for _, text in _shapes(parse_part(archive, target))]
+    for target in package.targets(name, "notesSlide", "diagramData"):
+        root = package.try_parse(target)
+        blocks += [text for _, text in _shapes(root)] if root is not None else []
     return title, blocks
 
 

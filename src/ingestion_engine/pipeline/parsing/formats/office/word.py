@@ -7,22 +7,24 @@ unpacked size.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
+from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import TextFormat
 from ingestion_engine.pipeline.parsing.formats.office.package import (
+    Package,
     find_child,
     get_attribute,
     local_name,
-    parse_part,
-    read_title,
 )
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
-_EXTRA_PART = re.compile(r"word/(footnotes|endnotes|comments|header\d*|footer\d*)\.xml")
+_EXTRAS = ("footnotes", "endnotes", "comments", "header", "footer")
+"""Kinds of relations to parts with texts that follow the document's."""
 _HEADING_STYLE = re.compile(r"heading (\d)")
 _DROPPED = frozenset({"del", "moveFrom", "Fallback", "instrText", "delText"})
 """Deleted text, field codes, and the copy of a text box for old readers."""
@@ -36,32 +38,34 @@ def read_docx(body: bytes, limit: int) -> ParsedText:
 
     Cost: about 1 s per 20 MB of XML; memory of one paragraph's or table's tree at a time.
     """
-    archive = BoundedZip(body, limit, "Word document")
-    archive.check()
-    levels = _heading_levels(archive)
+    package = Package(BoundedZip(body, limit, "Word document"), "word/document.xml")
+    archive = package.archive
+    levels = _heading_levels(package)
     blocks: list[str] = []
     first_heading: str | None = None
-    for block, level in _word_blocks(archive, "word/document.xml", levels):
+    for block, level in _word_blocks(archive, package.main, levels):
         if level and first_heading is None:
             first_heading = block.lstrip("# ")
         tight = block.startswith("- ") and blocks and blocks[-1].startswith("- ")
         blocks.append(block if not blocks else ("\n" if tight else "\n\n") + block)
-    extras = dict.fromkeys(
-        block
-        for name in sorted(name for name in archive.names if _EXTRA_PART.fullmatch(name))
-        for block, _ in _word_blocks(archive, name, {})
-    )
+    extras: dict[str, None] = {}
+    for name in package.targets(package.main, *_EXTRAS):
+        try:
+            extras |= dict.fromkeys(block for block, _ in _word_blocks(archive, name, {}))
+        except ObjectError as error:
+            package.warn_unread(name, error)
     blocks += ["\n\n" + block for block in extras]
-    return ParsedText("".join(blocks), TextFormat.MARKDOWN, title=read_title(archive) or first_heading)
+    return ParsedText(
+        "".join(blocks), TextFormat.MARKDOWN, title=package.read_title() or first_heading, warnings=package.finish()
+    )
 
 
-def _heading_levels(archive: BoundedZip) -> dict[str, int]:
+def _heading_levels(package: Package) -> dict[str, int]:
     """Return the heading level, 1 to 6, by style id; a style inherits from the style it is based on."""
-    if "word/styles.xml" not in archive.names:
-        return {}
+    styles = [root for part in package.targets(package.main, "styles") if (root := package.try_parse(part)) is not None]
     own: dict[str, int] = {}
     parents: dict[str, str] = {}
-    for style in parse_part(archive, "word/styles.xml"):
+    for style in itertools.chain.from_iterable(styles):
         style_id = get_attribute(style, "styleId")
         if style_id is None:
             continue
