@@ -48,7 +48,7 @@ def render_csv(pieces: Iterable[str]) -> Iterator[str]:
     return growth.limit(join_lines(render_cells(rows)))
 
 
-_SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?\1*+[ \t]*+(?:\n|$)', re.IGNORECASE)
+_SEPARATOR = re.compile(r'"?sep=([^\r\n"])"?[,;\t| ]*+(?:\n|$)', re.IGNORECASE)
 """First line with which Excel and its kin tell the delimiter; it is not part of the table."""
 
 _MOST_UNCLOSED = 10
@@ -219,7 +219,7 @@ class _Type(Enum):
 
 _NUMBER = re.compile(r"[-+(]?[$€£¥]? ?[0-9][0-9.,' ]*(?:[eE][-+]?[0-9]+)? ?[%$€£¥]?\)?")
 _YEAR = re.compile(r"(?:1[5-9]|20)[0-9][0-9]")
-_DATE = re.compile(r"[0-9]{1,4}([-./])[0-9]{1,2}\1[0-9]{1,4}(?:[T ][0-9:.]+)?")
+_DATE = re.compile(r"[0-9]{1,4}[-./][0-9]{1,2}[-./][0-9]{1,4}(?:[T ][0-9:.]+)?")
 _DATE_CHARS = frozenset("0123456789.,+-%/: eE$€£")
 _MISSING = frozenset({"-", "--", "n/a", "na", "#n/a", "nan", "null", "none", "nil", "?"})
 
