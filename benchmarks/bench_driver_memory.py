@@ -89,7 +89,7 @@ class DescribingEmbedder:
     async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
         return ModelInfo(model, "sha256:bench", 384, 512)
 
-    async def embed(self, model: str, texts: Iterable[str], *, digest: str | None = None) -> Any:
+    async def embed(self, model: str, texts: Iterable[str], *, digest: str | None = None, tries: int = 1) -> Any:
         raise FatalError("unexpected_error", "the driver embeds nothing")
 
     async def close(self) -> None: ...

@@ -49,7 +49,9 @@ class CountingEmbedder:
     async def load_tokenizer(self, model: ModelInfo) -> Callable[[str], int] | None:
         return self.count if model.tokenizer else None
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         counts = [self.count(text) for text in texts]
         good = [count for count in counts if count <= self.context_length]
         self.embedded += len(good)

@@ -97,6 +97,8 @@ class FaultKind(enum.StrEnum):
     """It accepts requests and does not answer them, as a frozen process. When the fault is removed it goes on."""
     ERROR = "error"
     """Embed requests are answered with ``status`` and ``error``."""
+    EMPTY = "empty"
+    """The texts with the marker get vectors without a number, the others of the request theirs."""
     DROP = "drop"
     """Embed requests: the connection is closed without an answer."""
     REFUSE = "refuse"
@@ -119,6 +121,8 @@ class Fault:
     """Time until an error or a drop, during which no slot is occupied."""
     count: int | None = None
     """Requests that are still hit; None means no end."""
+    marker: str = ""
+    """Errors, drops and empty vectors hit requests only when a text contains it, as a text that stops the runner."""
     only_embed: bool = False
     """A hang hits embed requests only: the runner is frozen, not the server."""
 
@@ -134,9 +138,11 @@ class Endpoint:
     held: list[Callable[[], None]] = field(default_factory=list)
     """What happens when a hang is removed."""
 
-    def hit(self, kind: FaultKind) -> Fault | None:
-        """Return an armed fault, and count it."""
+    def hit(self, kind: FaultKind, texts: Sequence[str]) -> Fault | None:
+        """Return an armed fault that concerns one of the texts, and count it."""
         fault = self.faults.get(kind)
+        if fault is not None and not any(fault.marker in text for text in texts):
+            return None
         if fault is not None and fault.count is not None:
             if fault.count <= 1:
                 self.faults.pop(kind)
@@ -270,15 +276,16 @@ class SimulatedOllama:
             else:
                 is_over = [count > self.costs.context for count in tokens]
         call = _Call(endpoint, request.headers, texts, is_over, reply, lambda: b"", now)
-        fault = endpoint.hit(FaultKind.DROP) or endpoint.hit(FaultKind.ERROR)
+        fault = endpoint.hit(FaultKind.DROP, texts) or endpoint.hit(FaultKind.ERROR, texts)
         if fault is not None:
             self._fail(call, fault)
         elif dimension is None:
             self._record(call, Outcome.FAILED)
             reply(_not_found(model))
         else:
-            found = dimension
-            call.answer = lambda: make_chunked(embed(model, found, texts, sum(tokens)))
+            found, empty = dimension, endpoint.hit(FaultKind.EMPTY, texts)
+            marker = None if empty is None else empty.marker
+            call.answer = lambda: make_chunked(embed(model, found, texts, tokens=sum(tokens), empty=marker))
             self._submit(call)
 
     def _submit(self, call: _Call) -> None:
@@ -519,10 +526,13 @@ def read_call(raw: bytes) -> tuple[str, list[str], bool]:
     return body.get("model") or "", texts, body.get("truncate") is not False
 
 
-def embed(model: str, dimension: int, texts: list[str], tokens: int) -> bytes:
-    """Return the body of an answer."""
+def embed(model: str, dimension: int, texts: list[str], *, tokens: int, empty: str | None = None) -> bytes:
+    """Return the body of an answer; the vectors of texts that contain ``empty`` have no numbers."""
     rendered = render_vectors(dimension)
-    vectors = b",".join([rendered[zlib.crc32(text.encode()) % VECTORS] for text in texts])
+    found = [rendered[zlib.crc32(text.encode()) % VECTORS] for text in texts]
+    if empty is not None:
+        found = [b"[]" if empty in text else vector for text, vector in zip(texts, found, strict=True)]
+    vectors = b",".join(found)
     tail = b'],"total_duration":1000000,"load_duration":1000000,"prompt_eval_count":%d}' % tokens
     return b'{"model":"%b","embeddings":[' % model.encode() + vectors + tail
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import socket
@@ -18,7 +19,8 @@ from aiohttp import web
 
 from ingestion_engine.adapters.ollama.embedder import OllamaEmbedder
 from ingestion_engine.adapters.ollama.responses import canonical_name, read_vectors, translate_response
-from ingestion_engine.domain.errors import FatalError, TextRefused, TextTooLong, TransientError
+from ingestion_engine.domain.errors import FatalError, RequestFailed, TextRefused, TextTooLong, TransientError
+from ingestion_engine.domain.ports import EMBED_TRIES
 from ingestion_engine.runtime.limiter import TokenBucket
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from support.answering import Answers, serving
@@ -313,6 +315,66 @@ class TestOutages:
                 await embedder.embed("m", ["y"])
             await embedder.close()
         assert differs.value.code == "model_digest_differs"
+
+
+class TestFailedRequests:
+    """Requests that servers receive and fail: their texts may be at fault."""
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            (400, {"error": 'do embedding request: Post "http://127.0.0.1:1/embedding": EOF'}),
+            (500, {"error": "model runner has unexpectedly stopped"}),
+            (502, b"<html>bad gateway</html>"),
+            (200, {"embeddings": [[]]}),
+            (200, {"embeddings": [None]}),
+            (200, {"embeddings": [[0.6, None]]}),
+        ],
+    )
+    async def test_a_request_is_given_up_after_four_failures(self, failure: tuple[Any, ...]) -> None:
+        """At different servers while there are some that have not failed it; other requests are served."""
+        failed: list[int] = []
+
+        def answers(number: int) -> Any:
+            def embed(body: bytes) -> tuple[Any, ...]:
+                if b"poison" not in body:
+                    return 200, {"embeddings": [[1.0, 0.0]]}
+                failed.append(number)
+                return failure
+
+            return {"/api/embed": embed, "/api/tags": lambda _: (200, TAGS)}
+
+        with serving(answers(0)) as first, serving(answers(1)) as second, serving(answers(2)) as third:
+            embedder = OllamaEmbedder([first, second, third], in_flight=1, retry=QUICK)
+            for tries in (EMBED_TRIES, 1):
+                with pytest.raises(RequestFailed):
+                    await embedder.embed("m", ["poison"], tries=tries)
+                assert (await embedder.embed("m", ["text"])).shape == (1, 2)
+            await embedder.close()
+        assert len(failed) == EMBED_TRIES + 1
+        assert set(failed[:3]) == {0, 1, 2}
+
+    async def test_a_server_that_dies_under_a_request_fails_it(self) -> None:
+        """One that refuses connections, or has no room, does not."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = await asyncio.start_server(lambda _, writer: writer.close(), sock=listener)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            embedder = OllamaEmbedder([url], in_flight=1, retry=QUICK)
+            with pytest.raises(RequestFailed):
+                await embedder.embed("m", ["x"])
+            server.close()
+            await embedder.close()
+        for url, answer in ((dead_url(), None), (None, (503, {"error": "server busy"}))):
+            with contextlib.ExitStack() as stack:
+                at = url or stack.enter_context(serving({"/api/embed": lambda _, answer=answer: answer}))
+                embedder = OllamaEmbedder([at], in_flight=1, retry=SHORT)
+                with pytest.raises(TransientError) as outage:
+                    await embedder.embed("m", ["x"])
+                await embedder.close()
+                assert type(outage.value) is TransientError
+
+
+TAGS = {"models": [{"name": "m:latest", "model": "m:latest", "digest": "d" * 64}]}
 
 
 class TestServers:

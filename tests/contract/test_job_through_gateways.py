@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,3 +187,34 @@ def test_a_gateway_or_a_server_that_freezes_costs_no_point(
         gateways[0].resume()
     embedders.repair()
     assert world.read_points("frozen") == undisturbed
+
+
+_POISON = "Paragraph 7 of object 11 "
+"""Begins one text of 480, in the middle of the eleventh object."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "is_through_gateway"),
+    [("error", 400, False), ("error", 500, True), ("empty", 0, False), ("empty", 0, True), ("drop", 0, True)],
+    ids=["400 EOF", "500, gateway", "empty vector", "empty vector, gateway", "server dies, gateway"],
+)
+def test_a_text_that_breaks_the_embedder_fails_its_object_only(
+    world: JobWorld, embedders: Embedders, undisturbed: Stored, kind: str, status: int, *, is_through_gateway: bool
+) -> None:
+    """Each time, on each server: the job ends and names the object; all others are stored as ever."""
+    for server in range(SERVERS):
+        embedders.arm(server, kind, marker=_POISON, **({"status": status} if status else {}))
+    collection = f"poison_{kind}_{status}_{'gateway' if is_through_gateway else 'direct'}"
+    with contextlib.ExitStack() as stack:
+        gateways = stack.enter_context(run_gateways(embedders.urls)) if is_through_gateway else []
+        urls = [gateway.url for gateway in gateways]
+        job = stack.enter_context(world.running(collection, servers=embedders.urls, gateways=urls))
+        job.wait("partially_succeeded")
+        failures, _ = job.ledger.read_failures(None, 10)
+    assert [(failure["key"], failure["code"]) for failure in failures] == [("011.txt", "embedding_failed")]
+    assert "chunk 7 (characters" in failures[0]["reason"]
+    others = {
+        name: {point_id: point for point_id, point in points.items() if point[0]["key"] != "011.txt"}
+        for name, points in undisturbed.items()
+    }
+    assert world.read_points(collection) == others

@@ -413,6 +413,13 @@ class TestStandIn:
         assert again["load_duration"] > 50_000_000
         assert np.array_equal(np.array(again["embeddings"], dtype=np.float32), before)
 
+    def test_a_text_that_stops_the_runner(self, drill: httpx.Client) -> None:
+        """Every call with the text fails; the others are served."""
+        drill.post("/_faults", json={"kills_runner": True, "marker": "poison"})
+        answers = [post(drill, texts, "hash-384").status_code for texts in ("x", ["x", "a poisonous text"], "x")]
+        drill.post("/_faults", json={})
+        assert answers == [200, 400, 200]
+
     def test_a_fault_can_be_slowness_only(self, drill: httpx.Client) -> None:
         """Without a status the delayed call gets its real answer."""
         drill.post("/_faults", json={"delay_s": 0.2, "count": 1})

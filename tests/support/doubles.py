@@ -22,6 +22,7 @@ from ingestion_engine.domain.errors import (
     ObjectError,
     ObjectGone,
     PointsRefused,
+    RequestFailed,
     StateConflict,
     StateMissing,
     TextRefused,
@@ -169,11 +170,15 @@ class MemoryBucket:
 
 @dataclass
 class HashEmbedder:
-    """Embedder: unit vectors from a hash of the text. Refuses texts with the markers ``{NAN}`` and ``{LONG}``."""
+    """Embedder: unit vectors from a hash of the text. Refuses texts with the markers ``{NAN}`` and ``{LONG}``.
+
+    Texts with ``{POISON}`` break it: their requests fail.
+    """
 
     dimension: int = 8
     digest: str = "sha256:hash"
     calls: int = 0
+    failures: int = 0
     texts: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     digests: set[str | None] = field(default_factory=set)
@@ -190,7 +195,9 @@ class HashEmbedder:
             raise FatalError("model_not_found", "no such model", hint="ollama pull missing")
         return ModelInfo(model, self.digest, self.dimension, None)
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         self.digests.add(digest)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -198,6 +205,9 @@ class HashEmbedder:
             for _ in range(len(texts) % 3):
                 await asyncio.sleep(0)
             self.on_call(self.calls + 1)
+            if any("{POISON}" in text for text in texts):
+                self.failures += 1
+                raise RequestFailed("ollama_unavailable", "do embedding request: EOF")
             if any("{NAN}" in text for text in texts):
                 raise TextRefused("embedding_nan", "embedding contains NaN or Inf values")
             if self.longest_chars is not None and any(len(text) > self.longest_chars for text in texts):

@@ -116,12 +116,12 @@ class RunningJob:
     process: subprocess.Popen[bytes]
     ledger: Ledger
 
-    def wait(self) -> dict[str, Any]:
-        """Wait for the end; return the summary of the job, which has succeeded."""
+    def wait(self, state: str = "succeeded") -> dict[str, Any]:
+        """Wait for the end; return the summary of the job, which has this state."""
         self.process.wait(RUN_S)
         summary = self.ledger.read_summary()
         assert summary is not None
-        assert summary["state"] == "succeeded", summary
+        assert summary["state"] == state, summary
         return summary
 
 

@@ -2,8 +2,9 @@
 
 `POST /_faults {"status": 503, "body": {...}, "count": N, "delay_s": s}` arms one fault: each of the next N calls of
 `POST /api/embed` waits `delay_s` and, if `status` is given, is answered with it. With `"kills_runner": true` the runner
-dies under the call, as a real one that is killed or runs out of memory. `{}` disarms. `GET /_stats` returns the
-counters.
+dies under the call, as a real one that is killed or runs out of memory. With `"marker": "..."` only calls whose body
+contains these characters are hit, as by a text that stops the runner every time. `{}` disarms. `GET /_stats` returns
+the counters.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Fault(BaseModel):
     """Calls still to be hit; None means no end."""
     delay_s: NonNegativeFloat = 0.0
     kills_runner: bool = False
+    marker: str = ""
 
 
 @dataclass(slots=True)
@@ -64,9 +66,9 @@ class FaultPlan:
         except ValidationError as error:
             raise BadRequestError(f"The request is not a fault: {error}") from error
 
-    def next_call(self) -> Fault | None:
+    def next_call(self, body: bytes) -> Fault | None:
         """Count one embed call; return the fault if this call is hit."""
-        if self._fault.count == 0:
+        if self._fault.count == 0 or self._fault.marker.encode() not in body:
             return None
         if self._fault.count is not None:
             self._fault.count -= 1

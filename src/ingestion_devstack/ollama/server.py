@@ -139,7 +139,7 @@ class OllamaStandIn:
 
     async def _embed(self, raw: bytes) -> Response:
         started = time.perf_counter()
-        if fault := self._faults.next_call():
+        if fault := self._faults.next_call(raw):
             await asyncio.sleep(fault.delay_s)
             if fault.status is not None:
                 return Json(fault.body, fault.status)

@@ -104,6 +104,13 @@ class TlsFailed(TransientError):
     """
 
 
+class RequestFailed(TransientError):
+    """Servers received a request and failed it: they are broken, or the request is what breaks them.
+
+    Its texts may be at fault when the same servers embed another text.
+    """
+
+
 class FlowDropped(TransientError):
     """The gateway refuses the embedding requests of a job that was canceled; a repetition is refused too."""
 
@@ -126,6 +133,10 @@ class CollectionMissing(FatalError):
 
 class StateMissing(FatalError):
     """A file of the state store does not exist; some callers treat it as removed or as a corrupt plan."""
+
+
+class DimensionDiffers(FatalError):
+    """A model returned vectors of another length than before: another model, or one text is at fault."""
 
 
 class LeaseLost(FatalError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
@@ -28,6 +28,11 @@ from ingestion_engine.domain.states import EngineState
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+EMBED_TRIES: Final = 4
+"""Failures of one request by servers, after which its texts may be at fault: a server that restarts, or one broken
+server beside others, fails a request less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +136,17 @@ class Embedder(Protocol):
         a process and model. Raises TransientError.
         """
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = EMBED_TRIES
+    ) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. One request; nothing is truncated.
 
         Only a server that serves the digest is used; None means the digest that most servers serve.
 
         Raises: TextRefused (TextTooLong, "embedding_nan", "embedding_refused": the request is refused permanently
-        because of one of its texts); FatalError "model_not_found"; TransientError for everything else, after quick
-        retries by the adapter.
+        because of one of its texts); RequestFailed (servers received and failed the request ``tries`` times, or until
+        the time for retries was over); FatalError "model_not_found", DimensionDiffers; TransientError for everything
+        else, after quick retries by the adapter.
         """
 
     @property

@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ingestion_engine.adapters.ollama.embedder import BASE_TIMEOUT_S, CHARS_PER_S
+from ingestion_engine.adapters.ollama.failed_tries import FAILED_SERVERS
 from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.demand import read_demand
 from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wanted
@@ -370,6 +371,8 @@ def refuse(refusal: Refused) -> Reply:
     headers = {"content-type": "application/json; charset=utf-8"}
     if refusal.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(refusal.retry_after_s))
+    if refusal.failed_servers:
+        headers[FAILED_SERVERS.lower()] = str(refusal.failed_servers)
     return Reply(refusal.status, orjson.dumps({"error": refusal.message}), headers)
 
 

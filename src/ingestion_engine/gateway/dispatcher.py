@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
+from ingestion_engine.adapters.ollama.failed_tries import FAILED_SERVERS, says_overloaded
 from ingestion_engine.adapters.ollama.responses import canonical_name
 from ingestion_engine.adapters.ollama.server_pool import Flight, Server, ServerPool, ServerState
 from ingestion_engine.domain.records import Band
@@ -33,6 +34,10 @@ MOST_HOPELESS: Final = 1_000
 """Models without a server to remember at once beside those of waiting requests; names come from clients."""
 STEP_S: Final = 0.5
 """Longest pause between two looks at the queue while requests wait."""
+MOST_FAILED: Final = 3
+"""Servers that may fail one request: a text that stops every model process must not stop those of all servers."""
+MOST_FAILED_AGAIN: Final = 2
+"""The same for a body that has failed before."""
 RETRY_AFTER_S: Final = 1.0
 """Pause that a refused client is asked for: the queue moves on within a second."""
 
@@ -56,14 +61,18 @@ class Refused(Exception):
         message: Sentence for the client.
         reason: Short name for metrics.
         retry_after_s: Pause after which it makes sense to try again; None when it does not.
+        failed_servers: Servers that received it and failed it.
     """
 
-    def __init__(self, status: int, message: str, *, reason: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, reason: str, retry_after_s: float | None = None, failed_servers: int = 0
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.failed_servers = failed_servers
 
 
 class _NoneLeft(Exception):
@@ -126,6 +135,8 @@ class Call(Ticket):
     """Done when it has a server; a refusal is its exception."""
     flight: Flight | None = field(init=False, default=None)
     """Its request at a server, until that has ended."""
+    failed_servers: int = field(init=False, default=0)
+    """Servers that received it and failed it, other than for want of room."""
     is_out: bool = field(init=False, default=False)
     """Whether the queue has handed it out and not got it back."""
     queued_s: float = field(init=False, default=0.0)
@@ -262,10 +273,14 @@ class Dispatcher:
         await call.turn
 
     async def _try_servers(self, call: Call) -> tuple[Reply, str]:
-        """Return the reply of the first server that serves or refuses a request, and the outcome for metrics."""
+        """Return the reply of the first server that serves or refuses a request, and the outcome for metrics.
+
+        A reply of the last one that failed it names how many did.
+        """
         doubtful: list[tuple[Server, str]] = []
         errors: list[str] = []
         last: Reply | None = None
+        most = MOST_FAILED_AGAIN if call.request.body in self._suspects else MOST_FAILED
         while True:
             result = await self._send(call)
             server = call.tried[-1]
@@ -279,16 +294,18 @@ class Dispatcher:
             last = result.reply or last
             if result.verdict is Verdict.DOUBTFUL:
                 doubtful.append((server, result.error))
-            if not self._is_usable(call):
+            if call.failed_servers >= most or not self._is_usable(call):
                 break
             try:
                 await self._wait_again(call)
             except _NoneLeft:
                 break
+        failed = call.failed_servers
         if last is not None:
-            return last, "failed"
-        message = " ".join(errors)
-        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message, reason="failed", retry_after_s=RETRY_AFTER_S)
+            headers = {FAILED_SERVERS.lower(): str(failed)} if failed else {}
+            return replace(last, headers={**last.headers, **headers}), "failed"
+        message, status = " ".join(errors), HTTPStatus.SERVICE_UNAVAILABLE
+        raise Refused(status, message, reason="failed", retry_after_s=RETRY_AFTER_S, failed_servers=failed)
 
     async def _wait_again(self, call: Call) -> None:
         """Queue a request that a server has failed, at its old turn, until it has another one. Raises _NoneLeft."""
@@ -315,6 +332,9 @@ class Dispatcher:
                 result = replace(result, verdict=Verdict.REFUSED)  # the request names no model
             else:
                 self.pool.models.forget(flight.server.url)
+        if result.verdict in (Verdict.FAILED, Verdict.DOUBTFUL) and result.has_arrived:
+            status = result.reply.status if result.reply is not None else 0
+            call.failed_servers += not says_overloaded(status, result.retry_after_s)
         if result.verdict is Verdict.FAILED and result.has_arrived:
             result = self._excuse(call, result)
         elif result.verdict in (Verdict.ANSWER, Verdict.REFUSED):

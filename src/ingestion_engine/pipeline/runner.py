@@ -83,6 +83,11 @@ class _ObjectWork:
     """The first chunk, in the order of the text, that cannot be embedded, and its error."""
 
     @property
+    def breaks_embedder(self) -> bool:
+        """True when a chunk of the object breaks what embeds it; its other chunks are not embedded any more."""
+        return self.failed is not None and self.failed[1].code == "embedding_failed"
+
+    @property
     def is_done(self) -> bool:
         return self.is_whole and self.waiting == 0
 
@@ -280,6 +285,8 @@ class PartitionRun:
 
     async def _add(self, group: asyncio.TaskGroup, work: _ObjectWork, chunk: Chunk) -> None:
         """Put a chunk into the batch, or send it alone if the model may refuse it, which then costs no inference."""
+        if work.breaks_embedder:
+            return
         work.waiting += 1
         if self._limit is not None and self._limit.is_suspect(chunk.text):
             await self._send(group, [(work, chunk)])
@@ -303,9 +310,12 @@ class PartitionRun:
 
     async def _embed_batch(self, batch: list[tuple[_ObjectWork, Chunk]]) -> None:
         try:
-            results = await self._watch.time("embed", self._embed.embed_chunks([chunk for _, chunk in batch]))
-            for (work, chunk), result in zip(batch, results, strict=True):
-                work.put(chunk.index, result)
+            wanted = [not work.breaks_embedder for work, _ in batch]
+            chunks = [chunk for (_, chunk), is_wanted in zip(batch, wanted, strict=True) if is_wanted]
+            results = iter(await self._watch.time("embed", self._embed.embed_chunks(chunks)))
+            for (work, chunk), is_wanted in zip(batch, wanted, strict=True):
+                if is_wanted:
+                    work.put(chunk.index, next(results))
                 work.waiting -= 1
                 if work.is_done:
                     await self._finish(work)  # waits for slow stores, and so does the next batch

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ingestion_engine.domain.errors import (
     CollectionMissing,
+    DimensionDiffers,
     FatalError,
     IngestionError,
+    RequestFailed,
     SubmissionError,
     TransientError,
 )
 from ingestion_engine.domain.ports import Embedder, SearchFilter, StateStore, VectorStore
+from ingestion_engine.domain.probe_text import make_probe_text
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
@@ -96,9 +99,9 @@ class SearchService:
 
         Raises:
             SubmissionError: "collection_not_found" (404); "store_not_in_collection" (422); "model_changed" (409): the
-                model is not the one that made the vectors; "text_too_long" (422); "state_unavailable",
-                "embedder_unavailable", "stores_unavailable" (503, the last one only when no requested store
-                responds).
+                model is not the one that made the vectors; "text_too_long", "embedding_failed" (422);
+                "state_unavailable", "embedder_unavailable", "stores_unavailable" (503, the last one only when no
+                requested store responds).
 
         Cost: two or three reads of the state store, one description and one embed call, one request per store.
         """
@@ -165,6 +168,13 @@ class SearchService:
                 hint="Try again later; GET /readyz shows which systems are unavailable.",
                 status=503,
             ) from None
+        except RequestFailed as error:
+            raise SubmissionError(
+                "embedding_failed",
+                f"The embedder fails this query, although it embeds other texts: {error.message}",
+                hint="Change the query.",
+                field="query",
+            ) from error
         except TransientError as error:
             raise SubmissionError(
                 "embedder_unavailable",
@@ -188,9 +198,20 @@ class SearchService:
                 hint="Restore the old model or create a new collection; vectors of two models cannot be compared.",
                 status=409,
             )
-        vectors = await self._embedder.embed(contract.model, [contract.query_prefix + text], digest=digest)
+        try:
+            vectors = await self._embedder.embed(contract.model, [contract.query_prefix + text], digest=digest)
+        except (RequestFailed, DimensionDiffers) as failure:
+            await self._check_embedder(contract, failure, text=text)
+            raise RequestFailed(failure.code, failure.message) from failure
         row: npt.NDArray[np.float32] = vectors[0]
         return row
+
+    async def _check_embedder(self, contract: CollectionContract, failure: IngestionError, *, text: str) -> None:
+        """Return when the embedder embeds a plain text; else raise what failed before."""
+        try:
+            await self._embedder.embed(contract.model, [make_probe_text(text)], digest=contract.model_digest)
+        except RequestFailed as error:
+            raise TransientError(failure.code, failure.message) from error
 
     async def _query(
         self, name: StoreName, vector: npt.NDArray[np.float32], *, collection: str, query: SearchQuery

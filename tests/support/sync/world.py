@@ -333,7 +333,9 @@ class SeenEmbedder:
     async def describe(self, model: str, *, digest: str | None = None) -> ModelInfo:
         return await self.inner.describe(model, digest=digest)
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         self.run.look()
         vectors = await self.inner.embed(model, texts, digest=digest)
         self.run.texts += texts

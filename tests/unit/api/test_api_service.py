@@ -15,7 +15,7 @@ import pytest
 
 from ingestion_engine.api.app import create_app
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
-from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.errors import RequestFailed, TransientError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import ModelInfo, RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
@@ -60,6 +60,28 @@ async def test_a_store_that_is_away_does_not_silence_the_other(world: World) -> 
         body = {"collection": "notes", "query": "cats", "stores": ["qdrant"]}
         answer = await plane.client.post("/search", json=body)
         assert (answer.status_code, answer.json()["code"]) == (503, "stores_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("is_down", "expected"), [(False, (422, "embedding_failed")), (True, (503, "embedder_unavailable"))]
+)
+async def test_a_query_that_breaks_the_embedder_is_the_callers_fault(
+    world: World, is_down: bool, expected: tuple[int, str]
+) -> None:
+    """Unless a plain text is not embedded either."""
+    make_collection(world)
+    embed = world.embedder.embed
+
+    async def fail(model: str, texts: list[str], **options: Any) -> Any:
+        if is_down or "poison" in texts[0]:
+            raise RequestFailed("ollama_unavailable", "EOF")
+        return await embed(model, texts, **options)
+
+    world.embedder.embed = fail  # type: ignore[method-assign,assignment]
+    async with world.serve() as plane:
+        answer = await plane.client.post("/search", json={"collection": "notes", "query": "poison"})
+    assert (answer.status_code, answer.json()["code"]) == expected
+    assert answer.json().get("field") == (None if is_down else "query")
 
 
 async def test_a_search_does_not_wait_forever_for_the_embedder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

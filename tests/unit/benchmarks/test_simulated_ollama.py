@@ -327,6 +327,16 @@ class TestFaults:
         assert answers[0].json()["error"].endswith(end)
         assert [one.outcome for one in simulated.log] == ["failed", "answered", "answered"]
 
+    async def test_a_fault_can_be_that_of_a_text(self) -> None:
+        """Requests without the marker are served; an empty vector is that of the marked text only."""
+        async with serving(SimulatedOllama()) as (simulated, (url,), client):
+            await simulated.arm(0, "error", status=400, marker="poison")
+            assert [(await post(client, url, [text])).status_code for text in ("x", "poison")] == [200, 400]
+            await simulated.arm(armed=False)
+            await simulated.arm(0, "empty", marker="poison")
+            vectors = (await post(client, url, ["x", "poison", "y"])).json()["embeddings"]
+        assert [len(vector) for vector in vectors] == [384, 0, 384]
+
     async def test_a_dropped_connection_has_no_answer(self) -> None:
         """The client sees the end of the connection; the next request is served."""
         async with serving(SimulatedOllama()) as (simulated, (url,), client):

@@ -16,6 +16,8 @@ from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import Point
 from ingestion_engine.driver.monitor import Monitor
+from ingestion_engine.pipeline import embed
+from ingestion_engine.runtime.retry import RetryPolicy
 from support.doubles import Crash, HashEmbedder, Killed, MemoryState
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, balanced, make_world
 
@@ -33,7 +35,9 @@ class MeetingEmbedder(HashEmbedder):
         self.second = asyncio.Event()
         self.inside = self.most_inside = 0
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         if self.inside == 2:
@@ -213,6 +217,26 @@ def test_a_failed_new_version_keeps_the_old_points(world: World) -> None:
     assert summary["counts"]["failed"] == 1
     assert world.texts("doc-03.txt") == before
     assert world.table()["doc-03.txt"] == ("failed", "embedding_nan")
+
+
+def test_a_text_that_breaks_the_embedder_fails_its_object_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object keeps its points, and the rest of its chunks is not sent: each would break the embedder too."""
+    monkeypatch.setattr(embed, "_PAUSES", RetryPolicy(first_s=0, deadline_s=float("inf")))
+    world.run()
+    before = world.texts("doc-03.txt")
+    world.bucket.put("doc-03.txt", "\n\n".join(f"{{POISON}} {number} {'x' * 40}" for number in range(200)))
+    world.bucket.put("new.txt", "first {POISON}")
+    world.bucket.put("other.txt", "healthy")
+    summary = world.run()
+    assert summary["state"] == "partially_succeeded"
+    assert {key: row for key, row in world.table().items() if row[0] == "failed"} == {
+        "doc-03.txt": ("failed", "embedding_failed"),
+        "new.txt": ("failed", "embedding_failed"),
+    }
+    assert (world.texts("doc-03.txt"), world.texts("new.txt"), world.texts("other.txt")) == (before, [], ["healthy"])
+    batches = world.limits.embed_in_flight + 2  # in flight, filling, and that of the other object
+    assert world.embedder.failures <= batches * (1 + 4 * world.limits.embed_batch_texts)
+    assert world.run()["counts"]["failed_before"] == 2
 
 
 def test_too_many_failures_fail_the_job(world: World) -> None:

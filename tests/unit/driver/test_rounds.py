@@ -187,7 +187,9 @@ class LateEmbedder(HashEmbedder):
         self.is_written = is_written
         self.failures = failures
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         if texts == ["The last one."] and self.failures:
             self.failures -= 1
             async with asyncio.timeout(20):

@@ -92,6 +92,31 @@ async def test_each_server_is_tried_once_and_the_last_answer_returned() -> None:
         assert response.json()["error"].count("closed the connection without a response") == 2
 
 
+@pytest.mark.parametrize("answer", [_RUNNER_GONE, HANG_UP], ids=["400 EOF", "hangs up"])
+async def test_a_text_that_stops_every_server_meets_three_then_two_at_a_time(answer: Answer) -> None:
+    """The reply says how many servers failed it; other requests are served as ever."""
+
+    def fail(body: bytes) -> Answer:
+        return answer if b"poison" in body else Answer()
+
+    async with start(5) as world:
+        for server in world.servers:
+            server.embed = fail
+        for failed in ("3", "2", "2"):
+            response = await world.embed("poison")
+            assert response.status_code == (answer.status or 503)
+            assert response.headers["ingest-failed-servers"] == failed
+            assert "ingest-failed-servers" not in (await world.embed("text")).headers
+        assert sum(b"poison" in request.body for server in world.servers for request in server.embedded) == 7
+
+
+async def test_a_server_without_room_has_not_failed_the_request() -> None:
+    """503 says nothing about the text."""
+    async with start(1) as world:
+        world.servers[0].embed = _always(error(503, "server busy"))
+        assert "ingest-failed-servers" not in (await world.embed()).headers
+
+
 async def test_a_client_that_hardly_waits_stops_no_server() -> None:
     """The servers are as fast as always."""
     async with start(2) as world:

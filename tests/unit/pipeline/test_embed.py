@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion_engine.domain.errors import TextRefused, TextTooLong
+from ingestion_engine.domain.errors import DimensionDiffers, RequestFailed, TextRefused, TextTooLong, TransientError
 from ingestion_engine.domain.ids import PointId
+from ingestion_engine.domain.ports import EMBED_TRIES
+from ingestion_engine.domain.probe_text import make_probe_text
 from ingestion_engine.domain.records import Chunk
+from ingestion_engine.pipeline import embed as embed_module
 from ingestion_engine.pipeline.chunking.chunk import split_refused
-from ingestion_engine.pipeline.embed import EmbedStage
+from ingestion_engine.pipeline.embed import TRIES_ALONE, EmbedStage
+from ingestion_engine.runtime.retry import RetryPolicy
 
 LONG, NAN = "L", "N"
 
@@ -27,7 +32,9 @@ class ServerLike:
     requests: list[tuple[str, ...]] = field(default_factory=list)
     in_vain: int = 0
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = 1
+    ) -> npt.NDArray[np.float32]:
         self.requests.append(tuple(texts))
         refused = [text for text in texts if LONG in text or NAN in text]
         if not refused:
@@ -98,3 +105,94 @@ def test_any_refusals_cost_at_most_two_requests_per_text(marks: list[tuple[str, 
     assert stage.refusals == sum(any(LONG in t or NAN in t for t in request) for request in server.requests)
     assert stage.in_vain == server.in_vain <= 2 * len(texts)
     assert embed(texts)[2].requests == server.requests
+
+
+POISON = "P"
+
+
+@dataclass
+class BreakableServer(ServerLike):
+    """Fails every request with a marked text, as a runner that such a text stops; ``tries`` repeats count as one."""
+
+    is_down: bool = False
+    longest: int = 10_000
+    """A longer text fails it too: it has no memory for more."""
+    wrong: bool = False
+    """Answer the marked text with a vector of another length instead."""
+    failures: int = 0
+
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = EMBED_TRIES
+    ) -> npt.NDArray[np.float32]:
+        is_broken = self.is_down or any(POISON in text or len(text) > self.longest for text in texts)
+        if is_broken:
+            self.requests.append(tuple(texts))
+            self.failures += tries
+            if self.wrong:
+                raise DimensionDiffers("model_digest_differs", "another length")
+            raise RequestFailed("ollama_unavailable", "EOF")
+        return await super().embed(model, texts, digest=digest)
+
+
+async def no_sleep(_: float) -> None: ...
+
+
+def embed_at(server: ServerLike, texts: Sequence[str]) -> tuple[list[object], EmbedStage]:
+    stage = EmbedStage(server, "m", digest="d", prefix="", split=lambda _: None, sleep=no_sleep)  # type: ignore[arg-type]
+    return list(asyncio.run(stage.embed_chunks([chunk(text) for text in texts]))), stage
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["", "", "", POISON, LONG]), min_size=1, max_size=12), st.booleans())
+def test_texts_that_break_the_embedder_are_found_among_others(marks: list[str], wrong: bool) -> None:
+    """Any number of them, whatever else is refused: each has its own outcome, at bounded cost."""
+    texts = [f"text {number:02}{mark}" for number, mark in enumerate(marks)]
+    server = BreakableServer(wrong=wrong)
+    results, stage = embed_at(server, texts)
+    codes = [result.code if isinstance(result, TextRefused) else "" for result in results]
+    assert codes == [{POISON: "embedding_failed", LONG: "text_too_long"}.get(mark, "") for mark in marks]
+    poisonous = marks.count(POISON)
+    assert stage.calls == len(server.requests) <= 3 * len(marks) + 5 * poisonous + 2
+    # The batch, the rest of it after a refusal, and each of the texts alone.
+    assert server.failures <= 2 * EMBED_TRIES + poisonous * (TRIES_ALONE + EMBED_TRIES)
+
+
+def test_a_text_is_blamed_between_plain_texts_of_its_length() -> None:
+    """Each failure alone follows a plain text that was embedded, and one more is embedded before the blame."""
+    text = f"{POISON} {'word ' * 60}"
+    server = BreakableServer()
+    [refused], stage = embed_at(server, [text])
+    assert isinstance(refused, TextRefused)
+    assert "embedded a plain text of its length each time: EOF" in refused.message
+    plain = make_probe_text(text)
+    assert server.requests == [(text,), *[(plain,), (text,)] * TRIES_ALONE, (plain,)]
+    assert len(text) / 2 <= len(plain) + 1 <= len(text)
+    assert (stage.in_vain, stage.texts) == (TRIES_ALONE + 1, 0)
+
+
+@pytest.mark.parametrize("server", [BreakableServer(is_down=True), BreakableServer(longest=200)], ids=["down", "small"])
+def test_an_outage_blames_no_text(server: BreakableServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain text fails too, of any length or of that of the chunk: the partition will be retried."""
+    monkeypatch.setattr(embed_module, "_OUTAGE", RetryPolicy(first_s=1, longest_s=1, deadline_s=0))
+    with pytest.raises(TransientError) as outage:
+        embed_at(server, ["one", "word " * 90, "three"])
+    assert outage.value.code == "ollama_unavailable"
+
+
+def test_another_model_blames_no_text() -> None:
+    """All vectors have another length then: the job stops."""
+    with pytest.raises(DimensionDiffers):
+        embed_at(BreakableServer(is_down=True, wrong=True), ["one", "two"])
+
+
+def test_an_outage_between_two_tries_blames_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain text is asked for after the last failure too."""
+    monkeypatch.setattr(embed_module, "_OUTAGE", RetryPolicy(first_s=1, longest_s=1, deadline_s=0))
+    server = BreakableServer()
+
+    async def go_down(_: float) -> None:
+        server.is_down = len(server.requests) > 2 * TRIES_ALONE - 1
+
+    stage = EmbedStage(server, "m", digest="d", prefix="", split=lambda _: None, sleep=go_down)  # type: ignore[arg-type]
+    with pytest.raises(TransientError):
+        asyncio.run(stage.embed_chunks([chunk(POISON)]))

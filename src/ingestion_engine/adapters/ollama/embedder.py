@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from ingestion_engine.adapters.ollama.failed_tries import FailedTries
 from ingestion_engine.adapters.ollama.responses import (
     canonical_name,
     model_not_found,
@@ -26,8 +27,15 @@ from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNa
 from ingestion_engine.adapters.ollama.server_watch import SAME_MODEL, ServerWatch
 from ingestion_engine.adapters.ollama.tokenizers import ABOUT_ONE_SERVER, load_counter
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
-from ingestion_engine.domain.errors import FatalError, IngestionError, TlsFailed, TransientError
-from ingestion_engine.domain.ports import TokenCounter
+from ingestion_engine.domain.errors import (
+    DimensionDiffers,
+    FatalError,
+    IngestionError,
+    RequestFailed,
+    TlsFailed,
+    TransientError,
+)
+from ingestion_engine.domain.ports import EMBED_TRIES, TokenCounter
 from ingestion_engine.domain.records import ModelInfo
 from ingestion_engine.runtime.adaptive_limit import Outcome
 from ingestion_engine.runtime.limiter import TokenBucket
@@ -199,39 +207,43 @@ class OllamaEmbedder:
         tags = await self._request("GET", address, "/api/tags", timeout_s=DESCRIBE_TIMEOUT_S)
         return read_digests(read_object(tags, "ollama", address.url), url=address.url)
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = EMBED_TRIES
+    ) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.
 
-        Every temporary failure is retried with jitter, each time on the best server, until the retry policy's deadline.
-        Idempotent.
+        Every temporary failure is retried with jitter, each time on the best server (another one, while one has not
+        failed), until the retry policy's deadline. Idempotent.
 
         Args:
             model: Name of the model.
             texts: The texts.
             digest: Digest that the server must serve; None means that of most servers.
+            tries: Failures of this request by servers that received it, after which it is given up.
 
         Raises:
             TextRefused: TextTooLong, "embedding_nan", "embedding_refused": one text makes the whole request fail.
             FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (no server serves the
-                digest any more; another dimension than described).
+                digest any more; DimensionDiffers).
+            RequestFailed: servers received and failed it ``tries`` times, or the last time before the deadline.
             TransientError: still failing at the deadline.
 
         Cost: one request; the numbers are float64 briefly, then float32.
         """
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
-        body, chars = make_embed_body(model, texts), sum(map(len, texts))
+        body, chars, failed = make_embed_body(model, texts), sum(map(len, texts)), FailedTries(tries)
 
         async def embed_once() -> npt.NDArray[np.float32]:
             if self._bucket is not None:
                 await self._bucket.take(len(texts))
             flight = await self._watch.acquire(model, chars, digest=digest)
-            return await self._embed_at(flight, model, body, count=len(texts))
+            return await failed.attempt(self._embed_at(flight, model, body, count=len(texts)))
 
         async with self._slots:
             # Another server of the pool may have a certificate that is accepted.
-            is_alone = len(self.pool.servers) == 1
-            vectors = await retry_async(embed_once, TransientError, self._retry, unless=TlsFailed if is_alone else ())
+            final = (RequestFailed, TlsFailed) if len(self.pool.servers) == 1 else RequestFailed
+            vectors = await failed.conclude(retry_async(embed_once, TransientError, self._retry, unless=final))
         self._calls += 1
         return vectors
 
@@ -239,12 +251,22 @@ class OllamaEmbedder:
         """Send the request that has begun, and record how it ended."""
         address, timeout_s = flight.server.address, limit_embed_s(flight.passage.chars)
         outcome, error, retry_after_s, load_s = Outcome.ABANDONED, None, None, 0.0  # canceled
+        is_sent = False
+
+        def note_sent() -> None:
+            nonlocal is_sent
+            is_sent = True
+
         try:
-            response = await self._request("POST", address, "/api/embed", body=body, model=model, timeout_s=timeout_s)
+            response = await self._request(
+                "POST", address, "/api/embed", body=body, model=model, timeout_s=timeout_s, on_sent=note_sent
+            )
             vectors = read_vectors(response.content, count, url=address.url, model=model)
             outcome, load_s = Outcome.DONE, read_load_s(response.content)
         except TransientError as failure:
             outcome, error, retry_after_s = Outcome.FAILED, failure.message, failure.context.get("retry_after_s")
+            if is_sent and "status" not in failure.context:  # no answer, or not one vector per text
+                failure.context["failed_servers"] = 1
             raise
         except IngestionError:
             outcome = Outcome.REFUSED
@@ -258,14 +280,28 @@ class OllamaEmbedder:
         expected = self._dimensions.setdefault(model, dimension)
         if dimension != expected:
             message = f"Model '{model}' returned {dimension} dimensions at {url}, {expected} before."
-            raise FatalError("model_digest_differs", message, hint=SAME_MODEL, model=model, url=url)
+            raise DimensionDiffers("model_digest_differs", message, hint=SAME_MODEL, model=model, url=url)
 
     async def _request(
-        self, method: str, address: ServerAddress, path: str, *, timeout_s: float, model: str = "", body: bytes = b""
+        self,
+        method: str,
+        address: ServerAddress,
+        path: str,
+        *,
+        timeout_s: float,
+        model: str = "",
+        body: bytes = b"",
+        on_sent: Callable[[], None] | None = None,
     ) -> Response:
         """Send one request and return its successful response; ``model`` is named in errors."""
         response = await self._client.request(
-            method, address.base, path, body=body or None, timeout_s=timeout_s, server_name=address.server_name
+            method,
+            address.base,
+            path,
+            body=body or None,
+            timeout_s=timeout_s,
+            server_name=address.server_name,
+            on_sent=on_sent,
         )
         if response.status_code != HTTPStatus.OK:
             raise translate_response(response, address.url, model)

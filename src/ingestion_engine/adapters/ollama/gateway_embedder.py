@@ -22,6 +22,7 @@ from ingestion_engine.adapters.ollama.embedder import (
     limit_embed_s,
     make_embed_body,
 )
+from ingestion_engine.adapters.ollama.failed_tries import FailedTries
 from ingestion_engine.adapters.ollama.gateways import Gateway, Gateways
 from ingestion_engine.adapters.ollama.responses import (
     canonical_name,
@@ -34,8 +35,8 @@ from ingestion_engine.adapters.ollama.responses import (
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
 from ingestion_engine.adapters.ollama.tokenizers import load_counter
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
-from ingestion_engine.domain.errors import FatalError, FlowDropped, TlsFailed, TransientError
-from ingestion_engine.domain.ports import TokenCounter
+from ingestion_engine.domain.errors import DimensionDiffers, FlowDropped, RequestFailed, TlsFailed, TransientError
+from ingestion_engine.domain.ports import EMBED_TRIES, TokenCounter
 from ingestion_engine.domain.records import EmbeddingFlow, ModelInfo
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.server_urls import parse_servers
@@ -176,7 +177,9 @@ class GatewayEmbedder:
             raise model_not_found(url, model, f"Model {model!r} is not listed.", service="gateway")
         return digest, read_object(shown, "gateway", url)
 
-    async def embed(self, model: str, texts: Sequence[str], *, digest: str | None = None) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, model: str, texts: Sequence[str], *, digest: str | None = None, tries: int = EMBED_TRIES
+    ) -> npt.NDArray[np.float32]:
         """Return ``float32[len(texts), dimension]``; row i belongs to texts[i]. Texts are never truncated.
 
         A gateway that fails is replaced by another one at once; when all have failed, the request is repeated with
@@ -186,11 +189,12 @@ class GatewayEmbedder:
             model: Name of the model.
             texts: The texts.
             digest: Digest that the server must serve; None means that of most servers.
+            tries: Failures of this request by servers that received it, after which it is given up.
 
         Raises:
             TextRefused: TextTooLong, "embedding_nan", "embedding_refused": one text makes the whole request fail.
-            FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (another dimension than
-                described).
+            FatalError: "model_not_found", "embedder_access_denied", "model_digest_differs" (DimensionDiffers).
+            RequestFailed: servers received and failed it ``tries`` times, or the last time before the deadline.
             FlowDropped: the flow is refused, because its job was canceled; at once.
             TransientError: still failing at the deadline.
 
@@ -199,17 +203,19 @@ class GatewayEmbedder:
         if not texts:
             return np.empty((0, self._dimensions.get(model, 0)), dtype=np.float32)
         body, headers = make_embed_body(model, texts), self._make_headers(texts, digest)
-        outage = _OutageClock(self._silence_s)
+        outage, failed = _OutageClock(self._silence_s), FailedTries(tries)
 
         async def embed_once() -> npt.NDArray[np.float32]:
             with outage.trying():
-                return await self._embed_anywhere(model, body, headers=headers, count=len(texts))
+                return await failed.attempt(self._embed_anywhere(model, body, headers=headers, count=len(texts)))
 
         async with self._slots:
             await self._resolve()
             # Another gateway may have a certificate that is accepted.
-            final = (FlowDropped, TlsFailed) if len(self._gateways) == 1 else FlowDropped
-            vectors = await retry_async(embed_once, TransientError, self._retry, unless=final, clock=outage)
+            final = (FlowDropped, RequestFailed, *([TlsFailed] if len(self._gateways) == 1 else []))
+            vectors = await failed.conclude(
+                retry_async(embed_once, TransientError, self._retry, unless=final, clock=outage)
+            )
         self._calls += 1
         return vectors
 
@@ -223,7 +229,10 @@ class GatewayEmbedder:
     async def _embed_anywhere(
         self, model: str, body: bytes, *, headers: Mapping[str, str], count: int
     ) -> npt.NDArray[np.float32]:
-        """Return the vectors from the first gateway that serves the request; each is tried once."""
+        """Return the vectors from the first gateway that serves the request; each is tried once.
+
+        A request that servers failed behind a gateway is not sent through another one: the servers are the same.
+        """
         await self._resolve()
         failure: TransientError | None = None
         for gateway in self._gateways.in_order():
@@ -232,6 +241,8 @@ class GatewayEmbedder:
             except FlowDropped:
                 raise
             except TransientError as error:
+                if error.context.get("failed_servers"):
+                    raise
                 self._gateways.note_failure(gateway)
                 failure = error
         raise failure or self._unknown()
@@ -253,7 +264,7 @@ class GatewayEmbedder:
         if vectors.shape[1] != expected:
             message = f"Model '{model}' returned {vectors.shape[1]} dimensions through {url}, {expected} before."
             hint = "Run `ollama pull` on each server behind the gateway, so that all have the same model."
-            raise FatalError("model_digest_differs", message, hint=hint, model=model, url=url)
+            raise DimensionDiffers("model_digest_differs", message, hint=hint, model=model, url=url)
         return vectors
 
     async def _request(

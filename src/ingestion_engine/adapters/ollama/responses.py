@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from ingestion_engine.adapters.ollama.failed_tries import FAILED_SERVERS
 from ingestion_engine.adapters.transport import Response, excerpt, read_retry_after
 from ingestion_engine.domain.errors import (
     FatalError,
@@ -57,6 +58,9 @@ def translate_response(response: Response, url: str, model: str, *, service: str
     status, text = response.status_code, read_error(response)
     message = f"{service.capitalize()} at {url} responded {status}: {excerpt(response) if text is None else text}"
     context: dict[str, Any] = {"url": url, "model": model, "status": status, **read_retry_after(response)}
+    failed_servers = response.headers.get(FAILED_SERVERS, "") if service == "gateway" else ""
+    if failed_servers.isascii() and failed_servers.isdigit():
+        context["failed_servers"] = int(failed_servers)
     if status in (401, 403):
         return FatalError("embedder_access_denied", message, **context)
     if text is None:  # not Ollama's form: a proxy's page says nothing about model and texts

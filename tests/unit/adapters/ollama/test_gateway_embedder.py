@@ -19,7 +19,7 @@ from ingestion_engine.adapters.ollama.gateway_client import GatewayClient, sum_f
 from ingestion_engine.adapters.ollama.gateway_embedder import GatewayEmbedder
 from ingestion_engine.adapters.ollama.gateways import LONGEST_COOL_DOWN_S, Gateways
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
-from ingestion_engine.domain.errors import FatalError, FlowDropped, TextTooLong, TransientError
+from ingestion_engine.domain.errors import FatalError, FlowDropped, RequestFailed, TextTooLong, TransientError
 from ingestion_engine.domain.records import Band, EmbeddingFlow, EmbeddingWait
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.server_urls import parse_servers
@@ -363,3 +363,23 @@ async def test_the_service_reads_and_drops_flows_at_every_gateway() -> None:
 def closed_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("status", "failed_servers", "requests"), [(400, 3, 2), (503, 1, 4), (400, 9, 1)])
+async def test_a_request_that_servers_fail_is_given_up(status: int, failed_servers: int, requests: int) -> None:
+    """After four failures at servers; no other gateway is asked, because the servers behind it are the same."""
+    headers = {"ingest-failed-servers": str(failed_servers), "retry-after": "1"}
+    failed = [answer(status, {"error": "do embedding request: EOF"}, headers)]
+    async with upstreams([failed], [failed]) as made, embedding(made) as embedder:
+        with pytest.raises(RequestFailed) as given_up:
+            await embed(embedder)
+    assert given_up.value.code == "gateway_unavailable"
+    assert sum(len(upstream.embeds) for upstream in made) == requests
+
+
+async def test_a_gateway_without_room_is_no_failure_of_servers() -> None:
+    """An outage, as before; so is a page of a proxy with 503."""
+    async with upstreams([[answer(503, {"error": "full"})]]) as made, embedding(made) as embedder:
+        with pytest.raises(TransientError) as outage:
+            await embed(embedder)
+    assert type(outage.value) is TransientError
