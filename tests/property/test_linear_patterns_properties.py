@@ -45,19 +45,6 @@ def test_lines_of_headings(text: str) -> None:
     assert (chunk._HEADINGS.fullmatch(text) is None) == (HEADINGS.fullmatch(text) is None)
 
 
-FONT_CHARSET = re.compile(r"\\f(\d+)(?:\\(?!fcharset)[a-z]+-?\d* ?)*\\fcharset(\d+)")
-
-
-@settings(max_examples=1500, deadline=None)
-@given(pieces(
-    "\\f1", "\\f", "2", "\\fcharset", "\\fcharset204", "\\froman", "\\b-1 ", " ", "\\", "-", "x", "A", "{", "\n",
-))  # fmt: skip
-def test_fonts_of_rich_text(text: str) -> None:
-    """Fonts with their character sets."""
-    found = [(font, charset) for font, charset in rtf._FONT_CHARSET.findall(text) if charset]
-    assert found == FONT_CHARSET.findall(text)
-
-
 @settings(max_examples=1500, deadline=None)
 @given(pieces(" | ", " |", "| ", " ", "|", "\n", "a", "  |", "\x85"))
 def test_cell_marks_of_rich_text(text: str) -> None:

@@ -1,13 +1,21 @@
 """Rich Text Format to text.
 
-Kreuzberg 4.10 is not used: it drops characters outside the Basic Multilingual Plane and adds ``[Image: image]``.
+A reader of our own: the libraries for it lose text (docs/formats.md). Kreuzberg 4.10 drops characters outside the Basic
+Multilingual Plane and adds ``[Image: image]``; striprtf drops notes, comments and double bytes.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ingestion_engine.domain.records import ReadWarning
+from ingestion_engine.pipeline.parsing.decode import is_utf8
+from ingestion_engine.pipeline.parsing.formats.html import read_html
+from ingestion_engine.pipeline.parsing.formats.symbol_fonts import SYMBOL, WINGDINGS
+from ingestion_engine.pipeline.parsing.labels import resolve_label
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
@@ -15,90 +23,281 @@ _TOKEN = re.compile(
     r"\\([A-Za-z]{1,32})(-?\d{1,10})? ?|\\'([0-9A-Fa-f]{2})|\\(.)|([{}])|([^\\{}\r\n]+)|[\r\n]+|\\$", re.DOTALL
 )
 
-_SKIPPED = frozenset({
-    "fonttbl", "colortbl", "stylesheet", "info", "pict", "object", "fldinst", "themedata", "colorschememapping",
-    "datastore",
-    "latentstyles", "listtable", "listoverridetable", "rsidtbl", "xmlnstbl", "nonshppict", "filetbl", "revtbl",
-    "generator", "listtext",
-    "pntext", "bkmkstart", "bkmkend", "template", "operator", "author",
+_HIDDEN = frozenset({
+    "colortbl", "stylesheet", "fldinst", "themedata", "colorschememapping", "datastore", "latentstyles", "listtable",
+    "listoverridetable", "rsidtbl", "xmlnstbl", "nonshppict", "filetbl", "revtbl", "generator",
+    "bkmkstart", "bkmkend", "template", "operator", "author", "nonesttables", "shprslt", "objdata", "objclass",
+    "objname", "objalias", "objsect", "atnid", "atnauthor", "atndate", "atntime", "atnref", "atnicn", "atnparent",
+    "atrfstart", "atrfend", "ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "xe", "rxe", "tc", "txe",
+    "mmathPict", "mhtmltag", "formfield", "pnseclvl", "pntxta", "pntxtb", "private", "falt", "panose", "fontemb",
 })  # fmt: skip
-"""Groups without text of the document."""
+"""Groups without text of the document, or with a second form of it; nothing inside them is read."""
 
-_TEXT_GROUPS = frozenset({"shptxt", "rtlch", "fldrslt", "result"})
-"""Groups of text inside skipped groups (text boxes, results of embedded objects)."""
+_CLOSED = frozenset({"info", "pict", "shpinst", "do", "picprop", "sp"})
+"""Groups of which only some groups inside are text: ``_OPENING``, the title, and some properties."""
+
+_OPENING = frozenset({"shptxt", "dptxbxtext"})
+"""Groups of text inside closed ones: text boxes."""
+
+_NOTES = frozenset({"footnote", "annotation"})
+"""Groups of text that follows the paragraph, so that they do not divide a sentence."""
+
+_OPEN = frozenset({
+    "shppict", "moMath", "moMathPara", "ud", "cs", "ds", "ts", "header", "headerl", "headerr", "headerf", "footer",
+    "footerl", "footerr", "footerf",
+}) | _NOTES  # fmt: skip
+"""Groups that are read although ``\\*`` marks them as new in some version of the format, and styles of text."""
+
+_BLOCKS = frozenset({
+    "header", "headerl", "headerr", "headerf", "footer", "footerl", "footerr", "footerf", "shptxt", "dptxbxtext", "sv",
+})  # fmt: skip
+"""Groups of text of its own, with an empty line before and behind it."""
+
+_TEXT_PROPERTIES = frozenset({"wzDescription", "gtextUNICODE"})
+"""Properties of drawings and pictures that are text: the alternative text, and letters drawn as a picture."""
 
 _SYMBOLS = {
-    "par": "\n\n", "sect": "\n\n", "page": "\n\n", "line": "\n", "row": "\n", "nestrow": "\n",
+    "par": "\n\n", "sect": "\n\n", "page": "\n\n", "line": "\n", "row": "\n", "nestrow": "\n", "nesttableprops": "\n",
     "cell": " | ", "nestcell": " | ", "tab": "\t", "emspace": " ", "enspace": " ", "qmspace": " ",
     "emdash": "\u2014", "endash": "\u2013", "lquote": "\u2018", "rquote": "\u2019", "ldblquote": "\u201c",
-    "rdblquote": "\u201d", "bullet": "\u2022",
+    "rdblquote": "\u201d", "bullet": "\u2022", "zwj": "\u200d", "zwnj": "\u200c",
 }  # fmt: skip
+_BREAKS = frozenset({"par", "sect", "page", "row"})
+"""Ends of paragraphs and rows, behind which their notes are written."""
+_LETTERS = frozenset({
+    "emspace", "enspace", "qmspace", "emdash", "endash", "lquote", "rquote", "ldblquote", "rdblquote", "bullet",
+})  # fmt: skip
+"""Characters that some writers put behind ``\\u`` for readers that do not support it."""
 _ESCAPES = {"~": "\u00a0", "_": "-", "-": "", "\n": "\n\n", "\r": "\n\n", "\\": "\\", "{": "{", "}": "}"}
 
-_CODE_PAGES = {
-    0: "cp1252", 77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "cp936", 136: "cp950",
-    161: "cp1253", 162: "cp1254",
-    163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250",
-    254: "cp437",
-}  # fmt: skip
-"""Code page by the Windows character set of a font."""
+_DOCUMENT_CODE_PAGES = {"ansi": "cp1252", "mac": "mac_roman", "pc": "cp437", "pca": "cp850"}
 
-_FONT_CHARSET = re.compile(r"\\f(\d++)(?:\\(?!fcharset)[a-z]++-?\d*+ ?)*+(?:\\fcharset(\d++))?")
-"""A font and the control words behind it up to its character set; without one, none of the fonts among them has one."""
+_CODE_PAGES = {
+    0: "cp1252", 77: "mac_roman", 78: "cp932", 79: "big5hkscs", 80: "cp949", 81: "mac_arabic", 82: "cp1255",
+    83: "mac_greek", 84: "mac_cyrillic", 85: "gb18030", 86: "mac_romanian", 87: "mac_cyrillic", 88: "cp874",
+    89: "mac_latin2", 128: "cp932", 129: "cp949", 130: "johab", 134: "gb18030", 136: "cp950", 161: "cp1253",
+    162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874",
+    238: "cp1250", 254: "cp437", 255: "cp850",
+}  # fmt: skip
+"""Code page by the character set of a font, as Windows and the Mac number them."""
+
+_SYMBOL_CHARSET = 2
+"""Character set of fonts whose codes are pictures."""
+
+_LEAD_BYTES = {
+    "cp932": (range(0x81, 0xA0), range(0xE0, 0xFD)),
+    **dict.fromkeys(("cp949", "johab", "gb18030", "cp950", "big5hkscs", "euc_jp"), (range(0x81, 0xFF),)),
+}
+"""First bytes of characters of two bytes; the second one may be a letter or brace of ASCII."""
 
 _CELL_MARKS = re.compile(r"( \|(?:  \|)*+)( (?![^\n]))?")
 """Marks behind cells, and the last blank if the line ends there."""
+
+
+@dataclass(slots=True)
+class _Font:
+    """A font of the table, as far as it determines what bytes mean."""
+
+    charset: int | None = None
+    code_page: str | None = None
+    """Set by ``\\cpg``; precedes the character set."""
+    name: list[str] = field(default_factory=list)
+
+    def find_symbols(self) -> dict[int, str]:
+        """Return the characters of a symbol font; none for letters, and for fonts of pictures that are not known."""
+        if self.charset != _SYMBOL_CHARSET:
+            return {}
+        name = "".join(self.name).strip(" ;").lower()
+        return SYMBOL if name.startswith("symbol") else WINGDINGS if name.startswith("wingdings") else {}
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """State inside the current braces."""
 
-    skipped: bool = False
-    in_title: bool = False
+    sink: list[str] | None
+    """Where the text goes; None in groups without text."""
+    text: list[str] | None
+    """Where the text of groups of text inside this one goes; None where there are none."""
+    font: int | None = None
     after_uc: int = 1
-    """Number of characters after a ``\\u`` for readers that do not support it."""
-    code_page: str = "cp1252"
+    """Number of bytes after a ``\\u`` for readers that do not support it."""
+    in_fonts: bool = False
+    ends: str = ""
+    """What ends with this group: "block" or "note"."""
+    second_form: list[str] | None = None
+    """In ``\\upr``: where the text of its second form, ``\\ud``, goes."""
 
 
-@dataclass(slots=True)
 class _Reader:
-    fonts: dict[int, str]
-    """Code page by the number of a font."""
-    group: _Group = _Group()
-    outer: list[_Group] = field(default_factory=list)
-    out: list[str] = field(default_factory=list)
-    title: list[str] = field(default_factory=list)
-    pending: bytearray = field(default_factory=bytearray)
-    """Bytes of the current code page, decoded together because a character may have several."""
-    to_skip: int = 0
-    optional: bool = False
-    """True after ``\\*``: if the following group is unknown, it is skipped."""
+    """State while the tokens of a file are read."""
 
-    def flush(self) -> None:
-        if self.pending:
-            data, self.pending = bytes(self.pending), bytearray()
-            self.write(data.decode(self.group.code_page, "replace"))
+    def __init__(self, *, is_unicode: bool) -> None:
+        self.is_unicode = is_unicode
+        """True when the text of the file is not in the code page of a font."""
+        self.code_page = "cp1252"
+        self.fonts: dict[int, _Font] = {}
+        self.default_font: int | None = None
+        self.defined = _Font()
+        """The font that the table defines."""
+        self.out: list[str] = []
+        self.title: list[str] = []
+        self.notes: list[str] = []
+        """Notes of the current paragraph."""
+        self.property: list[str] = []
+        """Name of the last property of a drawing."""
+        self.group = _Group(self.out, self.out)
+        self.outer: list[_Group] = []
+        self.pending = bytearray()
+        """Bytes of the current code page, decoded together because a character may have several."""
+        self.has_ended = False
+        """True behind the brace that closes the document's first one."""
+        self.to_skip = 0
+        self.at_start = False
+        """True until something follows the opening brace."""
+        self.optional = False
+        """True after ``\\*``: if the following group is unknown, it is skipped."""
+        self.is_html = False
+        """True for HTML in Rich Text, as in Outlook's messages."""
+
+    def find_font(self) -> _Font | None:
+        font = self.default_font if self.group.font is None else self.group.font
+        return None if font is None or self.group.in_fonts else self.fonts.get(font)
+
+    def find_symbols(self) -> dict[int, str]:
+        """Return the characters of the current font by their codes; none for fonts of letters."""
+        font = self.find_font()
+        return font.find_symbols() if font else {}
+
+    def find_code_page(self) -> str:
+        """Return the code page of the current font, or else the document's.
+
+        Fonts of Western European letters have none of their own where no font has the document's character set: some
+        writers give all fonts the character set 0, whatever the text.
+        """
+        font = self.find_font()
+        if font is None:
+            return self.code_page
+        if font.code_page is not None:
+            return font.code_page
+        if font.charset == 0 and self.code_page != "cp1252":
+            used = {_CODE_PAGES.get(each.charset) for each in self.fonts.values() if each.charset is not None}
+            return "cp1252" if self.code_page in used else self.code_page
+        return self.code_page if font.charset is None else _CODE_PAGES.get(font.charset, self.code_page)
 
     def write(self, text: str) -> None:
-        if self.group.in_title:
-            self.title.append(text)
-        elif not self.group.skipped:
-            self.out.append(text)
+        if self.group.sink is not None:
+            self.group.sink.append(text)
+
+    def flush(self) -> None:
+        """Write the pending bytes."""
+        if not self.pending:
+            return
+        data, self.pending = bytes(self.pending), bytearray()
+        if self.group.sink is not None:
+            symbols = self.find_symbols()
+            if symbols:
+                self.write("".join(symbols.get(byte) or bytes([byte]).decode("cp1252", "replace") for byte in data))
+            else:
+                self.write(data.decode(self.find_code_page(), "replace"))
+
+    def take_trail(self, char: str) -> bool:
+        """Add a character to the pending bytes if they end within a character of two bytes; return whether."""
+        leads = _LEAD_BYTES.get(self.find_code_page()) if self.pending and char.isascii() else None
+        if not leads:
+            return False
+        at = 0
+        while at < len(self.pending):
+            at += 2 if any(self.pending[at] in lead for lead in leads) else 1
+        is_within = at > len(self.pending)
+        if is_within:
+            self.pending += char.encode("ascii")
+        return is_within
+
+    def write_raw(self, text: str) -> None:
+        """Write text of the file."""
+        skipped = min(self.to_skip, len(text))
+        self.to_skip -= skipped
+        text = text[skipped:]
+        if self.pending:
+            if text and self.take_trail(text[0]):
+                text = text[1:]
+            self.flush()
+        if self.group.sink is None or not text:
+            return
+        if not self.is_unicode and (not text.isascii() or self.find_symbols()):
+            self.pending += text.encode("latin-1")
+            self.flush()
+        else:
+            self.write(text)
+
+    def write_unicode(self, char: int) -> None:
+        """Write a UTF-16 unit; Word adds F000 to the codes of symbol fonts."""
+        symbols = self.find_symbols() if 0xF000 <= char <= 0xF0FF else {}
+        self.write(symbols.get(char & 0xFF) or chr(char))
+
+    def open(self) -> None:
+        """Begin a group."""
+        self.flush()
+        self.to_skip = 0
+        self.outer.append(self.group)
+        self.at_start = True
+        if self.group.ends:
+            self.group = replace(self.group, ends="")
+
+    def close(self) -> None:
+        """End a group, if there is one to end."""
+        self.flush()
+        self.to_skip = 0
+        if not self.outer:
+            return
+        inner, self.group = self.group, self.outer.pop()
+        if inner.ends == "block":
+            inner_text = inner.sink
+            if inner_text and not inner_text[-1].endswith("\n\n"):
+                inner_text.append("\n\n")
+        elif inner.ends == "note" and inner.text is not None:
+            self.notes.append("".join(inner.text).strip())
+        if not self.outer:
+            self.has_ended = True
+            self.write_notes()
+
+    def write_notes(self) -> None:
+        """Write the notes of the paragraph that has ended, each as a paragraph."""
+        for note in filter(None, self.notes):
+            if self.out and not self.out[-1].endswith("\n\n"):
+                self.out.append("\n\n")
+            self.out.append(note + "\n\n")
+        self.notes.clear()
 
 
 def read_rtf(body: bytes) -> ParsedText:
     """Return the text of a Rich Text file, with an empty line between paragraphs, and its title.
+
+    Notes and comments follow their paragraph. HTML in Rich Text, as Outlook writes it, is read as HTML.
 
     Raises:
         ObjectError: ``corrupt_document`` when groups are not closed, as in a file that is cut short.
 
     Cost: about 1 s per 5 MB.
     """
-    source = body.decode("latin-1")
-    found = _FONT_CHARSET.findall(source[:262144])
-    fonts = {int(font): _CODE_PAGES.get(int(charset), "cp1252") for font, charset in found if charset}
-    reader = _Reader(fonts)
+    is_unicode = body.startswith(codecs.BOM_UTF8) and is_utf8(body)
+    source = body.decode("utf-8" if is_unicode else "latin-1")
+    reader = _Reader(is_unicode=is_unicode)
+    warnings = tuple(_read_tokens(reader, source[source.index("{") :]))
+    if not reader.has_ended:
+        raise corrupt("Rich Text document", "groups are not closed")
+    title = _join(reader.title) or None
+    if reader.is_html:
+        page = read_html(_combine(reader.out))
+        return replace(page, title=page.title or title, warnings=warnings)
+    return ParsedText(_join(reader.out), title=title, warnings=warnings)
+
+
+def _read_tokens(reader: _Reader, source: str) -> Iterator[ReadWarning]:
+    """Read a document, and what follows its last brace; yield what is wrong about it."""
+    last = max(source.rfind("{"), source.rfind("\\"))
+    is_damaged = False
     at = 0
     while at < len(source):
         token = _TOKEN.match(source, at)
@@ -106,79 +305,139 @@ def read_rtf(body: bytes) -> ParsedText:
         at = token.end()
         word, number, hexa, symbol, brace, text = token.groups()
         if hexa is not None:
+            reader.at_start = False
             if reader.to_skip:
                 reader.to_skip -= 1
-            else:
+            elif reader.group.sink is not None:
                 reader.pending.append(int(hexa, 16))
-            continue
-        reader.flush()
-        if brace == "{":
-            reader.outer.append(reader.group)
+        elif text is not None:
+            reader.at_start = reader.optional = False
+            is_damaged = is_damaged or (not reader.outer and bool(text.strip("\0 \t\x1a")))
+            reader.write_raw(text)
+        elif brace == "{":
+            reader.open()
         elif brace == "}":
-            reader.to_skip = 0
-            if not reader.outer:
+            reader.close()
+            if not reader.outer and at > last:
                 break
-            reader.group = reader.outer.pop()
-            if not reader.outer:
-                break  # content after the document is ignored
         elif word is not None:
+            if reader.pending:
+                reader.flush()
             value = int(number) if number else None
             if word == "bin":
                 at += max(0, value or 0)
             else:
                 _control(reader, word, value)
+            reader.at_start = reader.optional = False
         elif symbol is not None:
-            reader.optional = symbol == "*"
-            reader.write(_ESCAPES.get(symbol, ""))
-            continue
-        elif text is not None:
-            skipped = min(reader.to_skip, len(text))
-            reader.to_skip -= skipped
-            _write_raw(reader, text[skipped:])
-        reader.optional = False
-    if reader.outer:
-        raise corrupt("Rich Text document", "groups are not closed")
-    return ParsedText(_join(reader.out), title=_join(reader.title) or None)
+            _escape(reader, symbol)
+    reader.flush()
+    if is_damaged or reader.outer:
+        yield ReadWarning("part_damaged", detail="Rich Text with braces that do not match")
+    if source[at:].strip("\0 \t\r\n\x1a}"):
+        yield ReadWarning("part_unreadable", detail="text behind the end of the Rich Text document")
 
 
-def _write_raw(reader: _Reader, text: str) -> None:
-    """Write text of the file; bytes beyond ASCII, which some writers do not escape, are in the code page."""
-    reader.write(text if text.isascii() else text.encode("latin-1").decode(reader.group.code_page, "replace"))
+def _escape(reader: _Reader, symbol: str) -> None:
+    """Apply a backslash and another character than a letter."""
+    if symbol == "*":
+        reader.flush()
+        reader.optional, reader.at_start = reader.at_start, False
+        return
+    reader.at_start = reader.optional = False
+    if symbol in "~_-{}\\" and reader.to_skip:
+        reader.to_skip -= 1
+    elif symbol not in "\\{}" or not reader.take_trail(symbol):
+        reader.flush()
+        reader.write(_ESCAPES.get(symbol, ""))
 
 
 def _control(reader: _Reader, word: str, value: int | None) -> None:
-    group, fonts = reader.group, reader.fonts
+    """Apply a control word."""
     if word == "u" and value is not None:
-        reader.write(chr(value % 65536))
-        reader.to_skip = group.after_uc
+        reader.write_unicode(value % 65536)
+        reader.to_skip = reader.group.after_uc
         return
+    if reader.to_skip and word in _LETTERS:
+        reader.to_skip -= 1
+        return
+    reader.to_skip = 0
     if word in _SYMBOLS:
-        reader.write(_SYMBOLS[word])
+        reader.write("\n" if reader.is_html and word in _BREAKS else _SYMBOLS[word])
+        if word in _BREAKS and reader.notes and reader.group.text is reader.out:
+            reader.write_notes()
+    elif word in ("f", "plain"):
+        if reader.group.in_fonts and value is not None:
+            reader.defined = reader.fonts.setdefault(value, _Font())
+            reader.group = replace(reader.group, sink=reader.defined.name)
+        elif value != reader.group.font:
+            reader.group = replace(reader.group, font=value)
     elif word == "uc":
-        reader.group = replace(group, after_uc=value or 0)
-    elif word == "ansicpg" and value:
-        reader.group = replace(group, code_page=f"cp{value}" if _is_known(f"cp{value}") else "cp1252")
-    elif word == "mac":
-        reader.group = replace(group, code_page="mac_roman")
-    elif word == "f" and value in fonts and fonts[value] != "cp1252":
-        reader.group = replace(group, code_page=fonts[value])
-    elif word == "title" and group.skipped:
-        reader.group = replace(group, in_title=True)
-    elif word in _TEXT_GROUPS:
-        reader.group = replace(group, skipped=False) if word == "shptxt" else group
-    elif word in _SKIPPED or reader.optional:
-        reader.group = replace(group, skipped=True)
+        reader.group = replace(reader.group, after_uc=max(0, value or 0))
+    elif reader.group.in_fonts and word == "fcharset":
+        reader.defined.charset = value
+    elif reader.group.in_fonts and word == "cpg":
+        reader.defined.code_page = resolve_label(f"cp{value}")
+    elif word == "ansicpg":
+        reader.code_page = resolve_label(f"cp{value}") or reader.code_page
+    elif word in _DOCUMENT_CODE_PAGES:
+        reader.code_page = _DOCUMENT_CODE_PAGES[word]
+    elif word == "deff":
+        reader.default_font = value
+    elif word == "fromhtml":
+        reader.is_html = value != 0
+    else:
+        _enter(reader, word, value)
 
 
-def _is_known(encoding: str) -> bool:
-    try:
-        b"".decode(encoding)
-    except LookupError:
-        return False
-    return True
+_ENTERED = _HIDDEN | _CLOSED | _OPENING | _OPEN | _BLOCKS | {
+    "htmlrtf", "htmltag", "sv", "sn", "title", "fonttbl", "upr", "deleted",
+}  # fmt: skip
+"""Words that ``_enter`` knows; all others are about the look of the text, unless they name an unknown group."""
+
+
+def _enter(reader: _Reader, word: str, value: int | None) -> None:
+    """Apply a control word that determines which text of a group is read."""
+    if word not in _ENTERED and not reader.optional and not (word.startswith("m") and word.endswith("Pr")):
+        return
+    group = reader.group
+    if reader.is_html and word in ("htmlrtf", "htmltag"):
+        reader.group = replace(group, sink=None if word == "htmlrtf" and value != 0 else group.text)
+    elif word in _NOTES:
+        note: list[str] | None = None if group.text is None else []
+        reader.group = replace(group, sink=note, text=note, ends="note")
+    elif word in _OPENING or (word == "sv" and "".join(reader.property).strip() in _TEXT_PROPERTIES):
+        reader.group = replace(group, sink=group.text, ends="block")
+        if group.text and not group.text[-1].endswith("\n\n"):
+            group.text.append("\n\n")
+    elif word == "sn":
+        reader.property = []
+        reader.group = replace(group, sink=reader.property)
+    elif word == "title" and group.sink is None and group.text is not None:
+        reader.group = replace(group, sink=reader.title)
+    elif word == "fonttbl":
+        reader.group = replace(group, sink=None, text=None, in_fonts=True)
+    elif word == "upr":
+        reader.group = replace(group, sink=None, text=None, second_form=group.sink)
+    elif word == "ud":
+        reader.group = replace(group, sink=group.second_form, text=group.second_form)
+    elif word in _CLOSED:
+        reader.group = replace(group, sink=None)
+    elif word == "deleted":
+        reader.group = replace(group, sink=None if value != 0 else group.text)
+    elif word in _HIDDEN or (word.startswith("m") and word.endswith("Pr")):
+        reader.group = replace(group, sink=None, text=None)
+    elif word in _BLOCKS:
+        reader.group = replace(group, ends="block")
+    elif reader.optional and word not in _OPEN:
+        reader.group = replace(group, sink=None, text=None)
+
+
+def _combine(parts: list[str]) -> str:
+    """Return the collected text with surrogate pairs combined."""
+    return "".join(parts).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _join(parts: list[str]) -> str:
-    """Return the collected text with surrogate pairs combined and trailing cell marks removed."""
-    text = "".join(parts).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return _CELL_MARKS.sub(lambda marks: marks[1] if marks[2] is None else "", text).strip()
+    """Return the collected text without the marks behind the last cells of rows."""
+    return _CELL_MARKS.sub(lambda marks: marks[1] if marks[2] is None else "", _combine(parts)).strip()
