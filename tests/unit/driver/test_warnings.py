@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.errors import ObjectError, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import Document, RawObject, ReadWarning, load_warnings
 from ingestion_engine.domain.spec import FrozenLimits
@@ -160,3 +160,21 @@ def test_counts_start_over_with_the_plan() -> None:
     counts = Counts(warned=3, warnings={"x": 4})
     counts.start_over()
     assert (counts.to_json()["objects_with_warnings"], "warnings.x" in counts.to_json()) == (0, False)
+
+
+def test_a_reason_can_be_stored_whatever_it_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON and Arrow refuse lone surrogates, of which names inside of files may consist."""
+
+    async def parse(raw: RawObject, *, limits: FrozenLimits) -> Document:
+        if raw.ref.key == "doc-1.txt":
+            raise ObjectError("corrupt_document", "Part '\udcff\n' is damaged." + "x" * 2_000)
+        return await parse_object(raw, limits=limits)
+
+    monkeypatch.setattr(load, "parse_object", parse)
+    world = make_world()
+    ledger = world.submit()
+    assert world.attempt(ledger) is not None
+    [failure] = ledger.read_failures(None, 10)[0]
+    assert failure["reason"].startswith("Part '? ' is damaged.xxx")
+    assert len(failure["reason"]) == 1_000
+    assert {row.reason for row in ObjectTable(world.state, "notes").scan()} == {None, failure["reason"]}

@@ -4,43 +4,70 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import pytest
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from ingestion_engine.domain.records import Document, ObjectRef, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunking.chunk import _hide_lines, _split, chunk_document
+from ingestion_engine.pipeline.chunking.chunk import _MOST_SQUARES, _split, chunk_document, has_long_blanks
 
 
-def test_blank_lines_without_end() -> None:
-    """The splitter sees a bounded number of line ends in white space that no chunk reaches across."""
-    blank = " \n" * 60_000
-    hidden = _hide_lines(blank, 1_200)
-    assert len(hidden) == len(blank)
-    assert hidden.isspace()
-    assert hidden.count("\n") < 200
-    assert _hide_lines(blank[:1_000], 1_200) == blank[:1_000]
+class Spy:
+    """A splitter that keeps what it is given."""
+
+    def __init__(self, kind: type[TextSplitter | MarkdownSplitter], max_chars: int, overlap: int) -> None:
+        self._splitter = kind(max_chars, overlap)
+        self.seen: list[str] = []
+
+    def chunk_indices(self, text: str) -> list[tuple[int, str]]:
+        self.seen.append(text)
+        return self._splitter.chunk_indices(text)
 
 
-def test_hidden_lines_change_no_chunk() -> None:
-    """Random texts with long white space are cut where the splitter alone cuts them."""
+LINE_ENDS = ("\n", " \n", "\x85", "\u2028", "\n\u2029 ")
+UNITS = [
+    pytest.param(unit, id=f"{end!r} {run}")
+    for end in LINE_ENDS
+    for run in (20_000, 1_300, 1_199, 400, 150)
+    for unit in ["words" + (end * run)[:run]]
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("kind", [TextSplitter, MarkdownSplitter])
+def test_white_space_without_end(unit: str, kind: type[TextSplitter | MarkdownSplitter]) -> None:
+    """The splitter, whose time grows with the square of it, sees little in a row; no word is lost."""
+    section = unit * (100_000 // len(unit))
+    spy = Spy(kind, 1_200, 150)
+    chunks = _split(section, spy, 1_200)  # type: ignore[arg-type]  # has the one method that is called
+    squares = sum(len(blank) ** 2 for text in spy.seen for blank in re.findall(r"\s+", text))
+    assert squares < 2 * _MOST_SQUARES
+    found = [place.start() for place in re.finditer("words", section)]
+    held = [start + place.start() for start, text in chunks for place in re.finditer("words", text)]
+    assert sorted(set(held)) == found
+    assert all(section[start : start + len(text)] == text for start, text in chunks)
+
+
+def test_usual_white_space_changes_no_chunk() -> None:
+    """Random texts are cut where the splitter alone cuts them, also with some hundred blank lines in them."""
     rng = random.Random(3)
-    words = ("alpha", "beta.", "gamma, ", "\n", "\n\n", "\n\n\n", " ", "\n- item", " é", "x" * 40)
+    words = ("alpha", "beta.", "gamma, ", "\n", "\n\n", "\n\n\n", " ", "\n- item", " é", "x" * 40, " \n" * 90)
     for _ in range(150):
-        max_chars = rng.choice((80, 200, 400))
+        max_chars = rng.choice((400, 800, 1_200))
         splitter = TextSplitter(max_chars, rng.choice((0, max_chars // 10, max_chars // 2)))
-        text = "".join(
-            part
-            for _ in range(rng.randint(1, 3))
-            for part in (
-                *rng.choices(words, k=rng.randint(1, 60)),
-                *rng.choices((" \n", "\n ", " \n\t", "\n\n "), k=rng.randint(0, 400)),
-            )
-        )
-        alone = [(start, start + len(chunk)) for start, chunk in splitter.chunk_indices(text) if chunk.strip()]
-        ours = _split(text, splitter, max_chars, markdown=False)
-        assert [(start, start + len(chunk)) for start, chunk in ours if chunk.strip()] == alone
+        text = "".join(rng.choices(words, k=rng.randint(1, 90)))
+        if max(map(len, re.findall(r"\s+", text)), default=0) < max_chars:
+            assert _split(text, splitter, max_chars) == splitter.chunk_indices(text)
+
+
+def test_texts_with_much_white_space_are_cut_in_a_thread() -> None:
+    """Every one of them is known, by a few of its characters."""
+    assert not has_long_blanks("Words and a few words.\n\n\n\n" * 400)
+    for run in (144, 200, 5_000):
+        for before in range(40):
+            assert has_long_blanks("x" * before + "\n" * run + "y")
 
 
 PANIC = (
