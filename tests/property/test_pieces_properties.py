@@ -19,11 +19,13 @@ from ingestion_engine.pipeline.chunking.chunk import chunk_document, chunk_piece
 from ingestion_engine.pipeline.chunking.sections import cut_sections
 from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.parsing.body import WholeBody
+from ingestion_engine.pipeline.parsing.data_urls import drop_data_urls, drop_from_pieces
 from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
-from ingestion_engine.pipeline.parsing.formats.json import read_jsonl, render_jsonl
+from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.large import read_large
 from ingestion_engine.pipeline.parsing.parse import parse_bytes, parse_object
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_text
+from support.pieces import read_pieces
 
 Part = TypeVar("Part", str, bytes)
 
@@ -107,7 +109,26 @@ def test_json_lines(lines: list[str], cuts: list[int]) -> None:
     """Records are the same, and so is the line that an error names."""
     text = "\n".join(lines)
     pieces = cut_up(text, cuts)
-    assert attempt(lambda: "".join(render_jsonl(pieces))) == attempt(lambda: read_jsonl(text).text)
+    assert read_pieces(Kind.JSONL, lambda: pieces) == read_pieces(Kind.JSONL, lambda: [text])
+
+
+DATA_URLS = st.lists(
+    st.sampled_from((
+        "data:", "image/png", ";base64,", ",", "A9b+/" * 13, "A9b+/" * 130, "\n  ", "\n", " ", ")", '"', "%3Csvg%20",
+        "![alt](data:image/png;base64,", "words ", "x" * 5000, "Zz09" * 2000 + "\n", "data:image/svg+xml,",
+        "%20" * 40, ";x=1", "=",
+    )),
+    max_size=25,
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(DATA_URLS, CUTS)
+def test_data_urls(text: str, cuts: list[int]) -> None:
+    """Also those that are longer than a piece, on several lines, or cut anywhere; nothing is left to drop."""
+    dropped = drop_data_urls(text)
+    assert "".join(drop_from_pieces(cut_up(text, cuts))) == dropped
+    assert dropped.count("words ") == text.count("words ")
 
 
 @settings(max_examples=300, deadline=None)

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.formats import json as json_format
-from ingestion_engine.pipeline.parsing.formats.json import JsonText, read_json
+from ingestion_engine.pipeline.parsing.formats.json import JsonText
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv, render_csv
 from ingestion_engine.pipeline.parsing.formats.xml import XmlText, read_xml
+from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError
+from support.pieces import read_pieces
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=40)
 """Places to cut at, modulo the length."""
@@ -77,6 +79,16 @@ VALUES = st.recursive(
     max_leaves=25,
 )
 DOCUMENTS = st.builds(lambda value, indent: json.dumps(value, indent=indent), VALUES, st.sampled_from((None, 2)))
+GAPS = st.sampled_from(("", "\n", " ", ",\n", " // a note\n", "/* a\nnote */", "/", "*/"))
+SEQUENCES = st.lists(st.tuples(DOCUMENTS, GAPS), min_size=1, max_size=6).map(
+    lambda parts: "".join(itertools.chain.from_iterable(parts))
+)
+RELAXED = st.builds(
+    lambda document, gap, comma: document.replace(",", gap + ",", 3).replace("}", comma + gap + "}", 2),
+    DOCUMENTS,
+    GAPS,
+    st.sampled_from(("", ",")),
+)
 
 
 @pytest.fixture(scope="module", params=[1, 5, 40, 10_000])
@@ -88,16 +100,13 @@ def item_chars(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @settings(max_examples=400, deadline=None)
-@given(text=damaged(DOCUMENTS), cuts=CUTS)
+@given(text=damaged(DOCUMENTS | SEQUENCES | RELAXED), cuts=CUTS)
 def test_json(item_chars: int, text: str, cuts: list[int]) -> None:
     """Also items that are longer than what is decoded at once, and documents with errors."""
-
-    def read(pieces: list[str]) -> tuple[str, str | None]:
-        rendered = JsonText(pieces)
-        return "".join(rendered), rendered.title
-
     assert item_chars
-    assert attempt(lambda: read(cut_up(text, cuts))) == attempt(lambda: (read_json(text).text, read_json(text).title))
+    for kind in (Kind.JSON, Kind.JSONL):
+        in_pieces = attempt(lambda kind=kind: read_pieces(kind, lambda: cut_up(text, cuts)))
+        assert in_pieces == attempt(lambda kind=kind: read_pieces(kind, lambda: [text]))
 
 
 def make_xml(element: Any) -> str:

@@ -12,11 +12,12 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.formats import html
 from ingestion_engine.pipeline.parsing.formats.email import read_email
 from ingestion_engine.pipeline.parsing.formats.html import read_html
-from ingestion_engine.pipeline.parsing.formats.json import read_json, read_jsonl
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv
 from ingestion_engine.pipeline.parsing.formats.xml import read_xml
+from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.pieces import MOST_GROWTH
+from ingestion_engine.pipeline.parsing.readings import read_whole
 from support.line_steps import count_lines
 
 UNENDED = ["<a ", '<a x="', "<a x='> ", "<!-- > ", "<![CDATA[ > ", "<!x", "</a", "<?x", '<a b=">" ', "<!doctype <"]
@@ -61,8 +62,8 @@ def test_lists_inside_lists() -> None:
     "read",
     [
         lambda: read_csv("a" * 50_000 + ",b\n" + "1,2\n" * 100_000),
-        lambda: read_json(f'{{"{"k" * 200_000}": [{{}}{", {}" * 200_000}]}}'),
-        lambda: read_jsonl(f'{{"{"k" * 200_000}": [1, {{}}{", {}" * 200_000}]}}'),
+        lambda: read_whole(Kind.JSON, f'{{"{"k" * 200_000}": [{{}}{", {}" * 200_000}]}}'),
+        lambda: read_whole(Kind.JSONL, f'{{"{"k" * 200_000}": [1, {{}}{", {}" * 200_000}]}}'),
     ],
     ids=["csv", "json", "jsonl"],
 )

@@ -18,7 +18,7 @@ _SUFFIXES = {
     ".mdown": Kind.MARKDOWN, ".qmd": Kind.MARKDOWN, ".rmd": Kind.MARKDOWN,
     ".html": Kind.HTML, ".htm": Kind.HTML, ".xhtml": Kind.HTML, ".xht": Kind.HTML, ".shtml": Kind.HTML,
     ".csv": Kind.CSV, ".tsv": Kind.CSV, ".tab": Kind.CSV,
-    ".json": Kind.JSON, ".geojson": Kind.JSON, ".jsonld": Kind.JSON, ".ipynb": Kind.JSON,
+    ".json": Kind.JSON, ".geojson": Kind.JSON, ".jsonld": Kind.JSON, ".ipynb": Kind.NOTEBOOK,
     ".jsonc": Kind.JSON, ".json5": Kind.JSON, ".webmanifest": Kind.JSON, ".har": Kind.JSON,
     ".jsonl": Kind.JSONL, ".ndjson": Kind.JSONL, ".json-seq": Kind.JSONL, ".jsons": Kind.JSONL,
     ".eml": Kind.EMAIL, ".mht": Kind.EMAIL, ".mhtml": Kind.EMAIL, ".mbox": Kind.EMAIL, ".mbx": Kind.EMAIL,
@@ -245,8 +245,8 @@ def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind
         return Kind.EMAIL
     if named in (None, Kind.TEXT, Kind.EMAIL) or named in MARKED:
         return _detect_unnamed(text, head, is_whole=is_whole)
-    if named in (Kind.JSON, Kind.JSONL):
-        return named if head.lstrip()[:1] in ("{", "[", '"') else Kind.TEXT
+    if named in _JSON_KINDS:
+        return _detect_json(text, named, is_whole=is_whole)
     return named if named in (Kind.MARKDOWN, Kind.CSV) else Kind.TEXT
 
 
@@ -300,8 +300,75 @@ def _detect_unnamed(text: str, head: str, *, is_whole: bool) -> Kind | None:
         return Kind.TEXT
     is_json = _is_json(text) if is_whole else _may_begin_json(text)
     if is_json:
-        return Kind.JSON if is_whole else None
-    return Kind.JSONL if start == "{" and _is_jsonl(text) else Kind.TEXT
+        return _detect_json(text, Kind.JSON, is_whole=True) if is_whole else None
+    if start == "{" and _is_jsonl(text):
+        return Kind.JSONL
+    return Kind.JSON if start == "{" and _begins_several(text) else Kind.TEXT
+
+
+_JSON_KINDS = frozenset({Kind.JSON, Kind.JSONL, Kind.NOTEBOOK})
+_NOTEBOOK_WORDS = re.compile(r'"(cells|worksheets|nbformat)"\s*:')
+_PROBE_LINES = 100
+
+
+def _detect_json(text: str, named: Kind, *, is_whole: bool) -> Kind | None:
+    """Return which form of JSON a text is; plain text if it begins like none."""
+    head = text[:4096]
+    start = head.lstrip()
+    if start.startswith(("//", "/*")):
+        return Kind.JSON
+    if start[:1] not in ("{", "[", '"'):
+        return Kind.TEXT
+    if _has_json_lines(text):
+        return Kind.JSONL
+    if start.startswith("{") and (named is Kind.NOTEBOOK or ('"cell_type"' in head and _NOTEBOOK_WORDS.search(head))):
+        from ingestion_engine.pipeline.parsing.formats.notebook import is_notebook
+
+        if not is_whole:
+            return None
+        return Kind.NOTEBOOK if is_notebook(text) else Kind.JSON
+    return Kind.JSON
+
+
+def _has_json_lines(text: str) -> bool:
+    """Return whether every line is a record of its own: true of the first line, or of half of the first ones."""
+    lines = text[: HEAD_CHARS - 1].split("\n")
+    if len(text) >= HEAD_CHARS:
+        lines.pop()  # cut in the middle
+    lines = [line for line in lines if line.strip()][:_PROBE_LINES]
+    if len(lines) < 2:
+        return False
+    good = sum(_is_record(line) for line in lines)
+    return good * 2 >= len(lines) or _is_record(lines[0])
+
+
+def _is_record(line: str) -> bool:
+    """Return whether a line is one or more objects or lists of JSON."""
+    from ingestion_engine.pipeline.parsing.formats.json import decode_values
+
+    line = line.strip("\ufeff \t\r")
+    try:
+        return line.startswith(("{", "[")) and not line.endswith(",") and bool(decode_values(line))
+    except (json.JSONDecodeError, RecursionError):
+        return False
+
+
+def _begins_several(text: str) -> bool:
+    """Return whether a text begins with two objects of JSON, also with nothing between them."""
+    from ingestion_engine.pipeline.parsing.formats.json import skip_gap
+
+    decoder = json.JSONDecoder(strict=False)
+    head = text[: HEAD_CHARS - 1].lstrip()
+    at = 0
+    try:
+        for _ in range(2):
+            value, end = decoder.raw_decode(head, at)
+            if not isinstance(value, dict):
+                return False
+            at = skip_gap(head, end)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return head[at : at + 1] in ("", "{")
 
 
 def _is_json(text: str) -> bool:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     CSV = "text/csv"
     JSON = "application/json"
     JSONL = "application/x-ndjson"
+    NOTEBOOK = "application/x-ipynb+json"
     XML = "application/xml"
     EMAIL = "message/rfc822"
     RTF = "application/rtf"

@@ -13,11 +13,10 @@ from functools import partial
 from ingestion_engine.domain.records import Document, ObjectHead, RawObject, TextFormat, join_warnings
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.body import Body
-from ingestion_engine.pipeline.parsing.decode import NotTextError, choose_encoding, decode_pieces
+from ingestion_engine.pipeline.parsing.data_urls import drop_from_pieces
+from ingestion_engine.pipeline.parsing.decode import Encoding, NotTextError, choose_encoding, decode_pieces
 from ingestion_engine.pipeline.parsing.detect import HEAD_CHARS, detect_head, detect_mail, detect_marked, named_kind
-from ingestion_engine.pipeline.parsing.formats.json import JsonText, render_jsonl
-from ingestion_engine.pipeline.parsing.formats.tables import render_csv
-from ingestion_engine.pipeline.parsing.formats.xml import HELD_CHARS, XmlText
+from ingestion_engine.pipeline.parsing.formats.xml import HELD_CHARS
 from ingestion_engine.pipeline.parsing.kinds import Detected, Kind
 from ingestion_engine.pipeline.parsing.parse import (
     blank_body,
@@ -30,8 +29,9 @@ from ingestion_engine.pipeline.parsing.parse import (
     parse_errors,
 )
 from ingestion_engine.pipeline.parsing.parsed_text import clean_pieces, clean_title
-from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, TextInPieces, take_head
+from ingestion_engine.pipeline.parsing.pieces import NeedsWholeTextError, OtherFormatError, take_head
 from ingestion_engine.pipeline.parsing.process.pool import run_parse
+from ingestion_engine.pipeline.parsing.readings import readings
 from ingestion_engine.pipeline.spool import SpooledText
 
 MARK_BYTES = 4096
@@ -39,8 +39,6 @@ MARK_BYTES = 4096
 
 _TIMED_BYTES = 256 * 1024 * 1024
 """Bytes that ``parse_timeout_s`` applies to: the default limit of an object's size."""
-
-_IN_PIECES = frozenset({Kind.TEXT, Kind.MARKDOWN, Kind.CSV, Kind.JSON, Kind.JSONL, Kind.XML})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,40 +101,37 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
         encoding = choose_encoding(body, declared=declared_encoding(start, head.content_type))
     except NotTextError:
         raise not_text(named) from None
-    cleaned = _Watched(clean_pieces(decode_pieces(body, encoding)))
-    beginning, pieces = take_head(cleaned, HEAD_CHARS)
+    beginning, pieces = take_head(_clean(body, encoding), HEAD_CHARS)
     kind = detect_head(beginning, named, is_whole=len(beginning) < HEAD_CHARS)
-    if kind not in _IN_PIECES:
-        return None
-    parsed = _render(kind, pieces)
-    visible = _Watched(clean_pieces(parsed))
-    text = SpooledText(visible)
-    if not cleaned.has_text:
-        raise blank_text()
-    if not visible.has_text:
-        raise no_text(kind)
-    is_markdown = kind is Kind.MARKDOWN
-    document = Document(
-        ref=head.ref,
-        content_type=kind.value,
-        text="",
-        text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
-        title=clean_title(find_markdown_title(beginning) if is_markdown else parsed.title) or None,
-        metadata=head.metadata,
-        warnings=join_warnings(parsed.warnings),
-    )
-    return LargeDocument(document, text)
+    for read_as, render in () if kind is None else readings(kind, held_chars=HELD_CHARS):
+        cleaned = _Watched(pieces)
+        parsed = render(cleaned)
+        visible = _Watched(clean_pieces(parsed))
+        try:
+            text = SpooledText(visible)
+        except OtherFormatError:
+            pieces = _clean(body, encoding)
+            continue
+        if not cleaned.has_text:
+            raise blank_text()
+        if not visible.has_text:
+            raise no_text(read_as)
+        is_markdown = read_as is Kind.MARKDOWN
+        document = Document(
+            ref=head.ref,
+            content_type=read_as.value,
+            text="",
+            text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
+            title=clean_title(find_markdown_title(beginning) if is_markdown else parsed.title) or None,
+            metadata=head.metadata,
+            warnings=join_warnings(parsed.warnings),
+        )
+        return LargeDocument(document, text)
+    return None
 
 
-def _render(kind: Kind, pieces: Iterable[str]) -> TextInPieces:
-    """Return the text of a document of a kind, in pieces."""
-    if kind is Kind.CSV:
-        return TextInPieces(render_csv(pieces))
-    if kind is Kind.JSON:
-        return JsonText(pieces)
-    if kind is Kind.JSONL:
-        return TextInPieces(render_jsonl(pieces))
-    return XmlText(pieces, held_chars=HELD_CHARS) if kind is Kind.XML else TextInPieces(pieces)
+def _clean(body: Body, encoding: Encoding) -> Iterator[str]:
+    return drop_from_pieces(clean_pieces(decode_pieces(body, encoding)))
 
 
 class _Watched:

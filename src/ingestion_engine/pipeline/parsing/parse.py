@@ -16,10 +16,12 @@ from ingestion_engine.domain.errors import IngestionError, ObjectError
 from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat, join_warnings
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing import archives, detect, kinds
+from ingestion_engine.pipeline.parsing.data_urls import drop_data_urls
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
 from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
 from ingestion_engine.pipeline.parsing.process.pool import run_parse
+from ingestion_engine.pipeline.parsing.readings import read_whole
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 
 PARSER_VERSION = "1"
@@ -143,7 +145,7 @@ def _read_quickly(source: _Source) -> tuple[Kind, ParsedText] | None:
     if detect.detect_marked(body, source.named) != kinds.Detected():
         return None
     kind, text = _open_text(source)
-    return (kind, _read_kind(source, kind, text)) if kind in _QUICK else None
+    return _read_kind(source, kind, text) if kind in _QUICK else None
 
 
 def _refuse_blank(body: bytes) -> None:
@@ -214,7 +216,7 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
 
 def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
     kind, text = _open_text(source)
-    return kind, _read_kind(source, kind, text)
+    return _read_kind(source, kind, text)
 
 
 def _open_text(source: _Source) -> tuple[Kind, str]:
@@ -226,7 +228,7 @@ def _open_text(source: _Source) -> tuple[Kind, str]:
         text = decode_text(source.body, declared=declared_encoding(source.body, source.declared))
     except NotTextError:
         raise not_text(named) from None
-    text = clean_text(text)
+    text = drop_data_urls(clean_text(text))
     if not text or text.isspace():
         raise blank_text()
     return detect.detect_text(text, named), text
@@ -257,30 +259,22 @@ def declared_encoding(head: bytes, declared: str | None) -> str | None:
     return find_encoding(head) or find_charset(head) or charset.split(";")[0].strip(" \"'") or None
 
 
-def _read_kind(source: _Source, kind: Kind, text: str) -> ParsedText:
+def _read_kind(source: _Source, kind: Kind, text: str) -> tuple[Kind, ParsedText]:
     if kind is Kind.MARKDOWN:
-        return ParsedText(text, TextFormat.MARKDOWN, title=find_markdown_title(text))
+        return kind, ParsedText(text, TextFormat.MARKDOWN, title=find_markdown_title(text))
     if kind is Kind.HTML:
         from ingestion_engine.pipeline.parsing.formats.html import read_html
 
-        return read_html(text)
-    if kind is Kind.CSV:
-        from ingestion_engine.pipeline.parsing.formats.tables import read_csv
+        return kind, read_html(text)
+    if kind is Kind.NOTEBOOK:
+        from ingestion_engine.pipeline.parsing.formats.notebook import read_notebook
 
-        return read_csv(text)
-    if kind in (Kind.JSON, Kind.JSONL):
-        from ingestion_engine.pipeline.parsing.formats.json import read_json, read_jsonl
-
-        return read_json(text) if kind is Kind.JSON else read_jsonl(text)
-    if kind is Kind.XML:
-        from ingestion_engine.pipeline.parsing.formats.xml import read_xml
-
-        return read_xml(text)
+        return kind, read_notebook(text)
     if kind is Kind.EMAIL:
         from ingestion_engine.pipeline.parsing.formats.email import read_email
 
-        return read_email(source.body, partial(_read_inner, source))
-    return ParsedText(text)
+        return kind, read_email(source.body, partial(_read_inner, source))
+    return read_whole(kind, text)
 
 
 def _read_inner(source: _Source, body: bytes, name: str, declared: str) -> ParsedText:

@@ -34,6 +34,10 @@ class TextInPieces:
         return iter(self._pieces)
 
 
+class OtherFormatError(Exception):
+    """The text is not what its name or its beginning promise; it is read in another way."""
+
+
 class NeedsWholeTextError(Exception):
     """The text cannot be read in pieces; it may be readable whole."""
 
