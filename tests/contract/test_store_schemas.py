@@ -331,6 +331,41 @@ class TestWeaviateSchema:
             await store.drop_collection(contract.collection)
             await store.close()
 
+    async def test_a_class_of_an_earlier_release(self, settings: Settings, contract: CollectionContract) -> None:
+        """It is read and written as it is; the next job adds the property that it lacks, once."""
+        store = open_stores(settings, [StoreName.WEAVIATE])[StoreName.WEAVIATE]
+        assert isinstance(store, WeaviateStore)
+        definition = weaviate_schema.make_definition(contract)
+        definition["properties"] = [entry for entry in definition["properties"] if entry["name"] != "context"]
+        plain, explained = make_point("a.txt", 0), make_point("a.txt", 1, context="| City | Inhabitants |")
+        name = contract.collection
+        try:
+            await store._request("POST", "/v1/schema", definition)
+            await store.check_collection(contract)
+            await store.upsert(name, [plain])
+            assert [dict(point.payload) for point in await read_all(store, name)] == [plain.payload]
+            assert await store.search(name, make_vector(1), limit=5, where=EVERYTHING)
+            for _ in range(2):
+                await store.ensure_collection(contract)
+            await store.upsert(name, [explained])
+            found = {point.id: dict(point.payload) for point in await read_all(store, name)}
+            assert found == {plain.id: plain.payload, explained.id: explained.payload}
+            created = await store._read_class(name)
+            (entry,) = [entry for entry in created["properties"] if entry["name"] == "context"]
+            assert (entry["tokenization"], entry["indexFilterable"]) == ("word", False)
+        finally:
+            await store.drop_collection(name)
+            await store.close()
+
+    def test_a_property_that_a_worker_wrote_before_the_job_added_it(self) -> None:
+        """Auto-schema guesses what is compared of it."""
+        contract = make_contract("docs")
+        found = weaviate_schema.make_definition(contract)
+        guessed = {"name": "context", "dataType": ["text"], "tokenization": "word", "indexFilterable": True}
+        found["properties"] = [guessed if entry["name"] == "context" else entry for entry in found["properties"]]
+        weaviate_schema.check_definition(found, contract)
+        assert weaviate_schema.find_missing(found) == []
+
     def test_no_compression(self) -> None:
         """Newer servers compress by default."""
         creation = WeaviateSettings(quantization="none")

@@ -239,15 +239,28 @@ class Database:
         new = [_guess(name, value) for name, value in item.props.items() if name.lower() not in names]
         if new:
             try:
-                added = complete_properties(definition["class"], new, existing)
+                self.add_properties(item.class_name, new)
             except SchemaError as error:
                 raise ObjectRefusedError(f"auto-schema: update collection: {error}") from None
-            changed = {**definition, "properties": [*(definition.get("properties") or ()), *added]}
-            with transaction(self._db):
-                row = (orjson.dumps(changed), definition["class"])
-                self._db.execute("UPDATE classes SET body = ? WHERE name = ?", row)
-                collection.redefine(changed)
         return collection
+
+    def add_properties(self, class_name: str, new: Sequence[Definition]) -> list[Definition]:
+        """Add properties to a class; return them with their defaults. Durable on return.
+
+        Raises:
+            UnknownClassError: no such class.
+            SchemaError: one is not valid, or its name is taken.
+        """
+        collection = self.collection(class_name)
+        definition = collection.definition
+        held = definition.get("properties") or ()
+        added = complete_properties(definition["class"], new, [prop["name"] for prop in held])
+        changed = {**definition, "properties": [*held, *added]}
+        with transaction(self._db):
+            row = (orjson.dumps(changed), definition["class"])
+            self._db.execute("UPDATE classes SET body = ? WHERE name = ?", row)
+            collection.redefine(changed)
+        return added
 
     def _create_guessed_class(self, name: str, props: dict[str, Any]) -> Collection:
         try:

@@ -86,6 +86,7 @@ def make_app(database: Database, api_key: str | None) -> ASGIApp:
         route("/v1/schema", "POST", lambda _, body: _json(database.create_class(body))),
         route("/v1/schema/{name}", "GET", schema.get_class),
         route("/v1/schema/{name}", "DELETE", schema.drop_class),
+        route("/v1/schema/{name}/properties", "POST", schema.add_property),
         route("/v1/aliases", "GET", schema.list_aliases, param="class"),
         route("/v1/aliases", "POST", schema.add_alias),
         route("/v1/aliases/{name}", "GET", schema.get_alias),
@@ -182,6 +183,10 @@ class _Schema:
         """Delete a class, never by an alias; an absent one is no error."""
         self._database.drop_class(request.path_params["name"])
         return Response()
+
+    def add_property(self, request: Request, body: dict[str, Any]) -> Response:
+        """Add a property to a class; its objects have no value for it."""
+        return _json(self._database.add_properties(request.path_params["name"], [body])[0])
 
     def list_aliases(self, request: Request, _: dict[str, Any]) -> Response:
         """Return all aliases, or those of one class."""

@@ -313,6 +313,19 @@ class Chunk:
     content_hash: str
     page: int | None = None
     """Page on which the chunk starts, from 1; None for formats without pages."""
+    context: str = ""
+    """Text from elsewhere in the document that the chunk needs to be understood, such as the header of the table whose
+    rows it begins with. It is embedded before ``text`` and is no part of it."""
+
+    @property
+    def embedded_text(self) -> str:
+        """What is embedded of the chunk, after the collection's prefix."""
+        return join_context(self.context, self.text)
+
+
+def join_context(context: str, text: str) -> str:
+    """Return what is embedded of a chunk with some context, which may be empty. Pure."""
+    return f"{context}\n{text}" if context else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +337,9 @@ class EmbeddedChunk:
     reused: bool = False
 
 
-CHUNK_FIELDS = frozenset({"text", "content_hash", "chunk_index", "start_char", "end_char", "page", "embedding_id"})
+CHUNK_FIELDS = frozenset(
+    {"text", "context", "content_hash", "chunk_index", "start_char", "end_char", "page", "embedding_id"}
+)
 """Payload fields that differ between the points of one object; all others are equal."""
 
 

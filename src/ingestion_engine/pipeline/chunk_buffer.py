@@ -59,20 +59,20 @@ class SpilledSlots(TempFile):
         return [_from_row(row) for row in pickle.loads(data)]  # noqa: S301 - no other process can write to a file without a name
 
 
-_Row = tuple[bytes, bool, PointId, int, str, int, int, str, int | None]
+_Row = tuple[bytes, bool, PointId, int, str, int, int, str, int | None, str]
 """An embedded chunk in types that pickle writes fast; a frozen dataclass takes ten times as long."""
 
 
 def _to_row(item: EmbeddedChunk) -> _Row:
     c = item.chunk
-    place = (c.point_id, c.index, c.text, c.start_char, c.end_char, c.content_hash, c.page)
+    place = (c.point_id, c.index, c.text, c.start_char, c.end_char, c.content_hash, c.page, c.context)
     return item.vector.tobytes(), item.reused, *place
 
 
 def _from_row(row: _Row) -> EmbeddedChunk:
     import numpy as np
 
-    vector, reused, point_id, index, text, start, end, content_hash, page = row
+    vector, reused, point_id, index, text, start, end, content_hash, page, context = row
     chunk = Chunk(
         point_id=point_id,
         index=index,
@@ -81,6 +81,7 @@ def _from_row(row: _Row) -> EmbeddedChunk:
         end_char=end,
         content_hash=content_hash,
         page=page,
+        context=context,
     )
     return EmbeddedChunk(chunk, np.frombuffer(vector, np.float32), reused)
 

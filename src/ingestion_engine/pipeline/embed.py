@@ -108,7 +108,7 @@ class EmbedStage:
         if len(chunks) == 1:
             return [outcome]
         found: dict[int, npt.NDArray[np.float32] | TextRefused] = {}
-        lengths = [self.measure(chunk.text) for chunk in chunks]
+        lengths = [self.measure(chunk.embedded_text) for chunk in chunks]
         waiting = deque(sorted(range(len(chunks)), key=lambda index: (-lengths[index], index)))
         bound = 0.0  # texts of this length and longer are sent alone
         while waiting and lengths[waiting[0]] >= bound:
@@ -147,7 +147,7 @@ class EmbedStage:
         """
         async with self._apart:
             log.warning("a text may break the embedder", extra={"texts": len(chunks), **failure.log_fields()})
-            await self._probe(max(chunks, key=lambda chunk: self.measure(chunk.text)))
+            await self._probe(max(chunks, key=lambda chunk: self.measure(chunk.embedded_text)))
             found = [await self._judge(chunk) for chunk in chunks]
         if len(chunks) > 1:
             self.in_vain += sum(not isinstance(vector, TextRefused) for vector in found)
@@ -178,7 +178,7 @@ class EmbedStage:
             TransientError: it fails for as long as an outage takes to be one.
             FatalError: as ``embed_chunks``.
         """
-        text = make_probe_text(chunk.text, self.measure)
+        text = make_probe_text(chunk.embedded_text, self.measure)
 
         async def embed() -> None:
             await self.embedder.embed(self.model, [self.prefix + text], digest=self.digest)
@@ -198,7 +198,7 @@ class EmbedStage:
         if not chunks:
             return []
         try:
-            texts = [self.prefix + chunk.text for chunk in chunks]
+            texts = [self.prefix + chunk.embedded_text for chunk in chunks]
             vectors = await self.embedder.embed(self.model, texts, digest=self.digest, tries=tries)
         except (TextRefused, RequestFailed, DimensionDiffers) as refusal:
             self.calls += 1

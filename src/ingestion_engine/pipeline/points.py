@@ -27,9 +27,9 @@ class PointStamp:
 
     def embedding_id_of(self, chunk: Chunk) -> str:
         """Return the ``embedding_id`` of a chunk's point. Pure."""
-        if not self.prefix:
+        if not self.prefix and not chunk.context:
             return join_embedding_id(self.embedding_id, chunk.content_hash)
-        return make_point_embedding_id(self.embedding_id, self.prefix + chunk.text)
+        return make_point_embedding_id(self.embedding_id, self.prefix + chunk.embedded_text)
 
 
 def build_points(
@@ -59,6 +59,7 @@ def _chunk_fields(item: EmbeddedChunk, stamp: PointStamp) -> dict[str, Any]:
     chunk = item.chunk
     return {
         "text": chunk.text,
+        **({"context": chunk.context} if chunk.context else {}),
         "content_hash": chunk.content_hash,
         "chunk_index": chunk.index,
         "start_char": chunk.start_char,

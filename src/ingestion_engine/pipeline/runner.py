@@ -288,15 +288,15 @@ class PartitionRun:
         if work.breaks_embedder:
             return
         work.waiting += 1
-        if self._limit is not None and self._limit.is_suspect(chunk.text):
+        if self._limit is not None and self._limit.is_suspect(chunk.embedded_text):
             await self._send(group, [(work, chunk)])
             return
         limits = self._context.spec.limits
-        full = len(self._batch) >= limits.embed_batch_texts
-        if full or (self._batch and self._batch_chars + len(chunk.text) > limits.embed_batch_chars):
+        full, chars = len(self._batch) >= limits.embed_batch_texts, len(chunk.text) + len(chunk.context)
+        if full or (self._batch and self._batch_chars + chars > limits.embed_batch_chars):
             await self._send_batch(group)
         self._batch.append((work, chunk))
-        self._batch_chars += len(chunk.text)
+        self._batch_chars += chars
 
     async def _send_batch(self, group: asyncio.TaskGroup) -> None:
         if not self._batch:

@@ -97,7 +97,7 @@ class _Batch:
         self.enter(writing)
         writing.add(point)
         self.points.append(point)
-        self.size_bytes += len(point.payload["text"]) + point.vector.nbytes
+        self.size_bytes += len(point.payload["text"]) + len(point.payload.get("context", "")) + point.vector.nbytes
 
     def note_refused(self, refused: Mapping[PointId, str]) -> None:
         owners = {writing.finished.object_id: writing for writing in self.objects}

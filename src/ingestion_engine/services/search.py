@@ -39,6 +39,7 @@ HIT_FIELDS: Final = (
     "uri",
     "title",
     "text",
+    "context",
     "chunk_index",
     "start_char",
     "end_char",

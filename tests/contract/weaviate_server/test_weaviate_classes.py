@@ -190,3 +190,15 @@ def test_dropping_by_alias_does_nothing_and_dropping_the_class_leaves_it_danglin
     with pytest.raises(WeaviateInsertManyAllFailedError, match="which does not exist"):
         insert(client.collections.use(alias), item(1, epoch=1))
     assert not client.collections.exists(name)
+
+
+def test_a_property_is_added_once(client: Client, http: httpx.Client, name: str) -> None:
+    """Objects that were there have no value for it; a second one of the name is refused."""
+    http.post("/schema", json={"class": name, "properties": [{"name": "key", "dataType": ["text"]}]})
+    added = http.post(f"/schema/{name}/properties", json={"name": "note", "dataType": ["text"], "tokenization": "word"})
+    assert (added.status_code, added.json()["name"]) == (200, "note")
+    assert [prop.name for prop in client.collections.get(name).config.get().properties] == ["key", "note"]
+    again = http.post(f"/schema/{name}/properties", json={"name": "Note", "dataType": ["text"]})
+    assert again.status_code == 422
+    assert "conflict for property" in again.json()["error"][0]["message"]
+    assert http.post(f"/schema/{name}X/properties", json={"name": "note", "dataType": ["text"]}).status_code == 404

@@ -17,6 +17,7 @@ from ingestion_engine.domain.ports import Stored
 from ingestion_engine.domain.records import Point
 from ingestion_engine.driver.monitor import Monitor
 from ingestion_engine.pipeline import embed
+from ingestion_engine.pipeline.spool import LARGE_BYTES
 from ingestion_engine.runtime.retry import RetryPolicy
 from support.doubles import Crash, HashEmbedder, Killed, MemoryState
 from support.world import FAST, PARAGRAPHS, SkippingClock, World, balanced, make_world
@@ -237,6 +238,28 @@ def test_a_text_that_breaks_the_embedder_fails_its_object_only(world: World, mon
     batches = world.limits.embed_in_flight + 2  # in flight, filling, and that of the other object
     assert world.embedder.failures <= batches * (1 + 4 * world.limits.embed_batch_texts)
     assert world.run()["counts"]["failed_before"] == 2
+
+
+@pytest.mark.parametrize("large_bytes", [LARGE_BYTES, 100], ids=["in memory", "through files"])
+def test_rows_of_a_table_are_stored_and_embedded_with_its_header(world: World, large_bytes: int) -> None:
+    """As a field of its own, equal in both stores; another header embeds the rows again under the same ids."""
+    world.large_bytes = large_bytes
+    rows = "".join(f"| place number {number} | {number} |\n" for number in range(20))
+    world.bucket.put("table.md", f"| C | P |\n|---|---|\n{rows}")
+    world.run()
+    held = {point.id: point.payload for point in world.points(world.qdrant, "table.md")}
+    assert world.texts("table.md") == [payload["text"] for payload in held.values()]
+    contexts = [payload.get("context") for payload in held.values()]
+    assert contexts == [None] + ["| C | P |"] * (len(held) - 1)
+    embedded = [text for text in world.embedder.texts if "place number" in text]
+    assert sorted(text.startswith("| C | P |\n") for text in embedded) == [True] * len(held)
+    assert world.run(mode="verify")["state"] == "succeeded"
+    world.embedder.texts.clear()
+    world.bucket.put("table.md", f"| T | P |\n|---|---|\n{rows}")
+    world.run()
+    again = {point.id: point.payload for point in world.points(world.weaviate, "table.md")}
+    assert len(held.keys() & again.keys()) == len(held) - 1
+    assert len(world.embedder.texts) == len(held)
 
 
 def test_too_many_failures_fail_the_job(world: World) -> None:

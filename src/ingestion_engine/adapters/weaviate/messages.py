@@ -91,7 +91,7 @@ def unescape(key: str) -> str:
 
 
 def read_result(result: Any) -> StoredPoint:
-    """Return the point of a ``SearchResult``; nulls become absent values."""
+    """Return the point of a ``SearchResult``; nulls become absent values, and additional properties are left out."""
     fields = result.properties.non_ref_props.fields
     payload = {name: _read_value(fields[name]) for name in PROPERTIES if name in fields}
     raw = result.metadata.vector_bytes
@@ -115,11 +115,11 @@ def _read_value(value: Any) -> Any:
 
 
 def make_read(class_name: str, *, with_vectors: bool, limit: int, **fields: Any) -> Any:
-    """Return a ``SearchRequest`` for the product's properties; additional properties of the class are not read."""
+    """Return a ``SearchRequest`` for all properties: one that a class of an earlier release lacks may not be named."""
     return search_get_pb2.SearchRequest(
         collection=class_name,
         limit=limit,
-        properties=search_get_pb2.PropertiesRequest(non_ref_properties=list(PROPERTIES)),
+        properties=search_get_pb2.PropertiesRequest(return_all_nonref_properties=True),
         metadata=search_get_pb2.MetadataRequest(uuid=True, vector=with_vectors, distance="near_vector" in fields),
         uses_123_api=True,
         uses_125_api=True,

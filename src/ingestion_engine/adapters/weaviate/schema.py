@@ -38,6 +38,7 @@ PROPERTIES: Mapping[str, Mapping[str, Any]] = {
     "job_id": _STORED,
     "title": _WORDS,
     "text": _WORDS,
+    "context": _WORDS,
     "chunk_index": {**_NUMBER, "indexFilterable": True, "indexRangeFilters": True},
     "start_char": _NUMBER,
     "end_char": _NUMBER,
@@ -46,6 +47,10 @@ PROPERTIES: Mapping[str, Mapping[str, Any]] = {
 }
 """The payload's fields by name. ``epoch`` has a range index because every write of an object is followed by a filter on
 it; ``chunk_index`` has one because an object of more than 10,000 points can only be read in ranges of it."""
+
+ADDED_LATER = ("context",)
+"""Properties that classes of earlier releases do not have; the next job adds them. They are what Weaviate guesses for
+them, because a worker may write one before."""
 
 JOB_FILTERS = ("object_id", "epoch")
 """Properties by which jobs find points; the other filters are only for searches."""
@@ -85,6 +90,12 @@ def make_definition(contract: CollectionContract, creation: WeaviateSettings | N
     }
 
 
+def find_missing(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the bodies of ``POST /v1/schema/{class}/properties`` that complete a class of an earlier release. Pure."""
+    held = {entry["name"] for entry in found.get("properties") or ()}
+    return [{"name": name, **PROPERTIES[name]} for name in ADDED_LATER if name not in held]
+
+
 def check_definition(found: Mapping[str, Any], contract: CollectionContract) -> None:
     """Compare a class with its contract: whether it can hold the points and find them again.
 
@@ -116,6 +127,8 @@ def check_definition(found: Mapping[str, Any], contract: CollectionContract) -> 
         raise mismatch("multiTenancyConfig.enabled", True, False)
     properties = {entry["name"]: entry for entry in found.get("properties") or ()}
     for name, settings in PROPERTIES.items():
+        if name not in properties and name in ADDED_LATER:
+            continue
         if name not in properties:
             raise mismatch(f"property {name}", None, settings["dataType"])
         for setting in ("dataType", "tokenization"):

@@ -40,7 +40,12 @@ from ingestion_engine.adapters.weaviate.responses import (
     translate_response,
     weaviate_errors,
 )
-from ingestion_engine.adapters.weaviate.schema import check_definition, make_class_name, make_definition
+from ingestion_engine.adapters.weaviate.schema import (
+    check_definition,
+    find_missing,
+    make_class_name,
+    make_definition,
+)
 from ingestion_engine.adapters.weaviate.stubs import (
     aggregate_pb2,
     batch_delete_pb2,
@@ -61,6 +66,7 @@ from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import Settings, WeaviateSettings
+from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tls import read_authorities
 from ingestion_engine.runtime.waits import slow_request
 
@@ -69,6 +75,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 TIMEOUT_S = 30.0
 """Time limit of every call, unless a permit ends a write earlier (``LeaseCheck.grant``)."""
@@ -171,16 +179,18 @@ class WeaviateStore:
         return str(meta["version"])
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
-        """Create the class with its explicit schema, or check the existing one. Idempotent.
+        """Create the class with its explicit schema, or check the existing one, and add properties of this release.
+
+        Idempotent.
 
         Raises:
             FatalError: "schema_mismatch", naming both values; "store_access_denied".
             TransientError: the store is unavailable.
 
-        Cost: one request for an existing class; five to create it.
+        Cost: one request for an existing class, and one per property that it lacks; five to create it.
         """
         with contextlib.suppress(CollectionMissing):
-            return await self.check_collection(contract)
+            return await self._complete(contract)
         response = await self._request("POST", "/v1/schema", make_definition(contract, self._creation))
         if response.status_code not in (200, 422):  # 422: another client has just created it, or it is refused
             raise translate_response(response, self._url, None)
@@ -188,6 +198,17 @@ class WeaviateStore:
             await self.check_collection(contract)
         except CollectionMissing as error:
             raise translate_response(response, self._url, None) from error
+
+    async def _complete(self, contract: CollectionContract) -> None:
+        """Check the class, and add the properties that classes of earlier releases lack."""
+        definition = await self._repeat(lambda: self._read_class(contract.collection))
+        check_definition(definition, contract)
+        for missing in find_missing(definition):
+            path = f"/v1/schema/{make_class_name(contract.collection)}/properties"
+            response = await self._request("POST", path, missing)
+            if response.status_code not in (200, 422):  # 422: another client has just added it, or it is refused
+                raise translate_response(response, self._url, contract.collection)
+            log.info("property added", extra={"collection": contract.collection, "property": missing["name"]})
 
     async def check_collection(self, contract: CollectionContract) -> None:
         """Check that the class exists and matches the contract.

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ingestion_engine.domain.ids import ObjectId, hash_text, make_object_id, make_point_id
-from ingestion_engine.domain.records import Chunk, Document, TextFormat
+from ingestion_engine.domain.records import Chunk, Document, TextFormat, join_context
 from ingestion_engine.domain.spec import Chunking
 from ingestion_engine.pipeline.chunking.sections import CUTS, cut_sections, skip_joiners
+from ingestion_engine.pipeline.chunking.table_headers import TableHeaders, TableRows, find_header
 from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def chunk_document(document: Document, chunking: Chunking, *, limit: TokenLimit 
 
     ``chunk.text == document.text[chunk.start_char:chunk.end_char]``, never blank, at most ``chunking.max_chars``
     characters; every character that is not white space is in at least one chunk. Neighbours within a section overlap
-    by up to ``overlap_chars``.
+    by up to ``overlap_chars``. A chunk that begins within the rows of a Markdown table has the header of the table as
+    ``context``.
 
     Args:
         document: The parsed object.
@@ -56,14 +58,17 @@ def chunk_pieces(
     splitter = _make_splitter(document.text_format, chunking)
 
     numbered = _Numbered(make_object_id(document.ref.bucket, document.ref.key))
+    headers = TableHeaders(_most_context(chunking.max_chars))
     offset = 0
     for section in cut_sections(pieces, chunking.max_chars, markdown=markdown):
         ranges = _cut_section(section, splitter, chunking.max_chars, markdown=markdown)
-        fitting = [part for start, end in ranges for part in _fit(section, start, end, limit=limit)]
+        tables = _keep_short(headers.read(section), limit) if markdown else []
+        fitting = [part for start, end in ranges for part in _fit(section, start, end, limit=limit, tables=tables)]
         for start, end in _drop_contained(fitting):
             at = bisect.bisect_right(starts, offset + start) - 1
             page = numbers[at] if at >= 0 else None
-            yield numbered.next(section[start:end], offset + start, offset + end, page=page)
+            context = find_header(tables, start)
+            yield numbered.next(section[start:end], offset + start, offset + end, page=page, context=context)
         offset += len(section)
 
 
@@ -74,7 +79,7 @@ def number_chunks(object_id: ObjectId, chunks: Iterable[Chunk]) -> Iterator[Chun
     """
     numbered = _Numbered(object_id)
     for chunk in chunks:
-        yield numbered.next(chunk.text, chunk.start_char, chunk.end_char, page=chunk.page)
+        yield numbered.next(chunk.text, chunk.start_char, chunk.end_char, page=chunk.page, context=chunk.context)
 
 
 class _Numbered:
@@ -85,7 +90,7 @@ class _Numbered:
         self._seen: dict[int, int] = {}
         self._index = 0
 
-    def next(self, text: str, start_char: int, end_char: int, *, page: int | None) -> Chunk:
+    def next(self, text: str, start_char: int, end_char: int, *, page: int | None, context: str) -> Chunk:
         digest = hash_text(text)
         # A third of the digest's memory; texts with the same short digest still get different ids.
         short = int(digest[:15], 16)
@@ -101,6 +106,7 @@ class _Numbered:
             end_char=end_char,
             content_hash=digest,
             page=page,
+            context=context,
         )
 
 
@@ -108,18 +114,40 @@ def split_refused(chunk: Chunk) -> tuple[Chunk, Chunk] | None:
     """Return the halves of a chunk that the embedder refused, cut at the best boundary near its middle, or None.
 
     Neither half has white space at its ends; both keep the chunk's page, index, hash and id until ``number_chunks``.
-    Pure.
+    A half that begins within the rows of a table has its header as context. Pure.
     """
     parts = _halve(chunk.text, 0, len(chunk.text))
     if parts is None:
         return None
+    tables = TableHeaders(max(_most_context(len(chunk.text)), len(chunk.context)), chunk.context).read(chunk.text)
     first, second = (
         dataclasses.replace(
-            chunk, text=chunk.text[start:end], start_char=chunk.start_char + start, end_char=chunk.start_char + end
+            chunk,
+            text=chunk.text[start:end],
+            start_char=chunk.start_char + start,
+            end_char=chunk.start_char + end,
+            context=find_header(tables, start),
         )
         for start, end in parts
     )
     return first, second
+
+
+_CONTEXT_SHARE = 0.25
+"""Part of a chunk, in characters and in tokens of the model, that the header of a table may take before it is left out:
+what is said in every chunk must not be most of what they say."""
+
+
+def _most_context(max_chars: int) -> int:
+    return int(max_chars * _CONTEXT_SHARE)
+
+
+def _keep_short(tables: list[TableRows], limit: TokenLimit | None) -> list[TableRows]:
+    """Return the tables whose header takes a small part of the longest input of the model."""
+    if limit is None:
+        return tables
+    most = _CONTEXT_SHARE * limit.context_length
+    return [rows for rows in tables if limit.count_tokens(rows.header) <= most]
 
 
 def _cut_section(
@@ -237,9 +265,11 @@ def _fill_gap(section: str, start: int, end: int, *, max_chars: int) -> Iterator
             yield piece
 
 
-def _fit(text: str, start: int, end: int, *, limit: TokenLimit | None) -> Iterator[tuple[int, int]]:
-    """Yield a range that is not blank, halved until each part fits or cannot be halved."""
-    if limit is None or limit.fits(text[start:end]):
+def _fit(
+    text: str, start: int, end: int, *, limit: TokenLimit | None, tables: list[TableRows]
+) -> Iterator[tuple[int, int]]:
+    """Yield a range that is not blank, halved until each part fits, with its context, or cannot be halved."""
+    if limit is None or limit.fits(join_context(find_header(tables, start), text[start:end])):
         yield start, end
         return
     parts = _halve(text, start, end)
@@ -247,7 +277,7 @@ def _fit(text: str, start: int, end: int, *, limit: TokenLimit | None) -> Iterat
         yield _strip(text, start, end) or (start, end)
         return
     for part in parts:
-        yield from _fit(text, *part, limit=limit)
+        yield from _fit(text, *part, limit=limit, tables=tables)
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:

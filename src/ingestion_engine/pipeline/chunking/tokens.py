@@ -50,7 +50,11 @@ class TokenLimit:
         most = (tokens_per_char * len(whole) + _SPECIAL_TOKENS) / self.context_length
         if most <= SUSPECT_SHARE:
             return most
-        return (self.count or estimate_tokens)(whole) / self.context_length
+        return self.count_tokens(whole) / self.context_length
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, without the prefix, or its estimate."""
+        return (self.count or estimate_tokens)(text)
 
 
 def estimate_tokens(text: str) -> int:
