@@ -208,10 +208,10 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     if kind is Kind.DOCX:
         from ingestion_engine.pipeline.parsing.formats.office.word import read_docx
 
-        return read_docx(source.body, limit)
+        return read_docx(source.body, limit, partial(_read_inner, source))
     from ingestion_engine.pipeline.parsing.formats.office.powerpoint import read_pptx
 
-    return read_pptx(source.body, limit)
+    return read_pptx(source.body, limit, partial(_read_inner, source))
 
 
 def _read_text(source: _Source) -> tuple[Kind, ParsedText]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
@@ -28,6 +28,11 @@ def get_attribute(element: ET.Element | None, name: str) -> str | None:
     if element is None:
         return None
     return next((value for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
+
+
+def get_link(element: ET.Element, name: str = "id") -> str:
+    """Return the id of a relation that an element has, transitional or strict; empty if it has none."""
+    return next((value for key, value in element.attrib.items() if key.endswith(f"/relationships}}{name}")), "")
 
 
 def find_child(element: ET.Element | None, path: str) -> ET.Element | None:
@@ -113,7 +118,15 @@ class Package:
         """Record that a part was left out. Raises the error instead if it concerns the whole file."""
         if error.code == "decompressed_too_large":
             raise error
-        self.warnings.append(ReadWarning("part_unreadable", detail=f"{part}: {error}"))
+        self.warn("part_unreadable", f"{part}: {error}")
+
+    def warn(self, code: str, detail: str) -> None:
+        """Record that something was left out. Cost: constant memory per code."""
+        for place, warning in enumerate(self.warnings):
+            if warning.code == code:
+                self.warnings[place] = replace(warning, count=warning.count + 1)
+                return
+        self.warnings.append(ReadWarning(code, detail=detail))
 
     def content_type(self, part: str) -> str:
         """Return the media type of a part in lower case without parameters, by its name or suffix; empty if unknown."""
