@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email import _header_value_parser as header_parser
+from email import message
 from html.parser import HTMLParser
 
 import pytest
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.formats import html
-from ingestion_engine.pipeline.parsing.formats.email import read_email
 from ingestion_engine.pipeline.parsing.formats.html import read_html
+from ingestion_engine.pipeline.parsing.formats.mail import parts
+from ingestion_engine.pipeline.parsing.formats.mail.mail import read_email
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv
 from ingestion_engine.pipeline.parsing.formats.xml import read_xml
 from ingestion_engine.pipeline.parsing.kinds import Kind
@@ -95,9 +97,10 @@ def test_long_headers_of_an_email(name: str, unit: str) -> None:
         return read_email(mail.encode(), lambda _content, name, _kind: ParsedText(name)).text
 
     def steps(units: int) -> int:
-        return count_lines(lambda: read(units), header_parser)
+        return count_lines(lambda: read(units), header_parser, parts, message)
 
     units = 70_000 // len(unit)
-    assert steps(4 * units) <= steps(units) <= 3_000_000
+    assert steps(4 * units) <= 4.2 * steps(units) <= 3_000_000
     assert "Body words." in read(units) or name == "Content-Disposition"
-    assert read(units).count(unit.strip()) >= units or name.startswith("Content")
+    word = "a" if unit.startswith("=?") else unit.strip()
+    assert read(units).count(word) >= units or name.startswith("Content")

@@ -271,7 +271,7 @@ def _read_kind(source: _Source, kind: Kind, text: str) -> tuple[Kind, ParsedText
 
         return kind, read_notebook(text)
     if kind is Kind.EMAIL:
-        from ingestion_engine.pipeline.parsing.formats.email import read_email
+        from ingestion_engine.pipeline.parsing.formats.mail.mail import read_email
 
         return kind, read_email(source.body, partial(_read_inner, source))
     return read_whole(kind, text)

@@ -1,0 +1,198 @@
+"""A mail's parts by the standard library, with headers and parameters as forgiving as mail programs read them."""
+
+from __future__ import annotations
+
+import binascii
+import email
+import quopri
+import re
+import string
+from collections.abc import Iterator
+from email.message import Message
+from email.policy import Compat32
+
+from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
+from ingestion_engine.pipeline.parsing.labels import resolve_label
+
+Part = Message
+"""A mail or one of the parts in it. Read with Compat32, not EmailPolicy, whose parser of headers fails on malformed
+ones, drops bytes that are not ASCII, and takes time with the square of their length."""
+
+_PARSED_CONTENT_CHARS = 4 * 1024
+"""Characters of a ``Content-…`` header that are parsed: it is asked for its parameters several times."""
+
+_ENCODED_WORD = re.compile(r"=\?([^?\s]++)\?([BbQq])\?([^?]*+)\?=")
+_FIRST_BOUNDARY = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200})\r?\nContent-", re.IGNORECASE)
+
+_UUENCODED = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+
+_BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
+_NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
+_PADDING = re.compile(rb"=+")
+
+
+class _ForgivingPolicy(Compat32):
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        """Return a header's text, with its bytes that are not ASCII decoded."""
+        lower = name.lower()
+        if lower.startswith("content-"):
+            value = value[:_PARSED_CONTENT_CHARS]
+        if lower == "content-transfer-encoding":
+            return value.partition(";")[0].strip(" \t\r\n\"'").lower()
+        return _decode_raw(value)
+
+
+_POLICY = _ForgivingPolicy()
+
+
+def parse_mail(body: bytes) -> Part:
+    """Return a mail with its parts. Raises RecursionError for hundreds of parts inside one another."""
+    return email.message_from_bytes(body, policy=_POLICY)
+
+
+def decode_content(content: bytes, charset: str | None) -> str | None:
+    """Return the text of bytes; None if they are no text in any encoding."""
+    try:
+        return decode_text(content, declared=charset)
+    except (NotTextError, ObjectError):
+        return None
+
+
+def decode_damaged(content: bytes, charset: str | None) -> str | None:
+    """Return the text of bytes of which some are wrong, so that they do not tell their encoding."""
+    codec = resolve_label(charset)
+    return content.decode(codec, "replace") if codec else decode_content(content, charset)
+
+
+def _decode_raw(value: str) -> str:
+    """Return text that the standard library read as ASCII with bytes of an undeclared encoding decoded."""
+    if value.isascii():
+        return value
+    try:
+        raw = value.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:  # decoded already
+        return value
+    text = decode_content(raw, None)
+    return raw.decode("cp1252", "replace") if text is None else text
+
+
+def header_lines(part: Part) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of a part's headers, in order."""
+    for name, value in part.raw_items():
+        yield name, decode_header(str(value))
+
+
+def find_header(part: Part, name: str) -> str:
+    """Return the text of a part's first header of that name; empty without one."""
+    return decode_header(str(part.get(name) or ""))
+
+
+def decode_header(value: str) -> str:
+    """Return a header's text on one line, with its encoded words decoded. Pure.
+
+    Neighbouring words of one encoding are decoded together: some writers cut them within a character.
+    """
+    value = _decode_raw(value)
+    out: list[str] = []
+    pending, charset = b"", ""
+    end = 0
+    for word in _ENCODED_WORD.finditer(value):
+        between = value[end : word.start()]
+        end = word.end()
+        label = word[1].partition("*")[0].lower()
+        if pending and (between.strip() or label != charset):
+            out.append(_decode_words(pending, charset))
+            pending = b""
+        if between.strip() or not (out or pending):
+            out.append(between)
+        pending, charset = pending + _unpack_word(word[2], word[3]), label
+    out += [_decode_words(pending, charset), value[end:]]
+    return " ".join("".join(out).split())
+
+
+def _unpack_word(kind: str, text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return quopri.decodestring(raw, header=True) if kind in "qQ" else decode_base64(raw)
+
+
+def _decode_words(raw: bytes, charset: str) -> str:
+    codec = resolve_label(charset)
+    try:
+        return raw.decode(codec or "utf-8")
+    except UnicodeError:
+        text = decode_content(raw, charset)
+        return raw.decode("cp1252", "replace") if text is None else text
+
+
+def decode_base64(data: bytes) -> bytes:
+    """Return what base64 decodes to; what is no base64, and a last character that is cut short, is left out. Pure."""
+    return b"".join(map(_decode_run, _PADDING.split(data.translate(None, _NOT_BASE64))))
+
+
+def _decode_run(run: bytes) -> bytes:
+    return binascii.a2b_base64(run[: len(run) - (len(run) % 4 == 1)] + b"==")
+
+
+def find_name(part: Part) -> str:
+    """Return the name of the file in a part; empty without one."""
+    try:
+        name = part.get_filename()
+    except (ValueError, TypeError, IndexError, LookupError):  # malformed parameters, such as ``name*``
+        name = None
+    return decode_header(name or "")
+
+
+def find_charset(part: Part) -> str | None:
+    """Return the declared encoding of a part's text."""
+    try:
+        return part.get_content_charset()
+    except (ValueError, TypeError, IndexError, LookupError):
+        return None
+
+
+def find_parameter(part: Part, name: str, header: str = "content-type") -> str:
+    """Return a parameter of a part's header, in lower case; empty without one."""
+    try:
+        value = part.get_param(name, "", header)
+    except (ValueError, TypeError, IndexError, LookupError):
+        return ""
+    return str(value[2] if isinstance(value, tuple) else value).strip().lower()
+
+
+def is_attached(part: Part) -> bool:
+    """Return whether a part is declared to be an attachment."""
+    return str(part.get("content-disposition") or "").partition(";")[0].strip().lower() == "attachment"
+
+
+def children_of(part: Part) -> list[Part]:
+    """Return the parts of a part; with a missing or wrong boundary, those between the lines that look like it."""
+    payload = part.get_payload()
+    if isinstance(payload, list):
+        return [child for child in payload if isinstance(child, Message)]
+    content = part.get_payload(decode=True)
+    if not isinstance(content, bytes):
+        return []
+    boundary = _FIRST_BOUNDARY.search(content)
+    if boundary is None:
+        return []
+    head = b'Content-Type: multipart/mixed; boundary="' + boundary[1].rstrip().replace(b'"', b'\\"') + b'"\n\n'
+    repaired = parse_mail(head + content).get_payload()
+    return [child for child in repaired if isinstance(child, Message)] if isinstance(repaired, list) else []
+
+
+def content_of(part: Part) -> tuple[bytes, bool]:
+    """Return a part's content and whether all of it was decoded."""
+    encoding = str(part.get("content-transfer-encoding") or "")
+    payload = part.get_payload()
+    if not isinstance(payload, str):
+        return b"", True
+    if encoding == "base64":
+        data = payload.encode("ascii", "replace")
+        letters = len(data.translate(None, _NOT_BASE64 + b"="))
+        is_whole = letters % 4 != 1 and not data.translate(None, _BASE64 + string.whitespace.encode())
+        return decode_base64(data), is_whole
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    is_whole = encoding not in _UUENCODED or content.strip() != payload.encode("ascii", "replace").strip()
+    return content, is_whole
