@@ -16,7 +16,17 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGE = _ROOT / "src" / "ingestion_engine"
 _SOURCES = sorted(path for path in _PACKAGE.rglob("*.py") if "migrations" not in path.parts)
-_VENDORS = {"ray", "pyspark", "botocore", "obstore", "weaviate_client", "qdrant_client", "kreuzberg", "sqlalchemy"}
+_VENDORS = {
+    "ray",
+    "pyspark",
+    "botocore",
+    "obstore",
+    "weaviate_client",
+    "qdrant_client",
+    "kreuzberg",
+    "pypdfium2",
+    "sqlalchemy",
+}
 _VAGUE = {"utils", "util", "helpers", "base", "manager", "common", "misc"}
 
 
@@ -103,7 +113,17 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
     """Importing the service loads nothing that only some deployments have."""
     code = "import sys, ingestion_engine.api.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    heavy = {"ray", "pyspark", "kubernetes", "kubeflow_spark_api", "weaviate", "kreuzberg", "pyarrow", "botocore"}
+    heavy = {
+        "ray",
+        "pyspark",
+        "kubernetes",
+        "kubeflow_spark_api",
+        "weaviate",
+        "kreuzberg",
+        "pypdfium2",
+        "pyarrow",
+        "botocore",
+    }
     assert heavy.isdisjoint(loaded)
 
 
@@ -112,7 +132,18 @@ def test_the_worker_starts_without_heavy_imports() -> None:
     code = "import sys, ingestion_engine.driver.run, ingestion_engine.driver.driver, ingestion_engine.pipeline.worker; "
     code += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    heavy = {"ray", "pyspark", "kubernetes", "weaviate", "kreuzberg", "pyarrow", "botocore", "sqlalchemy", "fastapi"}
+    heavy = {
+        "ray",
+        "pyspark",
+        "kubernetes",
+        "weaviate",
+        "kreuzberg",
+        "pypdfium2",
+        "pyarrow",
+        "botocore",
+        "sqlalchemy",
+        "fastapi",
+    }
     assert heavy.isdisjoint(loaded)
 
 

@@ -43,10 +43,10 @@ def test_an_extra_that_is_missing_is_named_before_the_work(
 ) -> None:
     """Parsers are imported when the first document of their format comes, so the command looks for them first."""
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "kreuzberg" else find_spec(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pypdfium2" else find_spec(name))
     assert run_app(command, arguments) == ExitCode.USAGE
     said = capsys.readouterr().err
-    assert "'kreuzberg' is not installed" in said
+    assert "'pypdfium2' is not installed" in said
     assert "ingestion-engine[worker]" in said
 
 

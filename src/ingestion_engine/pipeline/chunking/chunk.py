@@ -54,6 +54,7 @@ def chunk_pieces(
     """
     starts = [span.start_char for span in document.pages]
     numbers = [span.page for span in document.pages]
+    pages_end = document.pages[-1].end_char if document.pages else 0
     markdown = document.text_format is TextFormat.MARKDOWN
     splitter = _make_splitter(document.text_format, chunking)
 
@@ -66,7 +67,7 @@ def chunk_pieces(
         fitting = [part for start, end in ranges for part in _fit(section, start, end, limit=limit, tables=tables)]
         for start, end in _drop_contained(fitting):
             at = bisect.bisect_right(starts, offset + start) - 1
-            page = numbers[at] if at >= 0 else None
+            page = numbers[at] if at >= 0 and offset + start < pages_end else None
             context = find_header(tables, start)
             yield numbered.next(section[start:end], offset + start, offset + end, page=page, context=context)
         offset += len(section)

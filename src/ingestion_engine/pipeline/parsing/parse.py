@@ -68,7 +68,7 @@ def parse_bytes(raw: RawObject, limits: FrozenLimits) -> Document:
 def _make_document(raw: RawObject, kind: Kind, parsed: ParsedText) -> Document:
     spans: tuple[PageSpan, ...] = ()
     if parsed.pages is not None:
-        text, spans = join_pages(parsed.pages)
+        text, spans = join_pages(parsed.pages, after=parsed.text)
     else:
         text = clean_text(parsed.text)
     if not text or text.isspace():
@@ -190,9 +190,9 @@ def _refusal(source: _Source, media_type: str) -> ObjectError:
 def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     limit = source.limits.decompressed_max_bytes
     if kind is Kind.PDF:
-        from ingestion_engine.pipeline.parsing.formats.pdf import read_pdf
+        from ingestion_engine.pipeline.parsing.formats.pdf.reader import read_pdf
 
-        return read_pdf(source.body)
+        return read_pdf(source.body, partial(_read_inner, source))
     if kind is Kind.XLSX:
         from ingestion_engine.pipeline.parsing.formats.office.excel import read_xlsx
 

@@ -30,14 +30,14 @@ class ParsedText:
     text_format: TextFormat = TextFormat.PLAIN
     title: str | None = None
     pages: tuple[str, ...] | None = None
-    """One text per page for formats with pages; ``text`` is then empty."""
+    """One text per page for formats with pages; ``text`` then follows them, on no page."""
     warnings: tuple[ReadWarning, ...] = ()
     """What was left out; several may have the same code."""
 
     @property
     def whole_text(self) -> str:
-        """The text, or else that of all pages."""
-        return self.text if self.pages is None else join_pages(self.pages)[0]
+        """The text of all pages, if any, and ``text``."""
+        return self.text if self.pages is None else join_pages(self.pages, after=self.text)[0]
 
 
 ReadInner = Callable[[bytes, str, str], ParsedText]
@@ -90,8 +90,11 @@ def clean_title(title: str | None) -> str | None:
     return words if len(words) <= TITLE_CHARS else words[: TITLE_CHARS - 1].rstrip() + "…"
 
 
-def join_pages(pages: tuple[str, ...]) -> tuple[str, tuple[PageSpan, ...]]:
-    """Return the joined page texts, cleaned, and the span of each page; blank pages have no span but are counted."""
+def join_pages(pages: tuple[str, ...], *, after: str = "") -> tuple[str, tuple[PageSpan, ...]]:
+    """Return the joined page texts, cleaned, and the span of each page; blank pages have no span but are counted.
+
+    The text ``after`` them has no span.
+    """
     parts: list[str] = []
     spans: list[PageSpan] = []
     at = 0
@@ -105,4 +108,6 @@ def join_pages(pages: tuple[str, ...]) -> tuple[str, tuple[PageSpan, ...]]:
         parts.append(text)
         spans.append(PageSpan(number, at, at + len(text)))
         at += len(text)
+    if last := clean_text(after).strip():
+        parts += [PAGE_BREAK, last] if parts else [last]
     return "".join(parts), tuple(spans)
