@@ -20,6 +20,7 @@ A4 = (0, 0, 595, 842)
 def show(text: str, x: float = 72, y: float = 700, *, font: str = "F", size: float = 12) -> bytes:
     """Return the operators that show a Latin text at a place, in points from the lower left."""
     escaped = text.encode("cp1252").replace(b"\\", rb"\\").replace(b"(", rb"\(").replace(b")", rb"\)")
+    escaped = escaped.replace(b"\r", rb"\r")  # as it is, a line end of the content
     return f"BT /{font} {size} Tf {x} {y} Td (".encode() + escaped + b") Tj ET\n"
 
 

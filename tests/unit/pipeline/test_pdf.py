@@ -83,6 +83,26 @@ def test_characters_without_unicode_are_reported() -> None:
     assert document.warnings[0].detail.startswith("Page 2: ")
 
 
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("signi\x1ccant", "significant"),
+        ("di\x0berent", "different"),
+        ("a\x0dame", "aflame"),  # a code that elsewhere ends a line
+        ("two\x03words", "two words"),
+        ("of\x15cial", "of\ufffdcial"),
+        ("1\x1c2", "1\ufffd2"),
+    ],
+)
+def test_control_codes_of_fonts_without_unicode_do_not_vanish(shown: str, expected: str) -> None:
+    """TeX's ligatures are known; another code is marked as unknown, so that two parts never become one word."""
+    builder = PdfBuilder()
+    controls = {ord(code): f"g{ord(code)}" for code in shown if code < " "}
+    content = show(shown, font="G") + show("words " * 20, y=600)
+    builder.add_page(content, fonts={"G": builder.make_font(names=controls)})
+    assert read(builder.save()).text.split("\n")[0] == expected
+
+
 # --- lines --------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,18 @@ _PRIVATE = re.compile(r"[\ue000-\uf8ff\U000f0000-\U0010ffff]")
 _PUNCTUATION = {0x91: "\u2018", 0x92: "\u2019", 0x93: "\u201c", 0x94: "\u201d", 0x96: "\u2013", 0x97: "\u2014"}
 """Codes of Windows-1252 that a font without a mapping leaves as they are; PDFium leaves some of them out."""
 
+_LIGATURES = {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
+_UNNAMED = {
+    0x03: " ",  # the third glyph of TrueType fonts
+    **dict(zip(range(0x0B, 0x10), _LIGATURES, strict=True)),  # TeX's encoding OT1
+    **dict(zip(range(0x1B, 0x1F), _LIGATURES, strict=False)),  # TeX's encoding T1
+    0x10: "\u201c",
+    0x11: "\u201d",
+}
+"""Control codes of fonts without a mapping, as the fonts use them that have such codes most often."""
+
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n)")
+
 _SAMPLES = 64
 """Characters per page that are tested for a mapping before all are: 0.04 ms instead of 2 ms on a full page."""
 
@@ -53,23 +65,23 @@ def open_upright_text(page: Handle, number: int) -> Iterator[Handle]:
     PDFium puts lines in order as the page shows them, and lines that run downwards in reverse.
     """
     with open_text(page, number) as text:
-        turn = -_text_turn(text) % 4
-        if turn == pdfium.FPDFPage_GetRotation(page):
+        turn = _text_turn(text)
+        if turn is None or -turn % 4 == pdfium.FPDFPage_GetRotation(page):
             yield text
             return
-    pdfium.FPDFPage_SetRotation(page, turn)
+    pdfium.FPDFPage_SetRotation(page, -turn % 4)
     with open_text(page, number) as text:
         yield text
 
 
-def _text_turn(text: Handle) -> int:
-    """Return by how many quarters most of the text is turned clockwise on the page as it is stored."""
+def _text_turn(text: Handle) -> int | None:
+    """Return by how many quarters most of the text is turned clockwise on the page as stored; None without text."""
     count = pdfium.FPDFText_CountChars(text)
     turns: Counter[int] = Counter()
     for index in range(0, max(0, count), max(1, count // _SAMPLES)):
         if pdfium.FPDFText_IsGenerated(text, index) != 1:
             turns[round(pdfium.FPDFText_GetCharAngle(text, index) / (math.pi / 2)) % 4] += 1
-    return turns.most_common(1)[0][0] if turns else 0
+    return turns.most_common(1)[0][0] if turns else None
 
 
 def read_page_text(handle: Handle) -> PageText:
@@ -91,8 +103,13 @@ def read_page_text(handle: Handle) -> PageText:
     positions: Sequence[int] = range(count)
     if len(text) != count:  # PDFium's text leaves out what UTF-16 writes in two units
         text, positions = _get_characters(handle, count)
-    unmapped = _count_unmapped(handle, count) + len(_PRIVATE.findall(text))
-    return PageText(_join_words("".join(_lines(handle, text, positions))), count, min(unmapped, count))
+    unmapped = _find_unmapped(handle, count, text)
+    if unmapped:
+        text = _name_controls(text, positions, unmapped)
+    joined = _join_words("".join(_lines(handle, text, positions)))
+    for ligature, letters in _LIGATURES.items():
+        joined = joined.replace(ligature, letters)
+    return PageText(joined, count, min(count, len(unmapped) + len(_PRIVATE.findall(text))))
 
 
 def _get_text(handle: Handle, count: int) -> str:
@@ -109,7 +126,9 @@ def _get_characters(handle: Handle, count: int) -> tuple[str, Sequence[int]]:
         code = pdfium.FPDFText_GetUnicode(handle, index)
         if code == 0x2 and pdfium.FPDFText_IsHyphen(handle, index) == 1:
             character = _HYPHEN
-        elif code in (0x0, 0x2, 0x3, 0xFFFE) or code > 0x10FFFF:
+        elif code in (0x0, 0xFFFE) or code > 0x10FFFF:
+            continue
+        elif code in (0x2, 0x3) and pdfium.FPDFText_HasUnicodeMapError(handle, index) != 1:
             continue
         else:
             character = _PUNCTUATION.get(code, chr(code))
@@ -122,11 +141,26 @@ def _get_characters(handle: Handle, count: int) -> tuple[str, Sequence[int]]:
     return "".join(characters), positions
 
 
-def _count_unmapped(handle: Handle, count: int) -> int:
+def _find_unmapped(handle: Handle, count: int, text: str) -> frozenset[int]:
+    """Return the indexes of characters whose font names no letters; empty for a page with hardly any."""
     has_error = pdfium.FPDFText_HasUnicodeMapError
-    if not any(has_error(handle, index) == 1 for index in range(0, count, -(-count // _SAMPLES))):
-        return 0
-    return sum(has_error(handle, index) == 1 for index in range(count))
+    if not _CONTROL.search(text) and not any(
+        has_error(handle, index) == 1 for index in range(0, count, -(-count // _SAMPLES))
+    ):
+        return frozenset()
+    return frozenset(index for index in range(count) if has_error(handle, index) == 1)
+
+
+def _name_controls(text: str, positions: Sequence[int], unmapped: frozenset[int]) -> str:
+    """Return the text with letters in the place of unmapped control codes, or else U+FFFD: none vanishes. Pure."""
+    characters = list(text)
+    for at, position in enumerate(positions):
+        if characters[at] < " " and position in unmapped:
+            letter = _UNNAMED.get(ord(characters[at]), "\ufffd")
+            neighbours = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
+            is_inside = any(neighbour.isalpha() for neighbour in neighbours)
+            characters[at] = letter if is_inside or letter not in _LIGATURES else "\ufffd"
+    return "".join(characters)
 
 
 def _lines(handle: Handle, text: str, positions: Sequence[int]) -> Iterator[str]:
