@@ -285,6 +285,12 @@ class FrozenLimits(Strict):
     """Maximum decompressed size of an object in bytes; larger ones fail."""
     parse_timeout_s: float = 120.0
     """Seconds after which parsing an object fails."""
+    ocr_languages: str | None = None
+    """Languages in which scanned pages of PDFs are recognised, joined by ``+``; null means that they are not."""
+    ocr_max_pages: int = 100
+    """Maximum pages of an object that are recognised."""
+    ocr_timeout_s: float = 600.0
+    """Seconds that parsing a PDF may take in addition when pages are recognised."""
     partition_bytes: int = 32 * 1024 * 1024
     """Maximum bytes of a partition's objects, unless it has only one."""
     partition_objects: int = 200

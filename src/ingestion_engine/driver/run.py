@@ -76,12 +76,12 @@ def run_driver(
     warming = _start_engine(spec, spec_uri, task_cpus=settings.ray.task_cpus, warming=warming)
 
     from ingestion_engine.driver.driver import Driver, JobAttempt, Ports
-    from ingestion_engine.pipeline.parsing.parse import PARSER_VERSION
+    from ingestion_engine.pipeline.parsing.parse import parser_version
     from ingestion_engine.pipeline.worker import check_worker
 
     settings_of_job = settings.with_endpoints(spec.endpoints)
     driver = Driver(
-        JobAttempt(spec=spec, spec_uri=spec_uri, number=attempt, parser_version=PARSER_VERSION),
+        JobAttempt(spec=spec, spec_uri=spec_uri, number=attempt, parser_version=parser_version(spec.limits)),
         Ports(
             state=state,
             source=open_source(settings_of_job, spec.request.source.narrowest_prefix()),

@@ -321,6 +321,21 @@ class WorkerSettings(Group):
     """Maximum number of chunks of a partition, as estimated; a larger object has a partition of its own."""
 
 
+class OcrSettings(Group):
+    """Text recognition (OCR) of scanned pages in PDFs, by the program ``tesseract`` on the workers."""
+
+    enabled: bool = False
+    """True has pages without characters recognised. Off by default, because a page takes seconds of a core; jobs read
+    each object again once after a change."""
+    languages: str = Field(default="eng", pattern=r"^[A-Za-z0-9_/]+(\+[A-Za-z0-9_/]+)*$")
+    """Tesseract's codes of the languages in the pages, joined by ``+``, for example ``eng+deu``; each must be installed
+    on every worker."""
+    max_pages: int = Field(default=100, ge=1)
+    """Maximum number of pages of an object that are recognised; further ones are a warning (`page_without_text`)."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds that parsing a PDF may take in addition to ``INGEST_WORKER__PARSE_TIMEOUT_S`` where recognition is on."""
+
+
 class LeaseSettings(Group):
     """How long a dead driver blocks its collection."""
 
@@ -367,6 +382,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
+    ocr: OcrSettings = OcrSettings()
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
     state_url: str | None = None

@@ -25,6 +25,7 @@ from ingestion_engine.pipeline.parsing.parse import (
     find_markdown_title,
     no_text,
     not_text,
+    ocr_time_s,
     parse_bytes,
     parse_errors,
 )
@@ -67,7 +68,8 @@ async def parse_spooled(body: Body, head: ObjectHead, *, limits: FrozenLimits) -
 
     Raises as ``parse_large``.
     """
-    return await run_parse(partial(read_spooled, limits=limits), body, head, timeout_s=_limit_s(body, limits))
+    timeout_s = _limit_s(body, limits) + ocr_time_s(body.read(0, MARK_BYTES), limits)
+    return await run_parse(partial(read_spooled, limits=limits), body, head, timeout_s=timeout_s)
 
 
 def read_spooled(body: Body, head: ObjectHead, *, limits: FrozenLimits) -> Document:

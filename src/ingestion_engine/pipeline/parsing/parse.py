@@ -28,6 +28,14 @@ PARSER_VERSION = "1"
 """Part of every object's fingerprint: a new value makes the next ``sync`` parse every object again. Increase it when
 the text of any format changes."""
 
+
+def parser_version(limits: FrozenLimits) -> str:
+    """Return ``PARSER_VERSION``, and what else determines the text of an object: recognition of scanned pages. Pure."""
+    if limits.ocr_languages is None:
+        return PARSER_VERSION
+    return f"{PARSER_VERSION}+ocr:{limits.ocr_languages}:{limits.ocr_max_pages}"
+
+
 _MAX_NESTING = 2
 """Maximum depth of attachments inside attachments."""
 
@@ -54,7 +62,14 @@ async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
         quick = _read_quickly(_open_source(raw, limits))
     if quick is not None:
         return _make_document(raw, *quick)
-    return await run_parse(parse_bytes, raw, limits, timeout_s=limits.parse_timeout_s)
+    timeout_s = limits.parse_timeout_s + ocr_time_s(raw.body, limits)
+    return await run_parse(parse_bytes, raw, limits, timeout_s=timeout_s)
+
+
+def ocr_time_s(start: bytes, limits: FrozenLimits) -> float:
+    """Return the seconds that a document beginning with these bytes may take for recognition of its pages. Pure."""
+    may_recognize = limits.ocr_languages is not None and b"%PDF-" in start[:1024]
+    return limits.ocr_timeout_s if may_recognize else 0.0
 
 
 def parse_bytes(raw: RawObject, limits: FrozenLimits) -> Document:
@@ -101,7 +116,9 @@ def no_text(kind: Kind) -> ObjectError:
     return ObjectError(
         "no_text",
         f"The object is {kind.value} but has no text.",
-        hint="Run text recognition (OCR) on scanned pages first." if kind is Kind.PDF else "",
+        hint="For scanned pages, set INGEST_OCR__ENABLED and install Tesseract on the workers."
+        if kind is Kind.PDF
+        else "",
         content_type=kind.value,
     )
 
@@ -190,9 +207,12 @@ def _refusal(source: _Source, media_type: str) -> ObjectError:
 def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     limit = source.limits.decompressed_max_bytes
     if kind is Kind.PDF:
+        from ingestion_engine.pipeline.parsing.formats.pdf.ocr import Ocr
         from ingestion_engine.pipeline.parsing.formats.pdf.reader import read_pdf
 
-        return read_pdf(source.body, partial(_read_inner, source))
+        limits = source.limits
+        ocr = Ocr(limits.ocr_languages, limits.ocr_max_pages) if limits.ocr_languages else None
+        return read_pdf(source.body, partial(_read_inner, source), ocr=ocr)
     if kind is Kind.XLSX:
         from ingestion_engine.pipeline.parsing.formats.office.excel import read_xlsx
 

@@ -126,9 +126,7 @@ def _get_characters(handle: Handle, count: int) -> tuple[str, Sequence[int]]:
         code = pdfium.FPDFText_GetUnicode(handle, index)
         if code == 0x2 and pdfium.FPDFText_IsHyphen(handle, index) == 1:
             character = _HYPHEN
-        elif code in (0x0, 0xFFFE) or code > 0x10FFFF:
-            continue
-        elif code in (0x2, 0x3) and pdfium.FPDFText_HasUnicodeMapError(handle, index) != 1:
+        elif code in (0x0, 0xFFFE) or code > 0x10FFFF or (code in (0x2, 0x3) and not _is_unmapped(handle, index)):
             continue
         else:
             character = _PUNCTUATION.get(code, chr(code))
@@ -143,12 +141,14 @@ def _get_characters(handle: Handle, count: int) -> tuple[str, Sequence[int]]:
 
 def _find_unmapped(handle: Handle, count: int, text: str) -> frozenset[int]:
     """Return the indexes of characters whose font names no letters; empty for a page with hardly any."""
-    has_error = pdfium.FPDFText_HasUnicodeMapError
-    if not _CONTROL.search(text) and not any(
-        has_error(handle, index) == 1 for index in range(0, count, -(-count // _SAMPLES))
-    ):
+    samples = range(0, count, -(-count // _SAMPLES))
+    if not _CONTROL.search(text) and not any(_is_unmapped(handle, index) for index in samples):
         return frozenset()
-    return frozenset(index for index in range(count) if has_error(handle, index) == 1)
+    return frozenset(index for index in range(count) if _is_unmapped(handle, index))
+
+
+def _is_unmapped(handle: Handle, index: int) -> bool:
+    return bool(pdfium.FPDFText_HasUnicodeMapError(handle, index) == 1)  # -1 means no such character
 
 
 def _name_controls(text: str, positions: Sequence[int], unmapped: frozenset[int]) -> str:

@@ -20,6 +20,7 @@ from ingestion_engine.pipeline.parsing.formats.pdf.library import (
     open_page,
     read_string,
 )
+from ingestion_engine.pipeline.parsing.formats.pdf.ocr import Ocr
 from ingestion_engine.pipeline.parsing.formats.pdf.page_text import (
     PageText,
     open_upright_text,
@@ -35,6 +36,9 @@ _TAIL_BYTES = 64 * 1024
 _MANY_UNMAPPED = 0.1
 """Share of a page's characters without a mapping from which its text is reported; single symbols are usual."""
 
+_MOST_UNMAPPED = 0.5
+"""Share from which recognition of the page gives better text than its characters."""
+
 _MANY_PATHS = 100
 """Lines and areas on a page without characters from which it is a drawing, not a frame or a ruled empty page."""
 
@@ -48,18 +52,25 @@ _METADATA_BYTES = 64 * 1024
 """Beginning of the XMP metadata that is searched for a title."""
 
 
-def read_pdf(body: bytes, read_inner: ReadInner) -> ParsedText:
+def read_pdf(body: bytes, read_inner: ReadInner, *, ocr: Ocr | None = None) -> ParsedText:
     """Return the text of every page with its form fields and notes, then that of the attachments.
 
-    Raises:
-        ObjectError: ``corrupt_document``, also when a single page cannot be read, or ``encrypted_document``.
+    Args:
+        body: The file.
+        read_inner: Reads an attachment.
+        ocr: Recognises pages without characters, and those whose characters hardly have a mapping; None means that
+            they are left out with a warning.
 
-    Cost: about 3 ms per page; memory of the text and of one page. One PDF at a time in a process.
+    Raises:
+        ObjectError: ``corrupt_document``, also when a single page cannot be read; ``encrypted_document``;
+            ``ocr_unavailable``.
+
+    Cost: without recognition about 3 ms per page; memory of the text and of one page. One PDF at a time in a process.
     """
     if b"%%EOF" not in body[-_TAIL_BYTES:] and b"startxref" not in body[-_TAIL_BYTES:]:
         raise corrupt("PDF", "its end is missing")
     with open_document(body) as document, open_form(document) as form:
-        reading = _Reading(form)
+        reading = _Reading(form, ocr)
         for index in range(pdfium.FPDF_GetPageCount(document)):
             reading.add_page(document, index)
         title = _find_title(document, body)
@@ -77,6 +88,7 @@ class _Reading:
     """The pages read so far."""
 
     form: Handle | None
+    ocr: Ocr | None
     pages: list[str] = field(default_factory=list, init=False)
     warnings: list[ReadWarning] = field(default_factory=list, init=False)
     _annotations: Annotations = field(default_factory=Annotations, init=False)
@@ -95,11 +107,18 @@ class _Reading:
         with open_page(document, index) as page, open_upright_text(page, number) as handle:
             read = read_page_text(handle)
             lines = self._annotations.read(page, handle, self.form)
-            if not read.text.strip() and _shows_something(page):
-                self._pictures.append(number)
-        if read.unmapped > _MANY_UNMAPPED * read.characters:
+            text = read.text
+            is_garbled = read.unmapped > _MANY_UNMAPPED * read.characters
+            is_picture = not text.strip() and _shows_something(page)
+            if is_picture or read.unmapped > _MOST_UNMAPPED * read.characters:
+                recognized = self.ocr.recognize(page) if self.ocr else None
+                if recognized is not None:
+                    text, is_garbled, is_picture = recognized or text, is_garbled and not recognized, False
+        if is_picture:
+            self._pictures.append(number)
+        if is_garbled:
             self._unmapped.append((number, read))
-        self.pages.append("\n".join(filter(None, (read.text.rstrip(), *lines))))
+        self.pages.append("\n".join(filter(None, (text.rstrip(), *lines))))
 
     def add_xfa(self, document: Handle) -> None:
         """Replace the page that asks for Adobe's viewer by the form that this viewer would draw."""
@@ -115,6 +134,8 @@ class _Reading:
         """Yield what is missing from the text of the pages."""
         if self._pictures:
             detail = f"Page {self._pictures[0]} shows pictures only; it is probably scanned."
+            if self.ocr is not None:
+                detail = f"Page {self._pictures[0]} and later ones are beyond the limit of recognised pages."
             yield ReadWarning("page_without_text", len(self._pictures), detail)
         if self._unmapped:
             number, read = self._unmapped[0]
@@ -157,8 +178,8 @@ def _find_title(document: Handle, body: bytes) -> str | None:
     if b"application/pdf" not in packet:  # the metadata of a picture
         return None
     item = packet.partition(b"<dc:title")[2].partition(b"</dc:title>")[0].partition(b"<rdf:li")[2]
-    title = item.partition(b">")[2].partition(b"</rdf:li>")[0]
-    return html.unescape(title.decode("utf-8", "replace")).strip() or None
+    value = item.partition(b">")[2].partition(b"</rdf:li>")[0]
+    return html.unescape(value.decode("utf-8", "replace")).strip() or None
 
 
 def _open_attachments(document: Handle) -> Iterator[Attachment | None]:
