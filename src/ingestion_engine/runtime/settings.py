@@ -464,6 +464,7 @@ class SettingsError(Exception):
 _PLAIN_VARIABLES = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH"),
     *("SYSTEMROOT", "PYTHONHOME", "VIRTUAL_ENV", "MALLOC_ARENA_MAX", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"),
+    "TESSDATA_PREFIX",
 )
 """Variables that a program needs to run, and that have no secrets."""
 
