@@ -214,7 +214,7 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
         ocr = Ocr(limits.ocr_languages, limits.ocr_max_pages) if limits.ocr_languages else None
         return read_pdf(source.body, partial(_read_inner, source), ocr=ocr)
     if kind is Kind.XLSX:
-        from ingestion_engine.pipeline.parsing.formats.office.excel import read_xlsx
+        from ingestion_engine.pipeline.parsing.formats.office.excel.workbook import read_xlsx
 
         return read_xlsx(source.body, limit)
     if kind is Kind.RTF:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import AnyStr
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ReadWarning
@@ -103,7 +104,7 @@ class Growth:
     def __init__(self) -> None:
         self._read = self._written = 0
 
-    def count(self, pieces: Iterable[str]) -> Iterator[str]:
+    def count(self, pieces: Iterable[AnyStr]) -> Iterator[AnyStr]:
         """Yield the pieces of the object."""
         for piece in pieces:
             self._read += len(piece)

@@ -1,0 +1,1 @@
+"""Excel workbooks: sheets, number formats, formulas, drawings."""
