@@ -9,9 +9,9 @@ _FUTURE = re.compile(r"\b_xl(?:fn|ws|pm|udf|eta)\.", re.IGNORECASE)
 
 _REFERENCE = re.compile(
     r"""
-    "[^"]*+"                                    # text
-    | '(?:[^']|'')*+'!?+                        # a quoted sheet
-    | \[[^\]]*+\]                               # a column of a table, another workbook
+    "[^"]*+"?+                                  # text
+    | '[^']*+'?+                                # a quoted sheet
+    | \[[^\]]*+\]?+                             # a column of a table, another workbook
     | (?<![A-Za-z0-9_.$\\])
       (?P<column_fixed>\$?)(?P<column>[A-Za-z]{1,3})(?P<row_fixed>\$?)(?P<row>[1-9][0-9]{0,6})
       (?![A-Za-z0-9_.(!])

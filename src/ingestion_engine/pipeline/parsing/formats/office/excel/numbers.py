@@ -19,7 +19,7 @@ _BUILT_IN = {
 }
 """Formats that files refer to by number (ECMA-376 part 1, 18.8.30); 27 to 36 and 50 to 58 are those of East Asia."""
 
-_TOKEN = re.compile(r'"[^"]*+"?+|\\.|\[[^\]]*+\]|_.|\*.|General|AM/PM|A/P|.', re.IGNORECASE | re.DOTALL)
+_TOKEN = re.compile(r'"[^"]*+"?+|\\.|\[[^\]]*+\]?+|_.|\*.|General|AM/PM|A/P|.', re.IGNORECASE | re.DOTALL)
 _ELAPSED = re.compile(r"\[(?:h+|m+|s+)\]", re.IGNORECASE)
 _CONDITION = re.compile(r"\[(<=|>=|<>|<|>|=)\s*+([-+0-9.eE]++)\]")
 _CURRENCY = re.compile(r"\[\$([^-\]]*+)")
