@@ -76,10 +76,10 @@ def _read_people(package: Package) -> Iterator[tuple[str, str]]:
 def _read_drawing(package: Package, part: str, nesting: int) -> Iterator[str]:
     root = package.try_parse(part)
     if root is not None and nesting:
-        yield from _read_shapes(package, part, root, nesting)
+        yield from _read_shapes(package, part, root, nesting=nesting)
 
 
-def _read_shapes(package: Package, part: str, root: ET.Element, nesting: int) -> Iterator[str]:
+def _read_shapes(package: Package, part: str, root: ET.Element, *, nesting: int) -> Iterator[str]:
     """Yield the texts of shapes, pictures, charts and diagrams in order, those in groups included."""
     stack = [root]
     while stack:

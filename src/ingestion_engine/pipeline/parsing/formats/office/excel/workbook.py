@@ -40,7 +40,7 @@ def read_xlsx(body: bytes, limit: int) -> ParsedText:
     workbook = package.parse(package.main)
     growth = Growth()
     styles = Styles(_read_strings(package, growth), _read_formats(package, workbook))
-    blocks = [_read_sheet(package, sheet, styles, growth) for sheet in _children(workbook, "sheets")]
+    blocks = [_read_sheet(package, sheet, styles, growth=growth) for sheet in _children(workbook, "sheets")]
     title = package.read_title()
     warnings = package.finish()
     return ParsedText("\n\n".join(filter(None, blocks)), TextFormat.MARKDOWN, title=title, warnings=warnings)
@@ -75,7 +75,7 @@ def _children(root: ET.Element | None, name: str) -> Iterable[ET.Element]:
     return found if found is not None else ()
 
 
-def _read_sheet(package: Package, sheet: ET.Element, styles: Styles, growth: Growth) -> str:
+def _read_sheet(package: Package, sheet: ET.Element, styles: Styles, *, growth: Growth) -> str:
     """Return the text of a sheet, beginning with its name; empty for a sheet without text."""
     name = " ".join((sheet.get("name") or "").split()) or "Sheet"
     relation = package.relations(package.main).get(get_attribute(sheet, "id") or "")
@@ -89,7 +89,7 @@ def _read_sheet(package: Package, sheet: ET.Element, styles: Styles, growth: Gro
         return ""
     reader = SheetReader(styles)
     try:
-        rows = _read_rows(package, part, reader, growth)
+        rows = _read_rows(package, part, reader, growth=growth)
     except DamagedSheetError as error:
         raise corrupt(package.archive.what, f"sheet '{name}' in {part}: {error}") from error
     except ObjectError as error:
@@ -102,7 +102,7 @@ def _read_sheet(package: Package, sheet: ET.Element, styles: Styles, growth: Gro
     return f"## {name}\n\n{text}" if text else ""
 
 
-def _read_rows(package: Package, part: str, reader: SheetReader, growth: Growth) -> str:
+def _read_rows(package: Package, part: str, reader: SheetReader, *, growth: Growth) -> str:
     """Return the rows of a sheet, one per line. Cost: for sheets with rows in any order, memory of all cells."""
     for rows in (reader.rows, reader.sorted_rows):
         pieces = growth.count(package.archive.pieces(part))
