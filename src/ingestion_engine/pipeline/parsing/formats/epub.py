@@ -155,14 +155,15 @@ def _read_chapter(archive: BoundedZip, item: _Item) -> ParsedText:
 
 def _expand_entities(text: str) -> str:
     """Return a page without its document type, with the texts that it abbreviates there."""
-    found = _DOCTYPE.search(text[:_HEAD_CHARS])
+    at = text[:_HEAD_CHARS].upper().find("<!DOCTYPE")
+    found = _DOCTYPE.match(text[at : at + _HEAD_CHARS]) if at >= 0 else None
     if found is None:
         return text
     entities = {name: one or other for name, one, other in _ENTITY.findall(found[1] or "")}
-    rest = text[found.end() :]
+    rest = text[at + found.end() :]
     if entities:
         rest = _REFERENCE.sub(lambda reference: entities.get(reference[1], reference.group()), rest)
-    return text[: found.start()] + rest
+    return text[:at] + rest
 
 
 def _read_svg(text: str) -> str:
