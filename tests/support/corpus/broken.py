@@ -40,20 +40,29 @@ def build_noise(size_bytes: int, seed: int) -> bytes:
 
 def build_encrypted_ooxml(seed: int) -> bytes:
     """A compound file with the two streams that Office writes when a document has a password."""
-    streams = {
-        "EncryptionInfo": b"\4\0\4\0\x40\0\0\0" + b"<encryption/>".ljust(4088),
-        "EncryptedPackage": build_noise(8192, seed),
-    }
+    return build_compound(
+        {
+            "EncryptionInfo": b"\4\0\4\0\x40\0\0\0" + b"<encryption/>".ljust(4088),
+            "EncryptedPackage": build_noise(8192, seed),
+        }
+    )
+
+
+def build_compound(streams: dict[str, bytes]) -> bytes:
+    """A compound file of at most 60 KiB with at most three streams in its root, filled with zeros to 4 KiB or more."""
     sector, free, end = 512, 0xFFFFFFFF, 0xFFFFFFFE
     table = [0xFFFFFFFD, end]
     entries = [_directory_entry("Root Entry", 5, child=1, start=end, size=0)]
     data = b""
-    for i, (name, content) in enumerate(streams.items(), 1):
+    for i, (name, short) in enumerate(streams.items(), 1):
+        content = short.ljust(max(4096, -(-len(short) // sector) * sector), b"\0")
         first, count = len(table), len(content) // sector
         table += [*range(first + 1, first + count), end]
-        entries.append(_directory_entry(name, 2, start=first, size=len(content), right=2 if i == 1 else free))
+        entries.append(
+            _directory_entry(name, 2, start=first, size=len(content), right=i + 1 if i < len(streams) else free)
+        )
         data += content
-    entries.append(bytes(128))
+    entries += [bytes(128)] * (4 - len(entries))
     table += [free] * (sector // 4 - len(table))
     header = (
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)

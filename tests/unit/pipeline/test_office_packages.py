@@ -16,7 +16,7 @@ from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.large import MARK_BYTES
 from ingestion_engine.pipeline.parsing.parse import parse_bytes
 from support.corpus import formats
-from support.corpus.broken import build_noise, build_zip_bomb
+from support.corpus.broken import build_compound, build_encrypted_ooxml, build_noise, build_zip_bomb
 from support.office import (
     DRAWING,
     NAMESPACES,
@@ -311,3 +311,36 @@ def test_the_beginning_of_an_archive_shows_that_it_is_one(streamed: bool) -> Non
         whole = _stream(body) if streamed else body
         found = detect_marked(whole[:MARK_BYTES], len(whole))
         assert found.kind or found.unsupported
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "media_type"),
+    [
+        (["WordDocument", "1Table"], "unsupported_type", "application/msword"),
+        (["Workbook"], "unsupported_type", "application/vnd.ms-excel"),
+        (["BOOK"], "unsupported_type", "application/vnd.ms-excel"),
+        (["__properties_version1.0"], "unsupported_type", "application/vnd.ms-outlook"),
+        (["Contents"], "unsupported_type", "application/x-ole-storage"),
+    ],
+)
+def test_the_root_of_a_compound_file_decides_its_type(streams: list[str], code: str, media_type: str) -> None:
+    """Names inside its streams do not count: a message may hold an encrypted document."""
+    inside = build_encrypted_ooxml(1)
+    error = fail("a.bin", build_compound(dict.fromkeys(streams, inside)))
+    assert (error.code, error.context["content_type"]) == (code, media_type)
+    assert fail("a.docx", build_compound({"ENCRYPTIONINFO": b"", "ENCRYPTEDPACKAGE": b""})).code == "encrypted_document"
+
+
+def test_types_that_another_program_can_save_have_a_hint() -> None:
+    assert fail("a.doc", build_compound({"WordDocument": b""})).hint == "Save the document as .docx."
+    assert fail("a.docx", build_compound({"WordDocument": b""})).hint == "Save the document as .docx."
+    assert fail("a.key", pack(("Index/Slide.iwa", "x"))).hint == "Export the presentation as .pptx."
+
+
+def test_damaged_compound_files_are_recognised_by_the_names_in_them() -> None:
+    whole = build_compound({"WordDocument": b"x"})
+    assert detect_marked(whole[:1024], len(whole)).unsupported == "application/x-ole-storage"
+    assert detect_marked(whole[:4096], len(whole)).unsupported == "application/msword"
+    endless = bytearray(whole)
+    endless[512 + 4 : 512 + 8] = b"\1\0\0\0"  # the directory continues with itself
+    assert detect_marked(bytes(endless)).unsupported == "application/msword"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
@@ -13,6 +14,8 @@ from ingestion_engine.domain.records import Document, ObjectRef, RawObject
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.parse import parse_bytes
 from support.corpus import formats
+from support.corpus.broken import build_compound
+from support.corpus.pdf import build_pdf
 from support.office import NAMESPACES, Parts, Relations, build_word, cell, damage, paragraph, table
 
 LIMITS = FrozenLimits(decompressed_max_bytes=64 * 1024 * 1024)
@@ -278,6 +281,27 @@ def test_embedded_files_are_text_or_a_warning() -> None:
         document = read_file(build_word(body, parts, links))
         assert document.text == "see"
         assert [(warning.code, warning.count) for warning in document.warnings] == [("part_unreadable", 1)]
+
+
+def wrap_file(name: bytes, content: bytes) -> bytes:
+    """What Windows stores of a file that is dropped into a document."""
+    inside = b"\2\0" + name + b"\0C:\\" + name + b"\0\0\0\3\0" + struct.pack("<I", 4) + b"C:x\0"
+    inside += struct.pack("<I", len(content)) + content
+    return struct.pack("<I", len(inside)) + inside
+
+
+@pytest.mark.parametrize(
+    ("stream", "content"),
+    [
+        ("Package", build_word(paragraph("inside"), {"word/media/a.bin": bytes(range(256)) * 20})),
+        ("CONTENTS", build_pdf(None, [["inside"]])),
+        ("\x01Ole10Native", wrap_file(b"notes.md", b"inside")),
+    ],
+)
+def test_files_inside_of_objects_are_text(stream: str, content: bytes) -> None:
+    body = line("see", '<w:object><o:OLEObject ProgID="Package" r:id="x"/></w:object>')
+    parts = {"word/embeddings/o.bin": build_compound({"\x01CompObj": b"x", stream: content})}
+    assert read(body, parts, [("x", "oleObject", "embeddings/o.bin")]) == "see\n\ninside"
 
 
 def test_a_damaged_chart_costs_a_warning() -> None:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.pipeline.parsing.compound import CompoundFile
 from ingestion_engine.pipeline.parsing.kinds import Detected, Kind
 from ingestion_engine.pipeline.parsing.unpack import ZIP_ERRORS, list_members, open_zip
 
@@ -196,14 +197,44 @@ def _children(part: bytes) -> list[ET.Element]:
 
 
 def detect_compound(body: bytes) -> str:
-    """Return the type of a Microsoft compound file by the names in its directory (UTF-16)."""
-    for name, media_type in (
-        ("EncryptedPackage", ENCRYPTED_OOXML),
-        ("WordDocument", "application/msword"),
-        ("PowerPoint Document", "application/vnd.ms-powerpoint"),
-        ("Workbook", "application/vnd.ms-excel"),
-        ("__properties_version1.0", "application/vnd.ms-outlook"),
-    ):
-        if name.encode("utf-16-le") in body:
-            return media_type
-    return "application/x-ole-storage"
+    """Return the type of a Microsoft compound file by the streams in its root.
+
+    Of a damaged file, or its beginning, the names anywhere in the bytes decide.
+    """
+    try:
+        root = CompoundFile(body)
+        found = [media_type for name, media_type in _STREAMS if name in root]
+    except (ValueError, struct.error):
+        found = [media_type for name, media_type in _STREAMS if name.encode("utf-16-le") in body]
+    return found[0] if found else "application/x-ole-storage"
+
+
+_STREAMS = (
+    ("EncryptedPackage", ENCRYPTED_OOXML),
+    ("WordDocument", "application/msword"),
+    ("PowerPoint Document", "application/vnd.ms-powerpoint"),
+    ("Workbook", "application/vnd.ms-excel"),
+    ("Book", "application/vnd.ms-excel"),
+    ("VisioDocument", "application/vnd.visio"),
+    ("Quill", "application/vnd.ms-publisher"),
+    ("__properties_version1.0", "application/vnd.ms-outlook"),
+)
+"""(stream or storage in the root, media type); "Book" is that of Excel 5 and 95."""
+
+HINTS = {
+    "application/msword": "Save the document as .docx.",
+    "application/vnd.ms-powerpoint": "Save the presentation as .pptx.",
+    "application/vnd.ms-excel": "Save the workbook as .xlsx.",
+    _XLSB: "Save the workbook as .xlsx.",
+    "application/vnd.ms-outlook": "Save the message as .eml.",
+    "application/vnd.oasis.opendocument.text": "Save the document as .docx.",
+    "application/vnd.oasis.opendocument.spreadsheet": "Save the spreadsheet as .xlsx.",
+    "application/vnd.oasis.opendocument.presentation": "Save the presentation as .pptx.",
+    "application/vnd.apple.keynote": "Export the presentation as .pptx.",
+    "application/vnd.apple.iwork": "Export the document as .docx or .xlsx.",
+    "application/vnd.visio": "Export the drawing as PDF.",
+    _VISIO: "Export the drawing as PDF.",
+    "application/vnd.ms-xpsdocument": "Print the document to PDF.",
+    "application/oxps": "Print the document to PDF.",
+}
+"""What to do about a type without a reader, where another program can turn it into one that has one."""

@@ -198,10 +198,16 @@ def _refusal(source: _Source, media_type: str) -> ObjectError:
         return ObjectError(
             "type_mismatch",
             f"The object's name or declared type is {named.value}, but its content is {media_type}.",
+            hint=archives.HINTS.get(media_type, ""),
             named=named.value,
             content_type=media_type,
         )
-    return ObjectError("unsupported_type", f"Objects of type {media_type} are not supported.", content_type=media_type)
+    return ObjectError(
+        "unsupported_type",
+        f"Objects of type {media_type} are not supported.",
+        hint=archives.HINTS.get(media_type, ""),
+        content_type=media_type,
+    )
 
 
 def _read_marked(source: _Source, kind: Kind) -> ParsedText:

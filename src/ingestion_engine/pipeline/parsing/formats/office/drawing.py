@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.pipeline.parsing.compound import find_embedded
 from ingestion_engine.pipeline.parsing.formats.markdown_table import render_table
 from ingestion_engine.pipeline.parsing.formats.office.equations import Equation
 from ingestion_engine.pipeline.parsing.formats.office.package import Package, find_child, get_attribute, local_name
@@ -117,7 +118,10 @@ class Inserted:
             return ""
         try:
             content = self._package.archive.read(part)
-            parsed = self._read_inner(content, posixpath.basename(part), self._package.content_type(part))
+            if (inside := find_embedded(content)) is not None:
+                parsed = self._read_inner(*inside, "")
+            else:
+                parsed = self._read_inner(content, posixpath.basename(part), self._package.content_type(part))
         except ObjectError as error:
             self._package.warn_unread(part, error)
             return ""
