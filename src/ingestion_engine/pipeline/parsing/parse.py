@@ -24,7 +24,7 @@ from ingestion_engine.pipeline.parsing.process.pool import run_parse
 from ingestion_engine.pipeline.parsing.readings import read_whole
 from ingestion_engine.pipeline.parsing.unpack import gunzip
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 """Part of every object's fingerprint: a new value makes the next ``sync`` parse every object again. Increase it when
 the text of any format changes."""
 
