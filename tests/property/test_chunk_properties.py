@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion_engine.domain.records import Chunk, Document, ObjectRef, TextFormat
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunking.chunk import chunk_document, split_refused
-from ingestion_engine.pipeline.chunking.sections import cut_sections
+from ingestion_engine.pipeline.chunking.chunk import _fill_gap, chunk_document, split_refused
+from ingestion_engine.pipeline.chunking.sections import WINDOW_CHARS, cut_sections, splits_character
 from ingestion_engine.pipeline.chunking.tokens import CUT_SHARE, SUSPECT_SHARE, TokenLimit, estimate_tokens
 from ingestion_engine.pipeline.parsing.parsed_text import clean_text
 
@@ -82,7 +84,7 @@ def test_halves_lose_only_white_space(text: str) -> None:
     whole = cut(text, TextFormat.PLAIN, Chunking())[0]
     parts = split_refused(whole)
     if parts is None:
-        assert len("".join(whole.text.split())) == 1
+        assert all(splits_character(whole.text, at) for at in range(1, len(whole.text)))
         return
     left, right = parts
     assert left.text == text[left.start_char : left.end_char]
@@ -109,3 +111,47 @@ def test_a_short_cut_to_fitting_changes_no_answer(text: str, context: int) -> No
     limit = TokenLimit(context)
     assert limit.fits(text) == (estimate_tokens(text) <= CUT_SHARE * context)
     assert limit.is_suspect(text) == (estimate_tokens(text) > SUSPECT_SHARE * context)
+
+
+_WORDS = [
+    "ที่นี่ตั้งน้ำกำลังเป็นภาษา", "ພາສາລາວກຳນົດ", "हिन्दीक्षत्रियविश्व", "বাংলাদেশেরভাষা", "தமிழ்மொழிக்கு",
+    "မြန်မာဘာသာစကား", "ភាសាខ្មែរគឺជា", "བོད་སྐད་ཡིག", "שָׁלוֹםעֲלֵיכֶם", "العَرَبِيَّةُلُغَةٌ", "e\u0301a\u0308o\u0302\u0323",
+    "\u1112\u1161\u11ab\u1100\u116e\u11a8", "ﾊﾟﾋﾟﾌﾞﾍﾞ", "か\u3099き\u3099。\ufe00",
+    "👩‍👩‍👧‍👦👍🏽🏴󠁧󠁢󠁥󠁮󠁧󠁿❤️", "☝🏿1️⃣", "漢\U000e0100字",
+    "Z" + "\u0301" * 30, "plain", "x" * 70,
+]  # fmt: skip
+SCRIPTS = st.lists(st.sampled_from([*_WORDS, " ", "\n", "\n\n", ". "]), min_size=1, max_size=60).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(SCRIPTS.map(clean_text).filter(str.strip), FORMATS, CHUNKINGS, st.none() | st.integers(8, 60))
+def test_no_chunk_begins_within_a_character(
+    text: str, text_format: TextFormat, chunking: Chunking, context: int | None
+) -> None:
+    """With a mark, a joiner, a skin tone: whatever the script, however small the limit; nor does a refused half."""
+    for chunk in cut(text, text_format, chunking, context):
+        assert not begins_within(text, chunk.start_char), chunk
+        for part in split_refused(chunk) or ():
+            assert not begins_within(text, part.start_char), part
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCRIPTS.filter(str.strip), st.integers(1, 40))
+def test_no_gap_or_window_begins_within_a_character(text: str, max_chars: int) -> None:
+    """What the splitter leaves out, and lines longer than a window, are cut in the same way."""
+    for start, _ in _fill_gap(text, 0, len(text), max_chars=max(max_chars, 32)):
+        assert not begins_within(text, start)
+    whole = text * (2 * WINDOW_CHARS // len(text) + 1)
+    end = 0
+    for section in cut_sections([whole], 50, markdown=False):
+        assert not begins_within(whole, end)
+        end += len(section)
+
+
+def begins_within(text: str, at: int) -> bool:
+    """Whether a place is within what a reader takes for one character; a mark behind white space is none."""
+    if at == 0 or at >= len(text) or text[at - 1].isspace():
+        return False
+    is_joined = text[at - 1] == "\u200d" or text[at] in "\u200d\u200cำຳﾞﾟ" or "\u1160" <= text[at] <= "\u11ff"
+    is_tone = "\U0001f3fb" <= text[at] <= "\U0001f3ff" or "\U000e0020" <= text[at] <= "\U000e007f"
+    return is_joined or is_tone or unicodedata.category(text[at]).startswith("M")

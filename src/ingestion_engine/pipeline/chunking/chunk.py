@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from ingestion_engine.domain.ids import ObjectId, hash_text, make_object_id, make_point_id
 from ingestion_engine.domain.records import Chunk, Document, TextFormat, join_context
 from ingestion_engine.domain.spec import Chunking
-from ingestion_engine.pipeline.chunking.sections import CUTS, cut_sections, skip_joiners
+from ingestion_engine.pipeline.chunking.sections import (
+    CUTS,
+    LONGEST_CHARACTER,
+    cut_sections,
+    find_cut,
+    splits_character,
+)
 from ingestion_engine.pipeline.chunking.table_headers import TableHeaders, TableRows, find_header
 from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 
@@ -68,7 +74,7 @@ def chunk_pieces(
         for start, end in _drop_contained(fitting):
             at = bisect.bisect_right(starts, offset + start) - 1
             page = numbers[at] if at >= 0 and offset + start < pages_end else None
-            context = find_header(tables, start)
+            context = find_header(tables, start) if tables else ""
             yield numbered.next(section[start:end], offset + start, offset + end, page=page, context=context)
         offset += len(section)
 
@@ -162,11 +168,19 @@ def _cut_section(
             pieces += _fill_gap(section, covered, start, max_chars=max_chars)
         end = start + len(text)
         covered = max(covered, end)
-        if text.strip():
+        if splits_character(section, start) or splits_character(section, end):
+            pieces += _widen(section, start, end, max_chars=max_chars)
+        elif text.strip():
             pieces.append((start, end))
     if section[covered:].strip():
         pieces += _fill_gap(section, covered, len(section), max_chars=max_chars)
     return _join_headings(section, pieces, max_chars) if markdown else pieces
+
+
+def _widen(section: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a chunk that the splitter cut within a character: its words end before some marks."""
+    first, last = (find_cut(section, cut, start=max(cut - LONGEST_CHARACTER, -1), end=cut + 1) for cut in (start, end))
+    yield from _fill_gap(section, first, last if last > first else end, max_chars=max_chars)
 
 
 _STRIDE = 16
@@ -260,17 +274,20 @@ def _make_splitter(text_format: TextFormat, chunking: Chunking) -> MarkdownSplit
 
 
 def _fill_gap(section: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, int]]:
-    for at in range(start, end, max_chars):
-        piece = _strip(section, at, min(at + max_chars, end))
+    while start < end:
+        cut = start + max_chars
+        cut = end if cut >= end else find_cut(section, cut, start=start, end=cut + 1)
+        piece = _strip(section, start, cut)
         if piece:
             yield piece
+        start = cut
 
 
 def _fit(
     text: str, start: int, end: int, *, limit: TokenLimit | None, tables: list[TableRows]
 ) -> Iterator[tuple[int, int]]:
     """Yield a range that is not blank, halved until each part fits, with its context, or cannot be halved."""
-    if limit is None or limit.fits(join_context(find_header(tables, start), text[start:end])):
+    if limit is None or limit.fits(join_context(find_header(tables, start) if tables else "", text[start:end])):
         yield start, end
         return
     parts = _halve(text, start, end)
@@ -291,19 +308,20 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
 
 
 def _halve(text: str, start: int, end: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return the halves of a range at the best boundary in its middle half; None when one would be blank."""
+    """Return the halves of a range at the best boundary in its middle half; None for a single character."""
     start, end = _strip(text, start, end) or (start, start)
     middle = (start + end) // 2
     quarter = (end - start) // 4
     for pattern in CUTS:
         cuts = (found.end() for found in pattern.finditer(text, start + quarter, end - quarter))
-        best = min(cuts, key=lambda cut: (abs(cut - middle), cut), default=None)
+        whole = (cut for cut in cuts if not splits_character(text, cut))
+        best = min(whole, key=lambda cut: (abs(cut - middle), cut), default=None)
         if best is not None:
             parts = _strip(text, start, best), _strip(text, best, end)
             if parts[0] and parts[1]:
                 return parts[0], parts[1]
-    for cut in (skip_joiners(text, middle, end), middle):
-        parts = _strip(text, start, cut), _strip(text, cut, end)
-        if parts[0] and parts[1]:
-            return parts[0], parts[1]
-    return None
+    cut = find_cut(text, middle, start=start, end=end)
+    if splits_character(text, cut) and end - start <= LONGEST_CHARACTER:
+        return None
+    parts = _strip(text, start, cut), _strip(text, cut, end)
+    return (parts[0], parts[1]) if parts[0] and parts[1] else None

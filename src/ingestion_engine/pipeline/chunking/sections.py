@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -40,8 +41,15 @@ CUTS = tuple(
 )
 """Boundaries for halving a chunk, best first: paragraphs, lines, sentences, clauses, words. A match ends at the cut."""
 
-_JOINERS = re.compile(r"[\u0300-\u036f\u200d\ufe00-\ufe0f\u20d0-\u20ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
-"""Characters that combine with the previous one."""
+_MARKS = frozenset({"Mn", "Mc", "Me"})
+"""Categories of characters that combine with the previous one."""
+_JOINERS = re.compile(
+    r"[\u0e33\u0eb3\u1160-\u11ff\u200c\u200d\ud7b0-\ud7fb\uff9e\uff9f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
+)
+"""Others that do: vowels of Thai and Lao, vowels and final consonants of Hangul in single letters, joiners, the voice
+marks of half-width kana, skin tones and tags."""
+LONGEST_CHARACTER = 64
+"""Code points of a character with its marks, more than any language has; a longer one may be split."""
 
 
 def cut_sections(pieces: Iterable[str], max_chars: int, *, markdown: bool) -> Iterator[str]:
@@ -140,14 +148,32 @@ def _cut_line(text: str, start: int, end: int, *, line_end: int) -> int:
     near = max(start, end - 4096)
     for pattern in CUTS[2:]:
         cuts = [found.end() for found in pattern.finditer(text, near, end)]
-        if cuts:
-            return cuts[-1]
-    return skip_joiners(text, end, line_end)
+        whole = [cut for cut in cuts if not splits_character(text, cut)]
+        if whole:
+            return whole[-1]
+    return find_cut(text, end, start=start, end=line_end)
 
 
-def skip_joiners(text: str, at: int, end: int) -> int:
-    """Return the first position from ``at`` on that does not split a combined character; ``at`` if none is near."""
-    for cut in range(at, min(at + 16, end)):
-        if not _JOINERS.match(text, cut) and not (cut and text[cut - 1] == "\u200d"):
-            return cut
-    return at
+def splits_character(text: str, at: int) -> bool:
+    """Return whether the character at a position belongs to the one before it, so that no part may begin there. Pure.
+
+    A mark behind white space belongs to nothing.
+    """
+    if not 0 < at < len(text):
+        return False
+    before, char = text[at - 1], text[at]
+    if before == "\u200d":
+        return not char.isspace()
+    if char < "\u0300" or before.isspace():
+        return False
+    return unicodedata.category(char) in _MARKS or _JOINERS.match(char) is not None
+
+
+def find_cut(text: str, at: int, *, start: int, end: int) -> int:
+    """Return the position that is near, between start and end, and splits no character; ``at`` if there is none. Pure.
+
+    The next one behind, else the next one before.
+    """
+    behind = range(at, min(at + LONGEST_CHARACTER, end))
+    before = range(at - 1, max(at - LONGEST_CHARACTER, start), -1)
+    return next((cut for cut in (*behind, *before) if not splits_character(text, cut)), at)

@@ -72,8 +72,8 @@ def estimate_tokens(text: str) -> int:
         return _SPECIAL_TOKENS
     known = sum(map(_COMMON.__getitem__, pieces)) / len(pieces)
     english = min(max((known - 0.02) / 0.08, 0.0), 1.0)
-    other = sum(map(_IN_OTHERS.__getitem__, pieces))
-    hundredths = other + english * (sum(map(_IN_ENGLISH.__getitem__, pieces)) - other)
+    other = sum(map(_IN_OTHERS.__getitem__, pieces)) if english < 1 else 0
+    hundredths = other + english * ((sum(map(_IN_ENGLISH.__getitem__, pieces)) if english > 0 else 0) - other)
     return -int(-hundredths // 100) + _SPECIAL_TOKENS
 
 
