@@ -46,6 +46,7 @@ class World:
     limits: FrozenLimits = FAST
     jobs: int = 0
     large_bytes: int = LARGE_BYTES
+    parser_version: str = "parser-1"
 
     @property
     def stores(self) -> dict[StoreName, MemoryStore]:
@@ -88,7 +89,9 @@ class World:
         """Run one attempt of a submitted job through the real driver."""
         clock = clock or SkippingClock()
         driver = Driver(
-            JobAttempt(spec=ledger.read_spec(), spec_uri=ledger.spec_uri, number=number, parser_version="parser-1"),
+            JobAttempt(
+                spec=ledger.read_spec(), spec_uri=ledger.spec_uri, number=number, parser_version=self.parser_version
+            ),
             Ports(
                 state=self.state,
                 source=self.bucket,
