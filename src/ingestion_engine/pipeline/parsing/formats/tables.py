@@ -110,6 +110,8 @@ def _find_delimiter(head: str) -> str | None:
             continue
         reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
         rows = [row for row in itertools.islice(reader, _PROBE_ROWS) if row]
+        if not rows:
+            continue
         widths = [len(row) for row in rows]
         common = max(set(widths), key=lambda width: (widths.count(width), width))
         if common < 2:
