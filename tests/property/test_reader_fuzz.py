@@ -14,7 +14,7 @@ import pytest
 
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.pipeline.parsing.process.pool import close_parsers, run_parse
-from support.mutations import MOST_BYTES, TOKENS, Mutator
+from support.mutations import TOKENS, Mutator
 from support.reader_fuzz import SUFFIXES, find_seeds, run_cases
 
 CASES, NIGHTLY_CASES = 2_000 // len(SUFFIXES), 100_000 // len(SUFFIXES)
@@ -59,8 +59,8 @@ def test_many_mutated_files(target: str, tmp_path: Path) -> None:
 def test_mutations_are_repeatable_bounded_and_of_many_kinds(target: str) -> None:
     """A number names a case; few cases are files as they were."""
     mutator = Mutator(TOKENS[target], find_seeds(target))
-    made = [mutator.make(number) for number in range(60)]
-    assert made == [mutator.make(number) for number in range(60)]
-    assert len(set(made)) > 45
-    assert sum(body in mutator.seeds for body in made) < 10
-    assert all(len(body) < 4 * MOST_BYTES for body in made)
+    made = [mutator.make(number) for number in range(24)]
+    assert made == [mutator.make(number) for number in range(24)]
+    assert len(set(made)) > 16
+    assert sum(body in mutator.seeds for body in made) < 5
+    assert all(len(body) < 2**20 for body in made), "members of an archive may be stored without compression"

@@ -10,6 +10,7 @@ import gzip
 import io
 import random
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -221,9 +222,12 @@ class Mutator:
 
 def _pack(members: Sequence[tuple[str, bytes]], *, is_stored: bool) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED) as archive:
+    with (
+        warnings.catch_warnings(),
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED) as archive,
+    ):
+        warnings.simplefilter("ignore")  # two members of one name are meant
         for name, content in members:
-            # ``writestr`` warns of doubled names, and a member without a name cannot be read by anybody.
             info = zipfile.ZipInfo(name or "x", (2024, 1, 2, 3, 4, 6))
             info.compress_type = archive.compression
             with archive.open(info, "w") as member:
