@@ -222,14 +222,12 @@ class Mutator:
 
 def _pack(members: Sequence[tuple[str, bytes]], *, is_stored: bool) -> bytes:
     buffer = io.BytesIO()
-    with (
-        warnings.catch_warnings(),
-        zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED) as archive,
-    ):
+    compression = zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as archive:
         warnings.simplefilter("ignore")  # two members of one name are meant
         for name, content in members:
             info = zipfile.ZipInfo(name or "x", (2024, 1, 2, 3, 4, 6))
-            info.compress_type = archive.compression
+            info.compress_type = compression
             with archive.open(info, "w") as member:
                 member.write(content)
     return buffer.getvalue()
