@@ -236,6 +236,15 @@ def test_charts_are_tables_once() -> None:
     )
 
 
+def test_numbers_of_charts_are_as_a_person_sees_them() -> None:
+    def shown(code: str, value: str) -> str:
+        chart = CHART.format(series("Peru", "1", value)).replace("General", code)
+        return read(drawing('<c:chart r:id="c1"/>'), {"word/c.xml": chart}, [("c1", "chart", "c.xml")]).split("| ")[-1]
+
+    assert shown("0.0%", "0.475") == "47.5 % |"
+    assert shown("m/d/yyyy", "45429") == "2024-05-17 |"
+
+
 def test_diagrams_are_lists_in_the_order_of_the_diagram() -> None:
     def point(name: str, text: str, kind: str = "node") -> str:
         return f'<dgm:pt modelId="{name}" type="{kind}"><dgm:t><a:p><a:r><a:t>{text}</a:t></a:r></a:p></dgm:t></dgm:pt>'

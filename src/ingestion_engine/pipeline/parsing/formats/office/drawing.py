@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
+from functools import partial
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.compound import find_embedded
 from ingestion_engine.pipeline.parsing.formats.markdown_table import render_table
 from ingestion_engine.pipeline.parsing.formats.office.equations import Equation
+from ingestion_engine.pipeline.parsing.formats.office.excel.numbers import make_format
 from ingestion_engine.pipeline.parsing.formats.office.package import Package, find_child, get_attribute, local_name
-from ingestion_engine.pipeline.parsing.formats.office.symbols import map_private
+from ingestion_engine.pipeline.parsing.formats.symbol_fonts import map_private
 from ingestion_engine.pipeline.parsing.parsed_text import ReadInner
 
 _FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".emf", ".wmf", ".svg", ".webp")
@@ -155,12 +157,14 @@ def render_chart(root: ET.Element) -> Iterator[str]:
     titles = [element for element in root.iter() if local_name(element) == "title"]
     texts = ["\n".join(read_paragraphs(title)) or " ".join(_points(title).values()) for title in titles]
     yield from dict.fromkeys(text for text in texts if text)
+    from_1904 = next((e for e in root.iter() if local_name(e) == "date1904"), None)
+    read = partial(_points, since_1904=from_1904 is not None and from_1904.get("val", "1") not in ("0", "false"))
     groups: list[tuple[dict[int, str], list[tuple[str, dict[int, str]]]]] = []
     for series in (element for element in root.iter() if local_name(element) == "ser"):
         name = " ".join(_points(find_child(series, "tx")).values())
-        categories = _points(_first(series, "cat", "xVal"))
-        columns = [(name, _points(_first(series, "val", "yVal")))]
-        if sizes := _points(find_child(series, "bubbleSize")):
+        categories = read(_first(series, "cat", "xVal"))
+        columns = [(name, read(_first(series, "val", "yVal")))]
+        if sizes := read(find_child(series, "bubbleSize")):
             columns.append((name, sizes))
         if groups and (groups[-1][0] == categories or not categories):
             groups[-1][1].extend(columns)
@@ -187,22 +191,33 @@ def _render_series(categories: dict[int, str], columns: list[tuple[str, dict[int
     return render_table([["", *names], *rows], has_header=all(names))
 
 
-def _points(element: ET.Element | None) -> dict[int, str]:
-    """Return the stored values below an element by their place; those of several levels joined, outermost first."""
+def _points(element: ET.Element | None, *, since_1904: bool = False) -> dict[int, str]:
+    """Return the stored values below an element by their place, as the chart shows them.
+
+    Those of several levels are joined, the outermost first.
+    """
     points: dict[int, str] = {}
     if element is None:
         return points
     levels = [level for level in element.iter() if local_name(level) == "lvl"]
     if len(levels) > 1:
-        return _join_levels([_points(level) for level in levels])
+        return _join_levels([_points(level, since_1904=since_1904) for level in levels])
     place = -1
+    code = own = ""
+    is_number = False
     for child in element.iter():
         local = local_name(child)
-        if local == "pt":
+        if local in ("numCache", "numLit"):
+            is_number = True
+        elif local == "formatCode":
+            code = child.text or ""
+        elif local == "pt":
             index = child.get("idx", "")
             place = int(index) if index.isdecimal() and len(index) < 10 else place + 1
-        elif local == "v" and (child.text or "").strip():
-            points[max(place, 0)] = _shorten((child.text or "").strip())
+            own = child.get("formatCode", "")
+        elif local == "v" and (text := (child.text or "").strip()):
+            form = make_format(0, own or code, since_1904=since_1904)
+            points[max(place, 0)] = form.show(text) if is_number else text
     return points
 
 
@@ -216,13 +231,6 @@ def _join_levels(levels: list[dict[int, str]]) -> dict[int, str]:
             if place in joined:
                 joined[place] = f"{held} {joined[place]}".strip()
     return joined
-
-
-def _shorten(value: str) -> str:
-    """Return a number without the digits that binary fractions add: 0.30000000000000004 as 0.3."""
-    if len(value) < 16 or not value.replace(".", "").replace("-", "").replace("E", "").isdecimal():
-        return value
-    return f"{float(value):.14g}"
 
 
 def _extended_groups(root: ET.Element) -> Iterator[tuple[dict[int, str], list[tuple[str, dict[int, str]]]]]:
@@ -245,8 +253,10 @@ def _extended_groups(root: ET.Element) -> Iterator[tuple[dict[int, str], list[tu
 
 
 def _values(level: ET.Element) -> dict[int, str]:
-    points = [child for child in level if local_name(child) == "pt"]
-    return {n: _shorten((point.text or "").strip()) for n, point in enumerate(points) if (point.text or "").strip()}
+    form = make_format(0, level.get("formatCode", ""), since_1904=False)
+    texts = [(child.text or "").strip() for child in level if local_name(child) == "pt"]
+    is_number = level.get("formatCode") is not None
+    return {place: form.show(text) if is_number else text for place, text in enumerate(texts) if text}
 
 
 def render_diagram(root: ET.Element) -> str:

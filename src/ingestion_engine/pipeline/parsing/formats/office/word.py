@@ -21,7 +21,7 @@ from ingestion_engine.pipeline.parsing.formats.markdown_table import MOST_CELLS,
 from ingestion_engine.pipeline.parsing.formats.office.drawing import Inserted, join_description
 from ingestion_engine.pipeline.parsing.formats.office.equations import Equation
 from ingestion_engine.pipeline.parsing.formats.office.package import Package, find_child, get_attribute
-from ingestion_engine.pipeline.parsing.formats.office.symbols import map_private, map_symbol
+from ingestion_engine.pipeline.parsing.formats.symbol_fonts import map_private, map_symbol
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, ReadInner
 from ingestion_engine.pipeline.parsing.unpack import BoundedZip, corrupt
 
