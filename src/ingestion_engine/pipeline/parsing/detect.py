@@ -25,7 +25,8 @@ _SUFFIXES = {
     ".rtf": Kind.RTF, ".pdf": Kind.PDF, ".epub": Kind.EPUB,
     ".docx": Kind.DOCX, ".docm": Kind.DOCX, ".dotx": Kind.DOCX, ".dotm": Kind.DOCX,
     ".pptx": Kind.PPTX, ".pptm": Kind.PPTX, ".ppsx": Kind.PPTX, ".potx": Kind.PPTX,
-    ".xlsx": Kind.XLSX, ".xlsm": Kind.XLSX, ".xltx": Kind.XLSX,
+    ".ppsm": Kind.PPTX, ".potm": Kind.PPTX,
+    ".xlsx": Kind.XLSX, ".xlsm": Kind.XLSX, ".xltx": Kind.XLSX, ".xltm": Kind.XLSX,
 } | dict.fromkeys((
     ".xml", ".rss", ".atom", ".rdf", ".svg", ".kml", ".gpx", ".opml", ".plist", ".xsd", ".xsl", ".xslt", ".wsdl",
     ".dita", ".ditamap", ".dbk", ".docbook", ".tei", ".fb2", ".xliff", ".xlf", ".tmx", ".nxml", ".jats", ".musicxml",
