@@ -154,7 +154,7 @@ def test_saved_pages() -> None:
         + f"--B\n{HTML}<p>Two\n--B--\n"
     )
     document = read("a.mht", page)
-    assert document.text == "From: <Saved by Blink>\n\nOneA dog\n\nTwo"
+    assert document.text == "From: <Saved by Blink>\n\nOne A dog\n\nTwo"
     assert document.title == "Home"
     assert document.warnings == ()
 

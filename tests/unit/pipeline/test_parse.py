@@ -237,7 +237,7 @@ def test_html_keeps_visible_text() -> None:
     )
     document = read("a.html", body)
     assert document.title == "T & U"
-    assert document.text == "Nav\n1 | 2 <3\n- one\n- two bolds\n\n```\ncode  x\n  y\n```\n\nLine\nbreakAlt\n\nFoot"
+    assert document.text == "Nav\n\n1 | 2 <3\n\n- one\n- two bolds\n\n```\ncode  x\n  y\n```\n\nLine\nbreak Alt\n\nFoot"
 
 
 def test_email_has_headers_body_and_attachments() -> None:
