@@ -12,9 +12,9 @@ from ingestion_engine.pipeline.parsing.readings import readings
 Read = tuple[Kind, str, str | None, tuple[ReadWarning, ...]]
 
 
-def read_pieces(kind: Kind, make_pieces: Callable[[], Iterable[str]]) -> Read:
+def read_pieces(kind: Kind, make_pieces: Callable[[], Iterable[str]], *, held_chars: int | None = None) -> Read:
     """Return kind, text, title and warnings of a text in pieces, which are made anew for every attempt."""
-    for read_as, render in readings(kind):
+    for read_as, render in readings(kind, held_chars=held_chars):
         parsed = render(make_pieces())
         try:
             text = "".join(parsed)

@@ -15,7 +15,6 @@ from ingestion_engine.pipeline.parsing.formats.html import read_html
 from ingestion_engine.pipeline.parsing.formats.mail import parts
 from ingestion_engine.pipeline.parsing.formats.mail.mail import read_email
 from ingestion_engine.pipeline.parsing.formats.tables import read_csv
-from ingestion_engine.pipeline.parsing.formats.xml import read_xml
 from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
 from ingestion_engine.pipeline.parsing.pieces import MOST_GROWTH
@@ -91,9 +90,9 @@ def test_names_that_are_repeated_in_every_line(read: Callable[[], object]) -> No
 
 def test_elements_inside_elements() -> None:
     """XML may be nested deeper than any format is, and not without a limit."""
-    assert read_xml("<a>" * 1_000 + "x" + "</a>" * 1_000).text == "a: x"
+    assert read_whole(Kind.XML, "<a>" * 1_000 + "x" + "</a>" * 1_000)[1].text == "a: x"
     with pytest.raises(ObjectError, match="nested too deeply"):
-        read_xml("<a>" * 1_001 + "x" + "</a>" * 1_001)
+        read_whole(Kind.XML, "<a>" * 1_001 + "x" + "</a>" * 1_001)
 
 
 @pytest.mark.parametrize(

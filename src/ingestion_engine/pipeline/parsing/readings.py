@@ -42,7 +42,7 @@ def readings(kind: Kind, *, held_chars: int | None = None) -> tuple[Reading, ...
     if kind is Kind.XML:
         from ingestion_engine.pipeline.parsing.formats.xml import XmlText
 
-        return ((kind, partial(XmlText, held_chars=held_chars)),)
+        return ((kind, partial(XmlText, held_chars=held_chars)), _PLAIN)
     return ()
 
 
