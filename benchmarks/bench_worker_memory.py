@@ -93,7 +93,7 @@ def main() -> None:
         "are of resident memory, as the kernel records them (VmHWM); above idle is the difference of the medians. The "
         "PDFs contain text only, 1 to 1,400 pages each; large objects except HTML repeat one block with numbered "
         "sentences.",
-        ["ingestion-engine", "kreuzberg", "semantic-text-splitter", "obstore", "numpy"],
+        ["ingestion-engine", "pypdfium2", "semantic-text-splitter", "obstore", "numpy"],
         {
             "runs": options.runs,
             "dimension": options.dimension,

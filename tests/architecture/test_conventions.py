@@ -23,7 +23,6 @@ _VENDORS = {
     "obstore",
     "weaviate_client",
     "qdrant_client",
-    "kreuzberg",
     "pypdfium2",
     "sqlalchemy",
 }
@@ -119,7 +118,6 @@ def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
         "kubernetes",
         "kubeflow_spark_api",
         "weaviate",
-        "kreuzberg",
         "pypdfium2",
         "pyarrow",
         "botocore",
@@ -137,7 +135,6 @@ def test_the_worker_starts_without_heavy_imports() -> None:
         "pyspark",
         "kubernetes",
         "weaviate",
-        "kreuzberg",
         "pypdfium2",
         "pyarrow",
         "botocore",

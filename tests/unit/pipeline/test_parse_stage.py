@@ -56,7 +56,7 @@ def test_importing_the_stage_is_cheap() -> None:
     """Libraries are imported with the first document that needs them."""
     code = (
         "import sys, ingestion_engine.pipeline.parsing.parse, ingestion_engine.pipeline.chunking.chunk;"
-        "print([m for m in ('kreuzberg', 'charset_normalizer', 'semantic_text_splitter', 'numpy') if m in sys.modules])"
+        "print([m for m in ('pypdfium2', 'charset_normalizer', 'semantic_text_splitter', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

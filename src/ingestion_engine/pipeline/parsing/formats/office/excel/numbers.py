@@ -171,7 +171,7 @@ def _make_number(tokens: list[str], condition: tuple[str, float] | None) -> _Sec
     if _is_mask(tokens):
         between = tuple(token if token in _DIGITS else _literal(token) for token in tokens[first : last + 1])
         return _Section(condition, prefix=prefix.lstrip(), suffix=suffix.rstrip(), mask=between)
-    prefix, suffix = prefix.strip("-+() "), suffix.rstrip().rstrip("-+() ")
+    prefix, suffix = prefix.lstrip("-+( "), suffix.rstrip("-+) ")
     return _Section(condition, prefix=prefix, suffix=suffix)
 
 
