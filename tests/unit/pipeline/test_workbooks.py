@@ -133,7 +133,12 @@ FORMATS = [
     ("0.00001446759259", "mm:ss", "00:00:01"),
     ("60", "yyyy-mm-dd", "1900-02-29"),
     ("1", "yyyy-mm-dd", "1900-01-01"),
-    ("-5", "yyyy-mm-dd", "-5"),
+    ("-5", "yyyy-mm-dd", "1899-12-25"),
+    ("-1.5", "yyyy-mm-dd h:mm", "1899-12-28 12:00:00"),
+    ("-0.5", "[h]:mm", "-0.5"),
+    ("-1e6", "yyyy-mm-dd", "-1000000"),
+    ("2958465", "yyyy-mm-dd", "9999-12-31"),
+    ("2958465.9999999999", "yyyy-mm-dd h:mm", "2958466"),
     ("1e9", "yyyy-mm-dd", "1000000000"),
     ("1234.5", "#,##0.00", "1234.5"),
     ("1234.5", '_-* #,##0.00\\ "€"_-;\\-* #,##0.00\\ "€"_-', "1234.5 €"),
@@ -249,8 +254,8 @@ def test_comments() -> None:
     """Old comments and threads are text once, although files repeat a thread as an old comment."""
     comments = (
         f'<comments xmlns="{CELLS}"><authors><author>Ada</author><author>tc={{1}}</author></authors><commentList>'
-        '<comment ref="A1" authorId="0"><text><r><t>Ada:</t></r><r><t xml:space="preserve">\nold words</t></r></text>'
-        '</comment><comment ref="B2" authorId="1"><text><t>[Threaded comment] Your version</t></text></comment>'
+        '<comment ref="A1" authorId="0"><text><r><t>Ada:</t></r><r><t xml:space="preserve">\nold _x000D_words</t></r>'
+        '</text></comment><comment ref="B2" authorId="1"><text><t>[Threaded comment] Your version</t></text></comment>'
         "</commentList></comments>"
     )
     threads = (

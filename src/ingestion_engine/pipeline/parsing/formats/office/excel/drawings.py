@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree as ET
 
 from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.pipeline.parsing.formats.office.excel.sheet import unescape
 from ingestion_engine.pipeline.parsing.formats.office.package import Package, find_child, get_attribute, local_name
 
 _MOST_NESTING = 3
@@ -154,7 +155,7 @@ def _join_words(element: ET.Element | None) -> str:
             parts.append(element.text or "")
             stack += reversed(element)
         # Between the elements of a text is only white space of the file.
-    return " ".join("".join(parts).split())
+    return " ".join(unescape("".join(parts)).split())
 
 
 def _read_vml(package: Package, part: str) -> Iterator[str]:

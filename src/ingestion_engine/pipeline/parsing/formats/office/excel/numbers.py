@@ -33,6 +33,8 @@ _DATE_LETTERS = frozenset("dmyhsebgan")
 _FIRST_DAY = dt.date(1899, 12, 30)
 _FIRST_DAY_1904 = dt.date(1904, 1, 1)
 _DAY_MS = 86_400_000
+_FIRST_SERIAL = -693_000
+"""In the first years of our era. Excel shows no dates before 1900, other programs do."""
 _LAST_SERIAL = 2_958_466
 """The day after 9999-12-31."""
 
@@ -230,7 +232,7 @@ def _unroll(text: str) -> str:
 
 def _show_date(value: float, section: _Section, first_day: dt.date) -> str | None:
     """Return a date, time of day or elapsed time; None if the number is no such thing."""
-    if not 0 <= value < _LAST_SERIAL:
+    if not _FIRST_SERIAL < value < _LAST_SERIAL or (section.is_elapsed and value < 0):
         return None
     total = round(value * _DAY_MS) if section.has_fraction else round(value * _DAY_MS / 1000) * 1000
     days, left = divmod(total, _DAY_MS)
@@ -238,13 +240,13 @@ def _show_date(value: float, section: _Section, first_day: dt.date) -> str | Non
         return _show_time(total)
     if not section.has_date and days == 0:
         return _show_time(left)
+    if days + (first_day - _FIRST_DAY).days >= _LAST_SERIAL:
+        return None
     if first_day == _FIRST_DAY:
         if days == 0:
             return _show_time(left)
         # Excel counts 1900 as a leap year: day 60 is one that never was.
-        date = "1900-02-29" if days == 60 else (first_day + dt.timedelta(days + (days < 60))).isoformat()
-    elif days > _LAST_SERIAL - 1_463:
-        return None
+        date = "1900-02-29" if days == 60 else (first_day + dt.timedelta(days + (0 < days < 60))).isoformat()
     else:
         date = (first_day + dt.timedelta(days)).isoformat()
     return date if left == 0 else f"{date} {_show_time(left)}"
