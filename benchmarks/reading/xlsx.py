@@ -64,7 +64,9 @@ def read(path):
     for number, sheet in enumerate(book.worksheets, 1):
         rows, notes = {{}}, []
         for place, cell in sorted(sheet._cells.items()):
-            text = show(cell.value, cell.number_format) or formula(written[sheet.title]._cells[place])
+            text = show(cell.value, cell.number_format)
+            if not text and cell.data_type != "str":  # an empty text is a value
+                text = formula(written[sheet.title]._cells[place])
             rows.setdefault(place[0], []).append((place[1], text))
             if cell.comment and not (cell.comment.author or "").startswith("tc="):
                 notes.append(cell.comment.text)
