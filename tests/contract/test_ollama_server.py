@@ -420,6 +420,13 @@ class TestStandIn:
         drill.post("/_faults", json={})
         assert answers == [200, 400, 200]
 
+    def test_a_text_without_a_vector(self, drill: httpx.Client) -> None:
+        """Null in its place; the others of the call have theirs."""
+        drill.post("/_faults", json={"loses_vectors": True, "marker": "poison"})
+        answer = post(drill, ["x", "a poisonous text"], "hash-384").json()["embeddings"]
+        drill.post("/_faults", json={})
+        assert (len(answer[0]), answer[1]) == (384, None)
+
     def test_a_fault_can_be_slowness_only(self, drill: httpx.Client) -> None:
         """Without a status the delayed call gets its real answer."""
         drill.post("/_faults", json={"delay_s": 0.2, "count": 1})

@@ -3,7 +3,8 @@
 `POST /_faults {"status": 503, "body": {...}, "count": N, "delay_s": s}` arms one fault: each of the next N calls of
 `POST /api/embed` waits `delay_s` and, if `status` is given, is answered with it. With `"kills_runner": true` the runner
 dies under the call, as a real one that is killed or runs out of memory. With `"marker": "..."` only calls whose body
-contains these characters are hit, as by a text that stops the runner every time. `{}` disarms. `GET /_stats` returns
+contains these characters are hit, as by a text that stops the runner every time; with `"loses_vectors": true` only
+such texts get null instead of a vector. `{}` disarms. `GET /_stats` returns
 the counters.
 """
 
@@ -29,6 +30,8 @@ class Fault(BaseModel):
     """Calls still to be hit; None means no end."""
     delay_s: NonNegativeFloat = 0.0
     kills_runner: bool = False
+    loses_vectors: bool = False
+    """Texts with the marker get null instead of a vector, as when the runner answers with none."""
     marker: str = ""
 
 

@@ -159,7 +159,10 @@ class OllamaStandIn:
             vectors = [normalize(vector) for vector in embedded.vectors]
         except RefusedTextError as error:
             return answer_error(400, str(error))
-        answer: dict[str, Any] = {"model": call.model, "embeddings": vectors}
+        found: list[Any] = list(vectors)
+        if fault is not None and fault.loses_vectors:
+            found = [None if fault.marker in text else vector for text, vector in zip(call.texts, vectors, strict=True)]
+        answer: dict[str, Any] = {"model": call.model, "embeddings": found}
         if vectors:
             answer["total_duration"] = int((time.perf_counter() - started) * 1e9)
             answer["load_duration"] = int(embedded.load_s * 1e9)
