@@ -16,7 +16,6 @@ DEVSTACK_HINT = (
 WORKER_MODULES: Final = (
     "aiohttp",
     "botocore",
-    "charset_normalizer",
     "numpy",
     "obstore",
     "pyarrow",

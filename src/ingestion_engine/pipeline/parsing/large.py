@@ -101,8 +101,8 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
     named = named_kind(head.ref.key, head.content_type)
     try:
         encoding = choose_encoding(body, declared=declared_encoding(start, head.content_type))
-    except NotTextError:
-        raise not_text(named) from None
+    except NotTextError as error:
+        raise not_text(named, error) from None
     beginning, pieces = take_head(_clean(body, encoding), HEAD_CHARS)
     kind = detect_head(beginning, named, is_whole=len(beginning) < HEAD_CHARS)
     for read_as, render in () if kind is None else readings(kind, held_chars=HELD_CHARS):
@@ -126,7 +126,7 @@ def _read_text(body: Body, start: bytes, head: ObjectHead) -> LargeDocument | No
             text_format=TextFormat.MARKDOWN if is_markdown else TextFormat.PLAIN,
             title=clean_title(find_markdown_title(beginning) if is_markdown else parsed.title) or None,
             metadata=head.metadata,
-            warnings=join_warnings(parsed.warnings),
+            warnings=join_warnings((*encoding.warnings, *parsed.warnings)),
         )
         return LargeDocument(document, text)
     return None

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ingestion_engine.domain.errors import IngestionError, ObjectError
-from ingestion_engine.domain.records import Document, PageSpan, RawObject, TextFormat, join_warnings
+from ingestion_engine.domain.records import Document, PageSpan, RawObject, ReadWarning, TextFormat, join_warnings
 from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing import archives, detect, kinds
 from ingestion_engine.pipeline.parsing.data_urls import drop_data_urls
-from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text, is_utf8
+from ingestion_engine.pipeline.parsing.decode import EncodingUnknownError, NotTextError, decode_and_warn, is_utf8
 from ingestion_engine.pipeline.parsing.kinds import Kind
 from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, clean_text, clean_title, join_pages
 from ingestion_engine.pipeline.parsing.process.pool import run_parse
@@ -51,9 +51,9 @@ async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
     Work that may take long, or call a library that hangs or crashes, runs in a parser process.
 
     Raises:
-        ObjectError: ``empty_document``, ``no_text``, ``binary_content``, ``unsupported_type``, ``type_mismatch``,
-            ``encrypted_document``, ``corrupt_document``, ``decompressed_too_large``, ``parse_timeout``,
-            ``parse_failed`` or ``parser_died``.
+        ObjectError: ``empty_document``, ``no_text``, ``binary_content``, ``encoding_unknown``, ``unsupported_type``,
+            ``type_mismatch``, ``encrypted_document``, ``corrupt_document``, ``decompressed_too_large``,
+            ``parse_timeout``, ``parse_failed`` or ``parser_died``.
         TransientError: ``parser_unavailable``: no parser process can be started.
 
     Cost: memory of the body, the text (up to four bytes per character) and one copy during cleaning.
@@ -161,7 +161,7 @@ def _read_quickly(source: _Source) -> tuple[Kind, ParsedText] | None:
         return None
     if detect.detect_marked(body, source.named) != kinds.Detected():
         return None
-    kind, text = _open_text(source)
+    kind, text, _ = _open_text(source)
     return _read_kind(source, kind, text) if kind in _QUICK else None
 
 
@@ -241,32 +241,42 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
 
 
 def _read_text(source: _Source) -> tuple[Kind, ParsedText]:
-    kind, text = _open_text(source)
-    return _read_kind(source, kind, text)
+    kind, text, warnings = _open_text(source)
+    read_as, parsed = _read_kind(source, kind, text)
+    return read_as, replace(parsed, warnings=(*warnings, *parsed.warnings)) if warnings else parsed
 
 
-def _open_text(source: _Source) -> tuple[Kind, str]:
-    """Return kind and text of bytes without a format's mark; no text of a mail, whose parts differ in encoding."""
+def _open_text(source: _Source) -> tuple[Kind, str, tuple[ReadWarning, ...]]:
+    """Return kind, text and what is missing from it of bytes without a format's mark.
+
+    The text of a mail is empty, because its parts differ in encoding.
+    """
     named = source.named
     if detect.detect_mail(source.body, named):
-        return Kind.EMAIL, ""
+        return Kind.EMAIL, "", ()
     try:
-        text = decode_text(source.body, declared=declared_encoding(source.body, source.declared))
-    except NotTextError:
-        raise not_text(named) from None
+        text, warnings = decode_and_warn(source.body, declared=declared_encoding(source.body, source.declared))
+    except NotTextError as error:
+        raise not_text(named, error) from None
     text = drop_data_urls(clean_text(text))
     if not text or text.isspace():
         raise blank_text()
-    return detect.detect_text(text, named), text
+    return detect.detect_text(text, named), text, warnings
 
 
-def not_text(named: Kind | None) -> ObjectError:
-    """Return the error for bytes that are neither text nor any known format."""
+def not_text(named: Kind | None, reason: NotTextError) -> ObjectError:
+    """Return the error for bytes that are neither text nor any known format, or text in no known encoding."""
     if named in kinds.MARKED:
         return ObjectError(
             "type_mismatch",
             f"The object's name or declared type is {named.value}, but its content is of no known type.",
             named=named.value,
+        )
+    if isinstance(reason, EncodingUnknownError):
+        return ObjectError(
+            "encoding_unknown",
+            "The encoding of the text is not declared, and none of the known ones makes words of it.",
+            hint="Convert the object to UTF-8, or declare `charset=` in its Content-Type.",
         )
     return ObjectError("binary_content", "The object is neither text nor of any known type.")
 
