@@ -114,11 +114,15 @@ def make_html(size_bytes: int) -> bytes:
     return "".join([*parts, "</body></html>"]).encode()
 
 
+def make_pdf(rng: random.Random, pages: int, number: int) -> bytes:
+    """Return a PDF of pages of text, about 3.9 kB each."""
+    return build_pdf(f"Register {number}", [write_paragraphs(rng, 3000) for _ in range(pages)])
+
+
 def make_pdfs(number_of_pdfs: int = len(PDF_PAGES)) -> Iterator[tuple[str, bytes]]:
     """Yield names and bytes of PDFs, small and large ones mixed; 200 different numbers of pages repeat."""
     rng = random.Random(5)
     pages = list(itertools.islice(itertools.cycle(PDF_PAGES), number_of_pdfs))
     rng.shuffle(pages)
     for number, count in enumerate(pages):
-        content = [write_paragraphs(rng, 3000) for _ in range(count)]
-        yield f"{number:05d}.pdf", build_pdf(f"Register {number}", content)
+        yield f"{number:05d}.pdf", make_pdf(rng, count, number)

@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,16 +41,18 @@ def page_text(page):
 
 def read(path):
     document = pdfium.PdfDocument(open(path, "rb").read())
-    pages = {{}}
+    pages, noted = {{}}, []
     for index in range(len(document)):
         try:
             page = document[index]
         except pdfium.PdfiumError:
             continue
         pages[index + 1] = page_text(page)
+        if raw.FPDFPage_GetAnnotCount(page):
+            noted.append(index + 1)
         page.close()
     document.close()
-    return {{"pages": pages}}
+    return {{"pages": pages, "noted": noted}}
 
 serve(read)
 """
@@ -136,9 +138,10 @@ def _add(total: Sum, ours: Reading, theirs: Reading) -> str:
 
 def _compare(ours: Reading, theirs: Reading, number: int) -> WordDiff:
     """Return the difference of a page. Hyphens inside words are left out: whether one that ends a line belongs to the
-    word is a guess in every reader.
+    word is a guess in every reader. Fields and notes repeat words of the page: pages with some count what is lost.
     """
-    return compare_words(*(_HYPHEN.sub("", reading.pages.get(number, "")) for reading in (ours, theirs)))
+    diff = compare_words(*(_HYPHEN.sub("", reading.pages.get(number, "")) for reading in (ours, theirs)))
+    return replace(diff, doubled=0, added=0) if number in theirs.noted else diff
 
 
 if __name__ == "__main__":

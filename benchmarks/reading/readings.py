@@ -7,7 +7,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -54,6 +54,8 @@ class Reading:
     """Texts by page number, from 1, without empty ones; empty for formats without pages."""
     rest: str = ""
     """Text on no page."""
+    noted: Sequence[int] = ()
+    """Numbers of pages with form fields or notes, whose texts are not the page's own."""
     warnings: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     """Processor time."""
