@@ -88,10 +88,11 @@ def test_characters_without_unicode_are_reported() -> None:
     [
         ("signi\x1ccant", "significant"),
         ("di\x0berent", "different"),
-        ("a\x0dame", "aflame"),  # a code that elsewhere ends a line
+        ("one line\x0danother", "one line another"),  # the end of a line
         ("two\x03words", "two words"),
         ("of\x15cial", "of\ufffdcial"),
         ("1\x1c2", "1\ufffd2"),
+        ("k \x15 |C|", "k  |C|"),
     ],
 )
 def test_control_codes_of_fonts_without_unicode_do_not_vanish(shown: str, expected: str) -> None:

@@ -28,14 +28,16 @@ _PUNCTUATION = {0x91: "\u2018", 0x92: "\u2019", 0x93: "\u201c", 0x94: "\u201d", 
 _LIGATURES = {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
 _UNNAMED = {
     0x03: " ",  # the third glyph of TrueType fonts
-    **dict(zip(range(0x0B, 0x10), _LIGATURES, strict=True)),  # TeX's encoding OT1
-    **dict(zip(range(0x1B, 0x1F), _LIGATURES, strict=False)),  # TeX's encoding T1
+    **dict(zip((0x0B, 0x0C, 0x1B, 0x1C, 0x1D), "\ufb00\ufb01\ufb00\ufb01\ufb02", strict=True)),  # TeX's OT1 and T1
+    **dict(zip((0x0E, 0x0F, 0x1E), "\ufb03\ufb04\ufb03", strict=True)),
     0x10: "\u201c",
     0x11: "\u201d",
 }
-"""Control codes of fonts without a mapping, as the fonts use them that have such codes most often."""
+"""Control codes of fonts without a mapping, as the fonts use them that have such codes most often. 0x0D is not among
+them: elsewhere it ends a line."""
 
-_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]|\r(?!\n)")
+_CONTROLS = frozenset(map(chr, range(0x01, 0x20))) - frozenset("\t\n\r")
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")
 
 _SAMPLES = 64
 """Characters per page that are tested for a mapping before all are: 0.04 ms instead of 2 ms on a full page."""
@@ -152,14 +154,21 @@ def _is_unmapped(handle: Handle, index: int) -> bool:
 
 
 def _name_controls(text: str, positions: Sequence[int], unmapped: frozenset[int]) -> str:
-    """Return the text with letters in the place of unmapped control codes, or else U+FFFD: none vanishes. Pure."""
+    """Return the text with letters in the place of unmapped control codes, as far as they are known. Pure.
+
+    Between two letters another code becomes U+FFFD, so that two parts never pass for a word; signs elsewhere, such as
+    large brackets of formulas, are left out by the cleaning.
+    """
     characters = list(text)
     for at, position in enumerate(positions):
-        if characters[at] < " " and position in unmapped:
-            letter = _UNNAMED.get(ord(characters[at]), "\ufffd")
-            neighbours = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
-            is_inside = any(neighbour.isalpha() for neighbour in neighbours)
-            characters[at] = letter if is_inside or letter not in _LIGATURES else "\ufffd"
+        if characters[at] not in _CONTROLS or position not in unmapped:
+            continue
+        before, behind = text[at - 1 : at], text[at + 1 : at + 2]
+        letter = _UNNAMED.get(ord(characters[at]), "\ufffd")
+        if letter in _LIGATURES and not (before.islower() or behind.islower()):
+            letter = "\ufffd"
+        is_kept = letter != "\ufffd" or (before.isalnum() and behind.isalnum())
+        characters[at] = letter if is_kept else "\0"
     return "".join(characters)
 
 
