@@ -41,6 +41,10 @@ class Embedders:
         """Return the number of texts that were answered since the last reset."""
         return int(ask(f"{self.control}/sim/counters")["texts"])
 
+    def failed(self) -> int:
+        """Return the number of requests that got an error or no answer since the last reset."""
+        return int(ask(f"{self.control}/sim/counters")["outcomes"]["failed"])
+
     def wait_until(self, share: float) -> None:
         """Wait until this share of a job's texts was answered."""
         wait_for(lambda: self.answered() >= share * OBJECTS * PARAGRAPHS, every_s=0.01)
@@ -187,6 +191,27 @@ def test_a_gateway_or_a_server_that_freezes_costs_no_point(
         gateways[0].resume()
     embedders.repair()
     assert world.read_points("frozen") == undisturbed
+
+
+@pytest.mark.parametrize("is_through_gateway", [False, True], ids=["direct", "gateway"])
+@pytest.mark.parametrize("kind", ["error", "drop"])
+def test_an_outage_in_which_all_servers_answer_blames_no_object(
+    world: JobWorld, embedders: Embedders, undisturbed: Stored, kind: str, *, is_through_gateway: bool
+) -> None:
+    """Every request fails for seconds, more often than a text may: plain texts fail too, so no text is at fault."""
+    collection = f"outage_{kind}_{'gateway' if is_through_gateway else 'direct'}"
+    with contextlib.ExitStack() as stack:
+        gateways = stack.enter_context(run_gateways(embedders.urls)) if is_through_gateway else []
+        urls = [gateway.url for gateway in gateways]
+        job = stack.enter_context(world.running(collection, servers=embedders.urls, gateways=urls))
+        embedders.wait_until(0.2)
+        before = embedders.failed()
+        for server in range(SERVERS):
+            embedders.arm(server, kind, **({"status": 500} if kind == "error" else {}))
+        wait_for(lambda: embedders.failed() - before > 24, every_s=0.05)
+        embedders.repair()
+        job.wait()
+    assert world.read_points(collection) == undisturbed
 
 
 _POISON = "Paragraph 7 of object 11 "
