@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ReadWarning, TextFormat
-from ingestion_engine.pipeline.parsing.decode import decode_text
+from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
 from ingestion_engine.pipeline.parsing.formats.html import find_charset as find_html_charset
 from ingestion_engine.pipeline.parsing.formats.html import read_html
 from ingestion_engine.pipeline.parsing.formats.mail import parts
@@ -95,7 +96,8 @@ def read_email(body: bytes, read_inner: ReadInner) -> ParsedText:
 def _open(body: bytes) -> bytes:
     """Return a mail's bytes from its first header on, in an encoding that contains ASCII."""
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:64]:
-        body = decode_text(body).encode("utf-8", "replace")
+        with contextlib.suppress(NotTextError):  # a null character among the headers
+            body = decode_text(body).encode("utf-8", "replace")
     return body.lstrip().removeprefix(codecs.BOM_UTF8).lstrip()
 
 

@@ -10,20 +10,21 @@ import string
 from collections.abc import Iterator
 from email.message import Message
 from email.policy import Compat32
+from typing import Any, cast
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
+from ingestion_engine.pipeline.parsing.formats.mail.inline import take_files
 from ingestion_engine.pipeline.parsing.labels import resolve_label
-
-Part = Message
-"""A mail or one of the parts in it. Read with Compat32, not EmailPolicy, whose parser of headers fails on malformed
-ones, drops bytes that are not ASCII, and takes time with the square of their length."""
 
 _PARSED_CONTENT_CHARS = 4 * 1024
 """Characters of a ``Content-…`` header that are parsed: it is asked for its parameters several times."""
 
 _ENCODED_WORD = re.compile(r"=\?([^?\s]++)\?([BbQq])\?([^?]*+)\?=")
 _FIRST_BOUNDARY = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200})\r?\nContent-", re.IGNORECASE)
+
+_MALFORMED = (ValueError, TypeError, IndexError, LookupError)
+"""What the standard library raises for malformed parameters, such as ``name*`` or an encoding with a null character."""
 
 _UUENCODED = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 
@@ -46,9 +47,31 @@ class _ForgivingPolicy(Compat32):
 _POLICY = _ForgivingPolicy()
 
 
+class Part(Message):
+    """A mail or one of the parts in it.
+
+    Read with the policy Compat32, not EmailPolicy, whose parser of headers fails on malformed ones, drops bytes that
+    are not ASCII, and takes time with the square of their length.
+    """
+
+    _payload: Any
+
+    def get_boundary(self, failobj: Any = None) -> Any:
+        """Return the line between the parts, or the given value without a usable one."""
+        try:
+            return super().get_boundary(failobj)
+        except _MALFORMED:
+            return failobj
+
+    def find_raw(self) -> bytes:
+        """Return the content as it is in the file, not decoded; empty for a part that has parts."""
+        payload = self._payload  # get_payload decodes it, with the declared encoding
+        return payload.encode("ascii", "surrogateescape") if isinstance(payload, str) else b""
+
+
 def parse_mail(body: bytes) -> Part:
     """Return a mail with its parts. Raises RecursionError for hundreds of parts inside one another."""
-    return email.message_from_bytes(body, policy=_POLICY)
+    return cast(Part, email.message_from_bytes(body, Part, policy=_POLICY))
 
 
 def decode_content(content: bytes, charset: str | None) -> str | None:
@@ -138,7 +161,7 @@ def find_name(part: Part) -> str:
     """Return the name of the file in a part; empty without one."""
     try:
         name = part.get_filename()
-    except (ValueError, TypeError, IndexError, LookupError):  # malformed parameters, such as ``name*``
+    except _MALFORMED:
         name = None
     return decode_header(name or "")
 
@@ -147,7 +170,7 @@ def find_charset(part: Part) -> str | None:
     """Return the declared encoding of a part's text."""
     try:
         return part.get_content_charset()
-    except (ValueError, TypeError, IndexError, LookupError):
+    except _MALFORMED:
         return None
 
 
@@ -155,7 +178,7 @@ def find_parameter(part: Part, name: str, header: str = "content-type") -> str:
     """Return a parameter of a part's header, in lower case; empty without one."""
     try:
         value = part.get_param(name, "", header)
-    except (ValueError, TypeError, IndexError, LookupError):
+    except _MALFORMED:
         return ""
     return str(value[2] if isinstance(value, tuple) else value).strip().lower()
 
@@ -167,32 +190,28 @@ def is_attached(part: Part) -> bool:
 
 def children_of(part: Part) -> list[Part]:
     """Return the parts of a part; with a missing or wrong boundary, those between the lines that look like it."""
-    payload = part.get_payload()
-    if isinstance(payload, list):
-        return [child for child in payload if isinstance(child, Message)]
-    content = part.get_payload(decode=True)
-    if not isinstance(content, bytes):
-        return []
+    if part.is_multipart():
+        return [child for child in part.get_payload() if isinstance(child, Part)]
+    content, _ = content_of(part)
     boundary = _FIRST_BOUNDARY.search(content)
     if boundary is None:
         return []
     head = b'Content-Type: multipart/mixed; boundary="' + boundary[1].rstrip().replace(b'"', b'\\"') + b'"\n\n'
-    repaired = parse_mail(head + content).get_payload()
-    return [child for child in repaired if isinstance(child, Message)] if isinstance(repaired, list) else []
+    repaired = parse_mail(head + content)
+    return children_of(repaired) if repaired.is_multipart() else []
 
 
 def content_of(part: Part) -> tuple[bytes, bool]:
     """Return a part's content and whether all of it was decoded."""
     encoding = str(part.get("content-transfer-encoding") or "")
-    payload = part.get_payload()
-    if not isinstance(payload, str):
-        return b"", True
+    data = part.find_raw()
     if encoding == "base64":
-        data = payload.encode("ascii", "replace")
         letters = len(data.translate(None, _NOT_BASE64 + b"="))
         is_whole = letters % 4 != 1 and not data.translate(None, _BASE64 + string.whitespace.encode())
         return decode_base64(data), is_whole
-    content = part.get_payload(decode=True)
-    assert isinstance(content, bytes)
-    is_whole = encoding not in _UUENCODED or content.strip() != payload.encode("ascii", "replace").strip()
-    return content, is_whole
+    if encoding == "quoted-printable":
+        return quopri.decodestring(data), True
+    if encoding in _UUENCODED:
+        _, files = take_files(data)
+        return (files[0].content, files[0].is_whole) if files else (data, False)
+    return data, True
