@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from striprtf.striprtf import rtf_to_text
 
 from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.domain.records import ObjectRef, RawObject
+from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline.parsing.formats.rtf import read_rtf
+from ingestion_engine.pipeline.parsing.parse import parse_bytes
 from support.line_steps import count_lines
 
 FONTS = (
@@ -31,7 +36,7 @@ def text_of(body: bytes, head: bytes = rb"\ansi\ansicpg1252") -> str:
         (b"\\f2 \x83e\x83X\\'83e", "テステ"),
         (rb"\f8\'c4\'e3\'ba\'c3\f0\'e9", "你好é"),
         (rb"\uc2\f2\u12486\'83e\u12473\'83X.", "テス."),
-        (rb"\f3 abg\'b7\u-3913?\f4\'fc\u-4089? \f0 abg", "αβγ••✓\uf007 abg"),
+        (rb"\f3 abg\'b7\u-3913?\f4\'fc\u-4089? \f0 abg", "αβγ••✓\x07 abg"),
         (rb"\u-10179\u-8704?\u55357?\u56832? \u65?b\u8212\emdash c", "😀😀 Ab—c"),
         (rb"\u8364\'80\u160\~x\u8364\b yes", "€\u00a0x€yes"),
         (rb"a\'00b\zwj c\zwnj d", "a\0b\u200dc\u200cd"),
@@ -88,6 +93,38 @@ def test_groups(body: bytes, text: str) -> None:
     assert text_of(body) == text
 
 
+def test_unknown_symbols() -> None:
+    """They are read as letters, with a warning; blanks and fonts of letters are none."""
+    parsed = read_rtf(rb"{\rtf1" + FONTS + rb"{\fonttbl{\f9\fcharset2 Codes;}}\f9 ab c\f3 ab \f0 c}")
+    assert parsed.text == "ab cαβ c"
+    assert [(warning.code, warning.count) for warning in parsed.warnings] == [("text_without_unicode", 3)]
+
+
+def ole1(kind: int, native: bytes) -> bytes:
+    """Return an object of OLE 1 as Rich Text writes it."""
+    name = struct.pack("<I", 8) + b"Package\0"
+    data = struct.pack("<II", 0x501, kind) + name + bytes(8) + struct.pack("<I", len(native)) + native
+    return rb"{\object\objemb{\*\objclass Package}{\*\objdata " + data.hex("\n", 20).encode() + rb"}{\result %b}}"
+
+
+def test_embedded_files() -> None:
+    """They follow their paragraph, unless the object shows text; what cannot be read is a warning."""
+    file = b"\2\0a.csv\0C:\\a.csv\0\0\0\3\0" + struct.pack("<I", 3) + b"C:\0" + struct.pack("<I", 8) + b"x,y\n1,2\n"
+
+    def read(body: bytes) -> tuple[str, list[str]]:
+        raw = RawObject(
+            ObjectRef("docs", "a.rtf", "etag", 1, "2024-01-02T03:04:06Z"), b"{\\rtf1 " + body + b"}", None, {}
+        )
+        document = parse_bytes(raw, FrozenLimits())
+        return document.text, [warning.detail for warning in document.warnings]
+
+    assert read(b"a " + ole1(2, file) % b"" + rb"b\par c") == ("a b\n\nx: 1; y: 2\n\nc", [])
+    assert read(b"a " + ole1(2, file) % b"shown" + rb"b\par c") == ("a shownb\n\nc", [])
+    assert read(b"a " + ole1(1, file) % b"") == ("a", ["an embedded object: linked, not embedded"])
+    assert read(b"a " + ole1(2, b"\0\1\2\3") % b"") == ("a", ["an embedded object: binary_content"])
+    assert read(b"a " + ole1(2, b"BM\x06\0\0\0") % b"") == ("a", [])
+
+
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\r\n \n", b"\xef\xbb\xbf\r\n"])
 def test_what_may_precede_the_first_brace(start: bytes) -> None:
     """With a byte order mark the file is UTF-8; its escaped bytes are not."""
@@ -115,7 +152,9 @@ def test_braces_that_do_not_match() -> None:
     parsed = read_rtf(rb"{\rtf1 one}\par two {\b three}}")
     assert parsed.text == "one\n\ntwo three"
     assert [warning.code for warning in parsed.warnings] == ["part_damaged"]
-    assert read_rtf(b"{\\rtf1 one}\0\r\n}").warnings == ()
+    for remains in (b"\0\r\n}", b"ve", b"r\\"):
+        assert read_rtf(b"{\\rtf1 one}" + remains).text == "one"
+        assert read_rtf(b"{\\rtf1 one}" + remains).warnings == ()
     assert read_rtf(b"{\\rtf1 one} from elsewhere").warnings[0].code == "part_unreadable"
 
 

@@ -123,6 +123,34 @@ def find_embedded(body: bytes) -> tuple[bytes, str] | None:
         return None
 
 
+def find_ole1_embedded(body: bytes) -> tuple[bytes, str]:
+    """Return the file in an embedded object of OLE 1, as Rich Text has it, and its name if that is known.
+
+    Source: MS-OLEDS 2.2.4 and 2.2.5. Raises ValueError for a linked or damaged object.
+    """
+    try:
+        _, kind = struct.unpack_from("<II", body)
+        at = 8
+        for _ in range(3):  # class, topic, item
+            (length,) = struct.unpack_from("<I", body, at)
+            at += 4 + length
+        (size,) = struct.unpack_from("<I", body, at)
+    except struct.error:
+        raise ValueError("damaged") from None
+    native = body[at + 4 : at + 4 + size]
+    if kind != _OLE1_EMBEDDED or not native:
+        raise ValueError("linked, not embedded")
+    if native.startswith(MAGIC):
+        return find_embedded(native) or (native, "")
+    try:
+        return _unwrap(b"\0\0\0\0" + native)  # without the size that precedes it in a stream
+    except (ValueError, struct.error):
+        return native, ""
+
+
+_OLE1_EMBEDDED = 2
+
+
 def _unwrap(native: bytes) -> tuple[bytes, str]:
     """Return content and name of an "Ole10Native" stream (MS-OLEDS 2.3.6 and what Windows writes inside)."""
     label_end = native.index(b"\0", 6)

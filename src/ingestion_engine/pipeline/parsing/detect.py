@@ -90,7 +90,7 @@ _UNSUPPORTED = (
     (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"), (0, b"Rar!\x1a\x07", "application/vnd.rar"),
     (0, b"\xfd7zXZ\0", "application/x-xz"), (0, b"BZh", "application/x-bzip2"), (0, b"(\xb5/\xfd", "application/zstd"),
     (0, b"\x04\x22M\x18", "application/x-lz4"), (257, b"ustar", "application/x-tar"),
-    (0, b"MSCF", "application/vnd.ms-cab-compressed"),
+    (0, b"MSCF", "application/vnd.ms-cab-compressed"), (0, b"\x78\x9f\x3e\x22", "application/ms-tnef"),
     (0, b"MZ", "application/vnd.microsoft.portable-executable"),
     (0, b"\x7fELF", "application/x-executable"), (0, b"\xca\xfe\xba\xbe", "application/java-vm"),
     (0, b"\0asm", "application/wasm"),

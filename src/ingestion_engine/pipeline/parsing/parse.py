@@ -226,7 +226,7 @@ def _read_marked(source: _Source, kind: Kind) -> ParsedText:
     if kind is Kind.RTF:
         from ingestion_engine.pipeline.parsing.formats.rtf import read_rtf
 
-        return read_rtf(source.body)
+        return read_rtf(source.body, partial(_read_inner, source))
     if kind is Kind.EPUB:
         from ingestion_engine.pipeline.parsing.formats.epub import read_epub
 

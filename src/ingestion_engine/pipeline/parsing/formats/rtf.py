@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ReadWarning
+from ingestion_engine.pipeline.parsing.compound import find_ole1_embedded
 from ingestion_engine.pipeline.parsing.decode import is_utf8
 from ingestion_engine.pipeline.parsing.formats.html import read_html
-from ingestion_engine.pipeline.parsing.formats.symbol_fonts import SYMBOL, WINGDINGS
+from ingestion_engine.pipeline.parsing.formats.symbol_fonts import map_symbol
 from ingestion_engine.pipeline.parsing.labels import resolve_label
-from ingestion_engine.pipeline.parsing.parsed_text import ParsedText
+from ingestion_engine.pipeline.parsing.parsed_text import ParsedText, ReadInner
 from ingestion_engine.pipeline.parsing.unpack import corrupt
 
 _TOKEN = re.compile(
@@ -26,7 +28,7 @@ _TOKEN = re.compile(
 _HIDDEN = frozenset({
     "colortbl", "stylesheet", "fldinst", "themedata", "colorschememapping", "datastore", "latentstyles", "listtable",
     "listoverridetable", "rsidtbl", "xmlnstbl", "nonshppict", "filetbl", "revtbl", "generator",
-    "bkmkstart", "bkmkend", "template", "operator", "author", "nonesttables", "shprslt", "objdata", "objclass",
+    "bkmkstart", "bkmkend", "template", "operator", "author", "nonesttables", "shprslt", "objclass",
     "objname", "objalias", "objsect", "atnid", "atnauthor", "atndate", "atntime", "atnref", "atnicn", "atnparent",
     "atrfstart", "atrfend", "ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "xe", "rxe", "tc", "txe",
     "mmathPict", "mhtmltag", "formfield", "pnseclvl", "pntxta", "pntxtb", "private", "falt", "panose", "fontemb",
@@ -90,6 +92,11 @@ _LEAD_BYTES = {
 }
 """First bytes of characters of two bytes; the second one may be a letter or brace of ASCII."""
 
+_WORD = re.compile(r"[^\W\d_]{3}")
+"""What makes bytes behind the end of a document more than the remains of a buffer."""
+
+_NO_DIGITS = re.compile(r"[^0-9A-Fa-f]+")
+
 _CELL_MARKS = re.compile(r"( \|(?:  \|)*+)( (?![^\n]))?")
 """Marks behind cells, and the last blank if the line ends there."""
 
@@ -102,13 +109,6 @@ class _Font:
     code_page: str | None = None
     """Set by ``\\cpg``; precedes the character set."""
     name: list[str] = field(default_factory=list)
-
-    def find_symbols(self) -> dict[int, str]:
-        """Return the characters of a symbol font; none for letters, and for fonts of pictures that are not known."""
-        if self.charset != _SYMBOL_CHARSET:
-            return {}
-        name = "".join(self.name).strip(" ;").lower()
-        return SYMBOL if name.startswith("symbol") else WINGDINGS if name.startswith("wingdings") else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,9 @@ class _Group:
     """Number of bytes after a ``\\u`` for readers that do not support it."""
     in_fonts: bool = False
     ends: str = ""
-    """What ends with this group: "block" or "note"."""
+    """What ends with this group: "block", "note" or "object"."""
+    mark: int = 0
+    """Pieces of text before the object."""
     second_form: list[str] | None = None
     """In ``\\upr``: where the text of its second form, ``\\ud``, goes."""
 
@@ -132,7 +134,11 @@ class _Group:
 class _Reader:
     """State while the tokens of a file are read."""
 
-    def __init__(self, *, is_unicode: bool) -> None:
+    def __init__(self, read_inner: ReadInner | None, *, is_unicode: bool) -> None:
+        self.read_inner = read_inner
+        self.warnings: list[ReadWarning] = []
+        self.object: list[str] = []
+        """Data of the last embedded object, in hexadecimal digits."""
         self.is_unicode = is_unicode
         """True when the text of the file is not in the code page of a font."""
         self.code_page = "cp1252"
@@ -152,6 +158,8 @@ class _Reader:
         """Bytes of the current code page, decoded together because a character may have several."""
         self.has_ended = False
         """True behind the brace that closes the document's first one."""
+        self.unknown_symbols = 0
+        """Characters of fonts of symbols that are not known."""
         self.to_skip = 0
         self.at_start = False
         """True until something follows the opening brace."""
@@ -164,10 +172,18 @@ class _Reader:
         font = self.default_font if self.group.font is None else self.group.font
         return None if font is None or self.group.in_fonts else self.fonts.get(font)
 
-    def find_symbols(self) -> dict[int, str]:
-        """Return the characters of the current font by their codes; none for fonts of letters."""
+    def find_symbol_font(self) -> str | None:
+        """Return the name of the current font if its codes are pictures; None for a font of letters."""
         font = self.find_font()
-        return font.find_symbols() if font else {}
+        return "".join(font.name).strip(" ;") if font and font.charset == _SYMBOL_CHARSET else None
+
+    def render_symbol(self, font: str, code: int) -> str:
+        """Return the character of a symbol font; an unknown one as if it were a letter, which is counted."""
+        is_known = font.lower() in ("symbol", "wingdings")
+        letter = bytes([code]).decode("cp1252", "replace")
+        found = letter if letter.isspace() else map_symbol(font, code) if is_known else None
+        self.unknown_symbols += found is None
+        return found or letter
 
     def find_code_page(self) -> str:
         """Return the code page of the current font, or else the document's.
@@ -195,11 +211,11 @@ class _Reader:
             return
         data, self.pending = bytes(self.pending), bytearray()
         if self.group.sink is not None:
-            symbols = self.find_symbols()
-            if symbols:
-                self.write("".join(symbols.get(byte) or bytes([byte]).decode("cp1252", "replace") for byte in data))
-            else:
+            font = self.find_symbol_font()
+            if font is None:
                 self.write(data.decode(self.find_code_page(), "replace"))
+            else:
+                self.write("".join(self.render_symbol(font, code) for code in data))
 
     def take_trail(self, char: str) -> bool:
         """Add a character to the pending bytes if they end within a character of two bytes; return whether."""
@@ -225,7 +241,7 @@ class _Reader:
             self.flush()
         if self.group.sink is None or not text:
             return
-        if not self.is_unicode and (not text.isascii() or self.find_symbols()):
+        if not self.is_unicode and (not text.isascii() or self.find_symbol_font() is not None):
             self.pending += text.encode("latin-1")
             self.flush()
         else:
@@ -233,8 +249,8 @@ class _Reader:
 
     def write_unicode(self, char: int) -> None:
         """Write a UTF-16 unit; Word adds F000 to the codes of symbol fonts."""
-        symbols = self.find_symbols() if 0xF000 <= char <= 0xF0FF else {}
-        self.write(symbols.get(char & 0xFF) or chr(char))
+        font = self.find_symbol_font() if 0xF000 <= char <= 0xF0FF else None
+        self.write(chr(char) if font is None else self.render_symbol(font, char & 0xFF))
 
     def open(self) -> None:
         """Begin a group."""
@@ -258,9 +274,30 @@ class _Reader:
                 inner_text.append("\n\n")
         elif inner.ends == "note" and inner.text is not None:
             self.notes.append("".join(inner.text).strip())
+        elif inner.ends == "object" and inner.text is not None and self.object:
+            self.read_object(has_text=bool("".join(inner.text[inner.mark :]).strip()))
         if not self.outer:
             self.has_ended = True
             self.write_notes()
+
+    def read_object(self, *, has_text: bool) -> None:
+        """Read the embedded file; its text follows the paragraph, unless what the object shows is text already."""
+        digits, self.object = _NO_DIGITS.sub("", "".join(self.object)), []
+        if has_text:
+            return
+        try:
+            content, name = find_ole1_embedded(bytes.fromhex(digits[: len(digits) // 2 * 2]))
+            if self.read_inner is None:
+                return
+            parsed = self.read_inner(content, name, "")
+        except (ValueError, ObjectError) as error:
+            media_type = str(error.context.get("content_type", "")) if isinstance(error, ObjectError) else ""
+            if not media_type.startswith(("image/", "audio/", "video/")):
+                reason = error.code if isinstance(error, ObjectError) else error
+                self.warnings.append(ReadWarning("part_unreadable", detail=f"an embedded object: {reason}"))
+            return
+        self.warnings += parsed.warnings
+        self.notes.append(parsed.whole_text.strip())
 
     def write_notes(self) -> None:
         """Write the notes of the paragraph that has ended, each as a paragraph."""
@@ -271,10 +308,10 @@ class _Reader:
         self.notes.clear()
 
 
-def read_rtf(body: bytes) -> ParsedText:
+def read_rtf(body: bytes, read_inner: ReadInner | None = None) -> ParsedText:
     """Return the text of a Rich Text file, with an empty line between paragraphs, and its title.
 
-    Notes and comments follow their paragraph. HTML in Rich Text, as Outlook writes it, is read as HTML.
+    Notes, comments and embedded files follow their paragraph; without ``read_inner`` embedded files are left out. HTML in Rich Text, as Outlook writes it, is read as HTML.
 
     Raises:
         ObjectError: ``corrupt_document`` when groups are not closed, as in a file that is cut short.
@@ -283,8 +320,9 @@ def read_rtf(body: bytes) -> ParsedText:
     """
     is_unicode = body.startswith(codecs.BOM_UTF8) and is_utf8(body)
     source = body.decode("utf-8" if is_unicode else "latin-1")
-    reader = _Reader(is_unicode=is_unicode)
-    warnings = tuple(_read_tokens(reader, source[source.index("{") :]))
+    reader = _Reader(read_inner, is_unicode=is_unicode)
+    damage = list(_read_tokens(reader, source[source.index("{") :]))
+    warnings = (*reader.warnings, *damage)
     if not reader.has_ended:
         raise corrupt("Rich Text document", "groups are not closed")
     title = _join(reader.title) or None
@@ -296,7 +334,7 @@ def read_rtf(body: bytes) -> ParsedText:
 
 def _read_tokens(reader: _Reader, source: str) -> Iterator[ReadWarning]:
     """Read a document, and what follows its last brace; yield what is wrong about it."""
-    last = max(source.rfind("{"), source.rfind("\\"))
+    last = max(source.rfind("{"), source.rstrip("\\ \r\n\0").rfind("\\"))
     is_damaged = False
     at = 0
     while at < len(source):
@@ -332,9 +370,12 @@ def _read_tokens(reader: _Reader, source: str) -> Iterator[ReadWarning]:
         elif symbol is not None:
             _escape(reader, symbol)
     reader.flush()
+    if reader.unknown_symbols:
+        detail = "characters of symbol fonts, read as letters"
+        yield ReadWarning("text_without_unicode", reader.unknown_symbols, detail)
     if is_damaged or reader.outer:
         yield ReadWarning("part_damaged", detail="Rich Text with braces that do not match")
-    if source[at:].strip("\0 \t\r\n\x1a}"):
+    if _WORD.search(source, at):
         yield ReadWarning("part_unreadable", detail="text behind the end of the Rich Text document")
 
 
@@ -391,7 +432,7 @@ def _control(reader: _Reader, word: str, value: int | None) -> None:
 
 
 _ENTERED = _HIDDEN | _CLOSED | _OPENING | _OPEN | _BLOCKS | {
-    "htmlrtf", "htmltag", "sv", "sn", "title", "fonttbl", "upr", "deleted",
+    "object", "objdata", "htmlrtf", "htmltag", "sv", "sn", "title", "fonttbl", "upr", "deleted",
 }  # fmt: skip
 """Words that ``_enter`` knows; all others are about the look of the text, unless they name an unknown group."""
 
@@ -406,6 +447,11 @@ def _enter(reader: _Reader, word: str, value: int | None) -> None:
     elif word in _NOTES:
         note: list[str] | None = None if group.text is None else []
         reader.group = replace(group, sink=note, text=note, ends="note")
+    elif word == "object" and group.text is not None:
+        reader.object = []
+        reader.group = replace(group, ends="object", mark=len(group.text))
+    elif word == "objdata":
+        reader.group = replace(group, sink=None if group.text is None else reader.object)
     elif word in _OPENING or (word == "sv" and "".join(reader.property).strip() in _TEXT_PROPERTIES):
         reader.group = replace(group, sink=group.text, ends="block")
         if group.text and not group.text[-1].endswith("\n\n"):
