@@ -139,6 +139,10 @@ def test_the_richer_form() -> None:
     assert stub == ("The whole message. " * 20).strip()
     whole = read("a.eml", multipart("alternative", PLAIN + "The whole message.\n" * 20, related))
     assert body_of(whole.text) == ("The whole message.\n" * 20) + "\nAttachment: a.csv\n\nx: 1; y: 2"
+    forwarded = "Content-Type: message/rfc822\n\nSubject: Inner\n\nShort."
+    mixed = f'Content-Type: multipart/mixed; boundary="C"\n\n--C\n{html}\n--C\n{forwarded}\n--C--'
+    nested = read("a.eml", multipart("alternative", PLAIN + "The whole message.\n" * 20, mixed))
+    assert body_of(nested.text) == ("The whole message.\n" * 20) + "\nSubject: Inner\n\nShort."
     links = PLAIN + "Read https://example.org/" + "a" * 500
     assert body_of(read("a.eml", multipart("alternative", links, html)).text) == ("The whole message. " * 20).strip()
 

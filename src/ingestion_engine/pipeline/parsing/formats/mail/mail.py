@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ReadWarning, TextFormat
@@ -154,7 +154,7 @@ class _MailReader:
             if value:
                 found.setdefault(name.lower(), []).append(value)
         lines = [f"{name}: {value}" for name in _HEADERS for value in found.get(name.lower(), ())]
-        return [_Block("\n".join(lines), is_content=False), *self._read(part, is_root=is_outer)]
+        return [_Block("\n".join(lines), is_content=not is_outer), *self._read(part, is_root=is_outer)]
 
     def _read(self, part: parts.Part, *, is_root: bool = False) -> list[_Block]:
         """Return the texts of a part and all parts in it, in order."""
@@ -221,7 +221,7 @@ class _MailReader:
             inner["Content-Transfer-Encoding"] = encoding
             children = [parts.parse_mail(parts.content_of(inner)[0])]
         if kind in _MAILS or kind == "message/partial":
-            return [block for child in children for block in self.read_mail(child)]
+            return [replace(block, is_form=False) for child in children for block in self.read_mail(child)]
         blocks = []
         for child in children:
             lines = [f"{name}: {value}" for name, value in parts.header_lines(child) if value]
