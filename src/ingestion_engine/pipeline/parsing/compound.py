@@ -123,6 +123,11 @@ def find_embedded(body: bytes) -> tuple[bytes, str] | None:
         return None
 
 
+_OLE1_EMBEDDED = 2
+_PACKAGED = b"\2\0"
+"""How Windows begins a file of any type that it wraps in an object."""
+
+
 def find_ole1_embedded(body: bytes) -> tuple[bytes, str]:
     """Return the file in an embedded object of OLE 1, as Rich Text has it, and its name if that is known.
 
@@ -142,13 +147,12 @@ def find_ole1_embedded(body: bytes) -> tuple[bytes, str]:
         raise ValueError("linked, not embedded")
     if native.startswith(MAGIC):
         return find_embedded(native) or (native, "")
+    if not native.startswith(_PACKAGED):
+        return native, ""
     try:
         return _unwrap(b"\0\0\0\0" + native)  # without the size that precedes it in a stream
-    except (ValueError, struct.error):
-        return native, ""
-
-
-_OLE1_EMBEDDED = 2
+    except struct.error:
+        raise ValueError("damaged") from None
 
 
 def _unwrap(native: bytes) -> tuple[bytes, str]:

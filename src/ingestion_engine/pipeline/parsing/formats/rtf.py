@@ -311,7 +311,8 @@ class _Reader:
 def read_rtf(body: bytes, read_inner: ReadInner | None = None) -> ParsedText:
     """Return the text of a Rich Text file, with an empty line between paragraphs, and its title.
 
-    Notes, comments and embedded files follow their paragraph; without ``read_inner`` embedded files are left out. HTML in Rich Text, as Outlook writes it, is read as HTML.
+    Notes, comments and embedded files follow their paragraph; without ``read_inner`` embedded files are left out. HTML
+    in Rich Text, as Outlook writes it, is read as HTML.
 
     Raises:
         ObjectError: ``corrupt_document`` when groups are not closed, as in a file that is cut short.
