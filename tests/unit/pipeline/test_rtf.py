@@ -122,7 +122,7 @@ def test_embedded_files() -> None:
     assert read(b"a " + ole1(2, file) % b"shown" + rb"b\par c") == ("a shownb\n\nc", [])
     assert read(b"a " + ole1(1, file) % b"") == ("a", ["an embedded object: linked, not embedded"])
     assert read(b"a " + ole1(2, b"\0\1\2\3") % b"") == ("a", ["an embedded object: binary_content"])
-    assert read(b"a " + ole1(2, b"BM\x06\0\0\0") % b"") == ("a", [])
+    assert read(b"a " + ole1(2, b"\x89PNG\r\n\x1a\n\0") % b"") == ("a", [])
 
 
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\r\n \n", b"\xef\xbb\xbf\r\n"])
