@@ -57,3 +57,14 @@ def test_the_architecture_lists_every_package() -> None:
     source = _ROOT / "src" / "ingestion_engine"
     assert [name for name in named if not (source / name).exists()] == []
     assert {f"{path.parent.name}/" for path in source.glob("*/__init__.py")} <= named
+
+
+def test_the_formats_list_every_warning() -> None:
+    """Each code that a reader gives a warning is in the table of docs/formats.md, and that table names no other."""
+    page = (_DOCS / "formats.md").read_text(encoding="utf-8")
+    table = page.split("## Warnings")[1].split("\n## ")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    readers = _ROOT / "src" / "ingestion_engine" / "pipeline" / "parsing"
+    source = "\n".join(path.read_text(encoding="utf-8") for path in readers.rglob("*.py"))
+    assert set(re.findall(r"\bReadWarning\(\s*\"(\w+)\"", source)) <= documented
+    assert [code for code in documented if f'"{code}"' not in source] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import re
 import resource
 from pathlib import Path
 from typing import Final
@@ -153,7 +154,10 @@ def _check_document(raw: RawObject, document: Document) -> list[str]:
     spans = [(span.start_char, span.end_char) for span in document.pages]
     if spans != sorted(spans) or any(not 0 <= start < end <= len(text) for start, end in spans):
         faults.append(f"has pages that are not in its text: {spans[:5]}")
+    documented = _documented_warnings()
     for warning in document.warnings:
+        if warning.code not in documented:
+            faults.append(f"has the warning {warning.code!r}, which docs/formats.md does not list")
         if (
             warning.count < 1
             or make_legible(warning.detail, DETAIL_CHARS) != warning.detail
@@ -167,3 +171,9 @@ def _check_document(raw: RawObject, document: Document) -> list[str]:
         if not chunks or any(text[chunk.start_char : chunk.end_char] != chunk.text for chunk in chunks):
             faults.append("is cut wrong")
     return faults
+
+
+@functools.cache
+def _documented_warnings() -> frozenset[str]:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

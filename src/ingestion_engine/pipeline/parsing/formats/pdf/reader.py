@@ -204,6 +204,9 @@ def _attachment_texts(
             continue
         seen.add(digest)
         try:
-            yield f"Attachment: {name}\n\n{read_inner(content, name, kind).whole_text.strip()}"
+            parsed = read_inner(content, name, kind)
         except ObjectError as error:
             warnings.append(ReadWarning("part_unreadable", detail=f"Attachment '{name}': {error.code}."))
+            continue
+        warnings += parsed.warnings
+        yield f"Attachment: {name}\n\n{parsed.whole_text.strip()}"
