@@ -44,7 +44,8 @@ async def test_short_texts_need_no_process(monkeypatch: pytest.MonkeyPatch) -> N
     long = b"x" * (parse.QUICK_BYTES + 1)
     bodies = {
         "short.txt": b"Caf\xc3\xa9.", "short.md": b"# T\n\nText.", "long.txt": long, "latin.txt": b"Caf\xe9.",
-        "page.txt": b"<html><p>Text.</p></html>", "mail.txt": b"From: a\nTo: b\nSubject: c\n\nText.",
+        "page.txt": b"<html><p>Text.</p></html>",
+        "mail.txt": b"From: a@example.org\nTo: b@example.org\nMessage-ID: <1@example.org>\nSubject: c\n\nText.",
         "data.json": b'{"a": "b"}', "paper.txt": build_pdf("T", [["text"]]),
     }  # fmt: skip
     for key, body in bodies.items():

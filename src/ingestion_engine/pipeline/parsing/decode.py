@@ -33,7 +33,8 @@ _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x08\x1b")) + b"\x7f"
 """Bytes that are very rare in text of any single-byte or multi-byte encoding."""
 
 _CONTROL_SHARE = 0.02
-"""Maximum share of control bytes in text. Random bytes have 10 %, text none, logs and exports a few (a guess)."""
+"""Maximum share of control bytes in text, beside one: random bytes have 10 %, text none, logs and exports a few (a
+guess)."""
 
 _DAMAGE_SHARE = 0.05
 """Maximum share of invalid sequences among the non-ASCII ones in a text that is damaged UTF-8 and not another encoding
@@ -161,7 +162,7 @@ def choose_encoding(body: Body, *, declared: str | None = None) -> Encoding:
         seven_bits = _choose_seven_bits(body, sample, label)
         if seven_bits is not None:
             return seven_bits
-    if len(sample.translate(None, _CONTROL)) < len(sample) * (1 - _CONTROL_SHARE):
+    if len(sample) - len(sample.translate(None, _CONTROL)) > 1 + len(sample) * _CONTROL_SHARE:
         if not sample.isascii() and b"\0" not in sample and body.size % 2 == 0:
             return _choose_wide_without_ascii(body)
         raise NotTextError
