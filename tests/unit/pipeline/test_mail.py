@@ -246,7 +246,7 @@ def test_signed_and_encrypted_mails() -> None:
          "Subject: inner\n\nwords", ["part_unreadable"]),
         (multipart("mixed", "Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\n"
                             + base64.b64encode(b"Subject: inner\n\nwords").decode()), "Subject: inner\n\nwords", []),
-        (multipart("mixed", "Content-Type: application/octet-stream; name=a.bin\n\n\0\1\2\3\4"),
+        (multipart("mixed", "Content-Type: application/octet-stream; name=a.bin\n\n\0\1\2\3\4\x7f\x80\x01\x02"),
          "Attachment: a.bin (not read: binary_content)", ["part_unreadable"]),
         (multipart("mixed", "Content-Type: application/ms-tnef; name=winmail.dat\n\n\x78\x9f\x3e\x22\1\0\0"),
          "Attachment: winmail.dat (not read: unsupported_type)", ["part_unreadable"]),
