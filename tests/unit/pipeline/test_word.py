@@ -123,6 +123,7 @@ def test_pictures_have_their_description() -> None:
     assert read(line(picture.format("with roads", "A map"))) == "A map: with roads"
     assert read(line("x", picture.format("C:\\files\\map.PNG", ""))) == "x"
     assert read(line('<w:pict><v:shape alt="A logo"/></w:pict>')) == "A logo"
+    assert read(line(picture.format("How to read map.png", ""))) == "How to read map.png"
 
 
 def test_deleted_text_is_left_out() -> None:
@@ -290,6 +291,16 @@ def test_embedded_files_are_text_or_a_warning() -> None:
         document = read_file(build_word(body, parts, links))
         assert document.text == "see"
         assert [(warning.code, warning.count) for warning in document.warnings] == [("part_unreadable", 1)]
+
+
+def test_a_bomb_inside_of_a_document_costs_a_warning() -> None:
+    bomb = build_word("", {"word/media/a.bmp": bytes(LIMITS.decompressed_max_bytes + 1)})
+    body = build_word(
+        paragraph("words") + '<w:altChunk r:id="x"/>', {"word/b.docx": bomb}, [("x", "aFChunk", "b.docx")]
+    )
+    document = read_file(body)
+    assert document.text == "words"
+    assert [(warning.code, warning.count) for warning in document.warnings] == [("part_unreadable", 1)]
 
 
 def wrap_file(name: bytes, content: bytes) -> bytes:

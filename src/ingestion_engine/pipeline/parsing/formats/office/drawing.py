@@ -25,7 +25,11 @@ _MOST_INDENTED = 6
 def join_description(title: str, description: str) -> str:
     """Return what describes a picture or drawing for those who cannot see it; empty for the name of a file. Pure."""
     texts = dict.fromkeys(" ".join(text.split()) for text in (title, description))
-    return ": ".join(text for text in texts if text and not text.lower().endswith(_FILE_SUFFIXES))
+    return ": ".join(text for text in texts if text and not _is_file_name(text))
+
+
+def _is_file_name(text: str) -> bool:
+    return text.lower().endswith(_FILE_SUFFIXES) and (" " not in text or "\\" in text or "/" in text)
 
 
 def walk(root: ET.Element, is_skipped: Callable[[ET.Element], bool]) -> Iterator[tuple[ET.Element, bool]]:
@@ -120,12 +124,15 @@ class Inserted:
             return ""
         try:
             content = self._package.archive.read(part)
-            if (inside := find_embedded(content)) is not None:
-                parsed = self._read_inner(*inside, "")
-            else:
-                parsed = self._read_inner(content, posixpath.basename(part), self._package.content_type(part))
         except ObjectError as error:
             self._package.warn_unread(part, error)
+            return ""
+        inside = find_embedded(content) or (content, posixpath.basename(part))
+        declared = self._package.content_type(part) if inside[0] is content else ""
+        try:
+            parsed = self._read_inner(*inside, declared)
+        except ObjectError as error:
+            self._package.warn("part_unreadable", f"{part}: {error}")
             return ""
         self._package.warnings.extend(parsed.warnings)
         return parsed.whole_text.strip()
