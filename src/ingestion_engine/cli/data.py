@@ -92,11 +92,16 @@ def _find_newest_job(client: IngestClient, collection: str) -> list[dict[str, An
 
 def _show_hit(hit: dict[str, Any]) -> None:
     page = f" p. {hit['page']}" if hit.get("page") else ""
-    passage = " ".join(hit["text"].split())
-    if len(passage) > PASSAGE_CHARS:
-        passage = passage[:PASSAGE_CHARS].rstrip() + "…"
     out.print(Text.assemble((f"  {hit['score']:.3f}  ", "green"), (f"{hit['key']}{page}", "bold")))
-    out.print(Text(f"         {passage}"))
+    if hit.get("context"):
+        out.print(Text(f"         {_shorten(hit['context'])}", style="dim"))
+    out.print(Text(f"         {_shorten(hit['text'])}"))
+
+
+def _shorten(passage: str) -> str:
+    """Return a passage in one line. Pure."""
+    line = " ".join(passage.split())
+    return line if len(line) <= PASSAGE_CHARS else line[:PASSAGE_CHARS].rstrip() + "…"
 
 
 def collections(

@@ -18,6 +18,7 @@ import uvicorn
 
 from ingestion_engine.api.app import create_app
 from ingestion_engine.cli import app as command
+from ingestion_engine.cli import data
 from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.cli.requests import merge_request, split_source
 from ingestion_engine.cli.watch import describe_facts, show_end
@@ -253,6 +254,16 @@ def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixtur
     assert run("collections", "notes") == 0
     assert "8 dimensions" in capsys.readouterr().out
     assert run("collections", "none") == ExitCode.REFUSED
+
+
+def test_a_hit_in_the_rows_of_a_table_shows_its_header(capsys: pytest.CaptureFixture[str]) -> None:
+    """Above the rows, in a line of its own."""
+    data._show_hit({"score": 0.5, "key": "a.md", "text": "| Bonn |\n| Ulm |", "context": "| City |"})
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "0.500  a.md",
+        "| City |",
+        "| Bonn | | Ulm |",
+    ]
 
 
 def test_searching_before_a_job_has_ended_names_the_command_to_wait(

@@ -231,17 +231,21 @@ class GatewayEmbedder:
     ) -> npt.NDArray[np.float32]:
         """Return the vectors from the first gateway that serves the request; each is tried once.
 
-        A request that servers failed behind a gateway is not sent through another one: the servers are the same.
+        A request that two servers have failed is not sent through another gateway at once: its texts may be at fault.
         """
         await self._resolve()
         failure: TransientError | None = None
+        failed_servers = 0
         for gateway in self._gateways.in_order():
             try:
                 return await self._embed_at(gateway, model, body, headers=headers, count=count)
             except FlowDropped:
                 raise
             except TransientError as error:
-                if error.context.get("failed_servers"):
+                failed_servers += error.context.get("failed_servers", 0)
+                if failed_servers:
+                    error.context["failed_servers"] = failed_servers
+                if failed_servers > 1:
                     raise
                 self._gateways.note_failure(gateway)
                 failure = error

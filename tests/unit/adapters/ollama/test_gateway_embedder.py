@@ -367,7 +367,7 @@ def closed_port() -> str:
 
 @pytest.mark.parametrize(("status", "failed_servers", "requests"), [(400, 3, 2), (503, 1, 4), (400, 9, 1)])
 async def test_a_request_that_servers_fail_is_given_up(status: int, failed_servers: int, requests: int) -> None:
-    """After four failures at servers; no other gateway is asked, because the servers behind it are the same."""
+    """After four failures at servers; no other gateway is asked when two servers have failed it."""
     headers = {"ingest-failed-servers": str(failed_servers), "retry-after": "1"}
     failed = [answer(status, {"error": "do embedding request: EOF"}, headers)]
     async with upstreams([failed], [failed]) as made, embedding(made) as embedder:
