@@ -156,6 +156,9 @@ FORMATS = [
     ("7", "Standard", "7"),
     ("7", "General", "7"),
     ("0", "0;-0;;@", "0"),
+    ("0", '_("$"* #,##0.00_);_("$"* \\(#,##0.00\\);_("$"* "-"??_);_(@_)', "$0"),
+    ("0", '0.0%;-0.0%;"-"', "0 %"),
+    ("-3", '0" up";0" down"', "-3 down"),
     ("#DIV/0!", "0%", "#DIV/0!"),
 ]
 
@@ -379,6 +382,21 @@ def test_a_sheet_that_cannot_be_read() -> None:
         error = fail(body)
         assert error.code == "corrupt_document"
         assert "sheet 'S2'" in str(error)
+
+
+def test_a_sheet_without_a_part() -> None:
+    """Some writers list sheets that have no content; a warning names them."""
+    sheets = '<sheets><sheet name="S1" r:id="s1"/><sheet name="Gone" r:id=""/></sheets>'
+    parts = {
+        "xl/_rels/workbook.xml.rels": build_relations([("s1", "worksheet", "s.xml")]),
+        "xl/s.xml": make_sheet(make_row("words")),
+    }
+    body = build_package(
+        "xl/workbook.xml", f'<workbook xmlns="{CELLS}" xmlns:r="{RELATIONS}">{sheets}</workbook>', parts
+    )
+    parsed = read_xlsx(body, LIMIT)
+    assert parsed.text == "## S1\n\nwords"
+    assert "'Gone'" in parsed.warnings[0].detail
 
 
 def test_damaged_strings() -> None:

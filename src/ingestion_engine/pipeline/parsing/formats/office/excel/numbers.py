@@ -136,8 +136,14 @@ def _make_format(code: str, since_1904: bool) -> NumberFormat:
             sections.append([])
         else:
             sections[-1].append(part)
-    made = tuple(map(_make_section, sections[:3]))
+    # Zero may be shown as a dash or not at all; its number has the format of others then.
+    shown = [section if place == 0 or _has_digits(section) else sections[0] for place, section in enumerate(sections)]
+    made = tuple(map(_make_section, shown[:3]))
     return NumberFormat(made, _FIRST_DAY_1904 if since_1904 else _FIRST_DAY)
+
+
+def _has_digits(tokens: list[str]) -> bool:
+    return any(part in ("0", "#") or part.isalpha() for part in tokens)
 
 
 def _make_section(tokens: list[str]) -> _Section:

@@ -78,7 +78,12 @@ def _children(root: ET.Element | None, name: str) -> Iterable[ET.Element]:
 def _read_sheet(package: Package, sheet: ET.Element, styles: Styles, *, growth: Growth) -> str:
     """Return the text of a sheet, beginning with its name; empty for a sheet without text."""
     name = " ".join((sheet.get("name") or "").split()) or "Sheet"
-    relation = package.relations(package.main).get(get_attribute(sheet, "id") or "")
+    link = get_attribute(sheet, "id")
+    if not link:
+        detail = f"Sheet '{name}' is listed without a part; it has no content."
+        package.warnings.append(ReadWarning("part_unreadable", detail=detail))
+        return ""
+    relation = package.relations(package.main).get(link)
     if relation is None or relation.external or package.archive.find(relation.target) is None:
         missing = relation.target if relation is not None else "its part"
         raise corrupt(package.archive.what, f"sheet '{name}' cannot be read: {missing} is missing")
