@@ -82,7 +82,10 @@ def read(path):
         return {{"text": " ".join(sweep(email.message_from_bytes(mail)) for mail in mails)}}
     if body.startswith((b"\\xff\\xfe", b"\\xfe\\xff")) or b"\\0" in body[:10]:
         body = body.decode("utf-16" if body[0] > 0xf0 else "utf-16-le" if body[1] == 0 else "utf-16-be").encode()
-    return {{"text": sweep(email.message_from_bytes(body))}}
+    mail = email.message_from_bytes(body)
+    if any("MissingHeaderBody" in type(defect).__name__ for defect in mail.defects):
+        return {{"text": ""}}  # the library reads the rest of the headers, and all parts, as text
+    return {{"text": sweep(mail)}}
 
 serve(read)
 """

@@ -28,6 +28,7 @@ def read(key: str, body: bytes | str) -> Document:
     [
         ("a.eml", "Subject: only this"),
         ("a.eml", "\r\n \r\n" + HEAD.replace("\n", "\r\n") + "\r\nwords"),
+        ("a.eml", "From : a\nTo  : b\n\nwords"),
         ("a.eml", "From a@example.org\n" + HEAD + "\nwords"),
         ("a.mbox", "From a@example.org Mon Jan  1 10:00:00 2024\n" + HEAD + "\nwords"),
         ("noname", "From a@example.org Mon Jan  1 10:00:00 2024\nMessage-ID: <x>\n" + HEAD + "\nwords"),
@@ -221,6 +222,10 @@ def test_signed_and_encrypted_mails() -> None:
         (HEAD + "Content-Type: text/plain; name*\n\nwords", "words", []),
         (HEAD + "Content-Type: text/plain; charset=none-such\n\nwords é", "words é", []),
         (HEAD + "Content-Type: text/plain; charset*=utf-8''koi8-r\n\nwords", "words", []),
+        (HEAD + "X-Long: a\nno header\nContent-Type: multipart/mixed; boundary=X\n\n--X\n" + PLAIN + "words\n--X--",
+         "words", []),
+        (HEAD + "Content-Transfer-Encoding  : base64\n\nd29yZHM=", "words", []),
+        (HEAD + "no blank line before it\n\nwords", "no blank line before it\n\nwords", []),
         (HEAD + "Content-Type: multipart/mixed\n\n--X\n" + PLAIN + "words\n--X\n" + PLAIN + "more\n--X--\n",
          "words\n\nmore", []),
         (HEAD + 'Content-Type: multipart/mixed; boundary="Y"\n\n--X\n' + PLAIN + "words\n--X--\n", "words", []),

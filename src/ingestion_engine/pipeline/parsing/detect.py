@@ -198,13 +198,13 @@ _COMMENT_START = re.compile(rf"\s*+({_DECLARATION}?+)<!--", re.IGNORECASE)
 _HTML_AFTER_COMMENT = re.compile(rf"-->\s*+{_HTML_TAG}", re.IGNORECASE)
 _HTML_AFTER_COMMENT_AND_DECLARATION = re.compile(rf"-->\s*+{_DECLARATION}?+{_HTML_TAG}", re.IGNORECASE)
 _XML_START = re.compile(r"\s*<\?xml\s", re.IGNORECASE)
-_MAY_BE_MAIL = re.compile(rb"\s*+(?:\xef\xbb\xbf\s*+)?(?:From |[!-9;-~]++:)")
+_MAY_BE_MAIL = re.compile(rb"\s*+(?:\xef\xbb\xbf\s*+)?(?:From |[!-9;-~]++[ \t]*+:)")
 _MAILBOX_LINE = re.compile(r"From (?! *:)[^\n]*+\n")
 """The line before each mail of a mailbox file: sender and time, in many forms."""
 _DATED_MAILBOX_LINE = re.compile(r"From \S++ ++[A-Z][a-z]{2} [A-Z][a-z]{2} ++\d{1,2} \d\d?:\d\d")
-_MAIL_HEADER = re.compile(r"(?:[!-9;-~]++:[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+)++")
+_MAIL_HEADER = re.compile(r"(?:[!-9;-~]++[ \t]*+:[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+)++")
 _MAIL_NAMES = re.compile(
-    r"^(from|to|cc|date|sent|subject|received|message-id|mime-version|return-path|delivered-to|content-type):",
+    r"^(from|to|cc|date|sent|subject|received|message-id|mime-version|return-path|delivered-to|content-type)[ \t]*+:",
     re.IGNORECASE | re.MULTILINE,
 )
 _MADE_BY_SOFTWARE = re.compile(

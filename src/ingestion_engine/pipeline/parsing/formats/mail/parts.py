@@ -23,6 +23,13 @@ _PARSED_CONTENT_CHARS = 4 * 1024
 _ENCODED_WORD = re.compile(r"=\?([^?\s]++)\?([BbQq])\?([^?]*+)\?=")
 _FIRST_BOUNDARY = re.compile(rb"(?:\A|\n)--([^\r\n]{1,200})\r?\nContent-", re.IGNORECASE)
 
+_BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
+_HEADER_LINE = re.compile(rb"[!-9;-~]++:|[ \t]")
+_BLANK_BEFORE_COLON = re.compile(rb"([!-9;-~]++)[ \t]++:")
+_USUAL_HEADER = re.compile(
+    rb"(?:from|to|cc|date|subject|message-id|received|mime-version|content-[a-z-]++)[ \t]*+:", re.IGNORECASE
+)
+
 _MALFORMED = (ValueError, TypeError, IndexError, LookupError)
 """What the standard library raises for malformed parameters, such as ``name*`` or an encoding with a null character."""
 
@@ -71,7 +78,28 @@ class Part(Message):
 
 def parse_mail(body: bytes) -> Part:
     """Return a mail with its parts. Raises RecursionError for hundreds of parts inside one another."""
-    return cast(Part, email.message_from_bytes(body, Part, policy=_POLICY))
+    return cast(Part, email.message_from_bytes(_mend_headers(body), Part, policy=_POLICY))
+
+
+def _mend_headers(body: bytes) -> bytes:
+    """Return a mail with the lines among its headers that are none as continuations, and no blanks before colons.
+
+    The standard library ends the headers at such a line, so that the parts of the mail are not found.
+    """
+    blank = _BLANK_LINE.search(body)
+    end = blank.start() if blank else len(body)
+    lines = body[:end].split(b"\n")
+    wrong = [number for number, line in enumerate(lines) if not _HEADER_LINE.match(line)]
+    if not wrong:
+        return body
+    usual = [number for number, line in enumerate(lines) if _USUAL_HEADER.match(line)]
+    for number in wrong:
+        named = _BLANK_BEFORE_COLON.match(lines[number])
+        if named:
+            lines[number] = named[1] + lines[number][named.end() - 1 :]
+        elif usual and 0 < number < usual[-1]:
+            lines[number] = b" " + lines[number]
+    return b"\n".join(lines) + body[end:]
 
 
 def decode_content(content: bytes, charset: str | None) -> str | None:
