@@ -108,6 +108,7 @@ def test_a_file_named_pdf_without_objects_is_damaged() -> None:
         ("tags.md", None, "<body> holds all text.\n\n# More", "text/markdown"),
         ("saved.txt", None, "<!DOCTYPE html>\n<html><head><title>T</title></head><p>Words", "text/html"),
         ("logo.svg", None, "<svg xmlns='http://www.w3.org/2000/svg'><text>Words</text></svg>", "application/xml"),
+        ("a.html", None, "Caf&eacute; &amp; bar", "text/html"),
         ("a.xhtml", None, "<?xml version='1.0'?><html xmlns='x'><p>Words</p></html>", "text/html"),
         ("a", "Application/LD+JSON; profile=x", '{"a": 1}', "application/json"),
         ("a", "application/atom+xml", "<feed><title>T</title></feed>", "application/xml"),

@@ -236,7 +236,7 @@ def detect_head(text: str, named: Kind | None, *, is_whole: bool = True) -> Kind
         return Kind.TEXT
     if _begins_html(head) and not (named in (Kind.TEXT, Kind.MARKDOWN) and _QUOTED_TAG.match(head)):
         return Kind.HTML
-    if named is Kind.HTML and "<" in head:
+    if named is Kind.HTML and ("<" in head or "&" in head):
         return Kind.HTML
     if _XML_START.match(head):
         return Kind.XML

@@ -235,6 +235,8 @@ class _Reader:
         self._lists = 0
         self._svgs = 0
         self._in_title = False
+        self._is_link_over = False
+        """True behind a link, until text follows."""
         self._outs: list[list[str]] = [[]]
         """What has been written: of the page, and of each open table's cell."""
         self._tables: list[_Table] = []
@@ -255,6 +257,7 @@ class _Reader:
         if not token.tag:
             if not self._hidden:
                 text = token.text if token.is_verbatim else html.unescape(token.text)
+                self._is_link_over = False
                 self._line.append(text if self._verbatim else _SPACES.sub(" ", text))
         elif token.is_end:
             self._end_tag(token.tag)
@@ -285,6 +288,8 @@ class _Reader:
                 self._write("", _read(inner, self._frames - 1).text)
         elif tag == "br":
             self._line.append("\n")
+        elif tag == "a" and self._is_link_over:  # pages keep links apart by their style
+            self._line.append(" ")
         elif tag in ("img", "input"):
             self._add_replaced(token)
 
@@ -317,6 +322,8 @@ class _Reader:
                 self._verbatim = max(0, self._verbatim - 1)
         elif tag == "br":
             self._line.append("\n")
+        elif tag == "a":
+            self._is_link_over = True
 
     # Tables
 

@@ -129,11 +129,12 @@ def decode_values(text: str) -> list[Any]:
     Raises json.JSONDecodeError, RecursionError.
     """
     values: list[Any] = []
+    end = len(text)
     at = skip_gap(text, 0)
-    while at < len(text):
-        value, end = _DECODER.raw_decode(text, at)
+    while at < end:
+        value, at = _DECODER.raw_decode(text, at)
         values.append(value)
-        at = skip_gap(text, end)
+        at = at if at == end else skip_gap(text, at)
     return values
 
 
@@ -447,6 +448,12 @@ class _Values:
 
     def scalar(self, item: Any, path: str) -> str | None:
         """Return a value that has no lines of its own; None if it is left out."""
+        if isinstance(item, str):
+            if len(item) < _PAYLOAD_CHARS or not is_payload(item):
+                return str(item)
+            self._payloads += 1
+            self._first = self._first or f"{path or 'A string'} is {len(item):,} characters of base64."
+            return None
         if isinstance(item, _Pairs):
             return "{}"
         if isinstance(item, list):
@@ -454,14 +461,7 @@ class _Values:
             return None if item and not parts else (", " if path else "\n").join(parts) or "[]"
         if isinstance(item, bool):
             return "true" if item else "false"
-        if item is None:
-            return "null"
-        text = str(item)
-        if is_payload(text):
-            self._payloads += 1
-            self._first = self._first or f"{path or 'A string'} is {len(text):,} characters of base64."
-            return None
-        return text
+        return "null"
 
 
 def _tidy(lines: Iterator[str]) -> Iterator[str]:
