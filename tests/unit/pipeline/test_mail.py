@@ -224,6 +224,8 @@ def test_signed_and_encrypted_mails() -> None:
         (HEAD + "Content-Type: text/plain; charset*=utf-8''koi8-r\n\nwords", "words", []),
         (HEAD + "X-Long: a\nno header\nContent-Type: multipart/mixed; boundary=X\n\n--X\n" + PLAIN + "words\n--X--",
          "words", []),
+        (HEAD + "Content-Type: text/plain; charset=utf-8\n\n" + "caf\xc3\xa9 " * 30 + "\xff", "café " * 30 + "\ufffd",
+         ["characters_replaced"]),
         (HEAD + "Content-Transfer-Encoding  : base64\n\nd29yZHM=", "words", []),
         (HEAD + "no blank line before it\n\nwords", "no blank line before it\n\nwords", []),
         (HEAD + "Content-Type: multipart/mixed\n\n--X\n" + PLAIN + "words\n--X\n" + PLAIN + "more\n--X--\n",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.records import ReadWarning, TextFormat
-from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_text
+from ingestion_engine.pipeline.parsing.decode import NotTextError, decode_and_warn, decode_text
 from ingestion_engine.pipeline.parsing.formats.html import find_charset as find_html_charset
 from ingestion_engine.pipeline.parsing.formats.html import read_html
 from ingestion_engine.pipeline.parsing.formats.mail import parts
@@ -264,10 +264,15 @@ class _MailReader:
             content, files = take_files(content)
         elif kind != "text/enriched":
             charset = charset or find_html_charset(content)
-        text = parts.decode_content(content, charset) if is_whole else parts.decode_damaged(content, charset)
-        if text is None:
+        text = ""
+        try:
+            if is_whole:
+                text, warnings = decode_and_warn(content, declared=charset)
+                self.warnings += warnings
+            else:
+                text = parts.decode_damaged(content, charset) or ""
+        except NotTextError:
             self._warn(f"a text of type {kind} in no known encoding")
-            text = ""
         if kind == "text/plain":
             if parts.find_parameter(part, "format") == "flowed":
                 text = unwrap_flowed(text, without_space=parts.find_parameter(part, "delsp") == "yes")
