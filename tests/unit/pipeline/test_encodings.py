@@ -181,6 +181,19 @@ def test_the_letters_that_tell_may_come_late_and_in_one_long_line(codec: str, en
     assert decode_text(whole.encode(codec)) == whole
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2011-09-14,3.81 €,0.70 €,2.81 €\n2011-09-15,4.06 €,0.58 €\n", "from £1.00 to £12.30", "25.40°, 70.47°, 31.23°",
+        "A. Claims ……………………,,,262,596", "test\xa0", "Annual sales (in ¥ or US$): 5", "… are merged", "© 2009 – all",
+        "Windows® 95", "5 µm × 3 µm", "§ 4, see ¶ 5", "½ cup",
+    ],
+)  # fmt: skip
+def test_symbols_among_ascii_are_those_of_windows(text: str) -> None:
+    """Currencies, degrees, dots and spaces without one letter beyond ASCII: exports of spreadsheets."""
+    assert decode_text(text.encode("cp1252")) == text
+
+
 def test_boxes_and_capitals_of_dos_are_read() -> None:
     """Frames of DOS programs and texts in capitals have no small letters to count."""
     frame = "╔════════════════╗\n║ ОТЧЁТ ЗА ГОД   ║\n║ Всего заказов  ║\n╚════════════════╝\n"

@@ -124,6 +124,8 @@ class _Class(IntEnum):
     ORDINAL = auto()
     SYMBOL = auto()
     BOX = auto()
+    """Lines and shades of DOS, of which several stand together."""
+    CORNER = auto()
     NO_BREAK = auto()
     SOFT_HYPHEN = auto()
     OTHER = auto()
@@ -143,10 +145,10 @@ _SCRIPTS = {
     _Class.THAI: "thai", _Class.THAI_MARK: "thai",
 }  # fmt: skip
 _SINGLE = {
-    **dict.fromkeys("“„‘‚¿¡", _Class.OPENING), "”": _Class.CLOSING, "’": _Class.APOSTROPHE,
+    **dict.fromkeys("“„‘‚¿¡µ", _Class.OPENING), "”": _Class.CLOSING, "’": _Class.APOSTROPHE,
     **dict.fromkeys("«»‹›", _Class.GUILLEMET), **dict.fromkeys("–—", _Class.DASH),
     **dict.fromkeys("…·•", _Class.DOTS), **dict.fromkeys("€£¥¢", _Class.CURRENCY),
-    **dict.fromkeys("ªº", _Class.ORDINAL), **dict.fromkeys("©®™°§¶†‡±×÷¼½¾²³¹µ№،؟؛´", _Class.SYMBOL),
+    **dict.fromkeys("ªº", _Class.ORDINAL), **dict.fromkeys("©®™°§¶†‡±×÷¼½¾²³¹№،؟؛´", _Class.SYMBOL),
     "\xa0": _Class.NO_BREAK, "\xad": _Class.SOFT_HYPHEN, "ς": _Class.GREEK_FINAL,
     **dict.fromkeys("ךםןףץ", _Class.HEBREW_FINAL), **dict.fromkeys("ةى", _Class.ARABIC_FINAL),
     **dict.fromkeys("\u200e\u200f\u200c\u200d", _Class.POINT),
@@ -164,7 +166,7 @@ def _classify(char: str) -> _Class:
     if category in ("Cc", "Cn", "Co", "Cs"):
         return _Class.BAD
     if 0x2500 <= code < 0x25A0:
-        return _Class.BOX
+        return _Class.BOX if char in "─═│║█▓▒░▄▀■" else _Class.CORNER
     script = unicodedata.name(char, "").partition(" ")[0]
     if script == "THAI":
         return _Class.THAI_MARK if category == "Mn" else _Class.THAI if category.startswith("L") else _Class.OTHER
@@ -199,14 +201,18 @@ def _place_cost(before: int, this: int, after: int) -> float:
         if letters == 2:
             return {"latin": -2.5, "cyrillic": -4.0}.get(_SCRIPTS.get(_Class(before), ""), -7.0)
         return -3.0 if before in _LETTERS else -5.5
-    if this == _Class.BOX:
+    if this in (_Class.BOX, _Class.CORNER):
         outside = [near for near in (before, after) if near not in (_Class.BOX, _Class.SPACE)]
-        return -5.0 - 3.0 * len(outside)
+        return -5.0 - 3.0 * len(outside) + 3.0 * (this == _Class.CORNER and _Class.BOX in (before, after))
     by_letters = {
-        _Class.GUILLEMET: (-4.0, -3.0, -6.5), _Class.DASH: (-2.5, -4.5, -5.0), _Class.DOTS: (-3.5, -3.5, -4.5),
-        _Class.CURRENCY: (-3.0, -5.0, -9.0), _Class.SYMBOL: (-4.5, -6.0, -9.0), _Class.NO_BREAK: (-3.0, -3.0, -4.5),
+        _Class.GUILLEMET: (-4.0, -4.0, -6.5), _Class.DASH: (-2.5, -4.5, -5.0), _Class.DOTS: (-3.5, -3.5, -4.5),
+        _Class.CURRENCY: (-2.5, -5.0, -9.0), _Class.SYMBOL: (-3.2, -5.5, -9.0), _Class.NO_BREAK: (-1.5, -2.0, -3.5),
         _Class.SOFT_HYPHEN: (-6.0, -6.0, -3.5), _Class.ORDINAL: (-6.0, -5.0, -9.0), _Class.OTHER: (-7.0, -8.5, -11.0),
     }  # fmt: skip
+    if this == _Class.SYMBOL and _Class.SYMBOL in (before, after):
+        return -7.0
+    if this == _Class.SYMBOL and before in _LETTERS and after not in _LETTERS:
+        return -3.8
     if this == _Class.ORDINAL and before == _Class.DIGIT and after not in _LETTERS:
         return -2.5
     return by_letters[_Class(this)][letters] if this in by_letters else 0.0
@@ -216,8 +222,10 @@ def _letter_cost(before: _Class, this: _Class, after: _Class) -> float:
     script = _SCRIPTS.get(this)
     others = sum(near in _SCRIPTS and _SCRIPTS[near] != script for near in (before, after))
     cost = -5.0 * others - 1.5 * (_Class.DIGIT in (before, after))
+    if before not in _LETTERS and after not in _LETTERS:  # the euro sign and dots are letters elsewhere
+        cost -= {_Class.LATIN_UPPER: 4.0, _Class.LATIN_LOWER: 2.0}.get(this, 1.5 * (this in _UPPER))
     if this in _UPPER:
-        cost -= 0.1 + 5.0 * (before in _LOWER)
+        cost -= 0.1 + 5.0 * (before in _LOWER) + 3.0 * (before in _UPPER and after in _LOWER)
     elif this in _LOWER:
         cost -= 5.0 * (after in _UPPER)
     if this in _FINAL and _SCRIPTS.get(after) == script:
@@ -299,6 +307,7 @@ def _guess_single_bytes(sample: bytes) -> Iterator[Guess]:
         is_latin = (of_this == _Class.LATIN_UPPER) | (of_this == _Class.LATIN_LOWER)
         placed -= 3.0 * counts[is_inner & is_latin].sum()
         placed += 4.0 * counts[is_line & (of_this == _Class.BOX)].sum()
+        placed += 2.5 * counts[is_line & (of_this == _Class.DOTS)].sum()
         letters = codec.frequencies @ histogram + placed
         gains = np.array([words.get(language, 0.0) for language in codec.languages])
         best = int(np.argmax(letters + gains))
@@ -393,7 +402,8 @@ def _wide_cost(char: str, encoding: str) -> float:
     if is_wide:
         return (
             -9.0
-            if kind in (_Class.OTHER, _Class.BOX) and unicodedata.category(char) not in ("So", "Lo", "Mc")
+            if kind in (_Class.OTHER, _Class.BOX, _Class.CORNER)
+            and unicodedata.category(char) not in ("So", "Lo", "Mc")
             else -4.5
         )
     return -14.0 if len(char.encode(encoding, "replace")) > 2 else -9.0
