@@ -28,6 +28,7 @@ import datetime as dt, sys, warnings
 sys.path.append({_BENCHMARKS!r})
 warnings.simplefilter("ignore")
 import openpyxl
+from decimal import Decimal
 from reading.readings import serve
 from ingestion_engine.pipeline.parsing.formats.tables import render_rows
 
@@ -49,7 +50,7 @@ def show(value, code):
         if "%" in code.split(";")[0].replace('"%"', ""):
             return f"{{value * 100:.15g}} %"
         text = f"{{value:.15g}}"
-        return f"{{value:.25f}}".rstrip("0").rstrip(".") if "e-" in text and abs(value) > 1e-10 else text
+        return f"{{Decimal(text):f}}" if "e" in text and 1e-10 < abs(value) < 1e21 else text
     return str(value)
 
 def formula(cell):

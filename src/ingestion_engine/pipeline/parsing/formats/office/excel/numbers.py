@@ -238,12 +238,12 @@ def _unroll(text: str) -> str:
 
 def _show_date(value: float, section: _Section, first_day: dt.date) -> str | None:
     """Return a date, time of day or elapsed time; None if the number is no such thing."""
-    if not _FIRST_SERIAL < value < _LAST_SERIAL or (section.is_elapsed and value < 0):
+    if not _FIRST_SERIAL < value < _LAST_SERIAL:
         return None
     total = round(value * _DAY_MS) if section.has_fraction else round(value * _DAY_MS / 1000) * 1000
     days, left = divmod(total, _DAY_MS)
     if section.is_elapsed:
-        return _show_time(total)
+        return "-" * (total < 0) + _show_time(abs(total))
     if not section.has_date and days == 0:
         return _show_time(left)
     if days + (first_day - _FIRST_DAY).days >= _LAST_SERIAL:
