@@ -10,7 +10,6 @@ docx2txt and python-pptx, which are compared too.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reading.compare import ROW_TITLE, WordDiff, compare_words, split_words
-from reading.readings import Reader, Reading, engine_reader, find_files
+from reading.readings import Reader, Reading, engine_readers, find_files, parse_arguments
 
 _BENCHMARKS = str(Path(__file__).parents[1])
 _WORD = (".docx", ".docm", ".dotx", ".dotm")
@@ -128,16 +127,9 @@ class Sum:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--before", type=Path, help="src of another version of the engine")
-    parser.add_argument("--libraries", help="interpreter with the libraries")
-    parser.add_argument("--all", action="store_true", help="print files without a difference too")
-    options = parser.parse_args(argv)
+    options = parse_arguments(__doc__, argv, ("--libraries", {"help": "interpreter with the libraries"}))
     for suffixes, name in ((_WORD, "Word"), (_SLIDES, "PowerPoint")):
-        readers = {"now": engine_reader(Path(__file__).parents[2] / "src")}
-        if options.before:
-            readers = {"before": engine_reader(options.before)} | readers
+        readers = engine_readers(options.before)
         for library, (its, load, expression) in _LIBRARIES.items() if options.libraries else ():
             if its is suffixes:
                 script = f"import sys\nsys.path.append({_BENCHMARKS!r})\nfrom reading.readings import serve\n{load}\n"

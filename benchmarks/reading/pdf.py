@@ -8,7 +8,6 @@ python benchmarks/reading/pdf.py FOLDER ... [--before SRC] [--poppler] [--all]
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reading.compare import ROW_TITLE, WordDiff, compare_words, split_words
-from reading.readings import Reader, Reading, engine_reader, find_files
+from reading.readings import Reader, Reading, engine_readers, find_files, parse_arguments
 
 _HYPHEN = re.compile(r"(?<=\w)[-\u2010\u2011\ufffe](?=\w)")
 _BENCHMARKS = str(Path(__file__).parents[1])
@@ -87,15 +86,10 @@ class Sum:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--before", type=Path, help="src of another version of the engine")
-    parser.add_argument("--poppler", action="store_true", help="compare Poppler's pdftotext with PDFium too")
-    parser.add_argument("--all", action="store_true", help="print files without a difference too")
-    options = parser.parse_args(argv)
-    readers = {"now": engine_reader(Path(__file__).parents[2] / "src")}
-    if options.before:
-        readers = {"before": engine_reader(options.before)} | readers
+    options = parse_arguments(
+        __doc__, argv, ("--poppler", {"action": "store_true", "help": "compare Poppler's pdftotext with PDFium too"})
+    )
+    readers = engine_readers(options.before)
     if options.poppler:
         readers["poppler"] = Reader(POPPLER)
     sums = {name: Sum() for name in readers}

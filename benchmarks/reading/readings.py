@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import select
@@ -117,6 +118,25 @@ def engine_reader(source: Path | None = None) -> Reader:
     return Reader(ENGINE.format(benchmarks=str(Path(__file__).parents[1])), source=source)
 
 
+def parse_arguments(
+    description: str | None, argv: Sequence[str] | None, *others: tuple[str, Any]
+) -> argparse.Namespace:
+    """Return what every comparison takes on its command line: folders, another source, and its own ``others``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--before", type=Path, help="src of another version of the engine")
+    for name, settings in others:
+        parser.add_argument(name, **settings)
+    parser.add_argument("--all", action="store_true", help="print files without a difference too")
+    return parser.parse_args(argv)
+
+
+def engine_readers(before: Path | None) -> dict[str, Reader]:
+    """Return the readers of this version of the engine and, first, of another one."""
+    readers = {"now": engine_reader(Path(__file__).parents[2] / "src")}
+    return {"before": engine_reader(before)} | readers if before else readers
+
+
 def serve(read: Any) -> None:
     """Answer each path on the standard input with what ``read`` returns for it, as a line of JSON. Never returns."""
     import time
@@ -127,7 +147,7 @@ def serve(read: Any) -> None:
         began = time.process_time()
         try:
             answer = read(line.rstrip("\n"))
-        except Exception as error:
+        except Exception as error:  # whatever a reader raises is its result
             answer = {"error": f"{type(error).__name__}: {error}"}
         answer["seconds"] = time.process_time() - began
         answers.write(json.dumps(answer) + "\n")

@@ -8,7 +8,6 @@ columns, so that words are doubled by intention; what counts are lost words and 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reading.compare import WordDiff, compare_words, split_words
-from reading.readings import Reader, Reading, engine_reader, find_files
+from reading.readings import Reader, Reading, engine_readers, find_files, parse_arguments
 
 _BENCHMARKS = str(Path(__file__).parents[1])
 _SOURCE = Path(__file__).parents[2] / "src"
@@ -56,14 +55,8 @@ class Sum:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--before", type=Path, help="src of another version of the engine")
-    parser.add_argument("--all", action="store_true", help="print files without lost words too")
-    options = parser.parse_args(argv)
-    readers = {"now": engine_reader(_SOURCE)}
-    if options.before:
-        readers = {"before": engine_reader(options.before)} | readers
+    options = parse_arguments(__doc__, argv)
+    readers = engine_readers(options.before)
     sums = {name: Sum() for name in readers}
     with Reader(CSV, source=_SOURCE) as python:
         for suffix in (".csv", ".tsv"):

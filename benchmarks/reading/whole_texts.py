@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from reading.compare import ROW_TITLE, WordDiff, compare_words, split_words
-from reading.readings import Reader, Reading, engine_reader, find_files
+from reading.readings import Reader, Reading, engine_readers, find_files, parse_arguments
 
 
 @dataclass(slots=True)
@@ -46,14 +44,8 @@ def compare_files(title: str | None, suffixes: Sequence[str], script: str, argv:
         script: The second reader, for ``Reader``; its answers have the text.
         argv: Arguments; None for those of the process.
     """
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--before", type=Path, help="src of another version of the engine")
-    parser.add_argument("--all", action="store_true", help="print files without a difference too")
-    options = parser.parse_args(argv)
-    readers = {"now": engine_reader(Path(__file__).parents[2] / "src")}
-    if options.before:
-        readers = {"before": engine_reader(options.before)} | readers
+    options = parse_arguments(title, argv)
+    readers = engine_readers(options.before)
     sums = {name: Sum() for name in readers}
     print(f"{'file':<60} {'reader':<8}{ROW_TITLE}")
     with Reader(script) as second:

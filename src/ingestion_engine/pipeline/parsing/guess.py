@@ -1,6 +1,6 @@
 """Guess the encoding of a text that declares none, by its letters: which encoding makes words of a known language.
 
-No library is used: decision 41 compares those that exist. Each candidate gets the logarithm of how likely its
+No library is used: decision 40 compares those that exist. Each candidate gets the logarithm of how likely its
 characters are: letters by their frequency in the best of its languages, everything else by its place (a symbol between
 two letters, a capital behind a small letter and a quotation mark inside a word hardly occur in text that was read
 right).
