@@ -100,6 +100,10 @@ class PdfBuilder:
             parent.Kids = Array([*parent.get("/Kids", ()), field])
         return field
 
+    def add_to_form(self, field: Any) -> None:
+        """Add a widget that is a field itself to the form."""
+        self._fields.append(field)
+
     def add_widget(self, page: int, field: Any, **entries: Any) -> Any:
         """Show a field on a page."""
         widget = self.annotate(page, "Widget", Parent=field, **entries)

@@ -98,16 +98,45 @@ class Annotations:
         return lines
 
     def _read_field(self, annotation: Handle, text: Handle, form: Handle) -> Iterator[str]:
-        name = read_string(pdfium.FPDFAnnot_GetFormFieldName, form, annotation)
-        for value in _read_values(annotation, form):
+        values = list(_read_values(annotation, form))
+        if not values:  # most fields of a large form
+            return
+        name, label = _read_names(annotation, form)
+        for value in values:
             if (name, value) not in self._fields and not _is_shown(annotation, text, value):
                 self._fields.add((name, value))
-                label = read_string(pdfium.FPDFAnnot_GetFormFieldAlternateName, form, annotation)
-                label = " ".join((label or _GENERATED_NAME.sub("", name)).split())
-                yield f"{label}: {value}" if label else value
+                shown = " ".join((label or _GENERATED_NAME.sub("", name)).split())
+                yield f"{shown}: {value}" if shown else value
+
+
+def _read_names(annotation: Handle, form: Handle) -> tuple[str, str]:
+    """Return the full name of a field and the one that people see; the latter may be empty."""
+    if _is_whole_text_field(annotation):
+        get = partial(pdfium.FPDFAnnot_GetStringValue, annotation)
+        return read_string(get, b"T"), read_string(get, b"TU")
+    name = read_string(pdfium.FPDFAnnot_GetFormFieldName, form, annotation)
+    return name, read_string(pdfium.FPDFAnnot_GetFormFieldAlternateName, form, annotation)
+
+
+def _is_whole_text_field(annotation: Handle) -> bool:
+    """Return whether an annotation is a text field by itself, which inherits nothing from another one.
+
+    Its entries are read directly: PDFium looks a field up by its name among all of its neighbours, at every call.
+    """
+    has = partial(pdfium.FPDFAnnot_HasKey, annotation)
+    if has(b"Parent") or not (has(b"FT") and has(b"T") and has(b"V")):
+        return False
+    return read_string(pdfium.FPDFAnnot_GetStringValue, annotation, b"FT") == "Tx"
 
 
 def _read_values(annotation: Handle, form: Handle) -> Iterator[str]:
+    if _is_whole_text_field(annotation):
+        flags = ctypes.c_float()
+        pdfium.FPDFAnnot_GetNumberValue(annotation, b"Ff", flags)
+        value = read_string(pdfium.FPDFAnnot_GetStringValue, annotation, b"V").strip()
+        if value and not int(flags.value) & _PASSWORD:
+            yield value
+        return
     kind = pdfium.FPDFAnnot_GetFormFieldType(form, annotation)
     if kind in _BUTTONS:
         # The value of the button of the group that is on. A button without a state of its own is never drawn as on.

@@ -99,12 +99,16 @@ def open_annotation(page: Handle, index: int) -> Iterator[Handle | None]:
 
 def read_string(function: Callable[..., int], *arguments: Any) -> str:
     """Return the text that a function of PDFium writes as UTF-16 into a buffer, its last two arguments."""
-    size = function(*arguments, None, 0)
-    if size <= 2:  # the zero at the end
-        return ""
-    buffer = (ctypes.c_ushort * (size // 2))()
-    function(*arguments, buffer, size)
-    return decode_utf16(bytes(buffer)).partition("\0")[0]
+    buffer = (ctypes.c_ushort * _USUAL_UNITS)()
+    size = function(*arguments, buffer, ctypes.sizeof(buffer))
+    if size > ctypes.sizeof(buffer):  # nothing was written
+        buffer = (ctypes.c_ushort * (size // 2))()
+        function(*arguments, buffer, size)
+    return decode_utf16(bytes(buffer)[:size]).partition("\0")[0] if size > 2 else ""
+
+
+_USUAL_UNITS = 256
+"""Units of UTF-16 of a buffer that is large enough for most strings: a second call may cost as much as the first."""
 
 
 def read_bytes(function: Callable[..., int], *arguments: Any) -> bytes | None:
