@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import re
 from collections import Counter
 
@@ -117,6 +119,16 @@ def test_encodings_in_seven_bits_are_recognized(body: bytes, text: str) -> None:
 def test_ascii_stays_as_it_is(text: str) -> None:
     """Plus signs, tildes and colours of terminals switch to nothing."""
     assert decode_text(text.encode()) == text
+
+
+@pytest.mark.parametrize("size", [60, 100, 300, 1000])
+@pytest.mark.parametrize("form", ["{}", "token: {}\n", "plain words\n{} and others\n"])
+def test_base64_stays_as_it_is(form: str, size: int) -> None:
+    """Keys, tokens and certificates have plus signs, which seem to begin characters of UTF-7."""
+    generator = random.Random(size)
+    for _ in range(50):
+        text = form.format(base64.b64encode(generator.randbytes(size)).decode())
+        assert decode_text(text.encode()) == text
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])

@@ -54,6 +54,13 @@ def test_records_one_after_another(text: str, key: str) -> None:
     assert read("a.json.gz", gzip.compress(text.encode())).text == document.text
 
 
+@pytest.mark.parametrize("key", ["a.json-seq", "a.json", "a"])
+def test_short_records_of_a_text_sequence(key: str) -> None:
+    """A mark before every record is a control character, and many of them are no sign of binary data."""
+    body = "".join(f'\x1e{{"n": {number}}}\n' for number in range(100))
+    assert read(key, body).text == "\n\n".join(f"n: {number}" for number in range(100))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

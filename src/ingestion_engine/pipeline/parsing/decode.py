@@ -10,6 +10,7 @@ import codecs
 import io
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x08\x1b")) + b"\x7f"
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x08\x1b\x1e")) + b"\x7f"
 """Bytes that are very rare in text of any single-byte or multi-byte encoding."""
 
 _CONTROL_SHARE = 0.02
@@ -57,7 +58,10 @@ _SWITCHED_COST, _FEW_SWITCHED_COST, _MANY_SWITCHED = -8.5, -6.2, 10
 """Least ``unicode_cost`` of what HZ and UTF-7 switch to, and of UTF-7 with few such characters: ``+new`` is one by
 chance, but a rare one."""
 
-_UTF_7_PART = re.compile(rb"\+[A-Za-z0-9+/]+-?")
+_UTF_7_PART = re.compile(rb"\+[A-Za-z0-9+/]+[-=]?")
+
+_RARE = re.compile("[\u0700-\u08ff\u1100-\u1dff\u2c00-\u2fff\u3400-\u4dbf\ua000-\uabff]")
+"""Characters of rare scripts, and rare Han: a few of them are chance."""
 
 _NO_TEXT = re.compile(r"[\x80-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 """Control characters beyond ASCII (C1), which no writer means, and characters that do not exist."""
@@ -297,10 +301,28 @@ def _is_switching(body: Body, name: str, switch: bytes, *, is_declared: bool) ->
     switched = switch[:_WIDE_BYTES]
     beyond = [char for char in switched.decode(name, "ignore") if not char.isascii()]
     cost = unicode_cost("".join(beyond))
-    if name == "hz" or len(beyond) >= _MANY_SWITCHED:
-        return cost >= _SWITCHED_COST
+    if name == "utf-7" and _is_random(beyond):  # base64 and queries of addresses have plus signs
+        return False
     parts = _UTF_7_PART.findall(switched)
+    if name == "hz" or len(beyond) >= _MANY_SWITCHED:
+        is_end_of_base64 = len(parts) == 1 and parts[0].endswith(b"=")
+        return cost >= _SWITCHED_COST and not is_end_of_base64
+    if _RARE.search("".join(beyond)):
+        return False
     return cost >= _FEW_SWITCHED_COST and (len(parts) > 1 or parts[0].endswith(b"-"))
+
+
+def _is_random(chars: list[str]) -> bool:
+    """Return whether characters are bytes of anything else: some do not exist, or they are of many scripts."""
+    if any(unicodedata.category(char) in ("Cc", "Cn", "Co", "Cs") for char in chars):
+        return True
+    names = (unicodedata.name(char, "").split(" ", 1)[0] for char in chars if unicodedata.category(char)[0] == "L")
+    scripts = {"CJK" if name in _MIXED_SCRIPTS else name for name in names}
+    return len(scripts) > 1 + (len(chars) >= _MANY_SWITCHED) + min(3, len(chars) // 100)
+
+
+_MIXED_SCRIPTS = frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "IDEOGRAPHIC", "HALFWIDTH", "FULLWIDTH"})
+"""First words of the names of characters that stand among those of CJK."""
 
 
 def _choose_utf8(body: Body) -> Encoding | None:
