@@ -90,7 +90,9 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
         job_id = ended["job_id"]
     assert ended["state"] == "partially_succeeded", ended
     faults = [] if markers is None else [path.read_text() for path in markers.iterdir()]
-    return Run(job_id, collection, ended["counts"], platform.embed_requests() - before, faults)
+    # The service shows the warnings apart from the other counts.
+    counts = ended["counts"] | {f"warnings.{code}": count for code, count in ended.get("warnings", {}).items()}
+    return Run(job_id, collection, counts, platform.embed_requests() - before, faults)
 
 
 def test_counts_are_the_same(runs: Runs, engine: str, failing: bool) -> None:
