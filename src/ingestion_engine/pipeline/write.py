@@ -285,7 +285,8 @@ def make_result(
 def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) -> ObjectResult:
     """Return the result of an object that failed. Pure.
 
-    A failed version keeps the points of the previous version, so the result has their count and digests.
+    A failed version keeps the points of the previous version, so the result has their count and digests. The reason
+    ends with the hint: nothing else brings it to the user.
     """
     planned = loaded.planned
     ref = loaded.read or planned.ref
@@ -300,8 +301,14 @@ def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) 
         points_digest=planned.prior_digest,
         vectors_digest=planned.prior_vectors,
         error_code=error.code,
-        reason=make_legible(error.message, REASON_CHARS),
+        reason=_explain(error),
         retryable=error.retryable,
         again=error.retryable and planned.action is Action.RETRY,
         origin=planned.origin,
     )
+
+
+def _explain(error: ObjectError) -> str:
+    """Return message and hint in at most ``REASON_CHARS`` characters; a long message is cut, not the hint. Pure."""
+    hint = f" {error.hint}" if error.hint else ""
+    return make_legible(error.message, REASON_CHARS - len(hint)) + hint

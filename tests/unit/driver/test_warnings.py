@@ -178,3 +178,26 @@ def test_a_reason_can_be_stored_whatever_it_quotes(monkeypatch: pytest.MonkeyPat
     assert failure["reason"].startswith("Part '? ' is damaged.xxx")
     assert len(failure["reason"]) == 1_000
     assert {row.reason for row in ObjectTable(world.state, "notes").scan()} == {None, failure["reason"]}
+
+
+def test_the_reason_of_a_failure_says_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is whole although the message is cut; without one, the reason is the message."""
+    errors = {
+        "doc-1.txt": ObjectError("no_text", "It has no text.", hint="Set INGEST_OCR__ENABLED."),
+        "doc-2.txt": ObjectError("corrupt_document", "x" * 2_000, hint="Save it again."),
+        "doc-3.txt": ObjectError("encrypted_document", "It is encrypted."),
+    }
+
+    async def parse(raw: RawObject, *, limits: FrozenLimits) -> Document:
+        if raw.ref.key in errors:
+            raise errors[raw.ref.key]
+        return await parse_object(raw, limits=limits)
+
+    monkeypatch.setattr(load, "parse_object", parse)
+    world = make_world()
+    ledger = world.submit()
+    assert world.attempt(ledger) is not None
+    reasons = {failure["key"]: failure["reason"] for failure in ledger.read_failures(None, 10)[0]}
+    assert reasons["doc-1.txt"] == "It has no text. Set INGEST_OCR__ENABLED."
+    assert (len(reasons["doc-2.txt"]), reasons["doc-2.txt"][-16:]) == (1_000, "… Save it again.")
+    assert reasons["doc-3.txt"] == "It is encrypted."

@@ -169,7 +169,7 @@ def test_a_few_damaged_bytes_cost_a_warning_and_not_the_text() -> None:
     """The rest of a damaged text is read; the place of the damage is visible, and the object says so."""
     damaged = read(("Größe und Länge. " * 50).encode() + b"\xff\xfe end")
     assert damaged.text == "Größe und Länge. " * 50 + "\ufffd\ufffd end"
-    assert damaged.warnings == (ReadWarning("characters_replaced", 2, "bytes that are no characters of utf-8"),)
+    assert damaged.warnings == (ReadWarning("characters_replaced", 2, "Bytes that are no characters of utf-8."),)
     log = read(b"request done in 12 ms\n" * 400 + b"i\x93vn\x9coq\xc0dq\xdfvy\xdeyo\xcbvv\xc3dy\xd6v\n")
     assert log.text.endswith("ms\ni\ufffdvn\ufffdoq\ufffddq\ufffdvy\ufffdyo\ufffdvv\ufffddy\ufffdv\n")
     assert [(warning.code, warning.count) for warning in log.warnings] == [("characters_replaced", 8)]

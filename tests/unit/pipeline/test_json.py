@@ -86,6 +86,8 @@ def test_a_bad_line_costs_that_line() -> None:
     (warning,) = document.warnings
     assert (warning.code, warning.count) == ("lines_skipped", 2)
     assert warning.detail == "Line 2 is not JSON: Expecting value."
+    (cut,) = read("a.jsonl", f'{ADA}\n{{"name": "cut\n{BOB}').warnings
+    assert cut.detail == "Line 2 is not JSON: Unterminated string."
 
 
 def test_where_most_lines_are_bad_all_of_them_are_text() -> None:

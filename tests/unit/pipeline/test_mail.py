@@ -213,7 +213,7 @@ def test_signed_and_encrypted_mails() -> None:
         assert caught.value.code == "encrypted_document"
     partly = read("a.eml", f"{HEAD}\nBefore\n{armored}\nafter")
     assert body_of(partly.text) == "Before\n\nafter"
-    assert warnings_of(partly) == [("part_unreadable", "a text in the mail is encrypted")]
+    assert warnings_of(partly) == [("part_unreadable", "A text in the mail is encrypted.")]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_attachments_keep_their_declared_encoding() -> None:
 def test_warnings_of_attachments_are_the_mails() -> None:
     """What is missing in a file inside is missing in the mail."""
     mail = multipart("mixed", "Content-Type: application/rtf; name=a.rtf\n\n{\\rtf1 one}\\par two}")
-    assert warnings_of(read("a.eml", mail)) == [("part_damaged", "Rich Text with braces that do not match")]
+    assert warnings_of(read("a.eml", mail)) == [("part_damaged", "The Rich Text has braces that do not match.")]
 
 
 def test_parts_without_end() -> None:

@@ -92,6 +92,7 @@ def test_it_is_off_by_default(program: Path) -> None:
     with pytest.raises(ObjectError) as caught:
         read(scan(), FrozenLimits())
     assert caught.value.code == "no_text"
+    assert "Set INGEST_OCR__ENABLED" in caught.value.hint
     assert calls(program) == []
 
 
@@ -120,7 +121,7 @@ def test_pictures_in_which_nothing_is_recognised_are_no_text(program: Path) -> N
     write_program(program, "")
     with pytest.raises(ObjectError) as caught:
         read(scan())
-    assert caught.value.code == "no_text"
+    assert (caught.value.code, caught.value.hint) == ("no_text", "")
     assert len(calls(program)) == 1
 
 

@@ -120,8 +120,8 @@ def test_embedded_files() -> None:
 
     assert read(b"a " + ole1(2, file) % b"" + rb"b\par c") == ("a b\n\nx: 1; y: 2\n\nc", [])
     assert read(b"a " + ole1(2, file) % b"shown" + rb"b\par c") == ("a shownb\n\nc", [])
-    assert read(b"a " + ole1(1, file) % b"") == ("a", ["an embedded object: linked, not embedded"])
-    assert read(b"a " + ole1(2, b"7z\xbc\xaf\x27\x1c\0") % b"") == ("a", ["an embedded object: unsupported_type"])
+    assert read(b"a " + ole1(1, file) % b"") == ("a", ["An embedded object: linked, not embedded."])
+    assert read(b"a " + ole1(2, b"7z\xbc\xaf\x27\x1c\0") % b"") == ("a", ["An embedded object: unsupported_type."])
     assert read(b"a " + ole1(2, b"\x89PNG\r\n\x1a\n\0") % b"") == ("a", [])
 
 

@@ -109,7 +109,7 @@ class Encoding:
         """What decoding leaves out."""
         if not self.replaced:
             return ()
-        return (ReadWarning("characters_replaced", self.replaced, f"bytes that are no characters of {self.name}"),)
+        return (ReadWarning("characters_replaced", self.replaced, f"Bytes that are no characters of {self.name}."),)
 
 
 def decode_text(body: bytes, *, declared: str | None = None) -> str:

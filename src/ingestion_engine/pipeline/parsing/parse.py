@@ -61,7 +61,7 @@ async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
     with parse_errors():
         quick = _read_quickly(_open_source(raw, limits))
     if quick is not None:
-        return _make_document(raw, *quick)
+        return _make_document(raw, *quick, recognizes=False)
     timeout_s = limits.parse_timeout_s + ocr_time_s(raw.body, limits)
     return await run_parse(parse_bytes, raw, limits, timeout_s=timeout_s)
 
@@ -77,17 +77,17 @@ def parse_bytes(raw: RawObject, limits: FrozenLimits) -> Document:
     source = _open_source(raw, limits)
     with parse_errors():
         kind, parsed = _read(source)
-    return _make_document(raw, kind, parsed)
+    return _make_document(raw, kind, parsed, recognizes=limits.ocr_languages is not None)
 
 
-def _make_document(raw: RawObject, kind: Kind, parsed: ParsedText) -> Document:
+def _make_document(raw: RawObject, kind: Kind, parsed: ParsedText, *, recognizes: bool) -> Document:
     spans: tuple[PageSpan, ...] = ()
     if parsed.pages is not None:
         text, spans = join_pages(parsed.pages, after=parsed.text)
     else:
         text = clean_text(parsed.text)
     if not text or text.isspace():
-        raise no_text(kind)
+        raise no_text(kind, recognizes=recognizes)
     return Document(
         ref=raw.ref,
         content_type=kind.value,
@@ -111,13 +111,13 @@ def parse_errors() -> Iterator[None]:
         raise ObjectError("parse_failed", f"The parser failed: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def no_text(kind: Kind) -> ObjectError:
-    """Return the error for a readable object without text."""
+def no_text(kind: Kind, *, recognizes: bool = False) -> ObjectError:
+    """Return the error for a readable object without text; ``recognizes``: scanned pages were recognised."""
     return ObjectError(
         "no_text",
         f"The object is {kind.value} but has no text.",
-        hint="For scanned pages, set INGEST_OCR__ENABLED and install Tesseract on the workers."
-        if kind is Kind.PDF
+        hint="Set INGEST_OCR__ENABLED and install Tesseract on the workers if its pages are scanned."
+        if kind is Kind.PDF and not recognizes
         else "",
         content_type=kind.value,
     )

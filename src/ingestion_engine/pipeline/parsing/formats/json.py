@@ -67,7 +67,7 @@ class JsonText(TextInPieces):
             yield from growth.limit(join_lines(_tidy(reader.lines())))
         except json.JSONDecodeError as error:
             if reader.is_last and _is_cut(error):
-                raise corrupt("JSON document", error.msg) from error
+                raise corrupt("JSON document", _fault(error)) from error
             raise OtherFormatError(error.msg) from error
         except RecursionError as error:
             raise corrupt("JSON document", "it is nested too deeply") from error
@@ -108,7 +108,7 @@ class JsonLinesText(TextInPieces):
                 records = decode_values(line.strip("\ufeff \t\r\n"))
             except (json.JSONDecodeError, RecursionError) as error:
                 bad += 1
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+                reason = _fault(error) if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
                 first_bad = first_bad or f"Line {number} is not JSON: {reason}."
                 continue
             good += bool(records)
@@ -149,6 +149,11 @@ _GAP = re.compile(r"[ \t\n\r,\ufeff]*")
 
 
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    """Return what is wrong, without the words before a place that some of the decoder's messages end with. Pure."""
+    return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
 def _is_cut(error: json.JSONDecodeError) -> bool:

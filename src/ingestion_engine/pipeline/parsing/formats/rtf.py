@@ -294,7 +294,7 @@ class _Reader:
             media_type = str(error.context.get("content_type", "")) if isinstance(error, ObjectError) else ""
             if not media_type.startswith(("image/", "audio/", "video/")):
                 reason = error.code if isinstance(error, ObjectError) else error
-                self.warnings.append(ReadWarning("part_unreadable", detail=f"an embedded object: {reason}"))
+                self.warnings.append(ReadWarning("part_unreadable", detail=f"An embedded object: {reason}."))
             return
         self.warnings += parsed.warnings
         self.notes.append(parsed.whole_text.strip())
@@ -372,12 +372,12 @@ def _read_tokens(reader: _Reader, source: str) -> Iterator[ReadWarning]:
             _escape(reader, symbol)
     reader.flush()
     if reader.unknown_symbols:
-        detail = "characters of symbol fonts, read as letters"
+        detail = "Characters of symbol fonts were read as letters."
         yield ReadWarning("text_without_unicode", reader.unknown_symbols, detail)
     if is_damaged or reader.outer:
-        yield ReadWarning("part_damaged", detail="Rich Text with braces that do not match")
+        yield ReadWarning("part_damaged", detail="The Rich Text has braces that do not match.")
     if _WORD.search(source, at):
-        yield ReadWarning("part_unreadable", detail="text behind the end of the Rich Text document")
+        yield ReadWarning("part_unreadable", detail="The text behind the end of the Rich Text document was not read.")
 
 
 def _escape(reader: _Reader, symbol: str) -> None:

@@ -175,7 +175,7 @@ class _MailReader:
         if kind == "multipart/alternative":
             return self._choose(children)
         if kind == "multipart/encrypted":
-            self._note_encrypted("a part of the mail")
+            self._note_encrypted("A part of the mail")
             return []
         return [block for child in children for block in self._read(child)]
 
@@ -214,7 +214,7 @@ class _MailReader:
             return [self._note_unread(name, "it is elsewhere: message/external-body", code="not in the mail")]
         if kind == "message/partial":
             number = parts.find_parameter(part, "number")
-            self._warn(f"a mail that was sent in pieces, of which this is number {number}")
+            self._warn(f"The mail was sent in pieces, of which this is number {number}.")
         encoding = str(part.get("content-transfer-encoding") or "")
         if encoding in ("base64", "quoted-printable") and len(children) == 1 and not children[0].keys():
             inner = children[0]  # no standard allows it, and some gateways write it
@@ -240,8 +240,8 @@ class _MailReader:
         if not content.strip():
             return []
         if not is_whole:
-            label = f"'{name}'" if name else f"a part of type {kind}"
-            self.warnings.append(ReadWarning("part_damaged", detail=f"{label}: what could be decoded was read"))
+            label = f"'{name}'" if name else f"A part of type {kind}"
+            self.warnings.append(ReadWarning("part_damaged", detail=f"{label}: what could be decoded was read."))
         if kind in _SIGNED:
             return self._read_signed(content, name)
         if kind in _ENTRIES or name.lower().endswith(_ENTRY_SUFFIXES):
@@ -272,13 +272,13 @@ class _MailReader:
             else:
                 text = parts.decode_damaged(content, charset) or ""
         except NotTextError:
-            self._warn(f"a text of type {kind} in no known encoding")
+            self._warn(f"A text of type {kind} is in no known encoding.")
         if kind == "text/plain":
             if parts.find_parameter(part, "format") == "flowed":
                 text = unwrap_flowed(text, without_space=parts.find_parameter(part, "delsp") == "yes")
             text, is_encrypted = take_armor(text)
             if is_encrypted:
-                self._note_encrypted("a text in the mail")
+                self._note_encrypted("A text in the mail")
         elif kind in ("text/enriched", "text/richtext"):
             text = _MARKUP.sub(lambda found: found[1] or _MARKUP_TEXT.get(found[2].lower(), ""), text)
         else:
@@ -290,7 +290,7 @@ class _MailReader:
         for file in files:
             if not file.is_whole:
                 self.warnings.append(
-                    ReadWarning("part_damaged", detail=f"'{file.name}': what could be decoded was read")
+                    ReadWarning("part_damaged", detail=f"'{file.name}': what could be decoded was read.")
                 )
             blocks.append(self._read_file(file.content, file.name, ""))
         return blocks
@@ -298,7 +298,7 @@ class _MailReader:
     def _read_signed(self, content: bytes, name: str) -> list[_Block]:
         inner = open_signed(content)
         if inner is None:
-            self._note_encrypted(f"'{name}'" if name else "a part of the mail")
+            self._note_encrypted(f"'{name}'" if name else "A part of the mail")
             return [_Block(f"Attachment: {name or 'unnamed'} (not read: encrypted_document)", is_content=False)]
         return self._read(parts.parse_mail(inner))
 
@@ -331,12 +331,12 @@ class _MailReader:
         return _Block(f"Attachment: {label}\n\n{parsed.whole_text.strip()}")
 
     def _note_unread(self, label: str, reason: str, *, code: str = "") -> _Block:
-        self._warn(f"the attachment '{label}': {reason}")
+        self._warn(f"Attachment '{label}': {reason}.")
         return _Block(f"Attachment: {label} ({code or f'not read: {reason}'})", is_content=False)
 
     def _note_encrypted(self, what: str) -> None:
         self.is_encrypted = True
-        self._warn(f"{what} is encrypted")
+        self._warn(f"{what} is encrypted.")
 
     def _warn(self, detail: str) -> None:
         self.warnings.append(ReadWarning("part_unreadable", detail=detail))
