@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ERRORS = frozenset({"ObjectError", "ObjectUnreadable", "ParserDied", "TextRefused", "PointsRefused"})
+ERRORS = frozenset({"ObjectError", "ObjectUnreadable", "OcrUnavailable", "ParserDied", "TextRefused", "PointsRefused"})
 NEVER_OF_OBJECTS = frozenset(
     {
         "nested_too_deeply",  # a file in a file in a file: the outer object gets a warning

@@ -78,6 +78,12 @@ class ParserDied(ObjectError):
     retryable = True
 
 
+class OcrUnavailable(ObjectError):
+    """The worker lacks the program, or a language of it, that recognises scanned pages; it may be installed later."""
+
+    retryable = True
+
+
 class TextRefused(ObjectError):
     """The embedder permanently refuses an input; a batch is halved until the refused text is alone."""
 

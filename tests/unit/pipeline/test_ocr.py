@@ -130,7 +130,7 @@ def test_a_worker_without_the_program_or_a_language_says_so(program: Path) -> No
     write_program(program, "sys.exit(\"Failed loading language 'deu'\")")
     with pytest.raises(ObjectError) as caught:
         read(scan())
-    assert caught.value.code == "ocr_unavailable"
+    assert (caught.value.code, caught.value.retryable) == ("ocr_unavailable", True)
     assert "'deu'" in str(caught.value)
     program.unlink()
     with pytest.raises(ObjectError) as caught:

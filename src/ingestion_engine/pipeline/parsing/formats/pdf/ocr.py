@@ -18,7 +18,7 @@ from typing import Final
 
 import pypdfium2.raw as pdfium
 
-from ingestion_engine.domain.errors import ObjectError
+from ingestion_engine.domain.errors import OcrUnavailable
 from ingestion_engine.pipeline.parsing.formats.pdf.library import Handle
 from ingestion_engine.runtime.settings import plain_environment
 
@@ -79,8 +79,8 @@ def _recognize(page: Handle, languages: str) -> str:
     return done.stdout.decode("utf-8", "replace").replace("\f", "\n").strip()
 
 
-def _unavailable(reason: str) -> ObjectError:
-    return ObjectError(
+def _unavailable(reason: str) -> OcrUnavailable:
+    return OcrUnavailable(
         "ocr_unavailable",
         f"The scanned pages cannot be recognised: {_PROGRAM}: {reason}.",
         hint="Install Tesseract with the languages of INGEST_OCR__LANGUAGES on every worker, or unset "
