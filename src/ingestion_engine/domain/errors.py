@@ -142,7 +142,10 @@ class StateMissing(FatalError):
 
 
 class DimensionDiffers(FatalError):
-    """A model returned vectors of another length than before: another model, or one text is at fault."""
+    """A model returned vectors of another length than before: another model, or one text is at fault.
+
+    Only the stage that embeds tells them apart; the record of this error is read as a FatalError.
+    """
 
 
 class LeaseLost(FatalError):

@@ -6,6 +6,7 @@ import pytest
 
 from ingestion_engine.domain.errors import (
     CollectionMissing,
+    DimensionDiffers,
     FatalError,
     JobAborted,
     LeaseLost,
@@ -33,9 +34,13 @@ def test_a_fatal_error_is_read_from_its_record(kind: type[FatalError], code: str
 
 
 def test_every_fatal_class_can_be_read() -> None:
-    """A class that is missing from the table would be read as FatalError."""
+    """A class that is missing from the table would be read as FatalError: that is right only for one whose reaction is
+    that of the stage which meets it.
+    """
     codes = ("collection_missing", "state_missing", "lease_lost", "job_aborted")
-    assert {type(read_fatal_record({"code": code})) for code in codes} == set(FatalError.__subclasses__())
+    assert {type(read_fatal_record({"code": code})) for code in codes} == set(FatalError.__subclasses__()) - {
+        DimensionDiffers
+    }
 
 
 def test_an_incomplete_record_is_read() -> None:
