@@ -211,3 +211,15 @@ def test_boxes_and_capitals_of_dos_are_read() -> None:
     frame = "╔════════════════╗\n║ ОТЧЁТ ЗА ГОД   ║\n║ Всего заказов  ║\n╚════════════════╝\n"
     assert decode_text(frame.encode("cp866")) == frame
     assert decode_text(RUSSIAN.upper().encode("koi8_r")) == RUSSIAN.upper()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Menu à la carte", "vis-à-vis", "Maria é professora", "words é", "10 Stück à 3 Euro", "ou ù", "x ä", "på å",
+        "À Paris", "É isso", "5 €", "20 °C", "© 2020 Foo", "a – b", "one • two",
+    ],
+)  # fmt: skip
+def test_a_lone_letter_or_symbol_among_ascii_is_that_of_windows(text: str) -> None:
+    """Letters of other scripts and of DOS are no likelier between Latin words, and symbols are not letters."""
+    assert decode_text(text.encode("cp1252")) == text

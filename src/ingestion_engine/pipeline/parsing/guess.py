@@ -223,7 +223,7 @@ def _letter_cost(before: _Class, this: _Class, after: _Class) -> float:
     others = sum(near in _SCRIPTS and _SCRIPTS[near] != script for near in (before, after))
     cost = -5.0 * others - 1.5 * (_Class.DIGIT in (before, after))
     if before not in _LETTERS and after not in _LETTERS:  # the euro sign and dots are letters elsewhere
-        cost -= {_Class.LATIN_UPPER: 4.0, _Class.LATIN_LOWER: 2.0}.get(this, 1.5 * (this in _UPPER))
+        cost -= 2.0 if this in _UPPER else 1.0
     if this in _UPPER:
         cost -= 0.1 + 5.0 * (before in _LOWER) + 3.0 * (before in _UPPER and after in _LOWER)
     elif this in _LOWER:
