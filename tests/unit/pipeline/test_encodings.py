@@ -121,6 +121,21 @@ def test_ascii_stays_as_it_is(text: str) -> None:
     assert decode_text(text.encode()) == text
 
 
+@pytest.mark.parametrize("word", ["Tromsø", "città", "già", "è", "azúcar", "borða", "Demà", "í", "qu’à", "Müller"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Report of the day: {}, as always.\nSecond line of text in English.\n",
+        "id,name,city\n1,Smith,London\n2,{},Rome\n3,Brown,Paris\n",
+        "/* Copyright (c) 2003 {} */\nint main() {{ return 0; }}\n",
+    ],
+)
+def test_a_single_word_of_western_europe_among_ascii(form: str, word: str) -> None:
+    """A letter is no dagger or degree of a Macintosh or DOS, and no word of one Cyrillic letter."""
+    text = form.format(word)
+    assert decode_text(text.encode("cp1252")) == text
+
+
 @pytest.mark.parametrize("size", [60, 100, 300, 1000])
 @pytest.mark.parametrize("form", ["{}", "token: {}\n", "plain words\n{} and others\n"])
 def test_base64_stays_as_it_is(form: str, size: int) -> None:

@@ -123,6 +123,8 @@ class _Class(IntEnum):
     CURRENCY = auto()
     ORDINAL = auto()
     SYMBOL = auto()
+    SUFFIX = auto()
+    """Symbols that stand behind a word."""
     BOX = auto()
     """Lines and shades of DOS, of which several stand together."""
     CORNER = auto()
@@ -134,6 +136,7 @@ class _Class(IntEnum):
 
 
 _LETTERS = range(_Class.LATIN_UPPER, _Class.ACCENT)
+_SYMBOLS = frozenset({_Class.SYMBOL, _Class.SUFFIX})
 _UPPER = frozenset({_Class.LATIN_UPPER, _Class.CYRILLIC_UPPER, _Class.GREEK_UPPER})
 _LOWER = frozenset({_Class.LATIN_LOWER, _Class.CYRILLIC_LOWER, _Class.GREEK_LOWER, _Class.GREEK_FINAL})
 _FINAL = frozenset({_Class.GREEK_FINAL, _Class.HEBREW_FINAL, _Class.ARABIC_FINAL})
@@ -148,7 +151,8 @@ _SINGLE = {
     **dict.fromkeys("“„‘‚¿¡µ", _Class.OPENING), "”": _Class.CLOSING, "’": _Class.APOSTROPHE,
     **dict.fromkeys("«»‹›", _Class.GUILLEMET), **dict.fromkeys("–—", _Class.DASH),
     **dict.fromkeys("…·•", _Class.DOTS), **dict.fromkeys("€£¥¢", _Class.CURRENCY),
-    **dict.fromkeys("ªº", _Class.ORDINAL), **dict.fromkeys("©®™°§¶†‡±×÷¼½¾²³¹№،؟؛´", _Class.SYMBOL),
+    **dict.fromkeys("ªº", _Class.ORDINAL), **dict.fromkeys("°§¶†‡±×÷¼½¾№،؟؛´", _Class.SYMBOL),
+    **dict.fromkeys("©®™²³¹", _Class.SUFFIX),
     "\xa0": _Class.NO_BREAK, "\xad": _Class.SOFT_HYPHEN, "ς": _Class.GREEK_FINAL,
     **dict.fromkeys("ךםןףץ", _Class.HEBREW_FINAL), **dict.fromkeys("ةى", _Class.ARABIC_FINAL),
     **dict.fromkeys("\u200e\u200f\u200c\u200d", _Class.POINT),
@@ -207,12 +211,15 @@ def _place_cost(before: int, this: int, after: int) -> float:
     by_letters = {
         _Class.GUILLEMET: (-4.0, -4.0, -6.5), _Class.DASH: (-2.5, -4.5, -5.0), _Class.DOTS: (-3.5, -3.5, -4.5),
         _Class.CURRENCY: (-2.5, -5.0, -9.0), _Class.SYMBOL: (-3.2, -5.5, -9.0), _Class.NO_BREAK: (-1.5, -2.0, -3.5),
-        _Class.SOFT_HYPHEN: (-6.0, -6.0, -3.5), _Class.ORDINAL: (-6.0, -5.0, -9.0), _Class.OTHER: (-7.0, -8.5, -11.0),
+        _Class.SUFFIX: (-3.2, -5.5, -9.0), _Class.SOFT_HYPHEN: (-6.0, -6.0, -3.5),
+        _Class.ORDINAL: (-6.0, -5.0, -9.0), _Class.OTHER: (-7.0, -8.5, -11.0),
     }  # fmt: skip
-    if this == _Class.SYMBOL and _Class.SYMBOL in (before, after):
+    if this in (_Class.SYMBOL, _Class.SUFFIX) and (before in _SYMBOLS or after in _SYMBOLS):
         return -7.0
-    if this == _Class.SYMBOL and before in _LETTERS and after not in _LETTERS:
+    if this == _Class.SUFFIX and before in _LETTERS and after not in _LETTERS:
         return -3.8
+    if this == _Class.SYMBOL and before in _LETTERS:
+        return -7.5 if after not in _LETTERS else -9.0
     if this == _Class.ORDINAL and before == _Class.DIGIT and after not in _LETTERS:
         return -2.5
     return by_letters[_Class(this)][letters] if this in by_letters else 0.0
@@ -266,13 +273,24 @@ def _codecs() -> tuple[_Codec, ...]:
     found = []
     for name in SINGLE_BYTE:
         chars = [bytes([byte]).decode(name, "replace") for byte in range(256)]
-        classes = np.array([_Class.BAD if char == "\ufffd" else _classify(char) for char in chars])
+        classes = np.array([_classify_byte(byte, char) for byte, char in enumerate(chars)])
         alphabets = [alphabet for alphabet in ALPHABETS if name in alphabet.encodings]
         rows = [_frequencies(alphabet, chars, classes) for alphabet in alphabets]
         mixed = np.log(np.mean(np.exp(rows), axis=0))
         languages = (*(alphabet.language for alphabet in alphabets), "")
         found.append(_Codec(name, classes, languages, frequencies=np.array([*rows, mixed])))
     return tuple(found)
+
+
+def _classify_byte(byte: int, char: str) -> _Class:
+    """Return the class of a byte: marks between letters are usual only where Windows has them."""
+    if char == "\ufffd":
+        return _Class.BAD
+    return _Class.OTHER if (char, byte) in _UNUSUAL else _classify(char)
+
+
+_UNUSUAL = frozenset({("\xad", 0xF0), ("·", 0xFA), ("·", 0xE1)})
+"""The soft hyphen of DOS, and the dots of DOS and the Macintosh: as letters of Windows they are ``ð``, ``ú``, ``á``."""
 
 
 def _frequencies(alphabet: Alphabet, chars: list[str], classes: NDArray[Any]) -> Costs:
@@ -298,6 +316,7 @@ def _guess_single_bytes(sample: bytes) -> Iterator[Guess]:
     is_inner = (before >= 128) & (after >= 128)
     is_line = (before == this) | (this == after)
     histogram = np.bincount(this, weights=counts, minlength=256)
+    is_mostly_ascii = len(_ASCII_LETTER.findall(sample)) > _MANY_ASCII_LETTERS * len(places)
     costs = _place_costs()
     words = _count_words(sample)
     for codec in _codecs():
@@ -308,12 +327,22 @@ def _guess_single_bytes(sample: bytes) -> Iterator[Guess]:
         placed -= 3.0 * counts[is_inner & is_latin].sum()
         placed += 4.0 * counts[is_line & (of_this == _Class.BOX)].sum()
         placed += 2.5 * counts[is_line & (of_this == _Class.DOTS)].sum()
+        if is_mostly_ascii:
+            is_foreign = np.isin(codec.classes, _FOREIGN_LETTERS)
+            is_lone = is_foreign[this] & ~is_foreign[before] & ~is_foreign[after]
+            placed -= _LONE_LETTER_COST * counts[is_lone].sum()
         letters = codec.frequencies @ histogram + placed
         gains = np.array([words.get(language, 0.0) for language in codec.languages])
         best = int(np.argmax(letters + gains))
         likelihood = float(letters[best] + gains[best]) + SINGLE_BYTE[codec.name]
         yield Guess(codec.name, likelihood, per_character=float(letters[best]) / len(places), characters=len(places))
 
+
+_ASCII_LETTER = re.compile(rb"[A-Za-z]")
+_MANY_ASCII_LETTERS = 8
+_LONE_LETTER_COST = 3.0
+"""What a word of one letter of another script costs among words in ASCII; there, ``à`` is more usual."""
+_FOREIGN_LETTERS = [int(kind) for kind, script in _SCRIPTS.items() if script != "latin"]
 
 _WORD = re.compile(rb"(?<![A-Za-z\x80-\xff])[A-Za-z]{1,9}(?![A-Za-z\x80-\xff])")
 _WORD_GAIN = 1.3
