@@ -167,6 +167,13 @@ def test_no_choice_gives_control_characters(codec: str) -> None:
         assert not re.search("[\x80-\x9f]", text), body
 
 
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\xff\xfe\0\0"])
+def test_binary_data_behind_a_byte_order_mark_is_no_text(mark: bytes) -> None:
+    """Garbage is not stored: the object fails, or an attachment is a warning."""
+    for size in (400, 20_000):
+        assert fail(mark + random.Random(size).randbytes(size)).code == "binary_content"
+
+
 def test_text_in_an_encoding_that_nobody_knows_fails() -> None:
     """Bytes that make words in no encoding: the object fails and says what helps, instead of being found by nobody."""
     generator = 12345
