@@ -120,7 +120,7 @@ def test_json_lines(lines: list[str], cuts: list[int]) -> None:
 DATA_URLS = st.lists(
     st.sampled_from((
         "data:", "image/png", ";base64,", ",", "A9b+/" * 13, "A9b+/" * 130, "\n  ", "\n", " ", ")", '"', "%3Csvg%20",
-        "![alt](data:image/png;base64,", "words ", "x" * 5000, "Zz09" * 2000 + "\n", "data:image/svg+xml,",
+        "![alt](data:image/png;base64,", " words ", "x" * 5000, "Zz09" * 2000 + "\n", "data:image/svg+xml,",
         "%20" * 40, ";x=1", "=",
     )),
     max_size=25,
