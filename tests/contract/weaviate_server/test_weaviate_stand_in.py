@@ -71,7 +71,6 @@ def test_unsupported_parameters_are_501(target: Target, http: httpx.Client) -> N
         ("POST", "/graphql"),
         ("POST", "/batch/objects"),
         ("PUT", "/schema/{name}"),
-        ("POST", "/schema/{name}/properties"),
         ("GET", "/objects"),
         ("PUT", "/objects/{name}/00000000-0000-0000-0000-000000000001"),
         ("POST", "/schema/{name}/tenants"),
