@@ -28,6 +28,14 @@ from kubernetes.client.exceptions import ApiException
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.submission.kubernetes.permissions import (
+    GET_POD,
+    GROUP,
+    LIST_EVENTS,
+    PLURAL,
+    VERSION,
+    Permission,
+)
 from ingestion_engine.submission.kubernetes.pods import Pod
 from ingestion_engine.submission.kubernetes.responses import (
     Answer,
@@ -52,10 +60,6 @@ LOG_TAIL_BYTES: Final = 1024 * 1024
 
 EVENTS_LISTED: Final = 100
 """Maximum number of warnings that are read; repeated events of Kubernetes are counted in one object."""
-
-GROUP: Final = "sparkoperator.k8s.io"
-VERSION: Final = "v1beta2"
-PLURAL: Final = "sparkapplications"
 
 _UNUSABLE: Final = (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError)
 """Exceptions of the official client for a kubeconfig that is missing, malformed or no kubeconfig."""
@@ -220,7 +224,7 @@ class KubernetesApi:
             answer: Any = CoreV1Api(client).read_namespaced_pod(name, self._namespace, _preload_content=False, **kept)
             return _read_json(answer)
 
-        data = await self._call_optional("get pods", get)
+        data = await self._call_optional(GET_POD, get)
         if not isinstance(data, dict) or data.get("kind") != "Pod":
             return None
         metadata = data["metadata"]
@@ -247,24 +251,24 @@ class KubernetesApi:
             )
             return _read_json(answer)
 
-        data = await self._call_optional("list events", find)
+        data = await self._call_optional(LIST_EVENTS, find)
         return list(data.get("items") or []) if isinstance(data, dict) else []
 
-    async def _call_optional(self, permission: str, request: Callable[[ApiClient, dict[str, Any]], Any]) -> Any:
+    async def _call_optional(self, permission: Permission, request: Callable[[ApiClient, dict[str, Any]], Any]) -> Any:
         """Make a request whose response only explains a state; None when it fails, so that nothing depends on it."""
         try:
             data = await self._call(request)
         except TransientError:
             return None
         except Answer as answer:
-            if answer.status == 403 and permission not in self._denied:
-                self._denied.add(permission)
+            if answer.status == 403 and str(permission) not in self._denied:
+                self._denied.add(str(permission))
                 _log.warning(
                     "Kubernetes does not allow the service to read why drivers do not start",
-                    extra={"permission": permission, "namespace": self._namespace, "error": answer.message},
+                    extra={"permission": str(permission), "namespace": self._namespace, "error": answer.message},
                 )
             return None
-        self._denied.discard(permission)
+        self._denied.discard(str(permission))
         return data
 
     async def _call(self, request: Callable[[ApiClient, dict[str, Any]], T]) -> T:
