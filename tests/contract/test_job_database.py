@@ -116,6 +116,20 @@ async def test_every_copy_goes_by_the_clock_of_the_database(
     assert abs(one.now() - utc_now()) < dt.timedelta(seconds=30)
 
 
+async def test_who_dispatches_can_be_read_without_a_claim(stores: tuple[JobStore, JobStore]) -> None:
+    """A copy that only serves the API learns the holder and the database's clock; an expired lease has no holder."""
+    first, second = stores
+    assert await second.read_dispatch() == DispatchLease("", 0)
+    await first.hold_dispatch("one", 60)
+    assert await second.read_dispatch() == DispatchLease("one", 1)
+    assert abs(second.now() - first.now()) < dt.timedelta(seconds=1)
+    await first.hold_dispatch("one", -60)
+    assert await second.read_dispatch() == DispatchLease("", 1)
+    await second.hold_dispatch("two", 60)
+    await second.release_dispatch("two")
+    assert await first.read_dispatch() == DispatchLease("", 2)
+
+
 async def test_a_lease_that_expired_is_taken_over_under_a_new_term(stores: tuple[JobStore, JobStore]) -> None:
     """A holder that renews late keeps its term as long as nobody else was faster."""
     one, two = stores

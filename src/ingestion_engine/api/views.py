@@ -342,6 +342,8 @@ class DispatcherView(View):
     """Number that grows whenever another copy takes over."""
     since: str | None = None
     """When the copy that answers began to dispatch; null while another one does."""
+    note: str | None = None
+    """What an operator should know: that no copy dispatches, so that jobs wait."""
 
 
 class ReadyView(View):
@@ -529,7 +531,7 @@ def show_health(
 ) -> ReadyView:
     """Return the view of all dependencies; without details, versions and error messages are left out. Pure."""
     status = "ready"
-    if not all(health.ok for health in found.values()):
+    if not all(health.ok for health in found.values()) or (leadership is not None and leadership.is_vacant):
         status = "degraded"
     if not all(health.ok for health in found.values() if health.required):
         status = "unavailable"
@@ -541,6 +543,11 @@ def show_health(
     )
 
 
+_NO_DISPATCHER = (
+    "No copy of the service dispatches: jobs are accepted and wait. Start a copy with INGEST_DISPATCH__ENABLED=true."
+)
+
+
 def show_leadership(leadership: LeadershipView | None, *, with_details: bool) -> DispatcherView | None:
     """Return the view of who dispatches; without details, the name of the copy is left out. Pure."""
     if leadership is None:
@@ -550,4 +557,5 @@ def show_leadership(leadership: LeadershipView | None, *, with_details: bool) ->
         holder=leadership.holder if with_details else None,
         term=leadership.term,
         since=format_milliseconds(leadership.since),
+        note=_NO_DISPATCHER if leadership.is_vacant else None,
     )

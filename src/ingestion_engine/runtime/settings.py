@@ -351,6 +351,9 @@ class LeaseSettings(Group):
 class DispatchSettings(Group):
     """How the service starts and monitors jobs."""
 
+    enabled: bool = True
+    """False makes this copy of the service serve the HTTP API only: it never dispatches jobs, whatever becomes of the
+    other copies. At least one copy on the database must dispatch."""
     poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two checks of queued and running jobs."""
     max_attempts: int = Field(default=3, ge=1)
@@ -362,6 +365,14 @@ class DispatchSettings(Group):
     end_timeout_s: float = Field(default=900.0, gt=0)
     """Seconds after which the service ends a job whose driver has not confirmed its end, and fences the driver off: a
     canceled job from the request on, any other from the end of its ``max_runtime_s`` on."""
+
+
+class RetentionSettings(Group):
+    """How long the service keeps what it knows of jobs that have ended."""
+
+    days: float = Field(default=30.0, ge=0)
+    """Days for which jobs that have ended are kept: their row, plan, reports, failures and logs. 0 means for ever. What
+    collections contain is not affected. See docs/operations.md."""
 
 
 class Settings(BaseSettings):
@@ -385,6 +396,7 @@ class Settings(BaseSettings):
     ocr: OcrSettings = OcrSettings()
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
+    retention: RetentionSettings = RetentionSettings()
     state_url: str | None = None
     """URL of the state store: ``s3://bucket/prefix``, or ``file:///dir`` on one machine. Required to run jobs."""
     database_url: str | None = None

@@ -75,7 +75,9 @@ class Dispatcher:
         now: Callable[[], Moment] = utc_now,
     ) -> None:
         self._settings = settings
-        self.leadership = Leadership(store, on_gained=self.wake, on_lost=self._drop_work)
+        self.leadership = Leadership(
+            store, on_gained=self.wake, on_lost=self._drop_work, may_lead=settings.dispatch.enabled
+        )
         self._jobs = DispatchedJobs(store, self.leadership)
         self._ledgers = ledgers
         self._engines = engines

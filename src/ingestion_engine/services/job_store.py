@@ -357,7 +357,7 @@ class JobStore:
                 answered_at = utc_now()
             if stored is not None:
                 current, term, moment = stored
-                self._clock_offset = moment - (asked_at + (answered_at - asked_at) / 2)
+                self._note_clock(moment, asked_at, answered_at)
                 return DispatchLease(current, term)
             try:
                 async with self.database.writing() as connection:
@@ -365,6 +365,25 @@ class JobStore:
             except IntegrityError:
                 continue  # another copy was the first
             return DispatchLease(holder, 1)
+
+    async def read_dispatch(self) -> DispatchLease:
+        """Return who has the right to dispatch now, by the database's clock; an empty name when nobody has."""
+        now = self.database.now()
+        holds = dispatchers.c.expires_at >= now
+        moment = sa.type_coerce(now, UtcMoment)
+        held = sa.select(dispatchers.c.holder, dispatchers.c.term, holds).where(dispatchers.c.name == _DISPATCH)
+        async with self.database.reading() as connection:
+            asked_at = utc_now()
+            self._note_clock((await connection.execute(sa.select(moment))).scalar_one(), asked_at, utc_now())
+            row = (await connection.execute(held)).first()
+        if row is None:
+            return DispatchLease("", 0)
+        holder, term, is_valid = row
+        return DispatchLease(holder if is_valid else "", term)
+
+    def _note_clock(self, moment: Moment, asked_at: Moment, answered_at: Moment) -> None:
+        """Note the database's clock, as read between two moments of this process's own clock."""
+        self._clock_offset = moment - (asked_at + (answered_at - asked_at) / 2)
 
     async def release_dispatch(self, holder: str) -> None:
         """Release the right to dispatch, so that a successor does not have to wait; its number stays."""

@@ -53,6 +53,11 @@ class LeadershipView:
     since: Moment | None
     """When this copy began to dispatch, by its own clock; None while it does not."""
 
+    @property
+    def is_vacant(self) -> bool:
+        """True when it is known that no copy dispatches: submitted jobs wait."""
+        return self.holder is None and self.term is not None
+
 
 class Leadership:
     """The right of this copy of the service to dispatch.
@@ -61,6 +66,7 @@ class Leadership:
         store: The jobs table.
         on_gained: Called when this copy begins to dispatch.
         on_lost: Called when the right is lost: all work that it covers must stop.
+        may_lead: False only watches who dispatches, and never claims the right.
         holder: Name of this copy; None means a new one of host, process and a random part.
         clock: Monotonic seconds.
     """
@@ -71,6 +77,7 @@ class Leadership:
         *,
         on_gained: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
+        may_lead: bool = True,
         holder: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +85,7 @@ class Leadership:
         self._store = store
         self._on_gained = on_gained
         self._on_lost = on_lost
+        self.may_lead = may_lead
         self._clock = clock
         self._lease: DispatchLease | None = None
         self._until = 0.0
@@ -120,13 +128,15 @@ class Leadership:
             await asyncio.sleep(RENEW_S)
 
     async def renew(self) -> bool:
-        """Acquire or renew the right, or note that another copy has it; return whether this copy has it.
+        """Acquire or renew the right if this copy may, or note which copy has it; return whether this copy has it.
 
         A database that does not respond holds this up for ``RENEW_S``; its answer is awaited by the next call.
         """
         if self._claim is None:
             self._claimed_at = self._clock()
-            self._claim = asyncio.ensure_future(self._store.hold_dispatch(self.holder, HOLD_S))
+            self._claim = asyncio.ensure_future(
+                self._store.hold_dispatch(self.holder, HOLD_S) if self.may_lead else self._store.read_dispatch()
+            )
         # Not wait_for: SQLite stays locked for five seconds after a write that was canceled.
         await asyncio.wait([self._claim], timeout=RENEW_S)
         self._check_deadline()
@@ -144,6 +154,8 @@ class Leadership:
             await asyncio.wait([self._claim], timeout=STOP_WAIT_S)
             self._claim.cancel()
         self._lease = None
+        if not self.may_lead:
+            return
         with contextlib.suppress(Exception):  # the right expires by itself, and the service is ending
             async with asyncio.timeout(STOP_WAIT_S):
                 await self._store.release_dispatch(self.holder)
@@ -153,7 +165,7 @@ class Leadership:
         if stored.holder != self.holder:
             if self._lease is not None:
                 self._lose(f"{stored.holder!r} has taken over")
-            elif before != stored:
+            elif before != stored and stored.holder:
                 _log.info("another copy dispatches", extra={"holder": stored.holder, "term": stored.term})
             return
         until = self._claimed_at + HOLD_S

@@ -46,7 +46,7 @@ async def test_who_dispatches_is_a_metric_a_log_line_and_in_readyz(
         await give_away(plane)
         assert not await dispatcher.leadership.renew()
         seen = (await plane.client.get("/readyz")).json()["dispatcher"]
-        assert seen == {"leading": False, "holder": "another", "term": 2, "since": None}
+        assert seen == {"leading": False, "holder": "another", "term": 2, "since": None, "note": None}
         metrics = (await plane.client.get("/metrics")).text
         assert "ingest_dispatcher_leader 0.0" in metrics
         assert "ingest_dispatcher_term 2.0" in metrics
@@ -188,3 +188,28 @@ async def test_an_acceptance_finds_the_row_as_it_is_now(world: World) -> None:
         assert job is not None
         assert (find_phase(job), job.attempt_started_at is None) == (JobPhase.CANCELING, False)
         assert world.engine.attempts[f"{job_id}-01"] is EngineState.PENDING
+
+
+async def test_a_copy_for_the_api_alone_never_dispatches_and_names_who_does(world: World) -> None:
+    """What it accepts is dispatched by another copy on the database; /readyz tells when there is none."""
+    async with world.serve(background=True, dispatch={"enabled": False}) as plane:
+        watcher = plane.services.dispatcher
+        assert watcher is not None
+        job_id = await plane.submit()
+        assert not await watcher.leadership.renew()
+        ready = (await plane.client.get("/readyz")).json()
+        assert (ready["status"], ready["dispatcher"]["holder"]) == ("degraded", None)
+        assert "INGEST_DISPATCH__ENABLED=true" in ready["dispatcher"]["note"]
+        async with world.serve() as other:
+            await other.look()
+            dispatcher = other.services.dispatcher
+            assert dispatcher is not None
+            assert not await watcher.leadership.renew()
+            ready = (await plane.client.get("/readyz")).json()
+            assert (ready["status"], ready["dispatcher"]["note"]) == ("ready", None)
+            assert ready["dispatcher"]["holder"] == dispatcher.leadership.holder
+            assert (await plane.job(job_id))["state"] == "submitted"
+        assert not await watcher.leadership.renew()
+        assert (await plane.client.get("/readyz")).json()["dispatcher"]["holder"] is None
+        assert "ingest_dispatcher_leader 0.0" in (await plane.client.get("/metrics")).text
+    assert world.engine.submits == [f"{job_id}-01"]
