@@ -42,7 +42,8 @@ class Fence:
         def sleep(seconds: float) -> None:
             self.now += seconds
 
-        acquire(self.state, COLLECTION, job_id, 1, ttl_s=30.0, grace_s=35.0, clock=lambda: self.now, sleep=sleep)
+        clocks = {"clock": lambda: self.now, "sleep": sleep, "wall_clock": lambda: 0.0}
+        acquire(self.state, COLLECTION, job_id, 1, ttl_s=30.0, grace_s=35.0, **clocks)
 
     async def permit(self) -> float:
         if len(self.granted) == 1:

@@ -72,10 +72,11 @@ def test_a_zombie_executor_undoes_nothing(platform: Platform, tmp_path: Path) ->
     wait_for(lambda: find_stalled(tmp_path).keys() == {"look", "write"})
     stalled = find_stalled(tmp_path)
     rewritten = ledger.read_partition(PartitionId(stalled["write"])).objects[0].ref.key
+    first_epoch = read_epoch(ledger)
     with driver_shot(platform, "job-undead"):
         write_texts(platform, {rewritten: "Written between the two drivers."})
         start_main(platform, ledger, 2, *arguments)
-        wait_for(lambda: read_epoch(ledger) == 2 and (ledger.read_progress() or {}).get("attempt") == 2)
+        wait_for(lambda: read_epoch(ledger) > first_epoch and (ledger.read_progress() or {}).get("attempt") == 2)
         assert release(tmp_path, stalled["look"]) == "fatal lease_lost"
         summary = platform.wait_for_summary(ledger)
         points = without_job_fields(platform.both("undead"))

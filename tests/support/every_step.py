@@ -286,6 +286,7 @@ class WatchedAttempt:
             ),
             sleep=self.clock.sleep,
             clock=self.clock,
+            wall_clock=lambda: 0.0,
         )
         return self.driver.run()
 

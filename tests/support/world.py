@@ -47,6 +47,8 @@ class World:
     jobs: int = 0
     large_bytes: int = LARGE_BYTES
     parser_version: str = "parser-1"
+    wall_s: float = 0.0
+    """Unix time of the driver's wall clock."""
 
     @property
     def stores(self) -> dict[StoreName, MemoryStore]:
@@ -101,6 +103,7 @@ class World:
             ),
             sleep=clock.sleep,
             clock=clock,
+            wall_clock=lambda: self.wall_s,
         )
         return driver.run()
 

@@ -121,6 +121,7 @@ class Driver:
     """Monotonic time in seconds at which the attempt began; None means now."""
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
     spec: JobSpec = field(init=False)
     state: StateStore = field(init=False)
     ledger: Ledger = field(init=False)
@@ -233,6 +234,7 @@ class Driver:
                 on_wait=self._show_wait,
                 clock=self.clock,
                 sleep=self.sleep,
+                wall_clock=self.wall_clock,
             )
         )
         self.monitor.note = None

@@ -1,11 +1,12 @@
 """The lease of a collection: which attempt may write, and the epoch that fences off all earlier writers.
 
 ``collections/{c}/lease.json`` holds job, attempt, epoch and a heartbeat counter. It changes by conditional writes only
-and is never removed, so epochs only grow. Clocks of different machines are never compared: a waiting driver takes the
-lease over when the stored value has not changed for ``ttl_s`` on its own monotonic clock, not counting the time in
-which it could not read; the holder pauses by itself when ``ttl_s`` have passed on its own clock since its last renewal.
-The successor then waits ``grace_s`` before it writes, so that all requests of the dead attempt's workers have ended
-(``LeaseSettings`` explains both values).
+and is never removed, so epochs only grow; a new epoch is also at least the Unix time in seconds, so that it is above
+those of all points although the state store was restored from a backup. Clocks of different machines are never compared
+to decide who holds it: a waiting driver takes the lease over when the stored value has not changed for ``ttl_s`` on its
+own monotonic clock, not counting the time in which it could not read; the holder pauses by itself when ``ttl_s`` have
+passed on its own clock since its last renewal. The successor then waits ``grace_s`` before it writes, so that all
+requests of the dead attempt's workers have ended (``LeaseSettings`` explains both values).
 
 Nobody can take a lease over while the state store is unavailable. So an outage of any length does not lose it: when the
 store is back, the holder's conditional write succeeds under the same epoch unless somebody else was faster.
@@ -423,7 +424,7 @@ class _Acquisition:
         started_at = self._clock()
         wanted = self._wanted
         if stored is not None:
-            wanted = replace(wanted, epoch=stored.epoch + 1, version=stored.version)
+            wanted = replace(wanted, epoch=max(wanted.epoch, stored.epoch + 1), version=stored.version)
         return self._hold(_write_lease(self._store, self._collection, wanted), started_at)
 
     def _hold(self, lease: Lease, renewed_at: float) -> HeldLease:
@@ -444,6 +445,16 @@ class _Acquisition:
             )
 
 
+def _least_epoch(wall_clock: Callable[[], float]) -> int:
+    """Return the least epoch of a new holder: the Unix time in seconds, at least 1.
+
+    A state store that was restored from a backup, or lost, has a lower epoch than the points in the stores. Under an
+    epoch below theirs, a job would not remove the passages that it replaces. Order between holders does not depend on
+    this clock: the next epoch is above the stored one in any case.
+    """
+    return max(1, int(wall_clock()))
+
+
 def acquire(
     store: StateStore,
     collection: str,
@@ -456,6 +467,7 @@ def acquire(
     sleep: Callable[[float], None] = time.sleep,
     should_stop: Callable[[], bool] = lambda: False,
     on_wait: OnWait = lambda _holder, _left_s: None,
+    wall_clock: Callable[[], float] = time.time,
 ) -> HeldLease:
     """Wait until the collection is free or its holder is dead, and hold it under a new, higher epoch. Blocking.
 
@@ -474,6 +486,7 @@ def acquire(
         sleep: Waits for a number of seconds.
         should_stop: Called before every read; True ends the wait. Exceptions pass through.
         on_wait: Called when the wait begins, and when it turns out that the holder is alive.
+        wall_clock: Unix seconds; the least epoch is that, at least 1.
 
     Raises:
         JobAborted: ``should_stop`` returned True.
@@ -481,7 +494,8 @@ def acquire(
 
     Cost: one or two requests; while waiting, one per second (ten per ``ttl_s``, if that is more).
     """
-    wanted = Lease(job_id=job_id, attempt=attempt, epoch=1, counter=0, released=False, holder=secrets.token_hex(8))
+    epoch = _least_epoch(wall_clock)
+    wanted = Lease(job_id=job_id, attempt=attempt, epoch=epoch, counter=0, released=False, holder=secrets.token_hex(8))
     acquisition = _Acquisition(
         store,
         collection,

@@ -47,7 +47,16 @@ def clock() -> Clock:
 
 def take(store: FaultyStore, clock: Clock, job_id: str, attempt: int = 1, **options: Callable[[], bool]) -> HeldLease:
     return acquire(
-        store, "docs", job_id, attempt, ttl_s=TTL_S, grace_s=GRACE_S, clock=clock, sleep=clock.sleep, **options
+        store,
+        "docs",
+        job_id,
+        attempt,
+        ttl_s=TTL_S,
+        grace_s=GRACE_S,
+        clock=clock,
+        sleep=clock.sleep,
+        wall_clock=lambda: 0.0,
+        **options,
     )
 
 
@@ -57,6 +66,17 @@ def test_a_free_collection_is_taken_at_once(store: FaultyStore, clock: Clock) ->
     assert held.epoch == 1
     assert clock.now == 1000.0
     held.check()
+
+
+def test_an_epoch_is_at_least_the_unix_time_and_above_the_stored_one(store: FaultyStore, clock: Clock) -> None:
+    """A restored state store gives no epoch below those of the points; a clock that is behind gives no equal ones."""
+    epochs = []
+    for number, now in enumerate((500.9, 90.0, 700.0), start=1):
+        times = {"clock": clock, "wall_clock": iter([now]).__next__}
+        held = acquire(store, "docs", "job-a", number, ttl_s=TTL_S, grace_s=GRACE_S, **times)
+        epochs.append(held.epoch)
+        held.release()
+    assert epochs == [500, 501, 700]
 
 
 def test_a_released_lease_is_taken_at_once_under_a_higher_epoch(store: FaultyStore, clock: Clock) -> None:
@@ -148,7 +168,7 @@ def test_two_drivers_at_the_same_moment_get_different_epochs(tmp_path: Path) -> 
     def drive(number: int) -> None:
         nonlocal inside, most
         barrier.wait()
-        held = acquire(store, "docs", f"job-{number}", 1, ttl_s=2.0, grace_s=0.1)
+        held = acquire(store, "docs", f"job-{number}", 1, ttl_s=2.0, grace_s=0.1, wall_clock=lambda: 0.0)
         with held.keep_alive():
             with lock:
                 inside += 1
@@ -339,7 +359,7 @@ def test_what_should_stop_raises_passes_through(store: FaultyStore, clock: Clock
 def test_keep_alive_renews_in_the_background(tmp_path: Path) -> None:
     """The counter advances while the block runs, and the thread ends with it."""
     store = LocalStateStore(f"file://{tmp_path}/state")
-    held = acquire(store, "docs", "job-a", 1, ttl_s=3.0, grace_s=0)
+    held = acquire(store, "docs", "job-a", 1, ttl_s=3.0, grace_s=0, wall_clock=lambda: 0.0)
     advanced = threading.Event()
     real_replace = store.replace
 
@@ -359,7 +379,7 @@ def test_keep_alive_renews_in_the_background(tmp_path: Path) -> None:
 def test_keep_alive_remembers_that_the_lease_was_lost(tmp_path: Path, clock: Clock) -> None:
     """When somebody else takes the lease, ``check`` raises from then on."""
     store = LocalStateStore(f"file://{tmp_path}/state")
-    held = acquire(store, "docs", "job-a", 1, ttl_s=3.0, grace_s=0)
+    held = acquire(store, "docs", "job-a", 1, ttl_s=3.0, grace_s=0, wall_clock=lambda: 0.0)
     take(FaultyStore(store), clock, "job-b")
     with held.keep_alive():
         thread = next(thread for thread in threading.enumerate() if thread.name == "lease-docs")
