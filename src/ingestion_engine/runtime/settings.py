@@ -216,6 +216,25 @@ def _check_memory(value: str) -> str:
 
 JavaMemory = Annotated[str, AfterValidator(_check_memory)]
 
+_LABEL_PART: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL: Final = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL_PART}=({_LABEL_PART})?")
+"""``key=value`` as Kubernetes accepts it for a label: an optional DNS name before the key's ``/``, an empty value."""
+
+
+def _split_labels(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_labels(value: tuple[str, ...]) -> tuple[str, ...]:
+    for label in value:
+        if _LABEL.fullmatch(label) is None:
+            raise ValueError(f"{label!r} is not a label of Kubernetes in the form key=value")
+    return value
+
+
+Labels = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_labels), AfterValidator(_check_labels)]
+"""Labels of Kubernetes, ``key=value``, comma-separated in the environment."""
+
 
 class SparkSettings(Group):
     """Spark on Kubernetes."""
@@ -235,6 +254,9 @@ class SparkSettings(Group):
     secret_name: str | None = None
     """Secret with ``INGEST_*`` variables as keys; driver and executors receive all of them. Unset means that the image
     or the service account provides the credentials."""
+    labels: Labels = ()
+    """Comma-separated ``key=value`` labels of every SparkApplication, which the operator copies to its pods; for
+    example ``kueue.x-k8s.io/queue-name=batch``. See docs/spark-manifest.md."""
     driver_cores: int = Field(default=1, ge=1)
     """CPU cores of the driver."""
     max_jobs: int | None = Field(default=None, ge=1)

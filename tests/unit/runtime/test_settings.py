@@ -122,3 +122,13 @@ def test_an_amount_of_memory_is_one_that_spark_reads(value: str, monkeypatch: py
         return
     with pytest.raises(SettingsError, match=r"INGEST_SPARK__DRIVER_MEMORY: .*for example 512m"):
         load_settings()
+
+
+def test_labels_are_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes refuses every application with a label of another form, so the service does not start with one."""
+    monkeypatch.setenv("INGEST_SPARK__LABELS", "kueue.x-k8s.io/queue-name=batch, team=,")
+    assert load_settings().spark.labels == ("kueue.x-k8s.io/queue-name=batch", "team=")
+    for wrong in ("queue", "=batch", "a=b c", "Kueue.io/x=y", f"a={'x' * 64}"):
+        monkeypatch.setenv("INGEST_SPARK__LABELS", wrong)
+        with pytest.raises(SettingsError, match="INGEST_SPARK__LABELS"):
+            load_settings()

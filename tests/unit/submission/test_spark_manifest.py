@@ -20,6 +20,7 @@ from ingestion_engine.runtime.settings import S3Settings, Settings, SparkSetting
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
 from ingestion_engine.submission.kubernetes.spark_manifest import (
+    LABEL_JOB,
     build_manifest,
     check_manifest,
     name_application,
@@ -185,6 +186,15 @@ def test_pods_get_the_path_of_the_file_of_authorities(tmp_path: Path) -> None:
     manifest = build_manifest(JOB, 1, URI, parallelism=2, settings=settings, pod_templates=templates)
     env = manifest["spec"]["driver"]["template"]["spec"]["containers"][0]["env"]
     assert [one for one in env if one["name"] == own["name"]] == [own]
+
+
+def test_labels_of_the_settings_are_the_applications() -> None:
+    """A queue of Kueue is one of them; none replaces a label by which the service knows its own application."""
+    labels = ("kueue.x-k8s.io/queue-name=batch", "team=", f"{LABEL_JOB}=another")
+    found = build(labels=labels)["metadata"]["labels"]
+    assert found["kueue.x-k8s.io/queue-name"] == "batch"
+    assert found["team"] == ""
+    assert found[LABEL_JOB] == JOB
 
 
 def test_speculation_and_repeated_tasks_are_off() -> None:

@@ -124,6 +124,7 @@ def build_manifest(
             "name": name_application(job_id, attempt),
             "namespace": spark.namespace,
             "labels": {
+                **dict(label.split("=", 1) for label in spark.labels),
                 "app.kubernetes.io/name": "ingestion-engine",
                 "app.kubernetes.io/managed-by": "ingestion-engine",
                 LABEL_JOB: job_id,
