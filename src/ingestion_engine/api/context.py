@@ -126,7 +126,7 @@ async def run_services(
     settings: Settings, parts: Parts, metrics: Metrics, *, dispatches: bool = True
 ) -> AsyncIterator[Services]:
     """Construct the services and run their tasks until the context ends; then close everything."""
-    store = await JobStore.open(settings.sqlalchemy_url, ca_file=settings.tls.ca_file)
+    store = await JobStore.open(settings.sqlalchemy_url, ca_file=settings.tls.ca_file, settings=settings.database)
     health = HealthService(
         settings,
         store,

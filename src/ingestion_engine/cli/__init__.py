@@ -10,7 +10,7 @@ Exit codes, for scripts:
 4    the job partially succeeded: some objects failed
 5    the service refused the request; the error names the reason
 6    the job was canceled
-7    the service is unreachable
+7    the service, or a system that a command uses, is unreachable
 ==== ===============================================================
 """
 

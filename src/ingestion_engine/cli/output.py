@@ -103,19 +103,19 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         return _print_refusal(error)
     except ApiUnreachable as error:
         hint = error.hint or "Start it with `ingest up` or `ingest serve`, or set INGEST_API_URL."
-        return _print_error(str(error), code="api_unreachable", hint=hint, exit_code=ExitCode.UNREACHABLE)
+        return print_error(str(error), code="api_unreachable", hint=hint, exit_code=ExitCode.UNREACHABLE)
     except SettingsError as error:
-        return _print_error(str(error), code="settings")
+        return print_error(str(error), code="settings")
     except NotInstalled as error:
-        return _print_error(str(error), code="not_installed", hint=error.hint, exit_code=ExitCode.USAGE)
+        return print_error(str(error), code="not_installed", hint=error.hint, exit_code=ExitCode.USAGE)
     except IngestionError as error:
-        return _print_error(error.message, code=error.code, hint=error.hint)
+        return print_error(error.message, code=error.code, hint=error.hint)
     except BrokenPipeError:
         # The reader has closed the pipe; nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.UNEXPECTED)
     except OSError as error:
-        return _print_error(str(error), code="system")
+        return print_error(str(error), code="system")
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as error:
@@ -128,7 +128,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _print_error(message: str, *, code: str, hint: str = "", exit_code: ExitCode = ExitCode.UNEXPECTED) -> int:
+def print_error(message: str, *, code: str, hint: str = "", exit_code: ExitCode = ExitCode.UNEXPECTED) -> int:
+    """Print an error as a sentence and a hint, or as JSON; return the exit code."""
     if wants_json():
         write_json({"code": code, "detail": message, "hint": hint or None}, file=sys.stderr)
     else:

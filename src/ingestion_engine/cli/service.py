@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that uses it, so that each comma
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 from pathlib import Path
@@ -15,10 +16,20 @@ from pydantic import ValidationError
 from rich.text import Text
 
 from ingestion_engine.cli.extras import require_worker, requires_devstack, requires_extra
-from ingestion_engine.cli.output import err, exit_code_of, exit_code_of_report, write_json, write_table
+from ingestion_engine.cli.output import (
+    ExitCode,
+    err,
+    exit_code_of,
+    exit_code_of_report,
+    out,
+    print_error,
+    write_json,
+    write_table,
+)
 from ingestion_engine.cli.output import open_client as _open_client
 from ingestion_engine.cli.requests import read_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
+from ingestion_engine.domain.errors import DatabaseUnavailable
 from ingestion_engine.runtime.settings import Settings, load_settings
 from ingestion_engine.runtime.validation import describe_faults
 
@@ -32,7 +43,7 @@ worker = typer.Typer(help="Run a job, or a part of one, in this process.", no_ar
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (serve, gateway, up, demo, ready):
+    for command in (serve, migrate, gateway, up, demo, ready):
         app.command()(command)
     app.add_typer(worker, name="worker")
 
@@ -53,6 +64,41 @@ def serve(
     run_service(settings)
 
 
+def migrate(
+    wait_s: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to wait for a database that is unavailable, or whose tables are locked."),
+    ] = 60.0,
+    json: Json = False,
+) -> int:
+    """Migrate the schema of the database of jobs (INGEST_DATABASE_URL) to this version, and exit.
+
+    It may run several times, and in several processes at once. Exit code: 0 when the schema has this version now, 7
+    when the database is unavailable.
+    """
+    settings = load_settings()
+    with requires_extra("api", "`ingest migrate`"):
+        from ingestion_engine.runtime.telemetry import configure_logging
+        from ingestion_engine.services.job_schema import migrate_schema
+    _check_extras(settings, only="postgres")
+    configure_logging(settings.log_level)
+    try:
+        change = asyncio.run(
+            migrate_schema(
+                settings.sqlalchemy_url, ca_file=settings.tls.ca_file, settings=settings.database, wait_s=wait_s
+            )
+        )
+    except DatabaseUnavailable as error:
+        return print_error(error.message, code=error.code, hint=error.hint, exit_code=ExitCode.UNREACHABLE)
+    if json:
+        write_json({"from": change.before, "to": change.after})
+    elif change.before == change.after:
+        out.print(f"The schema of the database has version {change.after} already.")
+    else:
+        out.print(f"The schema of the database was migrated from version {change.before or 'none'} to {change.after}.")
+    return int(ExitCode.SUCCEEDED)
+
+
 def gateway(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: INGEST_GATEWAY__HOST.")] = None,
     port: Annotated[
@@ -68,8 +114,13 @@ def gateway(
     run_gateway(settings)
 
 
-def _check_extras(settings: Settings) -> None:
-    """Import what the configured systems need, because an import error inside the running service has a traceback."""
+def _check_extras(settings: Settings, *, only: str | None = None) -> None:
+    """Import what the configured systems need, because an import error inside the running service has a traceback.
+
+    Args:
+        settings: All settings.
+        only: Extra to which the check is limited; None means all.
+    """
     needed = {
         "weaviate": (settings.weaviate.url, "INGEST_WEAVIATE__URL", "ingestion_engine.adapters.weaviate.store"),
         "kubernetes": (
@@ -80,7 +131,7 @@ def _check_extras(settings: Settings) -> None:
         "postgres": (_uses_asyncpg(settings.sqlalchemy_url), "INGEST_DATABASE_URL", "asyncpg"),
     }
     for extra, (configured, variable, module) in needed.items():
-        if configured:
+        if configured and only in {None, extra}:
             with requires_extra(extra, variable):
                 importlib.import_module(module)
 

@@ -397,6 +397,24 @@ class RetentionSettings(Group):
     collections contain is not affected. See docs/operations.md."""
 
 
+class DatabaseSettings(Group):
+    """Connections of each copy of the service to PostgreSQL, and the migration of the schema."""
+
+    pool_size: int = Field(default=5, ge=1)
+    """Number of connections that stay open."""
+    max_overflow: int = Field(default=10, ge=0)
+    """Number of further connections while all are in use. The server must allow the sum of both for every copy of the
+    service (``max_connections``)."""
+    pool_timeout_s: float = Field(default=5.0, gt=0)
+    """Seconds that a request waits for a connection while all are in use; then it is refused with 503."""
+    recycle_s: int = Field(default=1800, ge=0)
+    """Seconds after which a connection is replaced when it is next used: proxies and firewalls forget old ones.
+    0 means never."""
+    migrate: bool = True
+    """Whether the service migrates the schema when it starts. False makes it refuse to start until ``ingest migrate``
+    has run, for example with an account that may change tables."""
+
+
 class Settings(BaseSettings):
     """All settings. Arguments of the constructor override the environment."""
 
@@ -419,10 +437,12 @@ class Settings(BaseSettings):
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
     retention: RetentionSettings = RetentionSettings()
+    database: DatabaseSettings = DatabaseSettings()
     state_url: str | None = None
     """URL of the state store: ``s3://bucket/prefix``, or ``file:///dir`` on one machine. Required to run jobs."""
     database_url: str | None = None
-    """SQLAlchemy URL of the database of jobs. Unset means SQLite in ``DATA_DIR``."""
+    """URL of the database of jobs, ``postgresql://user:password@host:5432/database?sslmode=require``. Unset means
+    SQLite in ``DATA_DIR``."""
     data_dir: Path = Path(".ingest")
     """Directory for files of the service and of the embedded stack."""
     log_level: str = "INFO"

@@ -20,6 +20,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError
+from ingestion_engine.runtime.settings import DatabaseSettings
 from ingestion_engine.runtime.telemetry import get_logger
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -31,9 +32,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 10.0
 """Time after which a statement is given up: a server behind a dead connection never answers. Statements take
 milliseconds; only migrations have no limit."""
-
-POOL_TIMEOUT_S: Final = 5.0
-"""Time that a request waits for one of the 15 connections (SQLAlchemy's default) while all are in use."""
 
 _ASYNC_DRIVERS: Final = {
     "postgres": "postgresql+asyncpg",
@@ -206,7 +204,8 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
-        self._place = _describe_place(engine.url)
+        self.place = _describe_place(engine.url)
+        """Where it is, for messages; without user and password."""
         self._clock = clock
         self._down_since: float | None = None
         # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
@@ -215,13 +214,19 @@ class Database:
 
     @classmethod
     def open(
-        cls, url: str, *, ca_file: Path | None = None, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
+        cls,
+        url: str,
+        *,
+        ca_file: Path | None = None,
+        settings: DatabaseSettings | None = None,
+        statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
     ) -> Database:
         """Return the database of a URL; no connection is made. Creates the directory of a SQLite file.
 
         Args:
             url: SQLAlchemy URL.
             ca_file: As for ``parse_database_url``.
+            settings: Number and age of the connections to PostgreSQL; None means the defaults.
             statement_timeout_s: Time limit of a statement of PostgreSQL in seconds; None means no limit.
 
         Raises:
@@ -240,7 +245,14 @@ class Database:
             engine = create_async_engine(address.url)
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
             return cls(engine)
-        options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": POOL_TIMEOUT_S}
+        settings = settings or DatabaseSettings()
+        options: dict[str, Any] = {
+            "pool_pre_ping": True,
+            "pool_size": settings.pool_size,
+            "max_overflow": settings.max_overflow,
+            "pool_timeout": settings.pool_timeout_s,
+            "pool_recycle": settings.recycle_s or -1,
+        }
         if address.dsn is not None:
             options["async_creator"] = _make_creator(
                 address.dsn, {**(address.options or {}), "command_timeout": statement_timeout_s}
@@ -293,6 +305,8 @@ class Database:
         """Close all connections."""
         await self.engine.dispose()
 
+    aclose = close
+
     @contextlib.contextmanager
     def _watched(self, *, connecting: bool = False) -> Iterator[None]:
         """Turn errors of the database into DatabaseUnavailable; note when an outage begins and ends.
@@ -305,7 +319,7 @@ class Database:
         except Exception as error:  # every other error than the database's is raised again
             if not (connecting or _is_outage(error)):
                 raise
-            unavailable = _make_unavailable(error, self._place)
+            unavailable = _make_unavailable(error, self.place)
             if self._down_since is None:
                 self._down_since = self._clock()
                 _log.error("database unavailable", extra=unavailable.log_fields())

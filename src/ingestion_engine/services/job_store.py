@@ -8,6 +8,7 @@ cancel request and the dispatcher, or two dispatchers, cannot overwrite each oth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
 from sqlalchemy.exc import IntegrityError
 
-from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError
+from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.runtime.settings import DatabaseSettings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, jobs
+from ingestion_engine.services.job_schema import check_schema, migrate_schema
 from ingestion_engine.services.job_states import (
     PHASE_COLUMNS,
     IllegalTransition,
@@ -38,14 +38,8 @@ from ingestion_engine.services.job_states import (
 )
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
-
 READ_ROWS: Final = 500
 """Maximum number of ids per query; SQLite accepts 32,766 parameters, asyncpg 32,767."""
-
-_MIGRATION_LOCK: Final = 7_241_609_332
-"""Number of the PostgreSQL advisory lock that serialises migrations of several copies of the service; an arbitrary
-constant."""
 
 _DISPATCH: Final = "jobs"
 """Name of the only row of the table of dispatchers."""
@@ -105,24 +99,29 @@ class JobStore:
         self._storing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str, *, ca_file: Path | None = None) -> JobStore:
-        """Connect and migrate the schema to the newest version; creates the directory of a SQLite file.
+    async def open(cls, url: str, *, ca_file: Path | None = None, settings: DatabaseSettings | None = None) -> JobStore:
+        """Connect, and migrate the schema to the newest version; creates the directory of a SQLite file.
 
         Args:
             url: SQLAlchemy URL.
             ca_file: As for ``parse_database_url``.
+            settings: Connections, and whether the schema is migrated; None means the defaults.
 
         Raises:
             DatabaseUnavailable: the database does not respond or denies access.
-            FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it.
+            FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it;
+                "database_older": it has to be migrated, and the settings leave that to somebody else.
         """
-        database = Database.open(url, ca_file=ca_file, statement_timeout_s=None)
-        try:
-            async with database.writing() as connection:
-                await connection.run_sync(_migrate)
-        finally:
-            await database.close()
-        return cls(Database.open(url, ca_file=ca_file))
+        settings = settings or DatabaseSettings()
+        if settings.migrate:
+            await migrate_schema(url, ca_file=ca_file, settings=settings)
+        store = cls(Database.open(url, ca_file=ca_file, settings=settings))
+        if not settings.migrate:
+            async with contextlib.AsyncExitStack() as undo:
+                undo.push_async_callback(store.close)
+                await check_schema(store.database)
+                undo.pop_all()
+        return store
 
     async def close(self) -> None:
         """Close all connections."""
@@ -456,20 +455,3 @@ def _parse_cursor(cursor: str) -> tuple[Moment, str]:
         return parse_timestamp(moment), job_id
     except ValueError:
         raise bad_cursor(cursor) from None
-
-
-def _migrate(connection: sa.Connection) -> None:
-    """Run all pending migrations on an open connection, in its transaction. Raises FatalError "database_newer"."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise FatalError(
-            "database_newer",
-            f"The schema of the database of jobs is from another version of the service: {error}.",
-            hint="Install the newest version that has used the database, or set INGEST_DATABASE_URL to another one.",
-        ) from error

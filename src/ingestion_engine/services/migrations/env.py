@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that ``JobStore.open`` gives it."""
+"""Alembic's entry: runs the migrations on the connection that ``job_schema`` gives it."""
 
 from alembic import context
 

@@ -1,0 +1,200 @@
+"""The schema of the database of jobs: its version, and its migration by one copy of the service at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
+
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError
+from ingestion_engine.runtime.settings import DatabaseSettings
+from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.database import Database
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+WAIT_S: Final = 60.0
+"""Time that a migration waits for other transactions to release the tables; a backup may hold them for longer."""
+
+LOCK_TIMEOUT_S: Final = 2.0
+"""Time that one try of a migration waits for a lock. All requests to the table wait behind it, so it is short."""
+
+RETRY_S: Final = 1.0
+"""Pause between two tries."""
+
+_MIGRATION_LOCK: Final = 7_241_609_332
+"""Number of the PostgreSQL advisory lock that serialises migrations of several copies of the service; an arbitrary
+constant."""
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+"""SQLSTATE of a statement that ``lock_timeout`` ended."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """What a migration has changed."""
+
+    before: str | None
+    """Version of the schema before; None for an empty database."""
+    after: str
+    """Version of the schema now."""
+
+
+class _Locked(Exception):
+    """Other transactions hold locks that the migration requires."""
+
+
+def newest_version() -> str:
+    """Return the version of the schema that this version of the service uses."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+async def migrate_schema(
+    url: str,
+    *,
+    ca_file: Path | None = None,
+    settings: DatabaseSettings | None = None,
+    wait_s: float = 0.0,
+) -> SchemaChange:
+    """Migrate the schema to the newest version; nothing happens when it has it. Safe in several processes at once.
+
+    Args:
+        url: As for ``Database.open``, like the next two.
+        ca_file: Authorities.
+        settings: Connections; None means the defaults.
+        wait_s: Seconds to wait for a database that is unavailable. Locks of other transactions are waited for
+            in any case, ``WAIT_S`` or longer.
+
+    Raises:
+        DatabaseUnavailable: the database does not respond, denies access, or other transactions hold its tables.
+        FatalError: "database_url_invalid"; "database_newer": a later version of the service has migrated it.
+    """
+    begin = time.monotonic()
+    after = newest_version()
+    async with contextlib.aclosing(Database.open(url, ca_file=ca_file, settings=settings)) as database:
+        while True:
+            try:
+                before = await read_version(database)
+                if before == after:
+                    return SchemaChange(before, after)
+                unlimited = Database.open(url, ca_file=ca_file, settings=settings, statement_timeout_s=None)
+                async with contextlib.aclosing(unlimited), unlimited.writing() as connection:
+                    before = await connection.run_sync(_migrate)
+            except _Locked:
+                waited_s = time.monotonic() - begin
+                if waited_s >= max(wait_s, WAIT_S):
+                    raise _locked(database, waited_s) from None
+                _log.warning("migration waits for other transactions", extra={"waited_s": round(waited_s, 1)})
+            except DatabaseUnavailable:
+                if time.monotonic() - begin + RETRY_S > wait_s:
+                    raise
+            else:
+                if before != after:
+                    _log.info("database migrated", extra={"from": before, "to": after})
+                return SchemaChange(before, after)
+            await asyncio.sleep(RETRY_S)
+
+
+async def check_schema(database: Database) -> None:
+    """Return when the schema has the version of this service; changes nothing.
+
+    Raises:
+        DatabaseUnavailable: the database does not respond or denies access.
+        FatalError: "database_older" or "database_newer".
+    """
+    found, wanted = await read_version(database), newest_version()
+    if found == wanted:
+        return
+    if found is not None and found not in _list_versions():
+        raise _newer(found)
+    raise FatalError(
+        "database_older",
+        f"The schema of the database of jobs {database.place} has version {found or 'none'}; this service requires "
+        f"{wanted}.",
+        hint="Run `ingest migrate` with an account that may change tables, or set INGEST_DATABASE__MIGRATE=true.",
+    )
+
+
+async def read_version(database: Database) -> str | None:
+    """Return the version of the schema; None for an empty database. Raises DatabaseUnavailable."""
+    async with database.reading() as connection:
+        return await connection.run_sync(lambda one: MigrationContext.configure(one).get_current_revision())
+
+
+def _migrate(connection: sa.Connection) -> str | None:
+    """Run all pending migrations on an open connection, in its transaction; return the version before.
+
+    Raises:
+        FatalError: "database_newer".
+        _Locked: other transactions hold the tables.
+    """
+    with _noticing_locks():
+        if connection.dialect.name == "postgresql":
+            # Also where the account has time limits: a migration that is cut off would never get further.
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'"))
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
+        else:
+            # Python's driver begins no transaction for statements that change the schema: without this, a process that
+            # ends half-way, or another one, would find half of a migration.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        before = MigrationContext.configure(connection).get_current_revision()
+        if before is not None and before not in _list_versions():
+            raise _newer(before)
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return before
+
+
+@contextlib.contextmanager
+def _noticing_locks() -> Iterator[None]:
+    """Turn the error of a lock that was not acquired in time into ``_Locked``."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise _Locked from error
+        raise
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _list_versions() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _locked(database: Database, waited_s: float) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        "database_unavailable",
+        f"The database of jobs {database.place} cannot be migrated: other transactions have locked its tables for "
+        f"{waited_s:.0f} s.",
+        hint="Wait for backups and other long transactions to end (see `pg_stat_activity`), then try again.",
+    )
+
+
+def _newer(found: str) -> FatalError:
+    return FatalError(
+        "database_newer",
+        f"The schema of the database of jobs is from another version of the service: {found!r} is unknown to this one.",
+        hint="Install the newest version that has used the database, or set INGEST_DATABASE_URL to another one.",
+    )
