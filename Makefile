@@ -1,10 +1,10 @@
 # Every target installs what it needs first, so each one works as the first command in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench nightly format docs lock clean
+.PHONY: help setup demo up test check bench nightly format docs lock images image-service image-ray image-spark clean
 export PYTHON
 
 help:    ## List the targets.
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
 
 setup:   ## Install the locked packages and this checkout into .venv.
 	@scripts/setup.sh
@@ -39,8 +39,19 @@ format: setup   ## Format the code and apply the linter's fixes.
 docs: setup   ## Generate the table of settings in docs/operations.md.
 	@.venv/bin/python scripts/settings_table.py
 
-lock: setup   ## Write requirements.lock from pyproject.toml.
+lock: setup   ## Write requirements.lock and the locks of the images from pyproject.toml.
 	@scripts/lock.sh
+
+images: image-service image-ray image-spark   ## Build the three images; REGISTRY=registry.example.com/team.
+
+image-service:   ## Build the image of service and gateway with docker or podman.
+	@scripts/image.sh service ingestion-engine
+
+image-ray:   ## Build the image of the nodes of a Ray cluster.
+	@scripts/image.sh ray-worker ingestion-engine-ray
+
+image-spark:   ## Build the image of driver and executors on Spark.
+	@scripts/image.sh spark ingestion-engine-spark
 
 clean:   ## Remove everything built and installed; keeps the data in .ingest.
 	@rm -rf .venv .venv.log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
