@@ -75,7 +75,7 @@ class TlsSettings(Group):
 
     ca_file: Path | None = None
     """PEM file with the authorities that every client trusts, instead of the usual ones. Unset means the usual ones.
-    See docs/operations.md."""
+    See docs/operate/secrets.md."""
 
     @field_validator("ca_file")
     @classmethod
@@ -304,7 +304,7 @@ class ApiSettings(Group):
     """Port to listen on; 0 means any free port."""
     keys_file: Path | None = None
     """JSON file with API keys and the buckets and collections that each may use. Unset means no authentication. See
-    docs/operations.md."""
+    docs/operate/secrets.md."""
 
 
 class GatewaySettings(Group):
