@@ -1,0 +1,1 @@
+"""The Helm chart under test: rendered by Helm itself, and checked without a cluster."""
