@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import answer_problem, make_problem
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import get_logger, log_fields
 
 BODY_MAX_BYTES: Final = 1024 * 1024
 """The largest realistic request, with thousands of globs, is far smaller."""
@@ -59,25 +59,25 @@ class RequestContext:
                 raise HTTPException(413, f"The body of a request has at most {BODY_MAX_BYTES} bytes.")
             return message
 
-        try:
-            await self._app(scope, receive_bounded, send_marked)
-        except Exception:  # top of the service: the client receives a problem, the reason is logged
-            _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
-            if status:
-                raise
-            detail = "An unexpected error occurred; the log of the service has it under this request id."
-            problem = make_problem(500, "internal_error", detail, context={"request_id": request_id})
-            await answer_problem(problem)(scope, receive, send_marked)
-        finally:
-            self._record(scope, request_id, status=status, seconds=time.monotonic() - began)
+        with log_fields(request_id=request_id):
+            try:
+                await self._app(scope, receive_bounded, send_marked)
+            except Exception:  # top of the service: the client receives a problem, the reason is logged
+                _log.exception("request failed", extra={"path": scope["path"]})
+                if status:
+                    raise
+                detail = "An unexpected error occurred; the log of the service has it under this request id."
+                problem = make_problem(500, "internal_error", detail, context={"request_id": request_id})
+                await answer_problem(problem)(scope, receive, send_marked)
+            finally:
+                self._record(scope, status=status, seconds=time.monotonic() - began)
 
-    def _record(self, scope: Scope, request_id: str, *, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, *, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.count_request(scope["method"], route, status=status, seconds=seconds)
         if scope["path"] in _QUIET and status < 500:
             return
         fields = {
-            "request_id": request_id,
             "method": scope["method"],
             "path": scope["path"],
             "status": status,

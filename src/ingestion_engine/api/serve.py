@@ -31,7 +31,7 @@ def serve(settings: Settings) -> None:
         OSError: the address cannot be listened on.
         IngestionError: the service cannot start, for example because its database is unavailable.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, json=settings.log_format == "json")
     app = create_app(settings)
     host, port = settings.api.host, settings.api.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -222,7 +221,7 @@ def run(
         from ingestion_engine.state.ledger import Ledger
     require_worker("`ingest worker run`")
     settings = load_settings()
-    configure_logging(settings.log_level, stream=sys.stderr)
+    configure_logging(settings.log_level, json=settings.log_format == "json", names_job=False)
     try:
         request = JobRequest.model_validate(read_request(file, param_hint="FILE"))
     except ValidationError as error:

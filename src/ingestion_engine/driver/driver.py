@@ -572,7 +572,7 @@ class Driver:
     def _run_partitions(self, ids: Iterable[PartitionId | None]) -> Iterator[PartitionReport]:
         for report in self.ports.engine.run(self.attempt.spec_uri, ids, should_stop=self.monitor.should_stop):
             if is_abandoned(report):
-                log.warning("a partition did not end", extra={"partition": report.partition_id})
+                log.warning("a partition did not end", extra={"partition_id": report.partition_id})
                 self._has_writers = True
             yield report
 

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ingestion_engine.runtime.telemetry import configure_logging
 
     settings = load_settings()
-    configure_logging(settings.log_level, stream=sys.stdout)
+    configure_logging(settings.log_level, json=settings.log_format == "json", stream=sys.stdout, names_job=False)
     warming = []
     if options.engine == "ray":
         from ingestion_engine.engines.ray.start import warm_up

@@ -235,7 +235,7 @@ class Rounds:
         try:
             return self._ledger.find_done_report(report.partition_id)
         except TransientError as error:
-            log.warning("cannot look up a report", extra={"partition": report.partition_id, **error.log_fields()})
+            log.warning("cannot look up a report", extra={"partition_id": report.partition_id, **error.log_fields()})
             return None
 
     def _keep_finished(self, report: PartitionReport) -> PartitionId | None:
@@ -275,7 +275,7 @@ class Rounds:
         deaths = self._deaths.add(report.partition_id, begun.deaths)
         log.warning(
             "partition failed with its worker",
-            extra={"partition": report.partition_id, "deaths": deaths, "error": error.get("message")},
+            extra={"partition_id": report.partition_id, "deaths": deaths, "error": error.get("message")},
         )
         if self._deaths.are_most:
             raise _too_many_deaths(report, self._deaths.in_a_row)

@@ -19,7 +19,7 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.driver.log_tail import LogTail
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.spec_uri import load_settings_for
-from ingestion_engine.runtime.telemetry import TextFormatter, get_logger
+from ingestion_engine.runtime.telemetry import TextFormatter, get_logger, set_process_fields
 from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.ledger import ENVIRONMENT_FAULTS, Ledger
 
@@ -59,6 +59,7 @@ def run_driver(
     """
     begun = time.monotonic() if begun is None else begun
     uri = JobUri.parse(spec_uri)
+    set_process_fields(job_id=uri.job_id, attempt=attempt)
     settings = load_settings_for(uri)
     state = open_state_store(settings, uri.state_url)
     ledger = Ledger(state, uri.job_id)
@@ -69,7 +70,7 @@ def run_driver(
             raise
         return _end_unable(ledger, attempt, error)
     tail = LogTail()
-    tail.setFormatter(TextFormatter())
+    tail.setFormatter(TextFormatter(names_job=False))
     logging.getLogger().addHandler(tail)
     where = {"engine": spec.engine.value, "package": str(Path(__file__).parents[1])}
     log.info("driver started", extra={"job_id": uri.job_id, "attempt": attempt, **where})

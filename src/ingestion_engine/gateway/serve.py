@@ -42,7 +42,7 @@ def serve(settings: Settings, *, dead_s: float = DEAD_S) -> None:
     Raises:
         OSError: the address cannot be listened on.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, json=settings.log_format == "json")
     _allow_many_connections()
     host, port = settings.gateway.host, settings.gateway.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

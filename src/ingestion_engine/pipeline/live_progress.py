@@ -50,9 +50,9 @@ async def report_progress(
                 await asyncio.to_thread(ledger.write_running, partition_id, replace(measure(), waits_for=waits))
                 shown = waits
             except IngestionError as error:
-                log.debug("progress not reported", extra={"partition": partition_id, **error.log_fields()})
+                log.debug("progress not reported", extra={"partition_id": partition_id, **error.log_fields()})
             except Exception:  # progress is shown only, so no defect of it may end the partition
-                log.exception("progress not reported: unexpected error", extra={"partition": partition_id})
+                log.exception("progress not reported: unexpected error", extra={"partition_id": partition_id})
 
     task = asyncio.create_task(report())
     try:

@@ -32,7 +32,14 @@ from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.loop_watch import end_when_frozen
 from ingestion_engine.runtime.settings import CREATION_FIELDS, Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import (
+    configure_logging,
+    context_without_fields,
+    get_logger,
+    is_configured,
+    log_fields,
+    set_process_fields,
+)
 from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
@@ -92,13 +99,13 @@ def report_of(partition_id: PartitionId, work: Callable[[], PartitionReport]) ->
 def report_error(partition_id: PartitionId, error: Exception) -> PartitionReport:
     """Return the report of a partition that ended with an error, and log it: RETRY, or FATAL if the job must stop."""
     if isinstance(error, IngestionError) and not isinstance(error, TransientError):
-        log.error("partition stopped the job", extra={"partition": partition_id, **error.log_fields()})
+        log.error("partition stopped the job", extra={"partition_id": partition_id, **error.log_fields()})
         return _stopped_report(partition_id, ReportStatus.FATAL, error)
     if isinstance(error, TransientError):
-        log.warning("partition will be retried", extra={"partition": partition_id, **error.log_fields()})
+        log.warning("partition will be retried", extra={"partition_id": partition_id, **error.log_fields()})
         return _stopped_report(partition_id, ReportStatus.RETRY, error)
     # A defect of the product or of a library: the driver repeats the partition, then tries its objects one by one.
-    log.error("partition failed unexpectedly", extra={"partition": partition_id}, exc_info=error)
+    log.error("partition failed unexpectedly", extra={"partition_id": partition_id}, exc_info=error)
     unexpected = TransientError(UNEXPECTED_ERROR, f"{type(error).__name__}: {error}")
     return PartitionReport(partition_id, ReportStatus.RETRY, 0, error=unexpected.record())
 
@@ -246,14 +253,24 @@ def close_worker() -> None:
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
     uri = JobUri.parse(spec_uri)
     settings = load_settings_for(uri)
-    ledger = _open_ledger(settings, uri)
-    context = await _attempt_context(settings, ledger, uri, attempt=partition_id.attempt)
-    return await run_partition(ledger, context, partition_id)
+    _begin_log(settings, job_id=uri.job_id, attempt=partition_id.attempt)
+    with log_fields(partition_id=partition_id):
+        ledger = _open_ledger(settings, uri)
+        context = await _attempt_context(settings, ledger, uri, attempt=partition_id.attempt)
+        return await run_partition(ledger, context, partition_id)
+
+
+def _begin_log(settings: Settings, **fields: Any) -> None:
+    """Name a job in every log line of this process, which writes its log to standard error if nothing else is set."""
+    if not is_configured():
+        configure_logging(settings.log_level, json=settings.log_format == "json")
+    set_process_fields(**fields)
 
 
 async def _warm(spec_uri: str) -> None:
     uri = JobUri.parse(spec_uri)
     settings = load_settings_for(uri)
+    _begin_log(settings, job_id=uri.job_id)
     spec = await asyncio.to_thread(_open_ledger(settings, uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
     if spec.request.mode not in MODES_WITHOUT_EMBEDDER:
@@ -284,7 +301,10 @@ async def _attempt_context(settings: Settings, ledger: Ledger, uri: JobUri, *, a
     key = (uri.spec_uri, attempt)
     if key not in held:
         await _close_all(held)
-        held[key] = asyncio.create_task(_open_context(settings, ledger, attempt=attempt, slot=uri.slot))
+        held[key] = asyncio.create_task(
+            _open_context(settings, ledger, attempt=attempt, slot=uri.slot),
+            context=context_without_fields(),  # what it opens outlives the partition
+        )
     opening = held[key]
     try:
         return await opening

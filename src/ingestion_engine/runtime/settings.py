@@ -447,6 +447,8 @@ class Settings(BaseSettings):
     """Directory for files of the service and of the embedded stack."""
     log_level: str = "INFO"
     """Minimum level of log lines: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of log lines: ``text``, or ``json`` with one JSON object per line. See docs/operate/monitoring.md."""
 
     @classmethod
     def settings_customise_sources(

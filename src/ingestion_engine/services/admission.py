@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 
 from ingestion_engine.domain.spec import EngineName
@@ -13,13 +14,35 @@ from ingestion_engine.services.job_states import JobPhase, find_phase
 from ingestion_engine.services.shares import Grant
 
 
+class WaitReason(StrEnum):
+    """Why a job is not admitted. Clients and metrics show the codes, so they are stable."""
+
+    COLLECTION_IN_USE = "collection_in_use"
+    """Another job uses the same collection."""
+    ALIAS_IN_USE = "alias_in_use"
+    """Another job uses the same alias, or a collection of its name."""
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    """The engine could not be reached or has refused the last driver for a reason that may pass."""
+    ENGINE_FULL = "engine_full"
+    """As many jobs are under way on the engine as ``INGEST_<ENGINE>__MAX_JOBS`` allows."""
+    EMBEDDING_CAPACITY = "embedding_capacity"
+    """The job needs more embedding requests in flight than are free."""
+    EARLIER_JOB = "earlier_job"
+    """A job that was submitted earlier waits for embedding capacity."""
+    PUT_BACK = "put_back"
+    """An attempt found an environment that cannot run the job; the next one is not due yet."""
+    UNREADABLE = "unreadable"
+    """This version of the service cannot read the job's request or spec."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The decision on one queued job: admitted with ``grant``, or waiting for the reason in ``note``."""
+    """The decision on one queued job: admitted with ``grant``, or waiting for ``reason``, explained by ``note``."""
 
     job: JobRecord
     grant: Grant | None
     note: str | None
+    reason: WaitReason | None = None
 
 
 def admit_jobs(
@@ -60,20 +83,25 @@ def admit_jobs(
         names, grant = _names(job), wanted(job, max(free or 0, 0))
         places = max_jobs.get(job.engine)
         if (name := next((name for name in names if name in busy), None)) is not None:
-            what = "collection" if name == job.collection.lower() else "alias"
-            decisions.append(Admission(job, None, f"Waiting for job {busy[name]}, which uses the same {what}."))
+            is_collection = name == job.collection.lower()
+            what = "collection" if is_collection else "alias"
+            reason = WaitReason.COLLECTION_IN_USE if is_collection else WaitReason.ALIAS_IN_USE
+            note = f"Waiting for job {busy[name]}, which uses the same {what}."
+            decisions.append(Admission(job, None, note, reason=reason))
         elif job.engine in unavailable:
-            decisions.append(Admission(job, None, unavailable[job.engine]))
+            decisions.append(Admission(job, None, unavailable[job.engine], reason=WaitReason.ENGINE_UNAVAILABLE))
             busy.update(dict.fromkeys(names, job.id))
         elif places is not None and under_way[job.engine] >= places:
-            decisions.append(Admission(job, None, _describe_full(job.engine, under_way[job.engine], places)))
+            note = _describe_full(job.engine, under_way[job.engine], places)
+            decisions.append(Admission(job, None, note, reason=WaitReason.ENGINE_FULL))
             busy.update(dict.fromkeys(names, job.id))
         elif ahead is not None:
-            decisions.append(Admission(job, None, f"Waiting for job {ahead.id}, which was submitted earlier."))
+            note = f"Waiting for job {ahead.id}, which was submitted earlier."
+            decisions.append(Admission(job, None, note, reason=WaitReason.EARLIER_JOB))
             busy.update(dict.fromkeys(names, job.id))
         elif free is not None and limit is not None and (needed := min(grant.requests, limit)) > free:
             note = f"Waiting for embedding capacity: needs {needed}, {max(free, 0)} of {limit} requests are free."
-            decisions.append(Admission(job, None, note))
+            decisions.append(Admission(job, None, note, reason=WaitReason.EMBEDDING_CAPACITY))
             ahead = job
             busy.update(dict.fromkeys(names, job.id))
         else:

@@ -24,9 +24,9 @@ from ingestion_engine.domain.errors import (
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.spec import EngineName, JobRequest, JobSpec
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import get_logger, log_fields
 from ingestion_engine.runtime.timestamps import Moment, utc_now
-from ingestion_engine.services.admission import admit_jobs
+from ingestion_engine.services.admission import WaitReason, admit_jobs
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import NEEDS_DRIVER, TRANSITIONS, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
@@ -52,6 +52,16 @@ class Outage:
     failures: int
     """Number of consecutive failures."""
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job that waits for a driver."""
+
+    engine: EngineName
+    since: Moment
+    """When it was submitted to the service."""
+    reason: WaitReason
 
 
 class Dispatcher:
@@ -88,6 +98,8 @@ class Dispatcher:
         self._unfit: dict[str, Moment] = {}
         self._wanted: dict[str, int] = {}
         self._outages: dict[EngineName, Outage] = {}
+        self.waiting: dict[str, Waiting] = {}
+        """Jobs that wait for a driver, by id, as of the last round; empty while another copy dispatches."""
         self._working: dict[str, asyncio.Task[None]] = {}
 
     def wake(self) -> None:
@@ -142,9 +154,23 @@ class Dispatcher:
                     self._start(job, self._submit(job))
             else:
                 self._start(job, self._reconciler.reconcile(job))
-        await self._admit_all([job for job in active if not (_is_waiting(job) and _is_held_back(job, unfit, now))])
+        waiting = self._find_held_back(active, unfit, now)
+        self.waiting = waiting | await self._admit_all([job for job in active if job.id not in waiting])
 
-    async def _admit_all(self, active: list[JobRecord]) -> None:
+    def _find_held_back(self, active: list[JobRecord], unfit: Mapping[str, str], now: Moment) -> dict[str, Waiting]:
+        """Return the waiting jobs that are not to be admitted now, and hold up no other job."""
+        held = {}
+        for job in active:
+            if not _is_waiting(job):
+                continue
+            if job.id in unfit:
+                held[job.id] = Waiting(job.engine, job.created_at, WaitReason.UNREADABLE)
+            elif job.next_look_at is not None and job.next_look_at > now:
+                held[job.id] = Waiting(job.engine, job.created_at, WaitReason.PUT_BACK)
+        return held
+
+    async def _admit_all(self, active: list[JobRecord]) -> dict[str, Waiting]:
+        """Admit what the capacity allows, and return what waits for a driver."""
         now = self._now()
         unavailable = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
         decisions = admit_jobs(
@@ -154,9 +180,17 @@ class Dispatcher:
             max_jobs=limit_jobs(self._settings),
             unavailable=unavailable,
         )
+        # The driver of a job that is admitted is submitted once its engine is available again.
+        waiting = {
+            job.id: Waiting(job.engine, job.created_at, WaitReason.ENGINE_UNAVAILABLE)
+            for job in active
+            if job.engine in unavailable and find_phase(job) in NEEDS_DRIVER
+        }
         notes: dict[str, str | None] = {}
         for decision in decisions:
             if decision.grant is None:
+                if decision.reason is not None:
+                    waiting[decision.job.id] = Waiting(decision.job.engine, decision.job.created_at, decision.reason)
                 if decision.note != decision.job.note:
                     notes[decision.job.id] = decision.note
                 continue
@@ -168,6 +202,7 @@ class Dispatcher:
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
         if notes:
             await self._jobs.note_waiting(notes)
+        return waiting
 
     async def _set_aside(self, active: list[JobRecord], now: Moment) -> dict[str, str]:
         """Return the jobs that need a driver but cannot be read, with the reason; fail them when they stay so.
@@ -204,7 +239,8 @@ class Dispatcher:
     async def _guard(self, job: JobRecord, work: Coroutine[Any, Any, None]) -> None:
         """Keep an unexpected error of one job from the others, and try the job again later."""
         try:
-            await work
+            with log_fields(job_id=job.id):
+                await work
         except (DatabaseUnavailable, NotLeading):
             pass  # both are logged where they begin; the job is not the cause
         except Exception as error:  # a defect that one job reveals ends only this try
@@ -215,6 +251,7 @@ class Dispatcher:
 
     def _drop_work(self) -> None:
         """Cancel all work under way: another copy does it now, from what the table says."""
+        self.waiting = {}
         for task in self._working.values():
             task.cancel()
 
@@ -365,11 +402,6 @@ def _is_waiting(job: JobRecord) -> bool:
 def _needs_start(job: JobRecord) -> bool:
     """Return whether a job waits for admission or for a driver; all others go on without request and spec. Pure."""
     return _is_waiting(job) or find_phase(job) in NEEDS_DRIVER
-
-
-def _is_held_back(job: JobRecord, unfit: Mapping[str, str], now: Moment) -> bool:
-    """Return whether a waiting job is not to be admitted now, and holds up no other job. Pure."""
-    return job.id in unfit or (job.next_look_at is not None and job.next_look_at > now)
 
 
 class ActiveJobs:

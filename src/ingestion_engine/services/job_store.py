@@ -22,7 +22,7 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.runtime.settings import DatabaseSettings
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import context_without_fields, get_logger
 from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, jobs
@@ -147,7 +147,7 @@ class JobStore:
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._new.append((record, stored))
         if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store_new())
+            self._storing = asyncio.create_task(self._store_new(), context=context_without_fields())
         await stored
 
     async def _store_new(self) -> None:

@@ -16,7 +16,7 @@ from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.records import EmbeddingWait
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import get_logger, make_readable
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_ids import JobIds
@@ -204,7 +204,7 @@ class JobService:
             raise SubmissionError(
                 "log_not_found", f"There is no log of attempt {attempt} of job {job_id!r} yet.", status=404
             )
-        return text
+        return make_readable(text)
 
     async def read_log_after(self, job_id: str, after: str, attempt: int | None = None) -> tuple[str, LogPosition]:
         """Return what was added to a driver's log after a position, and the position at its end.

@@ -7,7 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar, cast
 
+from ingestion_engine.runtime.telemetry import context_without_fields
+
 T = TypeVar("T")
+
+
+async def _make(request: Callable[[], Awaitable[T]]) -> T:
+    return await request()
 
 
 class ResponseCache:
@@ -32,7 +38,9 @@ class ResponseCache:
             return cast("T", kept[1])
         pending = self._pending.get(key)
         if pending is None:
-            pending = self._pending[key] = asyncio.ensure_future(request())
+            # Later callers share the request, so it is not part of the first one's.
+            making = _make(request)
+            pending = self._pending[key] = asyncio.create_task(making, context=context_without_fields())
             pending.add_done_callback(lambda done: self._keep(key, done, keep_s))
         return await asyncio.shield(pending)
 

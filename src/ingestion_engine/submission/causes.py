@@ -12,7 +12,7 @@ _THROWN: Final = re.compile(r'Exception in thread "[^"]*" ')
 _CAUSED: Final = re.compile(r"Caused by: ")
 _FRAME: Final = re.compile(r"\s*(at \S|\.\.\. \d+ more|File \"|Traceback \(most recent)")
 _ERROR: Final = re.compile(r"error: ", re.IGNORECASE)
-_LOG_LINE: Final = re.compile(r"\d\d(\d\d)?[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d")
+_LOG_LINE: Final = re.compile(r'(\{"time": ")?\d\d(\d\d)?[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d')
 _OPERATOR: Final = re.compile(r"^failed to submit spark application: |^(failed to run spark-submit: )+")
 """What the Spark operator 2.5.2 puts before the text of spark-submit, with repetitions."""
 

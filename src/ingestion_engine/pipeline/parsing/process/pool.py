@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import socket
 import subprocess
@@ -71,7 +72,8 @@ async def run_parse(function: Callable[..., T], *arguments: Any, timeout_s: floa
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for the result
                 loop.call_soon_threadsafe(settle)
 
-        threading.Thread(target=work, name="parse", daemon=True).start()
+        around = contextvars.copy_context()  # the partition that log lines name
+        threading.Thread(target=around.run, args=(work,), name="parse", daemon=True).start()
         try:
             await done
         except asyncio.CancelledError:
