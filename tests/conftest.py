@@ -17,6 +17,7 @@ from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import Settings
 from support import servers
 from support.platform_world import Platform
+from support.postgres import Postgres
 from support.servers import RunningServer
 
 PLATFORM_FILES = ("test_ray_jobs.py", "test_alias_ray.py", "test_engines.py", "test_job_ray.py", "test_job_spark.py")
@@ -89,6 +90,15 @@ def weaviate_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
     """The Weaviate stand-in."""
     with servers.stopping(servers.start_weaviate(tmp_path_factory.mktemp("weaviate"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL. A test that stops it starts it again."""
+    server = Postgres()
+    server.start()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

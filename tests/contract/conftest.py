@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,9 @@ from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.settings import S3Settings
+from ingestion_engine.services.job_store import JobStore
 from support.buckets import choose_s3, new_bucket
+from support.postgres import Postgres, find_given, new_database
 from support.vector_stores import make_contract, make_settings
 
 
@@ -48,3 +51,25 @@ async def contract(stores: dict[StoreName, VectorStore]) -> AsyncIterator[Collec
     yield contract
     for store in stores.values():
         await store.drop_collection(contract.collection)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """URL of an empty database, on SQLite and on PostgreSQL: the server that the environment names, else our own."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/jobs.db"
+    elif (given := find_given()) is not None:
+        async with new_database(given) as url:
+            yield url
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        yield postgres.url(postgres.create_database())
+
+
+@pytest.fixture
+async def job_stores(database_url: str) -> AsyncIterator[tuple[JobStore, JobStore]]:
+    """Two copies of the service on one database."""
+    first, second = await JobStore.open(database_url), await JobStore.open(database_url)
+    yield first, second
+    await first.close()
+    await second.close()

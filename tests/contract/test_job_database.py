@@ -10,10 +10,9 @@ import asyncio
 import datetime as dt
 import logging
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -27,51 +26,10 @@ from ingestion_engine.services.database import parse_database_url
 from ingestion_engine.services.dispatcher import ActiveJobs
 from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import DispatchLease, JobFilter, JobStore
+from support.authority import Fault, PrivateAuthority
 from support.control import BODY, World, overwrite, queued
-from support.postgres import Postgres, find_binaries, find_given, new_database
-
-BINARIES = find_binaries()
-GIVEN = find_given()
-KINDS = ["sqlite"] if BINARIES is None and GIVEN is None else ["sqlite", "postgresql"]
-"""Where no PostgreSQL server is installed or named, SQLite alone is tested."""
-ON_POSTGRES = pytest.mark.parametrize("kind", [] if BINARIES is None else ["postgresql"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """A PostgreSQL that runs with TLS and without."""
-    assert BINARIES is not None
-    server = Postgres(BINARIES)
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-async def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """URL of an empty database."""
-    if kind == "sqlite":
-        yield f"sqlite:///{tmp_path}/jobs.db"
-    elif GIVEN is not None:
-        async with new_database(GIVEN) as given:
-            yield given
-    else:
-        server: Postgres = request.getfixturevalue("server")
-        yield server.url(server.create_database())
-
-
-@pytest.fixture
-async def stores(url: str) -> AsyncIterator[tuple[JobStore, JobStore]]:
-    """Two copies of the service on one database."""
-    first, second = await JobStore.open(url), await JobStore.open(url)
-    yield first, second
-    await first.close()
-    await second.close()
+from support.postgres import Postgres
+from support.postgres_tls import encrypted_postgres
 
 
 async def until(fact: Callable[[], Awaitable[bool]]) -> None:
@@ -92,20 +50,20 @@ async def take_over(store: JobStore, holder: str) -> DispatchLease:
 
 
 async def test_the_clock_of_the_database_decides_who_dispatches(
-    stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
+    job_stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy whose clock is an hour ahead takes nothing from a holder that renews."""
-    one, two = stores
+    one, two = job_stores
     await one.hold_dispatch("one", 60)
     monkeypatch.setattr(job_store, "utc_now", lambda: utc_now() + dt.timedelta(hours=1), raising=False)
     assert await two.hold_dispatch("two", 60) == DispatchLease("one", 1)
 
 
 async def test_every_copy_goes_by_the_clock_of_the_database(
-    stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
+    job_stores: tuple[JobStore, JobStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deadlines that one copy has set mean the same moment for another one whose clock is an hour ahead."""
-    one, two = stores
+    one, two = job_stores
     await one.hold_dispatch("one", 60)
     ahead = dt.timedelta(hours=1)
     monkeypatch.setattr(job_store, "utc_now", lambda: utc_now() + ahead)
@@ -116,9 +74,9 @@ async def test_every_copy_goes_by_the_clock_of_the_database(
     assert abs(one.now() - utc_now()) < dt.timedelta(seconds=30)
 
 
-async def test_who_dispatches_can_be_read_without_a_claim(stores: tuple[JobStore, JobStore]) -> None:
+async def test_who_dispatches_can_be_read_without_a_claim(job_stores: tuple[JobStore, JobStore]) -> None:
     """A copy that only serves the API learns the holder and the database's clock; an expired lease has no holder."""
-    first, second = stores
+    first, second = job_stores
     assert await second.read_dispatch() == DispatchLease("", 0)
     await first.hold_dispatch("one", 60)
     assert await second.read_dispatch() == DispatchLease("one", 1)
@@ -130,9 +88,9 @@ async def test_who_dispatches_can_be_read_without_a_claim(stores: tuple[JobStore
     assert await first.read_dispatch() == DispatchLease("", 2)
 
 
-async def test_a_lease_that_expired_is_taken_over_under_a_new_term(stores: tuple[JobStore, JobStore]) -> None:
+async def test_a_lease_that_expired_is_taken_over_under_a_new_term(job_stores: tuple[JobStore, JobStore]) -> None:
     """A holder that renews late keeps its term as long as nobody else was faster."""
-    one, two = stores
+    one, two = job_stores
     assert await one.hold_dispatch("one", -60) == DispatchLease("one", 1)
     assert await one.hold_dispatch("one", 0.05) == DispatchLease("one", 1)
     assert await take_over(two, "two") == DispatchLease("two", 2)
@@ -141,15 +99,17 @@ async def test_a_lease_that_expired_is_taken_over_under_a_new_term(stores: tuple
     assert await one.hold_dispatch("one", 60) == DispatchLease("one", 3)
 
 
-async def test_copies_that_start_together_agree_on_one(stores: tuple[JobStore, JobStore]) -> None:
+async def test_copies_that_start_together_agree_on_one(job_stores: tuple[JobStore, JobStore]) -> None:
     """Also for the very first lease of a new database."""
-    leases = await asyncio.gather(*(store.hold_dispatch(name, 60) for name, store in zip("ab", stores, strict=True)))
+    leases = await asyncio.gather(
+        *(store.hold_dispatch(name, 60) for name, store in zip("ab", job_stores, strict=True))
+    )
     assert leases[0] == leases[1]
 
 
-async def test_a_copy_that_lost_the_lease_changes_no_job(stores: tuple[JobStore, JobStore]) -> None:
+async def test_a_copy_that_lost_the_lease_changes_no_job(job_stores: tuple[JobStore, JobStore]) -> None:
     """Whatever it believes, and although the row is as it has read it."""
-    one, two = stores
+    one, two = job_stores
     lost = await one.hold_dispatch("one", -60)
     current = await two.hold_dispatch("two", 60)
     job = queued(1, "c")
@@ -164,9 +124,9 @@ async def test_a_copy_that_lost_the_lease_changes_no_job(stores: tuple[JobStore,
     assert await one.get(job.id) == changed
 
 
-async def test_of_two_changes_of_one_row_one_happens(stores: tuple[JobStore, JobStore]) -> None:
+async def test_of_two_changes_of_one_row_one_happens(job_stores: tuple[JobStore, JobStore]) -> None:
     """Both copies have read the same revision; the second change finds another one."""
-    one, two = stores
+    one, two = job_stores
     job = queued(1, "c")
     await one.insert(job)
     done = await asyncio.gather(one.update(job, note="a"), two.update(job, note="b"))
@@ -177,10 +137,10 @@ async def test_of_two_changes_of_one_row_one_happens(stores: tuple[JobStore, Job
 
 @pytest.mark.parametrize("column", ["engine", "state"])
 async def test_a_row_that_cannot_be_read_hides_no_other(
-    stores: tuple[JobStore, JobStore], column: str, caplog: pytest.LogCaptureFixture
+    job_stores: tuple[JobStore, JobStore], column: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is left out of lists and of the dispatcher's jobs, counted, logged once, and named when asked for."""
-    store, _ = stores
+    store, _ = job_stores
     for number in range(5):
         await store.insert(queued(number, "c"))
     await overwrite(store, "job-3", **{column: "later"})
@@ -217,18 +177,17 @@ async def test_a_damaged_file_of_sqlite_hides_no_other_row(tmp_path: Path) -> No
     await store.close()
 
 
-@ON_POSTGRES
 async def test_a_service_survives_a_database_that_comes_and_goes(
-    world: World, kind: str, server: Postgres, caplog: pytest.LogCaptureFixture
+    world: World, postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     """503 with one code, one log line per outage, metrics all the same; afterwards everything goes on."""
     caplog.set_level(logging.INFO)
-    url = server.url(server.create_database())
+    url = postgres.url(postgres.create_database())
     async with world.serve(database_url=url) as plane:
         job_id = await plane.submit()
         await plane.look()
         try:
-            server.stop()
+            postgres.stop()
             caplog.clear()
             for method, path in [("GET", "/jobs"), ("GET", f"/jobs/{job_id}"), ("POST", f"/jobs/{job_id}/cancel")]:
                 answer = await plane.client.request(method, path)
@@ -247,7 +206,7 @@ async def test_a_service_survives_a_database_that_comes_and_goes(
             lines = [record for record in caplog.records if record.levelno > logging.INFO]
             assert [line.getMessage() for line in lines] == ["database unavailable"]
         finally:
-            server.start()
+            postgres.start()
         caplog.clear()
         assert (await plane.job(job_id))["state"] == "submitted"
         assert [line.getMessage() for line in caplog.records if line.name.endswith("database")] == [
@@ -258,13 +217,12 @@ async def test_a_service_survives_a_database_that_comes_and_goes(
         assert (await plane.job(job_id))["state"] == "succeeded"
 
 
-@ON_POSTGRES
 async def test_a_dispatcher_outlives_its_database(
-    world: World, kind: str, server: Postgres, caplog: pytest.LogCaptureFixture
+    world: World, postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By itself it stops to lead, says so once, and leads again when the database is back; no traceback."""
     caplog.set_level(logging.INFO)
-    url = server.url(server.create_database())
+    url = postgres.url(postgres.create_database())
     async with world.serve(background=True, database_url=url) as plane:
         dispatcher = plane.services.dispatcher
         assert dispatcher is not None
@@ -281,10 +239,10 @@ async def test_a_dispatcher_outlives_its_database(
         await until(leads)
         job_id = await plane.submit()
         try:
-            server.stop()
+            postgres.stop()
             await until(leads_not)
         finally:
-            server.start()
+            postgres.start()
         await until(leads)
         await until(is_submitted)
     messages = [line.getMessage() for line in caplog.records if line.name.startswith("ingestion_engine.services")]
@@ -299,65 +257,55 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-@ON_POSTGRES
-async def test_parameters_of_libpq_are_understood(kind: str, server: Postgres) -> None:
+async def test_parameters_of_libpq_are_understood(postgres: Postgres) -> None:
     """Each has the effect that psql gives it, or is left out where nothing is lost."""
     query = "?sslmode=disable&connect_timeout=7&application_name=my%20service&options=-c%20statement_timeout%3D4321"
     query += "&keepalives=1&gssencmode=disable&channel_binding=prefer&client_encoding=UTF8&target_session_attrs=any"
-    store = await JobStore.open(server.url(server.create_database(), query))
+    store = await JobStore.open(postgres.url(postgres.create_database(), query))
     async with store.database.reading() as connection:
         for name, value in [("application_name", "my service"), ("statement_timeout", "4321ms")]:
             assert (await connection.execute(sa.text(f"SHOW {name}"))).scalar() == value
     await store.close()
 
 
-@ON_POSTGRES
-async def test_a_connection_is_encrypted_and_its_certificate_checked(kind: str, tmp_path: Path) -> None:
+async def test_a_connection_is_encrypted_and_its_certificate_checked(tmp_path: Path) -> None:
     """With the authority of the URL; with another one, the reason is the certificate."""
-    assert BINARIES is not None
-    authority, stranger = trustme.CA(), trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    server = Postgres(BINARIES)
-    files = {"server.crt": certificate.cert_chain_pems[0], "server.key": certificate.private_key_pem}
-    for name, blob in files.items():
-        path = server.folder / name
-        blob.write_to_path(path)
-        path.chmod(0o600)
-        if server.user is not None:
-            shutil.chown(path, server.user)
-    server.options = (
-        "ssl=on",
-        *(f"ssl_{n.rpartition('.')[2].replace('crt', 'cert')}_file={server.folder / n}" for n in files),
-    )
-    for name, one in [("ca.pem", authority), ("other.pem", stranger)]:
-        one.cert_pem.write_to_path(tmp_path / name)
-    server.start()
-    try:
-        store = await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"))
-        async with store.database.reading() as connection:
-            encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-            assert (await connection.execute(sa.text(encrypted))).scalar() is True
-        await store.close()
-        verified = server.url(query="?sslmode=verify-full")
-        await (await JobStore.open(verified, ca_file=tmp_path / "ca.pem")).close()  # INGEST_TLS__CA_FILE
-        with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
-            await JobStore.open(verified, ca_file=tmp_path / "other.pem")
-        with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
-            await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/other.pem"))
+    authority = PrivateAuthority(tmp_path)
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    verified = "?sslmode=verify-full"
+    async with encrypted_postgres(authority.issue()) as url:
+        for store in (
+            await JobStore.open(url(f"{verified}&sslrootcert={authority.file}")),
+            await JobStore.open(url(verified), ca_file=authority.file),  # INGEST_TLS__CA_FILE
+            await JobStore.open(url("?sslmode=require")),
+        ):
+            async with store.database.reading() as connection:
+                raw = await connection.get_raw_connection()
+                assert raw.driver_connection is not None
+                transport = raw.driver_connection._transport
+                assert transport.get_extra_info("cipher") is not None
+            await store.close()
+        for query, ca_file in [
+            (verified, tmp_path / "other.pem"),
+            (f"{verified}&sslrootcert={tmp_path}/other.pem", None),
+        ]:
+            with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
+                await JobStore.open(url(query), ca_file=ca_file)
         with pytest.raises(FatalError, match=r"'sslrootcert' names the file '.*missing\.pem', which cannot be read"):
-            await JobStore.open(server.url(query=f"?sslmode=verify-full&sslrootcert={tmp_path}/missing.pem"))
-    finally:
-        server.close()
+            await JobStore.open(url(f"{verified}&sslrootcert={tmp_path}/missing.pem"))
+    async with encrypted_postgres(authority.issue(Fault.OTHER_HOST)) as url:
+        await (await JobStore.open(url("?sslmode=verify-ca"), ca_file=authority.file)).close()
+        with pytest.raises(DatabaseUnavailable, match=r"(?i)certificate"):
+            await JobStore.open(url(verified), ca_file=authority.file)
 
 
-@ON_POSTGRES
-async def test_a_database_that_cannot_be_opened_says_why(kind: str, server: Postgres) -> None:
+async def test_a_database_that_cannot_be_opened_says_why(postgres: Postgres) -> None:
     """One sentence and the variable to check, without the password."""
-    closed = Postgres.url(server).replace(str(server.port), "1")
+    closed = postgres.url().replace(str(postgres.port), "1")
     for url, reason in [
         (closed, r"at 127\.0\.0\.1:1 is unavailable: Connection refused"),
-        (server.url("nowhere"), 'database "nowhere" does not exist'),
-        (server.url().replace("secret", "wrong"), "password authentication failed"),
+        (postgres.url("nowhere"), 'database "nowhere" does not exist'),
+        (postgres.url().replace("secret", "wrong"), "password authentication failed"),
     ]:
         with pytest.raises(DatabaseUnavailable, match=reason) as failed:
             await JobStore.open(url)

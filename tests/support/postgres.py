@@ -6,9 +6,11 @@ Tests that need no more than an empty database use the server of the environment
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -23,14 +25,48 @@ from ingestion_engine.services.database import Database
 from support.servers import free_port
 from support.waiting import wait_for
 
+MISSING = "PostgreSQL's server is not installed. Run: scripts/postgres.sh --required"
+
 _FOLDERS = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/usr/local/bin"), Path("/usr/bin"))
 
 
-def find_binaries() -> Path | None:
-    """The folder with ``initdb`` and ``postgres``; None where PostgreSQL's server is not installed."""
+def find_binaries() -> Path:
+    """The folder with ``initdb`` and ``postgres``: the system's, else those that the package ``pgserver`` carries."""
     found = shutil.which("initdb")
-    folders = (*_FOLDERS, *([] if found is None else [Path(found).parent]))
-    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
+    package = importlib.util.find_spec("pgserver")
+    folders = [
+        *_FOLDERS,
+        *([] if found is None else [Path(found).parent]),
+        *([] if package is None or package.origin is None else [Path(package.origin).parent / "pginstall" / "bin"]),
+    ]
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    raise FileNotFoundError(MISSING)
+
+
+def choose_account() -> str | None:
+    """The account that runs a server, because PostgreSQL refuses to run as root; None means this process's own."""
+    if os.geteuid() != 0:
+        return None
+    return next(entry.pw_name for entry in pwd.getpwall() if entry.pw_name in {"postgres", "nobody"})
+
+
+def make_readable(binaries: Path, account: str | None, folder: Path) -> Path:
+    """The binaries, or a copy of the package ``pgserver`` in ``folder`` where the account cannot reach them.
+
+    That is so in a virtual environment below a private home directory.
+    """
+    try:
+        subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, user=account)
+    except PermissionError:
+        package = binaries.parents[1]
+        for part in (package, package.with_name("pgserver.libs")):  # the libraries are found beside the package
+            shutil.copytree(part, folder / part.name, symlinks=True)
+            for path in (folder / part.name, *(folder / part.name).rglob("*")):
+                path.chmod(0o755)
+        return folder / package.name / binaries.relative_to(package)
+    return binaries
 
 
 def find_given() -> str | None:
@@ -60,28 +96,25 @@ async def new_database(url: str) -> AsyncIterator[str]:
 class Postgres:
     """A cluster with the superuser ``ingest`` and the password ``secret``."""
 
-    binaries: Path
     port: int = field(default_factory=free_port)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ingest-postgres-")))
     options: tuple[str, ...] = ()
     """Settings of the server, as ``name=value``."""
+    binaries: Path = field(default_factory=find_binaries)
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
+        self.user = choose_account()
         password = self.folder / "password"
         password.write_text("secret")
-        if self.user is not None:  # PostgreSQL refuses to run as root
+        if self.user is not None:
             for path in (self.folder, password):
                 shutil.chown(path, self.user)
-        initdb = [str(self.binaries / "initdb"), "-D", str(self.data), "-U", "ingest", "-E", "UTF8", "--no-sync"]
-        self._run([*initdb, "--auth=scram-sha-256", f"--pwfile={password}"])
-
-    @property
-    def user(self) -> str | None:
-        """The account that runs the server; None means this process's own."""
-        if os.geteuid() != 0:
-            return None
-        return next(entry.pw_name for entry in pwd.getpwall() if entry.pw_name in {"postgres", "nobody"})
+        self.binaries = make_readable(self.binaries, self.user, self.folder)
+        initdb = ["-D", str(self.data), "-U", "ingest", "-E", "UTF8", "--no-sync", "--auth=scram-sha-256"]
+        command = [str(self.binaries / "initdb"), *initdb, "--no-instructions", f"--pwfile={password}"]
+        done = subprocess.run(command, check=False, capture_output=True, cwd=self.folder, user=self.user)
+        assert done.returncode == 0, done.stderr.decode()
 
     @property
     def data(self) -> Path:
@@ -97,15 +130,20 @@ class Postgres:
         command = [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         for setting in settings:
             command += ["-c", setting]
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, user=self.user)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, user=self.user)
+        wait_for(self._answers, 60, every_s=0.02)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text()
         ready = [str(self.binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, 60, every_s=0.05)
+        return subprocess.run(ready, check=False).returncode == 0
 
     def stop(self) -> None:
         """Stop the server at once: connections break, what is committed stays."""
         if self.process is not None:
-            self.process.send_signal(3)  # SIGQUIT: immediate shutdown
+            self.process.send_signal(signal.SIGQUIT)  # immediate shutdown
             self.process.wait()
             self.process = None
 
@@ -120,7 +158,3 @@ class Postgres:
         """Stop the server and remove its files."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _run(self, command: list[str]) -> None:
-        done = subprocess.run(command, check=False, capture_output=True, cwd=self.folder, user=self.user)
-        assert done.returncode == 0, done.stderr.decode()
