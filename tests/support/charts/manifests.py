@@ -72,6 +72,7 @@ def _make_pod(owner: Object, part: str, template: Mapping[str, Any]) -> Pod:
     if owner["kind"] == "RayCluster":  # the labels that KubeRay adds
         labels |= {"ray.io/cluster": owner["metadata"]["name"], "ray.io/is-ray-node": "yes"}
         labels |= {"ray.io/node-type": "head" if part == "head" else "worker"}
+        labels.setdefault("app.kubernetes.io/name", "kuberay")
     return Pod(owner, part, labels, template["spec"])
 
 

@@ -188,7 +188,9 @@ def accounts_are_explicit(objects: list[Object]) -> Iterator[str]:
     """Every pod names its account, says whether it gets its token, and gets no variables of foreign services."""
     for pod in find_pods(objects):
         account = pod.spec.get("serviceAccountName")
-        if not account:
+        # KubeRay makes the account of an autoscaler, and only where none is named.
+        made = pod.part == "head" and pod.owner["spec"].get("enableInTreeAutoscaling") is True
+        if not account and not made:
             yield f"{pod}: no serviceAccountName"
         if not isinstance(pod.spec.get("automountServiceAccountToken"), bool):
             yield f"{pod}: automountServiceAccountToken is not said"
@@ -313,7 +315,12 @@ def budgets_let_nodes_drain(objects: list[Object]) -> Iterator[str]:
         target = next(
             (one for one in of_kind(objects, "Deployment") if selects(spec["selector"], _labels_of_pods(one))), None
         )
-        replicas = 1 if target is None else target["spec"].get("replicas", 2)
+        scaled = [
+            one["spec"]["minReplicas"]
+            for one in of_kind(objects, "HorizontalPodAutoscaler")
+            if target is not None and one["spec"]["scaleTargetRef"]["name"] == target["metadata"]["name"]
+        ]
+        replicas = 1 if target is None else target["spec"].get("replicas", *scaled)
         if spec.get("maxUnavailable") in {0, "0%"} or spec.get("minAvailable", 0) in {"100%", replicas}:
             yield f"{name_of(each)}: it allows no disruption"
 
@@ -455,7 +462,7 @@ def config_maps_exist(objects: list[Object]) -> Iterator[str]:
     for pod in find_pods(objects):
         named = set(_find_config_maps(pod))
         used |= named
-        hook = "helm.sh/hook" in (pod.owner["metadata"].get("annotations") or {})
+        hook = "pre-" in (pod.owner["metadata"].get("annotations") or {}).get("helm.sh/hook", "")
         for name in sorted(named & set(made)):
             if hook and "helm.sh/hook" not in (made[name]["metadata"].get("annotations") or {}):
                 yield f"{pod}: the hook needs {name}, which is made after it"

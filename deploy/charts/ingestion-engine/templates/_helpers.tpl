@@ -130,6 +130,10 @@ dns+http://{{ include "ingestion-engine.fullname" . }}-gateway.{{ .Release.Names
 {{- $_ := set $env "INGEST_SPARK__IMAGE" (include "ingestion-engine.image" (list . .Values.spark.image)) -}}
 {{- $_ := set $env "INGEST_SPARK__SERVICE_ACCOUNT" .Values.spark.jobServiceAccount.name -}}
 {{- with .Values.spark.existingSecret }}{{ $_ := set $env "INGEST_SPARK__SECRET_NAME" . }}{{ end -}}
+{{- $labels := list -}}
+{{- range $key, $value := .Values.spark.labels }}{{ $labels = append $labels (printf "%s=%s" $key (toString $value)) }}{{ end -}}
+{{- if .Values.kueue.enabled }}{{ $labels = append $labels (printf "kueue.x-k8s.io/queue-name=%s" .Values.kueue.queueName) }}{{ end -}}
+{{- if $labels }}{{ $_ := set $env "INGEST_SPARK__LABELS" (join "," $labels) }}{{ end -}}
 {{- if include "ingestion-engine.sparkTemplate" . -}}
 {{- $_ := set $env "INGEST_SPARK__POD_TEMPLATE" "/etc/ingest/spark/pod-template.yaml" -}}
 {{- end -}}
@@ -195,11 +199,6 @@ secret:
 {{- end -}}
 {{- end -}}
 
-{{/* Security of a pod and of a container: the restricted Pod Security Standard. */}}
-{{- define "ingestion-engine.podSecurity" -}}
-{{- toYaml .Values.podSecurityContext -}}
-{{- end -}}
-
 {{/*
 The Secret volume of the service: one directory with a file per variable, read with INGEST_SECRETS_DIR. Files and no
 variables of the environment, because every child process would inherit those.
@@ -213,11 +212,10 @@ projected:
     - secret:
         name: {{ . }}
     {{- end }}
-    {{- if .Values.database.existingSecret }}
+    # Named, so that a pod does not start without it: it would make an SQLite database of its own.
     - secret:
-        name: {{ .Values.database.existingSecret }}
-        items: [{key: {{ .Values.database.key | quote }}, path: INGEST_DATABASE_URL}]
-    {{- end }}
+        name: {{ default .Values.existingSecret .Values.database.existingSecret }}
+        items: [{key: {{ include "ingestion-engine.databaseKey" . }}, path: INGEST_DATABASE_URL}]
     {{- if .Values.rayCluster.enabled }}
     - secret:
         name: {{ include "ingestion-engine.rayTokenSecret" . }}
@@ -412,4 +410,165 @@ spec:
     {{- with concat (default list $root.Values.extraVolumes) (default list $values.extraVolumes) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
+
+{{/* The port that a URL leads to; servers of Ollama may be written as dns+http://name:port#8. */}}
+{{- define "ingestion-engine.port" -}}
+{{- $url := urlParse (regexReplaceAll "#.*$" (trimPrefix "dns+" (trim .)) "") -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- default (eq $url.scheme "https" | ternary "443" "80") $port -}}
+{{- end -}}
+
+{{/* Ports of the systems that api and dispatcher call, as JSON: {system: [port]}; they follow from the settings. */}}
+{{- define "ingestion-engine.ports" -}}
+{{- $settings := include "ingestion-engine.settings" . | fromJson -}}
+{{- $ports := dict -}}
+{{- range $system, $variables := dict "s3" (list "INGEST_S3__ENDPOINT_URL") "ollama" (list "INGEST_OLLAMA__URLS" "INGEST_GATEWAY__URL") "qdrant" (list "INGEST_QDRANT__URL") "weaviate" (list "INGEST_WEAVIATE__URL" "INGEST_WEAVIATE__GRPC_URL") "ray" (list "INGEST_RAY__ADDRESS") "tracing" (list "INGEST_TRACING__ENDPOINT") -}}
+{{- $found := list -}}
+{{- range $variable := $variables -}}
+{{- if not (and (eq $variable "INGEST_GATEWAY__URL") $.Values.gateway.enabled) -}}
+{{- range $url := splitList "," (default "" (get $settings $variable)) -}}
+{{- if $url }}{{ $found = append $found (include "ingestion-engine.port" $url | int) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $system "s3") (not $found) }}{{ $found = list 443 }}{{ end -}}
+{{- if and (eq $system "weaviate") (hasKey $settings "INGEST_WEAVIATE__URL") (not (hasKey $settings "INGEST_WEAVIATE__GRPC_URL")) }}{{ $found = append $found 50051 }}{{ end -}}
+{{- $_ := set $ports $system (uniq $found) -}}
+{{- end -}}
+{{- if .Values.spark.enabled }}{{ $_ := set $ports "kubernetes" (list 443 6443) }}{{ end -}}
+{{- toJson $ports -}}
+{{- end -}}
+
+{{/* What drivers and workers of Ray read: a Secret of their own, or only their keys of that of the service. */}}
+{{- define "ingestion-engine.workerSecretsVolume" -}}
+name: secrets
+{{- if .Values.rayCluster.existingSecret }}
+secret:
+  secretName: {{ .Values.rayCluster.existingSecret }}
+  defaultMode: 0440
+{{- else }}
+projected:
+  defaultMode: 0440
+  sources:
+    {{- range $key := list "INGEST_S3__ACCESS_KEY_ID" "INGEST_S3__SECRET_ACCESS_KEY" "INGEST_QDRANT__API_KEY" "INGEST_WEAVIATE__API_KEY" }}
+    - secret:
+        name: {{ $.Values.existingSecret }}
+        items: [{key: {{ $key }}, path: {{ $key }}}]
+        optional: true
+    {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The pod of a head or a worker of Ray: a list of root, role and the values of that role. */}}
+{{- define "ingestion-engine.rayPod" -}}
+{{- $root := index . 0 -}}
+{{- $role := index . 1 -}}
+{{- $values := index . 2 -}}
+{{- $ray := $root.Values.rayCluster -}}
+{{- $hasSecrets := or $ray.existingSecret $root.Values.existingSecret -}}
+metadata:
+  labels:
+    {{- /* KubeRay adds app.kubernetes.io/name: kuberay, and its Service selects by it. */}}
+    app.kubernetes.io/instance: {{ $root.Release.Name }}
+    app.kubernetes.io/part-of: ingestion-engine
+    app.kubernetes.io/component: ray-{{ $role }}
+    {{- with $root.Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with merge dict $values.podAnnotations $root.Values.commonAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if $ray.serviceAccountName }}
+  serviceAccountName: {{ $ray.serviceAccountName }}
+  {{- else if not (and (eq $role "head") $ray.autoscaling.enabled) }}
+  serviceAccountName: default
+  {{- end }}
+  {{- /* The autoscaler in the head's pod changes the RayCluster, with an account that KubeRay makes if none is named. */}}
+  automountServiceAccountToken: {{ and (eq $role "head") $ray.autoscaling.enabled }}
+  enableServiceLinks: false
+  restartPolicy: Never
+  securityContext:
+    {{- toYaml $ray.podSecurityContext | nindent 4 }}
+  terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+  {{- with $values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: ray-{{ $role }}
+      image: {{ include "ingestion-engine.image" (list $root $ray.image) }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      {{- if eq $role "head" }}
+      ports:
+        - {name: gcs-server, containerPort: 6379}
+        - {name: dashboard, containerPort: 8265}
+        - {name: metrics, containerPort: 8080}
+      {{- else }}
+      ports:
+        - {name: metrics, containerPort: 8080}
+      {{- end }}
+      env:
+        - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+        {{- if $hasSecrets }}
+        - {name: INGEST_SECRETS_DIR, value: /run/secrets/ingest}
+        {{- end }}
+        {{- if include "ingestion-engine.hasCa" $root }}
+        - {name: INGEST_TLS__CA_FILE, value: {{ include "ingestion-engine.caFile" $root | quote }}}
+        {{- end }}
+        {{- with $values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      resources:
+        {{- toYaml $values.resources | nindent 8 }}
+      securityContext:
+        {{- toYaml $ray.securityContext | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        {{- if $hasSecrets }}
+        - {name: secrets, mountPath: /run/secrets/ingest, readOnly: true}
+        {{- end }}
+        {{- if include "ingestion-engine.hasCa" $root }}
+        - {name: ca, mountPath: {{ $root.Values.tls.mountPath | quote }}, readOnly: true}
+        {{- end }}
+        {{- with $values.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {sizeLimit: {{ $values.tmpSize }}}
+    {{- if $hasSecrets }}
+    - {{- include "ingestion-engine.workerSecretsVolume" $root | nindent 6 }}
+    {{- end }}
+    {{- if include "ingestion-engine.hasCa" $root }}
+    - {{- include "ingestion-engine.caVolume" $root | nindent 6 }}
+    {{- end }}
+    {{- with $values.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
+{{/* Key of the database's URL in its Secret. */}}
+{{- define "ingestion-engine.databaseKey" -}}
+{{- if .Values.database.existingSecret }}{{ .Values.database.key }}{{ else }}INGEST_DATABASE_URL{{ end -}}
 {{- end -}}

@@ -1,0 +1,204 @@
+"""What the chart makes of values: variables, ports, and sentences about combinations that cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingestion_engine import __version__
+from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
+from support.charts.rendering import EXAMPLES, find_refusal, merge, read_values, render
+
+_MINIMAL = read_values(next(path for path in EXAMPLES if path.stem == "minimal-ray"))
+_SPARK = {"spark": {"enabled": True}}
+_HOST = {"enabled": True, "hosts": [{"host": "ingest.example.com"}]}
+_PARENT = {"enabled": True, "parentRefs": [{"name": "public"}]}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no database": ({"existingSecret": ""}, "No database: name a Secret with INGEST_DATABASE_URL"),
+    "no state store": ({"config": {"state_url": ""}}, "No state store: set config.state_url"),
+    "state in a directory": ({"config": {"state_url": "file:///data"}}, "config.state_url is a directory"),
+    "no embedder": ({"config": {"ollama": {"urls": []}}}, "No embedder: set config.ollama.urls"),
+    "loopback": ({"config": {"qdrant": {"url": "http://localhost:6333"}}}, "INGEST_QDRANT__URL is a loopback address"),
+    "two gateways": ({"config": {"gateway": {"url": ["http://g:11430"]}}}, "name two gateways"),
+    "two Ray clusters": ({"rayCluster": {"enabled": True}}, "name two Ray clusters"),
+    "workers": (
+        {"config": {"ray": {"address": None}}, "rayCluster": {"enabled": True, "workers": {"minReplicas": 3}}},
+        "rayCluster.workers.minReplicas is greater than maxReplicas",
+    ),
+    "Spark without an image": (merge(_SPARK, {"spark": {"image": {"repository": ""}}}), "needs spark.image.repository"),
+    "Spark without an account": (
+        merge(_SPARK, {"spark": {"jobServiceAccount": {"name": ""}}}),
+        "needs spark.jobServiceAccount.name",
+    ),
+    "a Role for everybody": (merge(_SPARK, {"serviceAccount": {"create": False}}), "would let every pod"),
+    "Kueue without a queue": (merge(_SPARK, {"kueue": {"enabled": True}}), "needs kueue.queueName"),
+    "Kueue without jobs": ({"kueue": {"enabled": True, "queueName": "q"}}, "nothing to put into the queue"),
+    "two queues": (
+        merge(
+            _SPARK,
+            {"kueue": {"enabled": True, "queueName": "q"}, "spark": {"labels": {"kueue.x-k8s.io/queue-name": "r"}}},
+        ),
+        "both name a queue",
+    ),
+    "nothing": (
+        {part: {"enabled": False} for part in ("api", "dispatcher", "gateway")},
+        "Nothing to install",
+    ),
+    "replicas and autoscaling": (
+        {"api": {"replicas": 3, "autoscaling": {"enabled": True}}},
+        "api.replicas and api.autoscaling.enabled both decide",
+    ),
+    "autoscaling bounds": (
+        {"api": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
+        "api.autoscaling.minReplicas is greater",
+    ),
+    "autoscaling without a request": (
+        {"api": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
+        "api.autoscaling needs api.resources.requests.cpu",
+    ),
+    "a budget of two kinds": ({"api": {"podDisruptionBudget": {"minAvailable": 1}}}, "both minAvailable and"),
+    "a budget of one copy": (
+        {"gateway": {"replicas": 1, "podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": None}}},
+        "gateway.podDisruptionBudget.minAvailable is the number of copies",
+    ),
+    "a budget of all": (
+        {"api": {"podDisruptionBudget": {"minAvailable": "100%", "maxUnavailable": None}}},
+        "api.podDisruptionBudget.minAvailable is the number of copies",
+    ),
+    "two ways in": ({"ingress": _HOST, "httpRoute": _PARENT}, "would publish the API twice"),
+    "a way to nothing": ({"ingress": _HOST, "api": {"enabled": False}}, "lead to the API, which api.enabled"),
+    "no host": ({"ingress": {"enabled": True}}, "ingress.enabled needs ingress.hosts"),
+    "no parent": ({"httpRoute": {"enabled": True}}, "httpRoute.enabled needs httpRoute.parentRefs"),
+    "no keys behind an Ingress": ({"auth": {"existingSecret": ""}, "ingress": _HOST}, "reachable from outside without"),
+    "no keys behind a route": (
+        {"auth": {"existingSecret": ""}, "httpRoute": _PARENT},
+        "reachable from outside without",
+    ),
+    "no keys on nodes": (
+        {"auth": {"existingSecret": ""}, "api": {"service": {"type": "NodePort"}}},
+        "reachable from outside without",
+    ),
+    "keys and everybody": ({"auth": {"allowEverybody": True}}, "contradict each other"),
+    "two authorities": ({"tls": {"existingConfigMap": "a", "existingSecret": "b"}}, "both name the authorities"),
+    "migrations at the start": (
+        {"migrations": {"mode": "start", "existingSecret": "owner"}},
+        "migrations.existingSecret is used by a Job only",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_refused_with_a_sentence(case: str) -> None:
+    """The sentence names the values, and nothing else is at fault."""
+    values, sentence = REFUSED[case]
+    lines = [line for line in find_refusal(merge(_MINIMAL, values)).splitlines()[1:] if line]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert lines[0].endswith(".")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Default values have no database, no state store and no embedder: one attempt tells all of it."""
+    found = find_refusal({})
+    assert [word in found for word in ("No database", "No state store", "No embedder")] == [True] * 3
+
+
+def _variables(values: dict[str, Any]) -> dict[str, str]:
+    objects = render(merge(_MINIMAL, values), release="ingest", namespace="search")
+    found = next(
+        each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"].endswith("-config")
+    )
+    data: dict[str, str] = found["data"]
+    return data
+
+
+def test_settings_become_variables() -> None:
+    """Large numbers stay whole, lists are joined, false is said, null is left out."""
+    found = _variables(
+        {
+            "config": {
+                "worker": {"object_max_bytes": 1073741824},
+                "embed": {"texts_per_second": 250.5, "in_flight": None},
+                "ocr": {"enabled": False},
+                "ollama": {"urls": ["http://a:11434#8", "dns+http://b:11434"]},
+            }
+        }
+    )
+    assert found["INGEST_WORKER__OBJECT_MAX_BYTES"] == "1073741824"
+    assert found["INGEST_EMBED__TEXTS_PER_SECOND"] == "250.5"
+    assert found["INGEST_OCR__ENABLED"] == "false"
+    assert found["INGEST_OLLAMA__URLS"] == "http://a:11434#8,dns+http://b:11434"
+    assert "INGEST_EMBED__IN_FLIGHT" not in found
+    assert found["INGEST_GATEWAY__URL"] == "dns+http://ingest-ingestion-engine-gateway.search.svc:11430"
+
+
+def test_engines_of_the_chart_become_variables() -> None:
+    values = {
+        "config": {"ray": {"address": None}},
+        "rayCluster": {"enabled": True},
+        "spark": {"enabled": True, "namespace": "jobs", "existingSecret": "workers", "labels": {"team": "search"}},
+        "kueue": {"enabled": True, "queueName": "batch"},
+    }
+    found = _variables(values)
+    assert found["INGEST_RAY__ADDRESS"] == "http://ingest-ingestion-engine-ray-head-svc.search.svc:8265"
+    assert found["INGEST_SPARK__NAMESPACE"] == "jobs"
+    assert found["INGEST_SPARK__IMAGE"] == f"registry.example.com/team/ingestion-engine-spark:{__version__}"
+    assert found["INGEST_SPARK__SECRET_NAME"] == "workers"
+    assert found["INGEST_SPARK__SERVICE_ACCOUNT"] == "ingestion-engine-spark"
+    assert found["INGEST_SPARK__LABELS"] == "team=search,kueue.x-k8s.io/queue-name=batch"
+    assert "INGEST_SPARK__POD_TEMPLATE" not in found
+
+
+def _ports(values: dict[str, Any], name: str) -> set[int]:
+    objects = render(merge(_MINIMAL, values), release="ingest", namespace="search")
+    policy = next(
+        each for each in objects if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith(name)
+    )
+    return {port["port"] for one in policy["spec"].get("egress", ()) for port in one["ports"]}
+
+
+def test_ports_of_the_policy_follow_from_the_urls() -> None:
+    """Those of the schemes where a URL has none, and gRPC's of Weaviate; capacities of Ollama are no ports."""
+    config = {
+        "s3": {"endpoint_url": "http://minio:9000"},
+        "ollama": {"urls": "https://ollama.example.com#4, dns+http://ollama:11434#2"},
+        "qdrant": {"url": "https://qdrant.example.com"},
+        "weaviate": {"url": "http://weaviate:8081", "grpc_url": None},
+        "ray": {"address": "http://[fd00::1]:8265"},
+    }
+    assert _ports({"config": config}, "-systems") == {9000, 443, 11434, 8081, 50051, 8265, 11430}
+    assert _ports({"config": config, "gateway": {"enabled": False}}, "-systems") >= {443, 11434}
+    assert _ports({"networkPolicy": {"egress": {"qdrant": {"ports": [7000]}}}}, "-systems") >= {443, 7000, 50051}
+    assert 6333 not in _ports({"networkPolicy": {"egress": {"qdrant": {"ports": [7000]}}}}, "-systems")
+    assert _ports({"config": config}, "-gateway") == {443, 11434, 11430}
+
+
+def test_authorities_reach_every_pod_at_one_path(tmp_path: Path) -> None:
+    """The path that the service passes to drivers and workers exists in their pods too."""
+    values = {
+        "config": {"ray": {"address": None}},
+        "tls": {"existingConfigMap": "company-ca", "key": "ca.pem"},
+        "rayCluster": {"enabled": True},
+        "spark": {"enabled": True, "podTemplate": {"executor": {"spec": {"nodeSelector": {"pool": "batch"}}}}},
+    }
+    objects = render(merge(_MINIMAL, values), release="ingest", namespace="search")
+    template = next(each for each in objects if each["metadata"]["name"].endswith("-spark-template"))
+    file = tmp_path / "pod-template.yaml"
+    file.write_text(template["data"]["pod-template.yaml"], encoding="utf-8")
+    found = read_pod_templates(file)
+    assert found is not None
+    roles = [found[role]["spec"] for role in ("driver", "executor")]
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in {"Deployment", "Job"}]
+    ray = next(each for each in objects if each["kind"] == "RayCluster")["spec"]
+    pods += [ray["headGroupSpec"]["template"]["spec"], ray["workerGroupSpecs"][0]["template"]["spec"], *roles]
+    assert len(pods) == 8
+    for pod in pods:
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts["ca"] == "/etc/ingest/ca"
+        volume = next(volume for volume in pod["volumes"] if volume["name"] == "ca")
+        assert volume["configMap"] == {"name": "company-ca", "items": [{"key": "ca.pem", "path": "ca.pem"}]}
+    assert roles[1]["nodeSelector"] == {"pool": "batch"}
+    assert _variables(values)["INGEST_TLS__CA_FILE"] == "/etc/ingest/ca/ca.pem"
