@@ -20,10 +20,12 @@ import sqlalchemy as sa
 import trustme
 
 from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError
+from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services import job_store
 from ingestion_engine.services.database import parse_database_url
 from ingestion_engine.services.dispatcher import ActiveJobs
+from ingestion_engine.services.job_expiry import EndedJob, EndedRows
 from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import DispatchLease, JobFilter, JobStore
 from support.authority import Fault, PrivateAuthority
@@ -368,3 +370,32 @@ def test_a_service_that_cannot_open_its_database_ends_with_a_sentence(tmp_path: 
     assert "Traceback" not in done.stderr
     assert "hidden" not in done.stderr
     assert len(done.stderr.splitlines()) < 20
+
+
+async def test_ended_jobs_are_marked_then_removed_by_the_leader_alone(stores: tuple[JobStore, JobStore]) -> None:
+    """A marked row is in no answer and frees its key; a copy whose lease is not the stored one changes nothing."""
+    first, second = stores
+    await first.insert(queued(0, "notes", state=JobState.FAILED, finished_at=utc_now(), idempotency_key="once"))
+    await first.insert(queued(1, "notes", state=JobState.RUNNING))
+    await first.insert(queued(2, "notes", retry_of="job-8", only_keys_path="jobs/job-9/only_keys.json"))
+    rows, soon = EndedRows(first.database), utc_now() + dt.timedelta(days=1)
+    assert await rows.list_due(utc_now() - dt.timedelta(days=1), after="", limit=9) == []
+    assert await rows.list_due(soon, after="", limit=9) == [EndedJob("job-0", "notes")]
+    assert await rows.list_due(soon, after="job-0", limit=9) == []
+    assert await rows.find_used() == {"job-8", "job-9"}
+    assert await rows.find_known(["job-0", "job-2", "job-8"]) == {"job-0", "job-2"}
+    stale = await first.hold_dispatch("one", -60)
+    lead = await second.hold_dispatch("two", 60)
+    ids = ["job-0", "job-1"]
+    assert await rows.mark(ids, utc_now(), lead=stale) == 0
+    assert await rows.mark(ids, utc_now(), lead=lead) == 1
+    assert await rows.list_marked(soon, 9) == [EndedJob("job-0", "notes")]
+    assert await rows.count_due(utc_now()) == 1
+    assert await first.get("job-0") is None
+    assert {job.id for job in (await second.list_page(JobFilter(), limit=9, cursor=None))[0]} == {"job-1", "job-2"}
+    await second.insert(queued(3, "notes", idempotency_key="once"))
+    assert not await rows.remove("job-0", lead=stale)
+    assert not await rows.remove("job-1", lead=lead)
+    assert await rows.remove("job-0", lead=lead)
+    assert not await rows.remove("job-0", lead=lead)
+    assert await rows.find_known(["job-0", "job-1"]) == {"job-1"}

@@ -33,6 +33,7 @@ from ingestion_engine.services.jobs import JobService
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.ray_service import RayService
+from ingestion_engine.services.retention import Retention
 from ingestion_engine.services.search import SearchService
 from ingestion_engine.services.sweeps import sweep_regularly
 
@@ -119,6 +120,8 @@ class Services:
     health: HealthService
     metrics: Metrics
     dispatcher: Dispatcher | None
+    retention: Retention | None
+    """None without a state store."""
 
 
 @contextlib.asynccontextmanager
@@ -156,10 +159,17 @@ async def run_services(
         wake = dispatcher.wake if dispatcher is not None else lambda: None
         aliases = AliasService(parts.state, parts.stores, store)
         deletions = DeletionService(parts.state, parts.stores, store, lease=settings.lease)
-        if dispatcher is not None and dispatches:
+        retention = None
+        if dispatcher is not None and parts.state is not None:
+            days, now = settings.retention.days, parts.now or store.now
+            retention = Retention(
+                store, parts.state, dispatcher.leadership, days=days, now=now, on_removed=metrics.count_removed
+            )
+        if dispatcher is not None and retention is not None and dispatches:
             leadership = dispatcher.leadership
             tasks.append(asyncio.create_task(dispatcher.run()))
-            for what, sweep in (("aliases", aliases.sweep), ("deletions", deletions.sweep)):
+            sweeps = {"aliases": aliases.sweep, "deletions": deletions.sweep, "retention": retention.sweep}
+            for what, sweep in sweeps.items():
                 sweeping = sweep_regularly(what, sweep, may_act=lambda: leadership.is_held)
                 tasks.append(asyncio.create_task(sweeping))
         yield Services(
@@ -182,6 +192,7 @@ async def run_services(
             health=health,
             metrics=metrics,
             dispatcher=dispatcher,
+            retention=retention,
         )
     finally:
         for task in tasks:

@@ -52,6 +52,21 @@ class Metrics:
             "Number of the lease on dispatching; it grows when another copy of the service takes over.",
             registry=self._registry,
         )
+        self._removed = Counter(
+            "ingest_retention_removed_total",
+            "Jobs that ended long ago and were removed with their ledgers, and removed ledgers without a job.",
+            ["what"],
+            registry=self._registry,
+        )
+        for what in ("jobs", "ledgers"):
+            self._removed.labels(what)
+        self._backlog = Gauge(
+            "ingest_retention_backlog",
+            "Jobs and ledgers that are old enough to be removed and still there, by whether they are due or needed by "
+            "the next job on their collection; only from the copy of the service that dispatches.",
+            ["state"],
+            registry=self._registry,
+        )
         Gauge("ingest_info", "The running version.", ["version"], registry=self._registry).labels(__version__).set(1)
 
     def count_request(self, method: str, route: str, *, status: int, seconds: float) -> None:
@@ -70,6 +85,17 @@ class Metrics:
         """Record whether this copy of the service dispatches, and the number of the lease if it is known."""
         self._leader.set(int(leading))
         self._term.set(term or 0)
+
+    def count_removed(self, what: str, number: int) -> None:
+        """Count what was removed because it ended long ago: ``jobs``, or ``ledgers`` without a job."""
+        self._removed.labels(what).inc(number)
+
+    def set_backlog(self, due: int | None, needed: int) -> None:
+        """Record what is old enough to be removed and still there; no series where another copy removes it (None)."""
+        self._backlog.clear()
+        if due is not None:
+            self._backlog.labels("due").set(due)
+            self._backlog.labels("needed").set(needed)
 
     def set_dependency(self, name: str, up: bool) -> None:
         """Record the result of a check."""

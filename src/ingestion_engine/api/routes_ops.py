@@ -68,6 +68,8 @@ async def metrics(services: ServicesDep) -> Response:
     if services.dispatcher is not None:
         leadership = services.dispatcher.leadership.view()
         services.metrics.set_leadership(leadership.leading, leadership.term)
+        if (retention := services.retention) is not None:
+            services.metrics.set_backlog(retention.backlog if leadership.leading else None, retention.needed)
     return Response(services.metrics.render(), media_type=services.metrics.content_type)
 
 

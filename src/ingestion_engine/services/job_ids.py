@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
 import threading
 import time
 from typing import Final
 
 from ingestion_engine.domain.spec import COLLECTION_MAX
+from ingestion_engine.runtime.timestamps import Moment
 
 PREFIX: Final = "job-"
 
@@ -15,6 +17,8 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32 in lower case."""
 
 _RANDOM_BITS: Final = 80
+_DIGITS: Final = 26
+"""Characters of a ULID."""
 
 
 class JobIds:
@@ -32,6 +36,20 @@ class JobIds:
                 fresh = self._last + 1
             self._last = fresh
         return PREFIX + "".join(_ALPHABET[fresh >> shift & 31] for shift in range(125, -1, -5))
+
+
+def read_creation(job_id: str) -> Moment | None:
+    """Return when an id was made; None when ``JobIds`` has not made it. Pure."""
+    digits = job_id.removeprefix(PREFIX)
+    if digits == job_id or len(digits) != _DIGITS or not set(digits) <= set(_ALPHABET):
+        return None
+    number = 0
+    for digit in digits:
+        number = number << 5 | _ALPHABET.index(digit)
+    try:
+        return dt.datetime.fromtimestamp((number >> _RANDOM_BITS) / 1000, dt.UTC)
+    except (OverflowError, ValueError):
+        return None
 
 
 def name_version(alias: str, job_id: str) -> str:

@@ -73,10 +73,12 @@ jobs = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("deadline_at", UtcMoment),
     sa.Column("put_backs", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("removing_at", UtcMoment),
     sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
     sa.Index("ix_jobs_created", "created_at", "id"),
     sa.Index("ix_jobs_state", "state", "created_at"),
     sa.Index("ix_jobs_collection", "collection", "created_at"),
+    sa.Index("ix_jobs_finished", "finished_at", "id"),
 )
 
 dispatchers = sa.Table(
@@ -88,6 +90,17 @@ dispatchers = sa.Table(
     sa.Column("term", sa.Integer, nullable=False, server_default="0"),
 )
 """The copy of the service that dispatches, when several share one database."""
+
+drains = sa.Table(
+    "drains",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("since", UtcMoment, nullable=False),
+    sa.Column("refuses", sa.Boolean, nullable=False),
+    sa.Column("requested_by", sa.String(128), nullable=False),
+    sa.Column("reason", sa.Text),
+)
+"""Whether the service is drained; at most one row, which every copy of the service obeys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,8 @@ class JobRecord:
     """The service ends the job then, whatever its engine reports; None while the job waits for admission."""
     put_backs: int = 0
     """Number of attempts that found an environment that cannot run the job; they do not count as attempts."""
+    removing_at: Moment | None = None
+    """Since when the job is being removed, after the time that ended jobs are kept; callers do not see it any more."""
 
     @property
     def alias(self) -> str | None:

@@ -44,6 +44,9 @@ READ_ROWS: Final = 500
 _DISPATCH: Final = "jobs"
 """Name of the only row of the table of dispatchers."""
 
+_IS_KEPT: Final = jobs.c.removing_at.is_(None)
+"""Condition that a job is not being removed (``retention``)."""
+
 _log = get_logger(__name__)
 
 
@@ -201,7 +204,7 @@ class JobStore:
         Raises:
             SubmissionError: "job_unreadable" (500): its row was damaged, or written by a later version.
         """
-        found = await self._select(sa.select(jobs).where(jobs.c.id == job_id))
+        found = await self._select(sa.select(jobs).where(jobs.c.id == job_id, _IS_KEPT))
         if not found and job_id in self.unreadable:
             raise SubmissionError(
                 "job_unreadable",
@@ -222,7 +225,7 @@ class JobStore:
         Raises:
             SubmissionError: "validation_error": the cursor was not made by this method.
         """
-        query = sa.select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        query = sa.select(jobs).where(_IS_KEPT).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         if where.engine is not None:
             query = query.where(jobs.c.engine == where.engine.value)
         if where.states is not None:
@@ -306,7 +309,7 @@ class JobStore:
     async def _update(self, job: JobRecord, lead: DispatchLease | None, values: Mapping[str, Any]) -> JobRecord | None:
         change = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.revision == job.revision)
         if lead is not None:
-            change = change.where(_is_current(lead))
+            change = change.where(is_current(lead))
         async with self.database.writing() as connection:
             changed = await connection.execute(change.values(revision=job.revision + 1, **values).returning(jobs))
             row = changed.mappings().first()
@@ -324,12 +327,13 @@ class JobStore:
                         _is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
                     )
                     if lead is not None:
-                        change = change.where(_is_current(lead))
+                        change = change.where(is_current(lead))
                     await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs for each (engine, state)."""
-        query = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).group_by(jobs.c.engine, jobs.c.state)
+        counted = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).where(_IS_KEPT)
+        query = counted.group_by(jobs.c.engine, jobs.c.state)
         async with self.database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return {(engine, state): number for engine, state, number in rows}
@@ -426,7 +430,7 @@ class JobStore:
         return job
 
 
-def _is_current(lead: DispatchLease) -> sa.ColumnElement[bool]:
+def is_current(lead: DispatchLease) -> sa.ColumnElement[bool]:
     """Return the condition that a lease is the stored one. Pure."""
     held = sa.select(dispatchers.c.name).where(
         dispatchers.c.name == _DISPATCH, dispatchers.c.holder == lead.holder, dispatchers.c.term == lead.term

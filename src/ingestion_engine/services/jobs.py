@@ -133,6 +133,7 @@ class JobService:
         # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
         request = read_request(old, alias=None, retry_failed=True)
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
+        await self.get(job_id)  # else it is being removed, and the list may lack keys
         if not keys:
             raise SubmissionError("nothing_to_retry", f"Job {job_id!r} has no failed objects.", status=409)
         await self._preflight.check(old.engine, request)
@@ -176,7 +177,9 @@ class JobService:
         """
         await self.get(job_id)
         with state_needed():
-            return await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
+            page = await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
+        await self.get(job_id)  # else it is being removed, and the page may lack failures
+        return page
 
     async def read_log(self, job_id: str, attempt: int | None = None) -> str:
         """Return the end of a driver's log, from its engine or, once the engine has dropped it, from the ledger.
@@ -344,7 +347,8 @@ class JobService:
 def job_not_found(job_id: str) -> SubmissionError:
     """Return the error for a job that does not exist, or that the caller may not see (404). Pure."""
     message = f"Job {job_id!r} does not exist."
-    return SubmissionError("job_not_found", message, hint="List jobs with GET /jobs.", status=404)
+    hint = "List jobs with GET /jobs; jobs that ended longer ago than INGEST_RETENTION__DAYS are removed."
+    return SubmissionError("job_not_found", message, hint=hint, status=404)
 
 
 def read_request(job: JobRecord, **changes: Any) -> JobRequest:

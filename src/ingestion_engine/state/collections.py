@@ -232,6 +232,19 @@ def list_open_plans(store: StateStore, collection: str) -> list[tuple[str, dict[
     return sorted(found, key=lambda entry: (entry[1].get("epoch") or 0, entry[0]))
 
 
+def has_open_plan(store: StateStore, collection: str, job_id: str) -> bool:
+    """Return whether the outcome of a job is not in the object table yet. One request."""
+    return store.get(_open_path(collection, job_id)) is not None
+
+
+def iter_open_jobs(store: StateStore) -> Iterator[str]:
+    """Yield the jobs of all open plans. Cost: one listing of everything under ``collections/``."""
+    for path in store.list(_ROOT):
+        collection, _, name = path.removeprefix(_ROOT).partition("/open/")
+        if "/" not in name and path == _open_path(collection, job_id := name.removesuffix(_JSON)):
+            yield job_id
+
+
 def close_plan(store: StateStore, collection: str, job_id: str, attempt: int | None = None) -> None:
     """Record that the outcome of a plan is in the object table. Idempotent. One request; two with ``attempt``.
 
