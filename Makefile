@@ -1,6 +1,6 @@
 # Every target installs what it needs first, so each one works as the first command in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench nightly format docs lock images image-service image-ray image-spark clean
+.PHONY: help setup demo up test check bench nightly format docs lock images image-service image-ray image-spark compose-up compose-down clean
 export PYTHON
 
 help:    ## List the targets.
@@ -54,6 +54,12 @@ image-ray:   ## Build the image of the nodes of a Ray cluster.
 
 image-spark:   ## Build the image of driver and executors on Spark.
 	@scripts/image.sh spark ingestion-engine-spark
+
+compose-up:   ## Run service and real systems with docker compose; see docs/deploy/compose.md.
+	@scripts/compose.sh up
+
+compose-down:   ## Stop them; keeps all data.
+	@scripts/compose.sh down
 
 clean:   ## Remove everything built and installed; keeps the data in .ingest.
 	@rm -rf .venv .venv.log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -8,20 +8,18 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import orjson
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
+from support.distributions import find_dependencies, read_wheel_requires
 from support.servers import RunningServer, answers, free_port, start_command
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = "ingestion-engine"
 MODULE = "ingestion_engine"
 
 Install = Callable[..., "Environment"]
@@ -63,7 +61,7 @@ def install(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         home = tmp_path_factory.mktemp("-".join(("env", *extras)))
         venv.create(home, with_pip=False, symlinks=True)
         packages = next(home.glob("lib/python*/site-packages"))
-        for entry in find_files(find_dependencies(wheels[MODULE], extras)):
+        for entry in find_files(find_dependencies(read_wheel_requires(wheels[MODULE]), extras)):
             (packages / entry.name).symlink_to(entry)
         python = str(home / "bin" / "python")
         command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
@@ -71,29 +69,6 @@ def install(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         return Environment(home / "bin")
 
     return make
-
-
-def find_dependencies(wheel: Path, extras: Sequence[str]) -> set[str]:
-    """Return the names of the distributions that pip would install for a wheel and extras of it."""
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        text = archive.read(name).decode()
-    own = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("Requires-Dist: ")]
-    seen: set[tuple[str, str]] = set()
-
-    def walk(name: str, extra: str) -> None:
-        if (name, extra) in seen:
-            return
-        seen.add((name, extra))
-        requires = own if name == PRODUCT else importlib.metadata.requires(name) or []
-        for requirement in map(Requirement, requires):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                for inner in ("", *requirement.extras):
-                    walk(canonicalize_name(requirement.name), inner)
-
-    for extra in ("", *extras):
-        walk(PRODUCT, extra)
-    return {name for name, _ in seen} - {PRODUCT}
 
 
 def find_files(distributions: Iterable[str]) -> set[Path]:
