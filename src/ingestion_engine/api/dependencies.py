@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Body, Depends, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from ingestion_engine.api.auth import KeyRing, Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
+from ingestion_engine.api.input_checks import check_alias_name, check_body, check_collection_name, check_job_id
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, StoreName, Strict
 from ingestion_engine.domain.states import JobState
@@ -44,7 +45,12 @@ CallerDep = Annotated[Principal, Depends(authenticate)]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def find_job(job_id: str, caller: CallerDep, services: ServicesDep) -> JobRecord:
+CollectionName = Annotated[str, AfterValidator(check_collection_name)]
+AliasName = Annotated[str, AfterValidator(check_alias_name)]
+JobId = Annotated[str, AfterValidator(check_job_id)]
+
+
+async def find_job(job_id: JobId, caller: CallerDep, services: ServicesDep) -> JobRecord:
     """Return the job of the path. Raises SubmissionError "job_not_found" (404), also for jobs of other keys."""
     return caller.check_job(await services.jobs.get(job_id))
 
@@ -76,7 +82,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-JobBody = Annotated[JobRequest, Body(openapi_examples=JOB_EXAMPLES)]
+JobBody = Annotated[JobRequest, BeforeValidator(check_body), Body(openapi_examples=JOB_EXAMPLES)]
 
 
 class Filter(Strict):
@@ -107,7 +113,7 @@ class SearchRequest(Strict):
     filter: Filter = Filter()
 
 
-SearchBody = Annotated[SearchRequest, Body(openapi_examples=SEARCH_EXAMPLES)]
+SearchBody = Annotated[SearchRequest, BeforeValidator(check_body), Body(openapi_examples=SEARCH_EXAMPLES)]
 
 # -- queries ----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +154,7 @@ class CollectionQuery(Strict):
 class LogQuery(Strict):
     """Attempt of a job."""
 
-    attempt: int | None = Field(default=None, ge=1)
+    attempt: int | None = Field(default=None, ge=1, le=1_000_000)
     """Number of the attempt, from 1; the newest by default."""
     after: str | None = Field(default=None, max_length=64)
     """Only whole lines after this position, the header ``Log-Position`` of a response; empty means the beginning."""

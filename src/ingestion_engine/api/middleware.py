@@ -17,7 +17,7 @@ from ingestion_engine.runtime.telemetry import get_logger, log_fields
 BODY_MAX_BYTES: Final = 1024 * 1024
 """The largest realistic request, with thousands of globs, is far smaller."""
 
-_ID: Final = re.compile(r"^[A-Za-z0-9._\-]{1,64}$")
+_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Called by machines every few seconds; logged only when they fail."""
 
@@ -88,6 +88,6 @@ class RequestContext:
 
 def _choose_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.match(value.decode("latin-1")):
+        if name == b"x-request-id" and _ID.fullmatch(value.decode("latin-1")):
             return str(value.decode("latin-1"))
     return secrets.token_hex(8)

@@ -17,6 +17,9 @@ from ingestion_engine.runtime.validation import describe_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
 
+ERRORS_MAX: Final = 100
+"""Errors of one request that are listed; the detail names the number of all."""
+
 TITLES: Final = {
     400: "Bad request",
     401: "Not authenticated",
@@ -157,10 +160,13 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def describe_validation(faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all validation errors as one problem that names the first field. Pure. Values are not repeated."""
-    errors = [_describe_fault(fault) for fault in faults]
+    """Return validation errors, the first ``ERRORS_MAX``, as one problem that names the first field. Pure.
+
+    Values are not repeated.
+    """
+    errors = [_describe_fault(fault) for fault in faults[:ERRORS_MAX]]
     first = errors[0]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     field = first["pointer"].strip("/").replace("/", ".") or None
     detail = f"{field}: {first['detail']}{more}" if field else f"{first['detail']}{more}"
     hint = "Compare the request with the schema: GET /openapi.json, or /docs in a browser."

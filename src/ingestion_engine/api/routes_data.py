@@ -12,6 +12,7 @@ from ingestion_engine.api.auth import Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CallerDep,
+    CollectionName,
     CollectionParams,
     IdempotencyKey,
     ObjectParams,
@@ -98,7 +99,7 @@ async def list_collections(query: CollectionParams, caller: CallerDep, services:
 
 
 @router.get("/collections/{name}", operation_id="get_collection", summary="Get a collection", tags=["collections"])
-async def get_collection(name: str, caller: CallerDep, services: ServicesDep) -> CollectionView:
+async def get_collection(name: CollectionName, caller: CallerDep, services: ServicesDep) -> CollectionView:
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
     async with _jobs_explain_absence(name, caller, services):
@@ -115,7 +116,9 @@ async def get_collection(name: str, caller: CallerDep, services: ServicesDep) ->
     tags=["collections"],
     responses={202: {"model": DeletionView, "description": "Ordered, but not complete yet."}},
 )
-async def delete_collection(name: str, response: Response, caller: CallerDep, services: ServicesDep) -> DeletionView:
+async def delete_collection(
+    name: CollectionName, response: Response, caller: CallerDep, services: ServicesDep
+) -> DeletionView:
     """Delete a collection: its points in every store, and what the service knows about it. The bucket is not changed.
 
     Refused while an alias stands for it or an unfinished job uses it. 202 when a store is unavailable or a lease has to
@@ -135,7 +138,9 @@ async def delete_collection(name: str, response: Response, caller: CallerDep, se
     summary="List the objects of a collection",
     tags=["collections"],
 )
-async def list_objects(name: str, query: ObjectParams, caller: CallerDep, services: ServicesDep) -> ObjectPage:
+async def list_objects(
+    name: CollectionName, query: ObjectParams, caller: CallerDep, services: ServicesDep
+) -> ObjectPage:
     """Return the objects of a collection, ordered by key as UTF-8 bytes, with what was left out of each."""
     caller.check_collection(name)
     page = await services.collections.list_objects(
@@ -157,7 +162,7 @@ async def list_objects(name: str, query: ObjectParams, caller: CallerDep, servic
     tags=["collections"],
 )
 async def delete_objects(
-    name: str,
+    name: CollectionName,
     query: RemovalParams,
     response: Response,
     caller: CallerDep,

@@ -67,7 +67,7 @@ def split_source(source: str, *, param_hint: str) -> tuple[str, str]:
         typer.BadParameter: the text begins with no bucket, such as a path of this machine.
     """
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
-    if not BUCKET_NAME.match(bucket):
+    if not BUCKET_NAME.fullmatch(bucket):
         raise typer.BadParameter(f"{source!r} does not name a bucket. Use s3://bucket/prefix.", param_hint=param_hint)
     return bucket, prefix
 

@@ -188,17 +188,17 @@ class PartitionId(str):
     @property
     def segment(self) -> SegmentName:
         """Name of the segment."""
-        return SegmentName(self._require(_PARTITION.match(self))["segment"])
+        return SegmentName(self._require(_PARTITION.fullmatch(self))["segment"])
 
     @property
     def byte_range(self) -> tuple[int, int]:
         """Offset and length of the partition's line in the segment, in bytes."""
-        match = self._require(_PARTITION.match(self))
+        match = self._require(_PARTITION.fullmatch(self))
         return int(match["offset"]), int(match["length"])
 
     def matches(self, line: bytes) -> bool:
         """True when a line has the hash that the id names. Pure."""
-        return self._require(_PARTITION.match(self))["hash"] == _hash_line(line)
+        return self._require(_PARTITION.fullmatch(self))["hash"] == _hash_line(line)
 
     def _require(self, match: re.Match[str] | None) -> re.Match[str]:
         if match is None:
@@ -212,7 +212,7 @@ class PartitionId(str):
 
 
 _SEGMENT = re.compile(r"a(?P<attempt>\d{2,})-(?P<kind>[ds]?)\d")
-_PARTITION = re.compile(r"(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>\d+)\.(?P<length>[1-9]\d*)\.(?P<hash>[0-9a-f]{16})$")
+_PARTITION = re.compile(r"(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>\d+)\.(?P<length>[1-9]\d*)\.(?P<hash>[0-9a-f]{16})")
 
 
 def _hash_line(line: bytes) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode
 
 from ingestion_engine.domain.errors import FatalError
 
-_PATTERN = re.compile(r"(?P<state_url>.+)/jobs/(?P<job_id>[^/]+)/spec\.json(?:\?(?P<query>[^#]*))?(?:#(?P<slot>\d+))?$")
+_PATTERN = re.compile(r"(?P<state_url>.+)/jobs/(?P<job_id>[^/]+)/spec\.json(?:\?(?P<query>[^#]*))?(?:#(?P<slot>\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class JobUri:
         Raises:
             FatalError: "spec_uri_invalid".
         """
-        match = _PATTERN.match(text)
+        match = _PATTERN.fullmatch(text)
         if match is None:
             raise FatalError(
                 "spec_uri_invalid",

@@ -31,8 +31,8 @@ COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
 COLLECTION_MAX = 128
 """Maximum characters of a collection or alias name."""
 
-BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$")
-"""Names of buckets."""
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
+"""Names of buckets, as a whole (``fullmatch``)."""
 
 DEFAULT_PRIORITY = 5
 """Priority of a request that names none: the middle of 1 to 10."""
@@ -88,7 +88,7 @@ class Strict(BaseModel):
 
 
 def _check_bucket(value: str) -> str:
-    if not BUCKET_NAME.match(value):
+    if not BUCKET_NAME.fullmatch(value):
         raise ValueError("a bucket name consists of 3 to 63 lower-case letters, digits, dots and hyphens")
     return value
 

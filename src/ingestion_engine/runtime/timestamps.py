@@ -38,7 +38,10 @@ def parse_timestamp(text: str) -> Moment:
     moment = dt.datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no time zone")
-    return moment.astimezone(dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError as error:  # the first and the last day of the calendar, in another time zone
+        raise ValueError("beyond the calendar") from error
 
 
 def _format(moment: Moment, timespec: str) -> str:

@@ -455,6 +455,8 @@ def _is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
 def _parse_cursor(cursor: str) -> tuple[Moment, str]:
     """Return creation time and id of the last job of the previous page. Pure. Raises SubmissionError."""
     moment, _, job_id = decode_cursor(cursor).partition(" ")
+    if not (job_id.isascii() and job_id.isprintable()):  # PostgreSQL refuses U+0000 in a query
+        raise bad_cursor(cursor)
     try:
         return parse_timestamp(moment), job_id
     except ValueError:

@@ -11,7 +11,7 @@ from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 from ingestion_engine.state.json_files import dump_lines, iter_lines, list_segments, parse_json
 
-_POSITION = re.compile(r"^(?P<segment>[A-Za-z0-9-]+)\.(?P<offset>[0-9]+)$")
+_POSITION = re.compile(r"(?P<segment>[A-Za-z0-9-]{1,64})\.(?P<offset>[0-9]{1,15})")
 
 
 class FailureList:
@@ -71,7 +71,7 @@ class FailureList:
 
 
 def _parse_position(cursor: str) -> tuple[str, int]:
-    match = _POSITION.match(decode_cursor(cursor))
+    match = _POSITION.fullmatch(decode_cursor(cursor))
     if match is None:
         raise bad_cursor(cursor)
     return match["segment"], int(match["offset"])

@@ -55,7 +55,7 @@ MOST_RUNNING = 64
 ENVIRONMENT_FAULTS = frozenset({"worker_mismatch", "spec_invalid"})
 """Codes of errors of an attempt that another package, Python or setting on the cluster would not have had."""
 
-_SEGMENT = re.compile(r"^[A-Za-z0-9-]+$")
+_SEGMENT = re.compile(r"[A-Za-z0-9-]+")
 
 
 class Ledger:
@@ -409,7 +409,7 @@ class Ledger:
 
 
 def _check_segment(segment: str) -> None:
-    if not _SEGMENT.match(segment):
+    if not _SEGMENT.fullmatch(segment):
         raise ValueError(f"The name of a segment has letters, digits and hyphens only, unlike {segment!r}.")
 
 

@@ -46,7 +46,7 @@ CA_VARIABLE: Final = "INGEST_TLS__CA_FILE"
 LONGEST_NAME: Final = 63 - len("-driver")
 """Maximum length of a name: the driver's pod is named after the application, and its name is a DNS label too."""
 
-_DNS_1035: Final = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+_DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def name_application(job_id: str, attempt: int) -> str:
         SubmissionError: "engine_refused": the job id cannot be part of a name in Kubernetes.
     """
     name = name_attempt(job_id, attempt)
-    if len(name) > LONGEST_NAME or not _DNS_1035.match(name):
+    if len(name) > LONGEST_NAME or not _DNS_1035.fullmatch(name):
         raise SubmissionError(
             "engine_refused",
             f"{name!r} cannot be the name of a SparkApplication.",
