@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from ingestion_engine import __version__
 from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
-from support.charts.rendering import EXAMPLES, find_refusal, merge, read_values, render
+from support.charts.rendering import CHART, EXAMPLES, find_refusal, merge, read_values, render
 
 _MINIMAL = read_values(next(path for path in EXAMPLES if path.stem == "minimal-ray"))
 _SPARK = {"spark": {"enabled": True}}
@@ -202,3 +204,54 @@ def test_authorities_reach_every_pod_at_one_path(tmp_path: Path) -> None:
         assert volume["configMap"] == {"name": "company-ca", "items": [{"key": "ca.pem", "path": "ca.pem"}]}
     assert roles[1]["nodeSelector"] == {"pool": "batch"}
     assert _variables(values)["INGEST_TLS__CA_FILE"] == "/etc/ingest/ca/ca.pem"
+
+
+def test_versions_are_those_of_the_package() -> None:
+    """The tag of the images, and Ray's version, which KubeRay compares with its token authentication."""
+    chart = read_values(CHART / "Chart.yaml")
+    assert chart["appVersion"] == __version__
+    assert read_values(CHART / "values.yaml")["rayCluster"]["rayVersion"] == version("ray")
+
+
+def test_every_example_is_in_the_readme() -> None:
+    """The table of README.md names each file of examples/, and no other."""
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(examples/([^)]+)\)", text)) == {path.name for path in EXAMPLES}
+
+
+def test_workers_read_no_more_than_their_secrets() -> None:
+    """Without a Secret of their own, Ray's pods get four keys of that of the service: never the database's."""
+    values = {"config": {"ray": {"address": None}}, "rayCluster": {"enabled": True}}
+    ray = next(each for each in render(merge(_MINIMAL, values)) if each["kind"] == "RayCluster")["spec"]
+    for template in (ray["headGroupSpec"]["template"], ray["workerGroupSpecs"][0]["template"]):
+        volume = next(volume for volume in template["spec"]["volumes"] if volume["name"] == "secrets")
+        sources = [source["secret"] for source in volume["projected"]["sources"]]
+        assert {item["key"] for source in sources for item in source["items"]} == {
+            "INGEST_S3__ACCESS_KEY_ID",
+            "INGEST_S3__SECRET_ACCESS_KEY",
+            "INGEST_QDRANT__API_KEY",
+            "INGEST_WEAVIATE__API_KEY",
+        }
+        assert all(source["optional"] and source["name"] == "ingestion-engine" for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("values", "secret", "key"),
+    [
+        ({}, "ingestion-engine", "INGEST_DATABASE_URL"),
+        ({"database": {"existingSecret": "db", "key": "uri"}}, "db", "uri"),
+        ({"database": {"existingSecret": "db", "key": "uri"}, "existingSecret": ""}, "db", "uri"),
+    ],
+)
+def test_no_pod_starts_without_the_url_of_the_database(values: dict[str, Any], secret: str, key: str) -> None:
+    """A pod would make an SQLite database of its own; the key is named, and not optional."""
+    objects = render(merge(_MINIMAL, values))
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    volumes = [volume for pod in pods for volume in pod["volumes"] if volume["name"] == "secrets"]
+    assert len(volumes) == 2
+    for volume in volumes:
+        found = [source["secret"] for source in volume["projected"]["sources"] if "items" in source["secret"]]
+        assert found == [{"name": secret, "items": [{"key": key, "path": "INGEST_DATABASE_URL"}]}]
+    job = next(each for each in objects if each["kind"] == "Job")["spec"]["template"]["spec"]
+    volume = next(volume for volume in job["volumes"] if volume["name"] == "secrets")["secret"]
+    assert (volume["secretName"], volume["items"][0]["key"]) == (secret, key)
