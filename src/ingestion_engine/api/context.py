@@ -19,6 +19,7 @@ from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.records import Band, EmbeddingFlow
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
+from ingestion_engine.runtime.loop_lag import LoopLag
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment
@@ -33,6 +34,7 @@ from ingestion_engine.services.jobs import JobService
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.ray_service import RayService
+from ingestion_engine.services.response_cache import ResponseCache
 from ingestion_engine.services.retention import Retention
 from ingestion_engine.services.search import SearchService
 from ingestion_engine.services.sweeps import sweep_regularly
@@ -119,6 +121,8 @@ class Services:
     deletions: DeletionService
     health: HealthService
     metrics: Metrics
+    loop_lag: LoopLag
+    scrapes: ResponseCache
     dispatcher: Dispatcher | None
     retention: Retention | None
     """None without a state store."""
@@ -140,7 +144,8 @@ async def run_services(
         engines=parts.engines,
         gateway=parts.gateway,
     )
-    tasks: list[asyncio.Task[None]] = []
+    loop_lag = LoopLag()
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(loop_lag.run())]
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
         dispatcher = (
@@ -191,6 +196,8 @@ async def run_services(
             deletions=deletions,
             health=health,
             metrics=metrics,
+            loop_lag=loop_lag,
+            scrapes=ResponseCache(),
             dispatcher=dispatcher,
             retention=retention,
         )

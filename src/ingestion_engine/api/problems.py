@@ -135,9 +135,12 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Return every error of an application as a problem; ``RequestContext`` handles unexpected ones."""
 
     @app.exception_handler(IngestionError)
-    async def _ours(_request: Request, error: IngestionError) -> Response:
+    async def _ours(request: Request, error: IngestionError) -> Response:
         headers = {"WWW-Authenticate": "Bearer"} if error.context.get("status") == 401 else {}
-        return answer_problem(problem_of_error(error), headers)
+        problem = problem_of_error(error)
+        if problem["status"] == 503:  # a probe need not find out by itself what a request has just met
+            request.app.state.services.health.distrust(error.code)
+        return answer_problem(problem, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:

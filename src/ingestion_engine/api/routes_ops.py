@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
+from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import CallerKnownDep, KeyRingDep, ServicesDep
 from ingestion_engine.api.page import render_page
+from ingestion_engine.api.snapshot import take_snapshot
 from ingestion_engine.api.views import ReadyView, show_health, show_job
 from ingestion_engine.domain.errors import DatabaseUnavailable
 from ingestion_engine.services.health import ANSWER_S
@@ -41,11 +42,11 @@ async def readyz(
     A dependency that has not responded in time shows its last result of the last ten seconds, otherwise it is not ok;
     its check goes on, and the next request shows the result.
 
+    Each result shows its age: a dependency is checked at most every five seconds, one that has failed every second.
+
     Where API keys are required, a request without a valid one receives neither versions nor error messages.
     """
     found = await services.health.check(within_s)
-    for name, health in found.items():
-        services.metrics.set_dependency(name, health.ok)
     dispatcher = services.dispatcher
     leadership = None if dispatcher is None else dispatcher.leadership.view()
     view = show_health(found, leadership, with_details=caller_known)
@@ -56,21 +57,17 @@ async def readyz(
 
 @router.get("/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(services: ServicesDep) -> Response:
-    """Return the metrics in the text format of Prometheus. Cost: one query.
+    """Return the metrics in the text format of Prometheus. Cost: two queries, and a check of what was not just checked.
 
     While the database is unavailable, the numbers of jobs are missing and ``ingest_dependency_up`` of it is 0.
     """
-    numbers = None
-    with contextlib.suppress(DatabaseUnavailable):
-        numbers = await services.store.count_by_state()
-    services.metrics.set_jobs(numbers, len(services.store.unreadable))
-    services.metrics.set_dependency("database", numbers is not None)
-    if services.dispatcher is not None:
-        leadership = services.dispatcher.leadership.view()
-        services.metrics.set_leadership(leadership.leading, leadership.term)
-        if (retention := services.retention) is not None:
-            services.metrics.set_backlog(retention.backlog if leadership.leading else None, retention.needed)
-    return Response(services.metrics.render(), media_type=services.metrics.content_type)
+    # Scrapes at the same time share one answer, so that no number of them burdens the database.
+    text = await services.scrapes.get("metrics", lambda: _render_metrics(services), keep_s=0)
+    return Response(text, media_type=services.metrics.content_type)
+
+
+async def _render_metrics(services: Services) -> bytes:
+    return services.metrics.render(await take_snapshot(services))
 
 
 @router.get("/", include_in_schema=False, response_class=HTMLResponse)

@@ -327,6 +327,9 @@ class DependencyView(View):
     required: bool
     """True when no job can be accepted without it."""
     latency_ms: float
+    """Duration of the last check in milliseconds."""
+    age_s: float = 0.0
+    """Seconds since that check ended."""
     version: str | None = None
     error: str | None = None
 

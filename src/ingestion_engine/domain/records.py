@@ -283,6 +283,9 @@ def load_warnings(text: str | None) -> tuple[ReadWarning, ...]:
 WARNINGS_OF = "warnings."
 """Begins the name of a job's count of one kind of warning; the warning's code follows."""
 
+FAILURES_OF = "failures."
+"""Begins the name of a job's count of one kind of failure of objects; the error's code follows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

@@ -6,7 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +21,9 @@ from ingestion_engine.domain.records import Band
 from ingestion_engine.gateway.app import App
 from ingestion_engine.gateway.dispatcher import Call, Dispatcher
 from ingestion_engine.gateway.status import Status
+
+# Otherwise each counter has a second series, which no Prometheus reads from the text format.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
 
 PREFIX: Final = "ingest_gateway_"
 MOST_FLOWS: Final = 20

@@ -260,6 +260,11 @@ class Database:
         return cls(create_async_engine(address.url, **options))
 
     @property
+    def is_down(self) -> bool:
+        """True when the last request to the database found it unavailable. Without a request."""
+        return self._down_since is not None
+
+    @property
     def is_sqlite(self) -> bool:
         """True for SQLite, False for PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
@@ -295,6 +300,13 @@ class Database:
             with self._watched():
                 async with connection.begin():
                     yield connection
+
+    def count_connections(self) -> dict[str, int]:
+        """Return the connections of the pool that are in use and idle. Without a request."""
+        pool = self.engine.pool
+        if not isinstance(pool, sa.QueuePool):
+            return {}
+        return {"in_use": pool.checkedout(), "idle": pool.checkedin()}
 
     async def ping(self) -> None:
         """Return when the database responds. One query. Raises DatabaseUnavailable."""

@@ -2,6 +2,8 @@
 
 A probe is answered at once: checks that last longer go on in the background, one at a time per system, and the next
 probes show their results. A client that repeats refused connections for ten seconds so reports that they are refused.
+However many probes there are, a system is checked at most once per ``FRESH_S``, and once per ``RECHECK_S`` while its
+last check has failed or a request of a client has just found it unavailable.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine,
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import Settings
-from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.telemetry import context_without_fields, get_logger
 from ingestion_engine.services.job_store import JobStore
 
 ANSWER_S: Final = 0.6
@@ -29,6 +31,13 @@ CHECK_LIMIT_S: Final = 20.0
 
 KEEP_S: Final = 10.0
 """How long a good result stands while the next check is running; Kubernetes' default interval of probes is 10 s."""
+
+FRESH_S: Final = 5.0
+"""How long a good result is shown without another check: half of Kubernetes' interval of probes, so that a single
+prober always sees a new one."""
+
+RECHECK_S: Final = 1.0
+"""How long a bad result is: the end of an outage shows within it."""
 
 _log = get_logger(__name__)
 
@@ -43,6 +52,8 @@ class Health:
     latency_ms: float
     version: str | None = None
     error: str | None = None
+    age_s: float = 0.0
+    """Time since the check ended; 0 while the first one is running."""
 
 
 class HealthService:
@@ -63,6 +74,9 @@ class HealthService:
         self._running: dict[str, asyncio.Task[Health]] = {}
         self._began: dict[str, float] = {}
         self._last: dict[str, tuple[float, Health]] = {}
+        self._distrusted: set[str] = set()
+        """Systems that failed a request of a client since their last check."""
+        self._database = store.database
         self._required: dict[str, Callable[[], Awaitable[Any]]] = {"database": store.ping}
         self._others: dict[str, Callable[[], Awaitable[Any]]] = {}
         self._required["state"] = lambda: _check_state(state)
@@ -79,15 +93,34 @@ class HealthService:
         """Return the health of every dependency, by name, at the latest after ``within_s`` seconds.
 
         A check that is still running then shows its last result: a bad one, or a good one of the last ten seconds.
-        Otherwise it is not ok. Cost: at most one request each; none where a check is running already.
+        Otherwise it is not ok. Cost: at most one request each; none where a check is running or its result is fresh.
         """
         checks = {**self._required, **self._others}
         for name, check in checks.items():
-            if name not in self._running:
-                self._running[name] = asyncio.create_task(self._run(name, check))
-        running = {name: self._running[name] for name in checks}
-        await asyncio.wait(running.values(), timeout=within_s)
-        return {name: task.result() if task.done() else self._show_last(name) for name, task in running.items()}
+            if name not in self._running and not self._is_fresh(name):
+                # The check is not part of the request that happens to begin it.
+                task = asyncio.create_task(self._run(name, check), context=context_without_fields())
+                self._running[name] = task
+        running = dict(self._running)
+        if running:
+            await asyncio.wait(running.values(), timeout=within_s)
+        return {name: self._show_last(name) for name in checks}
+
+    def distrust(self, code: str) -> None:
+        """Have a system checked again by the next probe, because a request has failed with this error code.
+
+        A code begins with the name of the system; others are ignored.
+        """
+        name = code.partition("_")[0]
+        self._distrusted |= {"s3", "state"} if name in {"s3", "state"} else {name}
+
+    def _is_fresh(self, name: str) -> bool:
+        """Return whether the last result needs no other check yet."""
+        at, last = self._last.get(name, (0.0, None))
+        if last is None:
+            return False
+        is_doubtful = not last.ok or name in self._distrusted or (name == "database" and self._database.is_down)
+        return time.monotonic() - at < (RECHECK_S if is_doubtful else FRESH_S)
 
     async def close(self) -> None:
         """End the checks that are running."""
@@ -97,11 +130,11 @@ class HealthService:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _show_last(self, name: str) -> Health:
-        """Return the result that stands for a check that is still running."""
+        """Return the last result, or what a check that is still running shows without one that stands."""
         now = time.monotonic()
         at, last = self._last.get(name, (0.0, None))
-        if last is not None and (not last.ok or now - at <= KEEP_S):
-            return last
+        if last is not None and (not last.ok or name not in self._running or now - at <= KEEP_S):
+            return replace(last, age_s=round(now - at, 1))
         running_s = now - self._began[name]
         error = f"No response within {running_s:.1f} s; the check is still running."
         required = name in self._required
@@ -112,6 +145,7 @@ class HealthService:
         try:
             health = await self._check_one(name, check)
             self._last[name] = (time.monotonic(), health)
+            self._distrusted.discard(name)
             return health
         finally:
             del self._running[name]

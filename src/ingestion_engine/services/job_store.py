@@ -25,6 +25,7 @@ from ingestion_engine.runtime.settings import DatabaseSettings
 from ingestion_engine.runtime.telemetry import context_without_fields, get_logger
 from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.database import Database
+from ingestion_engine.services.job_counters import JobCounters
 from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, jobs
 from ingestion_engine.services.job_schema import check_schema, migrate_schema
 from ingestion_engine.services.job_states import (
@@ -97,6 +98,8 @@ class JobStore:
         self.database = database
         self.unreadable: dict[str, str] = {}
         """Rows that this version of the service cannot read, by id, with the reason; known from reads so far."""
+        self.counters = JobCounters()
+        """What the changes of rows that this copy of the service has made tell of jobs."""
         self._clock_offset = dt.timedelta()
         self._new: list[tuple[JobRecord, asyncio.Future[None]]] = []
         self._storing: asyncio.Task[None] | None = None
@@ -294,7 +297,7 @@ class JobStore:
         """
         after = target(event, find_phase(job))
         check_values(event, values)
-        return await self._update(job, lead, {**values, "state": after.state.value})
+        return await self._update(job, lead, {**values, "state": after.state.value}, event=event)
 
     async def update(self, job: JobRecord, *, lead: DispatchLease | None = None, **values: Any) -> JobRecord | None:
         """Set columns that do not decide the phase of a job; arguments and result are those of ``change``.
@@ -306,14 +309,20 @@ class JobStore:
             raise IllegalTransition(f"Only an event changes {', '.join(sorted(deciding))}.")
         return await self._update(job, lead, values)
 
-    async def _update(self, job: JobRecord, lead: DispatchLease | None, values: Mapping[str, Any]) -> JobRecord | None:
+    async def _update(
+        self, job: JobRecord, lead: DispatchLease | None, values: Mapping[str, Any], *, event: JobEvent | None = None
+    ) -> JobRecord | None:
         change = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.revision == job.revision)
         if lead is not None:
             change = change.where(is_current(lead))
         async with self.database.writing() as connection:
             changed = await connection.execute(change.values(revision=job.revision + 1, **values).returning(jobs))
             row = changed.mappings().first()
-        return None if row is None else JobRecord.from_row(row)
+        if row is None:
+            return None
+        after = JobRecord.from_row(row)
+        self.counters.note_change(job, after, event)  # the row was as ``job``: its revision is
+        return after
 
     async def note_waiting(self, notes: Mapping[str, str | None], *, lead: DispatchLease | None = None) -> None:
         """Set the notes of those jobs, by id, that still wait for admission; one transaction for all."""
@@ -337,6 +346,20 @@ class JobStore:
         async with self.database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return {(engine, state): number for engine, state, number in rows}
+
+    async def find_oldest_active(self) -> dict[tuple[str, str], Moment]:
+        """Return when the oldest job of each (engine, state) was submitted, of jobs that have not ended.
+
+        Cost: one query over the index of states; reads no row of a job that has ended.
+        """
+        query = (
+            sa.select(jobs.c.engine, jobs.c.state, sa.func.min(jobs.c.created_at, type_=UtcMoment))
+            .where(jobs.c.state.in_([state.value for state in JobState if not state.is_final]))
+            .group_by(jobs.c.engine, jobs.c.state)
+        )
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return {(engine, state): oldest for engine, state, oldest in rows}
 
     async def hold_dispatch(self, holder: str, ttl_s: float) -> DispatchLease:
         """Acquire or renew the right to dispatch for ``ttl_s`` seconds of the database's clock; return what is stored.
