@@ -23,7 +23,7 @@ from typing import Any, Final
 from kubeflow_spark_api.models.spark_v1beta2_spark_application import SparkV1beta2SparkApplication
 from pydantic import ValidationError
 
-from ingestion_devstack.kubernetes.errors import ApiError, Cause, bad_request, denied_by_webhook, invalid
+from ingestion_devstack.kubernetes.errors import ApiError, Cause, bad_request, denied_by_webhook, internal, invalid
 from ingestion_devstack.kubernetes.http import SPARK_APPLICATIONS
 from ingestion_devstack.kubernetes.store import Object
 
@@ -87,11 +87,17 @@ DENIED_CONF: Final[dict[str, str]] = {
 """Keys of `sparkConf` that the operator refuses, with its reasons."""
 
 
-def admit(app: Object, *, strict: bool) -> list[str]:
+def admit(app: Object, *, strict: bool, webhook: str | None = None) -> list[str]:
     """Validate an application, drop unknown fields and set defaults, in place; return warnings about dropped fields.
 
+    Args:
+        app: The application.
+        strict: Refuse unknown fields.
+        webhook: A fault of the operator's webhook: "absent" or "down".
+
     Raises:
-        ApiError: 400 for unknown fields with `strict` and for wrong types, 422 by the schema, 403 by the operator.
+        ApiError: 400 for unknown fields with `strict` and for wrong types, 422 by the schema, 403 by the operator, 500
+            when its webhook is down.
     """
     app["spec"] = _decode_object(app.get("spec"), "SparkApplication.spec")
     for role in ("driver", "executor"):
@@ -111,6 +117,13 @@ def admit(app: Object, *, strict: bool) -> list[str]:
     if unknown and strict:
         message = 'SparkApplication in version "v1beta2" cannot be handled as a SparkApplication: '
         raise bad_request(message + "strict decoding error: " + ", ".join(unknown))
+    if webhook == "down":
+        raise internal(
+            f'failed calling webhook "{MUTATING}": failed to call webhook: Post "https://spark-operator-webhook-svc/'
+            'mutate": dial tcp: connect: connection refused'
+        )
+    if webhook == "absent":  # then nobody sets defaults; the schema, which is stricter here, is not applied
+        return unknown
     _set_defaults(app["spec"])
     causes = list(_check_schema(app))
     if causes:

@@ -4,11 +4,15 @@
 
     {"calls": {"status": 429, "count": 3, "delay_s": 0.5, "method": "POST", "path": "sparkapplications"}}
     {"hold": ["pods"]}
+    {"denied": ["get pods/log"]}
+    {"webhook": "down"}
 
 `calls` hits the next `count` API calls (null: all) that match method and path; each waits `delay_s` and then, with a
 status, is refused with it in the form of a real API server. `hold` keeps what it names until it is released:
 "submissions" (`spark-submit` does not return, so the state stays empty), "pods" (driver pods stay Pending without a
-reason), "nodes" (they are unschedulable), "images" (their image cannot be pulled).
+reason), "nodes" (they are unschedulable), "images" (their image cannot be pulled). `denied` takes permissions away
+from the account. `webhook` makes the operator's webhook "absent" (it handles no namespace) or "down" (the API server
+cannot reach it).
 """
 
 from __future__ import annotations
@@ -59,6 +63,9 @@ class FaultPlan(BaseModel):
             raise bad_request(f"The request is not a set of faults: {error}") from error
         for name in wanted.model_fields_set or FaultPlan.model_fields:
             setattr(self, name, getattr(wanted, name))
+
+    denied: list[str] = []
+    webhook: Literal["absent", "down"] | None = None
 
     @property
     def held_pods(self) -> str | None:

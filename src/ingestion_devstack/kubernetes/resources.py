@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from ingestion_devstack.kubernetes import errors
 from ingestion_devstack.kubernetes.admission import admit
+from ingestion_devstack.kubernetes.faults import FaultPlan
 from ingestion_devstack.kubernetes.http import (
     EVENTS,
     PODS,
@@ -47,9 +48,10 @@ VERBS: Final = {
 class ResourceApi:
     """Serves the verbs; applications can be created in `namespaces`."""
 
-    def __init__(self, store: ObjectStore, namespaces: Collection[str]) -> None:
+    def __init__(self, store: ObjectStore, namespaces: Collection[str], faults: FaultPlan) -> None:
         self._store = store
         self._namespaces = namespaces
+        self._faults = faults
 
     async def serve(self, request: Request, target: Target) -> Response:
         """Answer one request.
@@ -105,7 +107,7 @@ class ResourceApi:
             "generation": 1,
         }
         body.pop("status", None)
-        warnings = admit(body, strict=query.get("fieldValidation") == "Strict")
+        warnings = admit(body, strict=query.get("fieldValidation") == "Strict", webhook=self._faults.webhook)
         body["metadata"]["creationTimestamp"] = timestamp_now()
         name = body["metadata"]["name"]
         if self._store.get((target.resource.plural, namespace, name)) is not None:

@@ -5,8 +5,8 @@
 Imitates an API server of Kubernetes 1.32 with the Spark operator 2.5.2; each module names the sources it was read from.
 It serves what the product calls, the basic calls of the official Python client, and `kubectl get`, `describe`, `logs`,
 `delete` and `apply --dry-run=server`: version, discovery, sparkapplications (create, get, list, delete), pods (get,
-list, delete, log) and events (list). Refusals are `Status` objects. Each application runs as `spark-submit` in local
-mode and passes through the operator's states.
+list, delete, log), events (list) and reviews of the own access. Refusals are `Status` objects. Each application runs as
+`spark-submit` in local mode and passes through the operator's states.
 
 HTTPS only, as kubectl sends tokens over nothing else: `DATA_DIR/kubeconfig` (mode 0600, rewritten at every start) holds
 address, token and authority. The bearer token comes from the environment. A wrong one is 401; a request without one is
@@ -42,11 +42,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ingestion_devstack.kubernetes import errors
+from ingestion_devstack.kubernetes.access import PATH, review
 from ingestion_devstack.kubernetes.config import write_kubeconfig
 from ingestion_devstack.kubernetes.controllers import Controllers
 from ingestion_devstack.kubernetes.discovery import discover
 from ingestion_devstack.kubernetes.faults import CallFault, FaultPlan
-from ingestion_devstack.kubernetes.http import answer, answer_error, answer_unknown_path, parse_path, read_json
+from ingestion_devstack.kubernetes.http import Target, answer, answer_error, answer_unknown_path, parse_path, read_json
 from ingestion_devstack.kubernetes.kubelet import Kubelet
 from ingestion_devstack.kubernetes.logs import LogApi
 from ingestion_devstack.kubernetes.operator import Operator
@@ -102,7 +103,7 @@ class Api:
         self._cluster = cluster
         self._token = token.encode()
         self._with_faults = with_faults
-        self._resources = ResourceApi(cluster.store, cluster.namespaces)
+        self._resources = ResourceApi(cluster.store, cluster.namespaces, cluster.faults)
         self._logs = LogApi(cluster.store, machine.data_dir)
 
     async def __call__(self, request: Request) -> Response:
@@ -122,6 +123,8 @@ class Api:
             return PlainTextResponse("ok")
         if path == "/_faults" and self._with_faults:
             return await self._serve_faults(request)
+        if path == PATH:
+            return await review(request, self._cluster.faults.denied)
         fault = self._cluster.faults.next_call(request.method, path)
         if fault is not None:
             await asyncio.sleep(fault.delay_s)
@@ -133,6 +136,8 @@ class Api:
         target = parse_path(path)
         if target is None:
             return answer_unknown_path()
+        if _name_permission(request, target) in self._cluster.faults.denied:
+            raise _forbid(request, _USER)
         serve = self._logs.serve if target.subresource == "log" else self._resources.serve
         return await serve(request, target)
 
@@ -161,6 +166,12 @@ def _answer_fault(fault: CallFault, request: Request) -> Response:
         text = "Too many requests, please try again later.\n"
         return PlainTextResponse(text, status_code=429, headers={"Retry-After": "1"})
     return answer_error(errors.internal("injected fault"))
+
+
+def _name_permission(request: Request, target: Target) -> str:
+    """Return the permission that a request requires, as a Role grants it: `get pods/log`."""
+    verb = VERBS.get((request.method, target.name is not None), request.method.lower())
+    return f"{verb} {target.resource.plural}" + (f"/{target.subresource}" if target.subresource else "")
 
 
 def _forbid(request: Request, user: str) -> errors.ApiError:
