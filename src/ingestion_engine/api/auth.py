@@ -108,6 +108,9 @@ class KeyRing:
         if path is not None:
             self._load(path)
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     @property
     def is_open(self) -> bool:
         """True when no API key is required."""

@@ -4,7 +4,7 @@ Exit codes, for scripts:
 
 ==== ===============================================================
 0    succeeded
-1    unexpected error, or a comparison found differences
+1    unexpected error, a comparison found differences, or a check failed
 2    wrong command line, or a required package is not installed
 3    the job failed
 4    the job partially succeeded: some objects failed
@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import sys
 
-from ingestion_engine.cli import aliases, data, jobs, service, upload
+from ingestion_engine.cli import aliases, data, doctor, jobs, service, upload
 from ingestion_engine.cli.output import run_app
 from ingestion_engine.cli.root import app
 
 __all__ = ["app", "main"]
 
-for commands in (upload, jobs, data, aliases, service):
+for commands in (upload, jobs, data, aliases, service, doctor):
     commands.register(app)
 
 

@@ -12,8 +12,8 @@ DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _HELP: Final = (
     "Embed every object under an S3 prefix into Qdrant and Weaviate.\n\n"
-    "Exit codes: 0 succeeded · 1 unexpected error, or the stores differ · 2 wrong command line · 3 job failed · "
-    "4 job partially succeeded · 5 refused by the service · 6 job canceled · 7 service unreachable.\n\n"
+    "Exit codes: 0 succeeded · 1 unexpected error, the stores differ, or a check failed · 2 wrong command line · "
+    "3 job failed · 4 job partially succeeded · 5 refused by the service · 6 job canceled · 7 service unreachable.\n\n"
     "Set INGEST_API_URL (or --url) to the URL of the service, and INGEST_API_KEY to an API key if it requires one."
 )
 

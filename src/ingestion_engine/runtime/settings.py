@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -554,6 +555,33 @@ def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Setting
         _variables.reset(token)
 
 
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The ``INGEST_*`` variables of this process, by where they come from."""
+
+    environment: tuple[str, ...]
+    """Those of the environment."""
+    files: tuple[str, ...]
+    """Those of ``INGEST_SECRETS_DIR`` that the environment does not override."""
+    unknown: tuple[str, ...]
+    """Those among both that are no settings and are ignored."""
+
+
+def list_variables() -> Variables:
+    """Return the names of this process's variables, never their values. Raises SettingsError as ``load_settings``."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    files = _read_secrets(os.environ.get("INGEST_SECRETS_DIR"))
+    given = {**files, **environment}
+    unknown = [name for name in given if not _is_known(name) and not _is_service_link(name, given[name])]
+    own = (name for name in environment if not _is_service_link(name, environment[name]))
+    return Variables(tuple(sorted(own)), tuple(sorted(files.keys() - environment.keys())), tuple(sorted(unknown)))
+
+
+def runs_in_kubernetes() -> bool:
+    """Return whether this process runs in a pod, by the variable that Kubernetes sets in each."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
 def _read_secrets(directory: str | None) -> dict[str, str]:
     """Return the variables in the files of a directory. Raises SettingsError when it cannot be read."""
     if not directory:
@@ -578,7 +606,7 @@ def _check_names(variables: Mapping[str, str]) -> None:
     known = {*_list_names(), *OTHER_VARIABLES}
     faults = []
     for name in sorted(variables):
-        if not name.startswith(PREFIX) or name.upper() in known or _is_service_link(name, variables[name]):
+        if not name.startswith(PREFIX) or _is_known(name) or _is_service_link(name, variables[name]):
             continue
         # Without the prefix: what all names share says nothing.
         short = [other.removeprefix(PREFIX) for other in sorted(known)]
@@ -589,6 +617,10 @@ def _check_names(variables: Mapping[str, str]) -> None:
             _warn_of(name)
     if faults:
         raise SettingsError(" ".join(faults))
+
+
+def _is_known(name: str) -> bool:
+    return name.upper() in {*_list_names(), *OTHER_VARIABLES}
 
 
 def _is_service_link(name: str, value: str) -> bool:

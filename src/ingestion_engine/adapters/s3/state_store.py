@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import math
 import secrets
@@ -212,23 +213,36 @@ class S3StateStore:
                 with s3_errors(self._place(path)):
                     self._etag(path, self._client.put_object(**self._name(path), Body=file))
                 return
-            # Tells this upload's own object from any other, when the response to its completion is lost.
-            mark = secrets.token_hex(16)
+            self._upload_parts(path, file, size, part_bytes=max(PART_BYTES, math.ceil(size / MAX_PARTS)))
+
+    def try_upload_in_parts(self, path: str) -> None:
+        """Upload a value of one byte as large values are uploaded, and remove it. Four requests.
+
+        Raises:
+            FatalError: "state_access_denied", naming the operation and its permission.
+            TransientError: the state store is unavailable; the value may have been left behind.
+        """
+        self._upload_parts(path, io.BytesIO(b"1"), 1, part_bytes=1)
+        self.delete(path)
+
+    def _upload_parts(self, path: str, file: BinaryIO, size: int, *, part_bytes: int) -> None:
+        # Tells this upload's own object from any other, when the response to its completion is lost.
+        mark = secrets.token_hex(16)
+        with s3_errors(self._place(path)):
+            started = self._client.create_multipart_upload(**self._name(path), Metadata={UPLOAD_MARK: mark})
+        if not started.get("UploadId"):
+            raise self._not_from_s3(path, "upload id")
+        upload = {**self._name(path), "UploadId": started["UploadId"]}
+        try:
             with s3_errors(self._place(path)):
-                started = self._client.create_multipart_upload(**self._name(path), Metadata={UPLOAD_MARK: mark})
-            if not started.get("UploadId"):
-                raise self._not_from_s3(path, "upload id")
-            upload = {**self._name(path), "UploadId": started["UploadId"]}
-            try:
-                with s3_errors(self._place(path)):
-                    self._send_parts(path, upload, file, part_bytes=max(PART_BYTES, math.ceil(size / MAX_PARTS)))
-            except TransientError:
-                if not self._has_arrived(path, mark, size):
-                    self._abort(upload)
-                    raise
-            except BaseException:  # whatever ended the upload, its parts are not left behind
+                self._send_parts(path, upload, file, part_bytes=part_bytes)
+        except TransientError:
+            if not self._has_arrived(path, mark, size):
                 self._abort(upload)
                 raise
+        except BaseException:  # whatever ended the upload, its parts are not left behind
+            self._abort(upload)
+            raise
 
     def _send_parts(self, path: str, upload: Mapping[str, Any], file: BinaryIO, *, part_bytes: int) -> None:
         parts: list[dict[str, Any]] = []

@@ -23,7 +23,17 @@ from typing import Any, Final, TypeVar
 import orjson
 import yaml
 from kubernetes import config
-from kubernetes.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi, VersionApi
+from kubernetes.client import (
+    ApiClient,
+    AuthorizationV1Api,
+    Configuration,
+    CoreV1Api,
+    CustomObjectsApi,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    VersionApi,
+)
 from kubernetes.client.exceptions import ApiException
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
@@ -85,6 +95,19 @@ class SparkApplication:
     deleting: bool
     """True when it was deleted but its driver is still being stopped."""
     driver_pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationTrial:
+    """What a cluster did with an application that it was told not to keep."""
+
+    refusal: str = ""
+    """Why schema, webhook, policy or quota refuse it, in Kubernetes's words; empty when they accept it."""
+    has_webhook: bool = True
+    """False when the operator's webhook has not set the defaults of the application: it does not watch the namespace,
+    is switched off, or is not installed."""
+    is_webhook_down: bool = False
+    """True when the cluster could not reach a webhook, so that no application can be created."""
 
 
 class KubernetesApi:
@@ -157,6 +180,69 @@ class KubernetesApi:
                 why = answer.message or f"HTTP {answer.status} without a message"
                 raise SubmissionError("engine_refused", f"Kubernetes rejected the SparkApplication: {why}.") from None
             raise translate_answer(answer, self._namespace) from None
+
+    async def is_allowed(self, permission: Permission) -> bool:
+        """Return whether the account has a permission in the namespace. One request, which every account may make."""
+        resource, _, subresource = permission.resource.partition("/")
+        attributes = V1ResourceAttributes(
+            namespace=self._namespace,
+            verb=permission.verb,
+            group=permission.group,
+            resource=resource,
+            subresource=subresource or None,
+        )
+        review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+
+        def ask(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return AuthorizationV1Api(client).create_self_subject_access_review(review, **kept)
+
+        try:
+            answer = await self._call(ask)
+        except Answer as error:
+            raise translate_answer(error, self._namespace) from None
+        allowed = getattr(answer.status, "allowed", None)
+        if not isinstance(allowed, bool):
+            raise make_foreign("answered a review of access without a result")
+        return allowed
+
+    async def has_resource(self) -> bool:
+        """Return whether the cluster has the operator's CRD. One request, which every account may make."""
+
+        def discover(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return CustomObjectsApi(client).get_api_resources(GROUP, VERSION, **kept)
+
+        try:
+            answer = await self._call(discover)
+        except Answer as error:
+            if error.is_unserved_path:
+                return False
+            raise translate_answer(error, self._namespace) from None
+        return any(resource.name == PLURAL for resource in answer.resources or ())
+
+    async def try_application(self, manifest: Mapping[str, Any]) -> ApplicationTrial:
+        """Have the cluster check an application without keeping it. One request; requires the right to create.
+
+        The application is sent without ``mode``, which the operator's webhook sets, and nothing else does.
+
+        Raises:
+            TransientError: the cluster is unavailable, or denies access.
+        """
+        body = {**manifest, "spec": {name: value for name, value in manifest["spec"].items() if name != "mode"}}
+
+        def create(client: ApiClient, kept: dict[str, Any]) -> Any:
+            return CustomObjectsApi(client).create_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, PLURAL, body, dry_run="All", field_validation="Strict", **kept
+            )
+
+        try:
+            data = _check_object(await self._call(create), KIND)
+        except Answer as answer:
+            if answer.is_webhook_down:
+                return ApplicationTrial(answer.message, is_webhook_down=True)
+            if answer.refuses_object or answer.exceeds_quota:
+                return ApplicationTrial(answer.message or f"HTTP {answer.status} without a message")
+            raise translate_answer(answer, self._namespace) from None
+        return ApplicationTrial(has_webhook=bool((data.get("spec") or {}).get("mode")))
 
     async def get_application(self, name: str) -> SparkApplication | None:
         """Return an application, or None when it does not exist. One request."""

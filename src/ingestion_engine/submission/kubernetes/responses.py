@@ -82,6 +82,16 @@ class Answer(Exception):
         return is_denied or self.status in {400, 422}
 
     @property
+    def is_webhook_down(self) -> bool:
+        """True when the API server could not reach an admission webhook that must agree."""
+        return self.is_status and _WEBHOOK.search(self.message) is not None
+
+    @property
+    def is_unserved_path(self) -> bool:
+        """True for an API server's answer to a path that it does not serve, such as that of a missing CRD."""
+        return self.status == 404 and self.body == _UNSERVED_PATH
+
+    @property
     def exceeds_quota(self) -> bool:
         """True when a quota refuses the object: it may be sent again when other objects are gone."""
         return self.status == 403 and any(text in self.message for text in _QUOTA)

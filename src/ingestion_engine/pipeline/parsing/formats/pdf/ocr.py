@@ -22,7 +22,7 @@ from ingestion_engine.domain.errors import OcrUnavailable
 from ingestion_engine.pipeline.parsing.formats.pdf.library import Handle
 from ingestion_engine.runtime.settings import plain_environment
 
-_PROGRAM: Final = "tesseract"
+PROGRAM: Final = "tesseract"
 
 _DOTS_PER_POINT: Final = 300 / 72
 """Resolution that Tesseract is made for: 300 dots per inch."""
@@ -62,7 +62,7 @@ def _recognize(page: Handle, languages: str) -> str:
 
     Cost: 3 s of one core for a dense page of A4, and 85 MiB in a process of its own (measured with Tesseract 5.3).
     """
-    program = shutil.which(_PROGRAM)
+    program = shutil.which(PROGRAM)
     if program is None:
         raise _unavailable("it is not installed")
     command = [program, "stdin", "stdout", "-l", languages, "--dpi", "300"]
@@ -82,7 +82,7 @@ def _recognize(page: Handle, languages: str) -> str:
 def _unavailable(reason: str) -> OcrUnavailable:
     return OcrUnavailable(
         "ocr_unavailable",
-        f"The scanned pages cannot be recognised: {_PROGRAM}: {reason}.",
+        f"The scanned pages cannot be recognised: {PROGRAM}: {reason}.",
         hint="Install Tesseract with the languages of INGEST_OCR__LANGUAGES on every worker, or unset "
         "INGEST_OCR__ENABLED.",
     )
