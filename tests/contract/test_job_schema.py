@@ -37,6 +37,13 @@ def test_the_command_migrates_once_and_says_so(tmp_path: Path) -> None:
     assert process.communicate(timeout=60)[0] == f"The schema of the database has version {newest_version()} already.\n"
 
 
+def test_the_log_of_the_command_has_the_format_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON in images, as the log of the service."""
+    monkeypatch.setenv("INGEST_LOG_FORMAT", "json")
+    _, log = start_migration(f"sqlite:///{tmp_path}/jobs.db").communicate(timeout=60)
+    assert [json.loads(line)["event"] for line in log.splitlines()] == ["database migrated"]
+
+
 def test_a_database_that_is_unavailable_ends_the_command_with_7() -> None:
     """With one sentence, after the time to wait."""
     process = start_migration("postgresql://u:hidden@127.0.0.1:1/d", "--wait-s", "0")

@@ -80,7 +80,7 @@ def migrate(
         from ingestion_engine.runtime.telemetry import configure_logging
         from ingestion_engine.services.job_schema import migrate_schema
     _check_extras(settings, only="postgres")
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, json=settings.log_format == "json")
     try:
         change = asyncio.run(
             migrate_schema(
