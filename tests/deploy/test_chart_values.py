@@ -38,6 +38,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a Role for everybody": (merge(_SPARK, {"serviceAccount": {"create": False}}), "would let every pod"),
     "Kueue without a queue": (merge(_SPARK, {"kueue": {"enabled": True}}), "needs kueue.queueName"),
     "Kueue without jobs": ({"kueue": {"enabled": True, "queueName": "q"}}, "nothing to put into the queue"),
+    "a cluster that scales in a queue": (
+        {
+            "config": {"ray": {"address": None}},
+            "rayCluster": {"enabled": True, "autoscaling": {"enabled": True}},
+            "kueue": {"enabled": True, "queueName": "q"},
+        },
+        "Kueue refuses a RayCluster that scales",
+    ),
     "two queues": (
         merge(
             _SPARK,

@@ -344,7 +344,8 @@ spec:
         httpGet: {path: /livez, port: http}
         periodSeconds: 2
         timeoutSeconds: 2
-        failureThreshold: 60
+        {{- /* Two minutes, and half an hour where the pod itself migrates the database before it serves. */}}
+        failureThreshold: {{ and (not $isGateway) (eq $root.Values.migrations.mode "start") | ternary 900 60 }}
       livenessProbe:
         httpGet: {path: /livez, port: http}
         periodSeconds: 10
