@@ -7,6 +7,7 @@ these tests' own. Tests that stop the server, or need its certificate, always us
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 import trustme
@@ -27,11 +29,14 @@ from ingestion_engine.services.database import parse_database_url
 from ingestion_engine.services.dispatcher import ActiveJobs
 from ingestion_engine.services.job_expiry import EndedJob, EndedRows
 from ingestion_engine.services.job_states import JobEvent
-from ingestion_engine.services.job_store import DispatchLease, JobFilter, JobStore
+from ingestion_engine.services.job_store import DispatchLease, IdempotencyTaken, JobFilter, JobStore
 from support.authority import Fault, PrivateAuthority
 from support.control import BODY, World, overwrite, queued
 from support.postgres import Postgres
 from support.postgres_tls import encrypted_postgres
+from support.waiting import eventually
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 async def until(fact: Callable[[], Awaitable[bool]]) -> None:
@@ -372,9 +377,9 @@ def test_a_service_that_cannot_open_its_database_ends_with_a_sentence(tmp_path: 
     assert len(done.stderr.splitlines()) < 20
 
 
-async def test_ended_jobs_are_marked_then_removed_by_the_leader_alone(stores: tuple[JobStore, JobStore]) -> None:
+async def test_ended_jobs_are_marked_then_removed_by_the_leader_alone(job_stores: tuple[JobStore, JobStore]) -> None:
     """A marked row is in no answer and frees its key; a copy whose lease is not the stored one changes nothing."""
-    first, second = stores
+    first, second = job_stores
     await first.insert(queued(0, "notes", state=JobState.FAILED, finished_at=utc_now(), idempotency_key="once"))
     await first.insert(queued(1, "notes", state=JobState.RUNNING))
     await first.insert(queued(2, "notes", retry_of="job-8", only_keys_path="jobs/job-9/only_keys.json"))
@@ -399,3 +404,31 @@ async def test_ended_jobs_are_marked_then_removed_by_the_leader_alone(stores: tu
     assert await rows.remove("job-0", lead=lead)
     assert not await rows.remove("job-0", lead=lead)
     assert await rows.find_known(["job-0", "job-1"]) == {"job-1"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE dispatchers", "INSERT INTO dispatchers", "INSERT INTO jobs", "UPDATE jobs"]
+)
+async def test_a_copy_that_stands_still_between_two_requests_to_the_database_holds_up_nobody(
+    postgres: Postgres, statement: str
+) -> None:
+    """A suspended machine keeps its connections: an open transaction would keep its locks until it goes on."""
+    url = postgres.url(postgres.create_database())
+    store = await JobStore.open(url)
+    if statement != "INSERT INTO dispatchers":
+        await store.hold_dispatch("former", 0)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), *sys.path])}
+    command = [sys.executable, "-m", "support.stopping_copy", url, statement]
+    process = subprocess.Popen(command, env=path)  # noqa: ASYNC220 - it returns at once
+    try:
+        await eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        async with asyncio.timeout(5):
+            assert (await take_over(store, "successor")).holder == "successor"
+            with contextlib.suppress(IdempotencyTaken):
+                await store.insert(queued(2, "c", idempotency_key="key"))
+            for job in await store.list_active():
+                assert await store.update(job, note="changed") is not None
+    finally:
+        process.kill()
+        process.wait()
+        await store.close()

@@ -33,6 +33,9 @@ STATEMENT_TIMEOUT_S: Final = 10.0
 """Time after which a statement is given up: a server behind a dead connection never answers. Statements take
 milliseconds; only migrations have no limit."""
 
+IDLE_MS: Final = 10_000
+"""Time after which PostgreSQL ends a transaction whose process does nothing any more: it may have been suspended."""
+
 _ASYNC_DRIVERS: Final = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
@@ -287,8 +290,30 @@ class Database:
                 yield connection
 
     @contextlib.asynccontextmanager
+    async def changing(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for statements that are durable one by one, each when it returns.
+
+        PostgreSQL commits each by itself. A copy of the service that stands still, for example on a suspended machine,
+        keeps its connections: in an open transaction it would keep the locks of what it has changed as well, and hold
+        up all other copies.
+
+        Raises:
+            DatabaseUnavailable: as ``writing``.
+            sqlalchemy.exc.IntegrityError: as ``writing``.
+        """
+        if self.is_sqlite:
+            async with self.writing() as connection:
+                yield connection
+            return
+        async with contextlib.AsyncExitStack() as exits:
+            with self._watched(connecting=True):
+                connection = await exits.enter_async_context(self.engine.connect())
+            with self._watched():
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction for writing; durable at the end of the context.
+        """Open a transaction for writing; durable at the end of the context. ``changing`` suits single statements.
 
         Raises:
             DatabaseUnavailable: nothing was written, except when only the answer to the commit was lost.
@@ -299,6 +324,8 @@ class Database:
                 connection = await exits.enter_async_context(self.engine.connect())
             with self._watched():
                 async with connection.begin():
+                    if not self.is_sqlite:  # by statement, because poolers refuse it as a parameter of the connection
+                        await connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"))
                     yield connection
 
     def count_connections(self) -> dict[str, int]:

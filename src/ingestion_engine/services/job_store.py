@@ -161,7 +161,7 @@ class JobStore:
         while self._new:
             batch, self._new = self._new, []
             try:
-                async with self.database.writing() as connection:
+                async with self.database.changing() as connection:
                     await connection.execute(sa.insert(jobs), [record.values() for record, _ in batch])
             except DatabaseUnavailable as error:  # one connection time-out for all, not one each
                 for _, stored in batch:
@@ -178,7 +178,7 @@ class JobStore:
     async def _store_alone(self, record: JobRecord, stored: asyncio.Future[None]) -> None:
         error: Exception | None = None
         try:
-            async with self.database.writing() as connection:
+            async with self.database.changing() as connection:
                 await connection.execute(sa.insert(jobs).values(record.values()))
         except IntegrityError as violated:
             first = await self.find_by_key(record.owner, record.idempotency_key)
@@ -315,7 +315,7 @@ class JobStore:
         change = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.revision == job.revision)
         if lead is not None:
             change = change.where(is_current(lead))
-        async with self.database.writing() as connection:
+        async with self.database.changing() as connection:
             changed = await connection.execute(change.values(revision=job.revision + 1, **values).returning(jobs))
             row = changed.mappings().first()
         if row is None:
@@ -325,11 +325,11 @@ class JobStore:
         return after
 
     async def note_waiting(self, notes: Mapping[str, str | None], *, lead: DispatchLease | None = None) -> None:
-        """Set the notes of those jobs, by id, that still wait for admission; one transaction for all."""
+        """Set the notes of those jobs, by id, that still wait for admission; one statement for equal notes."""
         ids: dict[str | None, list[str]] = {}
         for job_id, note in notes.items():
             ids.setdefault(note, []).append(job_id)
-        async with self.database.writing() as connection:
+        async with self.database.changing() as connection:
             for note, members in ids.items():
                 for start in range(0, len(members), READ_ROWS):
                     change = sa.update(jobs).where(
@@ -374,7 +374,7 @@ class JobStore:
         columns = dispatchers.c.holder, dispatchers.c.term, sa.type_coerce(now, UtcMoment)
         take = sa.update(dispatchers).where(row, free).values(term=next_term, **values).returning(*columns)
         while True:
-            async with self.database.writing() as connection:
+            async with self.database.changing() as connection:
                 asked_at = utc_now()
                 stored = (await connection.execute(take)).first()
                 if stored is None:
@@ -386,7 +386,7 @@ class JobStore:
                 self._note_clock(moment, asked_at, answered_at)
                 return DispatchLease(current, term)
             try:
-                async with self.database.writing() as connection:
+                async with self.database.changing() as connection:
                     await connection.execute(sa.insert(dispatchers).values(name=_DISPATCH, term=1, **values))
             except IntegrityError:
                 continue  # another copy was the first
@@ -413,7 +413,7 @@ class JobStore:
 
     async def release_dispatch(self, holder: str) -> None:
         """Release the right to dispatch, so that a successor does not have to wait; its number stays."""
-        async with self.database.writing() as connection:
+        async with self.database.changing() as connection:
             await connection.execute(
                 sa.update(dispatchers)
                 .where(dispatchers.c.holder == holder)
