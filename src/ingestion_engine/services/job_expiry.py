@@ -53,19 +53,19 @@ class EndedRows:
         return await self._read(query.order_by(jobs.c.id).limit(limit))
 
     async def mark(self, ids: Collection[str], now: Moment, *, lead: DispatchLease) -> int:
-        """Make jobs that have ended invisible, and free their idempotency keys; return the number. One transaction.
+        """Make jobs that have ended invisible, and free their idempotency keys; return the number. One statement.
 
         Nothing is changed when another copy of the service dispatches now.
         """
         change = sa.update(jobs).where(jobs.c.id.in_(ids), _ENDED, jobs.c.removing_at.is_(None), is_current(lead))
         values = {"removing_at": now, "idempotency_key": None, "revision": jobs.c.revision + 1}
-        async with self._database.writing() as connection:
+        async with self._database.changing() as connection:
             return (await connection.execute(change.values(values))).rowcount
 
     async def remove(self, job_id: str, *, lead: DispatchLease) -> bool:
         """Remove a marked row; return whether this call did. Nothing is changed when another copy dispatches now."""
         removal = sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.removing_at.is_not(None), is_current(lead))
-        async with self._database.writing() as connection:
+        async with self._database.changing() as connection:
             return bool((await connection.execute(removal)).rowcount)
 
     async def find_used(self) -> frozenset[str]:
