@@ -19,7 +19,7 @@ HINTS: Final = {
     "driver_died": _LOGS,
     "embedder_unavailable": _READY,
     "engine_never_started": _LOGS,
-    "job_not_found": "Run `ingest jobs` to list jobs.",
+    "job_not_found": "Run `ingest jobs` to list jobs. Those that ended INGEST_RETENTION__DAYS ago are removed.",
     "mode_not_submittable": "Run `ingest delete-objects COLLECTION --prefix PREFIX`.",
     "not_found": "Check that INGEST_API_URL (or --url) is the URL of the service.",
     "state_unavailable": _READY,

@@ -346,9 +346,12 @@ class JobService:
 
 def job_not_found(job_id: str) -> SubmissionError:
     """Return the error for a job that does not exist, or that the caller may not see (404). Pure."""
-    message = f"Job {job_id!r} does not exist."
-    hint = "List jobs with GET /jobs; jobs that ended longer ago than INGEST_RETENTION__DAYS are removed."
-    return SubmissionError("job_not_found", message, hint=hint, status=404)
+    return SubmissionError(
+        "job_not_found",
+        f"Job {job_id!r} does not exist.",
+        hint="List jobs with GET /jobs; jobs that ended longer ago than INGEST_RETENTION__DAYS are removed.",
+        status=404,
+    )
 
 
 def read_request(job: JobRecord, **changes: Any) -> JobRequest:
