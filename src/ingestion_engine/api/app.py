@@ -17,6 +17,7 @@ from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.middleware import RequestContext
 from ingestion_engine.api.problems import install_problem_handlers
+from ingestion_engine.api.request_traces import RequestTraces
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
@@ -74,4 +75,6 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     for routes in (routes_jobs, routes_data, routes_aliases, routes_ops):
         app.include_router(routes.router)
     app.add_middleware(RequestContext, metrics=metrics)
+    if settings.tracing.endpoint is not None:
+        app.add_middleware(RequestTraces)  # around the other one, so that log lines of the request have its trace
     return app

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingestion_engine.api.app import create_app
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
 
 STOP_S: Final = 5
 """Time that open responses have to end when the service stops; event streams would never end by themselves."""
@@ -27,11 +28,12 @@ def serve(settings: Settings) -> None:
     """Serve on ``settings.api``'s host and port until SIGINT or SIGTERM; the address is logged.
 
     Raises:
-        SettingsError: the file of API keys is invalid.
+        SettingsError: the file of API keys is invalid, or traces are wanted and their extra is missing.
         OSError: the address cannot be listened on.
         IngestionError: the service cannot start, for example because its database is unavailable.
     """
     configure_logging(settings.log_level, json=settings.log_format == "json")
+    start_tracing(settings, "service")
     app = create_app(settings)
     host, port = settings.api.host, settings.api.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -51,6 +53,8 @@ def serve(settings: Settings) -> None:
             if app.state.startup_error is not None:
                 raise app.state.startup_error from None
             raise
+        finally:
+            stop_tracing()
 
 
 def _quiet_start(app: FastAPI) -> ASGIApp:

@@ -305,6 +305,17 @@ class FrozenLimits(Strict):
     """First pause of the driver in seconds when a dependency is unavailable; doubles up to 60 s."""
 
 
+class JobTrace(Strict):
+    """The trace in which driver and workers show what they do; nothing but the telling depends on it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    traceparent: str
+    """Span of the job, as in the header of W3C Trace Context; the parent of the spans of its attempts."""
+    endpoint: str
+    """Base URL of the collector (``INGEST_TRACING__ENDPOINT`` of the service)."""
+
+
 class JobSpec(Strict):
     """Everything that driver and workers need, except secrets.
 
@@ -333,6 +344,8 @@ class JobSpec(Strict):
     """Non-secret settings that workers must share (``Settings.endpoints()``)."""
     only_keys_path: str | None = None
     """Path in the state store of a JSON list of keys, to which the job is restricted (``POST /jobs/{id}/retry``)."""
+    trace: JobTrace | None = None
+    """Where the attempt is traced; null when it is not. Releases that do not know the field trace nothing."""
 
     def accepts_package(self, version: str) -> bool:
         """Return whether a worker with a version of the package may work on the job: one of the same minor. Pure."""

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, JobAborted, LeaseLost, TransientError
 from ingestion_engine.domain.spec import JobSpec
+from ingestion_engine.driver.attempt_trace import AttemptTrace
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.progress import ProgressMeter
 from ingestion_engine.runtime.background import start_background
@@ -92,11 +93,22 @@ class Monitor:
         """Seconds in which a partition repeated a request; the job was not paused."""
         self._failing: dict[str, str] = {}
         """The last unexpected error of each part of a step, so that an error that persists is logged once."""
+        self.trace = AttemptTrace(spec, attempt)
         self.phase = "planning"
         self.note: str | None = None
         """What the job waits for, when it is not an outage; shown as its note."""
         self.stopped: FatalError | None = None
         self.epoch = 0
+
+    @property
+    def phase(self) -> str:
+        """What the attempt is doing, as its progress shows it."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._phase = phase
+        self.trace.enter(phase)
 
     @property
     def lease(self) -> HeldLease | None:
@@ -123,6 +135,7 @@ class Monitor:
             self._thread.join()
         self._guard("progress", self._write_progress)
         self._guard("log", self._write_log)
+        self.trace.enter(None)
 
     def stop(self, error: FatalError) -> None:
         """Record the error that ends the job; the first one stays, but a lost lease replaces any other."""

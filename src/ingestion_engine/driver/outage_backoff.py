@@ -135,6 +135,7 @@ class OutageBackoff:
         self._outage = None
         self._monitor.resume(by=self)
         codes, seconds = ", ".join(sorted(outage.codes)), round(self._clock() - outage.began_at, 1)
+        self._monitor.trace.record_outage(outage.codes, seconds, outage.steps)
         log.info("outage over", extra={"error_codes": codes, "outage_s": seconds, "pauses": outage.steps})
 
     def back_off(

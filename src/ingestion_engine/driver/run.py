@@ -16,6 +16,7 @@ from ingestion_engine.domain.errors import FatalError, TlsFailed, TransientError
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.spec import EngineName, JobSpec, Mode, flow_of
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.driver.attempt_trace import trace_attempt
 from ingestion_engine.driver.log_tail import LogTail
 from ingestion_engine.runtime.retry import RetryPolicy
 from ingestion_engine.runtime.spec_uri import load_settings_for
@@ -94,7 +95,10 @@ def run_driver(
         check_environment=lambda: check_worker(spec, settings),
         begun=begun,
     )
-    return driver.run()
+    with trace_attempt(settings_of_job, spec, attempt) as span:
+        summary = driver.run()
+        span.set({"state": "superseded" if summary is None else summary["state"]})
+        return summary
 
 
 def _read_spec(ledger: Ledger) -> JobSpec:

@@ -25,6 +25,7 @@ from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wante
 from ingestion_engine.gateway.forward import PASSED_TO_SERVERS, EmbedRequest, Reply, pass_headers
 from ingestion_engine.gateway.scheduling.tickets import DEFAULT_WEIGHT, MAX_WEIGHT
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.runtime.tracing import is_tracing, open_span
 
 BODY_BYTES: Final = 16 * 1024 * 1024
 """Largest body: 500 times the largest of a job. One of this size takes 20 ms to count, and nothing else runs then."""
@@ -251,6 +252,17 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
     heartbeats = _Heartbeats()
 
     async def embed(request: web.BaseRequest) -> Reply:
+        parent = request.headers.get("traceparent") if is_tracing() else None
+        if parent is None:  # as from workers: a span per request would bury a job's trace
+            reply, _ = await serve(request)
+            return reply
+        with open_span("POST /api/embed", {"http.request.method": "POST"}, parent=parent, kind="server") as span:
+            reply, call = await serve(request)
+            span.set({"http.response.status_code": reply.status, "queued_s": round(call.queued_s, 4)})
+            span.set({"texts": call.texts, "tries": len(call.tried)})
+        return reply
+
+    async def serve(request: web.BaseRequest) -> tuple[Reply, Call]:
         transport = heartbeats.begin(request)
         try:
             flow = read_flow(request)
@@ -261,7 +273,7 @@ def make_embed_handler(dispatcher: Dispatcher, bodies: BodyReader) -> Handler:
             heartbeats.end(transport)
         server = call.tried[-1].url if call.tried else ""
         own = {"ingest-queue-ms": str(round(call.queued_s * 1000)), "ingest-server": server}
-        return Reply(reply.status, reply.body, {**reply.headers, **own})
+        return Reply(reply.status, reply.body, {**reply.headers, **own}), call
 
     return embed
 

@@ -18,6 +18,7 @@ from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
+from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
 
 STOP_S: Final = 25.0
 """Time that requests in flight have to end when the gateway stops: Kubernetes grants 30 s before it kills."""
@@ -41,8 +42,10 @@ def serve(settings: Settings, *, dead_s: float = DEAD_S) -> None:
 
     Raises:
         OSError: the address cannot be listened on.
+        SettingsError: traces are wanted, and their extra is missing.
     """
     configure_logging(settings.log_level, json=settings.log_format == "json")
+    start_tracing(settings, "gateway")
     _allow_many_connections()
     host, port = settings.gateway.host, settings.gateway.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -52,7 +55,10 @@ def serve(settings: Settings, *, dead_s: float = DEAD_S) -> None:
         if not _is_loopback(host):
             _log.warning("Ollama's API has no authentication: everybody who reaches this address may use the servers")
         freeze_startup_objects(COLLECT_AFTER)
-        asyncio.run(_serve_until_signal(settings, listener, dead_s=dead_s))
+        try:
+            asyncio.run(_serve_until_signal(settings, listener, dead_s=dead_s))
+        finally:
+            stop_tracing()
 
 
 async def _serve_until_signal(settings: Settings, listener: socket.socket, *, dead_s: float) -> None:

@@ -118,7 +118,7 @@ class PartitionRun:
         spec, contract = context.spec, context.contract
         self._context = context
         self._partition = partition
-        self._watch = Stopwatch()
+        self._watch = self.watch = Stopwatch()
         self._results: dict[int, ObjectResult] = {}
         self._limit = context.limit
         self._embed = EmbedStage(

@@ -24,6 +24,7 @@ from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.parsing.process.pool import close_parsers, warm_parsers
+from ingestion_engine.pipeline.partition_trace import describe_report, record_steps, trace_partition
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
@@ -41,6 +42,7 @@ from ingestion_engine.runtime.telemetry import (
     set_process_fields,
 )
 from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.runtime.tracing import join_trace
 from ingestion_engine.state.collections import read_contract
 from ingestion_engine.state.lease import LeaseCheck, read_lease
 from ingestion_engine.state.ledger import Ledger
@@ -143,6 +145,8 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
                 report = await run.run()
         except Exception as error:  # as in ``report_of``, with what the run had finished
             return run.add_finished(report_error(partition_id, error))
+        finally:
+            record_steps(run.watch)
     await asyncio.to_thread(ledger.create_report, report)
     return report
 
@@ -251,13 +255,17 @@ def close_worker() -> None:
 
 
 async def _process(spec_uri: str, partition_id: PartitionId) -> PartitionReport:
+    start_ns = time.time_ns()
     uri = JobUri.parse(spec_uri)
     settings = load_settings_for(uri)
     _begin_log(settings, job_id=uri.job_id, attempt=partition_id.attempt)
     with log_fields(partition_id=partition_id):
         ledger = _open_ledger(settings, uri)
         context = await _attempt_context(settings, ledger, uri, attempt=partition_id.attempt)
-        return await run_partition(ledger, context, partition_id)
+        with trace_partition(context.spec, partition_id, start_ns=start_ns) as span:
+            report = await run_partition(ledger, context, partition_id)
+            describe_report(span, report)
+        return report
 
 
 def _begin_log(settings: Settings, **fields: Any) -> None:
@@ -273,6 +281,7 @@ async def _warm(spec_uri: str) -> None:
     _begin_log(settings, job_id=uri.job_id)
     spec = await asyncio.to_thread(_open_ledger(settings, uri).read_spec)
     settings = settings.with_endpoints(spec.endpoints)
+    await _join_trace(settings, spec)
     if spec.request.mode not in MODES_WITHOUT_EMBEDDER:
         warm_parsers()
     # The imports take long; opening the clients again, for the attempt that then has the lease, is quick.
@@ -285,6 +294,11 @@ async def _warm(spec_uri: str) -> None:
             await embedder.load_tokenizer(await embedder.describe(spec.model))
     finally:
         await embedder.close()
+
+
+async def _join_trace(settings: Settings, spec: JobSpec) -> None:
+    if spec.trace is not None:
+        await asyncio.to_thread(join_trace, settings, spec.trace.endpoint, "worker")
 
 
 def _open_ledger(settings: Settings, uri: JobUri) -> Ledger:
@@ -318,6 +332,7 @@ async def _open_context(settings: Settings, ledger: Ledger, *, attempt: int, slo
     spec = await asyncio.to_thread(ledger.read_spec)
     check_worker(spec, settings)
     settings = settings.with_endpoints(spec.endpoints)
+    await _join_trace(settings, spec)
     collection = spec.request.collection
     lease = await asyncio.to_thread(read_lease, ledger.store, collection)
     if lease is None or lease.job_id != spec.job_id or lease.attempt != attempt:

@@ -39,16 +39,31 @@ class WorkerContext:
     """Larger objects go through temporary files."""
 
 
+@dataclass(slots=True)
+class Period:
+    """When a step of a partition ran; times are Unix times in nanoseconds."""
+
+    start_ns: int
+    end_ns: int = 0
+    calls: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stopwatch:
     """Time per step in seconds, summed over concurrent work."""
 
     seconds: MutableMapping[str, float] = field(default_factory=dict)
+    periods: MutableMapping[str, Period] = field(default_factory=dict)
+    """From the first beginning of a step to its last end."""
 
     async def time(self, step: str, work: Awaitable[T]) -> T:
         """Return the result of ``work`` and add the time it took, also when it fails."""
-        started = time.perf_counter()
+        began_ns, started = time.time_ns(), time.perf_counter()
         try:
             return await work
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started
+            period = self.periods.get(step)
+            if period is None:
+                period = self.periods[step] = Period(began_ns)
+            period.end_ns, period.calls = time.time_ns(), period.calls + 1

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -416,6 +417,32 @@ class DatabaseSettings(Group):
     has run, for example with an account that may change tables."""
 
 
+class TracingSettings(Group):
+    """Traces of requests and jobs. They require the extra ``tracing``; the standard variables ``OTEL_*`` apply, for
+    example ``OTEL_EXPORTER_OTLP_HEADERS`` for a token.
+    """
+
+    endpoint: str | None = None
+    """Base URL of a collector that speaks OTLP over HTTP, for example ``http://otel-collector:4318``; ``/v1/traces`` is
+    appended. Drivers and workers of traced jobs use it too, unless they have a value of their own. Unset means that
+    nothing is traced. See docs/operate/monitoring.md."""
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Part of the requests that are traced, 0 to 1, each with the whole job that it submits. A request that comes with
+    a ``traceparent`` is traced if its caller's trace is."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL that starts with http:// or https://")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must have no account, query or fragment; OTEL_EXPORTER_OTLP_HEADERS takes a token")
+        return value.rstrip("/")
+
+
 class Settings(BaseSettings):
     """All settings. Arguments of the constructor override the environment."""
 
@@ -438,6 +465,7 @@ class Settings(BaseSettings):
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
     retention: RetentionSettings = RetentionSettings()
+    tracing: TracingSettings = TracingSettings()
     database: DatabaseSettings = DatabaseSettings()
     state_url: str | None = None
     """URL of the state store: ``s3://bucket/prefix``, or ``file:///dir`` on one machine. Required to run jobs."""

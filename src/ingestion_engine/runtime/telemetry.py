@@ -32,7 +32,7 @@ _NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 _process_fields: Mapping[str, Any] = _NO_FIELDS
 _context_fields: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("log_fields", default=_NO_FIELDS)
 
-_JOB_FIELDS: Final = frozenset({"job_id", "attempt"})
+_JOB_FIELDS: Final = frozenset({"job_id", "attempt", "trace_id"})
 """Fields that each line of a driver's log would repeat."""
 
 _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")

@@ -30,6 +30,7 @@ from ingestion_engine.services.admission import WaitReason, admit_jobs
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import NEEDS_DRIVER, TRANSITIONS, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
+from ingestion_engine.services.job_traces import open_submission, trace_of
 from ingestion_engine.services.leadership import DispatchedJobs, Leadership, NotLeading
 from ingestion_engine.services.ledgers import Ledgers
 from ingestion_engine.services.reconciler import RETRY_LONGEST_S, Reconciler, back_off_s
@@ -305,7 +306,7 @@ class Dispatcher:
         outage = self._outages.get(job.engine)
         if outage is not None and outage.until > self._now():
             return
-        spec = refreeze(self._settings, JobSpec.model_validate(job.spec))
+        spec = refreeze(self._settings, JobSpec.model_validate(job.spec), trace=trace_of(self._settings, job))
         if (values := spec.model_dump(mode="json")) != job.spec:
             changed = await self._jobs.update(job, spec=values)
             if changed is None:
@@ -324,7 +325,8 @@ class Dispatcher:
             return
         try:
             self.leadership.require()
-            await engine.submit(job.id, job.attempt, spec_uri, job.parallelism or 1)
+            with open_submission(job):
+                await engine.submit(job.id, job.attempt, spec_uri, job.parallelism or 1)
         except TransientError as error:
             await self._note_outage(job, error)
         except SubmissionError as error:

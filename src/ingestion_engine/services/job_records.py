@@ -74,6 +74,7 @@ jobs = sa.Table(
     sa.Column("deadline_at", UtcMoment),
     sa.Column("put_backs", sa.Integer, nullable=False, server_default="0"),
     sa.Column("removing_at", UtcMoment),
+    sa.Column("traceparent", sa.String(64)),
     sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
     sa.Index("ix_jobs_created", "created_at", "id"),
     sa.Index("ix_jobs_state", "state", "created_at"),
@@ -154,6 +155,8 @@ class JobRecord:
     """Number of attempts that found an environment that cannot run the job; they do not count as attempts."""
     removing_at: Moment | None = None
     """Since when the job is being removed, after the time that ended jobs are kept; callers do not see it any more."""
+    traceparent: str | None = None
+    """Span of the request that submitted the job, as in the header of W3C Trace Context; None when it is not traced."""
 
     @property
     def alias(self) -> str | None:

@@ -37,6 +37,7 @@ from ingestion_engine.services.job_states import (
     find_phase,
     target,
 )
+from ingestion_engine.services.job_traces import record_change
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 
 READ_ROWS: Final = 500
@@ -297,7 +298,10 @@ class JobStore:
         """
         after = target(event, find_phase(job))
         check_values(event, values)
-        return await self._update(job, lead, {**values, "state": after.state.value}, event=event)
+        changed = await self._update(job, lead, {**values, "state": after.state.value}, event=event)
+        if changed is not None:
+            record_change(event, changed)
+        return changed
 
     async def update(self, job: JobRecord, *, lead: DispatchLease | None = None, **values: Any) -> JobRecord | None:
         """Set columns that do not decide the phase of a job; arguments and result are those of ``change``.

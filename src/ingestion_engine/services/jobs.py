@@ -17,6 +17,7 @@ from ingestion_engine.domain.records import EmbeddingWait
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger, make_readable
+from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_ids import JobIds
@@ -106,6 +107,7 @@ class JobService:
             request=request.model_dump(mode="json"),
             body_hash=body_hash,
             created_at=self._store.now(),
+            traceparent=current_traceparent(),
             owner=owner,
             idempotency_key=idempotency_key,
         )
@@ -149,6 +151,7 @@ class JobService:
             request=request.model_dump(mode="json"),
             body_hash=body_hash,
             created_at=self._store.now(),
+            traceparent=current_traceparent(),
             owner=owner,
             retry_of=job_id,
             only_keys_path=path,
@@ -330,6 +333,7 @@ class JobService:
             if taken.first.body_hash != job.body_hash:
                 raise _conflict(taken.first) from None
             return Submitted(taken.first, created=False)
+        annotate({"job_id": job.id, "engine": job.engine.value, "mode": job.request.get("mode")})
         _log.info("job queued", extra={"job_id": job.id, "engine": job.engine.value, "collection": job.collection})
         self._wake()
         return Submitted(job, created=True)

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ingestion_engine import __version__
-from ingestion_engine.domain.spec import DEFAULT_PRIORITY, EngineName, FrozenLimits, JobRequest, JobSpec
+from ingestion_engine.domain.spec import DEFAULT_PRIORITY, EngineName, FrozenLimits, JobRequest, JobSpec, JobTrace
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.timestamps import timestamp_now
 from ingestion_engine.services.shares import choose_share, choose_weight
@@ -59,13 +59,13 @@ def make_spec(
     )
 
 
-def refreeze(settings: Settings, spec: JobSpec) -> JobSpec:
-    """Return a spec for the next attempt: with the versions and endpoints of this service as it is now. Pure.
+def refreeze(settings: Settings, spec: JobSpec, *, trace: JobTrace | None = None) -> JobSpec:
+    """Return a spec for the next attempt: with the versions, endpoints and trace of this service as it is now. Pure.
 
     Everything else was decided when the job was first admitted and stays. One exception: a job that was admitted while
     a gateway bounded its requests, and has none any more, receives the part of the limits that a job has alone.
     """
-    changes = _freeze_environment(settings)
+    changes = {**_freeze_environment(settings), "trace": trace}
     if "gateway" in spec.endpoints and not settings.gateway.url:
         share = max(1, min(spec.limits.embed_in_flight, settings.embed_in_flight // spec.parallelism))
         rate = settings.embed.texts_per_second

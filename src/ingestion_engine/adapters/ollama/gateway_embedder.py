@@ -37,10 +37,11 @@ from ingestion_engine.adapters.ollama.tokenizers import load_counter
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.domain.errors import DimensionDiffers, FlowDropped, RequestFailed, TlsFailed, TransientError
 from ingestion_engine.domain.ports import EMBED_TRIES, TokenCounter
-from ingestion_engine.domain.records import EmbeddingFlow, ModelInfo
+from ingestion_engine.domain.records import Band, EmbeddingFlow, ModelInfo
 from ingestion_engine.runtime.retry import RetryPolicy, retry_async
 from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.tracing import current_traceparent
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -224,6 +225,8 @@ class GatewayEmbedder:
         flow = self._flow
         headers = {"Ingest-Flow": flow.key, "Ingest-Band": flow.band.value, "Ingest-Weight": str(flow.weight)}
         headers["Ingest-Timeout"] = f"{limit_embed_s(sum(map(len, texts))):.0f}"
+        if flow.band is Band.SEARCH and (parent := current_traceparent()) is not None:
+            headers["traceparent"] = parent  # not for jobs: a partition has hundreds of requests
         return headers if digest is None else {**headers, "Ingest-Model-Digest": digest}
 
     async def _embed_anywhere(
