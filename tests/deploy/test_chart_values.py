@@ -110,6 +110,17 @@ def test_what_cannot_work_is_refused_with_a_sentence(case: str) -> None:
     assert lines[0].endswith(".")
 
 
+def test_every_sentence_has_a_case() -> None:
+    """Each sentence of the template is one that a case above has seen."""
+    template = (CHART / "templates" / "_validate.tpl").read_text(encoding="utf-8")
+    sentences = re.findall(r'append \$faults \(?(?:printf )?"([^"]*)"', template)
+    assert len(sentences) == template.count("append $faults")
+    seen = [sentence for _, sentence in REFUSED.values()]
+    for sentence in sentences:
+        fixed = max(sentence.split("%s"), key=len)
+        assert any(one in sentence or fixed.startswith(one[-20:]) or one.endswith(fixed[:20]) for one in seen), sentence
+
+
 def test_all_faults_are_told_at_once() -> None:
     """Default values have no database, no state store and no embedder: one attempt tells all of it."""
     found = find_refusal({})

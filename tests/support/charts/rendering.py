@@ -17,7 +17,7 @@ EXAMPLES = tuple(sorted((CHART / "examples").glob("*.yaml")))
 Object = dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Reads YAML, and refuses a key that occurs twice: Helm lets it pass, and Kubernetes keeps the last one."""
 
 
