@@ -36,6 +36,7 @@ OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 OBJECTS: Final[Mapping[str, Any]] = {"type": "array", "items": OBJECT}
 NAMED: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "object", "required": ["name"]}}
 STRINGS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": {"type": "string"}}
+NAME: Final[Mapping[str, Any]] = {"type": "string", "pattern": "^([a-z]([-a-z0-9]*[a-z0-9])?)?$"}
 PEERS: Final[Mapping[str, Any]] = {
     "type": "array",
     "items": {
@@ -70,6 +71,7 @@ NARROWED: Final[Mapping[str, Mapping[str, Any]]] = {
     "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "mode": {"enum": ["hook", "job", "start"]},
     "type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    **dict.fromkeys(("nameOverride", "fullnameOverride"), NAME),
     "mountPath": {"type": "string", "pattern": "^/"},
     "targetCPUUtilizationPercentage": {"type": "integer", "minimum": 1, "maximum": 1000},
     "hosts": {

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import certifi
 import helm_python
 import pytest
 from pydantic import BaseModel
 
 from ingestion_engine.runtime.settings import OTHER_VARIABLES, PREFIX, Settings, load_settings
 from support.charts.manifests import find_pods, name_of, of_kind, selects, strings_of
-from support.charts.rendering import CHART, EXAMPLES, Object, load_chart, merge, read_values, render
+from support.charts.rendering import CHART, EXAMPLES, Object, load_chart, merge, read_values, render, render_files
 from support.charts.rules import find_faults
 from support.charts.schemas import VERSIONS, find_problems
 
@@ -47,7 +50,7 @@ def test_the_minimum_is_enough(version: str) -> None:
 
 
 @pytest.mark.parametrize("values", [MINIMUM, EVERYTHING], ids=["minimum", "everything"])
-@pytest.mark.parametrize("release", ["e", "1", LONGEST_RELEASE, "ingestion-engine"])
+@pytest.mark.parametrize("release", ["e", "true", LONGEST_RELEASE, "ingestion-engine"])
 def test_names_of_any_release(values: dict[str, Any], release: str) -> None:
     objects = render(values, release=release)
 
@@ -72,6 +75,21 @@ def test_releases_whose_long_names_begin_alike() -> None:
     one, two = (render(MINIMUM, release=LONGEST_RELEASE[:-1] + end) for end in "ab")
 
     assert {identity(each) for each in one} & {identity(each) for each in two} == set()
+
+
+def test_releases_of_one_name_that_share_a_namespace_of_jobs() -> None:
+    """Two teams call their releases alike, and run their Spark jobs in the same namespace."""
+    one, two = (render(EVERYTHING, namespace=namespace) for namespace in ("search", "research"))
+
+    assert {identity(each) for each in one} & {identity(each) for each in two} == set()
+
+
+@pytest.mark.parametrize("override", ["true", "null", "e"])
+def test_names_that_yaml_reads_as_something_else(override: str) -> None:
+    objects = render(merge(EVERYTHING, {"fullnameOverride": override, "nameOverride": override}))
+
+    assert find_faults(objects) == []
+    assert find_problems(objects, VERSIONS[-1]) == []
 
 
 def identity(each: Object) -> tuple[str, str, str]:
@@ -137,6 +155,9 @@ def test_pods_start_with_valid_settings(path: Path, tmp_path: Path) -> None:
     for pod in pods:
         variables = environment_of(pod, objects)
         assert {name for name in variables if name.startswith(PREFIX)} <= known, str(pod)
+        if "INGEST_TLS__CA_FILE" in variables:
+            shutil.copy(certifi.where(), tmp_path / "ca.crt")
+            variables["INGEST_TLS__CA_FILE"] = str(tmp_path / "ca.crt")
         with pytest.MonkeyPatch.context() as patch:
             give_environment(patch, variables, tmp_path)
             settings = load_settings()
@@ -169,14 +190,14 @@ def test_every_setting_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             variable = f"{PREFIX}{name}__{field}".upper() if field else f"{PREFIX}{name}".upper()
             assert variable in data, variable
             read = getattr(getattr(settings, name), field) if field else getattr(settings, name)
-            shown = list(read) if isinstance(read, tuple) else read
-            assert str(shown) == str(given), variable
+            shown = list(read) if isinstance(read, tuple) else str(read) if isinstance(read, Path) else read
+            assert shown == given, variable
 
 
 SAMPLES: dict[str, Any] = {
     "state_url": "s3://state/prefix",
     "ollama.urls": ["http://one.example.com:11434#4", "https://two.example.com"],
-    "gateway.url": "http://gateway.example.com:11430",
+    "gateway.url": ["http://gateway.example.com:11430"],
     "ray.address": "http://ray.example.com:8265",
     "weaviate.grpc_url": "http://grpc.example.com:50051",
     "s3.endpoint_url": "https://s3.example.com",
@@ -195,6 +216,8 @@ def choose(group: str, field: str, schema: Mapping[str, Any]) -> Any:
     if default is not None:
         return list(default) if isinstance(default, tuple) else default
     types = schema["type"]
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value not in {None, "none"})
     if "boolean" in types:
         return True
     return max(schema.get("minimum", 1), 1) if {"integer", "number"} & set(types) else "text"
@@ -240,32 +263,47 @@ VALUES = read_values(CHART / "values.yaml")
 LEAVES = [path for path in list_leaves(VALUES) if path[0] != "config"]
 
 
+CONSENTS = {"auth.allowEverybody"}
+"""Values that only let others pass; the refusals have cases."""
+
+
+PARTNERS = {"spark.jobServiceAccount.create": {"spark": {"jobServiceAccount": {"name": "own"}}}}
+"""What some values need beside them."""
+
+
 @pytest.fixture(scope="module")
-def bases() -> list[tuple[dict[str, Any], list[Object]]]:
-    """Value files, the fullest first, with what they render."""
+def bases() -> list[tuple[dict[str, Any], dict[str, str]]]:
+    """Value files with all defaults, the fullest first, and what they render."""
     paths = sorted(EXAMPLES, key=lambda path: (path.stem != "everything", path.stem))
-    return [(values, render(values)) for values in [*map(read_values, paths), MINIMUM]]
+    given = [*map(read_values, paths), MINIMUM]
+    return [(merge(VALUES, values), render_files(values)) for values in given]
 
 
 @pytest.mark.parametrize("section", sorted({path[0] for path in LEAVES}))
-def test_every_value_does_something(section: str, bases: list[tuple[dict[str, Any], list[Object]]]) -> None:
+def test_every_value_does_something(section: str, bases: list[tuple[dict[str, Any], dict[str, str]]]) -> None:
     """Another value at any place of values.yaml changes an object, with one of the value files at least."""
-    unused = []
-    for path in (path for path in LEAVES if path[0] == section):
-        value: Any = VALUES
-        for key in path:
-            value = value[key]
-        if not any(changes(path, other, *base) for base in bases for other in make_changes(value)):
-            unused.append(".".join(path))
-    assert unused == []
+    made = {path.stem for path in (CHART / "files").glob("*")}
+    missing = {
+        ("metrics", part) for part, file in (("rules", "alerts"), ("dashboard", "dashboard")) if file not in made
+    }
+    paths = [
+        path for path in LEAVES if path[0] == section and ".".join(path) not in CONSENTS and path[:2] not in missing
+    ]
+
+    assert [".".join(path) for path in paths if not any(changes(path, *base) for base in bases)] == []
 
 
-def changes(path: tuple[str, ...], other: Any, values: dict[str, Any], rendered: list[Object]) -> bool:
-    """Whether values with another one at a place render other objects. False where they are refused."""
-    try:
-        return render(merge(values, put(path, other))) != rendered
-    except (helm_python.HelmError, AssertionError):
-        return False
+def changes(path: tuple[str, ...], values: dict[str, Any], rendered: dict[str, str]) -> bool:
+    """Whether another value at a place renders other objects. False where all are refused."""
+    present: Any = values
+    for key in path:
+        present = present[key] if isinstance(present, dict) else None
+    for other in make_changes(present):
+        with contextlib.suppress(helm_python.HelmError):
+            partner = PARTNERS.get(".".join(path), {})
+            if render_files(merge(values, put(path, other), partner)) != rendered:
+                return True
+    return False
 
 
 def test_templates_name_values_that_exist() -> None:

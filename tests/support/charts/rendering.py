@@ -67,9 +67,7 @@ def render_files(
     values: Mapping[str, Any], *, release: str = "engine", namespace: str = "ingest", upgrade: bool = False
 ) -> dict[str, str]:
     """Texts of the rendered templates, by their names. Raises ``helm_python.HelmError`` for refused values."""
-    chart = load_chart()
-    chart.validate_schema(dict(values))
-    return chart.render(
+    return load_chart().render(
         dict(values),
         name=release,
         namespace=namespace,

@@ -81,11 +81,13 @@ def names_are_valid(objects: list[Object]) -> Iterator[str]:
     """Names are unique, and labels of DNS; those whose pods get suffixes leave room for them."""
     seen = Counter((each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in objects)
     yield from (f"{kind} {name} exists {count} times" for (kind, _, name), count in seen.items() if count > 1)
-    room = {"Deployment": 17, "Job": 6, "RayCluster": 26}  # pods: -<10>-<5>, -<5>, and what KubeRay makes of the name
+    room = {"Deployment": 11, "Job": 6, "RayCluster": 10}  # -<10> of the ReplicaSet, -<5> of the pod, -head-svc
     for each in objects:
         name = each["metadata"]["name"]
         if not _LABEL.match(name):
             yield f"{name_of(each)}: the name is no DNS label of at most 63 characters"
+        if each["kind"] == "Service" and not name[0].isalpha():
+            yield f"{name_of(each)}: the name of a Service begins with a letter"
         if len(name) > 63 - room.get(each["kind"], 0):
             yield f"{name_of(each)}: a name of {len(name)} characters leaves no room for the suffixes of its pods"
 

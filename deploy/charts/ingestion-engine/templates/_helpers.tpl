@@ -1,26 +1,55 @@
+{{/*
+A list of a text and a length: the text, or its beginning and a hash of the whole where it is longer, so that two long
+names that begin alike stay different.
+*/}}
+{{- define "ingestion-engine.cut" -}}
+{{- $text := index . 0 -}}
+{{- $most := index . 1 -}}
+{{- if gt (len $text) $most -}}
+{{- printf "%s-%s" ($text | trunc (int (sub $most 9)) | trimSuffix "-") ($text | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- $text -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Name of the chart, in labels. */}}
 {{- define "ingestion-engine.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "ingestion-engine.cut" (list (default .Chart.Name .Values.nameOverride) 40) -}}
 {{- end -}}
 
 {{/* First part of the name of every object: 40 characters, so that a suffix and the hash of a pod still fit into 63. */}}
 {{- define "ingestion-engine.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := include "ingestion-engine.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- $text := printf "%s-%s" .Release.Name $name -}}
+{{- if .Values.fullnameOverride -}}
+{{- $text = .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- $text = .Release.Name -}}
 {{- end -}}
+{{- include "ingestion-engine.cut" (list $text 40) -}}
 {{- end -}}
+
+{{/*
+Name of the objects in spark.namespace. In a namespace that is not the release's it names the release's too: releases of
+the same name in two namespaces may share one for their jobs.
+*/}}
+{{- define "ingestion-engine.sparkName" -}}
+{{- $name := include "ingestion-engine.fullname" . -}}
+{{- if not (has .Values.spark.namespace (list "" .Release.Namespace)) -}}
+{{- $name = printf "%s-%s" $name .Release.Namespace -}}
+{{- end -}}
+{{- include "ingestion-engine.cut" (list $name 57) -}}
+{{- end -}}
+
+{{/* Account of drivers and executors. */}}
+{{- define "ingestion-engine.sparkAccount" -}}
+{{- default (printf "%s-spark" (include "ingestion-engine.sparkName" .)) .Values.spark.jobServiceAccount.name -}}
 {{- end -}}
 
 {{/* Labels that select the pods of the release; never changed by an upgrade. */}}
 {{- define "ingestion-engine.selector" -}}
-app.kubernetes.io/name: {{ include "ingestion-engine.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "ingestion-engine.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Labels of every object. */}}
@@ -40,7 +69,7 @@ app.kubernetes.io/part-of: ingestion-engine
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
 {{- $suffix := index . 2 -}}
-name: {{ include "ingestion-engine.fullname" $root }}{{ with $suffix }}-{{ . }}{{ end }}
+name: "{{ include "ingestion-engine.fullname" $root }}{{ with $suffix }}-{{ . }}{{ end }}"
 namespace: {{ $root.Release.Namespace }}
 labels:
   {{- include "ingestion-engine.labels" $root | nindent 2 }}
@@ -128,7 +157,7 @@ dns+http://{{ include "ingestion-engine.fullname" . }}-gateway.{{ .Release.Names
 {{- if .Values.spark.enabled -}}
 {{- $_ := set $env "INGEST_SPARK__NAMESPACE" (default .Release.Namespace .Values.spark.namespace) -}}
 {{- $_ := set $env "INGEST_SPARK__IMAGE" (include "ingestion-engine.image" (list . .Values.spark.image)) -}}
-{{- $_ := set $env "INGEST_SPARK__SERVICE_ACCOUNT" .Values.spark.jobServiceAccount.name -}}
+{{- $_ := set $env "INGEST_SPARK__SERVICE_ACCOUNT" (include "ingestion-engine.sparkAccount" .) -}}
 {{- with .Values.spark.existingSecret }}{{ $_ := set $env "INGEST_SPARK__SECRET_NAME" . }}{{ end -}}
 {{- $labels := list -}}
 {{- range $key, $value := .Values.spark.labels }}{{ $labels = append $labels (printf "%s=%s" $key (toString $value)) }}{{ end -}}
@@ -287,7 +316,7 @@ spec:
   serviceAccountName: default
   automountServiceAccountToken: false
   {{- else }}
-  serviceAccountName: {{ include "ingestion-engine.serviceAccountName" $root }}
+  serviceAccountName: {{ include "ingestion-engine.serviceAccountName" $root | quote }}
   automountServiceAccountToken: {{ $root.Values.spark.enabled }}
   {{- end }}
   enableServiceLinks: false
@@ -471,7 +500,7 @@ projected:
 metadata:
   labels:
     {{- /* KubeRay adds app.kubernetes.io/name: kuberay, and its Service selects by it. */}}
-    app.kubernetes.io/instance: {{ $root.Release.Name }}
+    app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
     app.kubernetes.io/part-of: ingestion-engine
     app.kubernetes.io/component: ray-{{ $role }}
     {{- with $root.Values.commonLabels }}

@@ -16,6 +16,9 @@
 {{- if not (or $values.existingSecret $values.database.existingSecret) -}}
 {{- $faults = append $faults "No database: name a Secret with INGEST_DATABASE_URL (PostgreSQL) in existingSecret, or one of its own in database.existingSecret." -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]" (include "ingestion-engine.fullname" .)) -}}
+{{- $faults = append $faults "The release's name begins with a digit, which the name of a Service must not: set fullnameOverride." -}}
+{{- end -}}
 {{- $state := default "" $config.state_url -}}
 {{- if not $state -}}
 {{- $faults = append $faults "No state store: set config.state_url, for example s3://bucket/prefix." -}}
@@ -44,8 +47,8 @@
 {{- if not $values.spark.image.repository -}}
 {{- $faults = append $faults "spark.enabled needs spark.image.repository: an image with Spark, the package and /opt/ingest/spark_main.py." -}}
 {{- end -}}
-{{- if not $values.spark.jobServiceAccount.name -}}
-{{- $faults = append $faults "spark.enabled needs spark.jobServiceAccount.name: the default account of a namespace may not create executors." -}}
+{{- if not (or $values.spark.jobServiceAccount.create $values.spark.jobServiceAccount.name) -}}
+{{- $faults = append $faults "Without spark.jobServiceAccount.create, spark.enabled needs spark.jobServiceAccount.name: the default account of a namespace may not create executors." -}}
 {{- end -}}
 {{- if and $values.spark.rbac.create (eq (include "ingestion-engine.serviceAccountName" .) "default") -}}
 {{- $faults = append $faults "spark.rbac.create would let every pod of the namespace start Spark jobs: set serviceAccount.create or serviceAccount.name." -}}
