@@ -37,7 +37,8 @@ create_secrets() {
 
 sha256() { { command -v sha256sum >/dev/null && sha256sum || shasum -a 256; } | cut -d' ' -f1; }
 
-compose() { "${engine[@]}" compose --file deploy/compose.yaml "$@"; }
+# From there it also reads deploy/.env and deploy/compose.override.yaml, as the commands in the docs do.
+compose() { (cd deploy && "${engine[@]}" compose "$@"); }
 
 find_engine() {
     local candidate
@@ -79,7 +80,7 @@ up() {
         sleep 2
     done
     compose ps --all
-    say "the service is not ready; see: docker compose -f deploy/compose.yaml logs service"
+    say "the service is not ready; see: cd deploy && docker compose logs service"
     exit 1
 }
 

@@ -28,9 +28,10 @@ RAY_TESTS = (
     "test_killed_supervisor_takes_everything_with_it",
     "test_signal_during_the_start_leaves_nothing",
     "test_everything_from_the_command_line",
+    "test_a_job_from_upload_to_search",
 )
-"""Tests of ``test_stack.py`` that start a Ray of their own: its agents choose ports that a busy Ray may take first, so
-they run in the process of the platform, whose Ray has nothing to do meanwhile.
+"""Tests of other files that start a Ray of their own: its agents choose ports that a busy Ray may take first, so they
+run in the process of the platform, whose Ray has nothing to do meanwhile.
 """
 
 LONG_GROUPS = ("platform", "test_stack.py", "test_spark_engine.py", "test_sync_machine.py")

@@ -253,7 +253,9 @@ def test_the_image_of_the_service_serves(folder: Path) -> None:
         port = free_port()
         log = folder / f"{command}.log"
         assert not is_healthy(port)
-        variables = {setting: str(port), "INGEST_STATE_URL": f"file://{image.data}/state"}
+        # In a container they listen on its network.
+        loopback = {"INGEST_API__HOST": "127.0.0.1", "INGEST_GATEWAY__HOST": "127.0.0.1"}
+        variables = {**loopback, setting: str(port), "INGEST_STATE_URL": f"file://{image.data}/state"}
         process = image.start("ingest", command, log=log, **variables)
         try:
             wait_for(lambda port=port: is_healthy(port), timeout_s=60)
