@@ -359,6 +359,18 @@ class IngestClient:
             raise _refused(answer)
         return _read_object(answer)
 
+    def get_drain(self) -> dict[str, Any]:
+        """Return ``draining``, the order (``drain``), the numbers ``under_way`` and ``waiting``, and the ``jobs``."""
+        return self._call("GET", "/drain")
+
+    def start_drain(self, *, refuse: bool = False, reason: str | None = None) -> dict[str, Any]:
+        """Let no waiting job start; return what ``get_drain`` returns. With ``refuse``, new jobs are refused."""
+        return self._call("PUT", "/drain", json=_given({"refuse": refuse, "reason": reason}))
+
+    def end_drain(self) -> dict[str, Any]:
+        """Let waiting jobs start again; return what ``get_drain`` returns."""
+        return self._call("DELETE", "/drain")
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _stream(self, job_id: str) -> Iterator[dict[str, Any]]:

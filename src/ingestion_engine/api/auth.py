@@ -83,6 +83,16 @@ class Principal:
         if not self.may_use_collection(collection):
             raise _not_allowed(f"This API key may not use collection {collection!r}.", "collection")
 
+    def check_operator(self) -> None:
+        """Check that the caller may operate the whole service. Raises SubmissionError "not_allowed" (403)."""
+        if self.is_restricted:
+            raise SubmissionError(
+                "not_allowed",
+                "This API key is restricted to some buckets or collections, so it may not operate the service.",
+                hint="Use an API key without `buckets` and `collections`.",
+                status=403,
+            )
+
     def check_job(self, job: JobRecord) -> JobRecord:
         """Return a job that the caller may see. Raises SubmissionError "job_not_found" (404), as for an unknown job."""
         if self.is_restricted and job.owner != self.name:

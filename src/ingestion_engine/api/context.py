@@ -29,6 +29,7 @@ from ingestion_engine.services.deletion import DeletionService
 from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.health import HealthService
+from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.jobs import JobService
 from ingestion_engine.services.ledgers import Ledgers
@@ -124,6 +125,7 @@ class Services:
     loop_lag: LoopLag
     scrapes: ResponseCache
     dispatcher: Dispatcher | None
+    drain: DrainSwitch
     retention: Retention | None
     """None without a state store."""
 
@@ -162,6 +164,7 @@ async def run_services(
             stores=parts.stores,
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
+        drain = DrainSwitch(store, wake=wake)
         aliases = AliasService(parts.state, parts.stores, store)
         deletions = DeletionService(parts.state, parts.stores, store, lease=settings.lease)
         retention = None
@@ -189,6 +192,7 @@ async def run_services(
                 engines=parts.engines,
                 wake=wake,
                 waits=EmbeddingWaits(parts.gateway),
+                drain=drain,
             ),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
@@ -199,6 +203,7 @@ async def run_services(
             loop_lag=loop_lag,
             scrapes=ResponseCache(),
             dispatcher=dispatcher,
+            drain=drain,
             retention=retention,
         )
     finally:

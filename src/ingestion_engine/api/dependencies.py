@@ -115,6 +115,18 @@ class SearchRequest(Strict):
 
 SearchBody = Annotated[SearchRequest, BeforeValidator(check_body), Body(openapi_examples=SEARCH_EXAMPLES)]
 
+
+class DrainOrder(Strict):
+    """How to drain the service."""
+
+    refuse: bool = False
+    """Refuse new jobs with 503 instead of accepting them to wait."""
+    reason: str | None = Field(default=None, min_length=1, max_length=500)
+    """Why, for the notes of jobs that wait."""
+
+
+DrainBody = Annotated[DrainOrder | None, Body()]
+
 # -- queries ----------------------------------------------------------------------------------------------------------
 
 

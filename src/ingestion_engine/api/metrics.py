@@ -64,6 +64,8 @@ class Snapshot:
     connections: Mapping[str, int] = field(default_factory=dict)
     """Connections of the database's pool by state."""
     loop_lag_s: float = 0.0
+    draining: bool = False
+    """True while no waiting job is admitted."""
     backlog: Mapping[str, int] = field(default_factory=dict)
     """Jobs and ledgers that are old enough to be removed and still there, by state."""
 
@@ -158,6 +160,7 @@ class _State(Collector):
             "Longest delay of the event loop in the last minute.",
             {(): snapshot.loop_lag_s},
         )
+        yield _gauge("draining", "1 while no waiting job is admitted: `ingest drain`.", {(): snapshot.draining})
         yield _gauge(
             "database_connections",
             "Connections of the pool to the database of jobs.",

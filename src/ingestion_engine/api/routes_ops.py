@@ -8,10 +8,24 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
 from ingestion_engine.api.context import Services
-from ingestion_engine.api.dependencies import CallerKnownDep, KeyRingDep, ServicesDep
+from ingestion_engine.api.dependencies import (
+    CallerDep,
+    CallerKnownDep,
+    DrainBody,
+    DrainOrder,
+    KeyRingDep,
+    ServicesDep,
+)
 from ingestion_engine.api.page import render_page
 from ingestion_engine.api.snapshot import take_snapshot
-from ingestion_engine.api.views import ReadyView, show_health, show_job
+from ingestion_engine.api.views import (
+    PROBLEMS,
+    DrainView,
+    ReadyView,
+    show_drain,
+    show_health,
+    show_job,
+)
 from ingestion_engine.domain.errors import DatabaseUnavailable
 from ingestion_engine.services.health import ANSWER_S
 from ingestion_engine.services.job_store import JobFilter
@@ -49,7 +63,8 @@ async def readyz(
     found = await services.health.check(within_s)
     dispatcher = services.dispatcher
     leadership = None if dispatcher is None else dispatcher.leadership.view()
-    view = show_health(found, leadership, with_details=caller_known)
+    drain = await services.drain.peek()
+    view = show_health(found, leadership, drain, with_details=caller_known)
     if view.status == "unavailable":
         response.status_code = 503
     return view
@@ -68,6 +83,34 @@ async def metrics(services: ServicesDep) -> Response:
 
 async def _render_metrics(services: Services) -> bytes:
     return services.metrics.render(await take_snapshot(services))
+
+
+@router.get("/drain", operation_id="get_drain", summary="Show whether the service is drained", responses=PROBLEMS)
+async def get_drain(caller: CallerDep, services: ServicesDep) -> DrainView:
+    """Return whether jobs are admitted, and which jobs are under way. Requires an unrestricted API key."""
+    caller.check_operator()
+    return show_drain(await services.drain.check())
+
+
+@router.put("/drain", operation_id="start_drain", summary="Drain the service", responses=PROBLEMS)
+async def start_drain(caller: CallerDep, services: ServicesDep, order: DrainBody = None) -> DrainView:
+    """Admit no waiting job from now on, in all copies of the service, also after a restart.
+
+    Jobs under way go on to their end. New jobs are accepted and wait, or with ``refuse`` they are refused with 503.
+    Repeating it changes the order. Requires an unrestricted API key.
+    """
+    caller.check_operator()
+    order = order or DrainOrder()
+    await services.drain.set(refuses=order.refuse, reason=order.reason, requested_by=caller.name)
+    return show_drain(await services.drain.check())
+
+
+@router.delete("/drain", operation_id="end_drain", summary="End draining", responses=PROBLEMS)
+async def end_drain(caller: CallerDep, services: ServicesDep) -> DrainView:
+    """Let waiting jobs start again. Idempotent. Requires an unrestricted API key."""
+    caller.check_operator()
+    await services.drain.clear()
+    return show_drain(await services.drain.check())
 
 
 @router.get("/", include_in_schema=False, response_class=HTMLResponse)

@@ -33,6 +33,7 @@ async def take_snapshot(services: Services) -> Snapshot:
         counters=store.counters,
         health=health,
         connections=store.database.count_connections(),
+        draining=await services.drain.peek() is not None,
         backlog={} if retention is None else {"due": retention.backlog, "needed": retention.needed},
         loop_lag_s=services.loop_lag.longest_s(),
     )

@@ -19,6 +19,7 @@ from ingestion_engine.services.aliases import AliasDetail
 from ingestion_engine.services.collections import CollectionDetail
 from ingestion_engine.services.embedding_waits import describe_wait
 from ingestion_engine.services.health import Health
+from ingestion_engine.services.job_drain import Drain, DrainStatus
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import Submitted
 from ingestion_engine.services.leadership import LeadershipView
@@ -349,6 +350,43 @@ class DispatcherView(View):
     """What an operator should know: that no copy dispatches, so that jobs wait."""
 
 
+class DrainStateView(View):
+    """That no waiting job is admitted."""
+
+    since: str
+    """When the service was drained."""
+    refuses: bool
+    """True when new jobs are refused instead of accepted to wait."""
+    reason: str | None = None
+    """Why, as the operator has written."""
+    requested_by: str | None = None
+    """Name of the API key that ordered it; null without authentication."""
+
+
+class JobUnderWayView(View):
+    """A job that has been admitted and has not ended."""
+
+    job_id: str
+    engine: str
+    collection: str
+    state: str
+
+
+class DrainView(View):
+    """Whether the service is drained, and how far it is."""
+
+    draining: bool
+    """True while no waiting job is admitted."""
+    drain: DrainStateView | None = None
+    """The order; null while jobs are admitted."""
+    under_way: int
+    """Number of jobs that have been admitted and have not ended; the service is drained when it is 0."""
+    waiting: int
+    """Number of jobs that wait for admission."""
+    jobs: list[JobUnderWayView]
+    """The oldest 100 jobs under way."""
+
+
 class ReadyView(View):
     """Readiness of the service."""
 
@@ -357,6 +395,8 @@ class ReadyView(View):
     dependencies: dict[str, DependencyView]
     dispatcher: DispatcherView | None = None
     """Who dispatches jobs; null without a state store."""
+    drain: DrainStateView | None = None
+    """The order to drain the service; null while waiting jobs are admitted."""
 
 
 _ERROR_TITLES = {JobState.CANCELED: "Job canceled"}
@@ -530,7 +570,11 @@ def show_alias(detail: AliasDetail) -> AliasView:
 
 
 def show_health(
-    found: Mapping[str, Health], leadership: LeadershipView | None = None, *, with_details: bool
+    found: Mapping[str, Health],
+    leadership: LeadershipView | None = None,
+    drain: Drain | None = None,
+    *,
+    with_details: bool,
 ) -> ReadyView:
     """Return the view of all dependencies; without details, versions and error messages are left out. Pure."""
     status = "ready"
@@ -542,7 +586,32 @@ def show_health(
     if not with_details:
         views = {name: view.model_copy(update={"version": None, "error": None}) for name, view in views.items()}
     return ReadyView(
-        status=status, dependencies=views, dispatcher=show_leadership(leadership, with_details=with_details)
+        status=status,
+        dependencies=views,
+        dispatcher=show_leadership(leadership, with_details=with_details),
+        drain=_show_order(drain, with_details=with_details),
+    )
+
+
+def show_drain(found: DrainStatus) -> DrainView:
+    """Return the view of a drain. Pure."""
+    return DrainView(
+        draining=found.drain is not None,
+        drain=_show_order(found.drain, with_details=True),
+        under_way=found.under_way,
+        waiting=found.waiting,
+        jobs=[JobUnderWayView.model_validate(dataclasses.asdict(job)) for job in found.jobs],
+    )
+
+
+def _show_order(drain: Drain | None, *, with_details: bool) -> DrainStateView | None:
+    if drain is None:
+        return None
+    return DrainStateView(
+        since=format_milliseconds(drain.since),
+        refuses=drain.refuses,
+        reason=drain.reason if with_details else None,
+        requested_by=(drain.requested_by or None) if with_details else None,
     )
 
 

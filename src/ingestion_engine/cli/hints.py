@@ -19,6 +19,7 @@ HINTS: Final = {
     "driver_died": _LOGS,
     "embedder_unavailable": _READY,
     "engine_never_started": _LOGS,
+    "draining": "Run it again later: `ingest ready` shows whether the service is still drained.",
     "job_not_found": "Run `ingest jobs` to list jobs. Those that ended INGEST_RETENTION__DAYS ago are removed.",
     "mode_not_submittable": "Run `ingest delete-objects COLLECTION --prefix PREFIX`.",
     "not_found": "Check that INGEST_API_URL (or --url) is the URL of the service.",
@@ -51,4 +52,4 @@ def choose_hint(code: str, hint: str | None, known: Mapping[str, Any]) -> str | 
 
 def names_route(hint: str) -> bool:
     """Return True when a hint names a route or a header of HTTP. Pure."""
-    return any(mark in hint for mark in ("GET /", "POST /", "DELETE /", "Authorization:"))
+    return any(mark in hint for mark in ("GET /", "POST /", "PUT /", "DELETE /", "Authorization:"))

@@ -175,6 +175,8 @@ def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
         if (dispatcher := found.get("dispatcher")) is not None:
             state = "this copy" if dispatcher["leading"] else "another copy" if dispatcher["term"] else "unknown"
             rows.append(("dispatcher", state, None, dispatcher["holder"]))
+        if (order := found.get("drain")) is not None:
+            rows.append(("drain", "refuses jobs" if order["refuses"] else "jobs wait", None, f"since {order['since']}"))
         write_table(("NAME", "STATE", "MS", "DETAIL"), rows)
     return int(found["status"] == "unavailable")
 

@@ -31,6 +31,8 @@ class WaitReason(StrEnum):
     """A job that was submitted earlier waits for embedding capacity."""
     PUT_BACK = "put_back"
     """An attempt found an environment that cannot run the job; the next one is not due yet."""
+    DRAINING = "draining"
+    """An operator has stopped admissions: ``ingest drain``."""
     UNREADABLE = "unreadable"
     """This version of the service cannot read the job's request or spec."""
 
@@ -52,6 +54,7 @@ def admit_jobs(
     wanted: Callable[[JobRecord, int], Grant],
     max_jobs: Mapping[EngineName, int] = MappingProxyType({}),
     unavailable: Mapping[EngineName, str] = MappingProxyType({}),
+    draining: str | None = None,
 ) -> list[Admission]:
     """Return a decision for every job of ``active`` that waits for admission, oldest first. Pure.
 
@@ -69,7 +72,11 @@ def admit_jobs(
             all of it, or waits.
         max_jobs: Maximum number of jobs under way, by engine; an engine that is missing has no limit.
         unavailable: Engines that cannot accept a job now, with the reason.
+        draining: Why no job is admitted at all; None means that jobs are.
     """
+    if draining is not None:
+        waiting = [job for job in active if find_phase(job) is JobPhase.WAITING]
+        return [Admission(job, None, draining, reason=WaitReason.DRAINING) for job in waiting]
     holders = [job for job in active if find_phase(job) is not JobPhase.WAITING]
     free = None if limit is None else limit - sum(_held(job) for job in holders)
     under_way = Counter(job.engine for job in holders)

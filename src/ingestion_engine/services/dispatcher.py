@@ -27,6 +27,7 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.admission import WaitReason, admit_jobs
+from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import NEEDS_DRIVER, TRANSITIONS, JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobStore
@@ -90,6 +91,7 @@ class Dispatcher:
             store, on_gained=self.wake, on_lost=self._drop_work, may_lead=settings.dispatch.enabled
         )
         self._jobs = DispatchedJobs(store, self.leadership)
+        self._drain = DrainSwitch(store)
         self._ledgers = ledgers
         self._engines = engines
         self._now = now
@@ -174,12 +176,14 @@ class Dispatcher:
         """Admit what the capacity allows, and return what waits for a driver."""
         now = self._now()
         unavailable = {name: outage.message for name, outage in self._outages.items() if outage.until > now}
+        drain = await self._drain.read() if any(map(_is_waiting, active)) else None
         decisions = admit_jobs(
             active,
             limit=limit_requests(self._settings),
             wanted=self._want,
             max_jobs=limit_jobs(self._settings),
             unavailable=unavailable,
+            draining=None if drain is None else drain.note,
         )
         # The driver of a job that is admitted is submitted once its engine is available again.
         waiting = {

@@ -26,7 +26,7 @@ from ingestion_engine.runtime.telemetry import context_without_fields, get_logge
 from ingestion_engine.runtime.timestamps import Moment, parse_timestamp, utc_now
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_counters import JobCounters
-from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, jobs
+from ingestion_engine.services.job_records import JobRecord, UtcMoment, dispatchers, drains, jobs
 from ingestion_engine.services.job_schema import check_schema, migrate_schema
 from ingestion_engine.services.job_states import (
     PHASE_COLUMNS,
@@ -286,7 +286,7 @@ class JobStore:
 
         Args:
             job: The job as last read. When its row has changed since, nothing is changed.
-            event: What happens; decides the new state.
+            event: What happens; decides the new state. While the service is drained, no job is admitted.
             lead: The lease of a dispatcher. When another one is stored, nothing is changed. None means a client's wish.
             values: Columns to set with the state.
 
@@ -319,6 +319,8 @@ class JobStore:
         change = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.revision == job.revision)
         if lead is not None:
             change = change.where(is_current(lead))
+        if event is JobEvent.ADMIT:
+            change = change.where(~sa.exists(sa.select(drains.c.name)))
         async with self.database.changing() as connection:
             changed = await connection.execute(change.values(revision=job.revision + 1, **values).returning(jobs))
             row = changed.mappings().first()
@@ -337,7 +339,7 @@ class JobStore:
             for note, members in ids.items():
                 for start in range(0, len(members), READ_ROWS):
                     change = sa.update(jobs).where(
-                        _is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
+                        is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
                     )
                     if lead is not None:
                         change = change.where(is_current(lead))
@@ -470,7 +472,7 @@ def _select_active(*what: Any) -> sa.Select[Any]:
     return sa.select(*what).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
 
 
-def _is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
+def is_in(phase: JobPhase) -> sa.ColumnElement[bool]:
     """Return the condition that a row is in a phase. Pure."""
     state = jobs.c.state == phase.state.value
     if phase.column is None:

@@ -20,6 +20,7 @@ from ingestion_engine.runtime.telemetry import get_logger, make_readable
 from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
+from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
@@ -64,6 +65,7 @@ class JobService:
         engines: Configured engines.
         wake: Wakes the dispatcher; called after every change that it should act on.
         waits: What jobs wait for at the gateways.
+        drain: Whether new jobs are accepted.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class JobService:
         engines: Mapping[EngineName, JobEngine],
         wake: Callable[[], None],
         waits: EmbeddingWaits,
+        drain: DrainSwitch,
     ) -> None:
         self._store = store
         self._preflight = preflight
@@ -82,6 +85,7 @@ class JobService:
         self._engines = engines
         self._wake = wake
         self.waits = waits
+        self._drain = drain
         self._ids = JobIds()
 
     async def submit(
@@ -90,12 +94,14 @@ class JobService:
         """Check a request and store it as a queued job; the dispatcher submits it to its engine later.
 
         Raises:
-            SubmissionError: the request is refused; "idempotency_conflict" (409): the key was used for another body.
+            SubmissionError: the request is refused; "idempotency_conflict" (409): the key was used for another body;
+                "draining" (503): the service is drained and refuses new jobs.
         """
         body_hash = hash_json([engine.value, request.model_dump(mode="json")])
         first = await self._find_first(owner, idempotency_key, body_hash)
         if first is not None:
             return Submitted(first, created=False)
+        await self._drain.require_open()
         job_id = self._ids.make()
         request = await self._preflight.complete(await self._preflight.resolve(request, job_id))
         await self._preflight.check(engine, request)
@@ -132,6 +138,7 @@ class JobService:
                 hint="Wait until it has ended, or cancel it.",
                 status=409,
             )
+        await self._drain.require_open()
         # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
         request = read_request(old, alias=None, retry_failed=True)
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)

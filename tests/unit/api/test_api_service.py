@@ -295,6 +295,7 @@ async def test_the_documentation_has_examples_and_problems(world: World) -> None
             assert operation["requestBody"]["content"]["application/json"]["examples"]
             assert "default" in operation["responses"]
         assert set(document["paths"]) == {
+            "/drain",
             "/ray/jobs",
             "/spark/jobs",
             "/spark/manifest",
@@ -437,7 +438,7 @@ def test_the_manual_names_every_route(world: World) -> None:
     routes = create_app(world.settings()).openapi()["paths"]
     named = {
         (method, re.sub(r"\{\w+\}", "{}", path))
-        for method, path in re.findall(r"(GET|POST|DELETE) (/[^\s`?]*)", manual)
+        for method, path in re.findall(r"(GET|POST|PUT|DELETE) (/[^\s`?]*)", manual)
     }
     served = {(method.upper(), re.sub(r"\{\w+\}", "{}", path)) for path, verbs in routes.items() for method in verbs}
     assert named - {("GET", "/docs"), ("GET", "/openapi.json")} == served
