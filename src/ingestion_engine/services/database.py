@@ -329,11 +329,16 @@ class Database:
                     yield connection
 
     def count_connections(self) -> dict[str, int]:
-        """Return the connections of the pool that are in use and idle. Without a request."""
+        """Return the connections of the pool that are in use, idle, and not made yet. Without a request.
+
+        When nothing is idle or unopened, requests wait for a connection.
+        """
         pool = self.engine.pool
         if not isinstance(pool, sa.QueuePool):
             return {}
-        return {"in_use": pool.checkedout(), "idle": pool.checkedin()}
+        in_use, idle = pool.checkedout(), pool.checkedin()
+        most = pool.size() + pool._max_overflow  # noqa: SLF001 - there is no public way to read what was given
+        return {"in_use": in_use, "idle": idle, "unopened": max(0, most - in_use - idle)}
 
     async def ping(self) -> None:
         """Return when the database responds. One query. Raises DatabaseUnavailable."""
