@@ -51,8 +51,10 @@ def _variables(pod: Pod, objects: list[Object]) -> dict[str, str]:
 
 
 def _pods(objects: list[Object]) -> Iterator[tuple[str, Pod]]:
+    """The pods with the component whose settings they have: that of a check is the one that it checks."""
     for pod in find_pods(objects):
-        yield pod.labels["app.kubernetes.io/component"], pod
+        checks_gateway = pod.spec["containers"][0].get("command", [""])[-1] == "gateway"
+        yield "gateway" if checks_gateway else pod.labels["app.kubernetes.io/component"], pod
 
 
 def _load(variables: Mapping[str, str], secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
