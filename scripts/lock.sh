@@ -30,8 +30,8 @@ lock_extras() {
 }
 
 lock_extras deploy/images/service/requirements.lock api gateway kubernetes postgres tracing weaviate
-# Ray and Spark, and what only they require, come from the base images.
-lock_extras deploy/images/ray-worker/requirements.lock worker tracing
+# The image of Ray has an environment of its own, with Ray (decision 47); Spark comes from the base image.
+lock_extras deploy/images/ray-worker/requirements.lock ray tracing
 lock_extras deploy/images/spark/requirements.lock worker tracing
 grep '^hatchling==' requirements.lock | cut -d' ' -f1 >"$other.in"
 lock_image deploy/images/build.lock "$other.in"
