@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,11 @@ class Services:
     drain: DrainSwitch
     retention: Retention | None
     """None without a state store."""
+    closing: asyncio.Event
+    """Set when the service ends: event streams end then."""
+    stop: Callable[[], Awaitable[None]]
+    """Ends dispatching and sweeps and releases the right to dispatch, so that another copy goes on at once; requests
+    are still answered. Idempotent."""
 
 
 @contextlib.asynccontextmanager
@@ -148,6 +153,14 @@ async def run_services(
     )
     loop_lag = LoopLag()
     tasks: list[asyncio.Task[None]] = [asyncio.create_task(loop_lag.run())]
+    closing = asyncio.Event()
+
+    async def stop() -> None:
+        closing.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
         dispatcher = (
@@ -205,11 +218,11 @@ async def run_services(
             dispatcher=dispatcher,
             drain=drain,
             retention=retention,
+            closing=closing,
+            stop=stop,
         )
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stop()
         await health.close()
         await parts.close()
         await store.close()

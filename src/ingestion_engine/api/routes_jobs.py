@@ -168,7 +168,7 @@ async def _stream(services: Services, job_id: str) -> AsyncIterator[bytes]:
     number = 0
     state: JobState | None = None
     yield b"retry: 2000\n\n"
-    async for seen in services.jobs.follow(job_id):
+    async for seen in services.jobs.follow(job_id, services.closing):
         if seen is None:
             yield b": heartbeat\n\n"
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Final
 
@@ -15,7 +16,7 @@ from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
 
 STOP_S: Final = 5
-"""Time that open responses have to end when the service stops; event streams would never end by themselves."""
+"""Time that open responses have to end when the service stops."""
 
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open: longer than clients and load balancers keep theirs (5 to 60 s), which would
@@ -48,13 +49,28 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=STOP_S,
         )
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app).run(sockets=[listener])
         except SystemExit:
             if app.state.startup_error is not None:
                 raise app.state.startup_error from None
             raise
         finally:
             stop_tracing()
+
+
+class _Server(uvicorn.Server):
+    """Ends dispatching and event streams at the beginning of a shutdown, not when all responses have ended."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting connections, and return when open requests have been answered, at most ``STOP_S`` later."""
+        _log.info("stopping")
+        stopping = asyncio.create_task(self._app.state.services.stop())
+        await super().shutdown(sockets)
+        await stopping
 
 
 def _quiet_start(app: FastAPI) -> ASGIApp:

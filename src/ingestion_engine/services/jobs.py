@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -297,12 +298,15 @@ class JobService:
                 return JobEvent.CANCEL
         return JobEvent.CANCEL_WAITING
 
-    async def follow(self, job_id: str) -> AsyncIterator[tuple[JobRecord, EmbeddingWait | None] | None]:
+    async def follow(
+        self, job_id: str, closing: asyncio.Event | None = None
+    ) -> AsyncIterator[tuple[JobRecord, EmbeddingWait | None] | None]:
         """Yield a job and what it waits for at the gateways, now and after every change of either, until the job has
-        ended; None after about 15 s without a change.
+        ended, or ``closing`` is set; None after about 15 s without a change.
 
         Cost: one small query every half second per follower.
         """
+        closing = closing or asyncio.Event()
         last: JobRecord | None = None
         last_wait: EmbeddingWait | None = None
         quiet_s = 0.0
@@ -321,7 +325,12 @@ class JobService:
                 last, last_wait, quiet_s = job, wait, 0.0
             if job.state.is_final:
                 return
-            await asyncio.sleep(EVENT_POLL_S)
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVENT_POLL_S):
+                    await closing.wait()
+            if closing.is_set():
+                return
             quiet_s += EVENT_POLL_S
             if quiet_s >= 15:
                 yield None
