@@ -42,7 +42,7 @@ class ServerReport:
     """Digest of every model that it lists, by canonical name."""
     model: ModelInfo | None = None
     latency_ms: float | None = None
-    """Duration of the list of models."""
+    """Duration of the list of models; None when something else than such a server answered."""
     embed_ms: float | None = None
     """Duration of one text; the first one after a pause includes loading the model."""
     peers: tuple[str, ...] | None = None
@@ -92,8 +92,9 @@ class Survey:
                 found["peers"] = await self._read_peers(address)
             began = time.perf_counter()
             tags = await self._request("GET", address, "/api/tags")
-            found["latency_ms"] = _since(began)
+            latency_ms = _since(began)
             found["digests"] = read_digests(read_object(tags, self._service, address.url), url=address.url)
+            found["latency_ms"] = latency_ms
             version = await self._request("GET", address, "/api/version")
             found["version"] = str(read_object(version, self._service, address.url).get("version", "unknown"))
             digest = found["digests"].get(canonical_name(model))
@@ -125,7 +126,8 @@ class Survey:
                 f"Model '{info.name}' at {address.url} returned {vectors.shape[1]} dimensions instead of "
                 f"{info.dimension}."
             )
-            raise DimensionDiffers("model_digest_differs", message, hint="Pull the model again on this server.")
+            hint = f"Run `ollama pull {info.name}` on this server again."
+            raise DimensionDiffers("model_digest_differs", message, hint=hint)
 
     async def _read_peers(self, address: ServerAddress) -> tuple[str, ...]:
         """Return the URLs of the servers behind a gateway. Raises IngestionError when it is none."""
