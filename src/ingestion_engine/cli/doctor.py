@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import typer
@@ -65,7 +66,7 @@ def doctor(
     try:
         settings = load_settings()
     except SettingsError as error:
-        report.add(refuse_settings(error))
+        report.add(replace(refuse_settings(error), name="settings"))
     else:
         configure_logging("DEBUG" if settings.log_level.upper() == "DEBUG" else "CRITICAL")
         logging.getLogger().setLevel(logging.CRITICAL)  # libraries warn of what becomes a result anyway

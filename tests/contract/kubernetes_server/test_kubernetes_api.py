@@ -62,6 +62,50 @@ class TestAccess:
         assert main(["--data-dir", str(tmp_path / "none"), "--port", "0", "--namespace", WATCHED]) == 2
 
 
+class TestReviewsOfAccess:
+    """As an API server of Kubernetes 1.34 with role-based access control was seen to answer."""
+
+    PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+    def ask(self, cluster: Cluster, verb: str, resource: str, subresource: str | None = None) -> Any:
+        attributes = kubernetes.client.V1ResourceAttributes(
+            namespace=WATCHED, verb=verb, group="", resource=resource, subresource=subresource
+        )
+        spec = kubernetes.client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+        api = kubernetes.client.AuthorizationV1Api(cluster.client)
+        review = api.create_self_subject_access_review(kubernetes.client.V1SelfSubjectAccessReview(spec=spec))
+        return review.status.allowed
+
+    def test_the_account_may_do_everything_but_what_is_denied(self, cluster: Cluster) -> None:
+        assert self.ask(cluster, "get", "pods", "log") is True
+        cluster.fault(denied=["get pods/log", "get sparkapplications"])
+        try:
+            assert self.ask(cluster, "get", "pods", "log") is False
+            assert self.ask(cluster, "get", "pods") is True
+            code, _ = refusal(lambda: cluster.get("some", WATCHED))
+            assert code == 403
+        finally:
+            cluster.fault()
+
+    @pytest.mark.parametrize(
+        ("body", "code", "words"),
+        [
+            ({"spec": {}}, 422, "exactly one of nonResourceAttributes or resourceAttributes must be specified"),
+            ({"apiVersion": "v1", "kind": "Foo", "spec": {}}, 400, 'no kind "Foo" is registered for version "v1"'),
+            ({"spec": {"nonResourceAttributes": {"path": "/version", "verb": "get"}}}, 501, "nonResourceAttributes"),
+        ],
+    )
+    def test_what_is_no_review_of_a_resource_is_refused(
+        self, cluster: Cluster, body: dict[str, Any], code: int, words: str
+    ) -> None:
+        answer = cluster.http.post(self.PATH, json=body)
+        assert (answer.status_code, answer.json()["kind"]) == (code, "Status")
+        assert words in answer.json()["message"]
+
+    def test_reviews_cannot_be_listed(self, cluster: Cluster) -> None:
+        assert cluster.http.get(self.PATH).status_code == 405
+
+
 class TestRefusals:
     """What is not served is refused in the form of a real server."""
 
