@@ -11,6 +11,7 @@ import functools
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ import aiohttp
 import orjson
 from aiohttp.abc import AbstractStreamWriter
 
+from ingestion_engine.adapters.request_counts import counted
 from ingestion_engine.domain.errors import FatalError, TransientError
 from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.tls import find_tls_failure, make_context
@@ -26,6 +28,9 @@ from ingestion_engine.runtime.waits import slow_request
 
 KEEP_ALIVE_S = 5.0
 """An idle connection is not used again after this: servers close theirs after 5 s (uvicorn) or more."""
+
+_NOT_NOW = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+"""Statuses of clients' errors that are the server's."""
 
 MISCONFIGURED: tuple[type[Exception], ...] = (
     aiohttp.InvalidURL,
@@ -125,12 +130,13 @@ class HttpClient:
         shown = hide_credentials(base)
         is_shown = self._shows_waits and silence_s is None
         is_slow = slow_request(f"{self._service.capitalize()} at {shown}") if is_shown else contextlib.nullcontext()
-        with transport_errors(self._service, shown), is_slow:
+        with counted(self._service) as seen, transport_errors(self._service, shown), is_slow:
             options |= _find_route(base, self._ca_file)
             if server_name is not None:
                 options["server_hostname"] = server_name
                 options["headers"] = {**(headers or {}), "host": _host_header(server_name, base)}
             async with session.request(method, base + path, **options) as response:
+                seen.failed = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in _NOT_NOW
                 return Response(response.status, await response.read(), response.headers)
 
     def _open(self) -> aiohttp.ClientSession:

@@ -10,7 +10,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestion_engine.api.problems import Problem, problem_of_record
-from ingestion_engine.domain.records import WARNINGS_OF, EmbeddingWait
+from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger
@@ -21,6 +21,7 @@ from ingestion_engine.services.embedding_waits import describe_wait
 from ingestion_engine.services.health import Health
 from ingestion_engine.services.job_drain import Drain, DrainStatus
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services.job_states import find_wait
 from ingestion_engine.services.jobs import Submitted
 from ingestion_engine.services.leadership import LeadershipView
 from ingestion_engine.services.search import SearchAnswer
@@ -127,13 +128,17 @@ class JobView(View):
     """Objects, bytes and chunks by outcome; see docs/api.md."""
     warnings: dict[str, int] = Field(default_factory=dict)
     """What was left out of objects that are done (lines, parts, pictures), by code; see docs/formats.md."""
+    failures_by_code: dict[str, int] = Field(default_factory=dict)
+    """Failures of objects by the code of their error; see docs/api.md."""
     timings: dict[str, Any]
-    """Seconds by phase and stage."""
+    """Seconds of workers by stage, requests of workers by system, and seconds that the job waited by what for."""
     error: dict[str, Any] | None
     """Why the job failed or was canceled, in the form of a problem without ``status``."""
     note: str | None
     """Why the job waits; of a job that has ended, what its state alone does not tell, such as that its prefix matches
     no object."""
+    waits_for: str | None = None
+    """What the job waits for, as a code that ``note`` explains; null while it works. See docs/operate/monitoring.md."""
     links: JobLinks
 
 
@@ -448,7 +453,10 @@ def show_job(job: JobRecord, wait: EmbeddingWait | None = None) -> JobView:
     if wait is None:
         return view
     embedding = EmbeddingView.model_validate(dataclasses.asdict(wait))
-    return view.model_copy(update={"embedding": embedding, "note": view.note or describe_wait(wait)})
+    waits_for = view.waits_for or ("embedder" if view.note is None and describe_wait(wait) else None)
+    return view.model_copy(
+        update={"embedding": embedding, "note": view.note or describe_wait(wait), "waits_for": waits_for}
+    )
 
 
 def _show_readable_job(job: JobRecord) -> JobView:
@@ -463,6 +471,7 @@ def _show_whole_job(job: JobRecord) -> JobView:
     request = {"priority": DEFAULT_PRIORITY, **job.request} if isinstance(job.request, Mapping) else {}
     ended, counts = job.finished_at or utc_now(), job.counts or {}
     warnings = {name: number for name, number in counts.items() if name.startswith(WARNINGS_OF)}
+    failures = {name: number for name, number in counts.items() if name.startswith(FAILURES_OF)}
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
     return JobView(
@@ -483,11 +492,13 @@ def _show_whole_job(job: JobRecord) -> JobView:
         queued_s=queued_s,
         duration_s=duration_s,
         progress=show_progress(job),
-        counts={name: number for name, number in counts.items() if name not in warnings},
+        counts={name: number for name, number in counts.items() if name not in warnings and name not in failures},
         warnings={name.removeprefix(WARNINGS_OF): number for name, number in warnings.items()},
-        timings=dict(job.timings or {}),
+        failures_by_code={name.removeprefix(FAILURES_OF): number for name, number in failures.items()},
+        timings=dict(job.timings or (job.progress or {}).get("timings") or {}),
         error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
         note=job.note,
+        waits_for=find_wait(job),
         links=link_job(job.id),
     )
 

@@ -536,6 +536,9 @@ class PartitionReport:
     """``IngestionError.record()`` of the error that stopped the partition, for RETRY and FATAL."""
     process_died: bool = False
     """True when the worker process died with the partition; False when its node or the way to it was lost."""
+    requests: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Requests that the worker made, by system (``embedder``, ``qdrant``, ``weaviate``, ``s3``): ``done``, ``failed``
+    and their ``seconds``. The last field, because Ray pickles records by the order of their fields."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields for ``orjson``."""

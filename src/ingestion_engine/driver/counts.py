@@ -14,6 +14,7 @@ from typing import Any
 
 from ingestion_engine.domain.ids import PartitionId, SegmentKind
 from ingestion_engine.domain.records import (
+    FAILURES_OF,
     REMOVALS,
     UNFINISHED,
     WARNINGS_OF,
@@ -66,6 +67,10 @@ class Counts:
     partitions_repeated: int = 0
     """Number of times that a partition was returned or lost its process and had to run again."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    requests: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Requests of workers by system: ``done``, ``failed`` and their ``seconds``."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failures of objects by code, of all attempts; an object that a later attempt tries again may have two."""
     _unfinished: dict[PartitionId, float] = field(default_factory=dict, init=False, repr=False)
     """Work of the current plan's partitions that have not ended."""
     _running: dict[PartitionId, RunningPartition] = field(default_factory=dict, init=False, repr=False)
@@ -142,7 +147,7 @@ class Counts:
         work = ("chunks", "chunks_embedded", "chunks_reused", "embed_calls", "embed_refusals", "texts_in_vain")
         for name in ("deleted", *work, "bytes_read"):
             setattr(self, name, getattr(former, name))
-        self.stage_seconds = former.stage_seconds
+        self.stage_seconds, self.requests, self.failures = former.stage_seconds, former.requests, former.failures
         self.tally.already_deleted = former.deleted
 
     def add_former(self, report: PartitionReport) -> None:
@@ -161,6 +166,20 @@ class Counts:
         self.bytes_read += report.bytes_read
         for step, seconds in report.seconds.items():
             self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
+        self._add_requests(report)
+        for result in report.results:
+            if result.error_code is not None and result.outcome is Outcome.FAILED:
+                self.failures[result.error_code] = self.failures.get(result.error_code, 0) + 1
+
+    def _add_requests(self, report: PartitionReport) -> None:
+        # A worker of an earlier release, whose report Ray has pickled, has none.
+        for system, made in getattr(report, "requests", {}).items():
+            held = self.requests.get(system, {})
+            self.requests[system] = {name: round(held.get(name, 0) + number, 4) for name, number in made.items()}
+
+    def timings(self) -> dict[str, Any]:
+        """Return what workers have spent their time on, as stored; safe while the driver's thread adds to it."""
+        return {"stage_seconds": dict(self.stage_seconds), "requests": dict(self.requests)}
 
     def add_returned(self, report: PartitionReport) -> None:
         """Add what a partition without results had sent to the embedder when an error stopped it."""
@@ -168,6 +187,7 @@ class Counts:
         self.embed_refusals += report.embed_refusals
         self.texts_in_vain += report.texts_in_vain
         self.texts_lost += report.chunks_embedded
+        self._add_requests(report)
 
     def add_report(self, report: PartitionReport) -> None:
         """Add a report of this attempt."""
@@ -260,4 +280,5 @@ class Counts:
             "partitions_done": self.partitions_done,
             "partitions_repeated": self.partitions_repeated,
             **{f"{WARNINGS_OF}{code}": number for code, number in sorted(warnings.items())},
+            **{f"{FAILURES_OF}{code}": number for code, number in sorted(dict(self.failures).items())},
         }

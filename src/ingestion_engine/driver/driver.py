@@ -723,7 +723,7 @@ class Driver:
             epoch=self.monitor.epoch,
             started_at=started_at,
             counts=self.counts.to_json(),
-            timings={"stage_seconds": self.counts.stage_seconds, "elapsed_s": self.monitor.elapsed_s()},
+            timings=self.monitor.timings(),
             error=None if error is None else error.record(),
             note=None if error is not None else describe_emptiness(self.spec.request, self.counts, self.created),
         )

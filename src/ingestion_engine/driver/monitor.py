@@ -18,6 +18,7 @@ from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.driver.attempt_trace import AttemptTrace
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.progress import ProgressMeter
+from ingestion_engine.driver.wait_causes import LEASE, name_causes
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -78,6 +79,7 @@ class Monitor:
         self._ended = threading.Event()
         self._finishing = False
         self._pauses: dict[object, str] = {}
+        self._pause_codes: dict[object, frozenset[str]] = {}
         self._thread: threading.Thread | None = None
         self._lease: HeldLease | None = None
         self._ticks = 0
@@ -91,6 +93,9 @@ class Monitor:
         self._waiting_since: float | None = None
         self.waited_s = 0.0
         """Seconds in which a partition repeated a request; the job was not paused."""
+        self.wait_seconds: dict[str, float] = {}
+        """Seconds in which the job was paused or waited, by what it waited for, over all attempts."""
+        self._waits_counted_at = self._started
         self._failing: dict[str, str] = {}
         """The last unexpected error of each part of a step, so that an error that persists is logged once."""
         self.trace = AttemptTrace(spec, attempt)
@@ -188,20 +193,23 @@ class Monitor:
         finally:
             self._finishing = before
 
-    def pause(self, why: str, by: object = None) -> None:
+    def pause(self, why: str, by: object = None, *, codes: frozenset[str] = frozenset()) -> None:
         """Show that the job is paused, and why.
 
         Args:
             why: Reason, for humans.
             by: What paused it; several may have paused it at the same time.
+            codes: Codes of the errors that are the reason.
         """
         with self._lock:
             self._pauses[by] = why
+            self._pause_codes[by] = codes
 
     def resume(self, by: object = None) -> None:
         """Show that the job is running again, unless something else has paused it too."""
         with self._lock:
             self._pauses.pop(by, None)
+            self._pause_codes.pop(by, None)
         self.meter.start()
 
     def continue_from(self, before: Mapping[str, Any]) -> None:
@@ -209,6 +217,9 @@ class Monitor:
         self._is_continued = True
         self._former_counts = before.get("counts")
         self._former_percent = float(before.get("percent") or 0.0)
+        waited = (before.get("timings") or {}).get("wait_seconds") or {}
+        for cause, seconds in waited.items():
+            self.wait_seconds[cause] = self.wait_seconds.get(cause, 0.0) + seconds
         self.meter.continue_from(self._former_percent)
 
     def elapsed_s(self) -> float:
@@ -235,6 +246,7 @@ class Monitor:
         if is_due and self.phase == "running":
             self._guard("running partitions", self._read_running)
         self._note_waits()
+        self._count_waits()
         self._guard("progress", self._write_progress)
         self._guard("log of progress", self._log_progress)
         if self._ticks % LOG_TICKS == 0:
@@ -315,6 +327,24 @@ class Monitor:
             if not self._pauses:  # else they gave up: the pause goes on with the same cause
                 log.info("no partition waits any more", extra={"waited_s": round(waited_s, 1)})
 
+    def find_causes(self) -> set[str]:
+        """Return what the job waits for now, each by one word; empty while it works."""
+        with self._lock:
+            codes = {code for codes in self._pause_codes.values() for code in codes or ("other",)}
+        causes = name_causes(codes, self._counts.running_waits())
+        return causes | {LEASE} if self.phase == "waiting" and self.note is not None else causes
+
+    def _count_waits(self) -> None:
+        """Add the time since the last call to what the job waits for now; exact to one tick."""
+        now = self._clock()
+        seconds, self._waits_counted_at = max(0.0, now - self._waits_counted_at), now
+        for cause in self.find_causes():
+            self.wait_seconds[cause] = round(self.wait_seconds.get(cause, 0.0) + seconds, 3)
+
+    def timings(self) -> dict[str, Any]:
+        """Return where the time of the job and of its workers went, as stored."""
+        return {**self._counts.timings(), "wait_seconds": dict(self.wait_seconds), "elapsed_s": self.elapsed_s()}
+
     def _log_progress(self) -> None:
         age_s, since_s = self.elapsed_s(), self._clock() - self._logged_at
         if since_s < min(LOG_AT_LEAST_EVERY_S, max(LOG_EVERY_S, age_s / 10)):
@@ -359,5 +389,7 @@ class Monitor:
             "percent": percent,
             "rates": dict(measured.rates),
             "eta_s": None if self.stopped is not None else measured.eta_s,
+            "timings": self.timings(),
+            "waits_for": min(self.find_causes(), default=None),
             "note": self._describe_stop() or " ".join(notes) or self.note or waits,
         }

@@ -164,7 +164,7 @@ class OutageBackoff:
         if is_known and code in outage.codes:
             return
         outage.codes.add(code)
-        self._monitor.pause(why, by=self)
+        self._monitor.pause(why, by=self, codes=frozenset(outage.codes))
         log.warning(
             "paused: a dependency is unavailable",
             extra={"error_code": code, "error": why, "pause_s": outage.pause_s, "pauses": outage.steps},

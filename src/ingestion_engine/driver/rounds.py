@@ -263,7 +263,9 @@ class Rounds:
             process_died=False,
         )
         embedded_again = report.chunks_embedded - embedded
-        lost = replace(report, chunks_embedded=embedded_again, embed_calls=0, embed_refusals=0, texts_in_vain=0)
+        lost = replace(
+            report, chunks_embedded=embedded_again, embed_calls=0, embed_refusals=0, texts_in_vain=0, requests={}
+        )
         self._counts.add_returned(lost)
         self._outages.retry_until_available(lambda: self._ledger.create_report(done))
         self._add(done)

@@ -9,11 +9,13 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ingestion_engine import __version__
 from ingestion_engine.adapters.connect import open_embedder, open_source, open_state_store, open_stores
 from ingestion_engine.adapters.patience import Patience
+from ingestion_engine.adapters.request_counts import count_requests
 from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, LeaseLost, TransientError
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
@@ -136,17 +138,20 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
     now = timestamp_now()
-    if partition.searches or partition.objects[0].action in COMPARISONS:
-        report = await ParityRun(context, partition, ingested_at=now).run()
-    else:
-        run = PartitionRun(context, partition, ingested_at=now)
-        try:
-            async with report_progress(ledger, partition_id, run.measure):
-                report = await run.run()
-        except Exception as error:  # as in ``report_of``, with what the run had finished
-            return run.add_finished(report_error(partition_id, error))
-        finally:
-            record_steps(run.watch)
+    with count_requests() as requests:
+        if partition.searches or partition.objects[0].action in COMPARISONS:
+            report = await ParityRun(context, partition, ingested_at=now).run()
+        else:
+            run = PartitionRun(context, partition, ingested_at=now)
+            try:
+                async with report_progress(ledger, partition_id, run.measure):
+                    report = await run.run()
+            except Exception as error:  # as in ``report_of``, with what the run had finished
+                report = run.add_finished(report_error(partition_id, error))
+                return replace(report, requests=requests.to_json())
+            finally:
+                record_steps(run.watch)
+    report = replace(report, requests=requests.to_json())
     await asyncio.to_thread(ledger.create_report, report)
     return report
 

@@ -196,7 +196,7 @@ class Dispatcher:
             if decision.grant is None:
                 if decision.reason is not None:
                     waiting[decision.job.id] = Waiting(decision.job.engine, decision.job.created_at, decision.reason)
-                if decision.note != decision.job.note:
+                if (decision.note, decision.reason) != (decision.job.note, decision.job.waits_for):
                     notes[decision.job.id] = decision.note
                 continue
             try:
@@ -206,7 +206,7 @@ class Dispatcher:
             except Exception:  # a defect that one job reveals holds up no other
                 _log.exception("job not admitted", extra={"job_id": decision.job.id})
         if notes:
-            await self._jobs.note_waiting(notes)
+            await self._jobs.note_waiting(notes, {job_id: waiting[job_id].reason.value for job_id in notes})
         return waiting
 
     async def _set_aside(self, active: list[JobRecord], now: Moment) -> dict[str, str]:
@@ -227,7 +227,7 @@ class Dispatcher:
                 self._start(job, self._reconciler.fail(job, error))
             elif job.note != fault:
                 _log.error("job set aside", extra={"job_id": job.id, "reason": fault})
-                await self._jobs.update(job, note=fault)
+                await self._jobs.update(job, note=fault, waits_for=WaitReason.UNREADABLE.value)
         return unfit
 
     async def settle(self) -> None:

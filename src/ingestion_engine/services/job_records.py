@@ -75,11 +75,13 @@ jobs = sa.Table(
     sa.Column("put_backs", sa.Integer, nullable=False, server_default="0"),
     sa.Column("removing_at", UtcMoment),
     sa.Column("traceparent", sa.String(64)),
+    sa.Column("waits_for", sa.String(32)),
     sa.UniqueConstraint("owner", "idempotency_key", name="uq_jobs_idempotency"),
     sa.Index("ix_jobs_created", "created_at", "id"),
     sa.Index("ix_jobs_state", "state", "created_at"),
     sa.Index("ix_jobs_collection", "collection", "created_at"),
     sa.Index("ix_jobs_finished", "finished_at", "id"),
+    sa.Index("ix_jobs_numbers", "removing_at", "engine", "state"),
 )
 
 dispatchers = sa.Table(
@@ -157,6 +159,8 @@ class JobRecord:
     """Since when the job is being removed, after the time that ended jobs are kept; callers do not see it any more."""
     traceparent: str | None = None
     """Span of the request that submitted the job, as in the header of W3C Trace Context; None when it is not traced."""
+    waits_for: str | None = None
+    """Code of why the job is not admitted (``WaitReason``), as ``note`` explains it; of no meaning afterwards."""
 
     @property
     def alias(self) -> str | None:

@@ -141,6 +141,9 @@ FINAL_EVENTS: Final[Mapping[JobState, JobEvent]] = {
 NEEDS_DRIVER: Final = frozenset({JobPhase.ADMITTED, JobPhase.RESUBMITTING, JobPhase.RESTARTING})
 """Phases in which the dispatcher submits a driver."""
 
+ENGINE_START: Final = "engine_start"
+"""What a job waits for whose driver has not started yet."""
+
 PHASE_COLUMNS: Final = frozenset({"state", *(phase.column for phase in JobPhase if phase.column is not None)})
 """Columns that decide the phase of a row; only ``JobStore.change`` sets them."""
 
@@ -149,6 +152,21 @@ def find_phase(job: JobRecord) -> JobPhase:
     """Return the phase of a job. Pure."""
     phases = (phase for phase in JobPhase if phase.state is job.state)
     return next(p for p in phases if p.column is None or (getattr(job, p.column) is not None) is p.is_set)
+
+
+def find_wait(job: JobRecord) -> str | None:
+    """Return the code of what a job waits for; None while it works and when it has ended. Pure.
+
+    A ``WaitReason`` before admission, ``engine_start`` until a driver runs, then what the driver reports.
+    """
+    phase = find_phase(job)
+    if phase is JobPhase.WAITING:
+        return job.waits_for
+    if phase in NEEDS_DRIVER or phase is JobPhase.SUBMITTED:
+        return ENGINE_START
+    progress = job.progress or {}
+    waits_for = progress.get("waits_for") if phase is JobPhase.RUNNING else None
+    return waits_for if isinstance(waits_for, str) and progress.get("attempt") == job.attempt else None
 
 
 def sources(event: JobEvent) -> Iterable[JobPhase]:

@@ -13,6 +13,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -330,20 +331,29 @@ class JobStore:
         self.counters.note_change(job, after, event)  # the row was as ``job``: its revision is
         return after
 
-    async def note_waiting(self, notes: Mapping[str, str | None], *, lead: DispatchLease | None = None) -> None:
-        """Set the notes of those jobs, by id, that still wait for admission; one statement for equal notes."""
-        ids: dict[str | None, list[str]] = {}
+    async def note_waiting(
+        self,
+        notes: Mapping[str, str | None],
+        *,
+        reasons: Mapping[str, str] = MappingProxyType({}),
+        lead: DispatchLease | None = None,
+    ) -> None:
+        """Set the notes, and the codes of the reasons, of those jobs, by id, that still wait for admission.
+
+        One statement for equal notes.
+        """
+        ids: dict[tuple[str | None, str | None], list[str]] = {}
         for job_id, note in notes.items():
-            ids.setdefault(note, []).append(job_id)
+            ids.setdefault((note, reasons.get(job_id)), []).append(job_id)
         async with self.database.changing() as connection:
-            for note, members in ids.items():
+            for (note, reason), members in ids.items():
                 for start in range(0, len(members), READ_ROWS):
                     change = sa.update(jobs).where(
                         is_in(JobPhase.WAITING), jobs.c.id.in_(members[start : start + READ_ROWS])
                     )
                     if lead is not None:
                         change = change.where(is_current(lead))
-                    await connection.execute(change.values(revision=jobs.c.revision + 1, note=note))
+                    await connection.execute(change.values(revision=jobs.c.revision + 1, note=note, waits_for=reason))
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs for each (engine, state)."""

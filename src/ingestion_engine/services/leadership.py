@@ -219,6 +219,6 @@ class DispatchedJobs:
         """Set columns of a job: ``JobStore.update`` under the lease."""
         return await self._store.update(job, lead=self._leadership.require(), **values)
 
-    async def note_waiting(self, notes: Mapping[str, str | None]) -> None:
+    async def note_waiting(self, notes: Mapping[str, str | None], reasons: Mapping[str, str]) -> None:
         """Set the notes of waiting jobs: ``JobStore.note_waiting`` under the lease."""
-        await self._store.note_waiting(notes, lead=self._leadership.require())
+        await self._store.note_waiting(notes, reasons=reasons, lead=self._leadership.require())

@@ -18,6 +18,7 @@ from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
+from ingestion_engine.services.admission import WaitReason
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
 from ingestion_engine.services.leadership import DispatchedJobs
@@ -282,6 +283,7 @@ class Reconciler:
             deadline_at=None,
             next_look_at=until,
             put_backs=job.put_backs + 1,
+            waits_for=WaitReason.PUT_BACK.value,
             note=_join(cause, f"The next attempt follows at {until:%H:%M:%SZ}."),
         )
 

@@ -71,6 +71,27 @@ async def test_waiting_jobs_are_shown_by_reason_and_age_by_the_leader_only(world
         assert not series(text, "ingest_jobs_oldest_wait_seconds")
 
 
+async def test_a_job_shows_what_it_waits_for_as_a_code(world: World) -> None:
+    """From the database, so that each copy shows it: before admission, until its driver starts, and while it runs."""
+    async with world.serve() as plane, world.serve() as other:
+        first, second = await plane.submit(), await plane.submit()
+        await plane.look()
+        assert (await other.job(second))["waits_for"] == "collection_in_use"
+        assert (await other.job(first))["waits_for"] == "engine_start"
+        world.engine.progress(first, waits_for="qdrant", timings=WORK)
+        await plane.look()
+        view = await other.job(first)
+        assert (view["waits_for"], view["timings"]) == ("qdrant", WORK)
+        world.engine.progress(first, waits_for=None)
+        await plane.look()
+        assert (await other.job(first))["waits_for"] is None
+        world.engine.finish(first, counts={"done": 1, "failed": 2, "failures.no_text": 2})
+        await plane.look()
+        view = await other.job(first)
+        assert (view["waits_for"], view["failures_by_code"]) == (None, {"no_text": 2})
+        assert "failures.no_text" not in view["counts"]
+
+
 async def test_jobs_of_an_engine_that_is_unavailable_wait_for_it(world: World) -> None:
     """Also the one that is admitted already, whose driver could not be submitted."""
     async with world.serve() as plane:

@@ -9,8 +9,17 @@ from dataclasses import dataclass, field
 import pytest
 
 from ingestion_engine.domain.errors import JobAborted, TransientError
-from ingestion_engine.domain.ids import PartitionId
-from ingestion_engine.domain.records import Action, ObjectRef, PartitionReport, PlannedObject, ReportStatus
+from ingestion_engine.domain.ids import ObjectId, PartitionId
+from ingestion_engine.domain.records import (
+    Action,
+    ObjectRef,
+    ObjectResult,
+    Outcome,
+    PartitionReport,
+    PlannedObject,
+    ReportStatus,
+    RunningPartition,
+)
 from ingestion_engine.driver import monitor as monitor_module
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.log_tail import LogTail
@@ -251,3 +260,57 @@ def test_an_unreachable_state_store_shows_no_remaining_time() -> None:
         clock.now += 1
         monitor.step()
     assert monitor.progress()["eta_s"] is None
+
+
+def test_the_time_of_waits_is_counted_by_what_is_waited_for_over_all_attempts() -> None:
+    """Pauses by the codes of their errors, waiting workers by their reasons, and the wait for the lease."""
+    clock, counts = HandClock(), Counts()
+    monitor, ledger = make_monitor(MemoryState(), clock, counts=counts)
+
+    def pass_s(seconds: float) -> None:
+        clock.now += seconds
+        monitor.step()
+
+    pass_s(5)
+    monitor.pause("Qdrant at http://q refuses connections.", by="outage", codes=frozenset({"qdrant_unavailable"}))
+    pass_s(10)
+    monitor.pause("Odd.", by="another", codes=frozenset({"ollama_unavailable", "unheard_of"}))
+    pass_s(4)
+    monitor.resume(by="another")
+    monitor.resume(by="outage")
+    pass_s(7)
+    monitor.phase, monitor.note = "waiting", "Waiting for the lease."
+    pass_s(3)
+    monitor.phase, monitor.note = "running", None
+    counts.add_work_planned({PARTITION: 1.0})
+    counts.set_running({PARTITION: RunningPartition(0.1, 0, 0, waits_for="Weaviate at http://w has not responded.")})
+    assert monitor.find_causes() == {"weaviate"}
+    progress = ledger.read_progress()
+    assert progress is not None
+    assert progress["waits_for"] == "lease"
+    waited = progress["timings"]["wait_seconds"]
+    assert waited == {"qdrant": 14, "embedder": 4, "other": 4, "lease": 3}
+    later = Monitor(ledger.read_spec(), 2, ledger, counts=Counts(), log_text=lambda: None)
+    later.continue_from(progress)
+    assert later.timings()["wait_seconds"] == waited
+
+
+def test_requests_of_workers_are_added_over_reports_also_of_those_returned() -> None:
+    """And failures are counted by code; a worker of an earlier release reports no requests."""
+    counts = Counts()
+    made = {"qdrant": {"done": 3, "failed": 1, "seconds": 0.25}}
+    counts.add_report(PartitionReport(PARTITION, ReportStatus.DONE, 1, requests=made))
+    counts.add_returned(PartitionReport(OTHER, ReportStatus.RETRY, 1, requests=made))
+    counts.add_report(PartitionReport.from_json({"partition_id": OTHER, "status": "done", "epoch": 1, "results": []}))
+    assert counts.timings()["requests"] == {"qdrant": {"done": 6, "failed": 2, "seconds": 0.5}}
+    failed = ObjectResult(
+        key="a",
+        outcome=Outcome.FAILED,
+        etag="e",
+        size_bytes=1,
+        last_modified="",
+        object_id=ObjectId("o"),
+        error_code="no_text",
+    )
+    counts.add_report(PartitionReport(PARTITION, ReportStatus.DONE, 1, results=(failed, failed)))
+    assert counts.to_json()["failures.no_text"] == 2

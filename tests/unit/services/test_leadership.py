@@ -106,7 +106,7 @@ async def test_a_copy_that_was_paused_stops_by_itself(world: World) -> None:
     now[0] += 0.1
     assert not leadership.is_held
     with pytest.raises(NotLeading):
-        await DispatchedJobs(store, leadership).note_waiting({})
+        await DispatchedJobs(store, leadership).note_waiting({}, {})
     assert await leadership.renew()
     assert lost == [100.0 + HOLD_S]
     assert leadership.require() == DispatchLease(leadership.holder, 1)

@@ -17,6 +17,7 @@ from botocore import exceptions as boto
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
+from ingestion_engine.adapters.request_counts import counted
 from ingestion_engine.adapters.s3.client import NOT_S3_HINT, Place, code_of, make_client, s3_errors, status_of
 from ingestion_engine.adapters.s3.listing import is_plain, list_pages, read_etag, read_metadata, read_page
 from ingestion_engine.adapters.s3.obstore_client import FallbackLog, make_obstore
@@ -168,11 +169,12 @@ class S3Source:
         read_exact: Callable[[StreamingBody], T],
     ) -> tuple[ObjectHead, T]:
         _check_size(ref, max_bytes)
-        if is_plain(ref.key):
-            found = await self._fetch_fast(ref, max_bytes, read)
-            if found is not None:
-                return found
-        return await asyncio.to_thread(self._fetch_exact, ref, max_bytes, read_exact)
+        with counted("s3"):
+            if is_plain(ref.key):
+                found = await self._fetch_fast(ref, max_bytes, read)
+                if found is not None:
+                    return found
+            return await asyncio.to_thread(self._fetch_exact, ref, max_bytes, read_exact)
 
     async def _fetch_fast(
         self, ref: ObjectRef, max_bytes: int, read: Callable[[GetResult], Awaitable[T]]
@@ -256,7 +258,8 @@ class S3Source:
             ObjectError: "object_unreadable": S3 does not say whether it exists.
             FatalError: "bucket_access_denied", "bucket_not_found".
         """
-        return await asyncio.to_thread(self._exists, bucket, key)
+        with counted("s3"):
+            return await asyncio.to_thread(self._exists, bucket, key)
 
     def _exists(self, bucket: str, key: str) -> bool:
         try:

@@ -21,6 +21,7 @@ import orjson
 from ingestion_engine.adapters.exact_search import search_exactly
 from ingestion_engine.adapters.patience import Patience
 from ingestion_engine.adapters.point_batches import EncodedPoint, batch_points, send_or_halve
+from ingestion_engine.adapters.request_counts import counted
 from ingestion_engine.adapters.store_errors import collection_missing, points_refused, store_not_configured
 from ingestion_engine.adapters.transport import HttpClient, Response, read_object
 from ingestion_engine.adapters.weaviate.messages import (
@@ -520,7 +521,11 @@ class WeaviateStore:
     ) -> Any:
         limit_s = await self._time_limit(write=write)
         try:
-            with weaviate_errors(self._target, collection), slow_request(f"Weaviate at {self._target}"):
+            with (
+                counted("weaviate"),
+                weaviate_errors(self._target, collection),
+                slow_request(f"Weaviate at {self._target}"),
+            ):
                 return await method(request, timeout=limit_s, metadata=self._metadata)
         except CollectionMissing as error:
             await self._confirm_missing(error, collection)
