@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import Settings
 from support import servers
+from support.collector import Collector, collecting
 from support.platform_world import Platform
 from support.postgres import Postgres
 from support.servers import RunningServer
@@ -110,12 +112,18 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """
     for name in [name for name in os.environ if name.startswith("INGEST_")]:
         pytest.fail(f"unset {name}: these tests start a stack of their own")
+    with collecting() as collector:
+        yield from _run_platform(tmp_path_factory.mktemp("stack"), collector)
+
+
+def _run_platform(data_dir: Path, collector: Collector) -> Iterator[Platform]:
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("stack"),
+        data_dir=data_dir,
         lease={"ttl_s": 3, "grace_s": 2, "outage_retry_s": 0.1},
         dispatch={"poll_s": 0.2},
         embed={"in_flight": 4},
         api={"port": 0},
+        tracing={"endpoint": collector.url, "sample_ratio": 0},
     )
     with (
         Stack(
@@ -126,4 +134,4 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         ) as stack,
         httpx.Client(base_url=stack.services["api"].url, timeout=30) as http,
     ):
-        yield Platform(stack.settings, stack.env, http, stack.services)
+        yield Platform(stack.settings, stack.env, http, stack.services, collector)

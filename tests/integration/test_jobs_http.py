@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
 
 from ingestion_engine.api.views import JobAccepted, JobView
+from support.collector import SeenSpan
 from support.platform_world import Platform
 from support.waiting import wait_for
 
@@ -103,3 +105,48 @@ def test_a_killed_driver_is_followed_by_another_attempt(platform: Platform, engi
     in_flight_at_the_kill = 2
     partitions = job["counts"]["partitions_done"]
     assert platform.embed_requests() - before <= 8 + in_flight_at_the_kill + partitions
+
+
+def test_one_trace_shows_a_job_from_its_request_to_its_partitions(platform: Platform, engine: str) -> None:
+    """In the trace of the caller, through service, driver and workers; the number of spans does not follow the work."""
+    secret = "do-not-trace-this-key"
+    platform.upload("docs", [(f"traced/{secret}-{i}.txt", f"Text {i} of a trace.\n\n".encode() * 90) for i in range(4)])
+    trace_id = secrets.token_hex(16)
+    answer = platform.http.post(
+        f"/{engine}/jobs",
+        json={
+            "source": {"bucket": "docs", "prefix": "traced/"},
+            "collection": f"traced_{engine}",
+            "embedding": {"model": "hash-384"},
+        },
+        headers={"traceparent": f"00-{trace_id}-00000000000000ab-01"},
+    )
+    job = platform.wait(answer.json()["job_id"])
+    assert job["state"] == "succeeded", job
+    collector = platform.collector
+
+    def find_spans() -> list[SeenSpan]:
+        found = collector.of_trace(trace_id)
+        return found if {"job", "job.attempt", "partition"} <= {span.name for span in found} else []
+
+    spans = wait_for(find_spans, 60)
+    named = {span.name: span for span in spans}
+    request, whole, attempt, partition = (
+        named[name] for name in (f"POST /{engine}/jobs", "job", "job.attempt", "partition")
+    )
+    assert request.parent_id == "00000000000000ab"
+    assert (whole.parent_id, attempt.parent_id, partition.parent_id) == (
+        request.span_id,
+        whole.span_id,
+        attempt.span_id,
+    )
+    kinds = ("service", "driver", "worker")
+    services = [f"ingestion-engine-{kind}" for kind in kinds]
+    assert [request.service, attempt.service, partition.service] == services
+    steps = {span.name for span in spans if span.parent_id == partition.span_id}
+    assert {"partition.fetch", "partition.parse", "partition.chunk", "partition.embed"} <= steps
+    assert {"job.wait", "job.submit", "attempt.planning", "attempt.running", "attempt.finishing"} <= set(named)
+    partitions = [span for span in spans if span.name == "partition"]
+    assert len(partitions) == job["counts"]["partitions_done"]
+    assert len(spans) <= 12 + 12 * len(partitions)
+    assert not any(secret.encode() in body for body in collector.bodies)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import botocore.session
@@ -33,6 +33,7 @@ from ingestion_engine.driver.commit import attempt_reports
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.services.specs import make_spec
 from ingestion_engine.state.ledger import Ledger
+from support.collector import Collector
 from support.waiting import wait_for
 
 FINAL = {"succeeded", "partially_succeeded", "failed", "canceled"}
@@ -52,6 +53,8 @@ class Platform:
     env: Mapping[str, str]
     http: httpx.Client
     services: Mapping[str, Service]
+    collector: Collector = field(default_factory=lambda: Collector(""))
+    """Receives the traces of requests that come with a sampled ``traceparent``, and of no others."""
 
     def s3(self) -> Any:
         """The official client of the stack's S3."""
