@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from helm_python import HelmError
 
 from ingestion_engine import __version__
 from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
-from support.charts.rendering import CHART, EXAMPLES, find_refusal, merge, read_values, render
+from support.charts.rendering import CHART, EXAMPLES, find_refusal, merge, read_values, read_yaml, render
 
 _MINIMAL = read_values(next(path for path in EXAMPLES if path.stem == "minimal-ray"))
 _SPARK = {"spark": {"enabled": True}}
@@ -285,3 +286,21 @@ def test_no_pod_starts_without_the_url_of_the_database(values: dict[str, Any], s
     job = next(each for each in objects if each["kind"] == "Job")["spec"]["template"]["spec"]
     volume = next(volume for volume in job["volumes"] if volume["name"] == "secrets")["secret"]
     assert (volume["secretName"], volume["items"][0]["key"]) == (secret, key)
+
+
+def test_alerts_and_dashboard_are_the_files() -> None:
+    """Prometheus and Grafana get what the tests of both files have checked; only the runbooks get an address."""
+    metrics = {"rules": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": True}}
+    objects = render(merge(_MINIMAL, {"metrics": metrics}))
+    rule = next(each for each in objects if each["kind"] == "PrometheusRule")
+    text = (CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
+    assert rule["spec"] == read_yaml(text)[0]
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    dashboard = next(each for each in objects if each["metadata"]["labels"].get("grafana_dashboard") == "1")
+    file = json.loads((CHART / "files" / "dashboard.json").read_text(encoding="utf-8"))
+    assert json.loads(dashboard["data"]["ingestion-engine.json"]) == file
+    metrics["rules"]["runbookBase"] = "https://example.com/ingest/"
+    objects = render(merge(_MINIMAL, {"metrics": metrics}))
+    rule = next(each for each in objects if each["kind"] == "PrometheusRule")
+    runbooks = {one["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for one in group["rules"]}
+    assert all(url.startswith("https://example.com/ingest/docs/operate/") for url in runbooks)

@@ -62,7 +62,7 @@
 {{- $faults = append $faults "kueue.enabled has nothing to put into the queue: set spark.enabled or rayCluster.enabled." -}}
 {{- end -}}
 {{- if and $values.rayCluster.enabled $values.rayCluster.autoscaling.enabled (not (hasKey $values.rayCluster.annotations "kueue.x-k8s.io/elastic-job")) -}}
-{{- $faults = append $faults "kueue.enabled and rayCluster.autoscaling.enabled: Kueue refuses a RayCluster that scales, unless rayCluster.annotations has kueue.x-k8s.io/elastic-job: \"true\" and its feature gate ElasticJobsViaWorkloadSlices is on." -}}
+{{- $faults = append $faults "kueue.enabled and rayCluster.autoscaling.enabled: Kueue refuses a RayCluster that scales, unless rayCluster.annotations has 'kueue.x-k8s.io/elastic-job' and its feature gate ElasticJobsViaWorkloadSlices is on." -}}
 {{- end -}}
 {{- if hasKey $values.spark.labels "kueue.x-k8s.io/queue-name" -}}
 {{- $faults = append $faults "kueue.queueName and spark.labels both name a queue: remove the label." -}}
