@@ -23,7 +23,7 @@ from support.postgres import Postgres
 from support.servers import RunningServer
 
 PLATFORM_FILES = ("test_ray_jobs.py", "test_alias_ray.py", "test_engines.py", "test_job_ray.py", "test_job_spark.py")
-PLATFORM_FILES += ("test_jobs_http.py", "test_parity_jobs.py")
+PLATFORM_FILES += ("test_jobs_http.py", "test_parity_jobs.py", "test_doctor_on_the_stack.py")
 """Files whose tests use the embedded stack with the real Ray and Spark."""
 
 RAY_TESTS = (
