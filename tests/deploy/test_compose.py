@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 
@@ -195,10 +196,10 @@ def test_every_file_that_is_mounted_exists() -> None:
     for service in SERVICES.values():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            if source.startswith("./compose"):
+            if source.startswith("."):
                 assert (DEPLOY / source).exists(), source
                 assert volume.endswith(":ro")
-            elif not source.startswith("."):
+            else:
                 used.add(source)
     assert used == set(compose["volumes"])
 
@@ -266,6 +267,22 @@ def test_without_compose_the_command_says_what_is_missing(checkout: Path) -> Non
     assert done.returncode == 1
     assert "neither 'docker compose' nor 'podman compose' found; install Docker Compose 2.20" in done.stderr
     assert not (checkout / "deploy/.env").exists()
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    """The dashboard lets Grafana choose a data source of the type that is provisioned."""
+    provisioning = DEPLOY / "compose" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text(encoding="utf-8"))[
+        "datasources"
+    ]
+    assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "files.yaml").read_text(encoding="utf-8"))["providers"]
+    mounts = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    (dashboard,) = [source for source, target in mounts.items() if target.startswith(provider["options"]["path"])]
+    variables = orjson.loads((DEPLOY / dashboard).read_bytes())["templating"]["list"]
+    assert ("datasource", "prometheus") in {
+        (item["type"], item["query"]) for item in variables if "query" in item and isinstance(item["query"], str)
+    }
 
 
 def test_prometheus_scrapes_what_the_file_starts() -> None:
