@@ -28,6 +28,11 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does n
 PREFIX: Final = "ingest_gateway_"
 MOST_FLOWS: Final = 20
 """Flows with series of their own, the ones with the largest shares: their keys come from clients."""
+MOST_NEW_FLOWS: Final = 200
+"""Flows that are named in an hour, beyond which the largest others are shown as ``other``: each name is a series that
+Prometheus keeps for weeks, and a client may invent a name for every request. As many jobs an hour have their own."""
+FLOWS_KEPT_S: Final = 3_600.0
+OTHER: Final = "other"
 STATES: Final = ("up", "cooling", "half_open", "unknown")
 _WAITS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -80,6 +85,17 @@ class _State(Collector):
         self._status = status
         self._app = app
         self._clock = clock
+        self._named: dict[str, float] = {}
+        """Flows that were shown by name, and when last."""
+
+    def _name_flow(self, key: str, now: float) -> str:
+        """Return the name under which a flow is shown."""
+        if key not in self._named and len(self._named) >= MOST_NEW_FLOWS:
+            self._named = {name: at for name, at in self._named.items() if now - at < FLOWS_KEPT_S}
+            if len(self._named) >= MOST_NEW_FLOWS:
+                return OTHER
+        self._named[key] = now
+        return key
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
@@ -103,13 +119,18 @@ class _State(Collector):
         yield _gauge("texts_in_window", "Texts sent to servers in the last second.", {(): queue.texts_in_window(now)})
         yield _gauge("flows", "Flows with requests in the last ten seconds.", {(): len(flows)})
         largest = sorted(flows, key=lambda flow: (flow.share, flow.queued_chars), reverse=True)[:MOST_FLOWS]
+        shares: dict[tuple[str, Band], float] = {}
+        waiting: dict[tuple[str, Band], float] = {}
+        for flow in largest:
+            key = self._name_flow(flow.flow, now), flow.band
+            shares[key] = shares.get(key, 0.0) + flow.share
+            waiting[key] = waiting.get(key, 0) + flow.queued
         for name, text, values in (
-            ("flow_share", "Part of the characters of the last ten seconds", [flow.share for flow in largest]),
-            ("flow_queued", "Requests that wait", [flow.queued for flow in largest]),
+            ("flow_share", "Part of the characters of the last ten seconds", shares),
+            ("flow_queued", "Requests that wait", waiting),
         ):
-            keys = [(flow.flow, flow.band) for flow in largest]
             text_of = f"{text}, of the {MOST_FLOWS} flows with the largest shares."
-            yield _gauge(name, text_of, dict(zip(keys, values, strict=True)), labels=["flow", "band"])
+            yield _gauge(name, text_of, values, labels=["flow", "band"])
 
     def _servers(self) -> Iterator[Metric]:
         servers = self._status.servers()

@@ -13,6 +13,7 @@ import pytest
 
 from ingestion_engine.gateway.dispatcher import Call
 from support.gateway import start
+from support.prometheus_lint import lint
 from support.scripted_ollama import EMBEDDED, Answer, ScriptedOllama, error
 
 
@@ -230,12 +231,27 @@ async def test_metrics_show_what_was_served() -> None:
         assert "ingest_gateway_info{" in text
 
 
+async def test_names_of_flows_make_a_bounded_number_of_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may invent one for every request: Prometheus would keep a series of each for weeks."""
+    monkeypatch.setattr("ingestion_engine.gateway.metrics.MOST_NEW_FLOWS", 3)
+    seen: set[str] = set()
+    async with start() as world:
+        for number in range(6):
+            await world.embed("four", ingest_flow=f"flow-{number}")
+            text = (await world.http.get("/metrics")).text
+            seen.update(re.findall(r'flow_share{[^}]*flow="([^"]*)"', text))
+    assert seen == {"flow-0", "flow-1", "flow-2", "other"}
+    assert lint(text) == []
+
+
 async def test_every_metric_is_documented() -> None:
     """And every documented one exists."""
     manual = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text(encoding="utf-8")
     table = manual.partition("### Metrics")[2].partition("\n\n`…`")[0]
     documented = {name.removesuffix("_total") for name in re.findall(r"`…_([a-z_]+)`", table)}
     async with start() as world:
+        await world.embed("four", ingest_flow='a "flow"\\')
         text = (await world.http.get("/metrics")).text
+    assert lint(text) == []
     found = {name.removeprefix("ingest_gateway_") for name in re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)}
     assert {name.removesuffix("_total").removesuffix("_created") for name in found} == documented
