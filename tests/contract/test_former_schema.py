@@ -16,11 +16,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_drain import DrainSwitch
-from ingestion_engine.services.job_schema import MIGRATIONS, newest_version
+from ingestion_engine.services.job_schema import MIGRATIONS, newest_version, revert_schema
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import JobFilter, JobStore
 
@@ -43,14 +44,14 @@ PHASES: dict[JobPhase, dict[str, Any]] = {
 }
 
 
-async def migrate(database: Database, version: str, *, back: bool = False) -> None:
-    """Bring the schema to a version, forwards or back."""
+async def migrate(database: Database, version: str) -> None:
+    """Bring the schema to a version."""
 
     def run(connection: sa.Connection) -> None:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
-        (command.downgrade if back else command.upgrade)(config, version)
+        command.upgrade(config, version)
 
     async with database.writing() as connection:
         await connection.run_sync(run)
@@ -180,7 +181,11 @@ async def test_the_way_back_keeps_the_jobs(database_url: str) -> None:
     async with database.writing() as connection:
         await connection.execute(typed(values, sqlite=database.is_sqlite), values)
     await migrate(database, newest_version())
-    await migrate(database, FORMER, back=True)
+    for wrong in ("0000", "9999", "head"):
+        with pytest.raises(FatalError, match="no former one"):
+            await revert_schema(database_url, wrong)
+    change = await revert_schema(database_url, FORMER)
+    assert (change.before, change.after) == (newest_version(), FORMER)
     assert await reflect(database) == before
     former = former_table(before["jobs"])
     async with database.reading() as connection:

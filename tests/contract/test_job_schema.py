@@ -37,6 +37,18 @@ def test_the_command_migrates_once_and_says_so(tmp_path: Path) -> None:
     assert process.communicate(timeout=60)[0] == f"The schema of the database has version {newest_version()} already.\n"
 
 
+def test_the_command_brings_the_schema_back_for_a_former_release(tmp_path: Path) -> None:
+    """And names what there is when it is asked for another one."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    assert start_migration(url).wait(60) == 0
+    out, _ = start_migration(url, "--back-to", "0003").communicate(timeout=60)
+    assert out == f"The schema of the database was migrated from version {newest_version()} to 0003.\n"
+    process = start_migration(url, "--back-to", "0004")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "has version 0003; '0004' is no former one" in errors
+
+
 def test_the_log_of_the_command_has_the_format_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON in images, as the log of the service."""
     monkeypatch.setenv("INGEST_LOG_FORMAT", "json")

@@ -68,6 +68,14 @@ def migrate(
         float,
         typer.Option(min=0, help="Seconds to wait for a database that is unavailable, or whose tables are locked."),
     ] = 60.0,
+    back_to: Annotated[
+        str | None,
+        typer.Option(
+            help="Bring the schema back to this version instead, for a former release; stop all copies of the service "
+            "before.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> int:
     """Migrate the schema of the database of jobs (INGEST_DATABASE_URL) to this version, and exit.
@@ -78,14 +86,15 @@ def migrate(
     settings = load_settings()
     with requires_extra("api", "`ingest migrate`"):
         from ingestion_engine.runtime.telemetry import configure_logging
-        from ingestion_engine.services.job_schema import migrate_schema
+        from ingestion_engine.services.job_schema import migrate_schema, revert_schema
     _check_extras(settings, only="postgres")
     configure_logging(settings.log_level, json=settings.log_format == "json")
+    url, ca_file, database = settings.sqlalchemy_url, settings.tls.ca_file, settings.database
     try:
         change = asyncio.run(
-            migrate_schema(
-                settings.sqlalchemy_url, ca_file=settings.tls.ca_file, settings=settings.database, wait_s=wait_s
-            )
+            migrate_schema(url, ca_file=ca_file, settings=database, wait_s=wait_s)
+            if back_to is None
+            else revert_schema(url, back_to, ca_file=ca_file, settings=database)
         )
     except DatabaseUnavailable as error:
         return print_error(error.message, code=error.code, hint=error.hint, exit_code=ExitCode.UNREACHABLE)

@@ -110,6 +110,34 @@ async def migrate_schema(
             await asyncio.sleep(RETRY_S)
 
 
+async def revert_schema(
+    url: str, version: str, *, ca_file: Path | None = None, settings: DatabaseSettings | None = None
+) -> SchemaChange:
+    """Bring the schema back to the version of a former release, so that it can start again. One transaction.
+
+    What only later releases know is lost; jobs stay. Every copy of the service must have been stopped.
+
+    Args:
+        url: As for ``Database.open``, like ``ca_file`` and ``settings``.
+        version: Version of the schema.
+        ca_file: Authorities.
+        settings: Connections; None means the defaults.
+
+    Raises:
+        DatabaseUnavailable: the database does not respond, denies access, or other transactions hold its tables.
+        FatalError: "database_url_invalid"; "database_newer"; "schema_unknown": there is no such former version.
+    """
+    unlimited = Database.open(url, ca_file=ca_file, settings=settings, statement_timeout_s=None)
+    async with contextlib.aclosing(unlimited) as database:
+        try:
+            async with database.writing() as connection:
+                before = await connection.run_sync(lambda one: _migrate(one, back_to=version))
+        except _Locked:
+            raise _locked(database, LOCK_TIMEOUT_S) from None
+    _log.warning("schema of the database brought back", extra={"from": before, "to": version})
+    return SchemaChange(before, version)
+
+
 async def check_schema(database: Database) -> None:
     """Return when the schema has the version of this service; changes nothing.
 
@@ -136,11 +164,15 @@ async def read_version(database: Database) -> str | None:
         return await connection.run_sync(lambda one: MigrationContext.configure(one).get_current_revision())
 
 
-def _migrate(connection: sa.Connection) -> str | None:
+def _migrate(connection: sa.Connection, *, back_to: str | None = None) -> str | None:
     """Run all pending migrations on an open connection, in its transaction; return the version before.
 
+    Args:
+        connection: The connection.
+        back_to: Former version to which the schema is brought back instead.
+
     Raises:
-        FatalError: "database_newer".
+        FatalError: "database_newer"; "schema_unknown".
         _Locked: other transactions hold the tables.
     """
     with _noticing_locks():
@@ -158,7 +190,16 @@ def _migrate(connection: sa.Connection) -> str | None:
             raise _newer(before)
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if back_to is None:
+            command.upgrade(config, "head")
+        elif before is None or back_to not in _list_versions() or back_to > before:
+            raise FatalError(
+                "schema_unknown",
+                f"The schema of the database of jobs has version {before or 'none'}; {back_to!r} is no former one.",
+                hint=f"Use one of {', '.join(sorted(_list_versions()))}.",
+            )
+        else:
+            command.downgrade(config, back_to)
     return before
 
 
