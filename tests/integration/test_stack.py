@@ -22,6 +22,7 @@ from rich.console import Console
 from ingestion_devstack.demo.demo import run_demo
 from ingestion_devstack.kubernetes import find_spark
 from ingestion_devstack.stack.environment import apply_variables, settings_to_env
+from ingestion_devstack.stack.programs import PROGRAMS
 from ingestion_devstack.stack.service import StackError
 from ingestion_devstack.stack.stack import SYSTEMS, Stack, configured_systems
 from ingestion_devstack.stack.up import render_table
@@ -31,6 +32,9 @@ from support.platform_world import Platform
 from support.waiting import wait_for
 
 PACKAGE = "openjdk-17-jre-headless"
+NO_PROGRAMS = {f"INGEST_STACK__{name.upper()}": "off" for name in PROGRAMS}
+"""Whatever servers this machine has on its PATH, the tests use the stack's own."""
+
 _supervisors: list[subprocess.Popen[str]] = []
 _SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -54,7 +58,7 @@ def start_supervisor(arguments: list[str], env: dict[str, str]) -> subprocess.Po
     """A Python process with a supervisor in it; killed at the end of the test when it still runs."""
     supervisor = subprocess.Popen(
         [sys.executable, *arguments],
-        env={**env, "PYTHONPATH": str(_SRC), "COLUMNS": "200"},
+        env={**env, **NO_PROGRAMS, "PYTHONPATH": str(_SRC), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

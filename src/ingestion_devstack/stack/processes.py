@@ -65,9 +65,15 @@ class ManagedProcess:
         self.wait()
 
 
-def child_env(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without any ``INGEST_*`` or ``RAY_*`` variable, plus ``extra``."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("INGEST_", "RAY_"))}
+def child_env(extra: Mapping[str, str], *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return this process's environment without any ``INGEST_*`` or ``RAY_*`` variable, plus ``extra``.
+
+    Args:
+        extra: Variables to add.
+        without: Beginnings of the names of further variables to leave out.
+    """
+    dropped = ("INGEST_", "RAY_", *without)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**inherited, "PYTHONUNBUFFERED": "1", **extra}
 
 

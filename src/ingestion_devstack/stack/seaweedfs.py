@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -59,28 +60,38 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
             "AWS_ACCESS_KEY_ID": credentials.s3_access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
         },
-        is_ready=lambda: _is_usable(url, credentials, wanted),
-        variables={
-            "INGEST_S3__ENDPOINT_URL": url,
-            "INGEST_S3__ACCESS_KEY_ID": credentials.s3_access_key_id,
-            "INGEST_S3__SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
-            "INGEST_S3__REGION": "us-east-1",
-        },
+        is_ready=lambda: is_usable(url, credentials, wanted),
+        variables=make_variables(url, credentials),
     )
 
 
-def _is_usable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
-    """Return whether every bucket exists, objects of an earlier run can be read, and new objects can be written.
+def make_variables(url: str, credentials: Credentials) -> dict[str, str]:
+    """Return the settings with which the product finds the stack's S3 server. Pure."""
+    return {
+        "INGEST_S3__ENDPOINT_URL": url,
+        "INGEST_S3__ACCESS_KEY_ID": credentials.s3_access_key_id,
+        "INGEST_S3__SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
+        "INGEST_S3__REGION": "us-east-1",
+    }
 
-    The port opens before the buckets exist and, at a restart, before the volumes have registered with the master: for
-    a moment old objects are listed but cannot be read.
-    """
+
+def open_client(url: str, credentials: Credentials) -> Any:
+    """Return a client of the stack's S3 server that tries once."""
     settings = S3Settings(
         endpoint_url=url,
         access_key_id=SecretStr(credentials.s3_access_key_id),
         secret_access_key=SecretStr(credentials.s3_secret_access_key),
     )
-    client = make_client(settings, attempts=1, read_timeout_s=PROBE_TIMEOUT_S)
+    return make_client(settings, attempts=1, read_timeout_s=PROBE_TIMEOUT_S)
+
+
+def is_usable(url: str, credentials: Credentials, buckets: tuple[str, ...]) -> bool:
+    """Return whether every bucket exists, objects of an earlier run can be read, and new objects can be written.
+
+    The port opens before the buckets exist and, at a restart, before the volumes have registered with the master: for
+    a moment old objects are listed but cannot be read.
+    """
+    client = open_client(url, credentials)
     probe = {"Bucket": STATE_BUCKET, "Key": _PROBE_KEY}
     try:
         for bucket in buckets:

@@ -53,6 +53,8 @@ class Plan:
     """``INGEST_*`` settings with which the product finds this server."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of the server itself."""
+    not_inherited: tuple[str, ...] = ()
+    """Beginnings of variables of the user's shell that the server must not see: they would change what it is."""
     sees_settings: bool = False
     """True for servers that run the product's code: they receive every ``INGEST_*`` variable of the stack."""
     prepare: Callable[[Mapping[str, str]], None] = lambda _variables: None
@@ -69,7 +71,8 @@ class Service:
         self.plan = plan
         self._home = home
         self._stack_env = stack_env
-        self._env = child_env({**(stack_env if plan.sees_settings else {}), **plan.env})
+        own = {**(stack_env if plan.sees_settings else {}), **plan.env}
+        self._env = child_env(own, without=plan.not_inherited)
         self._process: ManagedProcess | None = None
         self._started = 0.0
         self._log_start = 0

@@ -7,9 +7,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Final, Self
 
 from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError
@@ -18,7 +19,14 @@ from ingestion_devstack.stack.credentials import load_or_make_credentials
 from ingestion_devstack.stack.environment import apply_variables, settings_to_env, write_stack_env
 from ingestion_devstack.stack.gateway import plan_gateway
 from ingestion_devstack.stack.processes import Ports
+from ingestion_devstack.stack.programs import NO_PROGRAMS, Program, Programs
 from ingestion_devstack.stack.ray_head import plan_ray_head
+from ingestion_devstack.stack.real_servers import (
+    plan_minio,
+    plan_ollama_server,
+    plan_qdrant_server,
+    plan_weaviate_server,
+)
 from ingestion_devstack.stack.seaweedfs import STATE_BUCKET, plan_seaweedfs
 from ingestion_devstack.stack.service import Home, Plan, Service, StackError
 from ingestion_devstack.stack.spark_operator import plan_kube
@@ -53,6 +61,20 @@ def configured_systems(settings: Settings) -> set[str]:
     return {name for name, known in configured.items() if known}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who is told what happens to the services."""
+
+    on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None
+    """Called with a service and its start-up time in seconds when it answers."""
+    on_restart: Callable[[Service], None] = lambda _service: None
+    """Called with a service that ended, before it is started again."""
+
+
+SILENT: Final = Listener()
+"""Nobody is told."""
+
+
 class Stack:
     """The embedded stack as a context manager; inside it, everything answers.
 
@@ -63,8 +85,8 @@ class Stack:
         buckets: Buckets of the embedded S3 server.
         ollama_arguments: Further flags of the Ollama stand-in, for tests.
         spark_arguments: Further flags of the Kubernetes stand-in, for tests.
-        on_ready: Called with a service and its start-up time in seconds when it answers.
-        on_restart: Called with a service that ended, before it is started again.
+        programs: Programs of this machine to run in place of the stack's own servers; none by default.
+        listener: Told of services that answer, and of those that are started again.
 
     Attributes (inside the context):
         settings: The configured settings plus the addresses and credentials of the embedded servers.
@@ -85,8 +107,8 @@ class Stack:
         buckets: tuple[str, ...] = ("docs",),
         ollama_arguments: tuple[str, ...] = (),
         spark_arguments: tuple[str, ...] = (),
-        on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None,
-        on_restart: Callable[[Service], None] = lambda _service: None,
+        programs: Programs = NO_PROGRAMS,
+        listener: Listener = SILENT,
     ) -> None:
         unknown = set(only or ()) - set(SYSTEMS)
         if unknown:
@@ -100,8 +122,8 @@ class Stack:
         self._buckets = buckets
         self._ollama_arguments = ollama_arguments
         self._spark_arguments = spark_arguments
-        self._on_ready = on_ready
-        self._on_restart = on_restart
+        self._programs = programs
+        self._listener = listener
         self._ports: Ports | None = None
         self._lock: IO[str] | None = None
 
@@ -141,7 +163,7 @@ class Stack:
         """
         for service in self.services.values():
             if service.exit_code is not None:
-                self._on_restart(service)
+                self._listener.on_restart(service)
                 service.restart(START_TIMEOUT_S)
 
     def stop(self) -> None:
@@ -211,13 +233,25 @@ class Stack:
         if configured & {"ray", "spark"}:
             embedded.discard("gateway")  # workers on other machines do not reach a gateway on loopback
         makers: dict[str, Callable[[], Plan]] = {
-            "s3": lambda: plan_seaweedfs(home, self._buckets),
+            "s3": lambda: self._choose(
+                "minio",
+                lambda program: plan_minio(home, program, self._buckets),
+                lambda: plan_seaweedfs(home, self._buckets),
+            ),
             "ray": lambda: plan_ray_head(home),
             "spark": lambda: plan_kube(home, self._spark_arguments),
-            "ollama": lambda: plan_ollama(home, self._ollama_arguments),
+            "ollama": lambda: self._choose(
+                "ollama",
+                lambda program: plan_ollama_server(home, program, self.settings.ollama.model),
+                lambda: plan_ollama(home, self._ollama_arguments),
+            ),
             "gateway": lambda: plan_gateway(home),
-            "qdrant": lambda: plan_qdrant(home),
-            "weaviate": lambda: plan_weaviate(home),
+            "qdrant": lambda: self._choose(
+                "qdrant", lambda program: plan_qdrant_server(home, program), lambda: plan_qdrant(home)
+            ),
+            "weaviate": lambda: self._choose(
+                "weaviate", lambda program: plan_weaviate_server(home, program), lambda: plan_weaviate(home)
+            ),
         }
         plans = []
         for name, make in makers.items():
@@ -229,6 +263,14 @@ class Stack:
         if self._with_api:
             plans.append(plan_api(home, self.settings))
         return plans
+
+    def _choose(self, name: str, make_real: Callable[[Program], Plan], make_own: Callable[[], Plan]) -> Plan:
+        """Return the plan of a program of this machine, or that of the stack's own server and why it is used."""
+        program = self._programs.used.get(name)
+        if program is not None:
+            return make_real(program)
+        plan, reason = make_own(), self._programs.passed_over.get(name)
+        return plan if reason is None else replace(plan, what=f"{plan.what}; {reason}")
 
     def _limit_jobs(self, plans: list[Plan]) -> dict[str, str]:
         """Return how many jobs may be under way on the embedded engines, as far as it is not configured."""
@@ -258,7 +300,7 @@ class Stack:
                 seconds = service.probe()
                 if seconds is not None:
                     waiting.remove(service)
-                    self._on_ready(service, seconds)
+                    self._listener.on_ready(service, seconds)
             if waiting and time.monotonic() > deadline:
                 waiting[0].wait_until_ready(0.0)
             time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import time
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ingestion_devstack.stack.environment import load_own_settings
+from ingestion_devstack.stack.programs import find_programs
 from ingestion_devstack.stack.service import Service, StackError
-from ingestion_devstack.stack.stack import SYSTEMS, Stack, configured_systems
+from ingestion_devstack.stack.stack import SYSTEMS, Listener, Stack, configured_systems
 from ingestion_engine.runtime.settings import Settings
 
 _WATCH_S = 0.5
@@ -67,7 +69,8 @@ def announced_stack(settings: Settings, console: Console, *, only: Collection[st
         text = f"{service.last_words}\n{service.plan.title} is started again; jobs continue by themselves."
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    stack = Stack(settings, only=only, on_ready=announce, on_restart=regret)
+    programs = find_programs(os.environ, settings.ollama.model)
+    stack = Stack(settings, only=only, programs=programs, listener=Listener(on_ready=announce, on_restart=regret))
     console.print(f"Starting the embedded stack in {stack.data_dir}", soft_wrap=True, highlight=False)
     with contextlib.ExitStack() as exits:
         exits.enter_context(stack)

@@ -48,8 +48,10 @@ OTHER_VARIABLES: Final = (
     "INGEST_API_URL",
     "INGEST_SECRETS_DIR",
     "INGEST_STACK_VARIABLES",
+    *(f"INGEST_STACK__{name}" for name in ("MINIO", "OLLAMA", "QDRANT", "WEAVIATE")),
 )
-"""Variables that are no settings: those of the client, the directory of secrets, and the embedded stack's own mark."""
+"""Variables that are no settings: those of the client, the directory of secrets, and the embedded stack's own: its
+mark, and the programs that it runs."""
 
 _NEAR: Final = 0.8
 """Similarity (``difflib``) from which an unknown name is a typing error for a known one: ``STATEURL`` and ``STATE_URL``
