@@ -39,7 +39,10 @@ def trace_attempt(settings: Settings, spec: JobSpec, number: int) -> Iterator[Sp
         with open_span("job.attempt", attributes, parent=spec.trace.traceparent, span_id=span_id) as span:
             if span.trace_id is not None:  # also for the lines of other threads
                 set_process_fields(job_id=spec.job_id, attempt=number, trace_id=span.trace_id)
-            yield span
+            try:
+                yield span
+            finally:
+                set_process_fields(job_id=spec.job_id, attempt=number)
     finally:
         if began:
             stop_tracing()

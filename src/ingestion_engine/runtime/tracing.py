@@ -287,9 +287,16 @@ def record_span(
     span_id: str | None = None,
     error_code: str | None = None,
 ) -> None:
-    """Make a span of a step that is over; times are Unix times in nanoseconds, the others as for ``open_span``."""
+    """Make a span of a step that is over; times are Unix times in nanoseconds, the others as for ``open_span``.
+
+    It never begins a trace: without a parent, and outside of every span, nothing is made.
+    """
     tracing = _active
     if tracing is None:
+        return
+    from opentelemetry.trace import get_current_span
+
+    if parent is None and not get_current_span().get_span_context().is_valid:
         return
     token = _next_span_id.set(None if span_id is None else int(span_id, 16))
     try:
