@@ -71,7 +71,7 @@ def count_requests() -> Iterator[RequestCounts]:
 def counted(service: str) -> Iterator[Seen]:
     """Count the ``with`` block as one request to a service; one that is canceled does not count.
 
-    Cost: about a microsecond.
+    Cost: some microseconds.
     """
     counts = _current.get()
     seen = Seen()

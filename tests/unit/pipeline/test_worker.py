@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import orjson
 import pytest
 
 from ingestion_engine.domain.errors import FatalError, IngestionError, LeaseLost, TransientError
@@ -170,3 +175,16 @@ def test_a_worker_whose_event_loop_ends_does_not_wait_for_ever(monkeypatch: pyte
 
     monkeypatch.setattr("ingestion_engine.pipeline.worker._process", answer)
     assert process_partition("s3://b/jobs/j/spec.json", PARTITION).status is ReportStatus.DONE
+
+
+def test_the_log_of_a_worker_names_job_attempt_and_partition(tmp_path: Path) -> None:
+    """As JSON where its environment says so; an engine starts workers without any logging of ours."""
+    call = f"process_partition('file://{tmp_path}/jobs/job-a/spec.json', '{PARTITION}')"
+    code = f"from ingestion_engine.pipeline.worker import process_partition; {call}"
+    environment = {**os.environ, "INGEST_LOG_FORMAT": "json"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    (event,) = [event for event in map(orjson.loads, done.stderr.splitlines()) if event["level"] == "error"]
+    assert (event["job_id"], event["attempt"], event["partition_id"]) == ("job-a", 1, PARTITION)
+    assert event["event"] == "partition stopped the job"
