@@ -282,13 +282,7 @@ def bases() -> list[tuple[dict[str, Any], dict[str, str]]]:
 @pytest.mark.parametrize("section", sorted({path[0] for path in LEAVES}))
 def test_every_value_does_something(section: str, bases: list[tuple[dict[str, Any], dict[str, str]]]) -> None:
     """Another value at any place of values.yaml changes an object, with one of the value files at least."""
-    made = {path.stem for path in (CHART / "files").glob("*")}
-    missing = {
-        ("metrics", part) for part, file in (("rules", "alerts"), ("dashboard", "dashboard")) if file not in made
-    }
-    paths = [
-        path for path in LEAVES if path[0] == section and ".".join(path) not in CONSENTS and path[:2] not in missing
-    ]
+    paths = [path for path in LEAVES if path[0] == section and ".".join(path) not in CONSENTS]
 
     assert [".".join(path) for path in paths if not any(changes(path, *base) for base in bases)] == []
 
