@@ -141,6 +141,40 @@ async def everything_at_once(copies: Copies, postgres: Postgres, chance: random.
     await under_load(copies, trouble, jobs=40)
 
 
+async def migrated_by_three(copies: Copies, postgres: Postgres, chance: random.Random) -> None:
+    """Three copies start at once on a database without tables."""
+    await copies.empty()
+    await asyncio.to_thread(lambda: [copies.start(wait=False) for _ in range(3)])
+    for copy in copies.copies:
+        await asyncio.to_thread(copies.wait_ready, copy)
+    await copies.watch_rows()
+    await copies.submit(24)
+
+
+async def rolling_upgrade(copies: Copies, postgres: Postgres, chance: random.Random) -> None:
+    """Two copies of the former release are replaced one by one, the first by SIGTERM, the second by SIGKILL."""
+    await copies.empty()
+    await asyncio.to_thread(lambda: copies.start(2, former=True))
+    await copies.watch_rows()
+    version = "SELECT version_num FROM alembic_version"
+    before = await copies.query(version)
+
+    async def roll() -> None:
+        former = list(copies.copies)
+        await asyncio.to_thread(copies.wait_leader)
+        await asyncio.to_thread(copies.start)
+        await asyncio.sleep(chance.uniform(0, 1))
+        copies.host.kill_one()
+        await asyncio.to_thread(former[0].stop)
+        await asyncio.to_thread(copies.start)
+        await asyncio.sleep(chance.uniform(0, 1))
+        former[1].kill()
+        await asyncio.to_thread(copies.wait_leader)
+
+    await under_load(copies, roll, jobs=40)
+    assert await copies.query(version) != before, "both releases have the same schema"
+
+
 DRILLS: dict[str, Drill] = {
     drill.__name__: drill
     for drill in (
@@ -151,5 +185,6 @@ DRILLS: dict[str, Drill] = {
         restarted_database,
         few_connections,
         everything_at_once,
+        migrated_by_three,
     )
 }

@@ -186,12 +186,23 @@ class Copies:
     async def prepare(self) -> None:
         """Make the tables and record every change of a row from now on."""
         await (await JobStore.open(self.url)).close()
+        await self.watch_rows()
+
+    async def watch_rows(self) -> None:
+        """Record every change of a row from now on."""
+        await self._execute(AUDIT)
+
+    async def empty(self) -> None:
+        """Remove all tables."""
+        await self._execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
+    async def _execute(self, script: str) -> None:
         database = Database.open(self.url)
         try:
-            async with database.writing() as connection:
+            async with database.reading() as connection:
                 raw = await connection.get_raw_connection()
                 assert raw.driver_connection is not None
-                await raw.driver_connection.execute(AUDIT)
+                await raw.driver_connection.execute(script)
         finally:
             await database.close()
 
