@@ -105,6 +105,9 @@ drains = sa.Table(
 )
 """Whether the service is drained; at most one row, which every copy of the service obeys."""
 
+schema_readers = sa.Table("schema_readers", metadata, sa.Column("oldest", sa.String(32), nullable=False))
+"""Version of the schema whose release is the oldest that can use the present one; one row."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:

@@ -21,6 +21,7 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError
 from ingestion_engine.runtime.settings import DatabaseSettings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.database import Database
+from ingestion_engine.services.job_records import schema_readers
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -90,8 +91,8 @@ async def migrate_schema(
         while True:
             try:
                 before = await read_version(database)
-                if before == after:
-                    return SchemaChange(before, after)
+                if before == after or await _is_usable(database, before):
+                    return SchemaChange(before, before or after)
                 unlimited = Database.open(url, ca_file=ca_file, settings=settings, statement_timeout_s=None)
                 async with contextlib.aclosing(unlimited), unlimited.writing() as connection:
                     before = await connection.run_sync(_migrate)
@@ -104,9 +105,9 @@ async def migrate_schema(
                 if time.monotonic() - begin + RETRY_S > wait_s:
                     raise
             else:
-                if before != after:
+                if before is None or before in _list_versions():
                     _log.info("database migrated", extra={"from": before, "to": after})
-                return SchemaChange(before, after)
+                    return SchemaChange(before, after)
             await asyncio.sleep(RETRY_S)
 
 
@@ -146,16 +147,39 @@ async def check_schema(database: Database) -> None:
         FatalError: "database_older" or "database_newer".
     """
     found, wanted = await read_version(database), newest_version()
-    if found == wanted:
+    if found == wanted or await _is_usable(database, found):
         return
-    if found is not None and found not in _list_versions():
-        raise _newer(found)
     raise FatalError(
         "database_older",
         f"The schema of the database of jobs {database.place} has version {found or 'none'}; this service requires "
         f"{wanted}.",
         hint="Run `ingest migrate` with an account that may change tables, or set INGEST_DATABASE__MIGRATE=true.",
     )
+
+
+async def _is_usable(database: Database, version: str | None) -> bool:
+    """Return whether a later release has migrated the schema, and this one can use it all the same.
+
+    Raises:
+        FatalError: "database_newer": it cannot.
+    """
+    known = _list_versions()
+    if version is None or version in known:
+        return False
+    async with database.reading() as connection:
+        oldest = await connection.run_sync(_read_oldest)
+    if oldest not in known:
+        raise _newer(version)
+    _log.warning("the database is of a later version, which this one can use", extra={"version": version})
+    return True
+
+
+def _read_oldest(connection: sa.Connection) -> str | None:
+    """Return the version of the oldest release that can use the schema; None when it does not say."""
+    if not sa.inspect(connection).has_table(schema_readers.name):
+        return None
+    oldest: str | None = connection.execute(sa.select(schema_readers.c.oldest)).scalar()
+    return oldest
 
 
 async def read_version(database: Database) -> str | None:
@@ -172,7 +196,7 @@ def _migrate(connection: sa.Connection, *, back_to: str | None = None) -> str | 
         back_to: Former version to which the schema is brought back instead.
 
     Raises:
-        FatalError: "database_newer"; "schema_unknown".
+        FatalError: "database_newer"; "schema_unknown": both only for ``back_to``.
         _Locked: other transactions hold the tables.
     """
     with _noticing_locks():
@@ -186,12 +210,14 @@ def _migrate(connection: sa.Connection, *, back_to: str | None = None) -> str | 
             # ends half-way, or another one, would find half of a migration.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         before = MigrationContext.configure(connection).get_current_revision()
-        if before is not None and before not in _list_versions():
-            raise _newer(before)
         config = _config()
         config.attributes["connection"] = connection
+        known = before is None or before in _list_versions()
         if back_to is None:
-            command.upgrade(config, "head")
+            if known:  # else a later release was faster
+                command.upgrade(config, "head")
+        elif not known:
+            raise _newer(str(before))
         elif before is None or back_to not in _list_versions() or back_to > before:
             raise FatalError(
                 "schema_unknown",
@@ -236,6 +262,7 @@ def _locked(database: Database, waited_s: float) -> DatabaseUnavailable:
 def _newer(found: str) -> FatalError:
     return FatalError(
         "database_newer",
-        f"The schema of the database of jobs is from another version of the service: {found!r} is unknown to this one.",
+        f"The schema of the database of jobs is from a later version of the service, {found!r}, and this one cannot use "
+        "it.",
         hint="Install the newest version that has used the database, or set INGEST_DATABASE_URL to another one.",
     )
