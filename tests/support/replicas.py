@@ -73,6 +73,8 @@ class Copies:
     copies: list[RunningServer] = field(default_factory=list)
     keys: dict[str, set[str]] = field(default_factory=dict)
     """Ids that were answered, by idempotency key."""
+    ready: set[str] = field(default_factory=set)
+    """Names of the copies that have answered once: a load balancer knows no others."""
     refused: Counter[str] = field(default_factory=Counter)
 
     def start(
@@ -121,7 +123,8 @@ class Copies:
                 return answers(copy.url + "/livez")()
             return False
 
-        wait_for(ready, 60, every_s=0.05)
+        wait_for(ready, 120, every_s=0.05)
+        self.ready.add(copy.name)
 
     def running(self) -> list[RunningServer]:
         return [copy for copy in self.copies if copy.process.poll() is None]
@@ -142,23 +145,23 @@ class Copies:
             leader = self.find_leader()
             return None if leader is other_than else leader
 
-        return wait_for(found, 60, every_s=0.05)
+        return wait_for(found, 120, every_s=0.05)
 
     async def submit(self, number: int, *, name: str = "k", pause_s: float = 0.0, twice: bool = True) -> None:
         """Submit jobs to all copies at once, some with the same key to two; each is repeated until it is accepted."""
         chance = random.Random(name)
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx.AsyncClient() as client:
 
             async def submit_one(key: str, index: int) -> None:
                 await asyncio.sleep(pause_s * index)
                 begin = time.monotonic()
                 while True:
-                    copies = self.running()
+                    copies = [copy for copy in self.running() if copy.name in self.ready]
                     copy = copies[chance.randrange(len(copies))]
                     try:
                         body = {**BODY, "collection": key}
                         answer = await client.post(
-                            f"{copy.url}/ray/jobs", json=body, headers={"Idempotency-Key": key}, timeout=3
+                            f"{copy.url}/ray/jobs", json=body, headers={"Idempotency-Key": key}, timeout=10
                         )
                         if answer.status_code in {200, 202}:
                             self.keys.setdefault(key, set()).add(answer.json()["job_id"])
@@ -167,7 +170,7 @@ class Copies:
                         assert answer.status_code == 503, answer.text
                     except httpx.HTTPError as error:
                         self.refused[type(error).__name__] += 1
-                    assert time.monotonic() - begin < 60, (key, self.refused)
+                    assert time.monotonic() - begin < 120, (key, self.refused)
                     await asyncio.sleep(0.1)
 
             tasks = [(f"{name}_{index}", index) for index in range(number)]
