@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import inspect
 import logging
 import os
 import subprocess
@@ -20,6 +21,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 import trustme
+from asyncpg import connect_utils
 
 from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError
 from ingestion_engine.domain.states import JobState
@@ -326,7 +328,7 @@ async def test_a_database_that_cannot_be_opened_says_why(postgres: Postgres) -> 
         ("postgresql://u:secret@h/d?sslmod=require", "'sslmod' is unknown"),
         ("postgresql://u:secret@h/d?sslmode=yes", "'sslmode' must be one of disable, allow"),
         ("postgresql://u:secret@h/d?connect_timeout=soon", "'connect_timeout' must be a number"),
-        ("postgresql://u:secret@h/d?channel_binding=require", "'channel_binding' only as disable or prefer"),
+        ("postgresql://u:secret@h/d?sslmode=require&channel_binding=require", "lacks 'channel_binding=require'"),
         ("postgresql://u:secret@h/d?options=fast", "'options' must consist of"),
         ("oracle7://u:secret@h/d", "not the URL of a database"),
         ("jobs.db", "not the URL of a database"),
@@ -432,3 +434,54 @@ async def test_a_copy_that_stands_still_between_two_requests_to_the_database_hol
         process.kill()
         process.wait()
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "user"),
+    [
+        ("postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write", [("h1", 5432), ("h2", 5433)], "u"),
+        ("postgresql://u@server:p@h/d?sslmode=require", [("h", 5432)], "u@server"),
+        ("postgresql://u%40server:p@h/d", [("h", 5432)], "u@server"),
+        ("postgresql://u:p@/d?host=/cloudsql/project:region:one", ["/cloudsql/project:region:one/.s.PGSQL.5432"], "u"),
+        ("postgres://u:p@h-pooler:6543/d?pgbouncer=true&sslmode=require", [("h-pooler", 6543)], "u"),
+        ("postgresql://u:p@h/d?sslmode=require&options=endpoint%3Done", [("h", 5432)], "u"),
+        ("postgresql://u.ref:p@[::1]:5432/d?connect_timeout=3", [("::1", 5432)], "u.ref"),
+    ],
+)
+def test_urls_as_providers_give_them_are_understood(url: str, hosts: list[object], user: str) -> None:
+    """Asyncpg finds hosts and account in what it receives; SQLAlchemy accepts its part."""
+    address = parse_database_url(url)
+    sa.engine.make_url(address.url)
+    assert address.options is not None
+    names = inspect.signature(connect_utils._parse_connect_dsn_and_args).parameters
+    given = {"dsn": address.dsn, "server_settings": address.options["server_settings"]}
+    found, parameters, *_ = connect_utils._parse_connect_dsn_and_args(**{**dict.fromkeys(names), **given})
+    assert (found, parameters.user, parameters.password, parameters.database) == (hosts, user, "p", "d")
+    assert address.pooled == ("pgbouncer" in url)
+    assert parameters.server_settings.get("options") == ("endpoint=one" if "endpoint" in url else None)
+
+
+async def test_behind_a_pooler_no_statement_outlives_its_transaction(postgres: Postgres) -> None:
+    """The next transaction may have another connection to the server, where its name is unknown or taken."""
+    store = await JobStore.open(postgres.url(postgres.create_database(), "?pgbouncer=true"))
+    await store.insert(queued(1, "c"))
+    await store.hold_dispatch("one", 60)
+    for _ in range(2):
+        assert [job.id for job in await store.list_active()] == ["job-1"]
+    async with store.database.reading() as connection:
+        names = (await connection.execute(sa.text("SELECT name FROM pg_prepared_statements"))).scalars().all()
+        assert set(names) <= {""}
+    await store.close()
+
+
+async def test_connections_to_a_server_that_became_read_only_are_replaced(postgres: Postgres) -> None:
+    """After a failover the former primary may still answer; what is left of the pool must not stay with it."""
+    store = await JobStore.open(postgres.url(postgres.create_database()))
+    await store.hold_dispatch("one", 60)
+    async with store.database.reading() as held:
+        await held.execute(sa.text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+        await held.commit()
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        await store.hold_dispatch("one", 60)
+    assert (await store.hold_dispatch("one", 60)).holder == "one"
+    await store.close()

@@ -123,7 +123,7 @@ class Copies:
                 return answers(copy.url + "/livez")()
             return False
 
-        wait_for(ready, 120, every_s=0.05)
+        wait_for(ready, 240, every_s=0.1)
         self.ready.add(copy.name)
 
     def running(self) -> list[RunningServer]:

@@ -8,6 +8,7 @@ import datetime as dt
 import difflib
 import os
 import shlex
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,11 +73,16 @@ _KEPT: Final = frozenset(
 _FILES: Final = frozenset({"sslcert", "sslkey", "sslrootcert", "sslcrl"})
 _SETTINGS: Final = {"application_name": "application_name", "fallback_application_name": "application_name"}
 """Parameters of libpq that are settings of the server."""
+_POOLER: Final = {"pgbouncer": "true", "statement_cache_size": "0", "prepared_statement_cache_size": "0"}
+"""Parameters, with their value, that announce a pooler in transaction mode: Prisma's, which providers put into the URLs
+of their poolers, and those of asyncpg and SQLAlchemy."""
+_AUTHORITIES: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+"""Where Debian, Red Hat, and Alpine and macOS keep the public authorities."""
 _WITHOUT_EFFECT: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"), frozenset()),
     **dict.fromkeys(("tcp_user_timeout", "sslcompression", "sslsni", "load_balance_hosts"), frozenset()),
     "client_encoding": frozenset({"utf8", "utf-8", "unicode", "auto"}),
-    "channel_binding": frozenset({"disable", "prefer"}),
+    "channel_binding": frozenset({"disable", "prefer", "require"}),
     "gssencmode": frozenset({"disable", "prefer"}),
 }
 """Parameters of libpq that asyncpg lacks, and the values with which nothing is lost by leaving them out; an empty set
@@ -87,6 +93,9 @@ _STATEMENT_CLASSES: Final = frozenset({"0A", "21", "22", "23", "42", "44"})
 _PERMANENT_STATES: Final = frozenset({"42501", "42P01", "3F000"})
 """SQLSTATEs of errors of statements that are the database's fault all the same: permission denied, table or schema
 missing (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
+_READ_ONLY: Final = "25006"
+"""SQLSTATE of a change on a server that allows none."""
 
 _log = get_logger(__name__)
 
@@ -101,6 +110,10 @@ class DatabaseAddress:
     """URL for asyncpg, with the parameters that it reads itself; None for other drivers."""
     options: Mapping[str, Any] | None = None
     """Further arguments of ``asyncpg.connect``."""
+    pooled: bool = False
+    """True when a pooler gives every transaction another connection to the server."""
+    hosts: str = ""
+    """All hosts with their ports; empty for other drivers and for a socket."""
 
 
 def with_async_driver(url: str) -> str:
@@ -121,14 +134,21 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
             contains no part of the URL that could be a password.
     """
     url = with_async_driver(url)
+    base, _, query = url.partition("?")
+    scheme, separator, rest = base.partition("://")
+    place, slash, path = rest.partition("/")
+    account, at, hosts = place.rpartition("@")
+    account = account.replace("@", "%40")  # `user@server`, as some providers name accounts
+    # SQLAlchemy knows one host with a port; asyncpg connects to all.
+    first = f"{scheme}{separator}{account}{at}{hosts.partition(',')[0]}{slash}{path}"
     try:
-        parsed = sa.engine.make_url(url)
+        parsed = sa.engine.make_url(first if scheme == _ASYNCPG else url)
         parsed.get_dialect()
     except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
         raise _invalid("it is not the URL of a database that is supported") from error
     if parsed.drivername != _ASYNCPG:
         return DatabaseAddress(url)
-    base, _, query = url.partition("?")
+    pooled = binding = False
     kept: dict[str, str] = {}
     server_settings = {"application_name": "ingestion-engine"}
     options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_S}
@@ -142,21 +162,33 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
             server_settings[_SETTINGS[name]] = value
         elif name == "options":
             server_settings |= _read_options(value)
+        elif name in _POOLER:
+            pooled = pooled or value.lower() == _POOLER[name]
         elif name == "connect_timeout":
             options["timeout"] = _read_seconds(name, value) or None  # 0 means no limit, as in libpq
         elif name in _WITHOUT_EFFECT:
             allowed = _WITHOUT_EFFECT[name]
+            binding = binding or (name == "channel_binding" and value == "require")
             if allowed and value.lower() not in allowed:
                 raise _invalid(f"the driver asyncpg supports {name!r} only as {' or '.join(sorted(allowed))}")
         else:
-            known = sorted(_KEPT | _SETTINGS.keys() | _WITHOUT_EFFECT.keys() | {"options", "connect_timeout"})
+            known = sorted(
+                _KEPT | _SETTINGS.keys() | _POOLER.keys() | _WITHOUT_EFFECT.keys() | {"options", "connect_timeout"}
+            )
             near = difflib.get_close_matches(name, known, 1)
             raise _invalid(f"the parameter {given!r} is unknown{f' (did you mean {near[0]!r}?)' if near else ''}")
+    if binding and kept.get("sslmode") != "verify-full":
+        raise _invalid(
+            "the driver asyncpg lacks 'channel_binding=require'; with sslmode=verify-full, which proves the server's "
+            "identity as well, it is not needed"
+        )
     if ca_file is not None and kept.get("sslmode", "").startswith("verify-"):
         kept.setdefault("sslrootcert", str(ca_file))
+    if kept.get("sslrootcert") == "system":
+        kept |= {"sslmode": "verify-full", "sslrootcert": _find_public_authorities()}
     suffix = f"?{urlencode(kept)}" if kept else ""
-    dsn = f"postgresql://{base.partition('://')[2]}{suffix}"
-    return DatabaseAddress(base, dsn, {**options, "server_settings": server_settings})
+    dsn = f"postgresql://{account}{at}{hosts}{slash}{path}{suffix}"
+    return DatabaseAddress(first, dsn, {**options, "server_settings": server_settings}, pooled, hosts)
 
 
 def _check_files(address: DatabaseAddress) -> None:
@@ -164,6 +196,15 @@ def _check_files(address: DatabaseAddress) -> None:
     for name, value in parse_qsl((address.dsn or "").partition("?")[2]):
         if name in _FILES and not os.access(value, os.R_OK):
             raise _invalid(f"{name!r} names the file {value!r}, which cannot be read")
+
+
+def _find_public_authorities() -> str:
+    """Return the file of the system's authorities, for ``sslrootcert=system``."""
+    candidates = (ssl.get_default_verify_paths().cafile, *_AUTHORITIES)
+    for file in candidates:
+        if file is not None and os.access(file, os.R_OK):
+            return file
+    raise _invalid("'sslrootcert=system' finds no file of public authorities; name one instead of 'system'")
 
 
 def _invalid(reason: str) -> FatalError:
@@ -185,6 +226,8 @@ def _read_options(text: str) -> dict[str, str]:
     """Return the server settings in libpq's ``options``: ``-c name=value`` or ``--name=value``. Pure."""
     settings = {}
     words = iter(shlex.split(text))
+    if text and not text.startswith("-") and "=" in text:
+        return {"options": text}  # for the provider's proxy, for example `endpoint=...`
     for word in words:
         pair = next(words, "") if word == "-c" else word.removeprefix("--" if word.startswith("--") else "-c")
         name, equals, value = pair.partition("=")
@@ -203,13 +246,17 @@ class Database:
     Args:
         engine: SQLAlchemy's engine.
         clock: Monotonic seconds.
+        pooled: Whether only a transaction has a connection of its own to the server.
     """
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic, *, pooled: bool = False
+    ) -> None:
         self.engine = engine
         self.place = _describe_place(engine.url)
         """Where it is, for messages; without user and password."""
         self._clock = clock
+        self._pooled = pooled
         self._down_since: float | None = None
         # SQLite's own wait for the single writer is neither fair nor unlimited: under fifty submissions per second some
         # found the database locked after five seconds. So writers of this process take turns.
@@ -257,15 +304,19 @@ class Database:
             "pool_recycle": settings.recycle_s or -1,
         }
         if address.dsn is not None:
-            options["async_creator"] = _make_creator(
-                address.dsn, {**(address.options or {}), "command_timeout": statement_timeout_s}
-            )
-        return cls(create_async_engine(address.url, **options))
-
-    @property
-    def is_down(self) -> bool:
-        """True when the last request to the database found it unavailable. Without a request."""
-        return self._down_since is not None
+            connecting = {**(address.options or {}), "command_timeout": statement_timeout_s}
+            arguments: dict[str, Any] = {"async_creator_fn": _make_creator(address.dsn, connecting)}
+            if address.pooled:
+                # A statement without a name lives no longer than its transaction, as the server's connection does.
+                connecting["statement_cache_size"] = 0
+                arguments |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+            options["connect_args"] = arguments
+        engine = create_async_engine(address.url, **options)
+        event.listen(engine.sync_engine, "handle_error", _leave_replica)
+        database = cls(engine, pooled=address.pooled)
+        if address.hosts:
+            database.place = f"at {address.hosts}"
+        return database
 
     @property
     def is_sqlite(self) -> bool:
@@ -301,7 +352,7 @@ class Database:
             DatabaseUnavailable: as ``writing``.
             sqlalchemy.exc.IntegrityError: as ``writing``.
         """
-        if self.is_sqlite:
+        if self.is_sqlite or self._pooled:
             async with self.writing() as connection:
                 yield connection
             return
@@ -415,12 +466,21 @@ def _make_unavailable(error: Exception, place: str) -> DatabaseUnavailable:
 def _make_creator(dsn: str, options: Mapping[str, Any]) -> Callable[..., Awaitable[Any]]:
     """Return the function by which SQLAlchemy connects: asyncpg reads libpq's parameters from a URL only."""
 
-    async def connect() -> Any:
+    async def connect(*_: Any, **__: Any) -> Any:
         import asyncpg
 
         return await asyncpg.connect(dsn, **options)
 
     return connect
+
+
+def _leave_replica(context: Any) -> None:
+    """Close all connections when one leads to a server that became read-only: after a failover, the next go elsewhere.
+
+    They do with ``target_session_attrs=read-write`` and several hosts, or when the name of the host moves.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
