@@ -319,6 +319,11 @@ class Database:
         return database
 
     @property
+    def is_down(self) -> bool:
+        """True when the last request to the database found it unavailable. Without a request."""
+        return self._down_since is not None
+
+    @property
     def is_sqlite(self) -> bool:
         """True for SQLite, False for PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
