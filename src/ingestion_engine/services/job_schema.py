@@ -262,7 +262,6 @@ def _locked(database: Database, waited_s: float) -> DatabaseUnavailable:
 def _newer(found: str) -> FatalError:
     return FatalError(
         "database_newer",
-        f"The schema of the database of jobs is from a later version of the service, {found!r}, and this one cannot use "
-        "it.",
+        f"The schema of the database of jobs is of a later version of the service, {found!r}: this one cannot use it.",
         hint="Install the newest version that has used the database, or set INGEST_DATABASE_URL to another one.",
     )
