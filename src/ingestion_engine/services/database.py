@@ -188,7 +188,8 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
         kept |= {"sslmode": "verify-full", "sslrootcert": _find_public_authorities()}
     suffix = f"?{urlencode(kept)}" if kept else ""
     dsn = f"postgresql://{account}{at}{hosts}{slash}{path}{suffix}"
-    return DatabaseAddress(first, dsn, {**options, "server_settings": server_settings}, pooled, hosts)
+    passed = {**options, "server_settings": server_settings}
+    return DatabaseAddress(first, dsn, passed, pooled=pooled, hosts=hosts)
 
 
 def _check_files(address: DatabaseAddress) -> None:
