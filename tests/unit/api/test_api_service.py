@@ -413,10 +413,10 @@ async def test_event_streams_send_events_over_http(world: World, monkeypatch: py
         job_id = await plane.submit()
         follow = plane.services.jobs.follow
 
-        async def drive(job_id: str) -> AsyncIterator[JobRecord | None]:
+        async def drive(job_id: str, closing: asyncio.Event) -> AsyncIterator[JobRecord | None]:
             """Let the engine do its next step once an event has been sent."""
             steps = iter([world.engine.start, world.engine.progress, world.engine.finish])
-            async for job in follow(job_id):
+            async for job in follow(job_id, closing):
                 yield job
                 for step in itertools.islice(steps, 1):
                     await plane.look()
