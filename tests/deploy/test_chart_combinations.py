@@ -30,6 +30,7 @@ MINIMUM = {
         "weaviate": {"url": "http://weaviate.vectors.svc:8080"},
         "ray": {"address": "http://ray-head-svc.ray.svc:8265"},
     },
+    "networkPolicy": {"gateway": {"from": [{"namespaceSelector": {"matchLabels": {"team": "ray"}}}]}},
 }
 EVERYTHING = read_values(CHART / "examples" / "everything.yaml")
 

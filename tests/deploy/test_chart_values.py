@@ -28,6 +28,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "loopback": ({"config": {"qdrant": {"url": "http://localhost:6333"}}}, "INGEST_QDRANT__URL is a loopback address"),
     "two gateways": ({"config": {"gateway": {"url": ["http://g:11430"]}}}, "name two gateways"),
     "two Ray clusters": ({"rayCluster": {"enabled": True}}, "name two Ray clusters"),
+    "a gateway that Ray does not reach": ({"networkPolicy": {"gateway": {"from": []}}}, "would not reach the gateway"),
     "workers": (
         {"config": {"ray": {"address": None}}, "rayCluster": {"enabled": True, "workers": {"minReplicas": 3}}},
         "rayCluster.workers.minReplicas is greater than maxReplicas",
@@ -191,6 +192,45 @@ def _ports(values: dict[str, Any], name: str) -> set[int]:
         each for each in objects if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith(name)
     )
     return {port["port"] for one in policy["spec"].get("egress", ()) for port in one["ports"]}
+
+
+def _rules(values: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    objects = render(merge(_MINIMAL, values), release="ingest", namespace="search")
+    policy = next(
+        each for each in objects if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == f"ingest-{name}"
+    )
+    rules: list[dict[str, Any]] = policy["spec"]["egress"]
+    return rules
+
+
+def test_the_service_reaches_no_other_ray_than_the_chart_s() -> None:
+    """Unless a peer is named; the address of another cluster may lead anywhere."""
+
+    def find_peers(values: dict[str, Any]) -> Any:
+        rules = _rules(merge({"fullnameOverride": "ingest"}, values), "systems")
+        return next(rule for rule in rules if rule["ports"][0]["port"] == 8265).get("to")
+
+    own = {"config": {"ray": {"address": None}}, "rayCluster": {"enabled": True}}
+    named = [{"ipBlock": {"cidr": "10.1.0.0/28"}}]
+    assert find_peers(own) == [{"podSelector": {"matchLabels": {"ray.io/cluster": "ingest-ray"}}}]
+    assert find_peers(merge(own, {"networkPolicy": {"egress": {"ray": {"to": named}}}})) == named
+    assert find_peers({}) is None
+
+
+def test_names_are_resolved_at_another_port_where_it_is_set() -> None:
+    """DNS of OpenShift listens on port 5353 of its pods."""
+    values = {"networkPolicy": {"egress": {"dns": {"ports": [5353]}}}}
+    [rule] = _rules(values, "ingestion-engine")
+    assert rule == {"ports": [{"port": 5353, "protocol": "UDP"}, {"port": 5353, "protocol": "TCP"}]}
+    assert _ports({}, "-engine") == {53}
+
+
+def test_pods_of_spark_pull_with_the_same_secrets() -> None:
+    """Kubernetes gives the pull secrets of an account to its pods."""
+    values = {"spark": {"enabled": True, "namespace": "jobs"}, "imagePullSecrets": [{"name": "registry"}]}
+    accounts = [each for each in render(merge(_MINIMAL, values)) if each["kind"] == "ServiceAccount"]
+    given = {each["metadata"]["namespace"]: each.get("imagePullSecrets") for each in accounts}
+    assert given == {"ingest": None, "jobs": [{"name": "registry"}]}
 
 
 def test_ports_of_the_policy_follow_from_the_urls() -> None:

@@ -40,6 +40,9 @@
 {{- if and $values.rayCluster.enabled (dig "ray" "address" "" $config) -}}
 {{- $faults = append $faults "rayCluster.enabled and config.ray.address name two Ray clusters: remove one." -}}
 {{- end -}}
+{{- if and (dig "ray" "address" "" $config) $values.gateway.enabled $values.networkPolicy.enabled (not $values.networkPolicy.gateway.from) -}}
+{{- $faults = append $faults "The pods of your Ray cluster (config.ray.address) would not reach the gateway, and its jobs would wait for ever: name them in networkPolicy.gateway.from, or set gateway.enabled to false." -}}
+{{- end -}}
 {{- if and $values.rayCluster.enabled (gt (int $values.rayCluster.workers.minReplicas) (int $values.rayCluster.workers.maxReplicas)) -}}
 {{- $faults = append $faults "rayCluster.workers.minReplicas is greater than maxReplicas." -}}
 {{- end -}}
