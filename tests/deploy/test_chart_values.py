@@ -13,7 +13,7 @@ from helm_python import HelmError
 
 from ingestion_engine import __version__
 from ingestion_engine.submission.kubernetes.pod_templates import read_pod_templates
-from support.charts.rendering import CHART, EXAMPLES, find_refusal, merge, read_values, read_yaml, render
+from support.charts.rendering import CHART, EXAMPLES, find_refusal, merge, read_values, read_yaml, render, render_files
 
 _MINIMAL = read_values(next(path for path in EXAMPLES if path.stem == "minimal-ray"))
 _SPARK = {"spark": {"enabled": True}}
@@ -231,6 +231,31 @@ def test_pods_of_spark_pull_with_the_same_secrets() -> None:
     accounts = [each for each in render(merge(_MINIMAL, values)) if each["kind"] == "ServiceAccount"]
     given = {each["metadata"]["namespace"]: each.get("imagePullSecrets") for each in accounts}
     assert given == {"ingest": None, "jobs": [{"name": "registry"}]}
+
+
+def test_commands_of_the_pages_name_what_the_chart_makes() -> None:
+    """Deployments, Services and the RayCluster, for the release `ingest` that the pages install."""
+    values = {"config": {"ray": {"address": None}}, "rayCluster": {"enabled": True}}
+    objects = render(merge(_MINIMAL, values), release="ingest")
+    made = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in objects}
+    for page in ("deploy/kubernetes.md", "operate/upgrading.md"):
+        text = (CHART.parents[2] / "docs" / page).read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:deployment|service)/ingest[a-z-]*", text))
+        named |= {f"raycluster/{name}" for name in re.findall(r"ray\.io/cluster=(ingest[a-z-]*)", text)}
+        assert named <= made, page
+        assert named or "upgrading" in page
+
+
+def test_the_way_back_of_the_database_changes_the_command_of_the_job() -> None:
+    """docs/operate/upgrading.md replaces it with `sed`, and creates the Job without Helm."""
+    page = (CHART.parents[2] / "docs" / "operate" / "upgrading.md").read_text(encoding="utf-8")
+    [found] = re.findall(r"sed 's/(.+?)/(.+?)/'", page)
+    files = render_files(merge(_MINIMAL, {"migrations": {"mode": "job"}}), release="ingest")
+    [text] = [each for name, each in files.items() if name.endswith("templates/migrations.yaml")]
+    [job] = read_yaml(text.replace(found[0].replace("\\", ""), found[1]))
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["ingest", "migrate", "--back-to", "VERSION"]
+    assert "annotations" not in job["metadata"]
 
 
 def test_ports_of_the_policy_follow_from_the_urls() -> None:
