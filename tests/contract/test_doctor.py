@@ -376,9 +376,10 @@ class TestDatabase:
     async def test_another_schema(
         self, url: str, version: str, options: dict[str, Any], code: str | None, hint: str
     ) -> None:
-        """Older is migrated by the service, unless it may not; newer is never used."""
+        """Older is migrated by the service, unless it may not; newer is not used unless it says that it can be."""
         await (await JobStore.open(url)).close()
         await _execute(url, f"UPDATE alembic_version SET version_num = '{version}'")
+        await _execute(url, f"UPDATE schema_readers SET oldest = '{version}'")
         (found,) = await self.check(url, **options)
         assert (found.code, found.hint.startswith(hint)) == (code, True)
         assert found.state is (State.WARNING if code is None else State.FAILED)
@@ -429,6 +430,9 @@ class TestDatabase:
         _, pod = await self.check(url, in_kubernetes=True)
         assert (pod.state, pod.hint) == (State.WARNING, "Set INGEST_DATABASE_URL to a PostgreSQL.")
         await _execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        (found,) = await self.check(url)
+        assert found.state is State.OK  # decision 41: it says that this version can use it
+        await _execute(url, "UPDATE schema_readers SET oldest = '9999'")
         (found,) = await self.check(url)
         assert (found.state, found.code) == (State.FAILED, "database_newer")
 

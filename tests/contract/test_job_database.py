@@ -345,11 +345,12 @@ def test_a_url_with_a_mistake_is_refused_by_name(url: str, reason: str) -> None:
 
 
 async def test_a_database_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
-    """Its schema is unknown to this version: one sentence instead of a traceback of the migrations."""
+    """It does not say that this version can use its schema: one sentence instead of a traceback of the migrations."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     store = await JobStore.open(url)
     async with store.database.writing() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(sa.text("UPDATE schema_readers SET oldest = '9999'"))
     await store.close()
     with pytest.raises(FatalError, match="9999") as refused:
         await JobStore.open(url)

@@ -24,6 +24,7 @@ PROGRAMS: Final = ("minio", "ollama", "qdrant", "weaviate")
 VERSION_TIMEOUT_S: Final = 20.0
 """Time limit of ``--version``; a program of 100 MB that is read from a slow disk takes seconds."""
 
+_NUMBER: Final = re.compile(r"\d+")
 _VERSIONS: Final = {
     "minio": re.compile(r"minio version (?:RELEASE\.)?(\S+)"),
     "ollama": re.compile(r"version is (\S+)"),
@@ -143,7 +144,7 @@ def _find_fault(name: str, version: str | None) -> str:
     if version is None:
         return f"it does not say that it is {name}"
     oldest, lacking = _OLDEST.get(name, ("", ""))
-    said, least = (tuple(map(int, re.findall(r"\d+", text)[:3])) for text in (version, oldest))
+    said, least = (tuple(map(int, _NUMBER.findall(text)[:3])) for text in (version, oldest))
     # A version without numbers is a build of its own.
     return f"version {version} is older than {oldest} and lacks {lacking}" if said and said < least else ""
 

@@ -24,6 +24,8 @@ SHORTEST_SECRET: Final = 4
 _HIDDEN: Final = "***"
 _USER: Final = re.compile(r"://([^/@\s]*)@")
 """User and password of a URL."""
+_PASSWORD: Final = re.compile(r"[?&](?:password|sslpassword)=([^&#]+)")
+"""Password among the parameters of a database URL."""
 
 
 class State(StrEnum):
@@ -145,7 +147,7 @@ def _walk(value: Any) -> Iterable[str]:
         for credentials in _USER.findall(value):
             _, colon, password = credentials.partition(":")
             yield from {password, unquote(password)} if colon else ()
-        yield from re.findall(r"[?&](?:password|sslpassword)=([^&#]+)", value)
+        yield from _PASSWORD.findall(value)
     elif isinstance(value, Sequence):
         for item in value:
             yield from _walk(item)

@@ -18,6 +18,7 @@ LEAST_VERSION: Final = (2, 52)
 UNKNOWN_JOB: Final = "ingest-doctor"
 """Id of a job that no cluster has."""
 
+_NUMBER: Final = re.compile(r"\d+")
 _OPEN_HINT: Final = (
     "Start Ray with RAY_AUTH_MODE=token and set INGEST_RAY__AUTH_TOKEN: whoever reaches an open dashboard can run any "
     "code on the cluster."
@@ -68,7 +69,7 @@ async def _accepts(client: RayJobsClient) -> bool:
 
 
 def _parse(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    return tuple(int(number) for number in _NUMBER.findall(version)[:2])
 
 
 def _is_loopback(url: str) -> bool:

@@ -35,6 +35,7 @@ COLLECTIONS_AT_ONCE: Final = 8
 """Bounds the load on the stores (a guess)."""
 
 _DIMENSION: Final = 4
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 _TRIAL_NAME: Final = re.compile(rf"{TRIAL_PREFIX}(\d+)_[0-9a-f]+", re.IGNORECASE)
 _TITLES: Final = {StoreName.QDRANT: "Qdrant", StoreName.WEAVIATE: "Weaviate"}
 
@@ -110,7 +111,7 @@ async def _try_store(context: Context, store: VectorStore, name: StoreName) -> l
 
 def judge_version(name: StoreName, version: str) -> tuple[bool, str, str] | None:
     """Return whether a version can be used, what it lacks, and a hint; None for one that lacks nothing. Pure."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
+    found = _VERSION.match(version)
     known, title = VERSIONS[name], _TITLES[name]
     if found is None:
         return True, f"The version {version!r} of {title} cannot be compared.", "Check that it is a release."
