@@ -13,6 +13,7 @@ after its job was removed, are found by a listing once a day, and removed by the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import itertools
 import time
@@ -20,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
-from ingestion_engine.domain.errors import FatalError
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, TransientError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment
@@ -44,7 +45,14 @@ MARKED_S: Final = 60.0
 """Time between mark and removal, in which requests that were reading the job end."""
 
 NEEDED_AGAIN_S: Final = 3_600.0
-"""Time after which a job whose ledger was still needed is examined again."""
+"""Time after which a job whose ledger was still needed, or could not be removed, is examined again."""
+
+JUMP_S: Final = 3_600.0
+"""Advance of the clock over the time that has passed from which on it is not believed: it has been set wrongly, or has
+been corrected."""
+
+BELIEVED_S: Final = 86_400.0
+"""Time after which such a clock is believed, in which somebody can correct it."""
 
 SCAN_S: Final = 86_400.0
 """Time between two searches for ledgers without a row; one costs a request per 1,000 values of all ledgers."""
@@ -94,6 +102,9 @@ class Retention:
         self._clock = clock
         self._after = ""
         self._needed: dict[str, float] = {}
+        self._aside: dict[str, float] = {}
+        self._clocks: tuple[Moment, float] | None = None
+        self._jumped_at: float | None = None
         self._orphans: deque[str] = deque()
         self._scan_at = clock() + FIRST_SCAN_S
         self._due = 0
@@ -112,15 +123,21 @@ class Retention:
     async def sweep(self) -> None:
         """Remove some of what is due, and mark what is due next.
 
+        Nothing is removed for ``BELIEVED_S`` after the clock has jumped ahead. A job whose removal fails for its own
+        reasons ends this sweep, and the next ones go on without it for ``NEEDED_AGAIN_S``.
+
         Cost: three queries when there is nothing to do. Otherwise at most ``JOBS_PER_SWEEP`` jobs are removed and as
         many marked, each with a listing, two reads, and one request per value, one after another.
         """
+        now = self._read_now()
+        if now is None:
+            return
         self._removed.clear()
         try:
-            await self._remove_marked()
+            await self._remove_marked(now)
             if self._kept:
-                limit = self._now() - self._kept
-                await self._mark_due(limit)
+                limit = now - self._kept
+                await self._mark_due(limit, now)
                 await self._remove_orphans(limit)
                 self._due = await self._rows.count_due(limit)
         except NotLeading:
@@ -132,17 +149,49 @@ class Retention:
                 done = {"jobs": self._removed["jobs"], "ledgers": self._removed["ledgers"], "backlog": self.backlog}
                 _log.info("removed what ended long ago", extra=done)
 
-    async def _remove_marked(self) -> None:
-        for job in await self._rows.list_marked(self._now() - dt.timedelta(seconds=MARKED_S), JOBS_PER_SWEEP):
-            need = await asyncio.to_thread(find_need, self._state, job.collection, job.job_id)
-            if need is not None:  # a defect or a hand has opened it again
-                _log.warning("marked job not removed", extra={"job_id": job.job_id, "reason": need})
-                continue
-            await self._delete_ledger(job.job_id)
-            if await self._rows.remove(job.job_id, lead=self._leadership.require()):
-                self._removed["jobs"] += 1
+    def _read_now(self) -> Moment | None:
+        """Return the current time; None while the clock is ahead of the time that has passed since the last sweep."""
+        now, clock = self._now(), self._clock()
+        before, at = self._clocks or (now, clock)
+        ahead_s = (now - before).total_seconds() - (clock - at)
+        if ahead_s < JUMP_S:
+            self._clocks, self._jumped_at = (now, clock), None
+            return now
+        if self._jumped_at is None:
+            self._jumped_at = clock
+            _log.warning("nothing is removed: the clock has jumped", extra={"ahead_s": round(ahead_s), "now": str(now)})
+        if clock - self._jumped_at >= BELIEVED_S:
+            self._clocks = None
+        return None
 
-    async def _mark_due(self, limit: Moment) -> None:
+    @contextlib.contextmanager
+    def _setting_aside(self, job_id: str) -> Iterator[None]:
+        """Have the next sweeps leave out a job that fails for its own reasons, so that it holds up no other."""
+        try:
+            yield
+        except (TransientError, DatabaseUnavailable, NotLeading):
+            raise
+        except Exception:
+            self._aside[job_id] = self._clock() + NEEDED_AGAIN_S
+            raise
+
+    async def _remove_marked(self, now: Moment) -> None:
+        clock = self._clock()
+        self._aside = {job_id: until for job_id, until in self._aside.items() if until > clock}
+        before, limit = now - dt.timedelta(seconds=MARKED_S), JOBS_PER_SWEEP + len(self._aside)
+        marked = [job for job in await self._rows.list_marked(before, limit) if job.job_id not in self._aside]
+        for job in marked[:JOBS_PER_SWEEP]:
+            with self._setting_aside(job.job_id):
+                need = await asyncio.to_thread(find_need, self._state, job.collection, job.job_id)
+                if need is not None:  # a defect or a hand has opened it again
+                    _log.warning("marked job not removed", extra={"job_id": job.job_id, "reason": need})
+                    self._aside[job.job_id] = clock + NEEDED_AGAIN_S
+                    continue
+                await self._delete_ledger(job.job_id)
+                if await self._rows.remove(job.job_id, lead=self._leadership.require()):
+                    self._removed["jobs"] += 1
+
+    async def _mark_due(self, limit: Moment, moment: Moment) -> None:
         now = self._clock()
         self._needed = {job_id: until for job_id, until in self._needed.items() if until > now}
         page = await self._rows.list_due(limit, after=self._after, limit=JOBS_PER_SWEEP)
@@ -152,14 +201,16 @@ class Retention:
         used = await self._rows.find_used()
         chosen = []
         for job in page:
-            if job.job_id in self._needed or job.job_id in used:
+            if job.job_id in self._needed or job.job_id in used or job.job_id in self._aside:
                 continue
-            if await asyncio.to_thread(find_need, self._state, job.collection, job.job_id) is None:
+            with self._setting_aside(job.job_id):
+                need = await asyncio.to_thread(find_need, self._state, job.collection, job.job_id)
+            if need is None:
                 chosen.append(job.job_id)
             else:
                 self._needed[job.job_id] = now + NEEDED_AGAIN_S
         if chosen:
-            await self._rows.mark(chosen, self._now(), lead=self._leadership.require())
+            await self._rows.mark(chosen, moment, lead=self._leadership.require())
 
     async def _remove_orphans(self, limit: Moment) -> None:
         if self._clock() >= self._scan_at:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
+from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.services import retention as module
@@ -21,7 +22,14 @@ from ingestion_engine.services.job_ids import JobIds, read_creation
 from ingestion_engine.services.job_records import jobs
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.leadership import Leadership
-from ingestion_engine.services.retention import FIRST_SCAN_S, MARKED_S, NEEDED_AGAIN_S, SCAN_S, Retention
+from ingestion_engine.services.retention import (
+    BELIEVED_S,
+    FIRST_SCAN_S,
+    MARKED_S,
+    NEEDED_AGAIN_S,
+    SCAN_S,
+    Retention,
+)
 from ingestion_engine.state.collections import close_plan, open_plan
 from ingestion_engine.state.ledger import Ledger
 from support.control import Plane, World, queued
@@ -44,6 +52,7 @@ class Keeper:
     def __init__(self, store: JobStore, state: StateStore, *, days: float = DAYS) -> None:
         self.store = store
         self.seconds = 1_000.0
+        self.ahead = dt.timedelta()
         self.removed: dict[str, int] = {}
         self.leadership = Leadership(store)
         self.retention = Retention(
@@ -51,7 +60,7 @@ class Keeper:
             state,
             self.leadership,
             days=days,
-            now=lambda: NOW + dt.timedelta(seconds=self.seconds),
+            now=lambda: NOW + dt.timedelta(seconds=self.seconds) + self.ahead,
             on_removed=self.count,
             clock=lambda: self.seconds,
         )
@@ -308,6 +317,73 @@ async def test_a_copy_that_does_not_dispatch_any_more_removes_nothing(store: Job
     assert await EndedRows(store.database).mark(["job-1"], NOW, lead=keeper.leadership.require()) == 0
     assert not await EndedRows(store.database).remove("job-1", lead=keeper.leadership.require())
     assert await rows(store) == {"job-1"}
+
+
+class LockedState(MemoryState):
+    """A state store that refuses to delete the ledger of one job, for example by an object lock."""
+
+    locked = "jobs/job-1/"
+
+    def delete(self, path: str) -> None:
+        if path.startswith(self.locked):
+            raise FatalError("state_access_denied", f"{path!r} may not be deleted.")
+        super().delete(path)
+
+
+async def test_a_ledger_that_cannot_be_deleted_holds_up_no_other_job(store: JobStore) -> None:
+    """Its failure is reported, tried again an hour later, and shown as due."""
+    state = LockedState()
+    for number in range(1, 4):
+        await add(store, f"job-{number}")
+        fill(state, f"job-{number}")
+    keeper = Keeper(store, state)
+    await keeper.sweep(1)
+    with pytest.raises(FatalError):
+        await keeper.sweep(1)
+    keeper.seconds += MARKED_S
+    await keeper.sweep(1)
+    assert await rows(store) == ledgers(state) == {"job-1"}
+    assert (keeper.retention.backlog, keeper.retention.needed) == (1, 0)
+    state.locked = "jobs/none/"
+    keeper.seconds += NEEDED_AGAIN_S
+    await keeper.sweep(1)
+    assert await rows(store) == ledgers(state) == set()
+
+
+async def test_a_marked_job_that_is_needed_again_holds_up_no_other(
+    store: JobStore, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when there are as many as one sweep removes."""
+    monkeypatch.setattr(module, "JOBS_PER_SWEEP", 1)
+    keeper = Keeper(store, world.state)
+    assert await keeper.leadership.renew()
+    for job_id in ("job-1", "job-2"):
+        await add(store, job_id)
+    await EndedRows(store.database).mark(["job-1", "job-2"], NOW, lead=keeper.leadership.require())
+    open_plan(world.state, "notes", "job-1", attempt=1, data={})
+    await keeper.sweep(2)
+    assert await rows(store) == {"job-1"}
+
+
+@pytest.mark.parametrize("is_corrected", [True, False])
+async def test_a_clock_that_jumps_ahead_removes_nothing_for_a_day(
+    store: JobStore, world: World, is_corrected: bool
+) -> None:
+    """A server of the database with a wrong clock has taken over: jobs of this week are not hidden, nor removed."""
+    await add(store, "job-1", created_at=NOW - dt.timedelta(days=2), ended=NOW - dt.timedelta(days=1))
+    fill(world.state, "job-1", ended=NOW)
+    keeper = Keeper(store, world.state)
+    await keeper.sweep()
+    keeper.ahead = dt.timedelta(days=60)
+    await keeper.sweep(5)
+    assert await store.get("job-1") is not None
+    assert ledgers(world.state) == {"job-1"}
+    if is_corrected:
+        keeper.ahead = dt.timedelta()
+        await keeper.sweep()
+    keeper.seconds += BELIEVED_S
+    await keeper.sweep(4)
+    assert await rows(store) == ({"job-1"} if is_corrected else set())
 
 
 SLICES = 4
