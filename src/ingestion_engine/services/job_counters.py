@@ -77,7 +77,8 @@ class JobCounters:
         """Their duration, by system."""
         self._names: set[str] = set()
         self._counted: dict[str, dict[str, float]] = {}
-        """What of each job under way is counted already; a later attempt may report less again for a while."""
+        """What of each job under way is counted already, by this copy of the service or another one; a later attempt may
+        report less again for a while."""
 
     def note_change(self, before: JobRecord, after: JobRecord, event: JobEvent | None) -> None:
         """Count what a change of a row tells; ``event`` is what changed its phase, if anything did."""
@@ -99,7 +100,9 @@ class JobCounters:
     def _note_work(self, before: JobRecord, after: JobRecord) -> None:
         if (after.counts, after.progress, after.timings) == (before.counts, before.progress, before.timings):
             return
-        counted = self._counted.setdefault(before.id, _read_totals(before))
+        counted = self._counted.setdefault(before.id, {})
+        for name, total in _read_totals(before).items():
+            counted[name] = max(total, counted.get(name, 0))  # more than here: another copy has dispatched meanwhile
         engine = after.engine.value
         for name, total in _read_totals(after).items():
             more = total - counted.get(name, 0)

@@ -366,15 +366,22 @@ class JobStore:
     async def find_oldest_active(self) -> dict[tuple[str, str], Moment]:
         """Return when the oldest job of each (engine, state) was submitted, of jobs that have not ended.
 
-        Cost: one query over the index of states; reads no row of a job that has ended.
+        Jobs whose moment cannot be read are left out.
+
+        Cost: one query over the index of states; reads no row of a job that has ended. When a moment cannot be read, as
+        ``list_active``.
         """
         query = (
             sa.select(jobs.c.engine, jobs.c.state, sa.func.min(jobs.c.created_at, type_=UtcMoment))
             .where(jobs.c.state.in_([state.value for state in JobState if not state.is_final]))
             .group_by(jobs.c.engine, jobs.c.state)
         )
-        async with self.database.reading() as connection:
-            rows = (await connection.execute(query)).all()
+        try:
+            async with self.database.reading() as connection:
+                rows = (await connection.execute(query)).all()
+        except (TypeError, ValueError):  # one damaged row hides no other
+            newest_first = reversed(await self.list_active())
+            return {(job.engine.value, job.state.value): job.created_at for job in newest_first}
         return {(engine, state): oldest for engine, state, oldest in rows}
 
     async def hold_dispatch(self, holder: str, ttl_s: float) -> DispatchLease:

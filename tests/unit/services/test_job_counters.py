@@ -30,6 +30,16 @@ def with_progress(job: JobRecord, counts: dict[str, int], **timings: Any) -> Job
     return dataclasses.replace(job, counts=counts, progress={"counts": counts, "timings": timings})
 
 
+def test_growth_is_counted_once_when_the_lead_returns() -> None:
+    """What another copy has counted meanwhile is not counted again by the first one."""
+    first, second = JobCounters(), JobCounters()
+    rows = [JOB, *(with_progress(JOB, {"done": n}, stage_seconds={"embed": n / 2}) for n in (100, 200, 250, 120, 260))]
+    for counters, (before, after) in zip((first, second, first, first, first), itertools.pairwise(rows), strict=True):
+        counters.note_change(before, after, None)
+    assert (first.objects["ray", "done"], second.objects["ray", "done"]) == (160, 100)
+    assert (first.stages_s["ray", "embed"], second.stages_s["ray", "embed"]) == (80, 50)
+
+
 def test_growth_is_counted_once_over_attempts_and_copies() -> None:
     """A driver that starts over reports less for a while; a copy that takes over goes on from the row."""
     first, second = JobCounters(), JobCounters()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ingestion_engine.state.aliases import Alias, write_alias
 from ingestion_engine.state.ledger import Ledger
@@ -118,3 +119,14 @@ async def test_a_row_of_a_later_version_stops_nothing(world: World) -> None:
         world.engine.finish(good)
         await plane.look()
         assert (await plane.job(good))["state"] == "succeeded"
+
+
+async def test_metrics_are_shown_although_the_moment_of_a_row_is_damaged(world: World) -> None:
+    """Nobody would be told of anything any more."""
+    async with world.serve() as plane:
+        bad, _ = await plane.submit(collection="bad"), await plane.submit(collection="good")
+        await overwrite(plane.services.store, bad, created_at=sa.literal_column("'0 damaged'"))
+        answer = await plane.client.get("/metrics")
+        assert answer.status_code == 200
+        assert 'ingest_jobs{engine="ray",state="queued"} 2.0' in answer.text
+        assert 'ingest_jobs_oldest_active_seconds{engine="ray",state="queued"}' in answer.text
