@@ -133,7 +133,11 @@ class JsonFormatter(logging.Formatter):
         line |= {f"{name}_" if name in line else name: value for name, value in event_fields(record).items()}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return escape_unseen(json.dumps(line, ensure_ascii=False, default=str))
+        try:
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False, default=str)
+        except (TypeError, ValueError):  # a number or key that JSON lacks: no collector would read the line
+            text = json.dumps({name: _simplify(value) for name, value in line.items()}, ensure_ascii=False)
+        return escape_unseen(text)
 
 
 class TextFormatter(logging.Formatter):
@@ -155,6 +159,10 @@ class TextFormatter(logging.Formatter):
             fields={name: value for name, value in event_fields(record).items() if name not in self._left_out},
             exception=exception,
         )
+
+
+def _simplify(value: Any) -> str | int | None:
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def make_readable(log: str) -> str:

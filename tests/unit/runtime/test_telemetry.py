@@ -104,6 +104,19 @@ def test_a_field_hides_neither_time_nor_event() -> None:
     assert event["time"] != "never"
 
 
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {("a", 1): 2}])
+def test_a_value_that_json_lacks_loses_no_event(value: object) -> None:
+    """``NaN`` is no JSON for collectors of logs, and a key that is no text would raise."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    with written(as_json=True) as stream:
+        get_logger("x").info("measured", extra={"value": value, "parts": 3})
+    event = json.loads(stream.getvalue(), parse_constant=refuse)
+    assert (event["event"], event["value"], event["parts"]) == ("measured", str(value), 3)
+
+
 def test_warnings_of_python_are_events() -> None:
     """They were lines of their own form on standard error."""
     with written(as_json=True) as stream:
