@@ -77,7 +77,7 @@ class JobCounters:
         """Their duration, by system."""
         self._names: set[str] = set()
         self._counted: dict[str, dict[str, float]] = {}
-        """What of each job under way is counted already, by this copy of the service or another one; a later attempt may
+        """What of each job under way is counted already, here or by another copy of the service; a later attempt may
         report less again for a while."""
 
     def note_change(self, before: JobRecord, after: JobRecord, event: JobEvent | None) -> None:
