@@ -234,7 +234,12 @@ def _count_jobs(counted: JobCounters) -> Iterator[Metric]:
             buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
         durations.add_metric(list(key), buckets, seen.total_s)
     yield durations
-    yield _counter("job_attempts", "Drivers that engines have accepted.", _one(counted.attempts), labels=["engine"])
+    yield _counter(
+        "job_attempts",
+        "Drivers that engines have accepted: the first of a job, or a repeated one.",
+        counted.attempts,
+        labels=["engine", "kind"],
+    )
     yield _counter("jobs_ended_by_error", "Jobs that have ended with an error.", _one(counted.errors), labels=["code"])
 
 

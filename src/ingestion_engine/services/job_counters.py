@@ -54,8 +54,8 @@ class JobCounters:
         """By engine, mode and state."""
         self.durations: dict[tuple[str, str, str], Durations] = {}
         """Time from submission to end, by the same."""
-        self.attempts: Counter[str] = Counter()
-        """Drivers that engines have accepted, by engine."""
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        """Drivers that engines have accepted, by engine and whether it is the ``first`` of its job or ``repeated``."""
         self.errors: Counter[str] = Counter()
         """Jobs that ended with an error, by its code."""
         self.objects: Counter[tuple[str, str]] = Counter()
@@ -84,9 +84,15 @@ class JobCounters:
         """Count what a change of a row tells; ``event`` is what changed its phase, if anything did."""
         self._note_work(before, after)
         if event is JobEvent.ACCEPT:
-            self.attempts[after.engine.value] += 1
+            self._note_driver(before)
         if after.state.is_final and not before.state.is_final:
             self._note_end(after)
+
+    def _note_driver(self, before: JobRecord) -> None:
+        engine = before.engine.value
+        for kind in ("first", "repeated"):
+            # Both have a series from the first driver on: increase() does not see the value with which one begins.
+            self.attempts[engine, kind] += (kind == "first") == (before.submitted_at is None)
 
     def _note_end(self, job: JobRecord) -> None:
         self._counted.pop(job.id, None)

@@ -71,11 +71,13 @@ def test_growth_is_counted_once_over_attempts_and_copies() -> None:
 
 
 def test_accepted_drivers_are_attempts() -> None:
-    """Those of the first and of later attempts."""
+    """Those of first and of later attempts apart, with a series for both before anything is repeated."""
     counters = JobCounters()
-    for _ in range(2):
-        counters.note_change(JOB, JOB, JobEvent.ACCEPT)
-    assert counters.attempts == {"ray": 2}
+    accepted = dataclasses.replace(JOB, submitted_at=BEGAN)
+    counters.note_change(JOB, accepted, JobEvent.ACCEPT)
+    assert counters.attempts == {("ray", "first"): 1, ("ray", "repeated"): 0}
+    counters.note_change(accepted, accepted, JobEvent.ACCEPT)
+    assert counters.attempts == {("ray", "first"): 1, ("ray", "repeated"): 1}
 
 
 def test_names_from_drivers_are_bounded() -> None:
