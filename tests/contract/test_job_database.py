@@ -331,6 +331,7 @@ async def test_a_database_that_cannot_be_opened_says_why(postgres: Postgres) -> 
         ("postgresql://u:secret@h/d?sslmode=require&channel_binding=require", "lacks 'channel_binding=require'"),
         ("postgresql://u:secret@h/d?options=fast", "'options' must consist of"),
         ("oracle7://u:secret@h/d", "not the URL of a database"),
+        ("mysql://u:secret@h/d", "not the URL of a database"),
         ("jobs.db", "not the URL of a database"),
         ("postgresql://u:secret@h:port/d", "not the URL of a database"),
     ],

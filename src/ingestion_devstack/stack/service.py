@@ -126,16 +126,22 @@ class Service:
                 raise StackError(f"{self.plan.title} did not respond within {timeout_s:.0f} s. {self._log_note()}")
             time.sleep(0.05)
 
+    def check_restart(self) -> None:
+        """Return when a server that ended by itself may be started again.
+
+        Raises:
+            StackError: it has been started again less than ``RESTART_AGAIN_S`` ago.
+        """
+        if self._restarted_at is not None and time.monotonic() - self._restarted_at < RESTART_AGAIN_S:
+            raise StackError(f"Ended twice within {RESTART_AGAIN_S / 60:.0f} minutes: {self.last_words}")
+
     def restart(self, timeout_s: float) -> None:
         """Start a server that ended by itself again, at the same address, and return when it answers.
 
         Raises:
-            StackError: it did not start, or it has been restarted less than ``RESTART_AGAIN_S`` ago.
+            StackError: it did not start.
         """
-        now = time.monotonic()
-        if self._restarted_at is not None and now - self._restarted_at < RESTART_AGAIN_S:
-            self.check()
-        self._restarted_at = now
+        self._restarted_at = time.monotonic()
         if self._process:
             self._process.stop()
         self.start()

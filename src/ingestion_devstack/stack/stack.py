@@ -163,6 +163,7 @@ class Stack:
         """
         for service in self.services.values():
             if service.exit_code is not None:
+                service.check_restart()
                 self._listener.on_restart(service)
                 service.restart(START_TIMEOUT_S)
 

@@ -16,6 +16,7 @@ SHOWN_DIGITS = 12
 
 _OLLAMA_HINT = "Start `ollama serve` there, or correct INGEST_OLLAMA__URLS."
 _GATEWAY_HINT = "Start `ingest gateway` there, or correct INGEST_GATEWAY__URL."
+_BEHIND_HINT = "Run `ingest doctor --role gateway` where the gateway runs: a server behind it does not answer."
 
 
 async def check_ollama(context: Context) -> list[Finding]:
@@ -73,8 +74,11 @@ def _judge(report: ServerReport, reference: str | None, *, hint: str) -> Finding
         **({"servers": list(report.peers)} if report.peers is not None else {}),
     }
     if error is not None:
-        is_foreign = report.latency_ms is None or isinstance(error, TlsFailed)
-        return fail_by(error, hint if is_foreign else "Check this server's log.", target=report.url, **facts)
+        if report.peers is not None:
+            hint = _BEHIND_HINT
+        elif report.latency_ms is not None and not isinstance(error, TlsFailed):
+            hint = "Check this server's log."
+        return fail_by(error, hint, target=report.url, **facts)
     assert info is not None
     if reference is not None and info.digest != reference:
         return fail(

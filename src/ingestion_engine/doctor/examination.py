@@ -134,6 +134,7 @@ CHECKS: Final = (
         function="check_ollama",
         roles=_ALL,
         about="every Ollama server: version, default model, its digest, one text",
+        hint="Check INGEST_OLLAMA__URLS, and the log and the load of each server.",
     ),
     Check(
         name="gateway",
@@ -141,6 +142,7 @@ CHECKS: Final = (
         function="check_gateway",
         roles=_ALL,
         about="every gateway: its servers, default model, one text",
+        hint="Check INGEST_GATEWAY__URL, and that the gateway and its servers run.",
     ),
     Check(
         name="qdrant",
@@ -182,7 +184,7 @@ CHECKS: Final = (
         function="check_kubernetes",
         roles=_SERVICE,
         about="Kubernetes: API server, and each permission of the account",
-        hint="Check INGEST_SPARK__KUBECONFIG, or the service account of this pod.",
+        hint="Check that the API server runs, and INGEST_SPARK__KUBECONFIG or the service account of this pod.",
         extra="kubernetes",
     ),
     Check(

@@ -143,6 +143,8 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
     first = f"{scheme}{separator}{account}{at}{hosts.partition(',')[0]}{slash}{path}"
     try:
         parsed = sa.engine.make_url(first if scheme == _ASYNCPG else url)
+        if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+            raise _invalid("it is not the URL of a database that is supported")
         parsed.get_dialect()
     except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
         raise _invalid("it is not the URL of a database that is supported") from error

@@ -229,7 +229,7 @@ async def test_no_cluster_no_check_of_the_operator(cluster: type[ScriptedCluster
     api, operator = await diagnose(spark(), "kubernetes", "spark")
     assert (api.state, api.hint) == (
         State.FAILED,
-        "Check INGEST_SPARK__KUBECONFIG, or the service account of this pod.",
+        "Check that the API server runs, and INGEST_SPARK__KUBECONFIG or the service account of this pod.",
     )
     assert (operator.state, operator.detail) == (State.SKIPPED, "because 'kubernetes' is not ok")
 

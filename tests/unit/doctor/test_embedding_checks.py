@@ -148,6 +148,16 @@ async def test_a_gateway_is_tried_in_place_of_its_servers(servers: ExitStack) ->
     assert (direct.target, direct.state, through.state) == (server, State.OK, State.OK)
 
 
+@pytest.mark.parametrize("path", ["/api/tags", "/api/embed"])
+async def test_a_gateway_whose_servers_do_not_answer(servers: ExitStack, path: str) -> None:
+    """It runs, so there is nothing to start: the fault is behind it."""
+    broken = {path: lambda _: (503, {"error": "No Ollama server is available."})}
+    url = servers.enter_context(serving(gateway(**broken)))
+    found = worst(await diagnose(Settings(gateway={"url": [url]}), "gateway"))
+    assert found.state is State.FAILED
+    assert found.hint.startswith("Run `ingest doctor --role gateway` where the gateway runs")
+
+
 async def test_an_address_that_is_no_gateway(servers: ExitStack) -> None:
     """A plain Ollama server embeds too, but nothing would share it fairly."""
     url = servers.enter_context(serving(answers()))

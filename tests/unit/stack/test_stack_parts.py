@@ -19,7 +19,7 @@ from ingestion_devstack.stack.environment import load_own_settings, write_stack_
 from ingestion_devstack.stack.processes import Ports
 from ingestion_devstack.stack.ray_head import LockedDirectory, leave_out_client_server, remove_leftovers
 from ingestion_devstack.stack.service import Home, Plan, Service, StackError
-from ingestion_devstack.stack.stack import configured_systems
+from ingestion_devstack.stack.stack import Listener, Stack, configured_systems
 from ingestion_engine.runtime.settings import Settings
 from support.waiting import wait_for
 
@@ -189,11 +189,15 @@ def test_a_server_that_ends_is_started_again_once(tmp_path: Path) -> None:
     service.wait_until_ready()
     end(service, tmp_path)
     assert "It ended with exit code 3." in service.last_words
-    service.restart(60)
-    assert service.exit_code is None
+    said: list[str] = []
+    stack = Stack(Settings(data_dir=tmp_path), listener=Listener(on_restart=lambda one: said.append(one.plan.title)))
+    stack.services["it"] = service
+    stack.keep_running()
+    assert (service.exit_code, said) == (None, ["It"])
     end(service, tmp_path)
-    with pytest.raises(StackError, match="It ended with exit code 3"):
-        service.restart(60)
+    with pytest.raises(StackError, match=r"Ended twice within 10 minutes: It ended with exit code 3\."):
+        stack.keep_running()
+    assert said == ["It"], "nobody is told of a start that is none"
     service.stop()
 
 
