@@ -141,13 +141,7 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
     account = account.replace("@", "%40")  # `user@server`, as some providers name accounts
     # SQLAlchemy knows one host with a port; asyncpg connects to all.
     first = f"{scheme}{separator}{account}{at}{hosts.partition(',')[0]}{slash}{path}"
-    try:
-        parsed = sa.engine.make_url(first if scheme == _ASYNCPG else url)
-        if parsed.get_backend_name() not in ("postgresql", "sqlite"):
-            raise _invalid("it is not the URL of a database that is supported")
-        parsed.get_dialect()
-    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
-        raise _invalid("it is not the URL of a database that is supported") from error
+    parsed = _parse_supported(first if scheme == _ASYNCPG else url)
     if parsed.drivername != _ASYNCPG:
         return DatabaseAddress(url)
     pooled = binding = False
@@ -192,6 +186,18 @@ def parse_database_url(url: str, *, ca_file: Path | None = None) -> DatabaseAddr
     dsn = f"postgresql://{account}{at}{hosts}{slash}{path}{suffix}"
     passed = {**options, "server_settings": server_settings}
     return DatabaseAddress(first, dsn, passed, pooled=pooled, hosts=hosts)
+
+
+def _parse_supported(url: str) -> sa.URL:
+    """Return a URL of PostgreSQL or SQLite, parsed. Raises FatalError, "database_url_invalid", for any other text."""
+    try:
+        parsed = sa.engine.make_url(url)
+        if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+            raise ValueError(parsed.get_backend_name())
+        parsed.get_dialect()
+    except (exc.ArgumentError, exc.NoSuchModuleError, ValueError) as error:
+        raise _invalid("it is not the URL of a database that is supported") from error
+    return parsed
 
 
 def _check_files(address: DatabaseAddress) -> None:
