@@ -27,6 +27,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # A release that does not know the mark would show these jobs again, with what is left of their ledgers.
+    op.execute("DELETE FROM jobs WHERE removing_at IS NOT NULL")
     op.drop_table("drains")
     op.drop_index("ix_jobs_finished", "jobs")
     op.drop_column("jobs", "removing_at")
