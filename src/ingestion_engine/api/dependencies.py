@@ -125,7 +125,7 @@ class DrainOrder(Strict):
     """Why, for the notes of jobs that wait."""
 
 
-DrainBody = Annotated[DrainOrder | None, Body()]
+DrainBody = Annotated[DrainOrder | None, BeforeValidator(check_body), Body()]
 
 # -- queries ----------------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import orjson
 import pytest
+from fastapi.routing import APIRoute
 
-from ingestion_engine.api.input_checks import INTEGER_MAX, LIST_MAX, OBJECT_MAX
+from ingestion_engine.api import routes_aliases, routes_data, routes_jobs, routes_ops
+from ingestion_engine.api.input_checks import INTEGER_MAX, LIST_MAX, OBJECT_MAX, check_body
 from ingestion_engine.api.problems import ERRORS_MAX
 from ingestion_engine.state.cursors import encode_cursor
 from support.control import BODY, World, make_collection
+
+ROUTERS = [module.router for module in (routes_aliases, routes_data, routes_jobs, routes_ops)]
 
 
 @pytest.fixture
@@ -27,6 +31,25 @@ async def post(world: World, path: str, body: bytes | dict[str, Any]) -> tuple[i
         answer = await plane.client.post(path, content=content, headers={"content-type": "application/json"})
         assert answer.headers["content-type"] in {"application/problem+json", "application/json"}
         return answer.status_code, answer.json()
+
+
+async def test_the_reason_of_a_drain_is_one_that_can_be_stored(world: World) -> None:
+    """PostgreSQL refused it, and the answer was an unexpected error."""
+    async with world.serve() as plane:
+        answer = await plane.client.put("/drain", json={"reason": "nul\0"})
+        assert (answer.status_code, answer.json()["field"]) == (422, "reason")
+        assert (await plane.client.get("/drain")).json()["draining"] is False
+        assert (await plane.client.put("/drain")).status_code == 200
+
+
+def test_every_body_is_checked() -> None:
+    """Also those of routes to come."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    bodies = {route.path: route.body_field for route in routes if route.body_field is not None}
+    assert {"/search", "/drain"} <= set(bodies)
+    for path, body in bodies.items():
+        checks = [getattr(part, "func", None) for part in body.field_info.metadata]
+        assert check_body in checks, path
 
 
 @pytest.mark.parametrize(
