@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Final
 
 from ingestion_engine.adapters.connect import open_state_store
@@ -11,7 +10,7 @@ from ingestion_engine.adapters.s3.trial import S3Trial
 from ingestion_engine.doctor.context import Context, Role, in_thread, timed
 from ingestion_engine.doctor.findings import Finding, fail, not_configured, ok, skip, warn
 from ingestion_engine.domain.errors import IngestionError, ObjectError
-from ingestion_engine.state.trial import try_operations
+from ingestion_engine.state.trial import make_trial_path, remove_left_behind, try_operations
 
 SKEW_REFUSED_S: Final = 15 * 60.0
 """S3 refuses requests whose time differs by more than 15 minutes (S3 API reference, ``RequestTimeTooSkewed``)."""
@@ -86,9 +85,10 @@ async def check_state(context: Context) -> list[Finding]:
     if context.read_only:
         return [ok(f"{store.url}: can be read; writes were not tried", latency_ms=latency_ms)]
     await in_thread(lambda: try_operations(store, ""))
+    await in_thread(lambda: remove_left_behind(store, ""))
     tried = "list, read, write, replace, delete, conditional writes"
     if isinstance(store, S3StateStore):
-        await in_thread(lambda: store.try_upload_in_parts(f"trial-{secrets.token_hex(8)}"))
+        await in_thread(lambda: store.try_upload_in_parts(make_trial_path("")))
         tried += ", upload in parts"
         return [ok(f"{store.url}: {tried}", latency_ms=latency_ms, url=store.url)]
     findings = [ok(f"{store.url}: {tried}", latency_ms=latency_ms, url=store.url)]

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import time
+from typing import Final
 
 from ingestion_engine.domain.errors import FatalError, StateConflict
 from ingestion_engine.domain.ports import StateStore
+
+LEFT_BEHIND_S: Final = 600.0
+"""Age in seconds from which a value that was written to try the store belongs to a process that has ended."""
+
+_NAME: Final = re.compile(r"trial-(\d{1,12})-[0-9a-f]{16}")
+
+
+def make_trial_path(folder: str) -> str:
+    """Return a path that nothing else has, for a value that is only written to try the store.
+
+    It names the second of its creation, by which ``remove_left_behind`` knows it.
+    """
+    return f"{folder}trial-{int(time.time())}-{secrets.token_hex(8)}"
+
+
+def remove_left_behind(store: StateStore, folder: str) -> int:
+    """Remove the values of trials that were killed before they removed them; return the number. One listing."""
+    names = [path.removeprefix(folder) for path in store.list(f"{folder}trial-")]
+    now, found = time.time(), [match for name in names if (match := _NAME.fullmatch(name))]
+    old = [match[0] for match in found if now - int(match[1]) > LEFT_BEHIND_S]
+    for name in old:
+        store.delete(f"{folder}{name}")
+    return len(old)
 
 
 def try_operations(store: StateStore, folder: str) -> None:
@@ -22,7 +48,7 @@ def try_operations(store: StateStore, folder: str) -> None:
 
     Cost: eight requests.
     """
-    path = f"{folder}trial-{secrets.token_hex(8)}"
+    path = make_trial_path(folder)
     # S3 answers 403 to a read of an absent object when listing is not allowed, so that is tried first.
     for _ in store.list(path):
         break

@@ -9,7 +9,8 @@ import pytest
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import Stored
-from ingestion_engine.state.trial import try_operations
+from ingestion_engine.state import trial
+from ingestion_engine.state.trial import LEFT_BEHIND_S, make_trial_path, remove_left_behind, try_operations
 from support.doubles import MemoryState
 
 OPERATIONS = ("list", "create", "get", "replace", "delete")
@@ -54,3 +55,17 @@ def test_a_store_that_does_not_keep_its_promises_is_refused(ignored: str, monkey
     with pytest.raises(FatalError) as refused:
         try_operations(store, "")
     assert refused.value.code == "state_conditions_ignored"
+
+
+def test_values_of_trials_that_were_killed_are_removed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a trial that may be running, nor what is named otherwise."""
+    store = MemoryState()
+    now = 1_800_000_000.0
+    monkeypatch.setattr(trial.time, "time", lambda: now)
+    killed = make_trial_path("")
+    now += LEFT_BEHIND_S + 1
+    running = make_trial_path("")
+    kept = {running, "trial-1-notes.json", "trial-1/1-0123456789abcdef", f"jobs/a/{killed}"}
+    for path in {killed, *kept}:
+        store.put(path, b"1")
+    assert (remove_left_behind(store, ""), set(store.values)) == (1, kept)
