@@ -12,7 +12,7 @@ import difflib
 import functools
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -575,6 +576,8 @@ def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Setting
     environment = {name: value for name, value in os.environ.items() if name not in ignored}
     variables = {**_read_secrets(os.environ.get("INGEST_SECRETS_DIR")), **environment}
     _check_names(variables)
+    # Compose files and charts write an empty value for what is not set.
+    variables = {name: value for name, value in variables.items() if value or name.upper() not in _list_optional()}
     # pydantic-settings' source for nested names reads all files of the directory, also binary ones of other programs.
     token = _variables.set({name.lower(): value for name, value in variables.items()})
     try:
@@ -668,12 +671,29 @@ def _warn_of(name: str) -> None:
 @functools.cache
 def _list_names() -> tuple[str, ...]:
     """Return the variables of all settings, those of groups as JSON included."""
-    names = []
+    return tuple(f"{prefix}{name}".upper() for prefix, fields in _list_fields() for name in fields)
+
+
+@functools.cache
+def _list_optional() -> frozenset[str]:
+    """Return the variables of settings that may be unset, in upper case.
+
+    Without the file of API keys: a name that was lost on the way must not open the API.
+    """
+    return frozenset(
+        f"{prefix}{name}".upper()
+        for prefix, fields in _list_fields()
+        for name, field in fields.items()
+        if field.default is None and name != "keys_file"
+    )
+
+
+def _list_fields() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
+    """Yield the fields of the settings without a group and of each group, with the prefix of their variables."""
+    yield PREFIX, Settings.model_fields
     for name, field in Settings.model_fields.items():
-        names.append(f"{PREFIX}{name}".upper())
         if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
-            names += [f"{PREFIX}{name}__{inner}".upper() for inner in field.annotation.model_fields]
-    return tuple(names)
+            yield f"{PREFIX}{name}__", field.annotation.model_fields
 
 
 def find_aws_ca_bundle() -> Path | None:

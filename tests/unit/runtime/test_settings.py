@@ -44,6 +44,19 @@ def test_a_directory_of_secrets_that_is_missing_is_an_error(tmp_path: Path, monk
         load_settings()
 
 
+def test_an_empty_value_of_what_may_be_unset_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files write `NAME=` for what is not set; an empty image or token fails far away, with another message."""
+    for name in ("INGEST_SPARK__IMAGE", "INGEST_RAY__AUTH_TOKEN", "INGEST_TLS__CA_FILE", "INGEST_QDRANT__SHARDS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("INGEST_API__KEYS_FILE", "")
+    (tmp_path / "INGEST_STATE_URL").write_text("\n", encoding="utf-8")
+    monkeypatch.setenv("INGEST_SECRETS_DIR", str(tmp_path))
+    settings = load_settings()
+    assert settings.spark.image is settings.ray.auth_token is settings.tls.ca_file is settings.qdrant.shards is None
+    assert settings.state_url is None
+    assert settings.api.keys_file is not None, "a name that was lost on the way does not open the API"
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
