@@ -37,6 +37,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from ingestion_engine.runtime.server_urls import count_servers, parse_servers
 from ingestion_engine.runtime.telemetry import get_logger
@@ -584,6 +585,11 @@ def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Setting
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError(describe_faults(error, _name_variable)) from None
+    except UnreadableVariable as error:  # names the group, for each of its variables
+        group = re.search(r'field "(\w+)"', str(error))
+        name = PREFIX + (group[1].upper() if group else "*")
+        text = f"{name}: the value is no JSON. Set each setting of the group by itself, as {name}__NAME."
+        raise SettingsError(text) from None
     finally:
         _variables.reset(token)
 

@@ -145,3 +145,14 @@ def test_labels_are_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("INGEST_SPARK__LABELS", wrong)
         with pytest.raises(SettingsError, match="INGEST_SPARK__LABELS"):
             load_settings()
+
+
+@pytest.mark.parametrize("value", ["hunter2", '{"secret_access_key": "hunter2",}', ""])
+def test_a_group_that_is_no_json_is_an_error_without_its_value(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended every command with a traceback."""
+    monkeypatch.setenv("INGEST_S3", value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value).startswith("INGEST_S3: ")
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
