@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF
 from ingestion_engine.runtime.settings import GatewaySettings
 from support.corpus.corpus import generate_corpus
 from support.own_main import start_main
@@ -90,8 +91,10 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
         job_id = ended["job_id"]
     assert ended["state"] == "partially_succeeded", ended
     faults = [] if markers is None else [path.read_text() for path in markers.iterdir()]
-    # The service shows the warnings apart from the other counts.
-    counts = ended["counts"] | {f"warnings.{code}": count for code, count in ended.get("warnings", {}).items()}
+    counts = dict(ended["counts"])
+    # The service shows the numbers by code apart from the other counts.
+    for shown, prefix in (("warnings", WARNINGS_OF), ("failures_by_code", FAILURES_OF)):
+        counts |= {f"{prefix}{code}": count for code, count in ended.get(shown, {}).items()}
     return Run(job_id, collection, counts, platform.embed_requests() - before, faults)
 
 
