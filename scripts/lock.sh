@@ -30,7 +30,7 @@ lock_extras() {
 }
 
 lock_extras deploy/images/service/requirements.lock api gateway kubernetes postgres tracing weaviate
-# The image of Ray has an environment of its own, with Ray (decision 47); Spark comes from the base image.
+# The image of Ray has an environment of its own, with Ray (decision 44); Spark comes from the base image.
 lock_extras deploy/images/ray-worker/requirements.lock ray tracing
 lock_extras deploy/images/spark/requirements.lock worker tracing
 grep '^hatchling==' requirements.lock | cut -d' ' -f1 >"$other.in"

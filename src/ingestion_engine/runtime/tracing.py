@@ -11,7 +11,7 @@ One trace shows a job from the request that submitted it to its partitions::
 The processes share only the trace's id: the ids of the spans of a job and of its attempts are derived from their names,
 so a worker can name its parent without having been told, and the span of a job can be made when it ends. While tracing
 is off, or the extra ``tracing`` is missing, every function does nothing. No span has a key of an object, a text, or an
-error's message. See docs/decisions/0045.
+error's message. See docs/decisions/0043.
 """
 
 from __future__ import annotations
