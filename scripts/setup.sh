@@ -46,6 +46,7 @@ rm -f .venv.log
 
 # uv is pinned by the lock as well. Where it cannot reach the index, plain pip is used.
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}" # the authorities of the system, as pip uses them
 install_by_uv() {
     [[ ${INGEST_SETUP:-uv} == uv ]] || return 1
     awk '/^uv==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock >.venv/uv.lock

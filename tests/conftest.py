@@ -16,6 +16,7 @@ import pytest
 
 from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.telemetry import set_process_fields
 from support import servers
 from support.collector import Collector, collecting
 from support.platform_world import Platform
@@ -65,6 +66,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "PYTEST_XDIST_WORKER" in os.environ:
         ranks = {name: rank for rank, name in enumerate(LONG_GROUPS)}
         items.sort(key=lambda item: ranks.get(_group(item.nodeid), len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def no_log_fields_of_other_tests() -> Iterator[None]:
+    """Take back the fields that a driver or worker in this process has given to all of its log lines."""
+    yield
+    set_process_fields()
 
 
 @pytest.fixture(scope="session")

@@ -127,7 +127,9 @@ def test_one_trace_shows_a_job_from_its_request_to_its_partitions(platform: Plat
 
     def find_spans() -> list[SeenSpan]:
         found = collector.of_trace(trace_id)
-        return found if {"job", "job.attempt", "partition"} <= {span.name for span in found} else []
+        names = [span.name for span in found]
+        is_whole = {"job", "job.attempt"} <= set(names) and names.count("partition") >= job["counts"]["partitions_done"]
+        return found if is_whole else []
 
     spans = wait_for(find_spans, 60)
     named = {span.name: span for span in spans}

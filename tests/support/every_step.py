@@ -34,7 +34,7 @@ TIMERS = ("ingest-monitor", "lease-")
 """Threads whose calls depend on time; they are not counted as steps, and end with their process."""
 UNNAMED = {"close", "spell"}
 """Methods that reach no other system."""
-_RANDOM = re.compile(r"(?<=job-)[0-9a-z]{26}|(?<![0-9a-z])[0-9a-f]{16,}(?![0-9a-z])")
+_RANDOM = re.compile(r"(?<=job-)[0-9a-z]{26}|(?<![0-9a-z])[0-9a-f]{16,}(?![0-9a-z])|(?<=trial-)[0-9]+(?=-)")
 
 
 class Step(NamedTuple):

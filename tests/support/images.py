@@ -152,6 +152,7 @@ class Build:
         uv = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}
         environment |= {"PATH": uv, "UV_PYTHON": sys.executable, "UV_LINK_MODE": "hardlink", "UV_NO_PROGRESS": "1"}
+        environment.setdefault("UV_SYSTEM_CERTS", "1")  # as pip, which uses the authorities of the system
         done = subprocess.run(
             ["sh", "-ec", local],
             cwd=directory,

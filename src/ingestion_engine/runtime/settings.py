@@ -64,6 +64,9 @@ _SERVICE_LINK: Final = re.compile(
 )
 """Ends of the variables that Kubernetes sets in every pod for a service whose name starts with ``ingest``."""
 
+_FIELD: Final = re.compile(r'field "(\w+)"')
+"""Name of the group in an error of pydantic-settings for a variable that is no JSON."""
+
 _variables: ContextVar[Mapping[str, str] | None] = ContextVar("variables", default=None)
 """Variables from which ``load_settings`` makes settings at this moment, in lower case; None means the environment."""
 
@@ -586,7 +589,7 @@ def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Setting
     except ValidationError as error:
         raise SettingsError(describe_faults(error, _name_variable)) from None
     except UnreadableVariable as error:  # names the group, for each of its variables
-        group = re.search(r'field "(\w+)"', str(error))
+        group = _FIELD.search(str(error))
         name = PREFIX + (group[1].upper() if group else "*")
         text = f"{name}: the value is no JSON. Set each setting of the group by itself, as {name}__NAME."
         raise SettingsError(text) from None
