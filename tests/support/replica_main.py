@@ -32,7 +32,7 @@ def hold_for(seconds: float) -> None:
     from ingestion_engine.services import leadership
 
     leadership.HOLD_S = seconds  # type: ignore[misc]  # a constant of the product
-    leadership.RENEW_S = seconds / 3  # type: ignore[misc]
+    leadership.RENEW_S = seconds / 3  # type: ignore[misc]  # as above
 
 
 def stop_at(statement: str) -> None:

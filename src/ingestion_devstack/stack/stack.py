@@ -63,7 +63,7 @@ def configured_systems(settings: Settings) -> set[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Who is told what happens to the services."""
+    """Functions that are called when a service answers or is started again."""
 
     on_ready: Callable[[Service, float], None] = lambda _service, _seconds: None
     """Called with a service and its start-up time in seconds when it answers."""
@@ -72,7 +72,7 @@ class Listener:
 
 
 SILENT: Final = Listener()
-"""Nobody is told."""
+"""Calls nothing."""
 
 
 class Stack:

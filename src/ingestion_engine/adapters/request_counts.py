@@ -84,7 +84,7 @@ def counted(service: str) -> Iterator[Seen]:
     except ObjectError:  # an answer about the object
         _add(counts, service, began, failed=False)
         raise
-    except Exception:
+    except Exception:  # raised again: only counted here
         _add(counts, service, began, failed=True)
         raise
     else:

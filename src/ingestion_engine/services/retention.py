@@ -171,7 +171,7 @@ class Retention:
             yield
         except (TransientError, DatabaseUnavailable, NotLeading):
             raise
-        except Exception:
+        except Exception:  # raised again: the job is only set aside
             self._aside[job_id] = self._clock() + NEEDED_AGAIN_S
             raise
 

@@ -425,7 +425,7 @@ async def sweep_with(store: JobStore, state: MemoryState, watch: Watch) -> int:
             await keeper.sweep(1)
         except Crash:
             return errors + 1
-        except Exception:
+        except Exception:  # the injected fault, of any class, is counted
             errors += 1
     await store.release_dispatch(keeper.leadership.holder)
     return errors
