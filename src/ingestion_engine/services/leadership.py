@@ -137,12 +137,13 @@ class Leadership:
             self._claim = asyncio.ensure_future(
                 self._store.hold_dispatch(self.holder, HOLD_S) if self.may_lead else self._store.read_dispatch()
             )
+        claim = self._claim  # of every renewal under way; the first that resumes notes its answer
         # Not wait_for: SQLite stays locked for five seconds after a write that was canceled.
-        await asyncio.wait([self._claim], timeout=RENEW_S)
+        await asyncio.wait([claim], timeout=RENEW_S)
         self._check_deadline()
         try:
-            if self._claim.done():
-                claim, self._claim = self._claim, None
+            if claim.done() and claim is self._claim:
+                self._claim = None
                 self._note(claim.result())
         finally:
             self._check_deadline()

@@ -190,6 +190,15 @@ async def test_an_acceptance_finds_the_row_as_it_is_now(world: World) -> None:
         assert world.engine.attempts[f"{job_id}-01"] is EngineState.PENDING
 
 
+async def test_two_renewals_at_once_share_one_answer(world: World) -> None:
+    """As when the loop of the service and a caller renew: both return who has the right."""
+    async with world.serve() as plane:
+        dispatcher = plane.services.dispatcher
+        assert dispatcher is not None
+        leadership = dispatcher.leadership
+        assert await asyncio.gather(leadership.renew(), leadership.renew()) == [True, True]
+
+
 async def test_a_copy_for_the_api_alone_never_dispatches_and_names_who_does(world: World) -> None:
     """What it accepts is dispatched by another copy on the database; /readyz tells when there is none."""
     async with world.serve(background=True, dispatch={"enabled": False}) as plane:
