@@ -110,7 +110,7 @@ def test_settings_are_documented() -> None:
 
 def test_the_service_alone_needs_no_engine_and_no_store_client() -> None:
     """Importing the service loads nothing that only some deployments have."""
-    code = "import sys, ingestion_engine.api.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, ingestion_engine.server.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {
         "ray",

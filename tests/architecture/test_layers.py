@@ -20,12 +20,12 @@ _HOMES = "Every third-party package stays in its homes"
 
 _PLANTS = [
     (_DOWNWARD, "domain.ids", "ingestion_engine.runtime.settings"),
-    (_DOWNWARD, "services.jobs", "ingestion_engine.api.app"),
+    (_DOWNWARD, "services.jobs", "ingestion_engine.server.app"),
     (_DOWNWARD, "driver.rounds", "ingestion_engine.services.search"),
     (_DOWNWARD, "engines.local", "ingestion_engine.driver.rounds"),
     (_DOWNWARD, "state.lease", "ingestion_engine.adapters.local_files"),
     ("Imports of the embedded stack go downward only", "qdrant.server", "ingestion_devstack.stack.guard"),
-    (_STACK, "api.app", "ingestion_devstack.stack.guard"),
+    (_STACK, "server.app", "ingestion_devstack.stack.guard"),
     (_SERVICE, "api.metrics", "ingestion_engine.pipeline.worker"),
     (_SERVICE, "services.specs", "ingestion_engine.driver.driver"),
     (_GATEWAY, "gateway", "ingestion_engine.services.jobs"),
@@ -37,7 +37,7 @@ _PLANTS = [
         "adapters.qdrant.store",
         "ingestion_engine.adapters.weaviate.store",
     ),
-    ("Routes do not know each other", "api.routes_ops", "ingestion_engine.api.routes_jobs"),
+    ("Routes do not know each other", "api.routes.operations", "ingestion_engine.api.routes.jobs"),
     (_HOMES, "driver.driver", "botocore"),
     (_HOMES, "pipeline.worker", "ray"),
     (_HOMES, "services.jobs", "weaviate"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.api.views import JobAccepted, JobView
+from ingestion_engine.models.jobs import JobAccepted, JobView
 from support.collector import SeenSpan
 from support.platform_world import Platform
 from support.waiting import wait_for

@@ -17,7 +17,6 @@ import orjson
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from ingestion_engine.api.app import create_app
 from ingestion_engine.api.context import Parts, Services
 from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.domain.ids import PointId
@@ -28,6 +27,7 @@ from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineNam
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.server.app import create_app
 from ingestion_engine.services.job_records import JobRecord, jobs
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.collections import create_contract

@@ -1,4 +1,4 @@
-"""The HTTP API: routes, their dependencies and views, problem+json, authentication, the composition root.
+"""The HTTP API: routes, their dependencies and views, problem+json, metrics, the composition of the services.
 
-What does not belong: business logic (services), engines, the pipeline.
+What does not belong: bodies (models), who a caller is (access), business logic (services), the server (server).
 """

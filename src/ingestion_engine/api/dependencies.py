@@ -8,15 +8,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Body, Depends, Header, Query, Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ingestion_engine.api.auth import KeyRing, Principal
+from ingestion_engine.access.keys import KeyRing, Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
 from ingestion_engine.api.input_checks import check_alias_name, check_body, check_collection_name, check_job_id
 from ingestion_engine.domain.errors import SubmissionError
-from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, StoreName, Strict
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.models.operations import DrainOrder
+from ingestion_engine.models.search import SearchRequest
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
 
@@ -85,44 +87,7 @@ IdempotencyKey = Annotated[
 JobBody = Annotated[JobRequest, BeforeValidator(check_body), Body(openapi_examples=JOB_EXAMPLES)]
 
 
-class Filter(Strict):
-    """Conditions that must all hold; strings are compared byte for byte, the same in every store."""
-
-    bucket: str | None = None
-    """Bucket of the object."""
-    content_type: str | None = None
-    """Detected media type, exact match."""
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
-    """Entries that the metadata of a passage must contain: the object's S3 user metadata and the metadata of the job
-    that ingested it."""
-    key_prefix: str | None = Field(default=None, max_length=1024)
-    """Prefix of the object's key."""
-
-
-class SearchRequest(Strict):
-    """The body of ``POST /search``."""
-
-    collection: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)]
-    """Collection or alias to search."""
-    query: str = Field(min_length=1, max_length=10_000)
-    """Question or phrase; it is embedded with the model of the collection."""
-    limit: int = Field(default=10, ge=1, le=100)
-    """Maximum number of results per store."""
-    stores: tuple[StoreName, ...] | None = Field(default=None, min_length=1)
-    """Stores to search; null means all stores of the collection."""
-    filter: Filter = Filter()
-
-
 SearchBody = Annotated[SearchRequest, BeforeValidator(check_body), Body(openapi_examples=SEARCH_EXAMPLES)]
-
-
-class DrainOrder(Strict):
-    """How to drain the service."""
-
-    refuse: bool = False
-    """Refuse new jobs with 503 instead of accepting them to wait."""
-    reason: str | None = Field(default=None, min_length=1, max_length=500)
-    """Why, for the notes of jobs that wait."""
 
 
 DrainBody = Annotated[DrainOrder | None, BeforeValidator(check_body), Body()]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from ingestion_engine import __version__
-from ingestion_engine.api.views import JobView
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.models.jobs import JobView
 
 _STYLE = """
 :root{color-scheme:light dark}

@@ -58,7 +58,7 @@ def serve(
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = settings.model_copy(update={"api": settings.api.model_copy(update=given)})
     with requires_extra("api", "`ingest serve`"):
-        from ingestion_engine.api.serve import serve as run_service
+        from ingestion_engine.server.serve import serve as run_service
     _check_extras(settings)
     run_service(settings)
 

@@ -13,13 +13,13 @@ from typing import Any
 import orjson
 import pytest
 
-from ingestion_engine.api.app import create_app
 from ingestion_engine.api.examples import SEARCH_EXAMPLES
 from ingestion_engine.domain.errors import RequestFailed, TransientError
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import ModelInfo, RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
+from ingestion_engine.server.app import create_app
 from ingestion_engine.services import jobs, search
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.object_table.table import ObjectTable

@@ -9,13 +9,13 @@ import orjson
 import pytest
 from fastapi.routing import APIRoute
 
-from ingestion_engine.api import routes_aliases, routes_data, routes_jobs, routes_ops
 from ingestion_engine.api.input_checks import INTEGER_MAX, LIST_MAX, OBJECT_MAX, check_body
 from ingestion_engine.api.problems import ERRORS_MAX
+from ingestion_engine.api.routes import aliases, collections, jobs, operations, search
 from ingestion_engine.state.cursors import encode_cursor
 from support.control import BODY, World, make_collection
 
-ROUTERS = [module.router for module in (routes_aliases, routes_data, routes_jobs, routes_ops)]
+ROUTERS = [module.router for module in (aliases, collections, jobs, operations, search)]
 
 
 @pytest.fixture

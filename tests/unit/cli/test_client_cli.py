@@ -16,7 +16,6 @@ import orjson
 import pytest
 import uvicorn
 
-from ingestion_engine.api.app import create_app
 from ingestion_engine.cli import app as command
 from ingestion_engine.cli import data
 from ingestion_engine.cli.output import ExitCode, run_app
@@ -35,6 +34,7 @@ from ingestion_engine.domain.records import (
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.server.app import create_app
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable

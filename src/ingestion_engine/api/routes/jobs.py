@@ -21,19 +21,11 @@ from ingestion_engine.api.dependencies import (
     PageParams,
     ServicesDep,
 )
-from ingestion_engine.api.views import (
-    PROBLEMS,
-    Failure,
-    FailurePageView,
-    JobAccepted,
-    JobPage,
-    JobView,
-    answer_accepted,
-    show_job,
-)
+from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.models.jobs import Failure, FailurePageView, JobAccepted, JobPage, JobView
 from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import read_request

@@ -8,25 +8,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
 from ingestion_engine.api.context import Services
-from ingestion_engine.api.dependencies import (
-    CallerDep,
-    CallerKnownDep,
-    DrainBody,
-    DrainOrder,
-    KeyRingDep,
-    ServicesDep,
-)
+from ingestion_engine.api.dependencies import CallerDep, CallerKnownDep, DrainBody, KeyRingDep, ServicesDep
 from ingestion_engine.api.page import render_page
 from ingestion_engine.api.snapshot import take_snapshot
-from ingestion_engine.api.views import (
-    PROBLEMS,
-    DrainView,
-    ReadyView,
-    show_drain,
-    show_health,
-    show_job,
-)
+from ingestion_engine.api.views import PROBLEMS, show_drain, show_health, show_job
 from ingestion_engine.domain.errors import DatabaseUnavailable
+from ingestion_engine.models.operations import DrainOrder, DrainView, ReadyView
 from ingestion_engine.services.health import ANSWER_S
 from ingestion_engine.services.job_store import JobFilter
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from ingestion_engine.api.dependencies import AliasName, CallerDep, PruneParams, ServicesDep
-from ingestion_engine.api.views import PROBLEMS, AliasList, AliasView, PrunedAlias, show_alias
+from ingestion_engine.api.views import PROBLEMS, show_alias
+from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 
 router = APIRouter(tags=["aliases"], responses=PROBLEMS)
 

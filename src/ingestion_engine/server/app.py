@@ -11,16 +11,16 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from ingestion_engine import __version__
-from ingestion_engine.api import routes_aliases, routes_data, routes_jobs, routes_ops
-from ingestion_engine.api.auth import KeyRing
+from ingestion_engine.access.keys import KeyRing
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
-from ingestion_engine.api.middleware import RequestContext
 from ingestion_engine.api.problems import install_problem_handlers
-from ingestion_engine.api.request_traces import RequestTraces
+from ingestion_engine.api.routes import aliases, collections, jobs, operations, search
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.server.middleware import RequestContext
+from ingestion_engine.server.request_traces import RequestTraces
 
 THREADS = 32
 """For blocking calls of the state store and S3. With asyncio's default, six on two cores, a slow S3 would delay every
@@ -72,7 +72,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     app.state.startup_error = None
     app.state.keys = KeyRing(settings.api.keys_file)
     install_problem_handlers(app)
-    for routes in (routes_jobs, routes_data, routes_aliases, routes_ops):
+    for routes in (jobs, collections, search, aliases, operations):
         app.include_router(routes.router)
     app.add_middleware(RequestContext, metrics=metrics)
     if settings.tracing.endpoint is not None:

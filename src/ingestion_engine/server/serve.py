@@ -10,10 +10,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingestion_engine.api.app import create_app
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
+from ingestion_engine.server.app import create_app
 
 STOP_S: Final = 5
 """Time that open responses have to end when the service stops."""

@@ -1,15 +1,12 @@
-"""Routes of collections and of search."""
+"""Routes of collections and their objects."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Response
 
-from ingestion_engine.api.auth import Principal
-from ingestion_engine.api.context import Services
+from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import (
     CallerDep,
     CollectionName,
@@ -17,70 +14,18 @@ from ingestion_engine.api.dependencies import (
     IdempotencyKey,
     ObjectParams,
     RemovalParams,
-    SearchBody,
     ServicesDep,
 )
-from ingestion_engine.api.views import (
-    PROBLEMS,
-    CollectionList,
-    CollectionView,
-    DeletionView,
-    JobAccepted,
-    ObjectPage,
-    SearchView,
-    answer_accepted,
-    show_collection,
-    show_search,
-)
-from ingestion_engine.domain.errors import CollectionNotFound, SubmissionError
-from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_collection
+from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import EngineName
-from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.models.collections import CollectionList, CollectionView, DeletionView, ObjectPage
+from ingestion_engine.models.jobs import JobAccepted
 from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_store import JobFilter
-from ingestion_engine.services.search import SearchQuery
 
 router = APIRouter(responses=PROBLEMS)
-
-
-@contextlib.asynccontextmanager
-async def _jobs_explain_absence(name: str, caller: Principal, services: Services) -> AsyncIterator[None]:
-    """Add the unfinished job that creates a collection to the error that the collection does not exist.
-
-    Cost: one query where the collection does not exist.
-    """
-    try:
-        yield
-    except CollectionNotFound as error:
-        unfinished = JobFilter(states=tuple(set(JobState) - FINAL_STATES), owner=caller.sees_jobs_of)
-        jobs, _ = await services.jobs.list_page(unfinished, limit=500, cursor=None)
-        job = next((job for job in jobs if name in (job.collection, job.alias)), None)
-        if job is None:
-            raise
-        raise CollectionNotFound(
-            error.code,
-            f"Collection {name!r} does not exist yet; job {job.id!r}, which creates it, is {job.state.value}.",
-            hint=f"Wait until the job has ended: GET /jobs/{job.id}/events.",
-            status=error.status,
-            field=error.field,
-            job_id=job.id,
-        ) from error
-
-
-@router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
-async def search(body: SearchBody, caller: CallerDep, services: ServicesDep) -> SearchView:
-    """Return the passages nearest to a query, from every store of the collection side by side."""
-    caller.check_collection(body.collection)
-    where = SearchFilter(
-        bucket=body.filter.bucket,
-        content_type=body.filter.content_type,
-        metadata=body.filter.metadata or None,
-        key_prefix=body.filter.key_prefix,
-    )
-    query = SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
-    async with _jobs_explain_absence(body.collection, caller, services):
-        return show_search(await services.search.search(query))
 
 
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
@@ -102,7 +47,7 @@ async def list_collections(query: CollectionParams, caller: CallerDep, services:
 async def get_collection(name: CollectionName, caller: CallerDep, services: ServicesDep) -> CollectionView:
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
-    async with _jobs_explain_absence(name, caller, services):
+    async with jobs_explain_absence(name, caller, services):
         detail = await services.collections.describe(name)
     visible = JobFilter(collection=detail.name, owner=caller.sees_jobs_of)
     newest, _ = await services.jobs.list_page(visible, limit=1, cursor=None)

@@ -1,0 +1,29 @@
+"""The route of searches."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from ingestion_engine.api.absence import jobs_explain_absence
+from ingestion_engine.api.dependencies import CallerDep, SearchBody, ServicesDep
+from ingestion_engine.api.views import PROBLEMS, show_search
+from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.models.search import SearchView
+from ingestion_engine.services.search import SearchQuery
+
+router = APIRouter(responses=PROBLEMS)
+
+
+@router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
+async def search(body: SearchBody, caller: CallerDep, services: ServicesDep) -> SearchView:
+    """Return the passages nearest to a query, from every store of the collection side by side."""
+    caller.check_collection(body.collection)
+    where = SearchFilter(
+        bucket=body.filter.bucket,
+        content_type=body.filter.content_type,
+        metadata=body.filter.metadata or None,
+        key_prefix=body.filter.key_prefix,
+    )
+    query = SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
+    async with jobs_explain_absence(body.collection, caller, services):
+        return show_search(await services.search.search(query))
