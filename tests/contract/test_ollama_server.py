@@ -310,8 +310,9 @@ class TestStandIn:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             first = pool.submit(embed, drill, ["sky " * 250] * 20)
             wait_for(lambda: drill.get("/_stats").json()["in_flight"] == 1)
+            impatient = httpx.Timeout(DEADLINE_S, read=0.15)
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["y"] * 5}, timeout=0.15)
+                drill.post("/api/embed", json={"model": MODEL, "input": ["y"] * 5}, timeout=impatient)
             assert not first.done()
             assert embed(drill, "z").shape == (1, 384)
             assert first.result(DEADLINE_S).shape == (20, 384)
@@ -323,10 +324,9 @@ class TestStandIn:
         """The texts that are left are not embedded."""
         embed(drill, "x")
         before = drill.get("/_stats").json()
+        impatient = httpx.Timeout(DEADLINE_S, read=0.3)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                drill.base_url.join("/api/embed"), json={"model": MODEL, "input": ["sky " * 250] * 200}, timeout=0.3
-            )
+            drill.post("/api/embed", json={"model": MODEL, "input": ["sky " * 250] * 200}, timeout=impatient)
         wait_for(lambda: drill.get("/_stats").json()["in_flight"] == 0)
         assert drill.get("/_stats").json()["texts_embedded"] < before["texts_embedded"] + 200
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -229,7 +228,7 @@ async def test_a_state_store_that_is_not_configured_is_not_ready(world: World) -
 
 @pytest.mark.usefixtures("checks_anew")
 async def test_a_probe_does_not_wait_for_a_slow_system(world: World) -> None:
-    """It is answered in less than a second; the check goes on once, and its result is shown when it is there."""
+    """It is answered while the check still runs; that goes on once, and its result is shown when it is there."""
     begun, release = [], asyncio.Event()
 
     async def describe(model: str, **_: object) -> ModelInfo:
@@ -240,9 +239,7 @@ async def test_a_probe_does_not_wait_for_a_slow_system(world: World) -> None:
     world.embedder.describe = describe  # type: ignore[method-assign]
     async with world.serve() as plane:
         for _ in range(3):
-            began = time.monotonic()
             found = (await plane.client.get("/readyz")).json()
-            assert time.monotonic() - began < 1
             assert found["status"] == "degraded"
             assert "still running" in found["dependencies"]["ollama"]["error"]
         assert len(begun) == 1
