@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import stat
@@ -243,7 +244,9 @@ def test_the_secrets_fit_each_other(checkout: Path) -> None:
     """The API accepts its key, and the database's URL has the database's name, user and password."""
     secrets = create_secrets(checkout)
     keys = KeyRing(checkout / "deploy/compose/secrets/api_keys.json")
-    assert keys.identify(f"Bearer {secrets['ingest_api_key']}").name == "admin"
+    caller = asyncio.run(keys.find(secrets["ingest_api_key"]))
+    assert caller is not None
+    assert caller.name == "admin"
     database = SERVICES["postgres"]["environment"]
     user, name = database["POSTGRES_USER"], database["POSTGRES_DB"]
     assert secrets["INGEST_DATABASE_URL"] == f"postgresql://{user}:{secrets['postgres_password']}@postgres:5432/{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from ingestion_engine.access.keys import Principal
+from ingestion_engine.access.principal import Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.domain.errors import CollectionNotFound
 from ingestion_engine.domain.states import FINAL_STATES, JobState

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Body, Depends, Header, Query, Request
+from fastapi import Body, Depends, Header, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ingestion_engine.access.keys import KeyRing, Principal
+from ingestion_engine.access.identity import Identities
+from ingestion_engine.access.principal import Principal
+from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
 from ingestion_engine.api.input_checks import check_alias_name, check_body, check_collection_name, check_job_id
-from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.operations import DrainOrder
@@ -25,15 +28,44 @@ from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
 # -- the caller, the services, a job ----------------------------------------------------------------------------------
 
 
-async def get_key_ring(request: Request) -> KeyRing:
-    """Return the application's API keys."""
-    keys: KeyRing = request.app.state.keys
-    return keys
+async def get_identities(request: Request) -> Identities:
+    """Return what knows the callers of the application."""
+    identities: Identities = request.app.state.identities
+    return identities
 
 
-async def authenticate(request: Request, keys: Annotated[KeyRing, Depends(get_key_ring)]) -> Principal:
-    """Return the caller. Raises SubmissionError "unauthenticated" (401)."""
-    return keys.identify(request.headers.get("authorization"))
+IdentitiesDep = Annotated[Identities, Depends(get_identities)]
+
+_BEARER = HTTPBearer(
+    scheme_name="apiKey",
+    auto_error=False,
+    description="An API key, as `Authorization: Bearer <key>`. Not needed where the service requires no key.",
+)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+
+
+async def authenticate(
+    request: Request, needed: SecurityScopes, bearer: Bearer, identities: IdentitiesDep
+) -> Principal:
+    """Return the caller, who has all scopes that the route needs; also as ``request.state.caller``.
+
+    Raises:
+        SubmissionError: "unauthenticated" (401), "scope_missing" (403).
+    """
+    caller = await identify_caller(request, bearer, identities)
+    request.state.caller = caller
+    for scope in needed.scopes:
+        caller.check_scope(Scope(scope))
+    return caller
+
+
+async def identify_caller(
+    request: Request, bearer: HTTPAuthorizationCredentials | None, identities: Identities
+) -> Principal:
+    """Return the caller of a request, whatever it may do. Raises SubmissionError "unauthenticated" (401)."""
+    token = None if bearer is None else bearer.credentials.strip()
+    address = "" if request.client is None else request.client.host
+    return await identities.identify(token, None, address=address)
 
 
 async def get_services(request: Request) -> Services:
@@ -42,8 +74,11 @@ async def get_services(request: Request) -> Services:
     return services
 
 
-KeyRingDep = Annotated[KeyRing, Depends(get_key_ring)]
-CallerDep = Annotated[Principal, Depends(authenticate)]
+SearcherDep = Annotated[Principal, Security(authenticate, scopes=[Scope.SEARCH])]
+ReaderDep = Annotated[Principal, Security(authenticate, scopes=[Scope.READ])]
+SubmitterDep = Annotated[Principal, Security(authenticate, scopes=[Scope.SUBMIT])]
+DeleterDep = Annotated[Principal, Security(authenticate, scopes=[Scope.DELETE])]
+AdminDep = Annotated[Principal, Security(authenticate, scopes=[Scope.ADMIN])]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
@@ -52,24 +87,28 @@ AliasName = Annotated[str, AfterValidator(check_alias_name)]
 JobId = Annotated[str, AfterValidator(check_job_id)]
 
 
-async def find_job(job_id: JobId, caller: CallerDep, services: ServicesDep) -> JobRecord:
+async def find_job(
+    job_id: JobId, caller: Annotated[Principal, Security(authenticate)], services: ServicesDep
+) -> JobRecord:
     """Return the job of the path. Raises SubmissionError "job_not_found" (404), also for jobs of other keys."""
     return caller.check_job(await services.jobs.get(job_id))
 
 
-JobDep = Annotated[JobRecord, Depends(find_job)]
+# The scopes of a dependency count for what it depends on, too: for ``authenticate`` here.
+ReadJobDep = Annotated[JobRecord, Security(find_job, scopes=[Scope.READ])]
+ChangedJobDep = Annotated[JobRecord, Security(find_job, scopes=[Scope.SUBMIT])]
 
 
-async def is_caller_known(request: Request, keys: KeyRingDep) -> bool:
-    """Return True where the request has a valid API key, or none is required."""
+async def may_see_details(request: Request, bearer: Bearer, identities: IdentitiesDep) -> bool:
+    """Return True where the caller may read; without raising, for routes that answer everybody."""
     try:
-        keys.identify(request.headers.get("authorization"))
-    except SubmissionError:
+        caller = await identify_caller(request, bearer, identities)
+    except IngestionError:
         return False
-    return True
+    return caller.may(Scope.READ)
 
 
-CallerKnownDep = Annotated[bool, Depends(is_caller_known)]
+SeesDetailsDep = Annotated[bool, Depends(may_see_details)]
 
 # -- headers and bodies -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from ingestion_engine import __version__
+from ingestion_engine.access.identity import Identities
 from ingestion_engine.access.keys import KeyRing
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
@@ -70,7 +71,8 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         separate_input_output_schemas=False,
     )
     app.state.startup_error = None
-    app.state.keys = KeyRing(settings.api.keys_file)
+    keys_file = settings.api.keys_file
+    app.state.identities = Identities([] if keys_file is None else [KeyRing(keys_file)])
     install_problem_handlers(app)
     for routes in (jobs, collections, search, aliases, operations):
         app.include_router(routes.router)

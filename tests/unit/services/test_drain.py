@@ -127,7 +127,7 @@ async def test_only_an_unrestricted_key_drains(world: World, tmp_path: Path) -> 
     async with world.serve(api={"keys_file": tmp_path / "keys.json"}) as plane:
         for method in ("GET", "PUT", "DELETE"):
             answer = await plane.client.request(method, "/drain", headers={"Authorization": "Bearer team"})
-            assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed")
+            assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
             assert (await plane.client.request(method, "/drain")).status_code == 401
         admin = {"Authorization": "Bearer admin"}
         found = (await plane.client.put("/drain", json={"reason": "secret"}, headers=admin)).json()

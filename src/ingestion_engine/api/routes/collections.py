@@ -8,11 +8,12 @@ from fastapi import APIRouter, Response
 
 from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import (
-    CallerDep,
     CollectionName,
     CollectionParams,
+    DeleterDep,
     IdempotencyKey,
     ObjectParams,
+    ReaderDep,
     RemovalParams,
     ServicesDep,
 )
@@ -29,7 +30,7 @@ router = APIRouter(responses=PROBLEMS)
 
 
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
-async def list_collections(query: CollectionParams, caller: CallerDep, services: ServicesDep) -> CollectionList:
+async def list_collections(query: CollectionParams, caller: ReaderDep, services: ServicesDep) -> CollectionList:
     """Return the collections that the caller may use, by name, each with its number of points in every store."""
     names = [
         name
@@ -44,7 +45,7 @@ async def list_collections(query: CollectionParams, caller: CallerDep, services:
 
 
 @router.get("/collections/{name}", operation_id="get_collection", summary="Get a collection", tags=["collections"])
-async def get_collection(name: CollectionName, caller: CallerDep, services: ServicesDep) -> CollectionView:
+async def get_collection(name: CollectionName, caller: ReaderDep, services: ServicesDep) -> CollectionView:
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
     async with jobs_explain_absence(name, caller, services):
@@ -62,7 +63,7 @@ async def get_collection(name: CollectionName, caller: CallerDep, services: Serv
     responses={202: {"model": DeletionView, "description": "Ordered, but not complete yet."}},
 )
 async def delete_collection(
-    name: CollectionName, response: Response, caller: CallerDep, services: ServicesDep
+    name: CollectionName, response: Response, caller: DeleterDep, services: ServicesDep
 ) -> DeletionView:
     """Delete a collection: its points in every store, and what the service knows about it. The bucket is not changed.
 
@@ -84,7 +85,7 @@ async def delete_collection(
     tags=["collections"],
 )
 async def list_objects(
-    name: CollectionName, query: ObjectParams, caller: CallerDep, services: ServicesDep
+    name: CollectionName, query: ObjectParams, caller: ReaderDep, services: ServicesDep
 ) -> ObjectPage:
     """Return the objects of a collection, ordered by key as UTF-8 bytes, with what was left out of each."""
     caller.check_collection(name)
@@ -110,7 +111,7 @@ async def delete_objects(
     name: CollectionName,
     query: RemovalParams,
     response: Response,
-    caller: CallerDep,
+    caller: DeleterDep,
     services: ServicesDep,
     key: IdempotencyKey = None,
 ) -> JobAccepted:

@@ -11,15 +11,17 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
-    CallerDep,
     CancelParams,
+    ChangedJobDep,
     IdempotencyKey,
     JobBody,
-    JobDep,
     JobListParams,
     LogParams,
     PageParams,
+    ReaderDep,
+    ReadJobDep,
     ServicesDep,
+    SubmitterDep,
 )
 from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_job
 from ingestion_engine.domain.errors import SubmissionError
@@ -35,7 +37,7 @@ router = APIRouter(tags=["jobs"], responses=PROBLEMS)
 
 @router.post("/ray/jobs", status_code=202, operation_id="submit_ray_job", summary="Submit a job to Ray")
 async def submit_ray_job(
-    request: JobBody, response: Response, caller: CallerDep, services: ServicesDep, key: IdempotencyKey = None
+    request: JobBody, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
     """Store a job on the objects under a prefix and return at once; it is submitted to Ray in the background."""
     caller.check_request(request)
@@ -46,7 +48,7 @@ async def submit_ray_job(
 
 @router.post("/spark/jobs", status_code=202, operation_id="submit_spark_job", summary="Submit a job to Spark")
 async def submit_spark_job(
-    request: JobBody, response: Response, caller: CallerDep, services: ServicesDep, key: IdempotencyKey = None
+    request: JobBody, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
     """Store a job on the objects under a prefix and return at once; it is submitted to Kubernetes in the background."""
     caller.check_request(request)
@@ -56,7 +58,7 @@ async def submit_spark_job(
 
 
 @router.post("/spark/manifest", operation_id="show_spark_manifest", summary="Preview the SparkApplication of a request")
-async def show_spark_manifest(request: JobBody, caller: CallerDep, services: ServicesDep) -> dict[str, Any]:
+async def show_spark_manifest(request: JobBody, caller: SubmitterDep, services: ServicesDep) -> dict[str, Any]:
     """Return the manifest that ``POST /spark/jobs`` would create, without creating anything."""
     caller.check_request(request)
     check_submittable(request)
@@ -73,7 +75,7 @@ async def show_spark_manifest(request: JobBody, caller: CallerDep, services: Ser
 
 
 @router.get("/jobs", operation_id="list_jobs", summary="List jobs")
-async def list_jobs(query: JobListParams, caller: CallerDep, services: ServicesDep) -> JobPage:
+async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesDep) -> JobPage:
     """Return jobs, newest first."""
     where = JobFilter(
         engine=query.engine,
@@ -87,13 +89,13 @@ async def list_jobs(query: JobListParams, caller: CallerDep, services: ServicesD
 
 
 @router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job")
-async def get_job(job: JobDep, services: ServicesDep) -> JobView:
+async def get_job(job: ReadJobDep, services: ServicesDep) -> JobView:
     """Return the state, progress, counts and error of a job."""
     return show_job(job, (await services.jobs.waits.find(job)).get(job.id))
 
 
 @router.get("/jobs/{job_id}/failures", operation_id="list_failures", summary="List the failed objects of a job")
-async def list_failures(job: JobDep, query: PageParams, services: ServicesDep) -> FailurePageView:
+async def list_failures(job: ReadJobDep, query: PageParams, services: ServicesDep) -> FailurePageView:
     """Return the objects that could not be ingested or that differ between the stores, with a code and a reason."""
     page = await services.jobs.read_failures(job.id, limit=query.limit, cursor=query.cursor)
     return FailurePageView(items=[Failure.model_validate(item) for item in page.items], next_cursor=page.next_cursor)
@@ -105,7 +107,7 @@ async def list_failures(job: JobDep, query: PageParams, services: ServicesDep) -
     summary="Read the log of a job's driver",
     response_class=PlainTextResponse,
 )
-async def read_logs(job: JobDep, query: LogParams, services: ServicesDep, response: Response) -> str:
+async def read_logs(job: ReadJobDep, query: LogParams, services: ServicesDep, response: Response) -> str:
     """Return the end of the log of one attempt, or, with ``after``, the whole lines that were added since.
 
     To follow a log, request it with an empty ``after``, then with the header ``Log-Position`` of the previous response.
@@ -119,7 +121,7 @@ async def read_logs(job: JobDep, query: LogParams, services: ServicesDep, respon
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, operation_id="cancel_job", summary="Cancel a job")
-async def cancel_job(job: JobDep, query: CancelParams, services: ServicesDep) -> JobView:
+async def cancel_job(job: ChangedJobDep, query: CancelParams, services: ServicesDep) -> JobView:
     """End a waiting job, or request that a running job ends; points already written are kept.
 
     A job that has ended is returned unchanged. With ``force``, the service ends the job although its driver has not
@@ -130,7 +132,7 @@ async def cancel_job(job: JobDep, query: CancelParams, services: ServicesDep) ->
 
 @router.post("/jobs/{job_id}/retry", status_code=202, operation_id="retry_job", summary="Retry the failed objects")
 async def retry_job(
-    job: JobDep, response: Response, caller: CallerDep, services: ServicesDep, key: IdempotencyKey = None
+    job: ChangedJobDep, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
     """Store a new job for exactly the objects that failed in a job that has ended."""
     caller.check_request(read_request(job))
@@ -144,7 +146,7 @@ async def retry_job(
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}},
 )
-async def follow_job(job: JobDep, services: ServicesDep) -> StreamingResponse:
+async def follow_job(job: ReadJobDep, services: ServicesDep) -> StreamingResponse:
     """Stream the job as it is now and after every change, until it has ended.
 
     Events are named ``state`` (the state differs from the previous event) or ``progress``; the data of both is what

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse
 
 from ingestion_engine.api.context import Services
-from ingestion_engine.api.dependencies import CallerDep, CallerKnownDep, DrainBody, KeyRingDep, ServicesDep
+from ingestion_engine.api.dependencies import AdminDep, DrainBody, IdentitiesDep, SeesDetailsDep, ServicesDep
 from ingestion_engine.api.page import render_page
 from ingestion_engine.api.snapshot import take_snapshot
 from ingestion_engine.api.views import PROBLEMS, show_drain, show_health, show_job
@@ -29,11 +29,17 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", operation_id="readyz", summary="Readiness probe", responses={503: {"model": ReadyView}})
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Readiness probe",
+    responses={503: {"model": ReadyView}},
+    openapi_extra={"security": [{}]},  # added to the schemes: a key is optional
+)
 async def readyz(
     response: Response,
     services: ServicesDep,
-    caller_known: CallerKnownDep,
+    sees_details: SeesDetailsDep,
     within_s: Annotated[
         float, Query(gt=0, le=30, description="Maximum number of seconds to wait for dependencies that are slow.")
     ] = ANSWER_S,
@@ -45,13 +51,14 @@ async def readyz(
 
     Each result shows its age: a dependency is checked at most every five seconds, one that has failed every second.
 
-    Where API keys are required, a request without a valid one receives neither versions nor error messages.
+    Where API keys are required, a request without one that has the scope `read` receives neither versions nor error
+    messages.
     """
     found = await services.health.check(within_s)
     dispatcher = services.dispatcher
     leadership = None if dispatcher is None else dispatcher.leadership.view()
     drain = await services.drain.peek()
-    view = show_health(found, leadership, drain, with_details=caller_known)
+    view = show_health(found, leadership, drain, with_details=sees_details)
     if view.status == "unavailable":
         response.status_code = 503
     return view
@@ -73,39 +80,36 @@ async def _render_metrics(services: Services) -> bytes:
 
 
 @router.get("/drain", operation_id="get_drain", summary="Show whether the service is drained", responses=PROBLEMS)
-async def get_drain(caller: CallerDep, services: ServicesDep) -> DrainView:
-    """Return whether jobs are admitted, and which jobs are under way. Requires an unrestricted API key."""
-    caller.check_operator()
+async def get_drain(caller: AdminDep, services: ServicesDep) -> DrainView:
+    """Return whether jobs are admitted, and which jobs are under way. Requires the scope `admin`."""
     return show_drain(await services.drain.check())
 
 
 @router.put("/drain", operation_id="start_drain", summary="Drain the service", responses=PROBLEMS)
-async def start_drain(caller: CallerDep, services: ServicesDep, order: DrainBody = None) -> DrainView:
+async def start_drain(caller: AdminDep, services: ServicesDep, order: DrainBody = None) -> DrainView:
     """Admit no waiting job from now on, in all copies of the service, also after a restart.
 
     Jobs under way go on to their end. New jobs are accepted and wait, or with ``refuse`` they are refused with 503.
-    Repeating it changes the order. Requires an unrestricted API key.
+    Repeating it changes the order. Requires the scope `admin`.
     """
-    caller.check_operator()
     order = order or DrainOrder()
     await services.drain.set(refuses=order.refuse, reason=order.reason, requested_by=caller.name)
     return show_drain(await services.drain.check())
 
 
 @router.delete("/drain", operation_id="end_drain", summary="End draining", responses=PROBLEMS)
-async def end_drain(caller: CallerDep, services: ServicesDep) -> DrainView:
-    """Let waiting jobs start again. Idempotent. Requires an unrestricted API key."""
-    caller.check_operator()
+async def end_drain(caller: AdminDep, services: ServicesDep) -> DrainView:
+    """Let waiting jobs start again. Idempotent. Requires the scope `admin`."""
     await services.drain.clear()
     return show_drain(await services.drain.check())
 
 
 @router.get("/", include_in_schema=False, response_class=HTMLResponse)
-async def page(keys: KeyRingDep, services: ServicesDep) -> HTMLResponse:
+async def page(identities: IdentitiesDep, services: ServicesDep) -> HTMLResponse:
     """Return a page with links and, where no API key is required, the newest jobs."""
     jobs = []
     fault = None
-    if keys.is_open:
+    if identities.is_open:
         try:
             found, _ = await services.jobs.list_page(JobFilter(), limit=PAGE_JOBS, cursor=None)
             jobs = [show_job(job) for job in found]
@@ -113,4 +117,5 @@ async def page(keys: KeyRingDep, services: ServicesDep) -> HTMLResponse:
             fault = error.message
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
     status = 200 if fault is None else 503
-    return HTMLResponse(render_page(jobs, locked=not keys.is_open, fault=fault), status_code=status, headers=headers)
+    shown = render_page(jobs, locked=not identities.is_open, fault=fault)
+    return HTMLResponse(shown, status_code=status, headers=headers)

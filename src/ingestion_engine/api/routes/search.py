@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from ingestion_engine.api.absence import jobs_explain_absence
-from ingestion_engine.api.dependencies import CallerDep, SearchBody, ServicesDep
+from ingestion_engine.api.dependencies import SearchBody, SearcherDep, ServicesDep
 from ingestion_engine.api.views import PROBLEMS, show_search
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.models.search import SearchView
@@ -15,7 +15,7 @@ router = APIRouter(responses=PROBLEMS)
 
 
 @router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
-async def search(body: SearchBody, caller: CallerDep, services: ServicesDep) -> SearchView:
+async def search(body: SearchBody, caller: SearcherDep, services: ServicesDep) -> SearchView:
     """Return the passages nearest to a query, from every store of the collection side by side."""
     caller.check_collection(body.collection)
     where = SearchFilter(
