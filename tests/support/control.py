@@ -316,9 +316,10 @@ def make_contract(name: str = "notes", **fields: Any) -> CollectionContract:
 
 def make_collection(world: World, name: str = "notes", **fields: Any) -> None:
     """Make a collection with three points in both stores."""
-    create_contract(world.state, make_contract(name, **{"query_prefix": "find: ", **fields}))
+    contract = make_contract(name, **{"query_prefix": "find: ", **fields})
+    create_contract(world.state, contract)
     for store in (world.qdrant, world.weaviate):
-        store.collections[name] = {}
+        store.collections[name], store.contracts[name] = {}, contract
         for number, text in enumerate(["find: cats", "dogs", "birds"]):
             payload = {"key": f"{number}.txt", "text": text, "chunk_index": 0, "epoch": 1, "metadata": {}}
             point = Point(PointId(str(number)), payload, hash_vector(text, 8).astype(np.float32))

@@ -20,6 +20,7 @@ from ingestion_engine.api.input_checks import check_alias_name, check_body, chec
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.models.aliases import RollbackOrder
 from ingestion_engine.models.operations import DrainOrder
 from ingestion_engine.models.search import SearchRequest
 from ingestion_engine.services.job_records import JobRecord
@@ -118,8 +119,9 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=IDEMPOTENCY_KEY_MAX,
-        description="Any string. The same request with the same key returns the first job; a different request with "
-        "the same key is refused.",
+        description="Any string, best a random one for each intention. The same request with the same key does nothing "
+        "again and returns the first result as it is now, with the header `Idempotency-Replayed`; a different request "
+        "with the same key is refused with `idempotency_conflict`.",
     ),
 ]
 
@@ -128,6 +130,8 @@ JobBody = Annotated[JobRequest, BeforeValidator(check_body), Body(openapi_exampl
 
 SearchBody = Annotated[SearchRequest, BeforeValidator(check_body), Body(openapi_examples=SEARCH_EXAMPLES)]
 
+
+RollbackBody = Annotated[RollbackOrder | None, BeforeValidator(check_body), Body()]
 
 DrainBody = Annotated[DrainOrder | None, BeforeValidator(check_body), Body()]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -87,14 +87,36 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class Part(Strict):
+    """A part of a request, which later releases extend.
+
+    A field that was added after the first release is left out of the stored form while it has its default. So earlier
+    releases of the minor version, which refuse fields that they do not know, read requests that do not use it; and the
+    hash of a repeated request (``Idempotency-Key``) is the same before and after an upgrade that adds fields.
+    """
+
+    first_fields: ClassVar[frozenset[str]]
+    """Fields of the first release; they are always stored. New fields are not added here."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if name not in self.first_fields and getattr(self, name) == field.get_default(call_default_factory=True):
+                fields.pop(name, None)
+        return fields
+
+
 def _check_bucket(value: str) -> str:
     if not BUCKET_NAME.fullmatch(value):
         raise ValueError("a bucket name consists of 3 to 63 lower-case letters, digits, dots and hyphens")
     return value
 
 
-class Source(Strict):
+class Source(Part):
     """The objects that a job ingests."""
+
+    first_fields = frozenset({"bucket", "prefix", "include", "exclude"})
 
     bucket: Annotated[str, AfterValidator(_check_bucket)]
     """Name of the bucket, without ``s3://``."""
@@ -112,8 +134,10 @@ class Source(Strict):
         return self.prefix + (_WILDCARDS.split(self.include[0])[0] if self.include else "")
 
 
-class Embedding(Strict):
+class Embedding(Part):
     """Embedding of chunks and queries. Fixed for the collection: later jobs must request the same values."""
+
+    first_fields = frozenset({"model", "prefix", "query_prefix"})
 
     model: str | None = Field(default=None, min_length=1, max_length=256)
     """Name of an Ollama model; null means the service's default (``INGEST_OLLAMA__MODEL``)."""
@@ -124,8 +148,10 @@ class Embedding(Strict):
     """Text prepended to every query when the collection is searched, at most 1,024 characters."""
 
 
-class Chunking(Strict):
+class Chunking(Part):
     """Splitting of documents into chunks. Fixed for the collection: later jobs must request the same values."""
+
+    first_fields = frozenset({"max_chars", "overlap_chars"})
 
     max_chars: int = Field(default=1200, ge=50, le=100_000)
     """Maximum length of a chunk, in characters."""
@@ -140,8 +166,10 @@ class Chunking(Strict):
         return self
 
 
-class FailureBudget(Strict):
+class FailureBudget(Part):
     """The number of failed objects up to which a job is partially succeeded instead of failed."""
+
+    first_fields = frozenset({"max_fraction", "min_objects"})
 
     max_fraction: float = Field(default=0.1, ge=0, le=1)
     """Maximum fraction of the planned objects that may fail, from 0 to 1."""
@@ -153,8 +181,27 @@ class FailureBudget(Strict):
         return failed <= max(self.min_objects, self.max_fraction * planned)
 
 
-class JobRequest(Strict):
+class JobRequest(Part):
     """The body of ``POST /ray/jobs`` and ``POST /spark/jobs``."""
+
+    first_fields = frozenset(
+        {
+            "source",
+            "alias",
+            "collection",
+            "stores",
+            "mode",
+            "delete_missing",
+            "allow_mass_delete",
+            "retry_failed",
+            "embedding",
+            "chunking",
+            "parallelism",
+            "failure_budget",
+            "max_runtime_s",
+            "metadata",
+        }
+    )
 
     source: Source
     alias: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = None
@@ -224,18 +271,6 @@ class JobRequest(Strict):
         if len(set(self.stores)) != len(self.stores):
             raise ValueError("stores contains a store twice")
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_priority(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields, the priority only when it is not the default.
-
-        Earlier releases of this minor version refuse fields that they do not know, and the hash of a repeated request
-        (``Idempotency-Key``) must be the one that they have stored.
-        """
-        fields: dict[str, Any] = handler(self)
-        if self.priority == DEFAULT_PRIORITY:
-            fields.pop("priority", None)
-        return fields
 
 
 class CollectionContract(Strict):

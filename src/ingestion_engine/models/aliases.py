@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from ingestion_engine.domain.spec import StoreName
+from pydantic import Field, StringConstraints
+
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, StoreName, Strict
 from ingestion_engine.models.view import View
+
+
+class RollbackOrder(Strict):
+    """Where an alias is to move back to."""
+
+    to: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = Field(
+        default=None, examples=["docs_01hzx3v4m5n6p7q8r9s0t1v2w3"]
+    )
+    """A former version, or the current one, which changes nothing; null means the newest former version, so that the
+    same request again reverts the rollback."""
 
 
 class AliasInStore(View):

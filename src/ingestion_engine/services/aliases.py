@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ingestion_engine.domain.errors import CollectionMissing, IngestionError, StateConflict, SubmissionError
+from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
@@ -20,6 +21,7 @@ from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, skip_corrupt, state_needed
 from ingestion_engine.state.aliases import (
     Alias,
+    Rollback,
     find_alias,
     put_first,
     read_alias,
@@ -28,6 +30,10 @@ from ingestion_engine.state.aliases import (
     write_alias,
 )
 from ingestion_engine.state.collections import delete_collection_state, iter_aliases, read_contract
+
+CONFLICTS_MAX: Final = 10
+"""Times that a rollback decides again because another writer was faster; more in a row are reported as a change that is
+in progress."""
 
 TIME_LIMIT_S: Final = 5.0
 """Time limit of one store's list of aliases; a late one is shown as unknown."""
@@ -52,6 +58,15 @@ class AliasDetail:
 
     alias: Alias
     stores: dict[StoreName, StoreView]
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """An alias after a rollback."""
+
+    detail: AliasDetail
+    replayed: bool
+    """True when an earlier request with the same idempotency key has moved it."""
 
 
 class AliasService:
@@ -92,26 +107,59 @@ class AliasService:
         with state_needed():
             return (await self._compare([alias]))[0]
 
-    async def roll_back(self, name: str) -> AliasDetail:
-        """Move an alias to its previous version; calling it again reverts the rollback.
+    async def roll_back(
+        self, name: str, to: str | None = None, *, owner: str = "", idempotency_key: str | None = None
+    ) -> RolledBack:
+        """Move an alias to a former version. Searches use it at once; unavailable stores follow when they are back.
 
-        Searches use the new version at once; unavailable stores follow when they are available again.
+        Args:
+            name: Name of the alias.
+            to: The version: a former one, or the current one, which changes nothing. None means the newest former one,
+                so that calling it again reverts the rollback.
+            owner: Who calls; idempotency keys of others are different keys.
+            idempotency_key: A request with the key of an earlier one of this alias moves nothing. It completes a move
+                that was interrupted, by any copy of the service.
 
         Raises:
-            SubmissionError: "no_previous_version", "version_missing" (409).
+            SubmissionError: "no_previous_version", "version_missing" (409); "version_unknown" (422): ``to`` is no
+                version of the alias; "idempotency_conflict" (409): the key was used with another ``to``.
         """
-        alias = self._require_settled(await self._find(name))
-        if not alias.previous:
-            raise SubmissionError("no_previous_version", f"Alias {name!r} has no previous version.", status=409)
-        target = alias.previous[0]
+        order = None if idempotency_key is None else Rollback(hash_json([owner, idempotency_key])[:32], to)
+        for _ in range(CONFLICTS_MAX):
+            alias = await self._find(name)
+            if order is not None and _is_repeated(alias, order):
+                return await self._complete(alias, replayed=True)
+            moved = alias if to == alias.collection else await self._move_back(alias, to)
+            if order is not None:
+                moved = moved.remember(order)
+            try:
+                if moved != alias:
+                    await self._write(moved)
+            except SubmissionError as error:
+                if error.code != "alias_moving" or (order is None and to is None):
+                    raise
+                continue  # another copy may have done just this
+            if moved.collection != alias.collection:
+                _log.info("alias rolled back", extra={"alias": name, "collection": moved.collection})
+            return await self._complete(moved, replayed=False)
+        raise _moving(name)
+
+    async def _move_back(self, alias: Alias, to: str | None) -> Alias:
+        """Return an alias, not settled yet, that stands for a former version; the version exists."""
+        self._require_settled(alias)
+        if to is None and not alias.previous:
+            raise SubmissionError("no_previous_version", f"Alias {alias.name!r} has no previous version.", status=409)
+        target = to or alias.previous[0]
+        if target not in alias.previous:
+            raise _unknown_version(alias, target)
         await self._require_whole(target)
         moved_at = format_milliseconds(utc_now())
-        previous = put_first(alias, target)
-        moved = replace(alias, collection=target, previous=previous, settled=False, moved_at=moved_at)
-        await self._write(moved)
-        _log.info("alias rolled back", extra={"alias": name, "collection": target})
-        await self._roll_forward(name)
-        return await self.describe(name)
+        return replace(alias, collection=target, previous=put_first(alias, target), settled=False, moved_at=moved_at)
+
+    async def _complete(self, alias: Alias, *, replayed: bool) -> RolledBack:
+        if not alias.settled:
+            await self._roll_forward(alias.name)
+        return RolledBack(await self.describe(alias.name), replayed)
 
     async def prune(self, name: str, keep: int) -> tuple[list[str], AliasDetail]:
         """Drop all former versions but the ``keep`` newest ones, with their points and state; return their names.
@@ -291,12 +339,34 @@ def _write(state: StateStore, alias: Alias) -> None:
         raise _moving(alias.name) from error
 
 
+def _is_repeated(alias: Alias, order: Rollback) -> bool:
+    """Return whether an alias remembers a rollback. Raises SubmissionError "idempotency_conflict" (409)."""
+    first = next((one for one in alias.rollbacks if one.key == order.key), None)
+    if first is not None and first.to != order.to:
+        version = "its newest former version" if first.to is None else repr(first.to)
+        message = (
+            f"The Idempotency-Key was used for another request, which rolled alias {alias.name!r} back to {version}."
+        )
+        hint = "Use a new key for a new request."
+        raise SubmissionError("idempotency_conflict", message, hint=hint, status=409)
+    return first is not None
+
+
+def _unknown_version(alias: Alias, target: str) -> SubmissionError:
+    if target in alias.dropping:
+        message = f"Version {target!r} of alias {alias.name!r} is being dropped."
+        return SubmissionError("version_missing", message, hint="Choose another version.", status=409, field="to")
+    message = f"Collection {target!r} is neither the current nor a former version of alias {alias.name!r}."
+    hint = f"Choose a version that GET /aliases/{alias.name} shows under `collection` or `previous`."
+    return SubmissionError("version_unknown", message, hint=hint, status=422, field="to")
+
+
 def _moving(name: str) -> SubmissionError:
     hint = f"Try again later; GET /aliases/{name} shows when the change is complete."
     return SubmissionError("alias_moving", f"Alias {name!r} is being changed.", hint=hint, status=409)
 
 
 def _missing(collection: str, where: str) -> SubmissionError:
-    message = f"The previous version {collection!r} no longer exists in {where}."
+    message = f"The former version {collection!r} no longer exists in {where}."
     hint = "Submit a job with `alias` to create a new version."
     return SubmissionError("version_missing", message, hint=hint, status=409)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -37,6 +37,19 @@ _FIELDS = (
     "moved_at",
 )
 
+ROLLBACKS_MAX: Final = 32
+"""Rollbacks whose idempotency keys an alias remembers, some 80 bytes each: far more than are under way at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A rollback that was ordered under an idempotency key."""
+
+    key: str
+    """Hash of the key and of who used it."""
+    to: str | None
+    """The version that the request named; None when it named none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:
@@ -57,8 +70,15 @@ class Alias:
     """Former versions that are being dropped; the alias must not move back to them."""
     removed: bool = False
     """True while the alias itself is being removed; it stands for no collection any more."""
+    rollbacks: tuple[Rollback, ...] = ()
+    """The newest ``ROLLBACKS_MAX`` rollbacks with an idempotency key, newest first. Here, and not in the database: one
+    conditional write moves the alias and remembers the key, so a crash leaves both or neither."""
     version: str = ""
     """Version in the state store, for the next conditional write; empty before the first one."""
+
+    def remember(self, rollback: Rollback) -> Alias:
+        """Return the alias with one more rollback that it remembers; the oldest one is forgotten. Pure."""
+        return replace(self, rollbacks=(rollback, *self.rollbacks)[:ROLLBACKS_MAX])
 
 
 def read_alias(store: StateStore, name: str) -> Alias | None:
@@ -76,6 +96,8 @@ def _parse_alias(name: str, stored: Stored) -> Alias:
     data = parse_json(path, stored.data)
     try:
         values: dict[str, Any] = {field: tuple(data[field]) if field in _TUPLES else data[field] for field in _FIELDS}
+        # Former releases write none, also when they change an alias that has some.
+        values["rollbacks"] = tuple(Rollback(one["key"], one["to"]) for one in data.get("rollbacks", ()))
     except (KeyError, TypeError) as error:
         raise FatalError("state_corrupt", f"{path!r} in the state store is incomplete: {error}.", path=path) from error
     return Alias(**values, version=stored.version)
@@ -96,7 +118,10 @@ def write_alias(store: StateStore, alias: Alias) -> Alias:
 
 
 def _dump_alias(alias: Alias) -> bytes:
-    return orjson.dumps({"format": 1, **{field: getattr(alias, field) for field in _FIELDS}})
+    body: dict[str, Any] = {"format": 1, **{field: getattr(alias, field) for field in _FIELDS}}
+    if alias.rollbacks:
+        body["rollbacks"] = alias.rollbacks
+    return orjson.dumps(body)
 
 
 def update_alias(store: StateStore, name: str, change: Callable[[Alias | None], Alias | None]) -> Alias | None:
@@ -169,6 +194,7 @@ def record_move(
             job_created_at=job_created_at,
             moved_at=now,
             dropping=() if alias is None else alias.dropping,
+            rollbacks=() if alias is None or alias.removed else alias.rollbacks,
         )
 
     moved = update_alias(store, name, move)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from ingestion_engine.api.dependencies import AliasName, DeleterDep, PruneParams, ReaderDep, ServicesDep, SubmitterDep
+from ingestion_engine.api.dependencies import (
+    AliasName,
+    DeleterDep,
+    IdempotencyKey,
+    PruneParams,
+    ReaderDep,
+    RollbackBody,
+    ServicesDep,
+    SubmitterDep,
+)
 from ingestion_engine.api.views import PROBLEMS, show_alias
 from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 
@@ -26,15 +35,34 @@ async def get_alias(name: AliasName, caller: ReaderDep, services: ServicesDep) -
 
 
 @router.post("/aliases/{name}/rollback", operation_id="roll_back_alias", summary="Roll back an alias")
-async def roll_back_alias(name: AliasName, caller: SubmitterDep, services: ServicesDep) -> AliasView:
-    """Move an alias to its newest former version; calling it again reverts the rollback. Searches follow at once."""
+async def roll_back_alias(
+    name: AliasName,
+    response: Response,
+    caller: SubmitterDep,
+    services: ServicesDep,
+    order: RollbackBody = None,
+    key: IdempotencyKey = None,
+) -> AliasView:
+    """Move an alias to a former version: the one in ``to``, or the newest. Searches follow at once.
+
+    Without ``to`` and without ``Idempotency-Key``, the same request again reverts the rollback. With ``to``, it changes
+    nothing once the alias stands for that version. With a key, it never moves the alias again: the response shows the
+    alias as it is. An alias remembers the keys of its last 32 rollbacks.
+    """
     caller.check_collection(name)
-    return show_alias(await services.aliases.roll_back(name))
+    to = None if order is None else order.to
+    done = await services.aliases.roll_back(name, to, owner=caller.name, idempotency_key=key)
+    if done.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return show_alias(done.detail)
 
 
 @router.delete("/aliases/{name}/versions", operation_id="prune_alias", summary="Drop former versions of an alias")
 async def prune_alias(name: AliasName, query: PruneParams, caller: DeleterDep, services: ServicesDep) -> PrunedAlias:
-    """Drop all but the newest former versions: their points in every store and their state."""
+    """Drop all but the newest former versions: their points in every store and their state.
+
+    Repeating it is safe: a version that is dropped already is not listed under ``dropped`` again.
+    """
     caller.check_collection(name)
     dropped, detail = await services.aliases.prune(name, query.keep)
     return PrunedAlias(**show_alias(detail).model_dump(), dropped=dropped)
@@ -42,6 +70,9 @@ async def prune_alias(name: AliasName, query: PruneParams, caller: DeleterDep, s
 
 @router.delete("/aliases/{name}", status_code=204, operation_id="remove_alias", summary="Remove an alias")
 async def remove_alias(name: AliasName, caller: DeleterDep, services: ServicesDep) -> None:
-    """Remove an alias; its current and former collections are kept."""
+    """Remove an alias; its current and former collections are kept.
+
+    Repeating it is safe: 404 means that the alias is gone.
+    """
     caller.check_collection(name)
     await services.aliases.remove(name)
