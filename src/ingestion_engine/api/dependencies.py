@@ -5,7 +5,7 @@ Route modules import from here and from ``views``, never from each other.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Body, Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -25,6 +25,9 @@ from ingestion_engine.models.operations import DrainOrder
 from ingestion_engine.models.search import SearchRequest
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
+
+FOREIGN_HOST: Final = "foreign_host"
+"""Entry of a request's state: True for a probe under a name that is not the service's, as pages of others come."""
 
 # -- the caller, the services, a job ----------------------------------------------------------------------------------
 
@@ -101,7 +104,9 @@ ChangedJobDep = Annotated[JobRecord, Security(find_job, scopes=[Scope.SUBMIT])]
 
 
 async def may_see_details(request: Request, bearer: Bearer, identities: IdentitiesDep) -> bool:
-    """Return True where the caller may read; without raising, for routes that answer everybody."""
+    """Return True where the caller may read, under a name of the service; never raises: for routes for everybody."""
+    if getattr(request.state, FOREIGN_HOST, False):
+        return False
     try:
         caller = await identify_caller(request, bearer, identities)
     except IngestionError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import getpass
-import ipaddress
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, Final
 from ingestion_engine import __version__
 from ingestion_engine.doctor.context import Context, Role, in_thread
 from ingestion_engine.doctor.findings import Finding, fail, not_configured, ok, warn
+from ingestion_engine.runtime.host_names import is_loopback
 from ingestion_engine.runtime.settings import SettingsError, list_variables
 
 EXPIRES_SOON: Final = dt.timedelta(days=30)
@@ -164,13 +164,9 @@ async def check_api_keys(context: Context) -> list[Finding]:
             return [warn(f"{str(path)!r} has no key: every request is refused.", "Add a key to the file.", keys=0)]
         return [ok(f"{count} keys in {str(path)!r}", keys=count)]
     hint = "Set INGEST_API__KEYS_FILE to a file with API keys."
-    if _is_loopback(api.host):
+    if is_loopback(api.host):
         return [not_configured(f"The service listens on {api.host} only; no key is required.", hint)]
+    if not api.allow_anonymous:
+        text = f"The service would listen on {api.host} without any authentication, and refuses to start."
+        return [fail(text, f"{hint} INGEST_API__ALLOW_ANONYMOUS=true serves everybody.", code="settings")]
     return [warn(f"The service listens on {api.host} and requires no key: whoever reaches it may do everything.", hint)]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -24,6 +24,7 @@ from ingestion_engine.gateway.demand import read_demand
 from ingestion_engine.gateway.dispatcher import Call, Dispatcher, Refused, Wanted
 from ingestion_engine.gateway.forward import PASSED_TO_SERVERS, EmbedRequest, Reply, pass_headers
 from ingestion_engine.gateway.scheduling.tickets import DEFAULT_WEIGHT, MAX_WEIGHT
+from ingestion_engine.runtime.host_names import HostRules
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tracing import is_tracing, open_span
 
@@ -62,13 +63,17 @@ Routes = Mapping[tuple[str, str], Handler]
 class App:
     """Answers requests: by its routes, else with a refusal in Ollama's form."""
 
-    def __init__(self, routes: Routes, flow_routes: Mapping[str, Callable[[str], Reply]]) -> None:
+    def __init__(
+        self, routes: Routes, flow_routes: Mapping[str, Callable[[str], Reply]], *, hosts: HostRules | None = None
+    ) -> None:
         """Serve these routes.
 
         Args:
             routes: Handler by method and path; HEAD is served by GET's.
             flow_routes: Handler by method of ``/gateway/flows/{key}``.
+            hosts: Names under which the gateway may be addressed; None means those of this machine.
         """
+        self._hosts = hosts or HostRules(accepts_private=True)
         self._routes = routes
         self._flow_routes = flow_routes
         self.refused: dict[int, int] = {}
@@ -110,6 +115,7 @@ class App:
         return response
 
     def _find_handler(self, request: web.BaseRequest) -> Handler:
+        self._check_host(request)
         _check_origin(request)
         path = request.rel_url.raw_path
         method = "GET" if request.method == "HEAD" else request.method
@@ -124,6 +130,18 @@ class App:
         else:
             allowed = [one for one, known in self._routes if known == path]
         raise _not_served(request.method, path, allowed)
+
+    def _check_host(self, request: web.BaseRequest) -> None:
+        """Refuse what is addressed to another name: a page whose own name points here is in no way foreign to itself.
+
+        Ollama does the same on loopback.
+        """
+        given = request.headers.getall("host", [])
+        if given and (len(given) > 1 or not self._hosts.accepts(given[0])):
+            message = (
+                f"{given[0][:100]!r} is not a name of this gateway; set INGEST_GATEWAY__ALLOWED_HOSTS to serve it."
+            )
+            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, message, reason="host")
 
 
 def _give_up(request: web.BaseRequest) -> None:

@@ -42,6 +42,7 @@ from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.gateway.peers.polling import Peers
 from ingestion_engine.gateway.scheduling.fair_queue import FairQueue
 from ingestion_engine.gateway.status import Status
+from ingestion_engine.runtime.host_names import HostRules, host_of_url
 from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
 
@@ -104,7 +105,9 @@ class Gateway:
         self._status = Status(self.dispatcher, self.peers, clock=clock)
         self._bodies = BodyReader(settings.gateway.queue_bytes)
         flow_routes = {"GET": self._status.flow, "DELETE": self._status.drop}
-        self.app = App(self._make_routes(), flow_routes)
+        own = (host_of_url(url) for url in settings.gateway.url)
+        hosts = HostRules((*settings.gateway.allowed_hosts, *filter(None, own)), accepts_private=True)
+        self.app = App(self._make_routes(), flow_routes, hosts=hosts)
         self._metrics = Metrics(self.dispatcher, self._status, self.app, clock=clock)
         self._metrics.add_waits(self._waits)
         self._keeping: asyncio.Task[None] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import resource
 import signal
 import socket
@@ -16,6 +15,7 @@ from aiohttp import web
 from ingestion_engine.gateway.assembly import Gateway
 from ingestion_engine.gateway.peers.membership import DEAD_S
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
+from ingestion_engine.runtime.host_names import is_loopback
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
@@ -52,7 +52,7 @@ def serve(settings: Settings, *, dead_s: float = DEAD_S) -> None:
     with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
         shown = f"[{host}]" if ":" in host else host
         _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
-        if not _is_loopback(host):
+        if not is_loopback(host):
             _log.warning("Ollama's API has no authentication: everybody who reaches this address may use the servers")
         freeze_startup_objects(COLLECT_AFTER)
         try:
@@ -117,13 +117,6 @@ async def _end(gateway: Gateway, listening: asyncio.Server, server: web.Server) 
     listening.close()
     server.pre_shutdown()
     await server.shutdown(max(0.0, end - asyncio.get_running_loop().time()))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _allow_many_connections() -> None:

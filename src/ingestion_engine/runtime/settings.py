@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import ipaddress
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -304,16 +305,74 @@ class SparkSettings(Group):
     """
 
 
+_HOST_NAME: Final = re.compile(r"(\*\.)?[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*")
+"""A host name in lower case, also with ``*.`` before it; underscores are in the names of Compose's services."""
+
+
+def _split_names(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_host_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.lower().rstrip(".") for name in value)
+    for name in names:
+        if name != "*" and _HOST_NAME.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is no host name; write ingest.example.com or *.example.com, without a port")
+    return names
+
+
+def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"{network!r} is no address or network such as 10.0.0.7 or 10.0.0.0/8") from None
+    return value
+
+
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_host_names)]
+"""Host names, ``*.`` before one means every name below it; comma-separated in the environment."""
+
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_networks)]
+"""IP addresses and networks in CIDR notation, comma-separated in the environment."""
+
+
 class ApiSettings(Group):
     """The HTTP service."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default is loopback, because there is no authentication without ``keys_file``."""
+    """Address to listen on. An address beyond loopback requires authentication, or ``allow_anonymous``."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 means any free port."""
     keys_file: Path | None = None
     """JSON file with API keys and the buckets and collections that each may use. Unset means no authentication. See
     docs/operate/secrets.md."""
+    allow_anonymous: bool = False
+    """True serves everybody who reaches the address without any authentication, where no API keys are set. Without it,
+    the service then listens on loopback only. See docs/operate/network.md."""
+    public_url: str | None = None
+    """URL under which browsers reach the service, for example ``https://ingest.example.com``; its host is always
+    allowed. Unset means that each request's own host is used. See docs/operate/network.md."""
+    allowed_hosts: HostNames = ()
+    """Comma-separated host names under which the service is reached; ``*.example.com`` means every name below. A
+    request to another name is refused (421), which keeps web pages out that point their own name at this address
+    ("DNS rebinding"). IP addresses, ``localhost``, this machine's name and the host of ``public_url`` are always
+    allowed. ``*`` allows every name."""
+    trusted_proxies: Networks = ()
+    """Comma-separated addresses or networks of the proxies before the service, whose ``X-Forwarded-For`` and
+    ``X-Forwarded-Proto`` are believed. Unset means that no such header is."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL that starts with http:// or https://")
+        if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("must have no path, query or account, for example https://ingest.example.com")
+        return value.rstrip("/").lower()
 
 
 class GatewaySettings(Group):
@@ -325,6 +384,10 @@ class GatewaySettings(Group):
     that the servers of ``INGEST_OLLAMA__URLS`` are used directly. See docs/gateway.md."""
     host: str = "127.0.0.1"
     """Address on which ``ingest gateway`` listens. The default is loopback, because there is no authentication."""
+    allowed_hosts: HostNames = ()
+    """Comma-separated host names under which clients reach ``ingest gateway``, as ``INGEST_API__ALLOWED_HOSTS``. IP
+    addresses, this machine's name, the hosts of ``url``, and names that nobody can register (without a dot,
+    ``*.svc``, ``*.local``, ``*.internal``) are always allowed."""
     port: int = Field(default=11430, ge=0, le=65535)
     """Port on which ``ingest gateway`` listens; 0 means any free port."""
     max_per_server: int = Field(default=32, ge=1)
@@ -501,6 +564,11 @@ class Settings(BaseSettings):
             assert isinstance(env_settings, EnvSettingsSource)
             env_settings.env_vars = given
         return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+    @property
+    def is_open(self) -> bool:
+        """True when the service serves everybody, because no way to authenticate is configured."""
+        return self.api.keys_file is None
 
     @property
     def embed_in_flight(self) -> int:

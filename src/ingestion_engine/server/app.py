@@ -20,8 +20,12 @@ from ingestion_engine.api.routes import aliases, collections, jobs, operations, 
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.server.client_address import ClientAddress
+from ingestion_engine.server.documentation import add_documentation
+from ingestion_engine.server.host_checks import HostChecks
 from ingestion_engine.server.middleware import RequestContext
 from ingestion_engine.server.request_traces import RequestTraces
+from ingestion_engine.server.response_headers import ResponseHeaders
 
 THREADS = 32
 """For blocking calls of the state store and S3. With asyncio's default, six on two cores, a slow S3 would delay every
@@ -67,6 +71,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
@@ -76,7 +81,17 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     install_problem_handlers(app)
     for routes in (jobs, collections, search, aliases, operations):
         app.include_router(routes.router)
+    add_documentation(app)
+    _add_middleware(app, settings, metrics)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Add what every request passes through: from the inside, the routes, to the outside."""
+    public_url = settings.api.public_url or ""
+    app.add_middleware(HostChecks, settings=settings.api)
     app.add_middleware(RequestContext, metrics=metrics)
     if settings.tracing.endpoint is not None:
-        app.add_middleware(RequestTraces)  # around the other one, so that log lines of the request have its trace
-    return app
+        app.add_middleware(RequestTraces)  # around the former, so that log lines of the request have its trace
+    app.add_middleware(ResponseHeaders, uses_tls=public_url.startswith("https://"))
+    app.add_middleware(ClientAddress, trusted=settings.api.trusted_proxies)

@@ -10,7 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.runtime.host_names import is_loopback
+from ingestion_engine.runtime.settings import Settings, SettingsError
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
 from ingestion_engine.server.app import create_app
@@ -29,10 +30,12 @@ def serve(settings: Settings) -> None:
     """Serve on ``settings.api``'s host and port until SIGINT or SIGTERM; the address is logged.
 
     Raises:
-        SettingsError: the file of API keys is invalid, or traces are wanted and their extra is missing.
+        SettingsError: the file of API keys is invalid, or traces are wanted and their extra is missing; or everybody
+            who reaches the address would have full access, and no setting says so.
         OSError: the address cannot be listened on.
         IngestionError: the service cannot start, for example because its database is unavailable.
     """
+    check_exposure(settings)
     configure_logging(settings.log_level, json=settings.log_format == "json")
     start_tracing(settings, "service")
     app = create_app(settings)
@@ -45,6 +48,9 @@ def serve(settings: Settings) -> None:
             _quiet_start(app),
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # otherwise everybody on loopback could name any address as its own
+            server_header=False,
+            ws="none",
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S,
         )
@@ -56,6 +62,26 @@ def serve(settings: Settings) -> None:
             raise
         finally:
             stop_tracing()
+
+
+def check_exposure(settings: Settings) -> None:
+    """Check that nobody gets full access by accident: who listens beyond loopback authenticates, or says not to.
+
+    Raises:
+        SettingsError: the address is reachable from elsewhere, no authentication is configured, and
+            ``INGEST_API__ALLOW_ANONYMOUS`` is not set.
+    """
+    api = settings.api
+    if not settings.is_open or is_loopback(api.host):
+        return
+    if not api.allow_anonymous:
+        raise SettingsError(
+            f"INGEST_API__HOST: The service would listen on {api.host!r} without any authentication, so that everybody "
+            "who reaches it could read, change and delete everything. Set INGEST_API__KEYS_FILE to a file with API "
+            "keys (docs/operate/secrets.md), listen on 127.0.0.1, or set INGEST_API__ALLOW_ANONYMOUS=true where only "
+            "people who may do all that can reach the address."
+        )
+    _log.warning("no authentication: everybody who reaches this address has full access", extra={"host": api.host})
 
 
 class _Server(uvicorn.Server):

@@ -46,6 +46,7 @@ def test_warnings_fail_only_when_they_are_to(
 ) -> None:
     """``--strict`` is for installations that are to be perfect."""
     monkeypatch.setenv("INGEST_API__HOST", "0.0.0.0")
+    monkeypatch.setenv("INGEST_API__ALLOW_ANONYMOUS", "true")
     assert run_app(app, ["doctor", "--only", "api-keys"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown] == ["warning", "->", "ok:"]

@@ -102,6 +102,9 @@ async def test_api_keys(tmp_path: Path) -> None:
     assert (found.state, found.code) == (State.FAILED, "settings")
     assert (await diagnose(Settings(), "api-keys"))[0].state is State.NOT_CONFIGURED
     (found,) = await diagnose(Settings(api={"host": "0.0.0.0"}), "api-keys")
+    assert (found.state, found.code) == (State.FAILED, "settings")
+    assert "ALLOW_ANONYMOUS" in found.hint
+    (found,) = await diagnose(Settings(api={"host": "0.0.0.0", "allow_anonymous": True}), "api-keys")
     assert found.state is State.WARNING
 
 

@@ -191,6 +191,19 @@ async def test_pages_of_other_sites_are_not_served() -> None:
         assert (await world.embed(origin="http://localhost:3000")).status_code == 200
 
 
+async def test_the_gateway_is_addressed_by_its_own_name() -> None:
+    """A page whose own name points at it is refused, also for reading; names in clusters and networks are not."""
+    async with start() as world:
+        for host in ("evil.example", "evil.example:11430", "gateway.evil.example", ""):
+            response = await world.embed(host=host)
+            assert response.status_code == 421, host
+            assert "INGEST_GATEWAY__ALLOWED_HOSTS" in response.json()["error"]
+            for path in ("/", "/api/tags", "/gateway/flows", "/metrics"):
+                assert (await world.http.get(path, headers={"host": host})).status_code == 421
+        for host in ("localhost:11430", "10.0.0.9", "gateway", "gateway.ingest.svc.cluster.local:11430"):
+            assert (await world.embed(host=host)).status_code == 200, host
+
+
 async def test_readiness_names_each_server() -> None:
     """What it is used for and why not; 503 when none can be used."""
     servers = [ScriptedOllama() for _ in range(3)]

@@ -170,7 +170,7 @@ class ScriptedClient(IngestClient):
     """A client whose answers to ``get_drain`` a test sets; None means that the service is unreachable."""
 
     def __init__(self, under_way: list[int | None]) -> None:
-        super().__init__("http://service")
+        super().__init__("http://localhost")
         self.under_way = under_way
 
     def get_drain(self) -> dict[str, Any]:
