@@ -235,6 +235,11 @@ class TestObjects:
         rest = await store.read_object_points(contract.collection, ids[:1], first_chunk=3)
         assert [p.payload["chunk_index"] for p in rest] == [3]
         assert await store.read_object_points(contract.collection, ids[2:]) == []
+        for limit in (1, 5, 8, 9):
+            few = await store.read_object_points(contract.collection, ids, limit=limit)
+            assert len({p.id for p in few}) == len(few) == min(limit, 8)
+        one = await store.read_object_points(contract.collection, ids[:1], first_chunk=3, limit=2)
+        assert [p.payload["chunk_index"] for p in one] == [3]
 
     async def test_more_than_one_page_of_an_object(self, store: VectorStore, contract: CollectionContract) -> None:
         """1,203 points are returned once each."""
@@ -243,6 +248,8 @@ class TestObjects:
         await store.upsert(contract.collection, points)
         found = await store.read_object_points(contract.collection, [make_object_id("docs", "long.txt")])
         assert sorted(p.id for p in found) == sorted(p.id for p in points)
+        some = await store.read_object_points(contract.collection, [make_object_id("docs", "long.txt")], limit=501)
+        assert len({p.id for p in some}) == 501
 
     async def test_delete_by_id(self, store: VectorStore, contract: CollectionContract) -> None:
         """Exactly these points are removed; missing ids change nothing."""

@@ -102,3 +102,25 @@ def check(table: ObjectTable, model: dict[str, TableRow], prefixes: list[str]) -
             if cursor is None:
                 break
         assert got == [r for r in under if r.state == "failed"]
+        for state, limit in ((None, 3), (RowState.FAILED, 1)):
+            check_folder(table, [r for r in under if state in (None, r.state)], prefix, state, limit=limit)
+
+
+def check_folder(
+    table: ObjectTable, rows: list[TableRow], prefix: str, state: RowState | None, *, limit: int
+) -> None:
+    """The pages of a folder show each folder and each object in it once, in key order."""
+    expected: dict[str, TableRow | None] = {}
+    for r in rows:
+        name, slash, _ = r.key.removeprefix(prefix).partition("/")
+        expected[prefix + name + slash] = None if slash else r
+    got: list[tuple[str, TableRow | None]] = []
+    cursor: str | None = None
+    while True:
+        folders, objects, cursor = table.list_folder(prefix, state, cursor, limit)
+        assert len(folders) + len(objects) <= limit
+        page: list[tuple[str, TableRow | None]] = [*((f, None) for f in folders), *((r.key, r) for r in objects)]
+        got += sorted(page, key=lambda entry: entry[0].encode())
+        if cursor is None:
+            break
+    assert got == list(expected.items())

@@ -286,14 +286,21 @@ class MemoryStore:
         return [StoredPoint(i, held[i].payload, held[i].vector if with_vectors else None) for i in ids if i in held]
 
     async def read_object_points(
-        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+        self,
+        collection: str,
+        object_ids: Sequence[ObjectId],
+        *,
+        first_chunk: int = 0,
+        end_chunk: int | None = None,
+        limit: int | None = None,
     ) -> list[StoredPoint]:
+        self.before_read("read_object_points")
         found = [p for p in self._points(collection).values() if p.payload.get("object_id") in set(object_ids)]
         if first_chunk or end_chunk is not None:
             indexes = range(first_chunk, end_chunk if end_chunk is not None else 10**9)
             found = [p for p in found if p.payload.get("chunk_index") in indexes]
-        assert len(found) < 10_000
-        return [StoredPoint(p.id, p.payload, p.vector) for p in found]
+        assert limit is not None or len(found) < 10_000
+        return [StoredPoint(p.id, p.payload, p.vector) for p in found[:limit]]
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
         held = self._points(collection)

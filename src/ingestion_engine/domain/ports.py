@@ -248,7 +248,13 @@ class VectorStore(Protocol):
         """Return the points that exist among these ids, in any order."""
 
     async def read_object_points(
-        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+        self,
+        collection: str,
+        object_ids: Sequence[ObjectId],
+        *,
+        first_chunk: int = 0,
+        end_chunk: int | None = None,
+        limit: int | None = None,
     ) -> list[StoredPoint]:
         """Return the points that name one of some objects, with vectors, in any order.
 
@@ -259,6 +265,7 @@ class VectorStore(Protocol):
                 without a valid index.
             end_chunk: Only points with a lower ``chunk_index``; None means no bound. The caller requests fewer than
                 10,000 points, which is Weaviate's limit.
+            limit: At most this many of the points, whichever the store has at hand; None means all of them.
         """
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:

@@ -1,4 +1,7 @@
-"""The states of a job, and of an attempt on its engine, by name; ``services.job_states`` has the transitions."""
+"""The states of a job, of an attempt on its engine, and of a point in several stores, by name.
+
+``services.job_states`` has the transitions of jobs.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +39,17 @@ class EngineState(StrEnum):
     RUNNING = "running"
     ENDED = "ended"
     """The attempt's driver has ended, successfully or not."""
+
+
+class Agreement(StrEnum):
+    """Whether the stores of a collection hold the same copy of a point."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    """All have it, with different fields or vectors."""
+    MISSING = "missing"
+    """A store does not have it."""
+    UNKNOWN = "unknown"
+    """A store could not be read; those that could agree."""
+    SINGLE = "single"
+    """The collection has one store."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.domain.vectors import are_close
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +58,3 @@ async def find_vectors(
                     continue
                 disputed.add(point.id)
     return {point_id: vector for point_id, vector in found.items() if point_id not in disputed}
-
-
-VECTOR_TOLERANCE = 1e-5
-"""Largest difference in one component between two copies of a vector: Qdrant normalises cosine vectors to length 1 in
-its own arithmetic."""
-
-
-def are_close(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> bool:
-    """True when two vectors are copies of the same vector. Pure."""
-    return left is right or (left.shape == right.shape and bool(abs(left - right).max(initial=0) <= VECTOR_TOLERANCE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ingestion_engine.domain.errors import IngestionError, SubmissionError
@@ -13,7 +13,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.state_access import require_contract, skip_corrupt, state_needed
+from ingestion_engine.services.state_access import needs_pyarrow, require_contract, skip_corrupt, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.deletions import iter_deletions, read_deletion
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -57,9 +57,11 @@ class ObjectPage:
 
     items: list[dict[str, Any]]
     next_cursor: str | None
+    folders: list[str] = field(default_factory=list)
+    """What keys with a slash after the prefix have in common, with the slash; only when requested."""
 
 
-def _show_row(row: TableRow) -> dict[str, Any]:
+def show_row(row: TableRow) -> dict[str, Any]:
     """Return a row as JSON types. Pure."""
     return {**dataclasses.asdict(row), "warnings": list(map(dataclasses.asdict, load_warnings(row.warnings)))}
 
@@ -151,8 +153,11 @@ class CollectionService:
         warned: bool,
         limit: int,
         cursor: str | None,
+        folders: bool = False,
     ) -> ObjectPage:
         """Return one page of a collection's objects in key order, or of those of which something was left out.
+
+        With ``folders``, keys with a slash after the prefix are listed as folders instead, once each.
 
         Raises:
             SubmissionError: as ``describe``; "validation_error" for a cursor of another list;
@@ -161,19 +166,17 @@ class CollectionService:
         contract = await require_contract(self._state, name)
         assert self._state is not None
         table = ObjectTable(self._state, contract.collection)
-        try:
-            with state_needed():
+        with state_needed(), needs_pyarrow():
+            if folders:
+                found, rows, following = await asyncio.to_thread(
+                    table.list_folder, prefix=prefix, state=state, warned=warned, cursor=cursor, limit=limit
+                )
+            else:
+                found = []
                 rows, following = await asyncio.to_thread(
                     table.page, prefix=prefix, state=state, warned=warned, cursor=cursor, limit=limit
                 )
-        except ImportError as error:
-            raise SubmissionError(
-                "object_table_unreadable",
-                "The service cannot read object tables.",
-                hint="Install pyarrow in the environment of the service.",
-                status=501,
-            ) from error
-        return ObjectPage([_show_row(row) for row in rows], following)
+        return ObjectPage([show_row(row) for row in rows], following, found)
 
     async def _count(self, contract: CollectionContract) -> dict[StoreName, PointCount]:
         counts = await asyncio.gather(*(self._count_store(name, contract.collection) for name in contract.stores))

@@ -33,6 +33,20 @@ def state_needed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def needs_pyarrow() -> Iterator[None]:
+    """Turn the error of a service without pyarrow into SubmissionError "object_table_unreadable" (501)."""
+    try:
+        yield
+    except ImportError as error:
+        raise SubmissionError(
+            "object_table_unreadable",
+            "The service cannot read object tables.",
+            hint="Install pyarrow in the environment of the service.",
+            status=501,
+        ) from error
+
+
+@contextlib.contextmanager
 def skip_corrupt(kind: str, name: str) -> Iterator[None]:
     """Log an error of a file that cannot be read instead of raising it, so that a list shows all others."""
     try:

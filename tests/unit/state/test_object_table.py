@@ -162,6 +162,33 @@ def test_row_groups_are_skipped_by_their_keys(store: StateStore) -> None:
     assert sum(1 for _ in table.scan()) == 60_000
 
 
+def test_a_folder_is_listed_without_reading_what_is_in_it(store: StateStore) -> None:
+    """Of 120,000 objects in three folders and three beside them, a small part is read; a key is found with less."""
+
+    class Measured(FaultyStore):
+        read_bytes = 0
+
+        def get_range(self, path: str, start: int, length: int) -> bytes:
+            data = super().get_range(path, start, length)
+            self.read_bytes += len(data)
+            return data
+
+    measured = Measured(store)
+    table = ObjectTable(measured, "docs", row_group_rows=2_000)
+    keys = [f"{folder}/{n:05d}" for folder in "abc" for n in range(40_000)] + ["a", "b.txt", "d"]
+    rows = [row(key, points_digest=make_object_id("d", key)) for key in sorted(keys)]
+    append(table, rows, 1)
+    size = read_manifest(store, MANIFEST).runs[0].bytes
+    measured.read_bytes = 0
+    folders, objects, following = table.list_folder("", None, None, 10)
+    assert (folders, [r.key for r in objects], following) == (["a/", "b/", "c/"], ["a", "b.txt", "d"], None)
+    assert measured.read_bytes < size / 4
+    measured.read_bytes = 0
+    assert table.find("b/00017") == row("b/00017", points_digest=make_object_id("d", "b/00017"))
+    assert (table.find("b"), table.find("b/"), table.find("zz")) == (None, None, None)
+    assert measured.read_bytes < size
+
+
 class TestUnsorted:
     """The external sort before a run."""
 
@@ -214,11 +241,26 @@ class TestPages:
             pages.append(table.page("", RowState.FAILED, pages[-1][1], 5))
         assert [page_rows for page_rows, _ in pages] == [[], [], [rows[29]]]
 
+    def test_a_page_of_a_folder_ends_after_looking_at_many_rows(
+        self, store: StateStore, table: ObjectTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rare state costs several short requests; a folder is listed once, although it goes on in the next."""
+        monkeypatch.setattr("ingestion_engine.state.object_table.table._PAGE_SCAN_ROWS", 10)
+        rows = [row(f"{n // 15}/{n:06d}", 1, "failed" if n in (14, 15, 29) else "present") for n in range(30)]
+        append(ObjectTable(store, "docs", row_group_rows=12), rows, 1)
+        pages = [table.list_folder("", RowState.FAILED, None, 5)]
+        while pages[-1][2] is not None:
+            pages.append(table.list_folder("", RowState.FAILED, pages[-1][2], 5))
+        assert [folder for folders, _, _ in pages for folder in folders] == ["0/", "1/"]
+        assert len(pages) > 1
+
     def test_foreign_cursors_are_refused(self, table: ObjectTable) -> None:
         """Not base64, or not UTF-8."""
         for bad in ("!", "_w", "ü"):
             with pytest.raises(SubmissionError):
                 table.page("", None, bad, 5)
+            with pytest.raises(SubmissionError):
+                table.list_folder("", None, bad, 5)
 
 
 class TestWriters:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -227,7 +228,13 @@ class QdrantStore:
         return [point for some in cut(ids, size) for part in await halve_if_too_large(some, read) for point in part]
 
     async def read_object_points(
-        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+        self,
+        collection: str,
+        object_ids: Sequence[ObjectId],
+        *,
+        first_chunk: int = 0,
+        end_chunk: int | None = None,
+        limit: int | None = None,
     ) -> list[StoredPoint]:
         """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
 
@@ -240,12 +247,17 @@ class QdrantStore:
         if first_chunk or end_chunk is not None:
             bounds = {"gte": first_chunk} | ({} if end_chunk is None else {"lt": end_chunk})
             further.append({"key": "chunk_index", "range": bounds})
+        page = {} if limit is None else {"limit": min(limit, READ_POINTS)}
 
         async def read(limits: Limits) -> list[StoredPoint]:
             found: list[StoredPoint] = []
             for some in cut(object_ids, least(len(object_ids), limits.condition_size)):
-                where = {"filter": {"must": [_is_any("object_id", some), *further]}, "with_vector": True}
-                found += [point async for point in self._scroll(collection, where)]
+                where = {"filter": {"must": [_is_any("object_id", some), *further]}, "with_vector": True, **page}
+                async with aclosing(self._scroll(collection, where)) as points:
+                    async for point in points:
+                        found.append(point)
+                        if len(found) == limit:
+                            return found
             return found
 
         return await self._within_limits(collection, read) if object_ids else []
@@ -281,7 +293,7 @@ class QdrantStore:
         first = {} if start is None else {"offset": _plain_id(start)}
         return self._scroll(collection, {"limit": page, "with_vector": with_vectors, **first})
 
-    async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncIterator[StoredPoint]:
+    async def _scroll(self, collection: str, request: Mapping[str, Any]) -> AsyncGenerator[StoredPoint]:
         body: dict[str, Any] = {"limit": READ_POINTS, "with_payload": True, **request}
         path, page = f"/collections/{collection}/points/scroll", body["limit"]
 

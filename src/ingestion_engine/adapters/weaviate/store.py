@@ -331,7 +331,13 @@ class WeaviateStore:
         return found
 
     async def read_object_points(
-        self, collection: str, object_ids: Sequence[ObjectId], *, first_chunk: int = 0, end_chunk: int | None = None
+        self,
+        collection: str,
+        object_ids: Sequence[ObjectId],
+        *,
+        first_chunk: int = 0,
+        end_chunk: int | None = None,
+        limit: int | None = None,
     ) -> list[StoredPoint]:
         """Return the points of some objects, or those with a chunk_index in [first_chunk, end_chunk), with vectors.
 
@@ -343,13 +349,15 @@ class WeaviateStore:
         filters = filter_objects(object_ids, first_chunk, end_chunk)
         found: list[StoredPoint] = []
         page = PAGE_POINTS
-        while True:
+        while limit is None or len(found) < limit:
+            page = page if limit is None else min(page, limit - len(found))
             results, page = await self._read_page(
                 collection, page, with_vectors=True, offset=len(found), filters=filters
             )
             if not results:
-                return found
+                break
             found += map(read_result, results)
+        return found
 
     async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
         """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from ingestion_engine.domain.ids import PointId, add_digests, digest_point, digest_vector, hash_json
 from ingestion_engine.domain.records import StoredPoint
 from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.pipeline.reuse import EXACT_FIRST, are_close
+from ingestion_engine.domain.vectors import are_close
+from ingestion_engine.pipeline.reuse import EXACT_FIRST
 from ingestion_engine.pipeline.stored_copies import Copies
 
 MODULUS = 1 << 128

@@ -161,23 +161,27 @@ def _key(table: Any, index: int) -> str:
     return key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeyRange:
-    """The keys that start with ``prefix`` and follow ``after`` (None: all of them)."""
+    """The keys that start with ``prefix``, follow ``after`` (None: all of them) and are not before ``start``.
+
+    ``start`` may be raised while runs are read: row groups that end before it are then not read.
+    """
 
     prefix: str = ""
     after: str | None = None
+    start: str = ""
 
     def touches(self, min_key: str, max_key: str) -> bool:
         """Return whether a key in [min_key, max_key] may be in the range. Pure."""
-        if max_key < self.prefix or (self.after is not None and max_key <= self.after):
+        if max_key < max(self.prefix, self.start) or (self.after is not None and max_key <= self.after):
             return False
         return min_key <= self.prefix or min_key.startswith(self.prefix)
 
     def cut(self, table: Any) -> Any:
         """Return the part of a sorted table that is in the range, without a copy. Pure."""
         indexes = range(table.num_rows)
-        start = bisect_left(indexes, self.prefix, key=lambda i: _key(table, i))
+        start = bisect_left(indexes, max(self.prefix, self.start), key=lambda i: _key(table, i))
         if self.after is not None:
             start = max(start, bisect_right(indexes, self.after, key=lambda i: _key(table, i)))
         stop = bisect_left(indexes, True, lo=start, key=lambda i: not _key(table, i).startswith(self.prefix))

@@ -32,6 +32,7 @@ repeated.
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -60,6 +61,11 @@ from ingestion_engine.state.object_table.runs import (
 _RUNS = "objects/runs/"
 _PAGE_SCAN_ROWS = 200_000
 """Rows that are scanned for one page before it is returned incomplete: well under a second."""
+_SLASH = "/"
+_AFTER_SLASH = "0"
+"""The character after the slash: no key of a folder follows its name with this one for the slash."""
+_LEAST = "\0"
+"""What follows a key with this one is the next possible key."""
 
 
 class ObjectTable:
@@ -142,8 +148,6 @@ class ObjectTable:
         Raises:
             SubmissionError: "validation_error": the cursor was not made by this method.
         """
-        import pyarrow.compute as pc
-
         if limit < 1:
             raise ValueError("The limit must be at least 1.")
         rows: list[TableRow] = []
@@ -152,9 +156,7 @@ class ObjectTable:
         for table in self._read_visible(KeyRange(prefix, after), COLUMNS):
             if scanned >= _PAGE_SCAN_ROWS and after is not None:
                 return rows, encode_cursor(after)
-            matching = table if state is None else table.filter(pc.equal(table["state"], state.value))
-            if warned:
-                matching = matching.filter(pc.is_valid(matching["warnings"]))
+            matching = _choose(table, state, warned=warned)
             rows.extend(iter_rows(matching.slice(0, limit + 1 - len(rows))))
             if len(rows) > limit:
                 return rows[:limit], encode_cursor(rows[limit - 1].key)
@@ -162,16 +164,81 @@ class ObjectTable:
             after = table["key"][-1].as_py()
         return rows, None
 
-    def _read_visible(self, keys: KeyRange, columns: Sequence[str]) -> Iterator[Any]:
-        """Return the merged tables of the current manifest, without tombstones."""
+    def find(self, key: str) -> TableRow | None:
+        """Return the row of a key; None when there is none. Cost: as the first row of ``scan``."""
+        row = next(self.scan(key), None)
+        return row if row is not None and row.key == key else None
+
+    def list_folder(
+        self, prefix: str, state: RowState | None, cursor: str | None, limit: int, *, warned: bool = False
+    ) -> tuple[list[str], list[TableRow], str | None]:
+        """Return one page of a folder: its folders, its objects, both in key order, and the cursor of the next page.
+
+        A folder is what keys with the same text between ``prefix`` and the next slash have in common, with the slash;
+        it is listed once, when one of its objects fulfils the conditions. Arguments, errors and incomplete pages are
+        those of ``page``; ``limit`` is the number of folders and objects together.
+
+        Cost: three columns of the row groups in which the page's folders begin and its objects are, however many
+        objects the folders have; then all columns of the row groups with its objects.
+        """
+        if limit < 1:
+            raise ValueError("The limit must be at least 1.")
+        runs = read_manifest(self._store, self._manifest_path).runs
+        keys = KeyRange(prefix, start="" if cursor is None else decode_cursor(cursor))
+        folders: list[str] = []
+        objects: list[str] = []
+        following: str | None = None
+        scanned = 0
+        for table in self._read_visible(keys, ("key", "state", "warnings"), runs):
+            if scanned >= _PAGE_SCAN_ROWS:
+                following = keys.start
+                break
+            scanned += table.num_rows
+            shown = _choose(table, state, warned=warned)["key"].to_pylist()
+            index = bisect_left(shown, keys.start)
+            while index < len(shown) and len(folders) + len(objects) < limit:
+                key = shown[index]
+                slash = key.find(_SLASH, len(prefix))
+                if slash < 0:
+                    objects.append(key)
+                    keys.start = key + _LEAST
+                    index += 1
+                else:
+                    folders.append(key[: slash + 1])
+                    keys.start = key[:slash] + _AFTER_SLASH
+                    index = bisect_left(shown, keys.start, lo=index)
+            if index < len(shown):
+                following = keys.start
+                break
+            keys.start = max(keys.start, table["key"][-1].as_py() + _LEAST)
+        rows = list(self._find_all(objects, runs))
+        return folders, rows, None if following is None else encode_cursor(following)
+
+    def _find_all(self, wanted: Sequence[str], runs: Sequence[Run]) -> Iterator[TableRow]:
+        """Yield the rows of some keys, which are in increasing order; only row groups with one of them are read."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not wanted:
+            return
+        keys = KeyRange(start=wanted[0])
+        sought = pa.array(wanted, pa.string())
+        for table in self._read_visible(keys, COLUMNS, runs):
+            yield from iter_rows(table.filter(pc.is_in(table["key"], value_set=sought)))
+            index = bisect_right(wanted, table["key"][-1].as_py())
+            if index == len(wanted):
+                return
+            keys.start = wanted[index]
+
+    def _read_visible(
+        self, keys: KeyRange, columns: Sequence[str], manifest_runs: Sequence[Run] | None = None
+    ) -> Iterator[Any]:
+        """Return the merged tables of some runs, without tombstones; None means those of the current manifest."""
         import pyarrow.compute as pc
 
         needed = [name for name in COLUMNS if name in {"key", "state", *columns}]
-        runs = [
-            run
-            for run in read_manifest(self._store, self._manifest_path).runs
-            if keys.touches(run.min_key, run.max_key)
-        ]
+        listed = read_manifest(self._store, self._manifest_path).runs if manifest_runs is None else manifest_runs
+        runs = [run for run in listed if keys.touches(run.min_key, run.max_key)]
 
         def visible() -> Iterator[Any]:
             for table in merge_tables([self._read_run(run, needed, keys) for run in runs]):
@@ -336,6 +403,14 @@ class ObjectTable:
                 stored_epoch=manifest.epoch,
             )
         return manifest
+
+
+def _choose(table: Any, state: RowState | None, *, warned: bool) -> Any:
+    """Return the rows of a table in one state (None: any), or those of which something was left out. Pure."""
+    import pyarrow.compute as pc
+
+    chosen = table if state is None else table.filter(pc.equal(table["state"], state.value))
+    return chosen.filter(pc.is_valid(chosen["warnings"])) if warned else chosen
 
 
 def _run_path(epoch: int, writer: str, file: RunFile) -> str:
