@@ -106,9 +106,7 @@ def check(table: ObjectTable, model: dict[str, TableRow], prefixes: list[str]) -
             check_folder(table, [r for r in under if state in (None, r.state)], prefix, state, limit=limit)
 
 
-def check_folder(
-    table: ObjectTable, rows: list[TableRow], prefix: str, state: RowState | None, *, limit: int
-) -> None:
+def check_folder(table: ObjectTable, rows: list[TableRow], prefix: str, state: RowState | None, *, limit: int) -> None:
     """The pages of a folder show each folder and each object in it once, in key order."""
     expected: dict[str, TableRow | None] = {}
     for r in rows:

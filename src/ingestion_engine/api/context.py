@@ -24,6 +24,7 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services.aliases import AliasService
+from ingestion_engine.services.chunks import ChunkService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.deletion import DeletionService
 from ingestion_engine.services.dispatcher import Dispatcher
@@ -118,6 +119,7 @@ class Services:
     jobs: JobService
     search: SearchService
     collections: CollectionService
+    chunks: ChunkService
     aliases: AliasService
     deletions: DeletionService
     health: HealthService
@@ -209,6 +211,7 @@ async def run_services(
             ),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
+            chunks=ChunkService(parts.state, parts.stores),
             aliases=aliases,
             deletions=deletions,
             health=health,

@@ -5,7 +5,7 @@ Route modules import from here and from ``views``, never from each other.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import Body, Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -203,6 +203,20 @@ class ObjectQuery(PageQuery):
     warnings: bool = False
     """Only objects of which something was left out, such as a damaged picture or a line that is not JSON."""
 
+    delimiter: Literal["/"] | None = None
+    """``/``: list keys with a slash after the prefix as ``folders``, once each, instead of every object in them."""
+
+
+class ChunkQuery(Strict):
+    """Object and page of a list of chunks."""
+
+    key: str = Field(min_length=1, max_length=4096)
+    """Key of the object."""
+    limit: int = Field(default=50, ge=1, le=200)
+    """Chunks per page; damage can add further points, such as two with one number."""
+    cursor: str | None = None
+    """``next_cursor`` of the previous page."""
+
 
 class RemovalQuery(Strict):
     """Objects to remove from a collection."""
@@ -230,5 +244,6 @@ PageParams = Annotated[PageQuery, Query()]
 LogParams = Annotated[LogQuery, Query()]
 CancelParams = Annotated[CancelQuery, Query()]
 ObjectParams = Annotated[ObjectQuery, Query()]
+ChunkParams = Annotated[ChunkQuery, Query()]
 RemovalParams = Annotated[RemovalQuery, Query()]
 PruneParams = Annotated[PruneQuery, Query()]

@@ -13,7 +13,16 @@ from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingW
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.aliases import AliasInStore, AliasView
-from ingestion_engine.models.collections import CollectionView, LastJob
+from ingestion_engine.models.collections import (
+    ChunkInStore,
+    ChunkPageView,
+    ChunkView,
+    CollectionView,
+    LastJob,
+    ObjectView,
+    StoreErrorView,
+)
+from ingestion_engine.models.collections import ObjectPage as ObjectPageView
 from ingestion_engine.models.jobs import EmbeddingView, JobAccepted, JobLinks, JobProgress, JobView
 from ingestion_engine.models.operations import (
     DependencyView,
@@ -28,7 +37,8 @@ from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
-from ingestion_engine.services.collections import CollectionDetail
+from ingestion_engine.services.chunks import ChunkDetail, ChunkPage
+from ingestion_engine.services.collections import CollectionDetail, ObjectPage, show_row
 from ingestion_engine.services.embedding_waits import describe_wait
 from ingestion_engine.services.health import Health
 from ingestion_engine.services.job_drain import Drain, DrainStatus
@@ -187,6 +197,39 @@ def show_search(found: SearchAnswer) -> SearchView:
         results=results,
         errors=found.errors,
         took_ms=found.took_ms,
+        differences=found.differences,
+    )
+
+
+def show_objects(page: ObjectPage) -> ObjectPageView:
+    """Return the view of a page of objects. Pure."""
+    return ObjectPageView.model_validate(dataclasses.asdict(page))
+
+
+def show_chunks(page: ChunkPage) -> ChunkPageView:
+    """Return the view of a page of an object's chunks. Pure."""
+    return ChunkPageView(
+        collection=page.collection,
+        key=page.key,
+        object=None if page.row is None else ObjectView.model_validate(show_row(page.row)),
+        items=list(map(_show_chunk, page.items)),
+        errors={name: StoreErrorView(code=error.code, detail=error.message) for name, error in page.errors.items()},
+        next_cursor=page.next_cursor,
+    )
+
+
+def _show_chunk(chunk: ChunkDetail) -> ChunkView:
+    """Return the view of a chunk; a field of another type than ours, which only damage writes, is left out. Pure."""
+    texts = {name: chunk.payload.get(name) for name in ("text", "context")}
+    numbers = {name: chunk.payload.get(name) for name in ("page", "start_char", "end_char")}
+    return ChunkView(
+        chunk_index=chunk.index,
+        point_id=chunk.point_id,
+        agreement=chunk.agreement,
+        differences=list(chunk.differences),
+        stores={name: ChunkInStore(**dataclasses.asdict(copy)) for name, copy in chunk.stores.items()},
+        **{name: value if isinstance(value, str) else None for name, value in texts.items()},
+        **{name: value if isinstance(value, int) else None for name, value in numbers.items()},
     )
 
 

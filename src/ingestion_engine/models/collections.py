@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ConfigDict, Field
 
 from ingestion_engine.domain.spec import CollectionContract, StoreName
-from ingestion_engine.domain.states import JobState
+from ingestion_engine.domain.states import Agreement, JobState
 from ingestion_engine.models.view import View
 
 
@@ -94,4 +96,60 @@ class ObjectPage(View):
     """Page of a collection's objects, ordered by key."""
 
     items: list[ObjectView]
+    next_cursor: str | None
+    folders: list[str] = Field(default_factory=list)
+    """With ``delimiter``: what keys with a slash after the prefix have in common, with the slash, once each."""
+
+
+class ChunkInStore(View):
+    """What one store has of a chunk."""
+
+    present: bool | None
+    """Null when the store could not be read."""
+    epoch: int | None = None
+    """Epoch of the attempt that wrote it; higher is newer."""
+    job_id: str | None = None
+    """Job that wrote it."""
+    ingested_at: str | None = None
+    values: dict[str, Any] | None = None
+    """This store's values of the fields on which the stores differ; a field that it lacks is left out."""
+
+
+class ChunkView(View):
+    """A passage of an object, compared between the stores."""
+
+    chunk_index: int | None
+    """Number of the passage in its object, from 0; null when its point has no valid one."""
+    point_id: str
+    text: str | None
+    """As the first store that has it holds it; so are the fields that follow."""
+    context: str | None = None
+    """Text from elsewhere in the document that is embedded with it, such as the header of a table."""
+    page: int | None = None
+    """Page on which it starts, from 1."""
+    start_char: int | None = None
+    end_char: int | None = None
+    agreement: Agreement
+    differences: list[str] = Field(examples=[["text", "vector"]])
+    """Fields of the payload on which the stores differ, and ``vector``; as ``verify`` compares them."""
+    stores: dict[StoreName, ChunkInStore]
+
+
+class StoreErrorView(View):
+    """Why a store could not be read."""
+
+    code: str
+    detail: str
+
+
+class ChunkPageView(View):
+    """Page of the passages of one object, in the order of the document."""
+
+    collection: str
+    key: str
+    object: ObjectView | None
+    """Row of the object table; null when it has none, as before the end of the job that ingests the object first."""
+    items: list[ChunkView]
+    errors: dict[StoreName, StoreErrorView]
+    """Stores that could not be read, or that have lost the collection."""
     next_cursor: str | None

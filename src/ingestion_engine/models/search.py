@@ -48,6 +48,9 @@ class Hit(View):
     """Cosine similarity, -1 to 1; the same scale for every store."""
     key: str
     text: str
+    differences: list[str] = Field(default_factory=list, examples=[["score", "text"]])
+    """On what the other stores differ: ``only_here`` when another store should have found the passage and has not,
+    ``score``, or the name of a field."""
 
 
 class SearchView(View):
@@ -63,3 +66,5 @@ class SearchView(View):
     """Stores that could not be searched, with a code and a reason."""
     took_ms: float
     """Duration of the search in milliseconds."""
+    differences: int | None = None
+    """Number of different passages on which the stores differ; null when fewer than two stores were searched."""

@@ -8,7 +8,13 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import (
+    CollectionMissing,
+    FatalError,
+    IngestionError,
+    SubmissionError,
+    TransientError,
+)
 from ingestion_engine.domain.ids import ObjectId, PointId, make_object_id
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import StoredPoint, TableRow
@@ -201,7 +207,9 @@ class _Reader:
     async def _find_following(self, end: int) -> int | None:
         """Return the first number of the page after ``end``; None when no store has a point from there on."""
         found = await self._read_all(end, None, PROBE_POINTS)
-        numbers = [number for points in found.values() for p in points if (number := read_number(p.payload)) is not None]
+        numbers = [
+            number for points in found.values() for p in points if (number := read_number(p.payload)) is not None
+        ]
         if not numbers:
             return None
         # A store returns any of its points: only when these are all of them, the lowest one is known.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ingestion_engine.domain.errors import IngestionError, SubmissionError
+from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName

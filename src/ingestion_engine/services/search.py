@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +33,16 @@ EMBED_TIME_LIMIT_S: Final = 30.0
 
 STORE_TIME_LIMIT_S: Final = 20.0
 """Time limit of one store; a person waits for the answer."""
+
+SCORE_TOLERANCE: Final = 0.001
+"""Largest difference of two stores' scores of the same vectors. Their arithmetic differs by 0.000001; an index that
+compresses vectors may score them less exactly (a guess)."""
+
+ONLY_HERE: Final = "only_here"
+"""Mark of a passage that another store should have found and has not."""
+
+SCORE: Final = "score"
+"""Mark of a passage that another store scores differently."""
 
 HIT_FIELDS: Final = (
     "key",
@@ -77,8 +87,11 @@ class SearchAnswer:
     """The requested name, when it is an alias."""
     model: str
     results: dict[StoreName, list[dict[str, Any]]]
+    """Each hit has the marks of ``find_differences`` as ``differences``."""
     errors: dict[StoreName, dict[str, Any]]
     took_ms: float
+    differences: int | None
+    """Number of different points with marks; None when fewer than two stores responded."""
 
 
 class SearchService:
@@ -124,13 +137,18 @@ class SearchService:
             contract = moved_to
         if not results:
             raise _no_store(errors)
+        marks = find_differences(results, query.limit)
         return SearchAnswer(
             collection=contract.collection,
             alias=None if contract.collection == query.collection else query.collection,
             model=contract.model,
-            results={name: [render_hit(hit) for hit in hits] for name, hits in results.items()},
+            results={
+                name: [{**render_hit(hit), "differences": mark} for hit, mark in zip(hits, marks[name], strict=True)]
+                for name, hits in results.items()
+            },
             errors={name: {"code": error.code, "detail": error.message} for name, error in errors.items()},
             took_ms=round((time.monotonic() - began) * 1000, 1),
+            differences=count_differences(results, marks) if len(results) > 1 else None,
         )
 
     async def _find_move(
@@ -231,6 +249,47 @@ class SearchService:
         except IngestionError as error:
             _log.warning("store not searched", extra={"store": name.value, **error.log_fields()})
             return error
+
+
+def find_differences(results: Mapping[StoreName, Sequence[SearchHit]], limit: int) -> dict[StoreName, list[list[str]]]:
+    """Return for each hit of each store the marks of its differences from the other stores; none are equal. Pure.
+
+    A hit that another store has not returned is marked only when that store had room for it: when it returned fewer
+    than ``limit`` hits, or one with a lower score.
+
+    Args:
+        results: Hits by store, best first.
+        limit: Number of hits that were requested.
+    """
+    by_id = {name: {hit.point_id: hit for hit in hits} for name, hits in results.items()}
+    lowest = {name: hits[-1].score if len(hits) >= limit else -2.0 for name, hits in results.items()}
+
+    def mark(hit: SearchHit, others: Sequence[StoreName]) -> list[str]:
+        found: set[str] = set()
+        for other in others:
+            copy = by_id[other].get(hit.point_id)
+            if copy is None:
+                if hit.score > lowest[other] + SCORE_TOLERANCE:
+                    found.add(ONLY_HERE)
+                continue
+            if abs(copy.score - hit.score) > SCORE_TOLERANCE:
+                found.add(SCORE)
+            found.update(name for name in HIT_FIELDS if copy.payload.get(name) != hit.payload.get(name))
+        return sorted(found)
+
+    return {
+        name: [mark(hit, [other for other in results if other != name]) for hit in hits]
+        for name, hits in results.items()
+    }
+
+
+def count_differences(
+    results: Mapping[StoreName, Sequence[SearchHit]], marks: Mapping[StoreName, Sequence[Sequence[str]]]
+) -> int:
+    """Return the number of different points that have marks. Pure."""
+    return len(
+        {hit.point_id for name, hits in results.items() for hit, mark in zip(hits, marks[name], strict=True) if mark}
+    )
 
 
 def render_hit(hit: SearchHit) -> dict[str, Any]:

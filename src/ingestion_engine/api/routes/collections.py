@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 
 from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import (
+    ChunkParams,
     CollectionName,
     CollectionParams,
     DeleterDep,
@@ -17,11 +18,17 @@ from ingestion_engine.api.dependencies import (
     RemovalParams,
     ServicesDep,
 )
-from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_collection
+from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_chunks, show_collection, show_objects
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import EngineName
-from ingestion_engine.models.collections import CollectionList, CollectionView, DeletionView, ObjectPage
+from ingestion_engine.models.collections import (
+    ChunkPageView,
+    CollectionList,
+    CollectionView,
+    DeletionView,
+    ObjectPage,
+)
 from ingestion_engine.models.jobs import JobAccepted
 from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_store import JobFilter
@@ -96,8 +103,27 @@ async def list_objects(
         warned=query.warnings,
         limit=query.limit,
         cursor=query.cursor,
+        folders=query.delimiter is not None,
     )
-    return ObjectPage.model_validate({"items": page.items, "next_cursor": page.next_cursor})
+    return show_objects(page)
+
+
+@router.get(
+    "/collections/{name}/chunks",
+    operation_id="list_chunks",
+    summary="List the chunks of an object as every store holds them",
+    tags=["collections"],
+)
+async def list_chunks(
+    name: CollectionName, query: ChunkParams, caller: ReaderDep, services: ServicesDep
+) -> ChunkPageView:
+    """Return the chunks of one object in the order of the document, each compared between the stores.
+
+    A store that cannot be read is listed under ``errors``; what it has is then unknown. 404 ``object_not_found`` when
+    neither the object table nor a store has the object.
+    """
+    caller.check_collection(name)
+    return show_chunks(await services.chunks.list_chunks(name, query.key, limit=query.limit, cursor=query.cursor))
 
 
 @router.delete(
