@@ -18,6 +18,7 @@ up: setup   ## Run the embedded stack and the service until Ctrl-C.
 test: setup   ## Run the tests in two processes and print the ten slowest.
 	@scripts/java.sh --required
 	@scripts/postgres.sh --required
+	@scripts/chromium.sh --required
 	@.venv/bin/pytest -m "not nightly" -n 2 --durations=10
 
 check: setup   ## Check format, lint, types and imports.

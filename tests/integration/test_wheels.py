@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -88,9 +89,9 @@ def list_modules(wheel: Path) -> Iterator[str]:
         yield from (name for name in archive.namelist() if ".dist-info/" not in name)
 
 
-def list_sources(package: str) -> set[str]:
+def list_sources(package: str, pattern: str = "*.py") -> set[str]:
     folder = ROOT / "src"
-    return {str(path.relative_to(folder)) for path in (folder / package).rglob("*.py")}
+    return {str(path.relative_to(folder)) for path in (folder / package).rglob(pattern) if path.is_file()}
 
 
 def test_each_wheel_holds_its_own_package_and_nothing_else(wheels: dict[str, Path]) -> None:
@@ -102,6 +103,14 @@ def test_each_wheel_holds_its_own_package_and_nothing_else(wheels: dict[str, Pat
         assert {name for name in modules if name.endswith(".py")} == list_sources(package)
         assert f"{package}/py.typed" in modules
         assert f"{package}/pyproject.toml" not in modules
+
+
+@pytest.mark.parametrize("folder", ["console/templates", "console/static"])
+def test_templates_and_static_files_are_in_the_wheel(wheels: dict[str, Path], folder: str) -> None:
+    """Without them, the console of an installed service has no pages."""
+    files = list_sources(f"{MODULE}/{folder}", "*")
+    assert files
+    assert files <= set(list_modules(wheels[MODULE]))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +172,10 @@ def test_the_extra_api_serves(install: Install, tmp_path: Path) -> None:
     )
     try:
         assert httpx.get(url + "/jobs").json() == {"items": [], "next_cursor": None}
+        page = httpx.get(url + "/").text
+        assert "No job yet" in page
+        [style] = re.findall(r'href="(/console/static/[^"]+\.css)"', page)
+        assert httpx.get(url + style).status_code == 200
     finally:
         server.stop()
     refused = environment.ingest("serve", "--port", "0", env={**env, "INGEST_WEAVIATE__URL": "http://127.0.0.1:1"})

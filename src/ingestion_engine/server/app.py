@@ -17,6 +17,7 @@ from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import install_problem_handlers
 from ingestion_engine.api.routes import aliases, collections, jobs, operations, search
+from ingestion_engine.console.install import install_console
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
@@ -82,6 +83,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     for routes in (jobs, collections, search, aliases, operations):
         app.include_router(routes.router)
     add_documentation(app)
+    install_console(app)
     _add_middleware(app, settings, metrics)
     return app
 

@@ -1,26 +1,19 @@
-"""Routes for operating the service: health, metrics, the page at the root."""
+"""Routes for operating the service: health, metrics, draining."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import HTMLResponse
 
 from ingestion_engine.api.context import Services
-from ingestion_engine.api.dependencies import AdminDep, DrainBody, IdentitiesDep, SeesDetailsDep, ServicesDep
-from ingestion_engine.api.page import render_page
+from ingestion_engine.api.dependencies import AdminDep, DrainBody, SeesDetailsDep, ServicesDep
 from ingestion_engine.api.snapshot import take_snapshot
-from ingestion_engine.api.views import PROBLEMS, show_drain, show_health, show_job
-from ingestion_engine.domain.errors import DatabaseUnavailable
+from ingestion_engine.api.views import PROBLEMS, show_drain, show_health
 from ingestion_engine.models.operations import DrainOrder, DrainView, ReadyView
 from ingestion_engine.services.health import ANSWER_S
-from ingestion_engine.services.job_store import JobFilter
 
 router = APIRouter(tags=["operations"])
-
-PAGE_JOBS = 20
-"""Jobs on the page; ``GET /jobs`` lists all."""
 
 
 @router.get("/livez", operation_id="livez", summary="Liveness probe")
@@ -102,20 +95,3 @@ async def end_drain(caller: AdminDep, services: ServicesDep) -> DrainView:
     """Let waiting jobs start again. Idempotent. Requires the scope `admin`."""
     await services.drain.clear()
     return show_drain(await services.drain.check())
-
-
-@router.get("/", include_in_schema=False, response_class=HTMLResponse)
-async def page(identities: IdentitiesDep, services: ServicesDep) -> HTMLResponse:
-    """Return a page with links and, where no API key is required, the newest jobs."""
-    jobs = []
-    fault = None
-    if identities.is_open:
-        try:
-            found, _ = await services.jobs.list_page(JobFilter(), limit=PAGE_JOBS, cursor=None)
-            jobs = [show_job(job) for job in found]
-        except DatabaseUnavailable as error:
-            fault = error.message
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    status = 200 if fault is None else 503
-    shown = render_page(jobs, locked=not identities.is_open, fault=fault)
-    return HTMLResponse(shown, status_code=status, headers=headers)

@@ -1,0 +1,87 @@
+"""How pages write numbers, sizes, durations and moments. All functions are pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final
+
+from markupsafe import Markup
+
+from ingestion_engine.runtime.timestamps import parse_timestamp
+
+NOTHING: Final = "\u2013"
+"""What stands where there is no value."""
+
+_BYTE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+_DURATION_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def show_number(value: float | None) -> str:
+    """Return a number with separators of thousands; below 100, fractions keep three digits."""
+    if value is None:
+        return NOTHING
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def show_bytes(value: float | None) -> str:
+    """Return a size in decimal units: 1.4 MB."""
+    if value is None:
+        return NOTHING
+    unit = 0
+    while abs(value) >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.0f} {_BYTE_UNITS[unit]}" if unit == 0 or value >= 99.5 else f"{value:.3g} {_BYTE_UNITS[unit]}"
+
+
+def show_duration(seconds: float | None) -> str:
+    """Return a duration in its two largest units: 3 min 20 s."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms" if seconds else "0 s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    rest = round(seconds)
+    parts: list[str] = []
+    for size, unit in _DURATION_UNITS:
+        amount, rest = divmod(rest, size)
+        if amount or parts:
+            parts.append(f"{amount} {unit}" if amount else "")
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if part)
+
+
+def show_percent(share: float | None) -> str:
+    """Return a share of 0 to 100 as a percentage: 42 %; small shares keep a digit."""
+    if share is None:
+        return NOTHING
+    return f"{share:.1f} %" if 0 < share < 10 or 99 < share < 100 else f"{share:.0f} %"
+
+
+def show_moment(value: str | dt.datetime | None, form: str = "clock") -> Markup | str:
+    """Return a moment as a ``time`` element in UTC, which times.js writes in the reader's zone.
+
+    Args:
+        value: The moment, or its ISO 8601 form.
+        form: ``clock``: date and time; ``age``: how long ago.
+    """
+    if value is None or value == "":
+        return NOTHING
+    moment = parse_timestamp(value) if isinstance(value, str) else value
+    utc = moment.astimezone(dt.UTC)
+    shown = utc.strftime("%Y-%m-%d %H:%M:%S UTC")
+    stamp = utc.isoformat(timespec="milliseconds")
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(stamp, form, shown)
+
+
+def show_words(value: str) -> str:
+    """Return an identifier as words: partially succeeded."""
+    return value.replace("_", " ")
+
+
+def show_plural(count: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun: 1 object, 2 objects."""
+    return f"{show_number(count)} {singular if count == 1 else plural or singular + 's'}"

@@ -1,0 +1,65 @@
+"""Routers of pages, and the pages of errors: a browser receives HTML where a program receives problem+json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from ingestion_engine.api.problems import TITLES, describe_validation, make_problem, problem_of_error
+from ingestion_engine.console.pages import render
+from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.runtime.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+_HEADINGS: Final = {
+    403: "You may not do this",
+    404: "There is nothing here",
+    500: "The service has failed",
+    503: "The service cannot do this now",
+}
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of requests."""
+        handle = super().get_route_handler()
+
+        async def handle_page(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except IngestionError as error:
+                problem = problem_of_error(error)
+                if problem["status"] == 503:  # a probe need not find out by itself what a request has just met
+                    request.app.state.services.health.distrust(error.code)
+                return show_problem(request, problem)
+            except RequestValidationError as error:
+                return show_problem(request, describe_validation(error.errors()))
+            except HTTPException as error:
+                return show_problem(request, make_problem(error.status_code, "http_error", str(error.detail)))
+            except Exception:  # top of the console: the reader gets a page, the reason is logged
+                _log.exception("page failed", extra={"path": request.url.path})
+                detail = "An unexpected error occurred; the log of the service has it under the id of this request."
+                return show_problem(request, make_problem(500, "internal_error", detail))
+
+        return handle_page
+
+
+def make_router() -> APIRouter:
+    """Return a router of pages, none of which is in the OpenAPI document."""
+    return APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+def show_problem(request: Request, problem: Mapping[str, Any]) -> Response:
+    """Return a problem as a page, or as a short text for a part of a page."""
+    status = problem["status"]
+    heading = _HEADINGS.get(status, TITLES.get(status, "Error"))
+    template = "problem_part.html" if request.headers.get("hx-request") else "problem.html"
+    return render(request, template, status=status, problem={"hint": None, **problem}, heading=heading)
