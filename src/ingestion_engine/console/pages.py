@@ -25,16 +25,6 @@ NAVIGATION: Final = (
 """Sections of the console; a page names its section by the URL."""
 
 
-CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-"""What a page may load: nothing from elsewhere, nothing inline."""
-
-
-_HEADERS: Final = {"Cache-Control": "no-store", "Content-Security-Policy": CONTENT_POLICY}
-
-
 def _make_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -69,7 +59,7 @@ def render(
     headers: Mapping[str, str] | None = None,
     **context: Any,
 ) -> HTMLResponse:
-    """Return a page, or a part of one, as a response that no cache keeps.
+    """Return a page, or a part of one.
 
     Beside its own values, a template receives ``request``; ``viewer``, the caller, None before the log-in; ``section``,
     the URL of its section in the navigation; ``csrf_input()`` and ``csrf_token``, for forms.
@@ -82,7 +72,7 @@ def render(
         **context: Values of the template.
     """
     text = render_text(request, template, **context)
-    return HTMLResponse(text, status_code=status, headers={**_HEADERS, **(headers or {})})
+    return HTMLResponse(text, status_code=status, headers=dict(headers or {}))
 
 
 def render_text(request: Request, template: str, /, **context: Any) -> str:

@@ -20,7 +20,6 @@ async def show_asset(version: str, path: str, request: Request) -> Response:
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if is_current else "no-store",
         "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
     }
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(asset.compressed, media_type=asset.media_type, headers={**headers, "Content-Encoding": "gzip"})
