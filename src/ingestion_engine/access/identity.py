@@ -16,6 +16,11 @@ STILL_VALID_S: Final = 2.0
 class CredentialSource(Protocol):
     """One kind of credentials: API keys of a file, keys of the database, tokens of a provider."""
 
+    @property
+    def title(self) -> str:
+        """What messages call such a credential: ``API key``."""
+        ...
+
     async def find(self, bearer: str) -> Principal | None:
         """Return the caller of a bearer credential; None when it is none of this source's, or not valid.
 
@@ -89,13 +94,13 @@ class Identities:
                 principal = await source.find(bearer)
                 if principal is not None and not self._is_expired(principal):
                     return principal
-            raise unauthenticated("The API key is unknown.")
+            raise unauthenticated(f"The {self._wanted()} is unknown.")
         if session_cookie and self.sessions is not None:
             principal = await self.sessions.find(session_cookie)
             if principal is not None and not self._is_expired(principal):
                 return principal
             raise unauthenticated("The session has ended.", hint="Log in again.")
-        raise unauthenticated("An API key is required.")
+        raise unauthenticated(f"An {self._wanted()} is required.")
 
     async def is_still_valid(self, principal: Principal) -> bool:
         """Return True while the credential of a caller counts; streams end when it does not. At most 5 s behind."""
@@ -109,6 +114,10 @@ class Identities:
             if await source.is_still_valid(principal):
                 return True
         return False
+
+    def _wanted(self) -> str:
+        """Return what messages ask for: ``API key or access token``."""
+        return " or ".join(dict.fromkeys(source.title for source in self._sources))
 
     def _is_expired(self, principal: Principal) -> bool:
         return principal.expires_at is not None and principal.expires_at <= self._now()

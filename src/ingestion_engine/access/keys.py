@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -70,6 +71,8 @@ class KeyRing:
     Raises:
         SettingsError: the file cannot be read or is not a list of keys.
     """
+
+    title: Final = "API key"
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -31,6 +31,12 @@ KEEP_ALIVE_S = 5.0
 
 _NOT_NOW = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 """Statuses of clients' errors that are the server's."""
+
+_SHOWN: Final = {"oidc": "The OpenID Connect provider"}
+"""What messages call a service, where it is not its name with a capital."""
+
+_SETTINGS: Final = {"ollama": "INGEST_OLLAMA__URLS", "oidc": "INGEST_OIDC__ISSUER"}
+"""Setting with the address of a service, where it is not ``INGEST_{SERVICE}__URL``."""
 
 MISCONFIGURED: tuple[type[Exception], ...] = (
     aiohttp.InvalidURL,
@@ -99,6 +105,7 @@ class HttpClient:
         body: bytes | None = None,
         server_name: str | None = None,
         on_sent: Callable[[], None] | None = None,
+        max_bytes: int | None = None,
     ) -> Response:
         """Send one request and return the complete response, whatever its status.
 
@@ -115,10 +122,12 @@ class HttpClient:
             server_name: Name of the server where ``base`` has its address: sent as ``Host``, and with https the name
                 that the certificate must have.
             on_sent: Called when the connection is open and the body is about to be written to it.
+            max_bytes: Largest body of a response that is read, in bytes after decompression; None means any.
 
         Raises:
             FatalError: "{service}_misconfigured": an impossible URL or header.
-            TransientError: "{service}_unavailable": no complete response in time.
+            TransientError: "{service}_unavailable": no complete response in time; "{service}_answer_invalid": its body
+                is larger than ``max_bytes``.
             TlsFailed: the certificate of the server is not accepted.
         """
         session = self._session or self._open()
@@ -137,7 +146,13 @@ class HttpClient:
                 options["headers"] = {**(headers or {}), "host": _host_header(server_name, base)}
             async with session.request(method, base + path, **options) as response:
                 seen.failed = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in _NOT_NOW
-                return Response(response.status, await response.read(), response.headers)
+                if max_bytes is None:
+                    return Response(response.status, await response.read(), response.headers)
+                content = await _read_at_most(response, max_bytes)
+                if content is None:
+                    message = f"The response of {_show(self._service)} at {shown} has more than {max_bytes} bytes."
+                    raise TransientError(f"{self._service}_answer_invalid", message, url=shown)
+                return Response(response.status, content, response.headers)
 
     def _open(self) -> aiohttp.ClientSession:
         # No limit here: callers limit the requests in flight.
@@ -155,6 +170,17 @@ class HttpClient:
         """Release connections."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+    """Return the body of a response; None when it is larger, in which case the rest is not read."""
+    content = bytearray()
+    async for part in response.content.iter_any():
+        content += part
+        if len(content) > max_bytes:
+            response.close()
+            return None
+    return bytes(content)
 
 
 class _NotedBody(aiohttp.BytesPayload):
@@ -225,15 +251,20 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientError, OSError, ValueError) as error:  # time-outs are OSErrors without a text
-        failure = find_tls_failure(error, f"{service.capitalize()} at {url}", url=url)
+        failure = find_tls_failure(error, f"{_show(service)} at {url}", url=url)
         if failure is not None:
             raise failure from error
-        message = f"{service.capitalize()} at {url} {_describe(error)}"
+        message = f"{_show(service)} at {url} {_describe(error)}"
         is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
         if is_network and not isinstance(error, MISCONFIGURED):
             raise TransientError(f"{service}_unavailable", message, url=url) from error
-        hint = f"Check INGEST_{service.upper()}__{'URLS' if service == 'ollama' else 'URL'}."
+        hint = f"Check {_SETTINGS.get(service, f'INGEST_{service.upper()}__URL')}."
         raise FatalError(f"{service}_misconfigured", message, hint=hint, url=url) from error
+
+
+def _show(service: str) -> str:
+    """Return what messages call a service, at the beginning of a sentence. Pure."""
+    return _SHOWN.get(service, service.capitalize())
 
 
 def _describe(error: Exception) -> str:
@@ -261,7 +292,7 @@ def read_object(response: Response, service: str, url: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        message = f"The response of {service.capitalize()} at {url} is not a JSON object."
+        message = f"The response of {_show(service)} at {url} is not a JSON object."
         raise TransientError(f"{service}_answer_invalid", message, url=url)
     return found
 

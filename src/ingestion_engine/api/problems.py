@@ -110,7 +110,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(IngestionError)
     async def _ours(request: Request, error: IngestionError) -> Response:
-        headers = {"WWW-Authenticate": "Bearer"} if error.context.get("status") == 401 else {}
+        headers = {"WWW-Authenticate": _challenge(request)} if error.context.get("status") == 401 else {}
         problem = problem_of_error(error)
         if problem["status"] == 503:  # a probe need not find out by itself what a request has just met
             request.app.state.services.health.distrust(error.code)
@@ -134,6 +134,11 @@ def install_problem_handlers(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}"
         problem = make_problem(error.status_code, code, detail, hint=hints.get(error.status_code))
         return answer_problem(problem, error.headers)
+
+
+def _challenge(request: Request) -> str:
+    """Return what a 401 asks for: RFC 6750 section 3.1 names the error only to who has sent a credential. Pure."""
+    return 'Bearer error="invalid_token"' if "authorization" in request.headers else "Bearer"
 
 
 def describe_validation(faults: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -375,6 +376,74 @@ class ApiSettings(Group):
         return value.rstrip("/").lower()
 
 
+def _check_issuer(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that starts with https://")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no account, query or fragment")
+    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError(
+            "must start with https://, except on this machine: whoever can change the provider's answers on the way "
+            "could sign tokens; INGEST_TLS__CA_FILE names an authority of your own"
+        )
+    return value
+
+
+class OidcSettings(Group):
+    """Log-in and tokens of an OpenID Connect provider. See docs/operate/oidc.md."""
+
+    issuer: Annotated[str, AfterValidator(_check_issuer)] | None = None
+    """Issuer of the tokens, exactly as the provider writes it into them (``https://id.example.com/realms/company``);
+    its discovery document is below ``/.well-known/openid-configuration``. Unset means that there is no provider."""
+    audience: str | None = None
+    """Audience that a token must have to be accepted by the API. Unset means ``client_id``."""
+    client_id: str | None = None
+    """Id of the client that is registered at the provider for the log-in to the console. Unset means that people do not
+    log in to the console by the provider."""
+    client_secret: SecretStr | None = None
+    """Secret of the client. Unset means that it is a public one: PKCE protects the log-in in any case."""
+    scopes: str = Field(default="openid profile", pattern=r"^(\S+ )*openid( \S+)*$")
+    """Scopes that the log-in requests of the provider, separated by blanks; one of them must be ``openid``. Add what
+    the provider requires for the claim of the rules, for example ``groups``."""
+    claim: str = Field(default="groups", min_length=1, max_length=256)
+    """Claim of a token whose values the rules name: a text or a list of texts. Dots lead into objects, for example
+    ``realm_access.roles``."""
+    rules: tuple[dict[str, Any], ...] = ()
+    """What holders of tokens may do, as a JSON list; the first rule that matches decides, and without one nothing is
+    allowed: ``[{"value": "search-team", "scopes": ["search", "read"], "collections": ["docs-*"]}]``."""
+    rules_file: Path | None = None
+    """JSON file with the rules, instead of ``rules``; read when the service starts."""
+    name_claim: str = Field(default="sub", min_length=1, max_length=256)
+    """Claim with the name of a person or program, which must be unique and must not change: it owns the jobs that are
+    submitted under it, as ``oidc:<name>``."""
+    title: str = Field(default="single sign-on", min_length=1, max_length=64)
+    """What the log-in page calls the provider: "Log in with ..."."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OidcSettings:
+        others = self.model_fields_set - {"issuer"}
+        if self.issuer is None and others:
+            named = ", ".join(f"{PREFIX}OIDC__{name.upper()}" for name in sorted(others))
+            raise ValueError(f"the issuer is missing: {PREFIX}OIDC__ISSUER must be set together with {named}")
+        if self.issuer is not None and self.audience is None and self.client_id is None:
+            raise ValueError(f"{PREFIX}OIDC__AUDIENCE or {PREFIX}OIDC__CLIENT_ID must be set as well")
+        if self.rules and self.rules_file is not None:
+            raise ValueError(f"{PREFIX}OIDC__RULES and {PREFIX}OIDC__RULES_FILE exclude each other")
+        return self
+
+
+class SessionSettings(Group):
+    """Sessions of the console, after a log-in."""
+
+    hours: float = Field(default=12.0, gt=0, le=720)
+    """Hours after which a session ends in any case, and a new log-in is required."""
+    idle_minutes: float = Field(default=60.0, gt=0)
+    """Minutes without a request after which a session ends. An open page that follows a job makes requests."""
+    per_caller: int = Field(default=10, ge=1)
+    """Maximum number of sessions of one caller; a further log-in ends the one that has been idle for longest."""
+
+
 class GatewaySettings(Group):
     """The embedding gateway, ``ingest gateway``: where it is, and how it serves."""
 
@@ -529,6 +598,8 @@ class Settings(BaseSettings):
     ray: RaySettings = RaySettings()
     spark: SparkSettings = SparkSettings()
     api: ApiSettings = ApiSettings()
+    oidc: OidcSettings = OidcSettings()
+    session: SessionSettings = SessionSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
     ocr: OcrSettings = OcrSettings()
@@ -755,13 +826,13 @@ def _list_names() -> tuple[str, ...]:
 def _list_optional() -> frozenset[str]:
     """Return the variables of settings that may be unset, in upper case.
 
-    Without the file of API keys: a name that was lost on the way must not open the API.
+    Without the file of API keys and the issuer of tokens: what was lost on the way must not open the API.
     """
     return frozenset(
         f"{prefix}{name}".upper()
         for prefix, fields in _list_fields()
         for name, field in fields.items()
-        if field.default is None and name != "keys_file"
+        if field.default is None and name not in ("keys_file", "issuer")
     )
 
 

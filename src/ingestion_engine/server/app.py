@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from ingestion_engine import __version__
 from ingestion_engine.access.identity import Identities
 from ingestion_engine.access.keys import KeyRing
+from ingestion_engine.access.oidc.connect import open_oidc
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import install_problem_handlers
@@ -47,9 +48,10 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         dispatches: Whether the service dispatches jobs by itself; tests make the dispatcher's rounds themselves.
 
     Raises:
-        SettingsError: the file of API keys is invalid.
+        SettingsError: the file of API keys or a rule for tokens is invalid.
     """
     metrics = Metrics()
+    oidc = open_oidc(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +59,8 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         asyncio.get_running_loop().set_default_executor(threads)
         opened = parts if parts is not None else open_parts(settings)
         async with contextlib.AsyncExitStack() as exits:
+            if oidc is not None:
+                exits.push_async_callback(oidc.close)
             try:
                 services = run_services(settings, opened, metrics, dispatches=dispatches)
                 app.state.services = await exits.enter_async_context(services)
@@ -79,6 +83,9 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     app.state.startup_error = None
     keys_file = settings.api.keys_file
     app.state.identities = Identities([] if keys_file is None else [KeyRing(keys_file)])
+    app.state.oidc = oidc
+    if oidc is not None:
+        app.state.identities.add(oidc.tokens)
     install_problem_handlers(app)
     for routes in (jobs, collections, search, aliases, operations):
         app.include_router(routes.router)
