@@ -639,7 +639,7 @@ class Settings(BaseSettings):
     @property
     def is_open(self) -> bool:
         """True when the service serves everybody, because no way to authenticate is configured."""
-        return self.api.keys_file is None
+        return self.api.keys_file is None and self.oidc.issuer is None
 
     @property
     def embed_in_flight(self) -> int:

@@ -348,7 +348,8 @@ async def test_keys_restrict_buckets_collections_and_jobs(world: World, tmp_path
         client = plane.client
         assert (await client.get("/jobs")).status_code == 401
         refused = await client.get("/jobs", headers=bearer("nobody"))
-        assert (refused.json()["code"], refused.headers["www-authenticate"]) == ("unauthenticated", "Bearer")
+        assert refused.json()["code"] == "unauthenticated"
+        assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         answer = await client.post("/ray/jobs", json=BODY, headers=bearer("team"))
         assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "not_allowed", "collection")
         body = {"source": {"bucket": "other"}, "collection": "team_a"}
