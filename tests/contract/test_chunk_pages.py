@@ -13,6 +13,7 @@ from ingestion_engine.domain.records import RowState, TableRow
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.domain.states import Agreement
 from ingestion_engine.services.chunks import ChunkDetail, ChunkService
+from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED
 from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.corpus.keys import AWKWARD_KEYS
@@ -50,7 +51,7 @@ class Chunks:
         pages: list[list[ChunkDetail]] = []
         cursor: str | None = None
         while cursor is not None or not pages:
-            page = await self.service.list_chunks(self.name, key, limit=limit, cursor=cursor)
+            page = await self.service.list_chunks(self.name, key, EVERYTHING_ALLOWED, limit=limit, cursor=cursor)
             assert page.errors == {}
             pages.append(page.items)
             cursor = page.next_cursor
@@ -74,7 +75,7 @@ async def test_equal_copies_of_keys_of_any_form(chunks: Chunks) -> None:
         assert {copy.job_id for item in page for copy in item.stores.values()} == {"job-01jd00000000000000000000"}
         assert {copy.epoch for item in page for copy in item.stores.values()} == {1}
     with pytest.raises(SubmissionError) as unknown:
-        await chunks.service.list_chunks(chunks.name, AWKWARD_KEYS[0] + "?", limit=5, cursor=None)
+        await chunks.service.list_chunks(chunks.name, AWKWARD_KEYS[0] + "?", EVERYTHING_ALLOWED, limit=5, cursor=None)
     assert (unknown.value.code, unknown.value.status) == ("object_not_found", 404)
 
 
@@ -119,7 +120,7 @@ async def test_what_differs_is_named_for_each_store(chunks: Chunks) -> None:
             StoreName.WEAVIATE: {"text": "Another text."},
         }
     await weaviate.drop_collection(chunks.name)
-    page = await chunks.service.list_chunks(chunks.name, "a.txt", limit=50, cursor=None)
+    page = await chunks.service.list_chunks(chunks.name, "a.txt", EVERYTHING_ALLOWED, limit=50, cursor=None)
     assert {name: error.code for name, error in page.errors.items()} == {StoreName.WEAVIATE: "collection_missing"}
     assert {item.agreement for item in page.items} == {Agreement.MISSING}
 

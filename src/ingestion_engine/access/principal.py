@@ -10,6 +10,7 @@ from ingestion_engine.access.scopes import EVERY_SCOPE, EVERYTHING, Scope, is_re
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.runtime.timestamps import Moment
+from ingestion_engine.services.job_ids import alias_of_version, is_version_of
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import job_not_found
 
@@ -55,9 +56,33 @@ class Principal:
         """Return True when a bucket is allowed. Pure."""
         return any(fnmatch.fnmatchcase(bucket, glob) for glob in self.buckets)
 
-    def may_use_collection(self, collection: str) -> bool:
-        """Return True when a collection is allowed by its name. Pure."""
-        return any(fnmatch.fnmatchcase(collection, glob) for glob in self.collections)
+    def may_use_collection(self, collection: str, *, alias: str | None = None) -> bool:
+        """Return True when a collection or an alias is allowed by its name. Pure.
+
+        A collection that the service has named for an alias belongs to the alias.
+
+        Args:
+            collection: The name.
+            alias: The alias through which it is used.
+        """
+        names = [collection]
+        if alias is not None and is_version_of(alias, collection):
+            names.append(alias)
+        elif (made_for := alias_of_version(collection)) is not None:
+            names.append(made_for)
+        return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in self.collections)
+
+    def may_use_contents(self, collection: str, bucket: str | None, *, alias: str | None = None) -> bool:
+        """Return True when a collection is allowed by its name and by the bucket of its objects. Pure.
+
+        A collection whose bucket is not known is allowed to a key that is allowed it by name: not to one that is
+        restricted to buckets only.
+        """
+        if not self.may_use_collection(collection, alias=alias):
+            return False
+        if bucket is None:
+            return "*" in self.buckets or "*" not in self.collections
+        return self.may_read_bucket(bucket)
 
     def check_scope(self, scope: Scope) -> None:
         """Check that requests of a scope are allowed. Raises SubmissionError "scope_missing" (403)."""
@@ -74,10 +99,11 @@ class Principal:
         """Check that a request is allowed. Raises SubmissionError "not_allowed" (403)."""
         if not self.may_read_bucket(request.source.bucket):
             raise self._not_allowed(f"bucket {request.source.bucket!r}", "source.bucket")
-        for name, field_name in ((request.alias, "alias"), (request.collection, "collection")):
-            # A collection that the service names belongs to the alias.
-            if name and not self.may_use_collection(name):
-                raise self._not_allowed(f"{field_name} {name!r}", field_name)
+        if request.alias is not None and not self.may_use_collection(request.alias):
+            raise self._not_allowed(f"alias {request.alias!r}", "alias")
+        # Without a name, the service names a collection for the alias.
+        if request.collection and not self.may_use_collection(request.collection, alias=request.alias):
+            raise self._not_allowed(f"collection {request.collection!r}", "collection")
 
     def check_collection(self, collection: str) -> None:
         """Check that a collection is allowed. Raises SubmissionError "not_allowed" (403)."""

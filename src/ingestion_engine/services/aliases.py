@@ -7,7 +7,7 @@ crash or an outage interrupted, and reverts changes that were made in a store di
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
+from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored, not_allowed
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, skip_corrupt, state_needed
 from ingestion_engine.state.aliases import (
@@ -86,34 +87,46 @@ class AliasService:
         self._stores = stores
         self._jobs = jobs
 
-    async def describe_all(self, may_see: Callable[[str], bool]) -> list[AliasDetail]:
-        """Return all aliases that the caller may see, by name. Cost: one read per alias, one list per store."""
+    async def describe_all(self, access: CollectionAccess) -> list[AliasDetail]:
+        """Return all aliases that the caller may use, by name.
+
+        Cost: one read per alias, one list per store; for a restricted caller one more read per version.
+        """
         if self._state is None:
             return []
         with state_needed():
             names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
-            found = [await self._find_readable(self._state, name) for name in names if may_see(name)]
-            return await self._compare([alias for alias in found if alias is not None])
+            allowed = [name for name in names if access.may_use_collection(name)]
+            found = [await self._find_readable(self._state, name, access) for name in allowed]
+            return await self._show([alias for alias in found if alias is not None], access)
 
-    async def _find_readable(self, state: StateStore, name: str) -> Alias | None:
-        """Return an alias; None, and a log line, for one whose file cannot be read: it hides no other."""
+    async def _find_readable(self, state: StateStore, name: str, access: CollectionAccess) -> Alias | None:
+        """Return an alias that the caller may use; None, and a log line, for one whose file cannot be read."""
         with skip_corrupt("alias", name):
-            return await asyncio.to_thread(find_alias, state, name)
+            alias = await asyncio.to_thread(find_alias, state, name)
+            return alias if alias is not None and await self._may_use(alias, alias.collection, access) else None
         return None
 
-    async def describe(self, name: str) -> AliasDetail:
-        """Return one alias. Cost: two reads, one list per store."""
-        alias = await self._find(name)
+    async def describe(self, name: str, access: CollectionAccess) -> AliasDetail:
+        """Return one alias, which the caller may use. Cost: as ``describe_all``, for one."""
+        alias = await self._find(name, access)
         with state_needed():
-            return (await self._compare([alias]))[0]
+            return (await self._show([alias], access))[0]
 
     async def roll_back(
-        self, name: str, to: str | None = None, *, owner: str = "", idempotency_key: str | None = None
+        self,
+        name: str,
+        access: CollectionAccess,
+        to: str | None = None,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
     ) -> RolledBack:
         """Move an alias to a former version. Searches use it at once; unavailable stores follow when they are back.
 
         Args:
             name: Name of the alias.
+            access: What the caller may use.
             to: The version: a former one, or the current one, which changes nothing. None means the newest former one,
                 so that calling it again reverts the rollback.
             owner: Who calls; idempotency keys of others are different keys.
@@ -122,14 +135,15 @@ class AliasService:
 
         Raises:
             SubmissionError: "no_previous_version", "version_missing" (409); "version_unknown" (422): ``to`` is no
-                version of the alias; "idempotency_conflict" (409): the key was used with another ``to``.
+                version of the alias, or none that the caller may use; "not_allowed" (403): the caller may not use the
+                newest former version; "idempotency_conflict" (409): the key was used with another ``to``.
         """
         order = None if idempotency_key is None else Rollback(hash_json([owner, idempotency_key])[:32], to)
         for _ in range(CONFLICTS_MAX):
-            alias = await self._find(name)
+            alias = await self._find(name, access)
             if order is not None and _is_repeated(alias, order):
-                return await self._complete(alias, replayed=True)
-            moved = alias if to == alias.collection else await self._move_back(alias, to)
+                return await self._complete(alias, access, replayed=True)
+            moved = alias if to == alias.collection else await self._move_back(alias, to, access)
             if order is not None:
                 moved = moved.remember(order)
             try:
@@ -141,49 +155,53 @@ class AliasService:
                 continue  # another copy may have done just this
             if moved.collection != alias.collection:
                 _log.info("alias rolled back", extra={"alias": name, "collection": moved.collection})
-            return await self._complete(moved, replayed=False)
+            return await self._complete(moved, access, replayed=False)
         raise _moving(name)
 
-    async def _move_back(self, alias: Alias, to: str | None) -> Alias:
+    async def _move_back(self, alias: Alias, to: str | None, access: CollectionAccess) -> Alias:
         """Return an alias, not settled yet, that stands for a former version; the version exists."""
         self._require_settled(alias)
         if to is None and not alias.previous:
             raise SubmissionError("no_previous_version", f"Alias {alias.name!r} has no previous version.", status=409)
         target = to or alias.previous[0]
-        if target not in alias.previous:
-            raise _unknown_version(alias, target)
+        if target not in alias.previous or not await self._may_use(alias, target, access):
+            if to is None:
+                raise not_allowed(f"the newest former version of alias {alias.name!r}", "alias")
+            raise _unknown_version(await self._hide_foreign(alias, access), to)
         await self._require_whole(target)
         moved_at = format_milliseconds(utc_now())
         return replace(alias, collection=target, previous=put_first(alias, target), settled=False, moved_at=moved_at)
 
-    async def _complete(self, alias: Alias, *, replayed: bool) -> RolledBack:
+    async def _complete(self, alias: Alias, access: CollectionAccess, *, replayed: bool) -> RolledBack:
         if not alias.settled:
             await self._roll_forward(alias.name)
-        return RolledBack(await self.describe(alias.name), replayed)
+        return RolledBack(await self.describe(alias.name, access), replayed)
 
-    async def prune(self, name: str, keep: int) -> tuple[list[str], AliasDetail]:
+    async def prune(self, name: str, keep: int, access: CollectionAccess) -> tuple[list[str], AliasDetail]:
         """Drop all former versions but the ``keep`` newest ones, with their points and state; return their names.
 
         Idempotent. The sweep retries unavailable stores; until then the versions are shown as ``dropping``.
 
         Raises:
-            SubmissionError: "version_in_use" (409): an unfinished job or another alias uses one of them.
+            SubmissionError: "version_in_use" (409): an unfinished job or another alias uses one of them; "not_allowed"
+                (403): the caller may not use one of them.
         """
-        alias = self._require_settled(await self._find(name))
+        alias = self._require_settled(await self._find(name, access))
         old = alias.previous[keep:]
-        await self._require_unused(alias, old)
+        await self._require_allowed(alias, old, access)
+        await self._require_unused(alias, old, access)
         if old:
             await self._write(replace(alias, previous=alias.previous[:keep], dropping=(*alias.dropping, *old)))
         await self._roll_forward(name)
-        return list(old), await self.describe(name)
+        return list(old), await self.describe(name, access)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, access: CollectionAccess) -> None:
         """Remove an alias; its collections stay. Unavailable stores follow when they are available again.
 
         Raises:
             SubmissionError: "alias_in_use" (409): an unfinished job will move it.
         """
-        alias = self._require_settled(await self._find(name))
+        alias = self._require_settled(await self._find(name, access))
         for job in await self._jobs.list_active():
             if job.alias == name:
                 message = f"Alias {name!r} will be moved by the unfinished job {job.id!r}."
@@ -245,14 +263,48 @@ class AliasService:
 
     # -- reads and checks --------------------------------------------------------------------------------------------
 
-    async def _find(self, name: str) -> Alias:
+    async def _find(self, name: str, access: CollectionAccess) -> Alias:
+        """Return an alias; one that stands for a collection that the caller may not use does not exist for it."""
         state = require_state(self._state)
         with state_needed():
             alias = await asyncio.to_thread(find_alias, state, name)
+            if alias is not None and not await self._may_use(alias, alias.collection, access):
+                alias = None
         if alias is None:
             hint = "List aliases with GET /aliases; a job with `alias` creates one."
             raise SubmissionError("alias_not_found", f"Alias {name!r} does not exist.", hint=hint, status=404)
         return alias
+
+    async def _may_use(self, alias: Alias, version: str, access: CollectionAccess) -> bool:
+        state = require_state(self._state)
+        return await asyncio.to_thread(may_use_stored, state, access, version, alias=alias.name)
+
+    async def _require_allowed(self, alias: Alias, versions: Sequence[str], access: CollectionAccess) -> None:
+        with state_needed():
+            for version in versions:
+                if not await self._may_use(alias, version, access):
+                    raise not_allowed(f"a former version of alias {alias.name!r}", "alias")
+
+    async def _show(self, aliases: Sequence[Alias], access: CollectionAccess) -> list[AliasDetail]:
+        """Return the details of aliases, without the names of collections that the caller may not use."""
+        details = await self._compare(aliases)
+        if not access.is_restricted:
+            return details
+        return [
+            AliasDetail(
+                await self._hide_foreign(detail.alias, access),
+                # What a store has under the name instead may be anything.
+                {name: view if view.agrees else replace(view, collection=None) for name, view in detail.stores.items()},
+            )
+            for detail in details
+        ]
+
+    async def _hide_foreign(self, alias: Alias, access: CollectionAccess) -> Alias:
+        """Return an alias without the versions that the caller may not use."""
+        with state_needed():
+            previous = [one for one in alias.previous if await self._may_use(alias, one, access)]
+            dropping = [one for one in alias.dropping if await self._may_use(alias, one, access)]
+        return replace(alias, previous=tuple(previous), dropping=tuple(dropping))
 
     async def _write(self, alias: Alias) -> None:
         assert self._state is not None
@@ -282,14 +334,15 @@ class AliasService:
             except IngestionError as error:
                 _log.warning("version not checked", extra={"store": name.value, **error.log_fields()})
 
-    async def _require_unused(self, alias: Alias, versions: Sequence[str]) -> None:
+    async def _require_unused(self, alias: Alias, versions: Sequence[str], access: CollectionAccess) -> None:
         assert self._state is not None
         users = {use.collection.lower(): f"job {use.job_id!r}" for use in await self._jobs.list_uses()}
         with state_needed():
             for name in await asyncio.to_thread(list, iter_aliases(self._state)):
                 other = None if name == alias.name else await asyncio.to_thread(read_alias, self._state, name)
+                shown = f"alias {name!r}" if access.may_use_collection(name) else "another alias"
                 for collection in () if other is None else (other.collection, *other.previous):
-                    users[collection.lower()] = f"alias {name!r}"
+                    users[collection.lower()] = shown
         for version in versions:
             if (user := users.get(version.lower())) is not None:
                 message = f"Version {version!r} is in use by {user}."

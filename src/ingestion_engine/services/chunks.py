@@ -22,6 +22,7 @@ from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.domain.states import Agreement
 from ingestion_engine.domain.vectors import are_close
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collection_access import CollectionAccess
 from ingestion_engine.services.state_access import needs_pyarrow, require_contract, state_needed
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 from ingestion_engine.state.object_table.table import ObjectTable
@@ -100,7 +101,9 @@ class ChunkService:
         self._state = state
         self._stores = stores
 
-    async def list_chunks(self, name: str, key: str, *, limit: int, cursor: str | None) -> ChunkPage:
+    async def list_chunks(
+        self, name: str, key: str, access: CollectionAccess, *, limit: int, cursor: str | None
+    ) -> ChunkPage:
         """Return one page of an object's chunks, compared between the stores.
 
         A page has the chunks of ``limit`` numbers (``chunk_index``); that of an object with fewer points has all of
@@ -109,6 +112,7 @@ class ChunkService:
         Args:
             name: Collection or alias.
             key: Key of the object, exactly.
+            access: What the caller may use.
             limit: Chunks per page.
             cursor: ``next_cursor`` of the previous page; None for the first one.
 
@@ -120,7 +124,7 @@ class ChunkService:
         Cost: two reads of the state store and a row group per run; one to four requests per store. Memory: a page of
         points with their vectors, twice.
         """
-        contract = await require_contract(self._state, name)
+        contract = await require_contract(self._state, name, access)
         first = _read_position(cursor)
         row = await self._find_row(contract.collection, key)
         object_id = ObjectId(row.object_id) if row is not None else make_object_id(contract.bucket or "", key)

@@ -13,6 +13,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collection_access import CollectionAccess
 from ingestion_engine.services.state_access import needs_pyarrow, require_contract, skip_corrupt, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.deletions import iter_deletions, read_deletion
@@ -78,24 +79,37 @@ class CollectionService:
         self._state = state
         self._stores = stores
 
-    async def list_names(self) -> list[str]:
-        """Return the names of all collections, sorted. Raises SubmissionError "state_unavailable" (503)."""
-        state = self._state
-        if state is None:
-            return []
-        with state_needed():
-            return await asyncio.to_thread(list_contracts, state)
+    async def list_page(
+        self, access: CollectionAccess, *, limit: int, after: str
+    ) -> tuple[list[CollectionDetail], str | None]:
+        """Return up to ``limit`` collections that the caller may use, by name, and the name to continue after.
 
-    async def describe_all(self, names: Sequence[str]) -> list[CollectionDetail]:
-        """Return contracts and counts of collections, without those that no longer exist; tables are not read.
+        A collection whose contract cannot be read is left out, and logged; it hides no other. Tables are not read.
 
-        A collection whose contract cannot be read is left out, and logged; it hides no other.
+        Raises:
+            SubmissionError: "state_unavailable" (503).
 
-        Cost: one listing; a read and a count per store for each collection, ``IN_FLIGHT`` at once.
+        Cost: two listings; for each collection a read, and a count per store, ``IN_FLIGHT`` at once. For a caller that
+        is restricted to buckets, also a read for each collection that is left out.
         """
         state = self._state
         if state is None:
-            return []
+            return [], None
+        with state_needed():
+            names = await asyncio.to_thread(list_contracts, state)
+            going = await asyncio.to_thread(lambda: frozenset(iter_deletions(state)))
+        rest = [name for name in names if name > after and access.may_use_collection(name)]
+        found: list[CollectionDetail] = []
+        while rest and len(found) <= limit:  # one more tells whether there is a next page
+            size = limit + 1 - len(found)
+            batch, rest = rest[:size], rest[size:]
+            found += await self._describe_all(state, batch, going=going, access=access)
+        return found[:limit], found[limit - 1].name if len(found) > limit else None
+
+    async def _describe_all(
+        self, state: StateStore, names: Sequence[str], *, going: frozenset[str], access: CollectionAccess
+    ) -> list[CollectionDetail]:
+        """Return contracts and counts of collections, without those that do not exist or that are not allowed."""
         slots = asyncio.Semaphore(IN_FLIGHT)
 
         async def describe(name: str) -> CollectionDetail | None:
@@ -103,30 +117,29 @@ class CollectionService:
                 contract = None
                 with skip_corrupt("collection", name):
                     contract = await asyncio.to_thread(read_contract, state, name)
-                if contract is None:
+                if contract is None or not access.may_use_contents(name, contract.bucket):
                     return None
                 counts = await self._count(contract)
                 deleting = contract.collection in going
                 return CollectionDetail(contract.collection, contract, counts, objects=None, deleting=deleting)
 
         with state_needed():
-            going = await asyncio.to_thread(lambda: frozenset(iter_deletions(state)))
             found = await asyncio.gather(*(describe(name) for name in names))
         return [detail for detail in found if detail is not None]
 
-    async def require(self, name: str) -> CollectionContract:
-        """Return a collection's contract. Raises as ``describe``. One read of the state store."""
-        return await require_contract(self._state, name)
+    async def require(self, name: str, access: CollectionAccess) -> CollectionContract:
+        """Return a collection's contract. Raises as ``describe``. Two or three reads of the state store."""
+        return await require_contract(self._state, name, access)
 
-    async def describe(self, name: str) -> CollectionDetail:
-        """Return all details of one collection.
+    async def describe(self, name: str, access: CollectionAccess) -> CollectionDetail:
+        """Return all details of one collection, which the caller may use.
 
         Raises:
             SubmissionError: "collection_not_found" (404), "state_unavailable" (503).
 
         Cost: one count per store; three reads of the state store and three columns of the object table.
         """
-        contract = await require_contract(self._state, name)
+        contract = await require_contract(self._state, name, access)
         assert self._state is not None
         with state_needed():
             counts, objects, verified, deletion = await asyncio.gather(
@@ -147,6 +160,7 @@ class CollectionService:
     async def list_objects(
         self,
         name: str,
+        access: CollectionAccess,
         *,
         prefix: str,
         state: RowState | None,
@@ -163,7 +177,7 @@ class CollectionService:
             SubmissionError: as ``describe``; "validation_error" for a cursor of another list;
                 "object_table_unreadable" (501): the service is installed without pyarrow.
         """
-        contract = await require_contract(self._state, name)
+        contract = await require_contract(self._state, name, access)
         assert self._state is not None
         table = ObjectTable(self._state, contract.collection)
         with state_needed(), needs_pyarrow():

@@ -17,6 +17,7 @@ from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import LeaseSettings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, state_needed
 from ingestion_engine.state.aliases import find_alias, read_alias
@@ -71,11 +72,11 @@ class DeletionService:
         self._clock = clock
         self._seen: dict[str, tuple[Lease, float]] = {}
 
-    async def delete(self, name: str) -> DeletionState:
+    async def delete(self, name: str, access: CollectionAccess) -> DeletionState:
         """Delete a collection, or complete its deletion. Idempotent until it is complete.
 
         Raises:
-            CollectionNotFound: there is no such collection (404).
+            CollectionNotFound: there is no such collection, or none that the caller may use (404).
             SubmissionError: "collection_in_use" (409): an alias or an unfinished job uses it; "store_not_configured"
                 (422): the service cannot reach one of its stores; "state_unavailable", "state_not_configured" (503).
 
@@ -85,24 +86,22 @@ class DeletionService:
         with state_needed():
             deletion = await asyncio.to_thread(read_deletion, state, name)
             if deletion is None:
-                deletion = await self._order(state, name)
+                deletion = await self._order(state, name, access)
+            elif not access.may_use_contents(name, deletion.bucket):
+                raise _not_found(name)
         return await self._complete(state, deletion)
 
-    async def _order(self, state: StateStore, name: str) -> Deletion:
+    async def _order(self, state: StateStore, name: str, access: CollectionAccess) -> Deletion:
         """Check that nothing uses a collection, and write the mark."""
         alias = await asyncio.to_thread(find_alias, state, name)
         if alias is not None:
+            if not await asyncio.to_thread(may_use_stored, state, access, alias.collection, alias=name):
+                raise _not_found(name)
             hint = f"Remove the alias with DELETE /aliases/{name}, then delete its collections."
             raise _in_use(name, f"is an alias of {alias.collection!r}", hint)
         contract = await asyncio.to_thread(read_contract, state, name)
-        if contract is None:
-            raise CollectionNotFound(
-                "collection_not_found",
-                f"Collection {name!r} does not exist.",
-                hint="List collections with GET /collections.",
-                status=404,
-                field="collection",
-            )
+        if contract is None or not access.may_use_contents(name, contract.bucket):
+            raise _not_found(name)
         for store in contract.stores:
             if store not in self._stores:
                 raise SubmissionError(
@@ -110,13 +109,13 @@ class DeletionService:
                     f"Collection {name!r} has points in store {store.value!r}, which is not configured.",
                     hint=f"Set INGEST_{store.value.upper()}__URL on the service.",
                 )
-        await self._require_unused(state, name)
-        deletion = Deletion(name, contract.stores, timestamp_now())
+        await self._require_unused(state, name, access)
+        deletion = Deletion(name, contract.stores, timestamp_now(), bucket=contract.bucket)
         await asyncio.to_thread(write_deletion, state, deletion)
         _log.info("deletion of a collection ordered", extra={"collection": name})
         return deletion
 
-    async def _require_unused(self, state: StateStore, name: str) -> None:
+    async def _require_unused(self, state: StateStore, name: str, access: CollectionAccess) -> None:
         folded = name.casefold()  # Weaviate ignores case
         for use in await self._jobs.list_uses():
             if use.collection.casefold() == folded:
@@ -126,6 +125,8 @@ class DeletionService:
             alias = await asyncio.to_thread(read_alias, state, alias_name)
             if alias is None:
                 continue
+            if name in alias.all_versions() and not access.may_use_collection(alias_name):
+                raise _in_use(name, "is a version of an alias of others", "Ask the operator of the service.")
             if alias.collection == name:
                 hint = f"Move the alias to another version, or remove it with DELETE /aliases/{alias_name}."
                 raise _in_use(name, f"is what alias {alias_name!r} stands for", hint)
@@ -188,6 +189,16 @@ class DeletionService:
             deletion = await asyncio.to_thread(read_deletion, state, name)
             if deletion is not None:
                 await self._complete(state, deletion)
+
+
+def _not_found(name: str) -> CollectionNotFound:
+    return CollectionNotFound(
+        "collection_not_found",
+        f"Collection {name!r} does not exist.",
+        hint="List collections with GET /collections.",
+        status=404,
+        field="collection",
+    )
 
 
 def _in_use(name: str, why: str, hint: str) -> SubmissionError:

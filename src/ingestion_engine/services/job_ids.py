@@ -60,3 +60,16 @@ def name_version(alias: str, job_id: str) -> str:
     """
     suffix = "_" + job_id.removeprefix(PREFIX)
     return alias[: COLLECTION_MAX - len(suffix)] + suffix
+
+
+def alias_of_version(collection: str) -> str | None:
+    """Return the alias that ``name_version`` made a name for, which may be cut; None for other names. Pure."""
+    base, separator, digits = collection.rpartition("_")
+    is_made = bool(base and separator) and len(digits) == _DIGITS and set(digits) <= set(_ALPHABET)
+    return base if is_made else None
+
+
+def is_version_of(alias: str, collection: str) -> bool:
+    """Return whether ``name_version`` made a name for an alias. Pure."""
+    base = alias_of_version(collection)
+    return base is not None and base == alias[: COLLECTION_MAX - _DIGITS - 1]

@@ -20,6 +20,7 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger, make_readable
 from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
+from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED, CollectionAccess
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_ids import JobIds
@@ -90,9 +91,22 @@ class JobService:
         self._ids = JobIds()
 
     async def submit(
-        self, engine: EngineName, request: JobRequest, *, owner: str = "", idempotency_key: str | None = None
+        self,
+        engine: EngineName,
+        request: JobRequest,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        access: CollectionAccess = EVERYTHING_ALLOWED,
     ) -> Submitted:
         """Check a request and store it as a queued job; the dispatcher submits it to its engine later.
+
+        Args:
+            engine: Engine that runs it.
+            request: What the caller asks for.
+            owner: Name of the caller.
+            idempotency_key: The caller's name for this request.
+            access: What the caller may use.
 
         Raises:
             SubmissionError: the request is refused; "idempotency_conflict" (409): the key was used for another body;
@@ -104,7 +118,9 @@ class JobService:
             return Submitted(first, created=False)
         await self._drain.require_open()
         job_id = self._ids.make()
-        request = await self._preflight.complete(await self._preflight.resolve(request, job_id))
+        resolved = await self._preflight.resolve(request, job_id)
+        await self._preflight.permit(resolved, request.collection, access)
+        request = await self._preflight.complete(resolved)
         await self._preflight.check(engine, request)
         job = JobRecord(
             id=job_id,
@@ -120,7 +136,14 @@ class JobService:
         )
         return await self._insert(job)
 
-    async def retry(self, job_id: str, *, owner: str = "", idempotency_key: str | None = None) -> Submitted:
+    async def retry(
+        self,
+        job_id: str,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        access: CollectionAccess = EVERYTHING_ALLOWED,
+    ) -> Submitted:
         """Create a new job for exactly the objects that failed in a job that has ended.
 
         Raises:
@@ -142,6 +165,7 @@ class JobService:
         await self._drain.require_open()
         # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
         request = read_request(old, alias=None, retry_failed=True)
+        await self._preflight.permit(request, old.alias or request.collection, access)
         keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
         await self.get(job_id)  # else it is being removed, and the list may lack keys
         if not keys:

@@ -7,6 +7,7 @@ it writes anything.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
@@ -24,6 +25,12 @@ from ingestion_engine.domain.spec import (
 )
 from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collection_access import (
+    EVERYTHING_ALLOWED,
+    CollectionAccess,
+    may_use_stored,
+    not_allowed,
+)
 from ingestion_engine.services.contract_defaults import apply_contract
 from ingestion_engine.services.job_ids import name_version
 from ingestion_engine.services.response_cache import ResponseCache
@@ -98,7 +105,7 @@ class Preflight:
         """
         if request.mode not in MODES_ON_EXISTING:
             return request
-        return apply_contract(await require_contract(self._state, request.collection), request)
+        return apply_contract(await require_contract(self._state, request.collection, EVERYTHING_ALLOWED), request)
 
     async def resolve(self, request: JobRequest, job_id: str) -> JobRequest:
         """Return a request that names a collection: the one that an alias stands for now, or a new version for it.
@@ -115,6 +122,38 @@ class Preflight:
         answers = await self._run({"state": lambda: asyncio.to_thread(find_alias, state, request.collection)})
         alias = answers.get("state")
         return request.model_copy(update={"collection": alias.collection}) if isinstance(alias, Alias) else request
+
+    async def permit(self, request: JobRequest, named: str, access: CollectionAccess) -> None:
+        """Return when the caller may use what a request writes and moves, as it is now.
+
+        Args:
+            request: The request, resolved.
+            named: The collection that the caller has named; it may be an alias.
+            access: What the caller may use.
+
+        Raises:
+            SubmissionError: "not_allowed" (403); "state_unavailable" (503): what an alias stands for is not known.
+
+        Cost: for a restricted caller, one read of the state store; two more with ``alias``.
+        """
+        if not access.is_restricted:
+            return
+        state = require_state(self._state)
+        find = functools.partial(_find_foreign, state, request, named=named, access=access)
+        answers = await self._run({"access": lambda: asyncio.to_thread(find)})
+        if "access" not in answers:
+            raise SubmissionError(
+                "state_unavailable",
+                "The state store is unavailable, so it is not known whether the caller may use the collection.",
+                hint="Try again later; GET /readyz shows which systems are unavailable.",
+                status=503,
+            )
+        found = answers["access"]
+        if isinstance(found, FatalError | TlsFailed):
+            raise _refusal(found)
+        if found is not None:
+            name = request.alias if found == "alias" else named or request.collection
+            raise not_allowed(f"{found} {name!r}", found)
 
     async def check(self, engine: EngineName, request: JobRequest) -> None:
         """Return when no check refuses the job.
@@ -260,6 +299,19 @@ class Preflight:
 
     async def _list_names(self, state: StateStore) -> frozenset[str]:
         return await self._shared.get("names", lambda: asyncio.to_thread(list_names, state), keep_s=NAMES_KEEP_S)
+
+
+def _find_foreign(state: StateStore, request: JobRequest, *, named: str, access: CollectionAccess) -> str | None:
+    """Return the field of a request, resolved, with what the caller may not use; None when it may use all of it."""
+    contract = read_contract(state, request.collection)
+    bucket = request.source.bucket if contract is None else contract.bucket
+    through = request.alias if not named else named if named != request.collection else None
+    if not access.may_use_contents(request.collection, bucket, alias=through):
+        return "collection"
+    alias = None if request.alias is None else find_alias(state, request.alias)
+    if alias is not None and not may_use_stored(state, access, alias.collection, alias=alias.name):
+        return "alias"
+    return None
 
 
 def compare_request(

@@ -22,6 +22,7 @@ from ingestion_engine.domain.probe_text import make_probe_text
 from ingestion_engine.domain.records import SearchHit
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collection_access import CollectionAccess
 from ingestion_engine.services.state_access import require_contract
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ class SearchService:
         self._stores = stores
         self._state = state
 
-    async def search(self, query: SearchQuery) -> SearchAnswer:
-        """Return the nearest points of every requested store.
+    async def search(self, query: SearchQuery, access: CollectionAccess) -> SearchAnswer:
+        """Return the nearest points of every requested store, from a collection that the caller may use.
 
         Raises:
             SubmissionError: "collection_not_found" (404); "store_not_in_collection" (422); "model_changed" (409): the
@@ -120,7 +121,7 @@ class SearchService:
         Cost: two or three reads of the state store, one description and one embed call, one request per store.
         """
         began = time.monotonic()
-        contract = await require_contract(self._state, query.collection)
+        contract = await require_contract(self._state, query.collection, access)
         while True:
             names = self._choose_stores(contract, query.stores)
             vector = await self._embed(contract, query.query)
@@ -131,7 +132,7 @@ class SearchService:
             errors = {
                 name: error for name, error in zip(names, found, strict=True) if isinstance(error, IngestionError)
             }
-            moved_to = await self._find_move(query.collection, contract, errors)
+            moved_to = await self._find_move(query.collection, contract, access=access, errors=errors)
             if moved_to is None:
                 break
             contract = moved_to
@@ -152,12 +153,17 @@ class SearchService:
         )
 
     async def _find_move(
-        self, name: str, searched: CollectionContract, errors: Mapping[StoreName, IngestionError]
+        self,
+        name: str,
+        searched: CollectionContract,
+        *,
+        access: CollectionAccess,
+        errors: Mapping[StoreName, IngestionError],
     ) -> CollectionContract | None:
         """Return the new contract when an alias has moved and the searched version was dropped meanwhile; else None."""
         if searched.collection == name or not any(isinstance(error, CollectionMissing) for error in errors.values()):
             return None
-        now = await require_contract(self._state, name)
+        now = await require_contract(self._state, name, access)
         return None if now.collection == searched.collection else now
 
     def _choose_stores(

@@ -10,6 +10,7 @@ from ingestion_engine.domain.errors import CollectionNotFound, FatalError, Inges
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.runtime.telemetry import get_logger
+from ingestion_engine.services.collection_access import CollectionAccess
 from ingestion_engine.state.aliases import find_alias
 from ingestion_engine.state.collections import read_contract
 
@@ -71,11 +72,12 @@ def state_not_configured() -> SubmissionError:
     )
 
 
-async def require_contract(state: StateStore | None, collection: str) -> CollectionContract:
+async def require_contract(state: StateStore | None, collection: str, access: CollectionAccess) -> CollectionContract:
     """Return the contract of a collection, or of the collection that an alias stands for now.
 
     Raises:
-        CollectionNotFound: "collection_not_found" (404).
+        CollectionNotFound: "collection_not_found" (404); also for a collection that the caller may not use, in the same
+            words.
         SubmissionError: "state_not_configured", "state_unavailable" (503).
 
     Cost: two reads at once; for an alias a third one.
@@ -93,7 +95,8 @@ async def require_contract(state: StateStore | None, collection: str) -> Collect
             former, alias = alias, await asyncio.to_thread(find_alias, store, collection)
             if alias == former:
                 break
-    if contract is None:
+    alias_name = None if contract is None or contract.collection == collection else collection
+    if contract is None or not access.may_use_contents(contract.collection, contract.bucket, alias=alias_name):
         raise CollectionNotFound(
             "collection_not_found",
             f"Collection {collection!r} does not exist.",

@@ -80,6 +80,10 @@ class Alias:
         """Return the alias with one more rollback that it remembers; the oldest one is forgotten. Pure."""
         return replace(self, rollbacks=(rollback, *self.rollbacks)[:ROLLBACKS_MAX])
 
+    def all_versions(self) -> tuple[str, ...]:
+        """Return the current collection, the former ones, and those that are being dropped. Pure."""
+        return (self.collection, *self.previous, *self.dropping)
+
 
 def read_alias(store: StateStore, name: str) -> Alias | None:
     """Return an alias, also one that is being removed; None when there is none. One request.

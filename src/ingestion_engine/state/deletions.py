@@ -31,6 +31,8 @@ class Deletion:
     """Stores that hold its points; the contract, which names them too, is removed earlier than the mark."""
     requested_at: str
     """Time of the request, RFC 3339."""
+    bucket: str | None = None
+    """Bucket of its objects, which decides who may ask how far the deletion is; None when it is not known."""
 
 
 def _path(collection: str) -> str:
@@ -48,8 +50,9 @@ def read_deletion(store: StateStore, collection: str) -> Deletion | None:
         return None
     try:
         stores = tuple(StoreName(name) for name in data["stores"])
-        return Deletion(collection, stores, str(data["requested_at"]))
-    except (KeyError, TypeError, ValueError) as error:
+        bucket = data.get("bucket")
+        return Deletion(collection, stores, str(data["requested_at"]), bucket=None if bucket is None else str(bucket))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         path = _path(collection)
         raise FatalError("state_corrupt", f"{path!r} in the state store cannot be read: {error}.", path=path) from error
 
@@ -57,7 +60,7 @@ def read_deletion(store: StateStore, collection: str) -> Deletion | None:
 def write_deletion(store: StateStore, deletion: Deletion) -> None:
     """Order the deletion of a collection. Idempotent. One request."""
     stores = [str(name) for name in deletion.stores]
-    data = {"format": 1, "stores": stores, "requested_at": deletion.requested_at}
+    data = {"format": 1, "stores": stores, "requested_at": deletion.requested_at, "bucket": deletion.bucket}
     write_json(store, _path(deletion.collection), data)
 
 

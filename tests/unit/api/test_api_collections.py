@@ -175,7 +175,7 @@ async def test_objects_are_removed_by_a_job(world: World) -> None:
         ("notes", {"prefix": "a", "engine": "spark"}, 501, "engine_not_configured"),
         ("none", {"prefix": "a"}, 404, "collection_not_found"),
         ("old", {"prefix": "a"}, 409, "bucket_not_known"),
-        ("foreign", {"prefix": "a"}, 403, "not_allowed"),
+        ("foreign", {"prefix": "a"}, 404, "collection_not_found"),
         ("secret", {"prefix": "a"}, 403, "not_allowed"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.services import collections as collection_service
+from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED
 from ingestion_engine.services.deletion import DeletionService
 from ingestion_engine.state.aliases import Alias, write_alias
 from ingestion_engine.state.deletions import Deletion, iter_deletions, write_deletion
@@ -167,7 +168,7 @@ async def test_a_crash_at_any_step_is_completed(by: str, tmp_path: Path) -> None
 
             world.state.before_write = world.qdrant.before_write = world.weaviate.before_write = crash
             try:
-                await plane.services.deletions.delete("notes")
+                await plane.services.deletions.delete("notes", EVERYTHING_ALLOWED)
             except Crash:
                 pass
             else:
@@ -202,7 +203,7 @@ async def test_the_lease_of_a_dead_driver_has_to_expire_first(world: World) -> N
         wait_s = settings.ttl_s + settings.grace_s
         stores = plane.services.parts.stores
         deletions = DeletionService(world.state, stores, plane.services.store, lease=settings, clock=clock)
-        first = await deletions.delete("notes")
+        first = await deletions.delete("notes", EVERYTHING_ALLOWED)
         assert not first.deleted
         assert "job-dead" in str(first.note)
         clock.now += wait_s - 1
@@ -225,7 +226,7 @@ async def test_an_outage_of_the_state_store_is_no_silence_of_a_driver(world: Wor
         stores = plane.services.parts.stores
         faulty = FaultyStore(world.state)
         deletions = DeletionService(faulty, stores, plane.services.store, lease=settings, clock=clock)
-        assert not (await deletions.delete("notes")).deleted
+        assert not (await deletions.delete("notes", EVERYTHING_ALLOWED)).deleted
         faulty.away = True
         with pytest.raises(TransientError):
             await deletions.sweep()

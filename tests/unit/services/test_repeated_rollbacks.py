@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from ingestion_engine.domain.errors import StateConflict
+from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED
 from ingestion_engine.state.aliases import ROLLBACKS_MAX, Alias, read_alias, record_move, write_alias
 from ingestion_engine.state.collections import alias_path
 from support.control import Plane, World, make_collection
@@ -176,9 +177,13 @@ async def test_keys_of_others_are_other_keys(world: World) -> None:
     """As with jobs: the key belongs to who uses it."""
     async with world.serve() as plane:
         aliases = plane.services.aliases
-        assert not (await aliases.roll_back("docs", owner="anna", idempotency_key="monday")).replayed
-        assert not (await aliases.roll_back("docs", owner="bert", idempotency_key="monday")).replayed
-        assert (await aliases.roll_back("docs", owner="anna", idempotency_key="monday")).replayed
+        assert not (
+            await aliases.roll_back("docs", EVERYTHING_ALLOWED, owner="anna", idempotency_key="monday")
+        ).replayed
+        assert not (
+            await aliases.roll_back("docs", EVERYTHING_ALLOWED, owner="bert", idempotency_key="monday")
+        ).replayed
+        assert (await aliases.roll_back("docs", EVERYTHING_ALLOWED, owner="anna", idempotency_key="monday")).replayed
 
 
 async def test_an_alias_remembers_a_bounded_number_of_keys(world: World) -> None:

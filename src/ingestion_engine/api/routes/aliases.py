@@ -23,7 +23,7 @@ router = APIRouter(tags=["aliases"], responses=PROBLEMS)
 @router.get("/aliases", operation_id="list_aliases", summary="List aliases")
 async def list_aliases(caller: ReaderDep, services: ServicesDep) -> AliasList:
     """Return all aliases that the caller may use, each with its state in every store."""
-    found = await services.aliases.describe_all(caller.may_use_collection)
+    found = await services.aliases.describe_all(caller)
     return AliasList(items=[show_alias(one) for one in found])
 
 
@@ -31,7 +31,7 @@ async def list_aliases(caller: ReaderDep, services: ServicesDep) -> AliasList:
 async def get_alias(name: AliasName, caller: ReaderDep, services: ServicesDep) -> AliasView:
     """Return the collection of an alias, its former versions, and whether each store agrees."""
     caller.check_collection(name)
-    return show_alias(await services.aliases.describe(name))
+    return show_alias(await services.aliases.describe(name, caller))
 
 
 @router.post("/aliases/{name}/rollback", operation_id="roll_back_alias", summary="Roll back an alias")
@@ -51,7 +51,7 @@ async def roll_back_alias(
     """
     caller.check_collection(name)
     to = None if order is None else order.to
-    done = await services.aliases.roll_back(name, to, owner=caller.name, idempotency_key=key)
+    done = await services.aliases.roll_back(name, caller, to, owner=caller.name, idempotency_key=key)
     if done.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return show_alias(done.detail)
@@ -64,7 +64,7 @@ async def prune_alias(name: AliasName, query: PruneParams, caller: DeleterDep, s
     Repeating it is safe: a version that is dropped already is not listed under ``dropped`` again.
     """
     caller.check_collection(name)
-    dropped, detail = await services.aliases.prune(name, query.keep)
+    dropped, detail = await services.aliases.prune(name, query.keep, caller)
     return PrunedAlias(**show_alias(detail).model_dump(), dropped=dropped)
 
 
@@ -75,4 +75,4 @@ async def remove_alias(name: AliasName, caller: DeleterDep, services: ServicesDe
     Repeating it is safe: 404 means that the alias is gone.
     """
     caller.check_collection(name)
-    await services.aliases.remove(name)
+    await services.aliases.remove(name, caller)

@@ -39,16 +39,8 @@ router = APIRouter(responses=PROBLEMS)
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
 async def list_collections(query: CollectionParams, caller: ReaderDep, services: ServicesDep) -> CollectionList:
     """Return the collections that the caller may use, by name, each with its number of points in every store."""
-    names = [
-        name
-        for name in await services.collections.list_names()
-        if caller.may_use_collection(name) and name > (query.cursor or "")
-    ]
-    shown = names[: query.limit]
-    found = await services.collections.describe_all(shown)
-    return CollectionList(
-        items=[show_collection(one) for one in found], next_cursor=shown[-1] if len(names) > len(shown) else None
-    )
+    found, following = await services.collections.list_page(caller, limit=query.limit, after=query.cursor or "")
+    return CollectionList(items=[show_collection(one) for one in found], next_cursor=following)
 
 
 @router.get("/collections/{name}", operation_id="get_collection", summary="Get a collection", tags=["collections"])
@@ -56,7 +48,7 @@ async def get_collection(name: CollectionName, caller: ReaderDep, services: Serv
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
     async with jobs_explain_absence(name, caller, services):
-        detail = await services.collections.describe(name)
+        detail = await services.collections.describe(name, caller)
     visible = JobFilter(collection=detail.name, owner=caller.sees_jobs_of)
     newest, _ = await services.jobs.list_page(visible, limit=1, cursor=None)
     return show_collection(detail, newest[0] if newest else None)
@@ -79,7 +71,7 @@ async def delete_collection(
     collection meanwhile.
     """
     caller.check_collection(name)
-    done = await services.deletions.delete(name)
+    done = await services.deletions.delete(name, caller)
     if not done.deleted:
         response.status_code = 202
     return DeletionView.model_validate(dataclasses.asdict(done))
@@ -98,6 +90,7 @@ async def list_objects(
     caller.check_collection(name)
     page = await services.collections.list_objects(
         name,
+        caller,
         prefix=query.prefix,
         state=None if query.state is None else RowState(query.state),
         warned=query.warnings,
@@ -123,7 +116,8 @@ async def list_chunks(
     neither the object table nor a store has the object.
     """
     caller.check_collection(name)
-    return show_chunks(await services.chunks.list_chunks(name, query.key, limit=query.limit, cursor=query.cursor))
+    page = await services.chunks.list_chunks(name, query.key, caller, limit=query.limit, cursor=query.cursor)
+    return show_chunks(page)
 
 
 @router.delete(
@@ -153,8 +147,8 @@ async def delete_objects(
             hint="Set a prefix, or set 'all' to confirm.",
             field="prefix",
         )
-    request = request_removal(await services.collections.require(name), query.prefix)
+    request = request_removal(await services.collections.require(name, caller), query.prefix)
     caller.check_request(request)
     engine = query.engine or next(iter(services.parts.engines), EngineName.RAY)
-    done = await services.jobs.submit(engine, request, owner=caller.name, idempotency_key=key)
+    done = await services.jobs.submit(engine, request, owner=caller.name, idempotency_key=key, access=caller)
     return answer_accepted(done, response)

@@ -42,7 +42,7 @@ async def submit_ray_job(
     """Store a job on the objects under a prefix and return at once; it is submitted to Ray in the background."""
     caller.check_request(request)
     check_submittable(request)
-    done = await services.jobs.submit(EngineName.RAY, request, owner=caller.name, idempotency_key=key)
+    done = await services.jobs.submit(EngineName.RAY, request, owner=caller.name, idempotency_key=key, access=caller)
     return answer_accepted(done, response)
 
 
@@ -53,7 +53,7 @@ async def submit_spark_job(
     """Store a job on the objects under a prefix and return at once; it is submitted to Kubernetes in the background."""
     caller.check_request(request)
     check_submittable(request)
-    done = await services.jobs.submit(EngineName.SPARK, request, owner=caller.name, idempotency_key=key)
+    done = await services.jobs.submit(EngineName.SPARK, request, owner=caller.name, idempotency_key=key, access=caller)
     return answer_accepted(done, response)
 
 
@@ -136,7 +136,8 @@ async def retry_job(
 ) -> JobAccepted:
     """Store a new job for exactly the objects that failed in a job that has ended."""
     caller.check_request(read_request(job))
-    return answer_accepted(await services.jobs.retry(job.id, owner=caller.name, idempotency_key=key), response)
+    done = await services.jobs.retry(job.id, owner=caller.name, idempotency_key=key, access=caller)
+    return answer_accepted(done, response)
 
 
 @router.get(

@@ -26,4 +26,4 @@ async def search(body: SearchBody, caller: SearcherDep, services: ServicesDep) -
     )
     query = SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
     async with jobs_explain_absence(body.collection, caller, services):
-        return show_search(await services.search.search(query))
+        return show_search(await services.search.search(query, caller))
