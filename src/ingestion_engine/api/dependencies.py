@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from fastapi import Body, Depends, Header, Query, Request, Security
+from fastapi import Body, Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ingestion_engine.access.identity import Identities
 from ingestion_engine.access.principal import Principal
@@ -17,8 +17,9 @@ from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
 from ingestion_engine.api.input_checks import check_alias_name, check_body, check_collection_name, check_job_id
+from ingestion_engine.api.query_values import Cursor, Position, QueryFlag, QueryWhole
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.domain.spec import COLLECTION_PATTERN, EngineName, JobRequest, Strict
+from ingestion_engine.domain.spec import COLLECTION_MAX, COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.aliases import RollbackOrder
 from ingestion_engine.models.operations import DrainOrder
@@ -86,9 +87,17 @@ AdminDep = Annotated[Principal, Security(authenticate, scopes=[Scope.ADMIN])]
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-CollectionName = Annotated[str, AfterValidator(check_collection_name)]
-AliasName = Annotated[str, AfterValidator(check_alias_name)]
-JobId = Annotated[str, AfterValidator(check_job_id)]
+# The patterns are declared, not enforced: what no collection can be named does not exist, which is 404, not 422.
+_NAME = {"pattern": COLLECTION_PATTERN, "maxLength": COLLECTION_MAX}
+CollectionName = Annotated[
+    str, AfterValidator(check_collection_name), Path(description="Collection or alias.", json_schema_extra=_NAME)
+]
+AliasName = Annotated[str, AfterValidator(check_alias_name), Path(description="Alias.", json_schema_extra=_NAME)]
+JobId = Annotated[
+    str,
+    AfterValidator(check_job_id),
+    Path(description="`job_id` of a job.", json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$", "maxLength": 64}),
+]
 
 
 async def find_job(
@@ -124,6 +133,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=IDEMPOTENCY_KEY_MAX,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
         description="Any string, best a random one for each intention. The same request with the same key does nothing "
         "again and returns the first result as it is now, with the header `Idempotency-Replayed`; a different request "
         "with the same key is refused with `idempotency_conflict`.",
@@ -148,47 +158,47 @@ class JobListQuery(Strict):
 
     engine: EngineName | None = None
     """Only jobs of this engine."""
-    state: tuple[JobState, ...] = ()
+    state: tuple[JobState, ...] = Field(default=(), max_length=32)
     """Only jobs in this state; repeatable."""
-    collection: str | None = Field(default=None, pattern=COLLECTION_PATTERN)
+    collection: str | None = Field(default=None, pattern=COLLECTION_PATTERN, max_length=COLLECTION_MAX)
     """Only jobs that write this collection."""
-    limit: int = Field(default=50, ge=1, le=500)
+    limit: QueryWhole = Field(default=50, ge=1, le=500)
     """Maximum number of jobs."""
-    cursor: str | None = None
+    cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
 
 
 class PageQuery(Strict):
     """Page of a list."""
 
-    limit: int = Field(default=100, ge=1, le=1000)
+    limit: QueryWhole = Field(default=100, ge=1, le=1000)
     """Maximum number of items."""
-    cursor: str | None = None
+    cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
 
 
 class CollectionQuery(Strict):
     """Page of a list of collections."""
 
-    limit: int = Field(default=1000, ge=1, le=1000)
+    limit: QueryWhole = Field(default=1000, ge=1, le=1000)
     """Maximum number of collections."""
-    cursor: str | None = None
+    cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
 
 
 class LogQuery(Strict):
     """Attempt of a job."""
 
-    attempt: int | None = Field(default=None, ge=1, le=1_000_000)
+    attempt: QueryWhole | None = Field(default=None, ge=1, le=1_000_000)
     """Number of the attempt, from 1; the newest by default."""
-    after: str | None = Field(default=None, max_length=64)
+    after: Position | None = None
     """Only whole lines after this position, the header ``Log-Position`` of a response; empty means the beginning."""
 
 
 class CancelQuery(Strict):
     """How to cancel a job."""
 
-    force: bool = False
+    force: QueryFlag = False
     """End the job now, although its engine does not respond or its driver has not ended. A driver that comes back can
     write nothing; the next job on the collection first waits for its lease to expire."""
 
@@ -196,11 +206,11 @@ class CancelQuery(Strict):
 class ObjectQuery(PageQuery):
     """Filter and page of a list of objects."""
 
-    prefix: str = ""
+    prefix: str = Field(default="", max_length=1024)
     """Only objects whose key starts with this prefix."""
     state: str | None = Field(default=None, pattern="^(present|failed)$")
     """``present``: the newest version is in the stores; ``failed``: it is not, but an older version may be."""
-    warnings: bool = False
+    warnings: QueryFlag = False
     """Only objects of which something was left out, such as a damaged picture or a line that is not JSON."""
 
     delimiter: Literal["/"] | None = None
@@ -212,9 +222,9 @@ class ChunkQuery(Strict):
 
     key: str = Field(min_length=1, max_length=4096)
     """Key of the object."""
-    limit: int = Field(default=50, ge=1, le=200)
+    limit: QueryWhole = Field(default=50, ge=1, le=200)
     """Chunks per page; damage can add further points, such as two with one number."""
-    cursor: str | None = None
+    cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
 
 
@@ -223,18 +233,16 @@ class RemovalQuery(Strict):
 
     prefix: str = Field(max_length=1024)
     """Only objects whose key starts with this prefix; an empty prefix requires ``all``."""
-    all: bool = False
+    all: QueryFlag = False
     """Allow an empty prefix, which means every object."""
     engine: EngineName | None = None
     """Engine that runs the job; the first configured one by default."""
 
 
-class PruneQuery(BaseModel):
+class PruneQuery(Strict):
     """Versions of an alias to keep."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    keep: int = Field(default=1, ge=0, le=1000)
+    keep: QueryWhole = Field(default=1, ge=0, le=1000)
     """Number of former versions to keep, newest first."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ingestion_engine.domain.errors import CollectionNotFound, SubmissionError
-from ingestion_engine.domain.spec import COLLECTION_PATTERN
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, INTEGER_MAX
 from ingestion_engine.services.jobs import job_not_found
 
 LIST_MAX: Final = 10_000
@@ -18,9 +18,6 @@ LIST_MAX: Final = 10_000
 
 OBJECT_MAX: Final = 1_000
 """Maximum number of members of a JSON object; requests have about twenty, and ``metadata`` at most 64."""
-
-INTEGER_MAX: Final = 2**53 - 1
-"""Largest integer, and least negative one: what JSON carries exactly (RFC 8259, section 6)."""
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 """PostgreSQL stores no U+0000, and a lone surrogate has no UTF-8."""
@@ -74,7 +71,7 @@ def _find_faults(body: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, str):
             if (found := _UNSTORABLE.search(value)) is not None:
                 yield path, f"the text has the character U+{ord(found[0]):04X}, which cannot be stored"
-        elif isinstance(value, int):
+        elif isinstance(value, int | float):  # NaN is between no numbers
             if not -INTEGER_MAX <= value <= INTEGER_MAX:
                 yield path, f"the number must be between {-INTEGER_MAX} and {INTEGER_MAX}"
         elif isinstance(value, list):

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from ingestion_engine.api.json_bodies import NOWHERE
 from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
 from ingestion_engine.runtime.validation import describe_fault
 
@@ -118,10 +119,10 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-        if media_type and "json" not in media_type:
+        if isinstance(error.body, bytes):
             # The default of curl -d; FastAPI does not parse the body then.
-            detail = f"The body is declared as {media_type!r}."
+            media_type = request.headers.get("content-type", "").partition(";")[0].strip()[:128]
+            detail = f"The body is declared as {media_type!r}." if media_type else "The body has no media type."
             hint = "Send the header content-type: application/json."
             return answer_problem(make_problem(415, "not_json", detail, hint=hint))
         return answer_problem(describe_validation(error.errors()))
@@ -160,7 +161,8 @@ def _describe_fault(fault: Mapping[str, Any]) -> dict[str, Any]:
     kind = fault["type"]
     if kind == "json_invalid":
         reason = (fault.get("ctx") or {}).get("error", "not JSON")
-        return {"pointer": "", "detail": f"The body is not JSON: {reason} at character {location[-1]}.", "code": kind}
+        where = "" if location[-1] == str(NOWHERE) else f" at character {location[-1]}"
+        return {"pointer": "", "detail": f"The body is not JSON: {reason}{where}.", "code": kind}
     if location[:1] == ["body"]:
         location = location[1:]
     pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in location)

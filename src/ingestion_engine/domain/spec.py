@@ -24,6 +24,7 @@ from pydantic import (
 
 from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.records import EmbeddingFlow
+from ingestion_engine.domain.strict_values import Flag, Number, Whole
 
 COLLECTION_PATTERN = r"^[A-Za-z][A-Za-z0-9_]{0,127}$"
 """Pattern of collection names: valid in Qdrant and, with a capital first letter, as a Weaviate class."""
@@ -34,8 +35,25 @@ COLLECTION_MAX = 128
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 """Names of buckets, as a whole (``fullmatch``)."""
 
+GLOBS_MAX = 10_000
+"""Maximum number of globs of a request; the largest realistic one has some thousands."""
+
+GLOB_MAX = 4_096
+"""Maximum characters of a glob: four times as many as a key has bytes, for character classes."""
+
+MAX_RUNTIME_S = 10_000_000_000
+"""Longest run time, some 300 years: for clients that mean "no limit". A moment so far ahead is still a date."""
+
+INTEGER_MAX = 2**53 - 1
+"""Largest integer, and least negative one: what JSON carries exactly (RFC 8259, section 6)."""
+
 DEFAULT_PRIORITY = 5
 """Priority of a request that names none: the middle of 1 to 10."""
+
+Glob = Annotated[str, StringConstraints(max_length=GLOB_MAX)]
+MetadataName = Annotated[str, StringConstraints(max_length=1_024)]
+MetadataValue = Annotated[str, StringConstraints(max_length=16_384)]
+"""Metadata of every point: eight times as much as S3 allows for all metadata of an object."""
 
 _WILDCARDS = re.compile(r"[*?[]")
 
@@ -118,15 +136,17 @@ class Source(Part):
 
     first_fields = frozenset({"bucket", "prefix", "include", "exclude"})
 
-    bucket: Annotated[str, AfterValidator(_check_bucket)]
+    bucket: Annotated[str, AfterValidator(_check_bucket)] = Field(
+        json_schema_extra={"pattern": f"^{BUCKET_NAME.pattern}$", "minLength": 3, "maxLength": 63}
+    )
     """Name of the bucket, without ``s3://``."""
     prefix: str = Field(default="", max_length=1024)
     """Only objects whose key starts with this prefix, byte for byte; empty means the whole bucket. At most 1,024
     characters."""
-    include: tuple[str, ...] = ()
+    include: tuple[Glob, ...] = Field(default=(), max_length=GLOBS_MAX)
     """Only objects whose key after the prefix matches one of these globs; empty means all. ``*`` stays within one path
     segment, ``**`` spans segments."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Glob, ...] = Field(default=(), max_length=GLOBS_MAX)
     """No objects whose key after the prefix matches one of these globs, even if ``include`` matches it."""
 
     def narrowest_prefix(self) -> str:
@@ -153,9 +173,9 @@ class Chunking(Part):
 
     first_fields = frozenset({"max_chars", "overlap_chars"})
 
-    max_chars: int = Field(default=1200, ge=50, le=100_000)
+    max_chars: Whole = Field(default=1200, ge=50, le=100_000)
     """Maximum length of a chunk, in characters."""
-    overlap_chars: int = Field(default=150, ge=0)
+    overlap_chars: Whole = Field(default=150, ge=0, le=50_000)
     """Maximum number of characters that two neighbouring chunks share, in whole sentences or words; at most half of
     ``max_chars``."""
 
@@ -171,9 +191,9 @@ class FailureBudget(Part):
 
     first_fields = frozenset({"max_fraction", "min_objects"})
 
-    max_fraction: float = Field(default=0.1, ge=0, le=1)
+    max_fraction: Number = Field(default=0.1, ge=0, le=1)
     """Maximum fraction of the planned objects that may fail, from 0 to 1."""
-    min_objects: int = Field(default=20, ge=0)
+    min_objects: Whole = Field(default=20, ge=0, le=INTEGER_MAX)
     """Number of failed objects that is always allowed, so that a small job does not fail because of one bad file."""
 
     def allows(self, failed: int, planned: int) -> bool:
@@ -204,41 +224,41 @@ class JobRequest(Part):
     )
 
     source: Source
-    alias: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = None
+    alias: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN, max_length=COLLECTION_MAX)] | None = None
     """Alias to point to the collection in every store when the job has succeeded and the stores hold the same points.
     The alias's former collection is kept. null means that no alias moves."""
-    collection: Annotated[str, StringConstraints(pattern=f"^$|{COLLECTION_PATTERN}")] = Field(
-        default="", validate_default=True
+    collection: Annotated[str, StringConstraints(pattern=f"^$|{COLLECTION_PATTERN}", max_length=COLLECTION_MAX)] = (
+        Field(default="", validate_default=True)
     )
     """Name of the collection in every store: a letter, then letters, digits or ``_``, at most 128 characters. The name
     of an alias means the collection behind it. Required, except with ``alias``: the service then chooses the name of a
     new collection."""
-    stores: tuple[StoreName, ...] = Field(default=(StoreName.QDRANT, StoreName.WEAVIATE), min_length=1)
+    stores: tuple[StoreName, ...] = Field(default=(StoreName.QDRANT, StoreName.WEAVIATE), min_length=1, max_length=2)
     """Vector stores to write. Fixed for the collection."""
     mode: Mode = Mode.SYNC
     """``sync``: bring the stores up to date with the bucket; ``full``: embed everything again; ``plan``: only report
     what ``sync`` would do; ``verify``: compare the stores with the object table and with each other, change nothing;
     ``repair``: verify, then repair the differences."""
-    delete_missing: bool = True
+    delete_missing: Flag = True
     """Remove the points of objects that were deleted from the bucket, within prefix and filters."""
-    allow_mass_delete: bool = False
+    allow_mass_delete: Flag = False
     """Allow deleting more than 20 % of the collection's objects if it has more than 100, or all of them because the
     listing is empty."""
-    retry_failed: bool = False
+    retry_failed: Flag = False
     """Retry objects that failed permanently and have not changed since."""
     embedding: Embedding = Embedding()
     chunking: Chunking = Chunking()
-    parallelism: int = Field(default=4, ge=1, le=10_000)
+    parallelism: Whole = Field(default=4, ge=1, le=10_000)
     """Maximum number of partitions processed at once; without a gateway, the service may grant fewer
     (``INGEST_EMBED__IN_FLIGHT``)."""
-    priority: int = Field(default=DEFAULT_PRIORITY, ge=1, le=10)
+    priority: Whole = Field(default=DEFAULT_PRIORITY, ge=1, le=10)
     """Share of the embedder while other jobs want it too, 1 to 10: a job of priority 10 embeds twice as many characters
     as one of priority 5. Only with a gateway (``INGEST_GATEWAY__URL``); it does not change the order in which jobs
     start."""
     failure_budget: FailureBudget = FailureBudget()
-    max_runtime_s: int = Field(default=86_400, ge=1)
+    max_runtime_s: Whole = Field(default=86_400, ge=1, le=MAX_RUNTIME_S)
     """Maximum run time of an attempt in seconds; afterwards the attempt is stopped and the job fails."""
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
+    metadata: dict[MetadataName, MetadataValue] = Field(default_factory=dict, max_length=64)
     """Metadata of every point, at most 64 entries, in addition to the object's S3 user metadata, which wins for equal
     names."""
 

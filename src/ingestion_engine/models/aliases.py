@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from ingestion_engine.domain.spec import COLLECTION_PATTERN, StoreName, Strict
+from ingestion_engine.domain.spec import COLLECTION_MAX, COLLECTION_PATTERN, StoreName, Strict
 from ingestion_engine.models.view import View
 
 
 class RollbackOrder(Strict):
     """Where an alias is to move back to."""
 
-    to: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)] | None = Field(
+    to: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN, max_length=COLLECTION_MAX)] | None = Field(
         default=None, examples=["docs_01hzx3v4m5n6p7q8r9s0t1v2w3"]
     )
     """A former version, or the current one, which changes nothing; null means the newest former version, so that the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ingestion_engine.domain.spec import Strict
+from ingestion_engine.domain.strict_values import Flag
 from ingestion_engine.models.view import View
 
 
@@ -40,7 +41,7 @@ class DispatcherView(View):
 class DrainOrder(Strict):
     """How to drain the service."""
 
-    refuse: bool = False
+    refuse: Flag = False
     """Refuse new jobs with 503 instead of accepting them to wait."""
     reason: str | None = Field(default=None, min_length=1, max_length=500)
     """Why, for the notes of jobs that wait."""

@@ -6,18 +6,26 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from ingestion_engine.domain.spec import COLLECTION_PATTERN, StoreName, Strict
+from ingestion_engine.domain.spec import (
+    COLLECTION_MAX,
+    COLLECTION_PATTERN,
+    MetadataName,
+    MetadataValue,
+    StoreName,
+    Strict,
+)
+from ingestion_engine.domain.strict_values import Whole
 from ingestion_engine.models.view import View
 
 
 class Filter(Strict):
     """Conditions that must all hold; strings are compared byte for byte, the same in every store."""
 
-    bucket: str | None = None
+    bucket: str | None = Field(default=None, max_length=255)
     """Bucket of the object."""
-    content_type: str | None = None
+    content_type: str | None = Field(default=None, max_length=255)
     """Detected media type, exact match."""
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=64)
+    metadata: dict[MetadataName, MetadataValue] = Field(default_factory=dict, max_length=64)
     """Entries that the metadata of a passage must contain: the object's S3 user metadata and the metadata of the job
     that ingested it."""
     key_prefix: str | None = Field(default=None, max_length=1024)
@@ -27,13 +35,13 @@ class Filter(Strict):
 class SearchRequest(Strict):
     """The body of ``POST /search``."""
 
-    collection: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN)]
+    collection: Annotated[str, StringConstraints(pattern=COLLECTION_PATTERN, max_length=COLLECTION_MAX)]
     """Collection or alias to search."""
     query: str = Field(min_length=1, max_length=10_000)
     """Question or phrase; it is embedded with the model of the collection."""
-    limit: int = Field(default=10, ge=1, le=100)
+    limit: Whole = Field(default=10, ge=1, le=100)
     """Maximum number of results per store."""
-    stores: tuple[StoreName, ...] | None = Field(default=None, min_length=1)
+    stores: tuple[StoreName, ...] | None = Field(default=None, min_length=1, max_length=2)
     """Stores to search; null means all stores of the collection."""
     filter: Filter = Filter()
 

@@ -15,6 +15,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     COLLECTION_PATTERN: _NAME,
     f"^$|{COLLECTION_PATTERN}": _NAME,
     "^(present|failed)$": "Input should be 'present' or 'failed'",
+    r"^[^\x00-\x1f\x7f]+$": "a key has no control characters",
     "^[0-9a-fA-F]{64}$": "a SHA-256 has 64 hexadecimal digits",
 }
 """What the patterns of the product's fields mean, for people who do not read regular expressions."""

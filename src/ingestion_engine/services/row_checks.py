@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from ingestion_engine.domain.spec import JobRequest, JobSpec
+from ingestion_engine.domain.spec import MAX_RUNTIME_S, JobRequest, JobSpec
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.job_records import JobRecord
 
@@ -28,6 +28,6 @@ def read_max_runtime_s(job: JobRecord) -> int:
     """Return the maximum run time of an attempt in seconds; the default when the request cannot be read. Pure."""
     wanted = job.request.get("max_runtime_s") if isinstance(job.request, Mapping) else None
     if isinstance(wanted, int) and wanted > 0:
-        return wanted
+        return min(wanted, MAX_RUNTIME_S)  # former releases had no maximum
     default: int = JobRequest.model_fields["max_runtime_s"].default
     return default

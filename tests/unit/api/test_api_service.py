@@ -305,6 +305,7 @@ async def test_the_documentation_has_examples_and_problems(world: World) -> None
             "/jobs/{job_id}/retry",
             "/collections",
             "/collections/{name}",
+            "/collections/{name}/chunks",
             "/collections/{name}/objects",
             "/aliases",
             "/aliases/{name}",

@@ -9,9 +9,10 @@ import orjson
 import pytest
 from fastapi.routing import APIRoute
 
-from ingestion_engine.api.input_checks import INTEGER_MAX, LIST_MAX, OBJECT_MAX, check_body
+from ingestion_engine.api.input_checks import LIST_MAX, OBJECT_MAX, check_body
 from ingestion_engine.api.problems import ERRORS_MAX
 from ingestion_engine.api.routes import aliases, collections, jobs, operations, search
+from ingestion_engine.domain.spec import INTEGER_MAX
 from ingestion_engine.state.cursors import encode_cursor
 from support.control import BODY, World, make_collection
 

@@ -14,10 +14,11 @@ from ingestion_engine.api.dependencies import (
     ServicesDep,
     SubmitterDep,
 )
+from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.views import PROBLEMS, show_alias
 from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 
-router = APIRouter(tags=["aliases"], responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, tags=["aliases"], responses=PROBLEMS)
 
 
 @router.get("/aliases", operation_id="list_aliases", summary="List aliases")

@@ -18,6 +18,7 @@ from ingestion_engine.api.dependencies import (
     RemovalParams,
     ServicesDep,
 )
+from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_chunks, show_collection, show_objects
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.records import RowState
@@ -33,7 +34,7 @@ from ingestion_engine.models.jobs import JobAccepted
 from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_store import JobFilter
 
-router = APIRouter(responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, responses=PROBLEMS)
 
 
 @router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])

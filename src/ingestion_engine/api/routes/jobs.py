@@ -23,6 +23,7 @@ from ingestion_engine.api.dependencies import (
     ServicesDep,
     SubmitterDep,
 )
+from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
@@ -32,7 +33,7 @@ from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import read_request
 
-router = APIRouter(tags=["jobs"], responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, tags=["jobs"], responses=PROBLEMS)
 
 
 @router.post("/ray/jobs", status_code=202, operation_id="submit_ray_job", summary="Submit a job to Ray")

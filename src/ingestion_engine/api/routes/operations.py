@@ -8,12 +8,14 @@ from fastapi import APIRouter, Query, Response
 
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import AdminDep, DrainBody, SeesDetailsDep, ServicesDep
+from ingestion_engine.api.json_bodies import JsonRoute
+from ingestion_engine.api.query_values import QueryNumber
 from ingestion_engine.api.snapshot import take_snapshot
 from ingestion_engine.api.views import PROBLEMS, show_drain, show_health
 from ingestion_engine.models.operations import DrainOrder, DrainView, ReadyView
 from ingestion_engine.services.health import ANSWER_S
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(route_class=JsonRoute, tags=["operations"])
 
 
 @router.get("/livez", operation_id="livez", summary="Liveness probe")
@@ -34,7 +36,7 @@ async def readyz(
     services: ServicesDep,
     sees_details: SeesDetailsDep,
     within_s: Annotated[
-        float, Query(gt=0, le=30, description="Maximum number of seconds to wait for dependencies that are slow.")
+        QueryNumber, Query(gt=0, le=30, description="Maximum number of seconds to wait for dependencies that are slow.")
     ] = ANSWER_S,
 ) -> ReadyView:
     """Check every dependency. 503 while the database or the state store is unavailable: no job can be accepted then.

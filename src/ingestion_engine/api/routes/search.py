@@ -6,12 +6,13 @@ from fastapi import APIRouter
 
 from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import SearchBody, SearcherDep, ServicesDep
+from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.views import PROBLEMS, show_search
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.models.search import SearchView
 from ingestion_engine.services.search import SearchQuery
 
-router = APIRouter(responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, responses=PROBLEMS)
 
 
 @router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
