@@ -34,6 +34,13 @@ class CredentialSource(Protocol):
         """Return True while the credential of a caller that this source has found counts. At most 5 s behind."""
         ...
 
+    async def recall(self, credential: str) -> Principal | None:
+        """Return the caller of a ``Principal.credential`` as it is now; None when it is unknown or counts no more.
+
+        For sessions, which were begun with the credential.
+        """
+        ...
+
 
 class SessionSource(Protocol):
     """Sessions of people who have logged in to the console."""
@@ -114,6 +121,14 @@ class Identities:
             if await source.is_still_valid(principal):
                 return True
         return False
+
+    async def recall(self, credential: str) -> Principal | None:
+        """Return the caller of a ``Principal.credential`` as it is now; None when it counts no more."""
+        for source in self._sources:
+            principal = await source.recall(credential)
+            if principal is not None:
+                return None if self._is_expired(principal) else principal
+        return None
 
     def _wanted(self) -> str:
         """Return what messages ask for: ``API key or access token``."""

@@ -91,6 +91,10 @@ class KeyRing:
         """Return True while the file has the key of a caller."""
         return self._find_hash(principal.credential) is not None
 
+    async def recall(self, credential: str) -> Principal | None:
+        """Return the caller that has the key with a hash, or None."""
+        return self._find_hash(credential)
+
     def _find_hash(self, digest: str) -> Principal | None:
         self._reload()
         for key in self._keys:

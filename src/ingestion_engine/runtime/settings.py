@@ -439,7 +439,7 @@ class SessionSettings(Group):
     hours: float = Field(default=12.0, gt=0, le=720)
     """Hours after which a session ends in any case, and a new log-in is required."""
     idle_minutes: float = Field(default=60.0, gt=0)
-    """Minutes without a request after which a session ends. An open page that follows a job makes requests."""
+    """Minutes without a request after which a session ends. A page that only follows a job makes none."""
     per_caller: int = Field(default=10, ge=1)
     """Maximum number of sessions of one caller; a further log-in ends the one that has been idle for longest."""
 

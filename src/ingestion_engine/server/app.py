@@ -14,6 +14,7 @@ from ingestion_engine import __version__
 from ingestion_engine.access.identity import Identities
 from ingestion_engine.access.keys import KeyRing
 from ingestion_engine.access.oidc.connect import open_oidc
+from ingestion_engine.access.sessions import SWEEP_S, Sessions, recalling
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import install_problem_handlers
@@ -28,6 +29,8 @@ from ingestion_engine.server.host_checks import HostChecks
 from ingestion_engine.server.middleware import RequestContext
 from ingestion_engine.server.request_traces import RequestTraces
 from ingestion_engine.server.response_headers import ResponseHeaders
+from ingestion_engine.services.console_sessions import SessionStore
+from ingestion_engine.services.sweeps import sweep_regularly
 
 THREADS = 32
 """For blocking calls of the state store and S3. With asyncio's default, six on two cores, a slow S3 would delay every
@@ -64,6 +67,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
             try:
                 services = run_services(settings, opened, metrics, dispatches=dispatches)
                 app.state.services = await exits.enter_async_context(services)
+                await exits.enter_async_context(_run_sessions(app, settings))
             except IngestionError as error:
                 app.state.startup_error = error  # for `serve`, which prints it as a sentence
                 raise
@@ -93,6 +97,21 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     install_console(app)
     _add_middleware(app, settings, metrics)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _run_sessions(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Accept sessions of the console, and remove those that have ended, until the context ends."""
+    store = SessionStore(app.state.services.store.database)
+    rules = None if app.state.oidc is None else app.state.oidc.rules
+    sessions = Sessions(store, settings.session, recalling(app.state.identities, rules))
+    app.state.sessions = app.state.identities.sessions = sessions
+    sweeping = asyncio.create_task(sweep_regularly("sessions", sessions.sweep, may_act=lambda: True, every_s=SWEEP_S))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:

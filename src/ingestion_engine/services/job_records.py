@@ -105,6 +105,21 @@ drains = sa.Table(
 )
 """Whether the service is drained; at most one row, which every copy of the service obeys."""
 
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("credential", sa.String(64)),
+    sa.Column("claims", sa.JSON(none_as_null=True)),
+    sa.Column("created_at", UtcMoment, nullable=False),
+    sa.Column("seen_at", UtcMoment, nullable=False),
+    sa.Column("expires_at", UtcMoment, nullable=False),
+    sa.Index("ix_console_sessions_owner", "owner", "kind", "seen_at"),
+)
+"""People who have logged in to the console; ``id`` is the SHA-256 of what their cookie has."""
+
 schema_readers = sa.Table("schema_readers", metadata, sa.Column("oldest", sa.String(32), nullable=False))
 """Version of the schema whose release is the oldest that can use the present one; one row."""
 

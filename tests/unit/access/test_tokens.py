@@ -250,6 +250,7 @@ async def test_clocks_may_differ_by_less_than_a_minute(world: World, issuer: Tok
     assert (await ask(world, issuer, issuer.sign(claims | {"exp": _now() + seconds + 1}))).status_code == 200
 
 
+@pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")
 async def test_short_keys_and_keys_for_encryption_check_nothing(world: World, issuer: TokenIssuer) -> None:
     """1024 bits of RSA are too few; `use: enc`, private and symmetric keys are not for signatures."""
     issuer.keys = {"first": (rsa_key("short", 1024), "RS256")}

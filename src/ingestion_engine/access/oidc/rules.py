@@ -88,9 +88,9 @@ class RuleBook:
 
     def keep_claims(self, claims: Claims) -> dict[str, Any]:
         """Return the part of the claims from which ``make_principal`` makes the same again; for sessions. Pure."""
-        wanted = {self._claim, *(rule.claim for rule in self.rules if rule.claim)}
-        values = {name: list(_list_values(claims, name)) for name in sorted(wanted)}
-        return {**values, self._name_claim: _find(claims, self._name_claim)}
+        wanted = {self._claim, self._name_claim, "email_verified", *(rule.claim for rule in self.rules if rule.claim)}
+        found = {name: _find(claims, name) for name in sorted(wanted)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _find_name(self, claims: Claims) -> str:
         value = _find(claims, self._name_claim)

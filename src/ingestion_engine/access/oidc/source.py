@@ -41,3 +41,7 @@ class TokenSource:
     async def is_still_valid(self, principal: Principal) -> bool:
         """Return True for holders of tokens: nothing but its expiry, which every caller has, ends a token."""
         return principal.kind == "oidc"
+
+    async def recall(self, credential: str) -> Principal | None:
+        """Return None: tokens have no credential that could be found again; their sessions have claims."""
+        return None

@@ -1,0 +1,155 @@
+"""Sessions of the console: what makes one, what ends one, and what the database knows of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import sqlalchemy as sa
+
+from ingestion_engine.access.principal import Principal
+from ingestion_engine.access.sessions import KNOWN_S, TOUCH_S, Sessions
+from ingestion_engine.runtime.settings import SessionSettings
+from ingestion_engine.runtime.timestamps import Moment
+from ingestion_engine.services.console_sessions import SessionRecord, SessionStore
+from ingestion_engine.services.job_records import console_sessions
+from ingestion_engine.services.job_store import JobStore
+
+ADA = Principal(name="ada", kind="key", credential="c" * 64)
+
+
+@dataclass
+class World:
+    """A clock, the present rights of principals, and copies of the service on one database."""
+
+    store: SessionStore
+    now: Moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    rights: dict[str, Principal | None] = field(default_factory=lambda: {"ada": ADA})
+    settings: SessionSettings = field(default_factory=lambda: SessionSettings(hours=12, idle_minutes=60, per_caller=3))
+
+    def copy(self) -> Sessions:
+        async def recall(record: SessionRecord) -> Principal | None:
+            return self.rights.get(record.owner)
+
+        def seconds() -> float:
+            return self.now.timestamp()
+
+        return Sessions(self.store, self.settings, recall, now=lambda: self.now, clock=seconds)
+
+    def wait(self, **duration: float) -> None:
+        self.now += dt.timedelta(**duration)
+
+
+@pytest.fixture
+async def jobs(database_url: str) -> AsyncIterator[JobStore]:
+    store = await JobStore.open(database_url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def world(jobs: JobStore) -> World:
+    return World(SessionStore(jobs.database))
+
+
+async def test_every_copy_knows_a_session_and_none_its_secret(world: World, jobs: JobStore) -> None:
+    """The database has the hash of the cookie; the principal has neither."""
+    begun = await world.copy().begin(ADA)
+    found = await world.copy().find(begun.secret)
+    assert found is not None
+    assert (found.name, found.expires_at) == ("ada", world.now + dt.timedelta(hours=12))
+    async with jobs.database.reading() as connection:
+        row = (await connection.execute(sa.select(console_sessions))).one()
+    assert begun.secret not in str(row)
+    assert begun.secret not in repr(found)
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "a" * 43, "a" * 42 + "\n", "a" * 43 + "\n", "é" * 43, "a" * 10_000])
+async def test_a_value_that_no_log_in_has_made_is_no_session(world: World, cookie: str) -> None:
+    """Whoever puts a cookie into somebody else's browser does not know the secret of a session that begins there."""
+    sessions = world.copy()
+    assert await sessions.find(cookie) is None
+    begun = await sessions.begin(ADA)
+    assert begun.secret != cookie
+    assert await sessions.find(cookie) is None
+
+
+async def test_a_session_ends_by_time(world: World) -> None:
+    """An hour after the last request, and twelve hours after the log-in whatever happens."""
+    sessions = world.copy()
+    idle, busy = await sessions.begin(ADA), await sessions.begin(ADA)
+    for _ in range(14):
+        world.wait(minutes=50)
+        await sessions.find(busy.secret)
+    assert await sessions.find(busy.secret) is not None  # 11 h 40 min
+    assert await sessions.find(idle.secret) is None
+    world.wait(minutes=20)
+    assert await sessions.find(busy.secret) is None
+
+
+async def test_a_session_has_the_present_rights_of_its_principal(world: World) -> None:
+    """Revocation of the key ends it; a key that expires sooner ends it sooner; scopes follow the key."""
+    sessions = world.copy()
+    begun = await sessions.begin(ADA)
+    soon = world.now + dt.timedelta(minutes=5)
+    world.rights["ada"] = Principal(name="ada", kind="key", scopes=frozenset(), expires_at=soon)
+    found = await sessions.find(begun.secret)
+    assert found is not None
+    assert (found.scopes, found.expires_at) == (frozenset(), soon)
+    assert await sessions.is_still_valid(found)
+    world.rights["ada"] = None
+    assert await sessions.find(begun.secret) is None
+    world.wait(seconds=KNOWN_S)
+    assert not await sessions.is_still_valid(found)
+
+
+async def test_a_log_out_ends_one_session_on_every_copy(world: World) -> None:
+    """Streams learn of it within seconds."""
+    here, there = world.copy(), world.copy()
+    one, other = await here.begin(ADA), await here.begin(ADA)
+    assert await there.is_still_valid(one.principal)
+    await here.end(one.secret)
+    assert await there.find(one.secret) is None
+    assert await there.find(other.secret) is not None
+    world.wait(seconds=KNOWN_S)
+    assert not await there.is_still_valid(one.principal)
+
+
+async def test_a_further_log_in_ends_the_session_that_was_idle_for_longest(world: World) -> None:
+    """Of the same principal; another with the same name and kind of credential has its own."""
+    sessions = world.copy()
+    world.rights["bob"] = bob = Principal(name="bob", kind="key", credential="b" * 64)
+    his = await sessions.begin(bob)
+    hers = []
+    for _ in range(3):
+        world.wait(seconds=TOUCH_S)
+        hers.append(await sessions.begin(ADA))
+    world.wait(seconds=TOUCH_S)
+    await sessions.find(hers[0].secret)
+    hers.append(await sessions.begin(ADA))
+    assert [await sessions.find(one.secret) is not None for one in hers] == [True, False, True, True]
+    assert await sessions.find(his.secret) is not None
+
+
+async def test_following_a_job_does_not_keep_a_session_from_being_idle(world: World) -> None:
+    """Only requests of a person do: a page that was left open ends."""
+    sessions = world.copy()
+    begun = await sessions.begin(ADA)
+    world.wait(minutes=59)
+    assert await sessions.is_still_valid(begun.principal)
+    world.wait(minutes=1)
+    assert not await sessions.is_still_valid(begun.principal)
+
+
+async def test_sessions_that_have_ended_are_removed(world: World, jobs: JobStore) -> None:
+    """Their rows go; others stay."""
+    sessions = world.copy()
+    await sessions.begin(ADA)
+    world.wait(minutes=61)
+    begun = await sessions.begin(ADA)
+    await sessions.sweep()
+    async with jobs.database.reading() as connection:
+        assert (await connection.execute(sa.select(sa.func.count()).select_from(console_sessions))).scalar() == 1
+    assert await sessions.find(begun.secret) is not None
