@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from ingestion_engine.domain.failure_hints import FAILURE_HINTS
+
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = frozenset({"ObjectError", "ObjectUnreadable", "OcrUnavailable", "ParserDied", "TextRefused", "PointsRefused"})
 NEVER_OF_OBJECTS = frozenset(
@@ -32,6 +34,14 @@ def _codes(*functions: str) -> Iterator[str]:
 def _section(page: str, title: str) -> str:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"# {title}\n")[2]
     return text.partition("\n#")[0]
+
+
+def test_every_error_code_of_objects_has_its_hint_in_the_manual() -> None:
+    """The console and `GET /jobs/{id}/failures` show the same sentence."""
+    manual = _section("api.md", "Objects that cannot be read")
+    for code, hint in FAILURE_HINTS.items():
+        assert f"| `{code}` | {hint} |" in manual
+    assert set(_codes(*ERRORS)) - NEVER_OF_OBJECTS <= set(FAILURE_HINTS)
 
 
 def test_error_codes_of_objects_are_documented() -> None:

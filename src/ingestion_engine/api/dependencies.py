@@ -5,6 +5,7 @@ Route modules import from here and from ``views``, never from each other.
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Final, Literal
 
 from fastapi import Body, Depends, Header, Path, Query, Request, Security
@@ -16,7 +17,13 @@ from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.examples import JOB_EXAMPLES, SEARCH_EXAMPLES
-from ingestion_engine.api.input_checks import check_alias_name, check_body, check_collection_name, check_job_id
+from ingestion_engine.api.input_checks import (
+    check_alias_name,
+    check_body,
+    check_collection_name,
+    check_job_id,
+    check_moment,
+)
 from ingestion_engine.api.query_values import Cursor, Position, QueryFlag, QueryWhole
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import COLLECTION_MAX, COLLECTION_PATTERN, EngineName, JobRequest, Strict
@@ -153,6 +160,9 @@ DrainBody = Annotated[DrainOrder | None, BeforeValidator(check_body), Body()]
 # -- queries ----------------------------------------------------------------------------------------------------------
 
 
+MomentText = Annotated[dt.datetime, BeforeValidator(check_moment)]
+
+
 class JobListQuery(Strict):
     """Filter and page of a list of jobs."""
 
@@ -162,6 +172,12 @@ class JobListQuery(Strict):
     """Only jobs in this state; repeatable."""
     collection: str | None = Field(default=None, pattern=COLLECTION_PATTERN, max_length=COLLECTION_MAX)
     """Only jobs that write this collection."""
+    owner: str | None = Field(default=None, max_length=128, pattern=r"^[^\x00]*$")
+    """Only jobs that were submitted by the API key or the person of this name; empty means without authentication."""
+    created_after: MomentText | None = None
+    """Only jobs created at this moment or later, in the form of RFC 3339."""
+    created_before: MomentText | None = None
+    """Only jobs created before this moment, in the form of RFC 3339."""
     limit: QueryWhole = Field(default=50, ge=1, le=500)
     """Maximum number of jobs."""
     cursor: Cursor | None = None
@@ -175,6 +191,24 @@ class PageQuery(Strict):
     """Maximum number of items."""
     cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
+
+
+Codes = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")], ...],
+    Field(max_length=64, description="Only failures with this code; repeatable."),
+]
+
+
+class FailureQuery(PageQuery):
+    """Filter and page of a list of failures."""
+
+    code: Codes = ()
+
+
+class RetryQuery(Strict):
+    """Which failed objects to retry."""
+
+    code: Codes = ()
 
 
 class CollectionQuery(Strict):
@@ -249,6 +283,8 @@ class PruneQuery(Strict):
 JobListParams = Annotated[JobListQuery, Query()]
 CollectionParams = Annotated[CollectionQuery, Query()]
 PageParams = Annotated[PageQuery, Query()]
+FailureParams = Annotated[FailureQuery, Query()]
+RetryParams = Annotated[RetryQuery, Query()]
 LogParams = Annotated[LogQuery, Query()]
 CancelParams = Annotated[CancelQuery, Query()]
 ObjectParams = Annotated[ObjectQuery, Query()]

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ingestion_engine.domain.errors import CollectionNotFound, SubmissionError
 from ingestion_engine.domain.spec import COLLECTION_PATTERN, INTEGER_MAX
+from ingestion_engine.runtime.timestamps import parse_timestamp
 from ingestion_engine.services.jobs import job_not_found
 
 LIST_MAX: Final = 10_000
@@ -61,6 +62,16 @@ def check_job_id(job_id: str) -> str:
     if _JOB_ID.match(job_id) is None:
         raise job_not_found(job_id)
     return job_id
+
+
+def check_moment(value: object) -> object:
+    """Return the moment of a text in a query. Pure. Raises ValueError: it is none of RFC 3339, or has no time zone."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_timestamp(value)
+    except ValueError as error:
+        raise ValueError("a moment in the form of RFC 3339, such as 2026-01-31T12:00:00Z") from error
 
 
 def _find_faults(body: Any) -> Iterator[tuple[str, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Response
 
 from ingestion_engine.api.problems import problem_of_record
+from ingestion_engine.domain.failure_hints import FAILURE_HINTS
 from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY
 from ingestion_engine.domain.states import JobState
@@ -23,7 +25,16 @@ from ingestion_engine.models.collections import (
     StoreErrorView,
 )
 from ingestion_engine.models.collections import ObjectPage as ObjectPageView
-from ingestion_engine.models.jobs import EmbeddingView, JobAccepted, JobLinks, JobProgress, JobView
+from ingestion_engine.models.jobs import (
+    EmbeddingView,
+    Failure,
+    JobAccepted,
+    JobLinks,
+    JobProgress,
+    JobView,
+    ThroughputSample,
+    TimeShareView,
+)
 from ingestion_engine.models.operations import (
     DependencyView,
     DispatcherView,
@@ -37,6 +48,7 @@ from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
+from ingestion_engine.services.bottleneck import divide_time
 from ingestion_engine.services.chunks import ChunkDetail, ChunkPage
 from ingestion_engine.services.collections import CollectionDetail, ObjectPage, show_row
 from ingestion_engine.services.embedding_waits import describe_wait
@@ -53,6 +65,9 @@ _log = get_logger(__name__)
 
 _ERROR_TITLES = {JobState.CANCELED: "Job canceled"}
 """Title of a job's error, where the job did not fail."""
+
+MOST_SAMPLES = 500
+"""Samples of a job that are shown; drivers of this version keep at most 121."""
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": Problem, "description": "Error as application/problem+json"}
@@ -89,14 +104,17 @@ def answer_accepted(done: Submitted, response: Response) -> JobAccepted:
     )
 
 
-def show_job(job: JobRecord, wait: EmbeddingWait | None = None) -> JobView:
-    """Return the view of a job; the duration of a running one is until now.
+def show_job(job: JobRecord, wait: EmbeddingWait | None = None, *, with_throughput: bool = False) -> JobView:
+    """Return the view of a job; the duration of a running one is until now. Samples of its throughput are left out
+    unless they are wanted.
 
     While nothing else is remarkable, the note says what it waits for at the gateways.
 
     What another version or a defect has left unreadable in a row is left out, and hides neither the job nor others.
     """
     view = _show_readable_job(job)
+    if with_throughput:
+        view = view.model_copy(update={"throughput": show_throughput(job)})
     if wait is None:
         return view
     embedding = EmbeddingView.model_validate(dataclasses.asdict(wait))
@@ -121,6 +139,8 @@ def _show_whole_job(job: JobRecord) -> JobView:
     failures = {name: number for name, number in counts.items() if name.startswith(FAILURES_OF)}
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
+    timings = dict(job.timings or (job.progress or {}).get("timings") or {})
+    limits = divide_time(timings, queued_s=queued_s, run_s=duration_s)
     return JobView(
         job_id=job.id,
         engine=job.engine,
@@ -142,7 +162,8 @@ def _show_whole_job(job: JobRecord) -> JobView:
         counts={name: number for name, number in counts.items() if name not in warnings and name not in failures},
         warnings={name.removeprefix(WARNINGS_OF): number for name, number in warnings.items()},
         failures_by_code={name.removeprefix(FAILURES_OF): number for name, number in failures.items()},
-        timings=dict(job.timings or (job.progress or {}).get("timings") or {}),
+        timings=timings,
+        limited_by=[TimeShareView(**dataclasses.asdict(one)) for one in limits] or None,
         error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
         note=job.note,
         waits_for=find_wait(job),
@@ -176,6 +197,25 @@ def show_progress(job: JobRecord) -> JobProgress | None:
         eta_s=None if job.state.is_final or job.state is JobState.CANCELING else eta_s,
         updated_at=progress.get("updated_at"),
     )
+
+
+def show_throughput(job: JobRecord) -> list[ThroughputSample] | None:
+    """Return the samples of a job's throughput; None when its driver has reported none that can be read. Pure."""
+    try:
+        samples = (job.progress or {})["throughput"]["samples"]
+        return [
+            ThroughputSample(
+                at=format_milliseconds(dt.datetime.fromtimestamp(at, dt.UTC)), chunks=chunks, bytes=read, objects=done
+            )
+            for at, chunks, read, done in samples[:MOST_SAMPLES]
+        ] or None
+    except (LookupError, OverflowError, OSError, TypeError, ValueError):
+        return None
+
+
+def show_failure(item: Mapping[str, Any]) -> Failure:
+    """Return the view of a failed object, with what to do about failures of its kind. Pure."""
+    return Failure.model_validate({**item, "hint": FAILURE_HINTS.get(str(item.get("code")))})
 
 
 def measure_percent(counts: Mapping[str, int]) -> float:

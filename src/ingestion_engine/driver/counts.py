@@ -238,6 +238,11 @@ class Counts:
         to_do = sum(tally.by_action.get(action, 0) for action in Action if action not in REMOVALS)
         return to_do + tally.already_done + tally.already_failed
 
+    @property
+    def finished(self) -> int:
+        """Number of objects that the job is done with, over all its attempts."""
+        return self.done + self.tally.already_done + self.same + self.repaired
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts as stored and served. At the end ``done + failed + different + skipped == listed``."""
         tally = self.tally
@@ -247,7 +252,7 @@ class Counts:
         return {
             "listed": tally.listed,
             "planned": self.planned,
-            "done": self.done + tally.already_done + self.same + self.repaired,
+            "done": self.finished,
             "failed": self.total_failed,
             "objects_with_warnings": self.warned + tally.already_warned,
             "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,

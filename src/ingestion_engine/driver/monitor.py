@@ -18,10 +18,11 @@ from ingestion_engine.domain.spec import JobSpec
 from ingestion_engine.driver.attempt_trace import AttemptTrace
 from ingestion_engine.driver.counts import Counts
 from ingestion_engine.driver.progress import ProgressMeter
+from ingestion_engine.driver.samples import ThroughputSamples
 from ingestion_engine.driver.wait_causes import LEASE, name_causes
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.runtime.timestamps import timestamp_now, utc_now
 from ingestion_engine.state.lease import HeldLease
 from ingestion_engine.state.ledger import Ledger
 
@@ -95,6 +96,9 @@ class Monitor:
         """Seconds in which a partition repeated a request; the job was not paused."""
         self.wait_seconds: dict[str, float] = {}
         """Seconds in which the job was paused or waited, by what it waited for, over all attempts."""
+        self.phase_seconds: dict[str, float] = {}
+        """Seconds in each phase, over all attempts."""
+        self._samples = ThroughputSamples()
         self._waits_counted_at = self._started
         self._failing: dict[str, str] = {}
         """The last unexpected error of each part of a step, so that an error that persists is logged once."""
@@ -217,9 +221,11 @@ class Monitor:
         self._is_continued = True
         self._former_counts = before.get("counts")
         self._former_percent = float(before.get("percent") or 0.0)
-        waited = (before.get("timings") or {}).get("wait_seconds") or {}
-        for cause, seconds in waited.items():
-            self.wait_seconds[cause] = self.wait_seconds.get(cause, 0.0) + seconds
+        timings = before.get("timings") or {}
+        for name, held in (("wait_seconds", self.wait_seconds), ("phase_seconds", self.phase_seconds)):
+            for cause, seconds in (timings.get(name) or {}).items():
+                held[cause] = held.get(cause, 0.0) + seconds
+        self._samples.continue_from(before.get("throughput"))
         self.meter.continue_from(self._former_percent)
 
     def elapsed_s(self) -> float:
@@ -247,6 +253,7 @@ class Monitor:
             self._guard("running partitions", self._read_running)
         self._note_waits()
         self._count_waits()
+        self._guard("samples", self._take_sample)
         self._guard("progress", self._write_progress)
         self._guard("log of progress", self._log_progress)
         if self._ticks % LOG_TICKS == 0:
@@ -338,12 +345,28 @@ class Monitor:
         """Add the time since the last call to what the job waits for now; exact to one tick."""
         now = self._clock()
         seconds, self._waits_counted_at = max(0.0, now - self._waits_counted_at), now
-        for cause in self.find_causes():
+        causes = self.find_causes()
+        for cause in causes:
             self.wait_seconds[cause] = round(self.wait_seconds.get(cause, 0.0) + seconds, 3)
+        if not causes:
+            self.phase_seconds[self.phase] = round(self.phase_seconds.get(self.phase, 0.0) + seconds, 3)
+
+    def _take_sample(self) -> None:
+        """Add the totals of now to the samples; until the counts are complete, those of the last attempt stand."""
+        if self._former_counts is None and self._is_continued:
+            counts, running = self._counts, self._counts.running_totals()
+            self._samples.add(
+                utc_now().timestamp(),
+                chunks=counts.chunks + running["chunks"],
+                bytes_read=counts.bytes_read + running["bytes_read"],
+                done=counts.finished,
+            )
 
     def timings(self) -> dict[str, Any]:
         """Return where the time of the job and of its workers went, as stored."""
-        return {**self._counts.timings(), "wait_seconds": dict(self.wait_seconds), "elapsed_s": self.elapsed_s()}
+        waits, phases = dict(self.wait_seconds), dict(self.phase_seconds)
+        elapsed_s = self.elapsed_s()
+        return {**self._counts.timings(), "wait_seconds": waits, "phase_seconds": phases, "elapsed_s": elapsed_s}
 
     def _log_progress(self) -> None:
         age_s, since_s = self.elapsed_s(), self._clock() - self._logged_at
@@ -390,6 +413,7 @@ class Monitor:
             "rates": dict(measured.rates),
             "eta_s": None if self.stopped is not None else measured.eta_s,
             "timings": self.timings(),
+            "throughput": self._samples.to_json(),
             "waits_for": min(self.find_causes(), default=None),
             "note": self._describe_stop() or " ".join(notes) or self.note or waits,
         }

@@ -71,6 +71,29 @@ class EmbeddingView(View):
     """Age of the job's oldest waiting request, in seconds."""
 
 
+class TimeShareView(View):
+    """Part of a job's time so far."""
+
+    machine: str
+    """``embedder``, ``qdrant``, ``weaviate``, ``s3`` (listing and reading), ``workers`` (their processors),
+    ``capacity`` (waiting for a place), ``state``, ``lease``, ``cluster`` or ``other``."""
+    share: float
+    """Part of the time, 0 to 1."""
+    seconds: float
+    """The same in seconds of the job."""
+
+
+class ThroughputSample(View):
+    """Totals of a job at a moment; the difference of two samples is the work in between."""
+
+    at: str
+    chunks: int
+    bytes: int
+    """Bytes of objects that were read."""
+    objects: int
+    """Objects that are done."""
+
+
 class JobView(View):
     """A job."""
 
@@ -108,6 +131,12 @@ class JobView(View):
     """Failures of objects by the code of their error; see docs/api.md."""
     timings: dict[str, Any]
     """Seconds of workers by stage, requests of workers by system, and seconds that the job waited by what for."""
+    limited_by: list[TimeShareView] | None = None
+    """What the job's time went to, the largest part first: which machine limits it. Null while it is not known. See
+    docs/operate/monitoring.md."""
+    throughput: list[ThroughputSample] | None = None
+    """At most 121 samples over the whole job, oldest first; null in lists and events, and when the driver has reported
+    none."""
     error: dict[str, Any] | None
     """Why the job failed or was canceled, in the form of a problem without ``status``."""
     note: str | None
@@ -134,6 +163,8 @@ class Failure(View):
     code: str
     reason: str | None = None
     retryable: bool = False
+    hint: str | None = None
+    """What to do about failures of this code."""
     differences: dict[StoreName, dict[str, int]] = Field(default_factory=dict)
     """Number of points by store and kind of difference, for jobs that compare the stores."""
 

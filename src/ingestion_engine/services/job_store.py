@@ -71,6 +71,12 @@ class JobFilter:
     states: tuple[JobState, ...] | None = None
     collection: str | None = None
     owner: str | None = None
+    created_after: Moment | None = None
+    """Only jobs created at this moment or later."""
+    created_before: Moment | None = None
+    """Only jobs created before this moment."""
+    seen_by: str | None = None
+    """Owner to whose jobs the caller is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +243,13 @@ class JobStore:
             query = query.where(jobs.c.state.in_([state.value for state in where.states]))
         if where.collection is not None:
             query = query.where(jobs.c.collection == where.collection)
-        if where.owner is not None:
-            query = query.where(jobs.c.owner == where.owner)
+        for owner in (where.owner, where.seen_by):
+            if owner is not None:
+                query = query.where(jobs.c.owner == owner)
+        if where.created_after is not None:
+            query = query.where(jobs.c.created_at >= where.created_after)
+        if where.created_before is not None:
+            query = query.where(jobs.c.created_at < where.created_before)
         if cursor is not None:
             moment, job_id = _parse_cursor(cursor)
             older = sa.and_(jobs.c.created_at == moment, jobs.c.id < job_id)

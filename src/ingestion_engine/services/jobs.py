@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -143,15 +143,23 @@ class JobService:
         owner: str = "",
         idempotency_key: str | None = None,
         access: CollectionAccess = EVERYTHING_ALLOWED,
+        codes: Sequence[str] = (),
     ) -> Submitted:
         """Create a new job for exactly the objects that failed in a job that has ended.
+
+        Args:
+            job_id: The job that has ended.
+            owner: Name of the caller.
+            idempotency_key: Key of the request.
+            access: What the caller may use.
+            codes: Only objects that failed with one of these codes; empty means all.
 
         Raises:
             SubmissionError: "job_not_found"; "job_not_final" or "nothing_to_retry" (409); "state_unavailable" (503); as
                 ``submit``.
         """
         old = await self.get(job_id)
-        body_hash = hash_json(["retry", job_id])
+        body_hash = hash_json(["retry", job_id, *sorted(set(codes))])
         first = await self._find_first(owner, idempotency_key, body_hash)
         if first is not None:
             return Submitted(first, created=False)
@@ -166,10 +174,11 @@ class JobService:
         # An alias only moves to complete collections; if the old job has moved it, it points to its collection already.
         request = read_request(old, alias=None, retry_failed=True)
         await self._preflight.permit(request, old.alias or request.collection, access)
-        keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id)
+        keys = [] if request.mode is Mode.PLAN else await self._read_failed_keys(job_id, codes)
         await self.get(job_id)  # else it is being removed, and the list may lack keys
         if not keys:
-            raise SubmissionError("nothing_to_retry", f"Job {job_id!r} has no failed objects.", status=409)
+            which = f" with {' or '.join(map(repr, sorted(set(codes))))}" if codes else ""
+            raise SubmissionError("nothing_to_retry", f"Job {job_id!r} has no failed objects{which}.", status=409)
         await self._preflight.check(old.engine, request)
         new_id = self._ids.make()
         ledgers = self._require_ledgers()
@@ -204,15 +213,19 @@ class JobService:
         """Return up to ``limit`` jobs, newest first, and the cursor of the next page."""
         return await self._store.list_page(where, limit=limit, cursor=cursor)
 
-    async def read_failures(self, job_id: str, *, limit: int, cursor: str | None) -> FailurePage:
-        """Return up to ``limit`` failed objects of a job and the next cursor.
+    async def read_failures(
+        self, job_id: str, *, limit: int, cursor: str | None, codes: Sequence[str] = ()
+    ) -> FailurePage:
+        """Return up to ``limit`` failed objects of a job, of all codes or some, and the next cursor.
+
+        With codes, a page may be short or empty before the end: one call reads a bounded number of failures.
 
         Raises:
             SubmissionError: "job_not_found" (404), "state_unavailable" (503).
         """
         await self.get(job_id)
         with state_needed():
-            page = await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor)
+            page = await self._require_ledgers().read_failures(job_id, limit=limit, cursor=cursor, codes=codes)
         await self.get(job_id)  # else it is being removed, and the page may lack failures
         return page
 
@@ -378,9 +391,9 @@ class JobService:
         self._wake()
         return Submitted(job, created=True)
 
-    async def _read_failed_keys(self, job_id: str) -> list[str]:
+    async def _read_failed_keys(self, job_id: str, codes: Sequence[str]) -> list[str]:
         with state_needed():
-            return await self._require_ledgers().read_failed_keys(job_id)
+            return await self._require_ledgers().read_failed_keys(job_id, codes)
 
     def _require_ledgers(self) -> Ledgers:
         if self._ledgers is None:

@@ -83,21 +83,27 @@ class Ledgers:
         """Return the end of the driver log of an attempt, or None."""
         return await asyncio.to_thread(Ledger(self._store, job_id).read_log, attempt)
 
-    async def read_failures(self, job_id: str, *, limit: int, cursor: str | None) -> FailurePage:
-        """Return one page of the failed objects of a job."""
-        items, following = await asyncio.to_thread(Ledger(self._store, job_id).read_failures, cursor, limit)
+    async def read_failures(
+        self, job_id: str, *, limit: int, cursor: str | None, codes: Sequence[str] = ()
+    ) -> FailurePage:
+        """Return one page of the failed objects of a job; without codes, of all."""
+        wanted = frozenset(codes) or None
+        items, following = await asyncio.to_thread(Ledger(self._store, job_id).read_failures, cursor, limit, wanted)
         return FailurePage(items, following)
 
-    async def read_failed_keys(self, job_id: str) -> list[str]:
-        """Return the keys of all failed objects of a job, each once, in order. Memory: all keys."""
-        return await asyncio.to_thread(self._gather_failed_keys, job_id)
+    async def read_failed_keys(self, job_id: str, codes: Sequence[str] = ()) -> list[str]:
+        """Return the keys of the failed objects of a job, each once, in order; without codes, of all.
 
-    def _gather_failed_keys(self, job_id: str) -> list[str]:
+        Memory: all keys.
+        """
+        return await asyncio.to_thread(self._gather_failed_keys, job_id, frozenset(codes) or None)
+
+    def _gather_failed_keys(self, job_id: str, codes: frozenset[str] | None) -> list[str]:
         ledger = Ledger(self._store, job_id)
         keys: dict[str, None] = {}
         cursor: str | None = None
         while True:
-            items, cursor = ledger.read_failures(cursor, PAGE_ITEMS)
+            items, cursor = ledger.read_failures(cursor, PAGE_ITEMS, codes)
             keys.update(dict.fromkeys(item["key"] for item in items))
             if cursor is None:
                 return list(keys)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ingestion_engine.domain.errors import StateMissing
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cursor
 from ingestion_engine.state.json_files import dump_lines, iter_lines, list_segments, parse_json
+
+SCANNED: Final = 20_000
+"""Failures read at once for those of some codes: about 5 MB of the state store, and 50 ms of a processor."""
 
 _POSITION = re.compile(r"(?P<segment>[A-Za-z0-9-]{1,64})\.(?P<offset>[0-9]{1,15})")
 
@@ -37,7 +40,9 @@ class FailureList:
             if segment.startswith(segment_prefix):
                 self._store.delete(self._path(segment))
 
-    def read(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    def read(
+        self, cursor: str | None, limit: int, codes: frozenset[str] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
         """Return one page, in the order of segments and lines, and the cursor of the next one.
 
         See ``Ledger.read_failures``.
@@ -47,10 +52,12 @@ class FailureList:
         items: list[dict[str, Any]] = []
         first_segment, first_offset = ("", 0) if cursor is None else _parse_position(cursor)
         try:
-            for segment, offset, line in self._iter(first_segment, first_offset):
-                if len(items) == limit:
+            for number, (segment, offset, line) in enumerate(self._iter(first_segment, first_offset)):
+                if len(items) == limit or (codes is not None and number == SCANNED):
                     return items, encode_cursor(f"{segment}.{offset}")
-                items.append(parse_json(self._path(segment), line))
+                item = parse_json(self._path(segment), line)
+                if codes is None or item.get("code") in codes:
+                    items.append(item)
         except ValueError as error:  # no line starts at the position of the cursor
             raise bad_cursor(cursor) from error
         return items, None

@@ -253,13 +253,17 @@ class Ledger:
         """Delete all segments of failures with a name that starts with a prefix (``a01-``)."""
         self._failures.delete(attempt_prefix)
 
-    def read_failures(self, cursor: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    def read_failures(
+        self, cursor: str | None, limit: int, codes: frozenset[str] | None = None
+    ) -> tuple[list[dict[str, Any]], str | None]:
         """Return one page of failed objects, in the order of segments and lines, and the cursor of the next page.
 
         Args:
             cursor: Cursor of the previous page; None means the first page. It stays valid while segments are added or
                 deleted.
             limit: Maximum number of items, at least 1.
+            codes: Only failures with one of these codes; None means all. Reads at most ``failures.SCANNED`` failures,
+                so that a page may have fewer items than there are.
 
         Returns:
             The items, and the cursor; None when there are no more items at present.
@@ -269,7 +273,7 @@ class Ledger:
 
         Memory: the page and one block. Cost: one listing and about one ranged read per segment touched.
         """
-        return self._failures.read(cursor, limit)
+        return self._failures.read(cursor, limit, codes)
 
     # -- progress, end, abort, log ------------------------------------------------------------------------------------
 

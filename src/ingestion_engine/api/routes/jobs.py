@@ -13,22 +13,23 @@ from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CancelParams,
     ChangedJobDep,
+    FailureParams,
     IdempotencyKey,
     JobBody,
     JobListParams,
     LogParams,
-    PageParams,
     ReaderDep,
     ReadJobDep,
+    RetryParams,
     ServicesDep,
     SubmitterDep,
 )
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_job
+from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_failure, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.models.jobs import Failure, FailurePageView, JobAccepted, JobPage, JobView
+from ingestion_engine.models.jobs import FailurePageView, JobAccepted, JobPage, JobView
 from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import read_request
@@ -82,7 +83,10 @@ async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesD
         engine=query.engine,
         states=query.state or None,
         collection=query.collection,
-        owner=caller.sees_jobs_of,
+        owner=query.owner,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        seen_by=caller.sees_jobs_of,
     )
     found, following = await services.jobs.list_page(where, limit=query.limit, cursor=query.cursor)
     waits = await services.jobs.waits.find(*found)
@@ -92,14 +96,17 @@ async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesD
 @router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job")
 async def get_job(job: ReadJobDep, services: ServicesDep) -> JobView:
     """Return the state, progress, counts and error of a job."""
-    return show_job(job, (await services.jobs.waits.find(job)).get(job.id))
+    return show_job(job, (await services.jobs.waits.find(job)).get(job.id), with_throughput=True)
 
 
 @router.get("/jobs/{job_id}/failures", operation_id="list_failures", summary="List the failed objects of a job")
-async def list_failures(job: ReadJobDep, query: PageParams, services: ServicesDep) -> FailurePageView:
-    """Return the objects that could not be ingested or that differ between the stores, with a code and a reason."""
-    page = await services.jobs.read_failures(job.id, limit=query.limit, cursor=query.cursor)
-    return FailurePageView(items=[Failure.model_validate(item) for item in page.items], next_cursor=page.next_cursor)
+async def list_failures(job: ReadJobDep, query: FailureParams, services: ServicesDep) -> FailurePageView:
+    """Return the objects that could not be ingested or that differ between the stores, with a code and a reason.
+
+    With `code`, a page can be short or empty before the last one: continue while there is a `next_cursor`.
+    """
+    page = await services.jobs.read_failures(job.id, limit=query.limit, cursor=query.cursor, codes=query.code)
+    return FailurePageView(items=[show_failure(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @router.get(
@@ -133,11 +140,16 @@ async def cancel_job(job: ChangedJobDep, query: CancelParams, services: Services
 
 @router.post("/jobs/{job_id}/retry", status_code=202, operation_id="retry_job", summary="Retry the failed objects")
 async def retry_job(
-    job: ChangedJobDep, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
+    job: ChangedJobDep,
+    query: RetryParams,
+    response: Response,
+    caller: SubmitterDep,
+    services: ServicesDep,
+    key: IdempotencyKey = None,
 ) -> JobAccepted:
-    """Store a new job for exactly the objects that failed in a job that has ended."""
+    """Store a new job for exactly the objects that failed in a job that has ended; with `code`, for some of them."""
     caller.check_request(read_request(job))
-    done = await services.jobs.retry(job.id, owner=caller.name, idempotency_key=key, access=caller)
+    done = await services.jobs.retry(job.id, owner=caller.name, idempotency_key=key, access=caller, codes=query.code)
     return answer_accepted(done, response)
 
 
