@@ -24,6 +24,10 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services.aliases import AliasService
+from ingestion_engine.services.audit.entries import Redactor, find_secrets
+from ingestion_engine.services.audit.lines import AuditLines
+from ingestion_engine.services.audit.log import AuditLog
+from ingestion_engine.services.audit.retention import AuditRetention
 from ingestion_engine.services.chunks import ChunkService
 from ingestion_engine.services.collections import CollectionService
 from ingestion_engine.services.deletion import DeletionService
@@ -128,6 +132,7 @@ class Services:
     scrapes: ResponseCache
     dispatcher: Dispatcher | None
     drain: DrainSwitch
+    audit: AuditLog
     retention: Retention | None
     """None without a state store."""
     closing: asyncio.Event
@@ -143,6 +148,7 @@ async def run_services(
 ) -> AsyncIterator[Services]:
     """Construct the services and run their tasks until the context ends; then close everything."""
     store = await JobStore.open(settings.sqlalchemy_url, ca_file=settings.tls.ca_file, settings=settings.database)
+    audit = AuditLog(store.database, AuditLines(settings.audit.file), Redactor(find_secrets(settings)))
     health = HealthService(
         settings,
         store,
@@ -154,7 +160,7 @@ async def run_services(
         gateway=parts.gateway,
     )
     loop_lag = LoopLag()
-    tasks: list[asyncio.Task[None]] = [asyncio.create_task(loop_lag.run())]
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(loop_lag.run()), asyncio.create_task(audit.run())]
     closing = asyncio.Event()
 
     async def stop() -> None:
@@ -191,7 +197,13 @@ async def run_services(
         if dispatcher is not None and retention is not None and dispatches:
             leadership = dispatcher.leadership
             tasks.append(asyncio.create_task(dispatcher.run()))
-            sweeps = {"aliases": aliases.sweep, "deletions": deletions.sweep, "retention": retention.sweep}
+            expiry = AuditRetention(audit, leadership, days=settings.audit.days, now=parts.now or store.now)
+            sweeps = {
+                "aliases": aliases.sweep,
+                "deletions": deletions.sweep,
+                "retention": retention.sweep,
+                "audit": expiry.sweep,
+            }
             for what, sweep in sweeps.items():
                 sweeping = sweep_regularly(what, sweep, may_act=lambda: leadership.is_held)
                 tasks.append(asyncio.create_task(sweeping))
@@ -220,12 +232,14 @@ async def run_services(
             scrapes=ResponseCache(),
             dispatcher=dispatcher,
             drain=drain,
+            audit=audit,
             retention=retention,
             closing=closing,
             stop=stop,
         )
     finally:
         await stop()
+        await audit.close()
         await health.close()
         await parts.close()
         await store.close()

@@ -66,6 +66,12 @@ class Snapshot:
     loop_lag_s: float = 0.0
     draining: bool = False
     """True while no waiting job is admitted."""
+    audited: Mapping[str, int] = field(default_factory=dict)
+    """Entries of the audit log by outcome."""
+    audit_waiting: int = 0
+    """Entries that wait in memory for the database."""
+    audit_lost: Mapping[str, int] = field(default_factory=dict)
+    """Entries that were lost, by where they are missing."""
     backlog: Mapping[str, int] = field(default_factory=dict)
     """Jobs and ledgers that are old enough to be removed and still there, by state."""
 
@@ -166,6 +172,18 @@ class _State(Collector):
             "Connections of the pool to the database of jobs.",
             _one(snapshot.connections),
             labels=["state"],
+        )
+        yield _counter("audit_entries", "Entries of the audit log.", _one(snapshot.audited), labels=["outcome"])
+        yield _gauge(
+            "audit_waiting",
+            "Entries of the audit log that wait in memory for the database.",
+            {(): snapshot.audit_waiting},
+        )
+        yield _counter(
+            "audit_lost",
+            "Entries of the audit log that are missing in the table or in the lines.",
+            _one(snapshot.audit_lost),
+            labels=["where"],
         )
 
     def _table(self) -> Iterator[Metric]:

@@ -10,12 +10,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from ingestion_engine.api.json_bodies import NOWHERE
 from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
 from ingestion_engine.runtime.validation import describe_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+PROBLEM_CODE: Final = "problem_code"
+"""Where the state of a request has the code of the problem that answers it, for the audit log."""
 
 ERRORS_MAX: Final = 100
 """Errors of one request that are listed; the detail names the number of all."""
@@ -101,9 +105,25 @@ def problem_of_error(error: IngestionError) -> dict[str, Any]:
 
 def answer_problem(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """Return the HTTP response of a problem."""
-    return Response(
+    return _ProblemResponse(
         orjson.dumps(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=dict(headers or {})
-    )
+    ).of(str(problem["code"]))
+
+
+class _ProblemResponse(Response):
+    """Response that leaves its code in the state of the request."""
+
+    _code = ""
+
+    def of(self, code: str) -> _ProblemResponse:
+        """Set the code; return the response."""
+        self._code = code
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        scope.setdefault("state", {})[PROBLEM_CODE] = self._code
+        await super().__call__(scope, receive, send)
 
 
 def install_problem_handlers(app: FastAPI) -> None:

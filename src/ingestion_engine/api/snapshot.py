@@ -34,6 +34,9 @@ async def take_snapshot(services: Services) -> Snapshot:
         health=health,
         connections=store.database.count_connections(),
         draining=await services.drain.peek() is not None,
+        audited=dict(services.audit.entries),
+        audit_waiting=services.audit.waiting,
+        audit_lost={"table": services.audit.lost, "lines": services.audit.lines_lost},
         backlog={} if retention is None else {"due": retention.backlog, "needed": retention.needed},
         loop_lag_s=services.loop_lag.longest_s(),
     )

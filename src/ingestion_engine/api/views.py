@@ -15,6 +15,7 @@ from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingW
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.aliases import AliasInStore, AliasView
+from ingestion_engine.models.audit import AuditEntryView
 from ingestion_engine.models.collections import (
     ChunkInStore,
     ChunkPageView,
@@ -48,6 +49,7 @@ from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
+from ingestion_engine.services.audit.entries import AuditEntry
 from ingestion_engine.services.bottleneck import divide_time
 from ingestion_engine.services.chunks import ChunkDetail, ChunkPage
 from ingestion_engine.services.collections import CollectionDetail, ObjectPage, show_row
@@ -361,4 +363,15 @@ def show_leadership(leadership: LeadershipView | None, *, with_details: bool) ->
         term=leadership.term,
         since=format_milliseconds(leadership.since),
         note=_NO_DISPATCHER if leadership.is_vacant else None,
+    )
+
+
+def show_audit_entry(entry: AuditEntry) -> AuditEntryView:
+    """Return an entry of the audit log as a response body. Pure."""
+    return AuditEntryView.model_validate(
+        {
+            **{name: value for name, value in entry.values().items() if name in AuditEntryView.model_fields},
+            "at": format_milliseconds(entry.at),
+            "until": format_milliseconds(entry.until),
+        }
     )

@@ -538,6 +538,16 @@ class RetentionSettings(Group):
     collections contain is not affected. See docs/operations.md."""
 
 
+class AuditSettings(Group):
+    """The audit log: who has changed what, and who was refused. See docs/operate/audit.md."""
+
+    file: Path | None = None
+    """File to which each entry is appended as a JSON line, besides the database; made with mode 0600, and opened again
+    when it was renamed. Unset means that entries are lines of the log, of the logger ``audit``."""
+    days: int = Field(default=365, ge=0)
+    """Days for which entries are kept in the database; whole days in UTC are removed. 0 means for ever."""
+
+
 class DatabaseSettings(Group):
     """Connections of each copy of the service to PostgreSQL, and the migration of the schema."""
 
@@ -606,6 +616,7 @@ class Settings(BaseSettings):
     lease: LeaseSettings = LeaseSettings()
     dispatch: DispatchSettings = DispatchSettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     tracing: TracingSettings = TracingSettings()
     database: DatabaseSettings = DatabaseSettings()
     state_url: str | None = None

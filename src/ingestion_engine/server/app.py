@@ -18,11 +18,12 @@ from ingestion_engine.access.sessions import SWEEP_S, Sessions, recalling
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import install_problem_handlers
-from ingestion_engine.api.routes import aliases, collections, jobs, operations, search
+from ingestion_engine.api.routes import aliases, audit, collections, jobs, operations, search
 from ingestion_engine.console.install import install_console
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.settings import Settings
+from ingestion_engine.server.audit import AuditTrail
 from ingestion_engine.server.client_address import ClientAddress
 from ingestion_engine.server.documentation import add_documentation
 from ingestion_engine.server.host_checks import HostChecks
@@ -91,7 +92,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     if oidc is not None:
         app.state.identities.add(oidc.tokens)
     install_problem_handlers(app)
-    for routes in (jobs, collections, search, aliases, operations):
+    for routes in (jobs, collections, search, aliases, operations, audit):
         app.include_router(routes.router)
     add_documentation(app)
     install_console(app)
@@ -118,6 +119,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add what every request passes through: from the inside, the routes, to the outside."""
     public_url = settings.api.public_url or ""
     app.add_middleware(HostChecks, settings=settings.api)
+    app.add_middleware(AuditTrail)
     app.add_middleware(RequestContext, metrics=metrics)
     if settings.tracing.endpoint is not None:
         app.add_middleware(RequestTraces)  # around the former, so that log lines of the request have its trace

@@ -41,6 +41,7 @@ class RequestContext:
             return
         began = time.monotonic()
         request_id = _choose_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         taken = 0
 

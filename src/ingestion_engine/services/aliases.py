@@ -17,6 +17,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
+from ingestion_engine.services.audit.change import begin_change
 from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored, not_allowed
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, skip_corrupt, state_needed
@@ -148,6 +149,7 @@ class AliasService:
                 moved = moved.remember(order)
             try:
                 if moved != alias:
+                    await begin_change(subject=name, from_collection=alias.collection, to_collection=moved.collection)
                     await self._write(moved)
             except SubmissionError as error:
                 if error.code != "alias_moving" or (order is None and to is None):
@@ -191,6 +193,7 @@ class AliasService:
         await self._require_allowed(alias, old, access)
         await self._require_unused(alias, old, access)
         if old:
+            await begin_change(subject=name, dropped=", ".join(old))
             await self._write(replace(alias, previous=alias.previous[:keep], dropping=(*alias.dropping, *old)))
         await self._roll_forward(name)
         return list(old), await self.describe(name, access)
@@ -207,6 +210,7 @@ class AliasService:
                 message = f"Alias {name!r} will be moved by the unfinished job {job.id!r}."
                 hint = "Cancel the job, or wait until it has ended."
                 raise SubmissionError("alias_in_use", message, hint=hint, status=409)
+        await begin_change(subject=name, collection=alias.collection)
         await self._write(replace(alias, removed=True, settled=False))
         await self._roll_forward(name)
 

@@ -17,6 +17,7 @@ from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import LeaseSettings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import timestamp_now
+from ingestion_engine.services.audit.change import begin_change
 from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, state_needed
@@ -110,6 +111,7 @@ class DeletionService:
                     hint=f"Set INGEST_{store.value.upper()}__URL on the service.",
                 )
         await self._require_unused(state, name, access)
+        await begin_change(subject=name)
         deletion = Deletion(name, contract.stores, timestamp_now(), bucket=contract.bucket)
         await asyncio.to_thread(write_deletion, state, deletion)
         _log.info("deletion of a collection ordered", extra={"collection": name})

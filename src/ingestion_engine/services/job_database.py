@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ingestion_engine.services.database import Database
-from ingestion_engine.services.job_records import metadata
+from ingestion_engine.services.job_records import audit_log, metadata
 
 _PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
-"""What the service needs of each of its tables."""
+"""What the service needs of each of its tables, but for those that only grow."""
+
+_GROWING: Final = ("SELECT", "INSERT")
+"""What it needs of the audit log; without DELETE, its retention has to be off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +83,14 @@ async def _read_postgres(connection: AsyncConnection, ahead_s: float) -> Databas
         await connection.execute(
             sa.text(
                 "SELECT relname, pg_has_role(relowner, 'USAGE'), "
-                "(SELECT bool_and(has_table_privilege(pg_class.oid, privilege)) FROM unnest(:needed) AS privilege) "
+                "(SELECT bool_and(has_table_privilege(pg_class.oid, privilege)) "
+                "FROM unnest(CASE WHEN relname = :growing THEN :needed_to_grow ELSE :needed END) AS privilege) "
                 "FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
                 "WHERE relkind IN ('r', 'p') AND nspname = current_schema() AND relname = ANY(:names)"
             ).bindparams(
                 sa.bindparam("needed", list(_PRIVILEGES), type_=sa.ARRAY(sa.Text)),
+                sa.bindparam("needed_to_grow", list(_GROWING), type_=sa.ARRAY(sa.Text)),
+                sa.bindparam("growing", audit_log.name, type_=sa.Text),
                 sa.bindparam("names", list(metadata.tables), type_=sa.ARRAY(sa.Text)),
             )
         )

@@ -19,6 +19,7 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
 from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, format_seconds
+from ingestion_engine.services.audit.change import begin_change
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import drains, jobs
 from ingestion_engine.services.job_states import JobPhase
@@ -128,6 +129,7 @@ class DrainSwitch:
     async def set(self, *, refuses: bool = False, reason: str | None = None, requested_by: str = "") -> Drain:
         """Drain the service, or change the order; its time stays. Idempotent. One transaction."""
         values = {"refuses": refuses, "reason": reason, "requested_by": requested_by}
+        await begin_change(refuses=refuses)
         while True:
             async with self._database.changing() as connection:
                 changed = await connection.execute(sa.update(drains).where(drains.c.name == _NAME).values(values))
@@ -145,6 +147,7 @@ class DrainSwitch:
 
     async def clear(self) -> None:
         """Let jobs start again. Idempotent. One transaction."""
+        await begin_change()
         async with self._database.changing() as connection:
             changed = await connection.execute(sa.delete(drains).where(drains.c.name == _NAME))
         self._known, self._known_at = None, self._clock()

@@ -119,6 +119,35 @@ console_sessions = sa.Table(
     sa.Index("ix_console_sessions_owner", "owner", "kind", "seen_at"),
 )
 """People who have logged in to the console; ``id`` is the SHA-256 of what their cookie has."""
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("at", UtcMoment, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("operation", sa.String(128), nullable=False),
+    sa.Column("who", sa.String(128), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("key_id", sa.String(128)),
+    sa.Column("address", sa.String(128)),
+    sa.Column("method", sa.String(16)),
+    sa.Column("status", sa.Integer),
+    sa.Column("code", sa.String(128)),
+    sa.Column("request_id", sa.String(128)),
+    sa.Column("subject", sa.String(128)),
+    sa.Column("job_id", sa.String(128)),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("begun", sa.String(32)),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("until", UtcMoment),
+    sa.Index("ix_audit_begun", "begun"),
+    sa.Index("ix_audit_who", "who", "id"),
+    sa.Index("ix_audit_operation", "operation", "id"),
+    sa.Index("ix_audit_outcome", "outcome", "id"),
+    sa.Index("ix_audit_subject", "subject", "id"),
+    sa.Index("ix_audit_job", "job_id", "id"),
+)
+"""Who has done what; rows are only added, and removed when they are older than they are kept (``services.audit``)."""
 
 schema_readers = sa.Table("schema_readers", metadata, sa.Column("oldest", sa.String(32), nullable=False))
 """Version of the schema whose release is the oldest that can use the present one; one row."""

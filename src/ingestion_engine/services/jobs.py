@@ -20,6 +20,7 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.runtime.telemetry import get_logger, make_readable
 from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
+from ingestion_engine.services.audit.change import begin_change, note_change
 from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED, CollectionAccess
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_drain import DrainSwitch
@@ -295,6 +296,9 @@ class JobService:
         """
         while True:
             job, now = await self.get(job_id), self._store.now()
+            note_change(subject=job.collection, job_id=job_id, force=force)
+            if not job.state.is_final:
+                await begin_change()
             event = await self._choose_cancellation(job)
             deadline = _ALWAYS_PASSED if force else None  # None means the usual deadline
             if event is JobEvent.CANCEL_WAITING:
@@ -377,9 +381,12 @@ class JobService:
         first = await self._store.find_by_key(owner, key)
         if first is not None and first.body_hash != body_hash:
             raise _conflict(first)
+        if first is not None:
+            note_change(subject=first.collection, job_id=first.id, repeated=True)
         return first
 
     async def _insert(self, job: JobRecord) -> Submitted:
+        await begin_change(**_describe_job(job))
         try:
             await self._store.insert(job)
         except IdempotencyTaken as taken:
@@ -419,6 +426,21 @@ def read_request(job: JobRecord, **changes: Any) -> JobRequest:
         reason = describe_faults(error) if isinstance(error, ValidationError) else "it is no JSON object"
         message = f"The request of job {job.id!r} cannot be read: {reason}."
         raise SubmissionError("job_unreadable", message, hint="Submit a new job.", status=409) from error
+
+
+def _describe_job(job: JobRecord) -> dict[str, Any]:
+    """Return what the audit log has of a new job. Pure."""
+    source = job.request.get("source") or {}
+    return {
+        "subject": job.collection,
+        "job_id": job.id,
+        "engine": job.engine.value,
+        "mode": job.request.get("mode"),
+        "bucket": source.get("bucket"),
+        "prefix": source.get("prefix"),
+        "alias": job.alias,
+        "retry_of": job.retry_of,
+    }
 
 
 def _conflict(first: JobRecord) -> SubmissionError:

@@ -25,6 +25,7 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, Tran
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment
+from ingestion_engine.services.believed_clock import BelievedClock
 from ingestion_engine.services.job_expiry import EndedRows
 from ingestion_engine.services.job_ids import read_creation
 from ingestion_engine.services.job_store import JobStore
@@ -46,13 +47,6 @@ MARKED_S: Final = 60.0
 
 NEEDED_AGAIN_S: Final = 3_600.0
 """Time after which a job whose ledger was still needed, or could not be removed, is examined again."""
-
-JUMP_S: Final = 3_600.0
-"""Advance of the clock over the time that has passed from which on it is not believed: it has been set wrongly, or has
-been corrected."""
-
-BELIEVED_S: Final = 86_400.0
-"""Time after which such a clock is believed, in which somebody can correct it."""
 
 SCAN_S: Final = 86_400.0
 """Time between two searches for ledgers without a row; one costs a request per 1,000 values of all ledgers."""
@@ -97,14 +91,12 @@ class Retention:
         self._state = state
         self._leadership = leadership
         self._kept = dt.timedelta(days=days)
-        self._now = now
+        self._believed = BelievedClock(now, clock)
         self._on_removed = on_removed
         self._clock = clock
         self._after = ""
         self._needed: dict[str, float] = {}
         self._aside: dict[str, float] = {}
-        self._clocks: tuple[Moment, float] | None = None
-        self._jumped_at: float | None = None
         self._orphans: deque[str] = deque()
         self._scan_at = clock() + FIRST_SCAN_S
         self._due = 0
@@ -129,7 +121,7 @@ class Retention:
         Cost: three queries when there is nothing to do. Otherwise at most ``JOBS_PER_SWEEP`` jobs are removed and as
         many marked, each with a listing, two reads, and one request per value, one after another.
         """
-        now = self._read_now()
+        now = self._believed.read()
         if now is None:
             return
         self._removed.clear()
@@ -148,21 +140,6 @@ class Retention:
             if self._removed:
                 done = {"jobs": self._removed["jobs"], "ledgers": self._removed["ledgers"], "backlog": self.backlog}
                 _log.info("removed what ended long ago", extra=done)
-
-    def _read_now(self) -> Moment | None:
-        """Return the current time; None while the clock is ahead of the time that has passed since the last sweep."""
-        now, clock = self._now(), self._clock()
-        before, at = self._clocks or (now, clock)
-        ahead_s = (now - before).total_seconds() - (clock - at)
-        if ahead_s < JUMP_S:
-            self._clocks, self._jumped_at = (now, clock), None
-            return now
-        if self._jumped_at is None:
-            self._jumped_at = clock
-            _log.warning("nothing is removed: the clock has jumped", extra={"ahead_s": round(ahead_s), "now": str(now)})
-        if clock - self._jumped_at >= BELIEVED_S:
-            self._clocks = None
-        return None
 
     @contextlib.contextmanager
     def _setting_aside(self, job_id: str) -> Iterator[None]:

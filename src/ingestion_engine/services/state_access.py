@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from ingestion_engine.domain.errors import CollectionNotFound, FatalError, IngestionError, SubmissionError
+from ingestion_engine.domain.errors import (
+    CollectionNotFound,
+    DatabaseUnavailable,
+    FatalError,
+    IngestionError,
+    SubmissionError,
+)
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.spec import CollectionContract
 from ingestion_engine.runtime.telemetry import get_logger
@@ -22,7 +28,7 @@ def state_needed() -> Iterator[None]:
     """Turn errors of the state store into SubmissionError "state_unavailable" (503)."""
     try:
         yield
-    except SubmissionError:
+    except (SubmissionError, DatabaseUnavailable):  # what is unavailable is not the state store
         raise
     except IngestionError as error:
         raise SubmissionError(

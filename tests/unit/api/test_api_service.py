@@ -311,6 +311,7 @@ async def test_the_documentation_has_examples_and_problems(world: World) -> None
             "/aliases/{name}",
             "/aliases/{name}/rollback",
             "/aliases/{name}/versions",
+            "/audit",
             "/search",
             "/livez",
             "/readyz",

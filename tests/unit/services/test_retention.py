@@ -17,13 +17,13 @@ from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.services import retention as module
+from ingestion_engine.services.believed_clock import BELIEVED_S
 from ingestion_engine.services.job_expiry import EndedRows
 from ingestion_engine.services.job_ids import JobIds, read_creation
 from ingestion_engine.services.job_records import jobs
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.leadership import Leadership
 from ingestion_engine.services.retention import (
-    BELIEVED_S,
     FIRST_SCAN_S,
     MARKED_S,
     NEEDED_AGAIN_S,
