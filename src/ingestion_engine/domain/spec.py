@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from ingestion_engine.domain.ids import hash_json
+from ingestion_engine.domain.names import OpenName
 from ingestion_engine.domain.records import EmbeddingFlow
 from ingestion_engine.domain.strict_values import Flag, Number, Whole
 
@@ -58,7 +58,7 @@ MetadataValue = Annotated[str, StringConstraints(max_length=16_384)]
 _WILDCARDS = re.compile(r"[*?[]")
 
 
-class EngineName(StrEnum):
+class EngineName(OpenName):
     """Engine that runs a job's partitions."""
 
     RAY = "ray"
@@ -67,14 +67,14 @@ class EngineName(StrEnum):
     """Threads of the driver's process; the reference for tests."""
 
 
-class StoreName(StrEnum):
+class StoreName(OpenName):
     """Name of a vector store."""
 
     QDRANT = "qdrant"
     WEAVIATE = "weaviate"
 
 
-class Mode(StrEnum):
+class Mode(OpenName):
     """What a job does."""
 
     SYNC = "sync"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from ingestion_engine.domain.names import OpenName
 
-class JobState(StrEnum):
+
+class JobState(OpenName):
     """State of a job; ``docs/architecture.md`` has the diagram."""
 
     QUEUED = "queued"

@@ -1,0 +1,150 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from ingestion_engine.client.core import REQUEST_TIMEOUT_S, make_headers, make_request
+from ingestion_engine.client.errors import ApiUnreachable
+from ingestion_engine.client.methods import Blocking
+from ingestion_engine.client.retries import PATIENCE_S
+from ingestion_engine.client.routes import Routes
+from ingestion_engine.client.steps import Close, Emit, Items, Open, Read, Send, Sleep, Step, Steps
+from ingestion_engine.runtime.tls import make_context
+
+T = TypeVar("T")
+
+
+class IngestClient(Routes, Blocking):
+    """Client of the service. May be shared by threads; each iteration belongs to one of them.
+
+    Args:
+        url: Base URL of the service.
+        api_key: API key or token, sent as a bearer token; None where the service requires none.
+        ca_file: PEM file with the authorities to trust; None means the usual ones.
+        timeout_s: Seconds without a byte after which a request fails.
+        patience_s: Seconds after a first failure in which a request is sent again: one that a repetition cannot harm
+            when its connection breaks, and every one that the service refuses for now; 0 means never.
+        connect_patience_s: The same while no connection can be established; None means ``patience_s``.
+        transport: Replacement of the network, for tests.
+
+    Every method raises ``ApiError`` when the service refuses the request, and ``ApiUnreachable`` when it does not
+    respond. Raises ValueError for an API key that no header can hold.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        ca_file: Path | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
+        connect_patience_s: float | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        super().__init__(url, patience_s=patience_s, connect_patience_s=connect_patience_s)
+        self._timeout_s = timeout_s
+        self._sleep: Callable[[float], None] = time.sleep
+        try:
+            self._http = httpx.Client(
+                base_url=url.rstrip("/"),
+                headers=make_headers(api_key),
+                transport=transport,
+                verify=True if ca_file is None else make_context(ca_file),
+            )
+        except httpx.InvalidURL as error:
+            raise ApiUnreachable(f"{self.url!r} is not a URL: {error}.") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release connections."""
+        self._http.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        channel = _Channel(self._http, self._timeout_s, self._sleep)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = channel.perform(step)
+                except Exception as error:  # the result of the step
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        finally:
+            steps.close()
+            channel.close()
+
+    def _iterate(self, items: Items[T]) -> Generator[T, None, None]:
+        channel = _Channel(self._http, self._timeout_s, self._sleep)
+        try:
+            step = next(items)
+            while True:
+                if isinstance(step, Emit):
+                    yield step.item
+                    step = next(items)
+                    continue
+                try:
+                    result = channel.perform(step)
+                except Exception as error:  # the result of the step
+                    step = items.throw(error)
+                else:
+                    step = items.send(result)
+        except StopIteration:
+            return
+        finally:
+            items.close()
+            channel.close()
+
+
+class _Channel:
+    """Performs the steps of one call."""
+
+    def __init__(self, http: httpx.Client, timeout_s: float, sleep: Callable[[float], None]) -> None:
+        self._http = http
+        self._timeout_s = timeout_s
+        self._sleep = sleep
+        self._open: httpx.Response | None = None
+        self._data: Iterator[bytes] = iter(())
+
+    def perform(self, step: Step) -> Any:
+        """Perform a step and return its result."""
+        match step:
+            case Send(request):
+                return self._http.send(make_request(self._http, request, self._timeout_s))
+            case Open(request):
+                self.close()
+                answer = self._http.send(make_request(self._http, request, self._timeout_s), stream=True)
+                self._open, self._data = answer, answer.iter_bytes()
+                if not answer.is_success:
+                    answer.read()
+                return answer
+            case Read():
+                return next(self._data, None)
+            case Close():
+                return self.close()
+            case Sleep(seconds):
+                return self._sleep(seconds)
+
+    def close(self) -> None:
+        """Close the opened response."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
