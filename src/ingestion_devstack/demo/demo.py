@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,7 +22,8 @@ from ingestion_devstack.stack.up import StopRequested, announced_stack, render_t
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.models.jobs import JobView
 from ingestion_engine.runtime.settings import Settings
 
 BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"
@@ -116,7 +116,7 @@ class _Demo:
         endings = {Path(key).suffix for key in corpus}
         self._title(f"Upload {len(corpus)} objects of {len(endings)} kinds, {len(BROKEN)} of them broken on purpose")
         self._upload(corpus)
-        first: dict[str, dict[str, Any]] = {}
+        first: dict[str, JobView] = {}
         for engine, collection in self._collections.items():
             self._title(f"Embed them with {engine.capitalize()}: POST /{engine}/jobs, collection {collection!r}")
             first[engine] = self._run_job(engine, collection)
@@ -146,20 +146,20 @@ class _Demo:
         size, took_s = sum(len(body) for body in corpus.values()), time.monotonic() - began
         self._confirm(f"s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB ({took_s:.1f} s)")
 
-    def _run_job(self, engine: str, collection: str) -> dict[str, Any]:
+    def _run_job(self, engine: str, collection: str) -> JobView:
         """Submit a job and follow it to its end."""
         began = time.monotonic()
         request = {"source": {"bucket": BUCKET, "prefix": PREFIX}, "collection": collection}
-        job_id = self._api.submit(request, engine=engine)["job_id"]
+        job_id = self._api.submit(request, engine=engine).job_id
         took_ms = (time.monotonic() - began) * 1000
         self._confirm(f"accepted after {took_ms:.0f} ms: {job_id}")
         job = self._follow(job_id)
-        if job["state"] not in {"succeeded", "partially_succeeded"}:
+        if job.state not in {JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED}:
             log = self._api.read_log(job_id)[-_LOG_CHARS:]
-            raise DemoError(f"The job ended as {job['state']}: {job['error']}\n{log}")
+            raise DemoError(f"The job ended as {job.state}: {job.error}\n{log}")
         return job
 
-    def _follow(self, job_id: str) -> dict[str, Any]:
+    def _follow(self, job_id: str) -> JobView:
         columns = (
             *(TextColumn("   {task.fields[phase]:<19}"), BarColumn(30), MofNCompleteColumn(), TextColumn("objects,")),
             *(TextColumn("{task.fields[chunks]} chunks"), TimeElapsedColumn()),
@@ -170,12 +170,12 @@ class _Demo:
             # Polls instead of following the event stream: a dead stack must be noticed while no event arrives.
             while time.monotonic() < deadline:
                 job = self._api.get_job(job_id)
-                counts = job["counts"]
+                counts = job.counts
                 ended = sum(counts.get(name, 0) for name in ("done", "failed", "skipped"))
-                phase = (job["progress"] or {}).get("phase", job["state"])
-                is_final = job["state"] in FINAL_STATES
+                phase = job.state.value if job.progress is None else job.progress.phase
+                is_final = job.state in FINAL_STATES
                 chunks, total = counts.get("chunks", 0), counts.get("listed") or None
-                shown = job["state"] if is_final else phase
+                shown = job.state.value if is_final else phase
                 progress.update(bar, completed=ended, total=total, phase=shown, chunks=chunks)
                 if is_final:
                     return job
@@ -183,39 +183,40 @@ class _Demo:
                 time.sleep(_POLL_S)
         raise DemoError(f"The job did not end within {_JOB_TIMEOUT_S:.0f} s.")
 
-    def _check_first(self, job: Mapping[str, Any], corpus: Mapping[str, bytes]) -> None:
-        counts = job["counts"]
+    def _check_first(self, job: JobView, corpus: Mapping[str, bytes]) -> None:
+        counts = job.counts
         _expect("objects listed", counts["listed"], len(corpus))
         _expect("done + failed + skipped", counts["done"] + counts["failed"] + counts["skipped"], counts["listed"])
-        failures = list(self._api.iter_failures(job["job_id"]))
+        failures = list(self._api.iter_failures(job.job_id))
         if counts["unchanged"] == 0:  # in a kept directory the broken objects failed the last time already
-            found = {item["key"].removeprefix(PREFIX): item["code"] for item in failures}
+            found = {item.key.removeprefix(PREFIX): item.code for item in failures}
             _expect("failures", found, BROKEN)
         self._confirm(
             f"{counts['done']} objects done: {counts['chunks']} chunks, {counts['chunks_embedded']} embedded in "
-            f"{counts['embed_calls']} requests to Ollama ({job['duration_s'] or 0:.1f} s)"
+            f"{counts['embed_calls']} requests to Ollama ({job.duration_s or 0:.1f} s)"
         )
         self._confirm(f"{len(failures)} broken objects failed with a code and a reason, hence partially_succeeded:")
         for item in failures:
-            self._say(f"     {item['key']}  {item['code']}: {item['reason']}")
+            self._say(f"     {item.key}  {item.code}: {item.reason}")
 
-    def _check_second(self, job: Mapping[str, Any], first: Mapping[str, Any]) -> None:
-        counts = job["counts"]
-        _expect("objects listed", counts["listed"], first["counts"]["listed"])
+    def _check_second(self, job: JobView, first: JobView) -> None:
+        counts = job.counts
+        _expect("objects listed", counts["listed"], first.counts["listed"])
         _expect("objects done", counts["done"], 0)
         _expect("objects unchanged", counts["unchanged"], counts["listed"] - len(BROKEN))
         _expect("objects known to be broken, not tried again", counts["failed_before"], len(BROKEN))
         _expect("requests to the embedder", counts["embed_calls"], 0)
         self._confirm(
             f"{counts['unchanged']} objects unchanged, {counts['failed_before']} known to be broken, "
-            f"{counts['embed_calls']} requests to Ollama ({job['duration_s'] or 0:.1f} s)"
+            f"{counts['embed_calls']} requests to Ollama ({job.duration_s or 0:.1f} s)"
         )
 
     def _compare_stores(self, corpus: Mapping[str, bytes]) -> None:
         for name in self._collections.values():
             detail = self._api.get_collection(name)
-            points = {store: count["points"] for store, count in detail["stores"].items()}
-            chunks, present = detail["objects"]["chunks"], detail["objects"]["present"]
+            points = {store.value: count.points for store, count in detail.stores.items()}
+            objects = detail.objects or {}
+            chunks, present = objects["chunks"], objects["present"]
             _expect(f"points of {name} per store", points, dict.fromkeys(("qdrant", "weaviate"), chunks))
             _expect(f"objects present in {name}", present, len(corpus) - len(BROKEN))
             self._confirm(
@@ -223,7 +224,7 @@ class _Demo:
                 f"{chunks} chunks of {present} objects in the table"
             )
 
-    def _compare_engines(self, first: Mapping[str, Mapping[str, Any]]) -> None:
+    def _compare_engines(self, first: Mapping[str, JobView]) -> None:
         left, right = self._collections.values()
         for one in compare_collections(self._stack.settings, left, right):
             if not one.identical:
@@ -232,25 +233,25 @@ class _Demo:
                 f"{one.store.capitalize()}: {one.same_ids} points in {left!r} and {right!r}, with the same ids, "
                 "payloads (except for the job's own fields) and vectors"
             )
-        one, other = (job["counts"] for job in first.values())
-        if one["unchanged"] == other["unchanged"] == 0:  # in a kept directory neither run embeds anything
-            _expect(f"requests to the embedder by {list(first)[1]}", other["embed_calls"], one["embed_calls"])
+        former, latter = (job.counts for job in first.values())
+        if former["unchanged"] == latter["unchanged"] == 0:  # in a kept directory neither run embeds anything
+            _expect(f"requests to the embedder by {list(first)[1]}", latter["embed_calls"], former["embed_calls"])
 
     def _search(self, question: str, key: str | None) -> None:
         found = self._api.search(COLLECTION, question, limit=3)
-        _expect("stores that could not be searched", found["errors"], {})
-        best = {store: hits[0] for store, hits in found["results"].items()}
+        _expect("stores that could not be searched", found.errors, {})
+        best = {store: hits[0] for store, hits in found.results.items()}
         if key is not None:
             for store, hit in best.items():
-                _expect(f"best answer of {store}", hit["key"], PREFIX + key)
-        scores = {store: hit["score"] for store, hit in best.items()}
+                _expect(f"best answer of {store}", hit.key, PREFIX + key)
+        scores = {store: hit.score for store, hit in best.items()}
         if max(scores.values()) - min(scores.values()) > _SCORE_TOLERANCE:
             raise DemoError(f"The stores disagree about the best passage for {question!r}: scores {scores}.")
         hit = next(iter(best.values()))
         shown = ", ".join(f"{store.capitalize()} {score:.4f}" for store, score in scores.items())
         self._confirm(f"{question}")
-        self._say(f"     {hit['key']} (score: {shown})")
-        self._say(f"     {' '.join(hit['text'].split())[:_PASSAGE_CHARS]} …", style="dim")
+        self._say(f"     {hit.key} (score: {shown})")
+        self._say(f"     {' '.join(hit.text.split())[:_PASSAGE_CHARS]} …", style="dim")
 
     def _confirm(self, text: str) -> None:
         """Print the result of a check that passed."""

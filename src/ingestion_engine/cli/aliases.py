@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ingestion_engine.cli.jobs import Key
 from ingestion_engine.cli.output import open_client, write_json, write_pairs, write_table
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
+from ingestion_engine.models.aliases import AliasView, PrunedAlias
 
 Name = Annotated[str, typer.Argument(metavar="ALIAS", help="Name of an alias.", show_default=False)]
 
@@ -29,7 +31,7 @@ def list_all(json: Json = False, url: Url = DEFAULT_URL) -> None:
         for alias in found:
             write_json(alias)
         return
-    rows = ((a["name"], a["collection"], ", ".join(a["previous"]), a["moved_at"], _agreement(a)) for a in found)
+    rows = ((a.name, a.collection, ", ".join(a.previous), a.moved_at, _agreement(a)) for a in found)
     write_table(("ALIAS", "COLLECTION", "PREVIOUS", "MOVED", "STORES"), rows)
 
 
@@ -39,10 +41,18 @@ def show(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
         _write(client.get_alias(alias), json=json)
 
 
-def rollback(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Move an alias to its newest former version; calling it again reverts the rollback."""
+def rollback(
+    alias: Name,
+    to: Annotated[
+        str | None, typer.Option(metavar="COLLECTION", help="Former version to move to. Default: the newest.")
+    ] = None,
+    idempotency_key: Key = None,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Move an alias to a former version; without --to, calling it again reverts the rollback."""
     with open_client(url) as client:
-        _write(client.roll_back_alias(alias), json=json)
+        _write(client.roll_back_alias(alias, to=to, idempotency_key=idempotency_key), json=json)
 
 
 def prune(
@@ -66,23 +76,23 @@ def remove(alias: Name, json: Json = False, url: Url = DEFAULT_URL) -> None:
         typer.echo(f"{alias} removed")
 
 
-def _write(alias: dict[str, Any], *, json: bool) -> None:
+def _write(alias: AliasView, *, json: bool) -> None:
     if json:
         write_json(alias)
         return
     write_pairs(
         {
-            "alias": alias["name"],
-            "collection": alias["collection"],
-            "previous": ", ".join(alias["previous"]),
-            "dropped": ", ".join(alias.get("dropped", ())),
-            "moved": alias["moved_at"],
-            "by": alias["job_id"],
+            "alias": alias.name,
+            "collection": alias.collection,
+            "previous": ", ".join(alias.previous),
+            "dropped": ", ".join(alias.dropped) if isinstance(alias, PrunedAlias) else None,
+            "moved": alias.moved_at,
+            "by": alias.job_id,
             "stores": _agreement(alias),
         }
     )
 
 
-def _agreement(alias: dict[str, Any]) -> str:
+def _agreement(alias: AliasView) -> str:
     words = {True: "agrees", False: "pending", None: "unknown"}
-    return ", ".join(f"{name} {words[view['agrees']]}" for name, view in alias["stores"].items())
+    return ", ".join(f"{name} {words[view.agrees]}" for name, view in alias.stores.items())

@@ -14,7 +14,11 @@ from ingestion_engine.cli.pages import All, collect_pages
 from ingestion_engine.cli.requests import split_pairs
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
-from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.domain.states import FINAL_STATES, Agreement
+from ingestion_engine.models.collections import ChunkView, CollectionView, LastJob, LastVerified, ObjectView
+from ingestion_engine.models.jobs import JobAccepted, JobView
+from ingestion_engine.models.search import Hit
 
 Collection = Annotated[
     str, typer.Argument(metavar="COLLECTION", help="Name of a collection or of an alias.", show_default=False)
@@ -31,7 +35,7 @@ PASSAGE_CHARS = 300
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (search, collections, objects, verify, repair, delete_objects):
+    for command in (search, collections, objects, chunks, verify, repair, delete_objects):
         app.command()(command)
 
 
@@ -65,37 +69,37 @@ def search(
     with open_client(url) as client:
         found = client.search(collection, query, limit=limit, stores=store, where=where)
         # Few results are often those of a job that has not ended.
-        is_full = all(len(hits) >= limit for hits in found["results"].values())
-        newest = [] if is_full or json else _find_newest_job(client, found["collection"])
+        is_full = all(len(hits) >= limit for hits in found.results.values())
+        newest = [] if is_full or json else _find_newest_job(client, found.collection)
     if json:
         write_json(found)
         return
-    for name, hits in found["results"].items():
+    for name, hits in found.results.items():
         out.print(Text.assemble((name, "bold"), (f"  {len(hits)} results from {collection}", "dim")))
         for hit in hits:
             _show_hit(hit)
-    for name, error in found["errors"].items():
+    for name, error in found.errors.items():
         out.print(Text.assemble((name, "bold"), (f"  {error['detail']}", "red")))
     for job in newest:
-        if job["state"] not in FINAL_STATES:
-            err.print(Text(f"Results may be incomplete: job {job['job_id']} is {job['state']}."))
-            err.print(Text(f"hint:  Wait for its end: ingest watch {job['job_id']}"))
+        if job.state not in FINAL_STATES:
+            err.print(Text(f"Results may be incomplete: job {job.job_id} is {job.state}."))
+            err.print(Text(f"hint:  Wait for its end: ingest watch {job.job_id}"))
 
 
-def _find_newest_job(client: IngestClient, collection: str) -> list[dict[str, Any]]:
+def _find_newest_job(client: IngestClient, collection: str) -> list[JobView]:
     """Return the newest job of a collection; nothing when jobs cannot be listed, which must not hide the results."""
     with contextlib.suppress(ApiError, ApiUnreachable):
-        items: list[dict[str, Any]] = client.list_jobs(collection=collection, limit=1)["items"]
-        return items
+        return client.list_jobs(collection=collection, limit=1).items
     return []
 
 
-def _show_hit(hit: dict[str, Any]) -> None:
-    page = f" p. {hit['page']}" if hit.get("page") else ""
-    out.print(Text.assemble((f"  {hit['score']:.3f}  ", "green"), (f"{hit['key']}{page}", "bold")))
-    if hit.get("context"):
-        out.print(Text(f"         {_shorten(hit['context'])}", style="dim"))
-    out.print(Text(f"         {_shorten(hit['text'])}"))
+def _show_hit(hit: Hit) -> None:
+    payload = hit.model_extra or {}
+    page = f" p. {payload['page']}" if payload.get("page") else ""
+    out.print(Text.assemble((f"  {hit.score:.3f}  ", "green"), (f"{hit.key}{page}", "bold")))
+    if payload.get("context"):
+        out.print(Text(f"         {_shorten(str(payload['context']))}", style="dim"))
+    out.print(Text(f"         {_shorten(hit.text)}"))
 
 
 def _shorten(passage: str) -> str:
@@ -134,24 +138,22 @@ def collections(
             write_json(collection)
         return
     if name is None:
-        rows = (
-            (c["name"], c["contract"]["model"], *(_points(c, store) for store in ("qdrant", "weaviate"))) for c in found
-        )
+        rows = ((c.name, c.contract.model, *(_points(c, store) for store in StoreName)) for c in found)
         write_table(("COLLECTION", "MODEL", "QDRANT", "WEAVIATE"), rows)
         return
-    contract = found[0]["contract"]
-    chunking = contract["chunking"]
+    [collection] = found
+    contract, chunking = collection.contract, collection.contract.chunking
     write_pairs(
         {
             "collection": name,
-            "model": f"{contract['model']} ({contract['dimension']} dimensions, {contract['model_digest'][:19]})",
-            "chunking": f"{chunking['max_chars']} characters, overlap {chunking['overlap_chars']}",
-            "created by": contract["created_by"],
-            "state": "being deleted" if found[0].get("deleting") else None,
-            **{store: f"{_points(found[0], store)} points" for store in found[0]["stores"]},
-            **{f"objects {state}": number for state, number in (found[0]["objects"] or {}).items()},
-            "last job": _describe_last_job(found[0]["last_job"]),
-            "verified": _describe_verified(found[0]["verified"]),
+            "model": f"{contract.model} ({contract.dimension} dimensions, {contract.model_digest[:19]})",
+            "chunking": f"{chunking.max_chars} characters, overlap {chunking.overlap_chars}",
+            "created by": contract.created_by,
+            "state": "being deleted" if collection.deleting else None,
+            **{store: f"{_points(collection, store)} points" for store in collection.stores},
+            **{f"objects {state}": number for state, number in (collection.objects or {}).items()},
+            "last job": _describe_last_job(collection.last_job),
+            "verified": _describe_verified(collection.verified),
         }
     )
 
@@ -165,31 +167,31 @@ def _delete_collection(name: str, *, yes: bool, json: bool, url: str) -> None:
         done = client.delete_collection(name)
     if json:
         write_json(done)
-    elif done["deleted"]:
+    elif done.deleted:
         typer.echo(f"{name} deleted")
     else:
-        typer.echo(f"{name} is being deleted: {done['note']}")
+        typer.echo(f"{name} is being deleted: {done.note}")
 
 
-def _describe_last_job(job: dict[str, Any] | None) -> str | None:
+def _describe_last_job(job: LastJob | None) -> str | None:
     if job is None:
         return None
-    ended = f", ended {job['finished_at']}" if job["finished_at"] else ""
-    return f"{job['job_id']} ({job['mode']}, {job['state']}{ended})"
+    ended = f", ended {job.finished_at}" if job.finished_at else ""
+    return f"{job.job_id} ({job.mode}, {job.state}{ended})"
 
 
-def _describe_verified(verified: dict[str, Any] | None) -> str:
+def _describe_verified(verified: LastVerified | None) -> str:
     if verified is None:
         return "never"
-    found = f"{verified['differences']} differences" if verified["differences"] else "no differences"
-    return f"{verified['at']}, {found} ({verified['job_id']})"
+    found = f"{verified.differences} differences" if verified.differences else "no differences"
+    return f"{verified.at}, {found} ({verified.job_id})"
 
 
-def _points(collection: dict[str, Any], store: str) -> Any:
-    held = collection["stores"].get(store)
+def _points(collection: CollectionView, store: StoreName) -> Any:
+    held = collection.stores.get(store)
     if held is None:
         return None
-    return held["points"] if held["error"] is None else f"? ({held['error']})"
+    return held.points if held.error is None else f"? ({held.error})"
 
 
 def objects(
@@ -218,13 +220,49 @@ def objects(
         return
     columns = ("STATE", "KEY", "BYTES", "CHUNKS", "ERROR", "WARNINGS")
     names = ("state", "key", "size_bytes", "chunk_count", "error_code")
-    write_table(columns, ((*(item[name] for name in names), _describe_warnings(item)) for item in found))
+    rows = (item.model_dump(mode="json") for item in found)
+    cells = ((*(row[name] for name in names), _describe_warnings(item)) for row, item in zip(rows, found, strict=True))
+    write_table(columns, cells)
 
 
-def _describe_warnings(item: dict[str, Any]) -> str | None:
+def _describe_warnings(item: ObjectView) -> str | None:
     """Return what was left out of an object: ``2 lines_skipped: Line 7 is not JSON.``; None for nothing."""
-    shown = (f"{warning['count']} {warning['code']}: {warning['detail']}" for warning in item.get("warnings", ()))
+    shown = (f"{warning.count} {warning.code}: {warning.detail}" for warning in item.warnings)
     return "; ".join(text.removesuffix(": ") for text in shown) or None
+
+
+def chunks(
+    collection: Collection,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of an object.", show_default=False)],
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of chunks.")] = 100,
+    everything: All = False,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the chunks of an object in the order of the document, and whether the stores hold the same.
+
+    ingest chunks handbook guides/passwords.md
+    """
+    with open_client(url) as client:
+        found = collect_pages(
+            lambda size, cursor: client.list_chunks(collection, key, limit=size, cursor=cursor),
+            limit=None if everything else limit,
+            page_size=200,
+            what="chunks",
+        )
+    if json:
+        for chunk in found:
+            write_json(chunk)
+        return
+    rows = ((c.chunk_index, c.page, _describe_agreement(c), _shorten(c.text or "")) for c in found)
+    write_table(("CHUNK", "PAGE", "STORES", "TEXT"), rows)
+
+
+def _describe_agreement(chunk: ChunkView) -> str:
+    """Return whether the stores agree: ``equal``, ``different: text, vector``, ``missing: weaviate``. Pure."""
+    lacking = [name for name, held in chunk.stores.items() if held.present is False]
+    what = lacking if chunk.agreement is Agreement.MISSING else chunk.differences
+    return f"{chunk.agreement}: {', '.join(what)}" if what else str(chunk.agreement)
 
 
 def verify(
@@ -266,9 +304,9 @@ def repair(
 
 def _submit_comparison(
     client: IngestClient, collection: str, mode: str, *, prefix: str, engine: str, idempotency_key: str | None
-) -> dict[str, Any]:
+) -> JobAccepted:
     """Submit a job on an existing collection; bucket, model and chunking are taken from its contract."""
-    bucket = client.get_collection(collection)["contract"]["bucket"]
+    bucket = client.get_collection(collection).contract.bucket
     if bucket is None:
         raise typer.BadParameter(
             f"The contract of collection {collection!r} does not name its bucket. Use `ingest submit --mode {mode}`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from ingestion_engine.cli.output import ExitCode, err, open_client, out, print_error, write_json
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import ApiUnreachable, IngestClient
+from ingestion_engine.models.operations import DrainView
 
 POLL_S: Final = 2.0
 """Time between two looks at what is under way."""
@@ -69,12 +70,12 @@ def drain(
     )
 
 
-def _wait_until_idle(client: IngestClient, found: dict[str, Any], *, timeout_s: float | None, json: bool) -> bool:
+def _wait_until_idle(client: IngestClient, found: DrainView, *, timeout_s: float | None, json: bool) -> bool:
     """Show what is under way until nothing is, twice in a row; return False when the time is over."""
     began = reached_at = time.monotonic()
     idle = 0
     while True:
-        idle = idle + 1 if found["under_way"] == 0 else 0
+        idle = idle + 1 if found.under_way == 0 else 0
         if idle == 2:
             return True
         left_s = POLL_S if timeout_s is None else timeout_s - (time.monotonic() - began)
@@ -89,21 +90,21 @@ def _wait_until_idle(client: IngestClient, found: dict[str, Any], *, timeout_s: 
                 raise
             idle = 0
             continue
-        if not found["draining"]:
+        if not found.draining:
             err.print(Text("The service is not drained any more; jobs start again."))
         if found != before:
             _show(found, json=json)
 
 
-def _show(found: dict[str, Any], *, json: bool) -> None:
+def _show(found: DrainView, *, json: bool) -> None:
     if json:
         write_json(found)
         return
-    state = "draining" if found["draining"] else "not draining"
-    if found["draining"] and found["drain"]["refuses"]:
+    state = "draining" if found.draining else "not draining"
+    if found.drain is not None and found.drain.refuses:
         state += ", new jobs are refused"
-    line = f"{state}: {found['under_way']} under way, {found['waiting']} waiting"
-    named = [f"{job['job_id']} {job['state']} ({job['collection']})" for job in found["jobs"][:NAMED]]
-    if found["under_way"] > len(named) and named:
+    line = f"{state}: {found.under_way} under way, {found.waiting} waiting"
+    named = [f"{job.job_id} {job.state} ({job.collection})" for job in found.jobs[:NAMED]]
+    if found.under_way > len(named) and named:
         named.append("…")
     out.print(Text(f"{line}: {', '.join(named)}" if named else line))

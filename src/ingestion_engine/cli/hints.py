@@ -24,6 +24,7 @@ HINTS: Final = {
     "mode_not_submittable": "Run `ingest delete-objects COLLECTION --prefix PREFIX`.",
     "not_found": "Check that INGEST_API_URL (or --url) is the URL of the service.",
     "state_unavailable": _READY,
+    "object_not_found": "Run `ingest objects COLLECTION` to list the objects.",
     "stores_unavailable": _READY,
     "unauthenticated": "Set INGEST_API_KEY to a valid API key.",
     "validation_error": "Run the command with --help to see its options.",

@@ -15,8 +15,10 @@ from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
 from ingestion_engine.client import IngestClient
 from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.models.jobs import JobAccepted
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", show_default=False)]
+Codes = Annotated[list[str] | None, typer.Option("--code", help="Only objects that failed with this code; repeatable.")]
 Watch = Annotated[
     bool, typer.Option("--watch", "-w", help="Follow the job until it ends; the exit code reports its final state.")
 ]
@@ -26,6 +28,10 @@ Key = Annotated[
         help="Any string; repeating a request with the same key does not create a second job.", show_default=False
     ),
 ]
+
+
+LIMITS = 3
+"""Machines that `ingest show` names as what limits a job."""
 
 
 def register(app: typer.Typer) -> None:
@@ -69,13 +75,13 @@ def spark_manifest(request: dict[str, Any], json: Json = False, url: Url = DEFAU
     return 0
 
 
-def report_accepted(client: IngestClient, accepted: dict[str, Any], *, follow: bool, json: bool) -> int:
+def report_accepted(client: IngestClient, accepted: JobAccepted, *, follow: bool, json: bool) -> int:
     """Print an accepted job, follow it on request, and return the exit code."""
-    job_id = str(accepted["job_id"])
+    job_id = accepted.job_id
     if json:
         write_json(accepted)
     else:
-        out.print(Text(f"{job_id} {accepted['state']}"))
+        out.print(Text(f"{job_id} {accepted.state}"))
     if not follow:
         return 0
     return int(exit_code_of_job(watch_job(client, job_id, json=json)))
@@ -87,6 +93,13 @@ def jobs(
     collection: Annotated[
         str | None, typer.Option("--collection", "-c", help="Only jobs that write this collection.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Only jobs that the API key or person of this name has submitted.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only jobs created then or later: 2026-01-31T12:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only jobs created before then.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of jobs.")] = 20,
     everything: All = False,
     json: Json = False,
@@ -96,7 +109,14 @@ def jobs(
     with open_client(url) as client:
         found = collect_pages(
             lambda size, cursor: client.list_jobs(
-                engine=engine, states=state or (), collection=collection, limit=size, cursor=cursor
+                engine=engine,
+                states=state or (),
+                collection=collection,
+                owner=owner,
+                created_after=since,
+                created_before=until,
+                limit=size,
+                cursor=cursor,
             ),
             limit=None if everything else limit,
             page_size=500,
@@ -111,14 +131,14 @@ def jobs(
         columns,
         (
             (
-                j["job_id"],
-                j["engine"],
-                j["collection"],
-                j["mode"],
-                j["state"],
-                j["created_at"],
+                j.job_id,
+                j.engine,
+                j.collection,
+                j.mode,
+                j.state,
+                j.created_at,
                 ", ".join(describe_facts(j)),
-                j.get("note") or "",
+                j.note or "",
             )
             for j in found
         ),
@@ -132,25 +152,26 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
     if json:
         write_json(found)
         return int(exit_code_of_job(found))
-    source = found["request"]["source"]
+    source = found.request["source"]
     write_pairs(
         {
-            "job": found["job_id"],
-            "engine": found["engine"],
-            "state": found["state"],
-            "note": None if found["state"] in FINAL_STATES else found["note"],  # the end below has it
+            "job": found.job_id,
+            "engine": found.engine,
+            "state": found.state,
+            "note": None if found.state in FINAL_STATES else found.note,  # the end below has it
             "source": f"s3://{source['bucket']}/{source['prefix']}",
-            "collection": found["collection"],
-            "mode": found["mode"],
-            "attempt": found["attempt"],
-            "parallelism": found["parallelism"],
-            "created": found["created_at"],
-            "started": found["started_at"],
-            "finished": found["finished_at"],
+            "collection": found.collection,
+            "mode": found.mode,
+            "attempt": found.attempt,
+            "parallelism": found.parallelism,
+            "created": found.created_at,
+            "started": found.started_at,
+            "finished": found.finished_at,
             "progress": ", ".join(describe_facts(found)),
+            "limited by": ", ".join(f"{one.machine} {one.share:.0%}" for one in (found.limited_by or ())[:LIMITS]),
         }
     )
-    if found["state"] in FINAL_STATES:
+    if found.state in FINAL_STATES:
         show_end(found)
     return int(exit_code_of_job(found))
 
@@ -163,6 +184,7 @@ def watch(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
 
 def failures(
     job: JobId,
+    code: Codes = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 1000,
     everything: All = False,
     json: Json = False,
@@ -171,7 +193,7 @@ def failures(
     """List the objects of a job that failed, or that differ between the stores."""
     with open_client(url) as client:
         found = collect_pages(
-            lambda size, cursor: client.list_failures(job, limit=size, cursor=cursor),
+            lambda size, cursor: client.list_failures(job, codes=code or (), limit=size, cursor=cursor),
             limit=None if everything else limit,
             page_size=1000,
             what="objects",
@@ -180,7 +202,7 @@ def failures(
         for item in found:
             write_json(item)
         return
-    write_table(("CODE", "KEY", "REASON"), ((item["code"], item["key"], item.get("reason")) for item in found))
+    write_table(("CODE", "KEY", "REASON"), ((item.code, item.key, item.reason) for item in found))
 
 
 def cancel(
@@ -197,11 +219,12 @@ def cancel(
     if json:
         write_json(found)
     else:
-        out.print(Text(f"{found['job_id']} {found['state']}"))
+        out.print(Text(f"{found.job_id} {found.state}"))
 
 
 def retry(
     job: JobId,
+    code: Codes = None,
     idempotency_key: Key = None,
     follow: Watch = False,
     json: Json = False,
@@ -209,7 +232,8 @@ def retry(
 ) -> int:
     """Submit a new job for exactly the objects that failed in a job that has ended."""
     with open_client(url) as client:
-        return report_accepted(client, client.retry(job, idempotency_key=idempotency_key), follow=follow, json=json)
+        accepted = client.retry(job, codes=code or (), idempotency_key=idempotency_key)
+        return report_accepted(client, accepted, follow=follow, json=json)
 
 
 def logs(

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +21,12 @@ from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.records import UNEXPECTED_ERROR, Outcome, PartitionReport, ReportStatus
+from ingestion_engine.models.jobs import JobView
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.runtime.tls import check_ca_file
+
+PATIENCE_S: Final = 20.0
+"""Seconds for which a command repeats a request that the service refuses for now, or whose connection broke."""
 
 
 class ExitCode(IntEnum):
@@ -62,11 +67,11 @@ def exit_code_of(state: str) -> ExitCode:
     return _OF_STATE.get(state, ExitCode.SUCCEEDED)
 
 
-def exit_code_of_job(job: Mapping[str, Any]) -> ExitCode:
+def exit_code_of_job(job: JobView) -> ExitCode:
     """Return the exit code of a job; a comparison that found differences has its own. Pure."""
-    if (job.get("error") or {}).get("code") == "differences_found":
+    if (job.error or {}).get("code") == "differences_found":
         return ExitCode.DIFFERENT
-    return exit_code_of(str(job["state"]))
+    return exit_code_of(job.state)
 
 
 def exit_code_of_report(report: PartitionReport) -> ExitCode:
@@ -83,8 +88,10 @@ def exit_code_of_report(report: PartitionReport) -> ExitCode:
 def open_client(url: str) -> IngestClient:
     """Return a client of the service; its API key is read from the environment only, never from process arguments.
 
+    A service that is not there is reported at once.
+
     Raises:
-        SettingsError: ``INGEST_TLS__CA_FILE`` is not usable.
+        SettingsError: ``INGEST_TLS__CA_FILE`` or ``INGEST_API_KEY`` is not usable.
     """
     ca_file = Path(path) if (path := os.environ.get("INGEST_TLS__CA_FILE")) else None
     if ca_file is not None:
@@ -92,7 +99,11 @@ def open_client(url: str) -> IngestClient:
             check_ca_file(ca_file)
         except ValueError as error:
             raise SettingsError(f"INGEST_TLS__CA_FILE: {error}") from None
-    return IngestClient(url, os.environ.get("INGEST_API_KEY") or None, ca_file=ca_file)
+    api_key = os.environ.get("INGEST_API_KEY") or None
+    try:
+        return IngestClient(url, api_key, ca_file=ca_file, patience_s=PATIENCE_S, connect_patience_s=0)
+    except ValueError as error:
+        raise SettingsError(f"INGEST_API_KEY: {error}") from None
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +125,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         # The reader has closed the pipe; nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.UNEXPECTED)
+    except (orjson.JSONEncodeError, UnicodeEncodeError):
+        return print_error("An argument is not valid UTF-8.", code="usage", exit_code=ExitCode.USAGE)
     except OSError as error:
         return print_error(str(error), code="system")
     except (KeyboardInterrupt, typer.Abort):
@@ -145,7 +158,7 @@ def _print_refusal(error: ApiError) -> int:
         return int(ExitCode.REFUSED)
     err.print(Text.assemble(("refused: ", "bold red"), str(error), (f" [{error.code}]", "dim")))
     for fault in error.errors if len(error.errors) > 1 else []:
-        err.print(Text(f"  {fault.get('pointer') or '/'}: {fault.get('detail')}"))
+        err.print(Text(f"  {fault.pointer or '/'}: {fault.detail}"))
     hint = choose_hint(error.code, error.hint, error.problem)
     if hint:
         err.print(Text.assemble(("hint:    ", "bold"), hint))
@@ -158,10 +171,20 @@ def wants_json() -> bool:
 
 
 def write_json(value: Any, *, file: Any = None) -> None:
-    """Print one JSON value on one line."""
+    """Print one JSON value, or a response as the service has sent it, on one line."""
     stream = file or sys.stdout
-    stream.write(orjson.dumps(value).decode() + "\n")
+    stream.write(orjson.dumps(as_received(value)).decode() + "\n")
     stream.flush()
+
+
+def as_received(value: Any) -> Any:
+    """Return a response as the service has sent it, with fields that this release does not know. Pure."""
+    if isinstance(value, BaseModel):
+        fields = {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
+        return as_received({**fields, **(value.model_extra or {})})
+    if isinstance(value, dict):
+        return {str(name): as_received(item) for name, item in value.items()}
+    return [as_received(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -177,17 +177,17 @@ def ready(json: Json = False, url: Url = DEFAULT_URL) -> int:
     if json:
         write_json(found)
     else:
-        rows = [
-            (name, "ok" if one["ok"] else "unavailable", one["latency_ms"], one.get("version") or one.get("error"))
-            for name, one in found["dependencies"].items()
+        rows: list[tuple[str, str, float | None, str | None]] = [
+            (name, "ok" if one.ok else "unavailable", one.latency_ms, one.version or one.error)
+            for name, one in found.dependencies.items()
         ]
-        if (dispatcher := found.get("dispatcher")) is not None:
-            state = "this copy" if dispatcher["leading"] else "another copy" if dispatcher["term"] else "unknown"
-            rows.append(("dispatcher", state, None, dispatcher["holder"]))
-        if (order := found.get("drain")) is not None:
-            rows.append(("drain", "refuses jobs" if order["refuses"] else "jobs wait", None, f"since {order['since']}"))
+        if (dispatcher := found.dispatcher) is not None:
+            state = "this copy" if dispatcher.leading else "another copy" if dispatcher.term else "unknown"
+            rows.append(("dispatcher", state, None, dispatcher.holder))
+        if (order := found.drain) is not None:
+            rows.append(("drain", "refuses jobs" if order.refuses else "jobs wait", None, f"since {order.since}"))
         write_table(("NAME", "STATE", "MS", "DETAIL"), rows)
-    return int(found["status"] == "unavailable")
+    return int(found.status == "unavailable")
 
 
 @worker.command()

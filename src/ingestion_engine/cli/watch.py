@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -13,10 +12,11 @@ from rich.text import Text
 from ingestion_engine.cli.hints import choose_hint
 from ingestion_engine.cli.output import STATE_STYLES, err, out, write_json
 from ingestion_engine.client import IngestClient
-from ingestion_engine.domain.states import FINAL_STATES
+from ingestion_engine.domain.states import FINAL_STATES, JobState
+from ingestion_engine.models.jobs import JobView
 
 
-def watch_job(client: IngestClient, job_id: str, *, json: bool) -> dict[str, Any]:
+def watch_job(client: IngestClient, job_id: str, *, json: bool) -> JobView:
     """Show a job until it has ended, and return its final state. Ctrl-C stops watching, not the job."""
     events = client.watch(job_id)
     try:
@@ -30,15 +30,13 @@ def watch_job(client: IngestClient, job_id: str, *, json: bool) -> dict[str, Any
     return job
 
 
-def _watch_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    job: dict[str, Any] = {}
+def _watch_json(events: Iterator[JobView]) -> JobView:
     for job in events:
         write_json(job)
     return job
 
 
-def _watch_lines(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    job: dict[str, Any] = {}
+def _watch_lines(events: Iterator[JobView]) -> JobView:
     last = ""
     for job in events:
         line = describe(job)
@@ -48,8 +46,7 @@ def _watch_lines(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return job
 
 
-def _watch_bars(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    job: dict[str, Any] = {}
+def _watch_bars(events: Iterator[JobView]) -> JobView:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -61,7 +58,7 @@ def _watch_bars(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
     with Progress(*columns, console=Console(highlight=False)) as progress:
         task = progress.add_task("waiting", total=None, facts="")
         for job in events:
-            percent = (job["progress"] or {}).get("percent")
+            percent = _percent(job)
             progress.update(
                 task,
                 description=describe_phase(job),
@@ -72,30 +69,32 @@ def _watch_bars(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return job
 
 
-def describe(job: Mapping[str, Any]) -> str:
+def _percent(job: JobView) -> float | None:
+    return None if job.progress is None else job.progress.percent
+
+
+def describe(job: JobView) -> str:
     """Return a line with phase, progress and counts of a job. Pure."""
-    percent = (job["progress"] or {}).get("percent")
+    percent = _percent(job)
     share = [] if percent is None else [f"{percent:.0f} %"]
     return "  ".join([describe_phase(job), *share, *describe_facts(job)])
 
 
-def describe_phase(job: Mapping[str, Any]) -> str:
+def describe_phase(job: JobView) -> str:
     """Return the phase of a job, with the reason when it waits. Pure."""
-    state = str(job["state"])
-    phase = (job["progress"] or {}).get("phase")
-    if state == "running" and phase:
-        state = str(phase)
-    note = job.get("note")
-    return f"{state} ({note})" if note and job["state"] not in FINAL_STATES else state
+    state = job.state.value
+    if job.state is JobState.RUNNING and job.progress is not None and job.progress.phase:
+        state = job.progress.phase
+    return f"{state} ({job.note})" if job.note and job.state not in FINAL_STATES else state
 
 
-def describe_facts(job: Mapping[str, Any]) -> list[str]:
+def describe_facts(job: JobView) -> list[str]:
     """Return the progress of a job as texts: objects, chunks, rate, remaining time. Pure."""
-    counts, progress = job["counts"], job["progress"] or {}
+    counts, progress = job.counts, job.progress
     facts = []
     if "planned" in counts:
         # The total still grows while the job is planned.
-        open_end = "" if progress.get("planning_complete", True) else "+"
+        open_end = "" if progress is None or progress.planning_complete else "+"
         ended = counts.get("done", 0) + counts.get("failed", 0)
         facts.append(f"{ended}/{counts['planned']}{open_end} objects")
         if not counts["planned"] and counts.get("skipped"):
@@ -106,32 +105,32 @@ def describe_facts(job: Mapping[str, Any]) -> list[str]:
         facts.append(f"{counts['objects_with_warnings']} with warnings")
     if counts.get("chunks"):
         facts.append(f"{counts['chunks']} chunks")
-    if job["state"] not in FINAL_STATES:
-        rate = progress.get("rates", {}).get("chunks_per_s")
-        if rate and not (job.get("note") and progress.get("eta_s") is None):  # else nothing is done at the moment
+    if job.state not in FINAL_STATES:
+        eta_s = None if progress is None else progress.eta_s
+        rate = 0.0 if progress is None else progress.rates.get("chunks_per_s", 0.0)
+        if rate and not (job.note and eta_s is None):  # else nothing is done at the moment
             facts.append(f"{rate:.1f} chunks/s")
-        embedding = job.get("embedding") or {}  # an older service has none
-        if embedding.get("queued"):
-            facts.append(f"{embedding['share']:.0%} of the embedder")
-        if progress.get("eta_s") is not None:
-            facts.append(f"{dt.timedelta(seconds=round(progress['eta_s']))} left")
+        if job.embedding is not None and job.embedding.queued:
+            facts.append(f"{job.embedding.share:.0%} of the embedder")
+        if eta_s is not None:
+            facts.append(f"{dt.timedelta(seconds=round(eta_s))} left")
     return facts
 
 
-def describe_duration(job: Mapping[str, Any]) -> str:
+def describe_duration(job: JobView) -> str:
     """Return how long the client of a job has waited, and for how much of it the job has run. Pure."""
-    queued_s, duration_s = job.get("queued_s"), job["duration_s"]
-    if queued_s is None:  # an older service
+    queued_s, duration_s = job.queued_s, job.duration_s
+    if "queued_s" not in job.model_fields_set:  # an older service
         return "" if duration_s is None else f" after {duration_s:.1f} s"
     if duration_s is None:
         return f" after {queued_s:.1f} s without a start"
     return f" after {queued_s + duration_s:.1f} s ({queued_s:.1f} s queued, {duration_s:.1f} s running)"
 
 
-def show_end(job: Mapping[str, Any]) -> None:
+def show_end(job: JobView) -> None:
     """Print the final state of a job, its counts and its error."""
-    state, counts = str(job["state"]), job["counts"]
-    out.print(Text.assemble(f"{job['job_id']} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
+    state, counts = job.state.value, job.counts
+    out.print(Text.assemble(f"{job.job_id} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
     names = (
         *("listed", "new", "changed", "unchanged", "failed_before", "outside_filters", "done", "failed", "deleted"),
         "objects_with_warnings",
@@ -140,17 +139,17 @@ def show_end(job: Mapping[str, Any]) -> None:
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if shown:
         out.print(Text("  " + " · ".join(shown)))
-    if job.get("warnings"):
-        left_out = " · ".join(f"{code} {number}" for code, number in job["warnings"].items())
+    if job.warnings:
+        left_out = " · ".join(f"{code} {number}" for code, number in job.warnings.items())
         out.print(Text.assemble(("  warnings: ", "bold"), left_out))
-        out.print(Text(f"  ingest objects {job['collection']} --warnings"))
-    if job.get("note"):
-        out.print(Text.assemble(("  note: ", "bold"), str(job["note"])))
+        out.print(Text(f"  ingest objects {job.collection} --warnings"))
+    if job.note:
+        out.print(Text.assemble(("  note: ", "bold"), job.note))
     if any(counts.get(name) for name in ("failed", "different", "foreign_points", "searches_failed")):
-        out.print(Text(f"  ingest failures {job['job_id']}"))
-    error = job.get("error")
+        out.print(Text(f"  ingest failures {job.job_id}"))
+    error = job.error
     if error and state == "failed":
         err.print(Text.assemble(("error: ", "bold red"), str(error["detail"]), (f" [{error['code']}]", "dim")))
-        hint = choose_hint(str(error["code"]), error.get("hint"), job)
+        hint = choose_hint(str(error["code"]), error.get("hint"), {"job_id": job.job_id})
         if hint:
             err.print(Text.assemble(("hint:  ", "bold"), hint))

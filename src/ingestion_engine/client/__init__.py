@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from ingestion_engine.client.asynchronous import AsyncIngestClient
 from ingestion_engine.client.blocking import IngestClient
+from ingestion_engine.client.core import Page
 from ingestion_engine.client.errors import (
     ApiError,
     ApiUnreachable,
@@ -58,6 +59,7 @@ __all__ = [
     "Mode",
     "NotAllowed",
     "NotFound",
+    "Page",
     "RateLimited",
     "Source",
     "StoreName",

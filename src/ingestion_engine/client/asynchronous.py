@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +50,7 @@ class AsyncIngestClient(Routes, Asynchronous):
     ) -> None:
         super().__init__(url, patience_s=patience_s, connect_patience_s=connect_patience_s)
         self._timeout_s = timeout_s
-        self._sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self._sleep: Callable[[float], Awaitable[None]] = _sleep
         try:
             self._http = httpx.AsyncClient(
                 base_url=url.rstrip("/"),
@@ -148,3 +147,9 @@ class _Channel:
         if self._open is not None:
             await self._open.aclose()
             self._open = None
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio  # programs that block do not load it
+
+    await asyncio.sleep(seconds)

@@ -55,8 +55,9 @@ LOG_POLL_S: Final = 1.0
 LOG_QUIET_POLLS: Final = 2
 """Responses without a line that end the log of a job that has ended: its last lines may follow its outcome."""
 
-_VOLATILE: Final = {"queued_s": 0.0, "duration_s": None}
-"""Fields of a job that change by themselves; without them, two views of an unchanged job are equal."""
+_VOLATILE: Final = {"queued_s": 0.0, "duration_s": None, "limited_by": None, "throughput": None}
+"""Fields of a job that change by themselves, or that events do not have; two views of an unchanged job are equal
+without them."""
 
 _ERRORS: Final = (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 from ingestion_engine.models.collections import (
+    ChunkPageView,
+    ChunkView,
     CollectionList,
     CollectionView,
     DeletionView,
@@ -36,6 +39,7 @@ from ingestion_engine.models.search import Filter, SearchView
 
 JOBS_PAGE = 500
 OBJECTS_PAGE = 1000
+CHUNKS_PAGE = 200
 COLLECTIONS_PAGE = 100
 """Items per request of lists that are read to their end: the most that the service returns, or, for collections, whose
 points are counted, fewer."""
@@ -90,6 +94,9 @@ class Routes(Core):
         engine: str | None = None,
         states: Sequence[str] = (),
         collection: str | None = None,
+        owner: str | None = None,
+        created_after: dt.datetime | str | None = None,
+        created_before: dt.datetime | str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Steps[JobPage]:
@@ -99,19 +106,33 @@ class Routes(Core):
             engine: Only jobs of this engine.
             states: Only jobs in one of these states; empty means all.
             collection: Only jobs that write this collection.
+            owner: Only jobs that the API key or the person of this name has submitted.
+            created_after: Only jobs created at this moment or later; a text is one of RFC 3339.
+            created_before: Only jobs created before this moment.
             limit: Maximum number of jobs, at most 500.
             cursor: ``next_cursor`` of the page before.
         """
-        params = {"engine": engine, "state": list(states), "collection": collection, "limit": limit, "cursor": cursor}
-        return self._read(JobPage, Request("GET", "/jobs", params=params, repeatable=True))
+        where = {"engine": engine, "state": list(states), "collection": collection, "owner": owner}
+        times = _time_params(created_after=created_after, created_before=created_before)
+        page = {"limit": limit, "cursor": cursor}
+        return self._read(JobPage, Request("GET", "/jobs", params={**where, **times, **page}, repeatable=True))
 
     @iteration("list_jobs")
     def iter_jobs(
-        self, *, engine: str | None = None, states: Sequence[str] = (), collection: str | None = None
+        self,
+        *,
+        engine: str | None = None,
+        states: Sequence[str] = (),
+        collection: str | None = None,
+        owner: str | None = None,
+        created_after: dt.datetime | str | None = None,
+        created_before: dt.datetime | str | None = None,
     ) -> Items[JobView]:
-        """Yield all jobs, newest first. One request per 500."""
-        params = {"engine": engine, "state": list(states), "collection": collection, "limit": JOBS_PAGE}
-        return self._walk(partial(self._read, JobPage), Request("GET", "/jobs", params=params, repeatable=True))
+        """Yield all jobs that ``list_jobs`` returns, newest first. One request per 500."""
+        where = {"engine": engine, "state": list(states), "collection": collection, "owner": owner}
+        times = _time_params(created_after=created_after, created_before=created_before)
+        request = Request("GET", "/jobs", params={**where, **times, "limit": JOBS_PAGE}, repeatable=True)
+        return self._walk(partial(self._read, JobPage), request)
 
     @iteration("follow_job")
     def watch(self, job_id: str, *, patience_s: float = FOLLOW_PATIENCE_S) -> Items[JobView]:
@@ -137,22 +158,26 @@ class Routes(Core):
         return self._take_last(self._follow(job_id, patience_s=patience_s, timeout_s=timeout_s))
 
     @method("list_failures")
-    def list_failures(self, job_id: str, *, limit: int = 100, cursor: str | None = None) -> Steps[FailurePageView]:
+    def list_failures(
+        self, job_id: str, *, codes: Sequence[str] = (), limit: int = 100, cursor: str | None = None
+    ) -> Steps[FailurePageView]:
         """Return a page of the objects of a job that failed, or that differ between the stores.
 
         Args:
             job_id: Id of the job.
+            codes: Only failures with one of these codes; empty means all. A page may then be short before the last one.
             limit: Maximum number of objects, at most 1,000.
             cursor: ``next_cursor`` of the page before.
         """
-        params = {"limit": limit, "cursor": cursor}
+        params = {"code": list(codes), "limit": limit, "cursor": cursor}
         path = f"/jobs/{segment(job_id)}/failures"
         return self._read(FailurePageView, Request("GET", path, params=params, repeatable=True))
 
     @iteration("list_failures")
-    def iter_failures(self, job_id: str) -> Items[Failure]:
-        """Yield all objects of a job that failed, or that differ between the stores. One request per 1,000."""
-        request = Request("GET", f"/jobs/{segment(job_id)}/failures", params={"limit": OBJECTS_PAGE}, repeatable=True)
+    def iter_failures(self, job_id: str, *, codes: Sequence[str] = ()) -> Items[Failure]:
+        """Yield all objects of a job that ``list_failures`` returns. One request per 1,000."""
+        params = {"code": list(codes), "limit": OBJECTS_PAGE}
+        request = Request("GET", f"/jobs/{segment(job_id)}/failures", params=params, repeatable=True)
         return self._walk(partial(self._read, FailurePageView), request)
 
     @method("read_logs")
@@ -215,10 +240,20 @@ class Routes(Core):
         return self._read(JobView, Request("POST", path, params={"force": force or None}, repeatable=True))
 
     @method("retry_job")
-    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Steps[JobAccepted]:
-        """Submit a new job for the failed objects of a job that has ended; return what ``submit`` returns."""
+    def retry(
+        self, job_id: str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
+    ) -> Steps[JobAccepted]:
+        """Submit a new job for the failed objects of a job that has ended; return what ``submit`` returns.
+
+        Args:
+            job_id: Id of the job.
+            codes: Only objects that failed with one of these codes; empty means all.
+            idempotency_key: See ``submit``.
+        """
         path = f"/jobs/{segment(job_id)}/retry"
-        return self._read(JobAccepted, Request("POST", path, headers=idempotent(idempotency_key), repeatable=True))
+        headers = idempotent(idempotency_key)
+        request = Request("POST", path, params={"code": list(codes)}, headers=headers, repeatable=True)
+        return self._read(JobAccepted, request)
 
     # -- collections and search ---------------------------------------------------------------------------------------
 
@@ -257,6 +292,7 @@ class Routes(Core):
         prefix: str = "",
         state: str | None = None,
         warnings: bool = False,
+        delimiter: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Steps[ObjectPage]:
@@ -267,12 +303,13 @@ class Routes(Core):
             prefix: Only objects whose key starts with this prefix.
             state: Only objects in this state: ``present`` or ``failed``.
             warnings: Only objects of which something was left out.
+            delimiter: ``/`` lists keys with a slash after the prefix as ``folders`` instead of every object in them.
             limit: Maximum number of objects, at most 1,000.
             cursor: ``next_cursor`` of the page before.
         """
         params = _object_params(prefix=prefix, state=state, warnings=warnings)
         path = f"/collections/{segment(name)}/objects"
-        page = {"limit": limit, "cursor": cursor}
+        page = {"delimiter": delimiter, "limit": limit, "cursor": cursor}
         return self._read(ObjectPage, Request("GET", path, params={**params, **page}, repeatable=True))
 
     @iteration("list_objects")
@@ -283,6 +320,27 @@ class Routes(Core):
         params = {**_object_params(prefix=prefix, state=state, warnings=warnings), "limit": OBJECTS_PAGE}
         request = Request("GET", f"/collections/{segment(name)}/objects", params=params, repeatable=True)
         return self._walk(partial(self._read, ObjectPage), request)
+
+    @method("list_chunks")
+    def list_chunks(self, name: str, key: str, *, limit: int = 50, cursor: str | None = None) -> Steps[ChunkPageView]:
+        """Return a page of the chunks of an object, in the order of the document, compared between the stores.
+
+        Args:
+            name: Collection or alias.
+            key: Key of the object.
+            limit: Maximum number of chunks, at most 200.
+            cursor: ``next_cursor`` of the page before.
+        """
+        params = {"key": key, "limit": limit, "cursor": cursor}
+        path = f"/collections/{segment(name)}/chunks"
+        return self._read(ChunkPageView, Request("GET", path, params=params, repeatable=True))
+
+    @iteration("list_chunks")
+    def iter_chunks(self, name: str, key: str) -> Items[ChunkView]:
+        """Yield all chunks of an object; see ``list_chunks``. One request per 200."""
+        params = {"key": key, "limit": CHUNKS_PAGE}
+        request = Request("GET", f"/collections/{segment(name)}/chunks", params=params, repeatable=True)
+        return self._walk(partial(self._read, ChunkPageView), request)
 
     @method("delete_objects")
     def delete_objects(
@@ -432,3 +490,16 @@ class Routes(Core):
 
 def _object_params(*, prefix: str, state: str | None, warnings: bool) -> dict[str, Any]:
     return {"prefix": prefix or None, "state": state, "warnings": warnings or None}
+
+
+def _time_params(**moments: dt.datetime | str | None) -> dict[str, str | None]:
+    """Return moments as texts of RFC 3339. Pure. Raises ValueError for one without a time zone."""
+    shown: dict[str, str | None] = {}
+    for name, moment in moments.items():
+        if isinstance(moment, dt.datetime):
+            if moment.tzinfo is None:
+                raise ValueError(f"{name} needs a time zone, for example datetime.now(UTC).")
+            shown[name] = moment.isoformat()
+        else:
+            shown[name] = moment
+    return shown

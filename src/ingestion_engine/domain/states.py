@@ -43,7 +43,7 @@ class EngineState(StrEnum):
     """The attempt's driver has ended, successfully or not."""
 
 
-class Agreement(StrEnum):
+class Agreement(OpenName):
     """Whether the stores of a collection hold the same copy of a point."""
 
     EQUAL = "equal"

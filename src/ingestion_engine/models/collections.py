@@ -58,7 +58,7 @@ class CollectionList(View):
     """Page of the collections, ordered by name."""
 
     items: list[CollectionView]
-    next_cursor: str | None
+    next_cursor: str | None = None
     """Pass as ``cursor`` to get the next page; null at the end."""
 
 
@@ -88,7 +88,7 @@ class ObjectView(View):
     model_config = ConfigDict(extra="allow")
 
     key: str
-    warnings: list[WarningView]
+    warnings: list[WarningView] = Field(default_factory=list)
     """What was left out of the object, although it is done; one entry per code."""
 
 

@@ -116,7 +116,7 @@ class JobView(View):
     submitted_at: str | None
     started_at: str | None
     finished_at: str | None
-    queued_s: float
+    queued_s: float = 0.0
     """Seconds from the submission to the start of the first driver; until now, or to the end, when none has started."""
     duration_s: float | None
     """Seconds from the start to the end, or until now; null before the start."""

@@ -21,7 +21,7 @@ from ingestion_engine.cli import data
 from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.cli.requests import merge_request, split_source
 from ingestion_engine.cli.watch import describe_facts, show_end
-from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
+from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient, NotFound
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.records import (
     PartitionReport,
@@ -33,11 +33,14 @@ from ingestion_engine.domain.records import (
 )
 from ingestion_engine.domain.spec import Chunking, EngineName
 from ingestion_engine.domain.states import JobState
+from ingestion_engine.models.jobs import EmbeddingView
+from ingestion_engine.models.search import Hit
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.server.app import create_app
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
+from support.client_views import make_job, make_progress
 from support.control import BODY, World, make_collection, unreachable
 from support.waiting import wait_for
 
@@ -136,12 +139,12 @@ def test_a_forced_cancellation_reaches_the_service(service: Running, capsys: pyt
     """The job ends although its cluster is gone."""
     service.outcome = {"state": "running"}
     with IngestClient(service.url, KEY) as client:
-        job_id = client.submit(BODY)["job_id"]
-        wait_for(lambda: client.get_job(job_id)["state"] == "submitted")
+        job_id = client.submit(BODY).job_id
+        wait_for(lambda: client.get_job(job_id).state == "submitted")
         service.world.engine.away = unreachable()
         assert run("cancel", job_id, "--force") == 0
         assert capsys.readouterr().out == f"{job_id} canceling\n"
-        assert client.wait(job_id, timeout_s=30)["state"] == "canceled"
+        assert client.wait(job_id, timeout_s=30).state == "canceled"
 
 
 def test_every_flag_reaches_the_request(service: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_every_flag_reaches_the_request(service: Running, capsys: pytest.Capture
     assert run("submit", "--file", str(file), *flags.split(), "--json") == 0
     job = orjson.loads(capsys.readouterr().out)
     with IngestClient(service.url, KEY) as client:
-        request = client.get_job(job["job_id"])["request"]
+        request = client.get_job(job["job_id"]).request
     assert request == {
         "source": {"bucket": "docs", "prefix": "new/", "include": ["*.md"], "exclude": ["a*", "b*"]},
         "alias": "live",
@@ -220,13 +223,13 @@ def test_failures_retry_cancel_and_logs(service: Running, capsys: pytest.Capture
     """The commands for jobs with failures."""
     service.outcome = {"state": "partially_succeeded"}
     with IngestClient(service.url, KEY) as client:
-        job_id = client.submit(BODY)["job_id"]
+        job_id = client.submit(BODY).job_id
         client.wait(job_id, timeout_s=10)
         ledger = Ledger(service.world.state, job_id)
         items = [{"key": f"k\x1b{n}", "code": "parse_failed", "reason": "broken"} for n in range(3)]
         ledger.write_failures("a01-00000", items)
         ledger.write_log(1, "said the driver\n")
-        assert [item["key"] for item in client.iter_failures(job_id)] == ["k\x1b0", "k\x1b1", "k\x1b2"]
+        assert [item.key for item in client.iter_failures(job_id)] == ["k\x1b0", "k\x1b1", "k\x1b2"]
     assert run("failures", job_id) == 0
     shown = capsys.readouterr().out
     assert "parse_failed\tk\\x1b0\tbroken" in shown
@@ -258,7 +261,8 @@ def test_search_shows_both_stores(service: Running, capsys: pytest.CaptureFixtur
 
 def test_a_hit_in_the_rows_of_a_table_shows_its_header(capsys: pytest.CaptureFixture[str]) -> None:
     """Above the rows, in a line of its own."""
-    data._show_hit({"score": 0.5, "key": "a.md", "text": "| Bonn |\n| Ulm |", "context": "| City |"})
+    payload = {"key": "a.md", "text": "| Bonn |\n| Ulm |", "context": "| City |"}
+    data._show_hit(Hit.model_validate({"point_id": "1", "score": 0.5, **payload}, extra="allow"))
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
         "0.500  a.md",
         "| City |",
@@ -350,9 +354,9 @@ def test_what_was_left_out_is_shown(service: Running, capsys: pytest.CaptureFixt
     assert "done 2 · objects with warnings 1\n" in shown
     assert "  warnings: lines_skipped 2 · part_unreadable 1\n  ingest objects notes --warnings\n" in shown
     with IngestClient(service.url, KEY) as client:
-        [job] = client.list_jobs(limit=1)["items"]
-        assert job["warnings"] == {"lines_skipped": 2, "part_unreadable": 1}
-        assert job["counts"] == {"listed": 2, "done": 2, "objects_with_warnings": 1}
+        [job] = client.list_jobs(limit=1).items
+        assert job.warnings == {"lines_skipped": 2, "part_unreadable": 1}
+        assert job.counts == {"listed": 2, "done": 2, "objects_with_warnings": 1}
     warnings = dump_warnings([ReadWarning("lines_skipped", 2, "Line 7 is not JSON."), ReadWarning("part_unreadable")])
     at = "2026-01-01T00:00:00Z"
     rows = [
@@ -387,8 +391,8 @@ def test_objects_are_removed_after_a_confirmation(
     assert run("delete-objects", "notes", "--prefix", "", "--yes") == ExitCode.REFUSED
     assert run("delete-objects", "notes", "--prefix", "", "--yes", "--all", "--watch") == 0
     with IngestClient(service.url, KEY) as client:
-        jobs = client.list_jobs()["items"]
-    assert [(job["mode"], job["request"]["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
+        jobs = client.list_jobs().items
+    assert [(job.mode, job.request["source"]["prefix"]) for job in jobs] == [("delete", ""), ("delete", "2023/")]
 
 
 def test_a_collection_is_deleted_after_a_confirmation(
@@ -422,7 +426,7 @@ def test_lists_that_are_cut_say_so(service: Running, capsys: pytest.CaptureFixtu
     ]
     ObjectTable(service.world.state, "notes").append_run(rows, epoch=1, job_id="j")
     with IngestClient(service.url, KEY) as client:
-        ids = [client.submit({**BODY, "collection": "jobs"})["job_id"] for _ in range(3)]
+        ids = [client.submit({**BODY, "collection": "jobs"}).job_id for _ in range(3)]
         for job_id in ids:
             client.wait(job_id, timeout_s=10)
     items = [{"key": f"k{n}", "code": "parse_failed", "reason": "broken"} for n in range(3)]
@@ -466,6 +470,7 @@ def test_the_client_raises_the_problem_of_the_service(service: Running) -> None:
         with pytest.raises(ApiError) as caught:
             client.get_job("../jobs")
         assert caught.value.status == 404
+        assert isinstance(caught.value, NotFound)
 
 
 def test_a_url_that_is_none_is_unreachable() -> None:
@@ -487,31 +492,34 @@ def test_flags_do_not_disturb_a_file() -> None:
 
 def test_a_jobs_facts_use_the_plans_totals() -> None:
     """While the plan grows, its total is marked."""
-    job = {
-        "state": "running",
-        "counts": {"planned": 10, "done": 3, "failed": 1},
-        "progress": {"planning_complete": False},
-    }
+    job = make_job(
+        state="running",
+        counts={"planned": 10, "done": 3, "failed": 1},
+        progress=make_progress(planning_complete=False),
+    )
     assert describe_facts(job) == ["4/10+ objects", "1 failed"]
-    job["counts"]["objects_with_warnings"] = 2  # type: ignore[index]  # a literal of several types
+    job.counts["objects_with_warnings"] = 2
     assert describe_facts(job) == ["4/10+ objects", "1 failed", "2 with warnings"]
 
 
 def test_a_job_that_stands_still_shows_no_rate() -> None:
     """A mean of the past beside the reason of a wait reads like work that goes on; a slow job has both."""
-    progress = {"rates": {"chunks_per_s": 7.9}, "eta_s": None}
-    job = {
-        "state": "running",
-        "counts": {"planned": 2, "chunks": 5},
-        "progress": progress,
-        "note": "Ollama is unavailable.",
-    }
+    job = make_job(
+        state="running",
+        counts={"planned": 2, "chunks": 5},
+        progress=make_progress(rates={"chunks_per_s": 7.9}),
+        note="Ollama is unavailable.",
+    )
     assert describe_facts(job) == ["0/2 objects", "5 chunks"]
-    progress["eta_s"] = 20.0
+    assert job.progress is not None
+    job.progress.eta_s = 20.0
     assert describe_facts(job) == ["0/2 objects", "5 chunks", "7.9 chunks/s", "0:00:20 left"]
-    job["embedding"] = {"queued": 7, "share": 0.253}
+    embedding = {"in_flight": 1, "ahead": 0, "of": 1, "waited_s": 0}
+    job.embedding = EmbeddingView.model_validate({**embedding, "queued": 7, "share": 0.253})
     assert describe_facts(job)[-2:] == ["25% of the embedder", "0:00:20 left"]
-    job["embedding"] = {"queued": 0, "share": 0.0}  # it waits for nothing there: its share is its own doing
+    job.embedding = EmbeddingView.model_validate(
+        {**embedding, "queued": 0, "share": 0.0}
+    )  # it waits for nothing there: its share is its own doing
     assert describe_facts(job)[-2:] == ["7.9 chunks/s", "0:00:20 left"]
 
 
@@ -583,18 +591,18 @@ def test_a_bad_name_is_explained_in_words(service: Running, capsys: pytest.Captu
 
 def test_the_end_of_a_job_tells_waiting_from_running(capsys: pytest.CaptureFixture[str]) -> None:
     """The whole time since the submission, its parts, and the note."""
-    job = {"job_id": "job-1", "state": "succeeded", "counts": {}, "queued_s": 37.0, "duration_s": 18.04}
-    show_end({**job, "note": "No object matches s3://docs/hanbook/."})
+    job = {"state": "succeeded", "queued_s": 37.0, "duration_s": 18.04}
+    show_end(make_job(**job, note="No object matches s3://docs/hanbook/."))
     assert capsys.readouterr().out == (
         "job-1 succeeded after 55.0 s (37.0 s queued, 18.0 s running)\n  note: No object matches s3://docs/hanbook/.\n"
     )
-    show_end({**job, "duration_s": None, "state": "canceled"})
+    show_end(make_job(**{**job, "duration_s": None, "state": "canceled"}))
     assert capsys.readouterr().out == "job-1 canceled after 37.0 s without a start\n"
 
 
 def test_unchanged_objects_are_not_no_objects() -> None:
     """0/0 alone could be a prefix that matches nothing."""
-    job = {"state": "succeeded", "counts": {"planned": 0, "done": 0, "failed": 0, "skipped": 7}, "progress": None}
+    job = make_job(state="succeeded", counts={"planned": 0, "done": 0, "failed": 0, "skipped": 7})
     assert describe_facts(job) == ["0/0 objects", "7 unchanged or skipped"]
 
 
@@ -603,8 +611,8 @@ def test_a_log_is_followed_until_the_job_has_ended(service: Running) -> None:
     service.outcome = {"state": "running"}
     written = [f"2026-01-31T12:00:0{n}.000Z INFO    driver line {n}\n" for n in range(4)]
     with IngestClient(service.url, KEY) as client:
-        job_id = client.submit(BODY)["job_id"]
-        wait_for(lambda: client.get_job(job_id)["state"] == "running", 20)
+        job_id = client.submit(BODY).job_id
+        wait_for(lambda: client.get_job(job_id).state == "running", 20)
         ledger, pauses = Ledger(service.world.state, job_id), 0
 
         def go_on(_seconds: float) -> None:
@@ -615,19 +623,20 @@ def test_a_log_is_followed_until_the_job_has_ended(service: Running) -> None:
                 ledger.write_log(1, "".join(written[: pauses + 1]))
             if pauses == 3:
                 service.world.engine.finish(job_id)
-                wait_for(lambda: client.get_job(job_id)["state"] == "succeeded", 20)
+                wait_for(lambda: client.get_job(job_id).state == "succeeded", 20)
 
         ledger.write_log(1, written[0])
-        assert list(client.follow_log(job_id, sleep=go_on)) == written
+        client._sleep = go_on
+        assert list(client.follow_log(job_id)) == written
 
 
 def test_following_the_log_of_a_job_that_has_ended_prints_it(
     service: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command ends with the log."""
-    monkeypatch.setattr("ingestion_engine.client.LOG_POLL_S", 0)
+    monkeypatch.setattr("ingestion_engine.client.routes.LOG_POLL_S", 0)
     with IngestClient(service.url, KEY) as client:
-        job_id = client.submit(BODY)["job_id"]
+        job_id = client.submit(BODY).job_id
         client.wait(job_id, timeout_s=20)
     Ledger(service.world.state, job_id).write_log(1, "said the driver\nand ended")
     assert run("logs", job_id, "--follow") == 0

@@ -15,6 +15,7 @@ from ingestion_engine.cli import drain as drain_command
 from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.client import ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import DatabaseUnavailable
+from ingestion_engine.models.operations import DrainView
 from ingestion_engine.services.job_drain import KNOWN_S, DrainSwitch
 from ingestion_engine.services.job_states import JobEvent
 from ingestion_engine.services.job_store import JobStore
@@ -173,20 +174,21 @@ class ScriptedClient(IngestClient):
         super().__init__("http://localhost")
         self.under_way = under_way
 
-    def get_drain(self) -> dict[str, Any]:
+    def get_drain(self) -> DrainView:
         number = self.under_way.pop(0)
         if number is None:
             raise ApiUnreachable("It restarts.")
         return make_status(number)
 
-    def start_drain(self, *, refuse: bool = False, reason: str | None = None) -> dict[str, Any]:
+    def start_drain(self, *, refuse: bool = False, reason: str | None = None) -> DrainView:
         return self.get_drain()
 
 
-def make_status(under_way: int) -> dict[str, Any]:
+def make_status(under_way: int) -> DrainView:
     job = {"job_id": "job-1", "engine": "ray", "collection": "notes", "state": "running"}
     order = {"since": "2026-06-01T00:00:00Z", "refuses": False}
-    return {"draining": True, "drain": order, "under_way": under_way, "waiting": 2, "jobs": [job] * under_way}
+    status = {"draining": True, "drain": order, "under_way": under_way, "waiting": 2, "jobs": [job] * under_way}
+    return DrainView.model_validate(status)
 
 
 def test_the_command_waits_until_nothing_is_under_way(
