@@ -24,6 +24,7 @@ from ingestion_engine.client.steps import Emit, Items, Request, Sleep, Steps
 from ingestion_engine.domain.spec import JobRequest
 from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
+from ingestion_engine.models.audit import AuditEntryView, AuditPage
 from ingestion_engine.models.collections import (
     ChunkPageView,
     ChunkView,
@@ -486,6 +487,58 @@ class Routes(Core):
     def end_drain(self) -> Steps[DrainView]:
         """Let waiting jobs start again; return what ``get_drain`` returns."""
         return self._read(DrainView, Request("DELETE", "/drain", repeatable=True))
+
+    # -- audit log ----------------------------------------------------------------------------------------------------
+
+    @method("list_audit")
+    def list_audit(
+        self,
+        *,
+        who: str | None = None,
+        operation: str | None = None,
+        outcome: str | None = None,
+        subject: str | None = None,
+        job_id: str | None = None,
+        after: dt.datetime | str | None = None,
+        before: dt.datetime | str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Steps[AuditPage]:
+        """Return a page of the audit log, newest first: who has changed what, and who was refused.
+
+        Args:
+            who: Only entries of this caller; empty means callers that are unknown.
+            operation: Only entries of this operation, for example ``delete_collection``.
+            outcome: ``done``, ``refused``, ``failed`` or ``begun``.
+            subject: Only entries about the collection, alias or key of this name.
+            job_id: Only entries about this job.
+            after: Only entries of this moment or later; a text is one of RFC 3339.
+            before: Only entries before this moment.
+            limit: Maximum number of entries, at most 1,000.
+            cursor: ``next_cursor`` of the page before.
+        """
+        where = {"who": who, "operation": operation, "outcome": outcome, "subject": subject, "job": job_id}
+        times = _time_params(after=after, before=before)
+        params = {**where, **times, "limit": limit, "cursor": cursor}
+        return self._read(AuditPage, Request("GET", "/audit", params=params, repeatable=True))
+
+    @iteration("list_audit")
+    def iter_audit(
+        self,
+        *,
+        who: str | None = None,
+        operation: str | None = None,
+        outcome: str | None = None,
+        subject: str | None = None,
+        job_id: str | None = None,
+        after: dt.datetime | str | None = None,
+        before: dt.datetime | str | None = None,
+    ) -> Items[AuditEntryView]:
+        """Yield all entries that ``list_audit`` returns, newest first. One request per 1,000."""
+        where = {"who": who, "operation": operation, "outcome": outcome, "subject": subject, "job": job_id}
+        times = _time_params(after=after, before=before)
+        request = Request("GET", "/audit", params={**where, **times, "limit": OBJECTS_PAGE}, repeatable=True)
+        return self._walk(partial(self._read, AuditPage), request)
 
 
 def _object_params(*, prefix: str, state: str | None, warnings: bool) -> dict[str, Any]:

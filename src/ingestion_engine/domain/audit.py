@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from ingestion_engine.domain.names import OpenName
 
 
-class Outcome(StrEnum):
+class Outcome(OpenName):
     """What became of a request."""
 
     BEGUN = "begun"

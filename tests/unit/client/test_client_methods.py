@@ -67,6 +67,7 @@ def test_every_parameter_of_a_route_has_one_of_its_method(tmp_path: Path) -> Non
         "state": {"state", "states"},
         "all": {"everything"},
         "code": {"codes"},
+        "job": {"job_id"},
         "after": {"self"},
         "cursor": {"self"},
         "limit": {"self"},
