@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ingestion_engine import __version__
-from ingestion_engine.access.keys import KeyRing
+from ingestion_engine.access.keys.file import KeyRing
 from ingestion_engine.runtime.settings import OTHER_VARIABLES, _list_names
 from support.compose import DEPLOY, FILE, ROOT, list_secrets, list_variables, read_compose, read_example
 from support.images import IMAGES, Dockerfile

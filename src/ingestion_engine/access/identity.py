@@ -70,18 +70,19 @@ class Identities:
         sessions: SessionSource | None = None,
         now: Callable[[], Moment] = utc_now,
     ) -> None:
-        self._sources = list(sources)
+        self.sources = list(sources)
+        """Sources of bearer credentials."""
         self.sessions = sessions
         self._now = now
 
     @property
     def is_open(self) -> bool:
         """True when nobody has to log in: every caller may do everything."""
-        return not self._sources
+        return not self.sources
 
     def add(self, source: CredentialSource) -> None:
         """Accept further credentials; for sources that need the running service."""
-        self._sources.append(source)
+        self.sources.append(source)
 
     async def identify(self, bearer: str | None, session_cookie: str | None, *, address: str) -> Principal:
         """Return the caller of a request.
@@ -97,7 +98,7 @@ class Identities:
         if self.is_open:
             return Principal()
         if bearer:
-            for source in self._sources:
+            for source in self.sources:
                 principal = await source.find(bearer)
                 if principal is not None and not self._is_expired(principal):
                     return principal
@@ -117,14 +118,14 @@ class Identities:
             return self.sessions is not None and await self.sessions.is_still_valid(principal)
         if principal.kind == "anonymous":
             return self.is_open
-        for source in self._sources:
+        for source in self.sources:
             if await source.is_still_valid(principal):
                 return True
         return False
 
     async def recall(self, credential: str) -> Principal | None:
         """Return the caller of a ``Principal.credential`` as it is now; None when it counts no more."""
-        for source in self._sources:
+        for source in self.sources:
             principal = await source.recall(credential)
             if principal is not None:
                 return None if self._is_expired(principal) else principal
@@ -132,7 +133,7 @@ class Identities:
 
     def _wanted(self) -> str:
         """Return what messages ask for: ``API key or access token``."""
-        return " or ".join(dict.fromkeys(source.title for source in self._sources))
+        return " or ".join(dict.fromkeys(source.title for source in self.sources))
 
     def _is_expired(self, principal: Principal) -> bool:
         return principal.expires_at is not None and principal.expires_at <= self._now()

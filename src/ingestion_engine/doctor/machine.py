@@ -154,7 +154,7 @@ async def check_api_keys(context: Context) -> list[Finding]:
     api = context.settings.api
     path = api.keys_file
     if path is not None:
-        from ingestion_engine.access.keys import KeyRing
+        from ingestion_engine.access.keys.file import KeyRing
 
         try:
             count = len(await in_thread(lambda: KeyRing(path)))

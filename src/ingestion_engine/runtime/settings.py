@@ -346,8 +346,10 @@ class ApiSettings(Group):
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on; 0 means any free port."""
     keys_file: Path | None = None
-    """JSON file with API keys and the buckets and collections that each may use. Unset means no authentication. See
-    docs/operate/secrets.md."""
+    """JSON file with the hashes of API keys and what each may do; ``ingest keys`` edits it. Without it, without
+    ``database_keys`` and without ``INGEST_OIDC__ISSUER``, there is no authentication. See docs/operate/access.md."""
+    database_keys: bool = False
+    """True accepts the API keys in the database, which ``ingest keys`` has made there, in all copies of the service."""
     allow_anonymous: bool = False
     """True serves everybody who reaches the address without any authentication, where no API keys are set. Without it,
     the service then listens on loopback only. See docs/operate/network.md."""
@@ -650,7 +652,7 @@ class Settings(BaseSettings):
     @property
     def is_open(self) -> bool:
         """True when the service serves everybody, because no way to authenticate is configured."""
-        return self.api.keys_file is None and self.oidc.issuer is None
+        return self.api.keys_file is None and not self.api.database_keys and self.oidc.issuer is None
 
     @property
     def embed_in_flight(self) -> int:

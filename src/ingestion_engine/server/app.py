@@ -12,7 +12,8 @@ from fastapi_offline import FastAPIOffline
 
 from ingestion_engine import __version__
 from ingestion_engine.access.identity import Identities
-from ingestion_engine.access.keys import KeyRing
+from ingestion_engine.access.keys.file import KeyRing
+from ingestion_engine.access.keys.table import KeyTable
 from ingestion_engine.access.oidc.connect import open_oidc
 from ingestion_engine.access.sessions import SWEEP_S, Sessions, recalling
 from ingestion_engine.api.context import Parts, open_parts, run_services
@@ -31,6 +32,7 @@ from ingestion_engine.server.middleware import RequestContext
 from ingestion_engine.server.request_traces import RequestTraces
 from ingestion_engine.server.response_headers import ResponseHeaders
 from ingestion_engine.services.console_sessions import SessionStore
+from ingestion_engine.services.key_store import KeyStore
 from ingestion_engine.services.sweeps import sweep_regularly
 
 THREADS = 32
@@ -55,6 +57,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         SettingsError: the file of API keys or a rule for tokens is invalid.
     """
     metrics = Metrics()
+    key_table = KeyTable() if settings.api.database_keys else None
     oidc = open_oidc(settings)
 
     @contextlib.asynccontextmanager
@@ -68,6 +71,8 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
             try:
                 services = run_services(settings, opened, metrics, dispatches=dispatches)
                 app.state.services = await exits.enter_async_context(services)
+                if key_table is not None:
+                    key_table.use(KeyStore(app.state.services.store.database))
                 await exits.enter_async_context(_run_sessions(app, settings))
             except IngestionError as error:
                 app.state.startup_error = error  # for `serve`, which prints it as a sentence
@@ -86,11 +91,14 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         separate_input_output_schemas=False,
     )
     app.state.startup_error = None
-    keys_file = settings.api.keys_file
-    app.state.identities = Identities([] if keys_file is None else [KeyRing(keys_file)])
+    app.state.identities = identities = Identities()
+    if settings.api.keys_file is not None:
+        identities.add(KeyRing(settings.api.keys_file))
+    if key_table is not None:
+        identities.add(key_table)
     app.state.oidc = oidc
     if oidc is not None:
-        app.state.identities.add(oidc.tokens)
+        identities.add(oidc.tokens)
     install_problem_handlers(app)
     for routes in (jobs, collections, search, aliases, operations, audit):
         app.include_router(routes.router)

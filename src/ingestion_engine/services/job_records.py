@@ -149,6 +149,17 @@ audit_log = sa.Table(
 )
 """Who has done what; rows are only added, and removed when they are older than they are kept (``services.audit``)."""
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False, unique=True),
+    sa.Column("entry", sa.JSON, nullable=False),
+    sa.Column("added_at", UtcMoment, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
+)
+"""API keys, with the hashes of their secrets; ``entry`` is that of a file of keys without id and name."""
+
 schema_readers = sa.Table("schema_readers", metadata, sa.Column("oldest", sa.String(32), nullable=False))
 """Version of the schema whose release is the oldest that can use the present one; one row."""
 

@@ -1,0 +1,74 @@
+"""The table of API keys, which all copies of the service share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.services.database import Database
+from ingestion_engine.services.job_records import api_keys
+
+
+class KeyConflict(Exception):
+    """Somebody else has changed the rows since they were read, or has taken a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One row."""
+
+    id: str
+    name: str
+    entry: Mapping[str, Any]
+    """Everything else, as JSON types: hashes of secrets, scopes, globs, times."""
+    revision: int | None
+    """Number of changes, as read; None for a new row."""
+
+    def __repr__(self) -> str:
+        return f"KeyRow(id={self.id!r}, name={self.name!r})"  # hashes are no secrets, but nobody needs them
+
+
+class KeyStore:
+    """Reads and changes the table. Every method raises DatabaseUnavailable while the database does not respond.
+
+    Args:
+        database: The database of jobs.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_rows(self) -> Sequence[KeyRow]:
+        """Return all rows in the order in which they were added. One query."""
+        query = sa.select(api_keys.c.id, api_keys.c.name, api_keys.c.entry, api_keys.c.revision)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query.order_by(api_keys.c.added_at, api_keys.c.id))).all()
+        return [KeyRow(*row) for row in rows]
+
+    async def save(self, rows: Sequence[KeyRow]) -> None:
+        """Store rows in one transaction: new ones, and those that are as they were read.
+
+        Raises:
+            KeyConflict: one is not, or a name is taken; nothing was stored.
+        """
+        try:
+            async with self._database.writing() as connection:
+                for row in rows:
+                    if row.revision is None:
+                        added = {"id": row.id, "name": row.name, "entry": dict(row.entry), "added_at": utc_now()}
+                        await connection.execute(sa.insert(api_keys).values(**added))
+                        continue
+                    same = (api_keys.c.id == row.id, api_keys.c.revision == row.revision)
+                    change = sa.update(api_keys).where(*same)
+                    changed = await connection.execute(
+                        change.values(entry=dict(row.entry), revision=api_keys.c.revision + 1)
+                    )
+                    if changed.rowcount != 1:
+                        raise KeyConflict
+        except IntegrityError as error:
+            raise KeyConflict from error
