@@ -33,6 +33,7 @@ from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
 from support.doubles import HashEmbedder, MemoryBucket, MemoryState, MemoryStore, hash_vector
+from support.openapi import judge_of
 
 BODY: dict[str, Any] = {"source": {"bucket": "docs"}, "collection": "notes"}
 
@@ -275,9 +276,22 @@ class World:
         parts = parts or self.parts(now=None if background else self.clock)
         app = create_app(settings, parts, dispatches=background)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+        async def check_documented(response: httpx.Response) -> None:
+            """Fail a test that receives what the OpenAPI document does not declare."""
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                await response.aread()
+            faults = judge_of(app).find_faults(response)
+            assert not faults, faults
+
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client,
+            httpx.AsyncClient(
+                transport=transport,
+                event_hooks={"response": [check_documented]},
+                base_url="http://localhost",
+                headers=headers,
+            ) as client,
         ):
             yield Plane(
                 app,

@@ -24,7 +24,7 @@ from ingestion_engine.api.input_checks import (
     check_job_id,
     check_moment,
 )
-from ingestion_engine.api.query_values import Cursor, Position, QueryFlag, QueryWhole
+from ingestion_engine.api.query_values import Attempt, Cursor, Position, QueryFlag, QueryWhole
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import COLLECTION_MAX, COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
@@ -194,7 +194,7 @@ class PageQuery(Strict):
 
 
 Codes = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")], ...],
+    tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$", max_length=64)], ...],
     Field(max_length=64, description="Only failures with this code; repeatable."),
 ]
 
@@ -223,7 +223,7 @@ class CollectionQuery(Strict):
 class LogQuery(Strict):
     """Attempt of a job."""
 
-    attempt: QueryWhole | None = Field(default=None, ge=1, le=1_000_000)
+    attempt: Attempt | None = None
     """Number of the attempt, from 1; the newest by default."""
     after: Position | None = None
     """Only whole lines after this position, the header ``Log-Position`` of a response; empty means the beginning."""
@@ -242,7 +242,7 @@ class ObjectQuery(PageQuery):
 
     prefix: str = Field(default="", max_length=1024)
     """Only objects whose key starts with this prefix."""
-    state: str | None = Field(default=None, pattern="^(present|failed)$")
+    state: Literal["present", "failed"] | None = None
     """``present``: the newest version is in the stores; ``failed``: it is not, but an older version may be."""
     warnings: QueryFlag = False
     """Only objects of which something was left out, such as a damaged picture or a line that is not JSON."""

@@ -45,8 +45,11 @@ QueryFlag = Annotated[bool, BeforeValidator(_read_boolean)]
 QueryWhole = Annotated[int, BeforeValidator(_read_whole)]
 """An integer in decimal digits."""
 
-QueryNumber = Annotated[float, BeforeValidator(_read_number)]
-"""A number in decimal digits, with or without a fraction."""
+Attempt = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_read_whole)]
+"""Number of an attempt of a job."""
+
+ShortTime = Annotated[float, Field(gt=0, le=30), BeforeValidator(_read_number)]
+"""Seconds that somebody waits for a response, in decimal digits, with or without a fraction."""
 
 # The patterns are declared, not enforced: who reads the text refuses it with a better sentence.
 Cursor = Annotated[str, Field(max_length=CURSOR_MAX, json_schema_extra={"pattern": r"^[A-Za-z0-9_\-]*$"})]

@@ -44,7 +44,6 @@ from ingestion_engine.models.operations import (
     JobUnderWayView,
     ReadyView,
 )
-from ingestion_engine.models.problems import Problem
 from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
@@ -70,11 +69,6 @@ _ERROR_TITLES = {JobState.CANCELED: "Job canceled"}
 
 MOST_SAMPLES = 500
 """Samples of a job that are shown; drivers of this version keep at most 121."""
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "Error as application/problem+json"}
-}
-"""Every route can return a problem."""
 
 
 def link_job(job_id: str) -> JobLinks:

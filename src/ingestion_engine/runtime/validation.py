@@ -14,7 +14,6 @@ _NAME = "a name consists of a letter, then letters, digits or '_', at most 128 c
 PATTERNS: Final[Mapping[str, str]] = {
     COLLECTION_PATTERN: _NAME,
     f"^$|{COLLECTION_PATTERN}": _NAME,
-    "^(present|failed)$": "Input should be 'present' or 'failed'",
     r"^[^\x00-\x1f\x7f]+$": "a key has no control characters",
     "^[0-9a-fA-F]{64}$": "a SHA-256 has 64 hexadecimal digits",
 }

@@ -18,6 +18,7 @@ from ingestion_engine.access.oidc.connect import open_oidc
 from ingestion_engine.access.sessions import SWEEP_S, Sessions, recalling
 from ingestion_engine.api.context import Parts, open_parts, run_services
 from ingestion_engine.api.metrics import Metrics
+from ingestion_engine.api.openapi import install_openapi
 from ingestion_engine.api.problems import install_problem_handlers
 from ingestion_engine.api.routes import aliases, audit, collections, jobs, operations, search
 from ingestion_engine.console.install import install_console
@@ -100,6 +101,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     if oidc is not None:
         identities.add(oidc.tokens)
     install_problem_handlers(app)
+    install_openapi(app)
     for routes in (jobs, collections, search, aliases, operations, audit):
         app.include_router(routes.router)
     add_documentation(app)

@@ -290,7 +290,7 @@ async def test_the_documentation_has_examples_and_problems(world: World) -> None
         for path in ("/ray/jobs", "/spark/jobs", "/search"):
             operation = document["paths"][path]["post"]
             assert operation["requestBody"]["content"]["application/json"]["examples"]
-            assert "default" in operation["responses"]
+            assert "422" in operation["responses"]
         assert set(document["paths"]) == {
             "/drain",
             "/ray/jobs",

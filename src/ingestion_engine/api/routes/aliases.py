@@ -15,27 +15,36 @@ from ingestion_engine.api.dependencies import (
     SubmitterDep,
 )
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.views import PROBLEMS, show_alias
+from ingestion_engine.api.openapi import problems, with_headers
+from ingestion_engine.api.views import show_alias
 from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 
-router = APIRouter(route_class=JsonRoute, tags=["aliases"], responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, tags=["aliases"])
 
 
-@router.get("/aliases", operation_id="list_aliases", summary="List aliases")
+@router.get("/aliases", operation_id="list_aliases", summary="List aliases", response_description="All aliases.")
 async def list_aliases(caller: ReaderDep, services: ServicesDep) -> AliasList:
     """Return all aliases that the caller may use, each with its state in every store."""
     found = await services.aliases.describe_all(caller)
     return AliasList(items=[show_alias(one) for one in found])
 
 
-@router.get("/aliases/{name}", operation_id="get_alias", summary="Get an alias")
+@router.get("/aliases/{name}", operation_id="get_alias", summary="Get an alias", response_description="The alias.")
 async def get_alias(name: AliasName, caller: ReaderDep, services: ServicesDep) -> AliasView:
     """Return the collection of an alias, its former versions, and whether each store agrees."""
     caller.check_collection(name)
     return show_alias(await services.aliases.describe(name, caller))
 
 
-@router.post("/aliases/{name}/rollback", operation_id="roll_back_alias", summary="Roll back an alias")
+@router.post(
+    "/aliases/{name}/rollback",
+    operation_id="roll_back_alias",
+    summary="Roll back an alias",
+    responses={
+        **with_headers("Idempotency-Replayed", status=200, description="The alias as it is now."),
+        **problems(409),
+    },
+)
 async def roll_back_alias(
     name: AliasName,
     response: Response,
@@ -58,7 +67,13 @@ async def roll_back_alias(
     return show_alias(done.detail)
 
 
-@router.delete("/aliases/{name}/versions", operation_id="prune_alias", summary="Drop former versions of an alias")
+@router.delete(
+    "/aliases/{name}/versions",
+    operation_id="prune_alias",
+    summary="Drop former versions of an alias",
+    response_description="The alias, and the versions that were dropped.",
+    responses=problems(409),
+)
 async def prune_alias(name: AliasName, query: PruneParams, caller: DeleterDep, services: ServicesDep) -> PrunedAlias:
     """Drop all but the newest former versions: their points in every store and their state.
 
@@ -69,7 +84,14 @@ async def prune_alias(name: AliasName, query: PruneParams, caller: DeleterDep, s
     return PrunedAlias(**show_alias(detail).model_dump(), dropped=dropped)
 
 
-@router.delete("/aliases/{name}", status_code=204, operation_id="remove_alias", summary="Remove an alias")
+@router.delete(
+    "/aliases/{name}",
+    status_code=204,
+    operation_id="remove_alias",
+    summary="Remove an alias",
+    response_description="The alias is removed.",
+    responses=problems(409),
+)
 async def remove_alias(name: AliasName, caller: DeleterDep, services: ServicesDep) -> None:
     """Remove an alias; its current and former collections are kept.
 

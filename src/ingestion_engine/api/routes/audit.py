@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ingestion_engine.api.dependencies import AdminDep, ServicesDep
-from ingestion_engine.api.views import PROBLEMS, show_audit_entry
+from ingestion_engine.api.dependencies import AdminDep, MomentText, ServicesDep
+from ingestion_engine.api.json_bodies import JsonRoute
+from ingestion_engine.api.query_values import Cursor, QueryWhole
+from ingestion_engine.api.views import show_audit_entry
 from ingestion_engine.domain.audit import Outcome
 from ingestion_engine.domain.spec import Strict
 from ingestion_engine.models.audit import AuditPage
 from ingestion_engine.services.audit.log import AuditFilter
 
-router = APIRouter(tags=["operations"], responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, tags=["operations"])
 
 _NAME = r"^[^\x00-\x1f\x7f]*$"
 """PostgreSQL refuses U+0000 in a query."""
@@ -33,17 +35,19 @@ class AuditQuery(Strict):
     """Only entries about the collection, alias or key of this name."""
     job: str | None = Field(default=None, max_length=128, pattern=_NAME)
     """Only entries about this job."""
-    after: AwareDatetime | None = None
+    after: MomentText | None = None
     """Only entries of this moment or later, for example ``2026-01-31T12:00:00Z``."""
-    before: AwareDatetime | None = None
+    before: MomentText | None = None
     """Only entries before this moment."""
-    limit: int = Field(default=100, ge=1, le=1000)
+    limit: QueryWhole = Field(default=100, ge=1, le=1000)
     """Maximum number of entries."""
-    cursor: str | None = Field(default=None, max_length=256)
+    cursor: Cursor | None = None
     """``next_cursor`` of the previous page."""
 
 
-@router.get("/audit", operation_id="list_audit", summary="List the audit log")
+@router.get(
+    "/audit", operation_id="list_audit", summary="List the audit log", response_description="A page of entries."
+)
 async def list_audit(query: Annotated[AuditQuery, Query()], caller: AdminDep, services: ServicesDep) -> AuditPage:
     """Return who has changed what, and who was refused, newest first.
 

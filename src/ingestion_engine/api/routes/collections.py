@@ -19,7 +19,8 @@ from ingestion_engine.api.dependencies import (
     ServicesDep,
 )
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_chunks, show_collection, show_objects
+from ingestion_engine.api.openapi import ACCEPTED, problems
+from ingestion_engine.api.views import answer_accepted, show_chunks, show_collection, show_objects
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import EngineName
@@ -34,17 +35,29 @@ from ingestion_engine.models.jobs import JobAccepted
 from ingestion_engine.services.contract_defaults import request_removal
 from ingestion_engine.services.job_store import JobFilter
 
-router = APIRouter(route_class=JsonRoute, responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.get("/collections", operation_id="list_collections", summary="List collections", tags=["collections"])
+@router.get(
+    "/collections",
+    operation_id="list_collections",
+    summary="List collections",
+    tags=["collections"],
+    response_description="A page of collections.",
+)
 async def list_collections(query: CollectionParams, caller: ReaderDep, services: ServicesDep) -> CollectionList:
     """Return the collections that the caller may use, by name, each with its number of points in every store."""
     found, following = await services.collections.list_page(caller, limit=query.limit, after=query.cursor or "")
     return CollectionList(items=[show_collection(one) for one in found], next_cursor=following)
 
 
-@router.get("/collections/{name}", operation_id="get_collection", summary="Get a collection", tags=["collections"])
+@router.get(
+    "/collections/{name}",
+    operation_id="get_collection",
+    summary="Get a collection",
+    tags=["collections"],
+    response_description="The collection.",
+)
 async def get_collection(name: CollectionName, caller: ReaderDep, services: ServicesDep) -> CollectionView:
     """Return the contract of a collection, points per store, objects by state, last job and last comparison."""
     caller.check_collection(name)
@@ -60,7 +73,8 @@ async def get_collection(name: CollectionName, caller: ReaderDep, services: Serv
     operation_id="delete_collection",
     summary="Delete a collection",
     tags=["collections"],
-    responses={202: {"model": DeletionView, "description": "Ordered, but not complete yet."}},
+    response_description="Nothing of the collection is left.",
+    responses={202: {"model": DeletionView, "description": "Ordered, but not complete yet."}, **problems(409)},
 )
 async def delete_collection(
     name: CollectionName, response: Response, caller: DeleterDep, services: ServicesDep
@@ -82,6 +96,7 @@ async def delete_collection(
     "/collections/{name}/objects",
     operation_id="list_objects",
     summary="List the objects of a collection",
+    response_description="A page of objects.",
     tags=["collections"],
 )
 async def list_objects(
@@ -106,6 +121,7 @@ async def list_objects(
     "/collections/{name}/chunks",
     operation_id="list_chunks",
     summary="List the chunks of an object as every store holds them",
+    response_description="A page of chunks.",
     tags=["collections"],
 )
 async def list_chunks(
@@ -126,6 +142,7 @@ async def list_chunks(
     status_code=202,
     operation_id="delete_objects",
     summary="Remove objects from a collection",
+    responses={**ACCEPTED, **problems(409, 501)},
     tags=["collections"],
 )
 async def delete_objects(

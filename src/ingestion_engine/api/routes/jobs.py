@@ -25,7 +25,8 @@ from ingestion_engine.api.dependencies import (
     SubmitterDep,
 )
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.views import PROBLEMS, answer_accepted, show_failure, show_job
+from ingestion_engine.api.openapi import ACCEPTED, problems, with_headers
+from ingestion_engine.api.views import answer_accepted, show_failure, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
@@ -34,10 +35,16 @@ from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import read_request
 
-router = APIRouter(route_class=JsonRoute, tags=["jobs"], responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute, tags=["jobs"])
 
 
-@router.post("/ray/jobs", status_code=202, operation_id="submit_ray_job", summary="Submit a job to Ray")
+@router.post(
+    "/ray/jobs",
+    status_code=202,
+    operation_id="submit_ray_job",
+    summary="Submit a job to Ray",
+    responses={**ACCEPTED, **problems(404, 409, 501)},
+)
 async def submit_ray_job(
     request: JobBody, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
@@ -48,7 +55,13 @@ async def submit_ray_job(
     return answer_accepted(done, response)
 
 
-@router.post("/spark/jobs", status_code=202, operation_id="submit_spark_job", summary="Submit a job to Spark")
+@router.post(
+    "/spark/jobs",
+    status_code=202,
+    operation_id="submit_spark_job",
+    summary="Submit a job to Spark",
+    responses={**ACCEPTED, **problems(404, 409, 501)},
+)
 async def submit_spark_job(
     request: JobBody, response: Response, caller: SubmitterDep, services: ServicesDep, key: IdempotencyKey = None
 ) -> JobAccepted:
@@ -59,7 +72,13 @@ async def submit_spark_job(
     return answer_accepted(done, response)
 
 
-@router.post("/spark/manifest", operation_id="show_spark_manifest", summary="Preview the SparkApplication of a request")
+@router.post(
+    "/spark/manifest",
+    operation_id="show_spark_manifest",
+    summary="Preview the SparkApplication of a request",
+    response_description="The SparkApplication.",
+    responses=problems(501),
+)
 async def show_spark_manifest(request: JobBody, caller: SubmitterDep, services: ServicesDep) -> dict[str, Any]:
     """Return the manifest that ``POST /spark/jobs`` would create, without creating anything."""
     caller.check_request(request)
@@ -76,7 +95,7 @@ async def show_spark_manifest(request: JobBody, caller: SubmitterDep, services: 
     return build(request)
 
 
-@router.get("/jobs", operation_id="list_jobs", summary="List jobs")
+@router.get("/jobs", operation_id="list_jobs", summary="List jobs", response_description="A page of jobs.")
 async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesDep) -> JobPage:
     """Return jobs, newest first."""
     where = JobFilter(
@@ -93,13 +112,18 @@ async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesD
     return JobPage(items=[show_job(job, waits.get(job.id)) for job in found], next_cursor=following)
 
 
-@router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job")
+@router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job", response_description="The job.")
 async def get_job(job: ReadJobDep, services: ServicesDep) -> JobView:
     """Return the state, progress, counts and error of a job."""
     return show_job(job, (await services.jobs.waits.find(job)).get(job.id), with_throughput=True)
 
 
-@router.get("/jobs/{job_id}/failures", operation_id="list_failures", summary="List the failed objects of a job")
+@router.get(
+    "/jobs/{job_id}/failures",
+    operation_id="list_failures",
+    summary="List the failed objects of a job",
+    response_description="A page of failures.",
+)
 async def list_failures(job: ReadJobDep, query: FailureParams, services: ServicesDep) -> FailurePageView:
     """Return the objects that could not be ingested or that differ between the stores, with a code and a reason.
 
@@ -114,6 +138,7 @@ async def list_failures(job: ReadJobDep, query: FailureParams, services: Service
     operation_id="read_logs",
     summary="Read the log of a job's driver",
     response_class=PlainTextResponse,
+    responses=with_headers("Log-Position", status=200, description="The lines."),
 )
 async def read_logs(job: ReadJobDep, query: LogParams, services: ServicesDep, response: Response) -> str:
     """Return the end of the log of one attempt, or, with ``after``, the whole lines that were added since.
@@ -128,7 +153,13 @@ async def read_logs(job: ReadJobDep, query: LogParams, services: ServicesDep, re
     return text
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202, operation_id="cancel_job", summary="Cancel a job")
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    response_description="The job, which is canceled, is being canceled, or had ended before.",
+)
 async def cancel_job(job: ChangedJobDep, query: CancelParams, services: ServicesDep) -> JobView:
     """End a waiting job, or request that a running job ends; points already written are kept.
 
@@ -138,7 +169,13 @@ async def cancel_job(job: ChangedJobDep, query: CancelParams, services: Services
     return show_job(await services.jobs.cancel(job.id, force=query.force))
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, operation_id="retry_job", summary="Retry the failed objects")
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    operation_id="retry_job",
+    summary="Retry the failed objects",
+    responses={**ACCEPTED, **problems(409, 501)},
+)
 async def retry_job(
     job: ChangedJobDep,
     query: RetryParams,
@@ -158,7 +195,12 @@ async def retry_job(
     operation_id="follow_job",
     summary="Follow a job",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}},
+    responses={
+        200: {
+            "description": "Server-sent events `state` and `progress`, each with a `JobView` as JSON.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    },
 )
 async def follow_job(job: ReadJobDep, services: ServicesDep) -> StreamingResponse:
     """Stream the job as it is now and after every change, until it has ended.

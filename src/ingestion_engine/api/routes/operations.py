@@ -9,16 +9,16 @@ from fastapi import APIRouter, Query, Response
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import AdminDep, DrainBody, SeesDetailsDep, ServicesDep
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.query_values import QueryNumber
+from ingestion_engine.api.query_values import ShortTime
 from ingestion_engine.api.snapshot import take_snapshot
-from ingestion_engine.api.views import PROBLEMS, show_drain, show_health
+from ingestion_engine.api.views import show_drain, show_health
 from ingestion_engine.models.operations import DrainOrder, DrainView, ReadyView
 from ingestion_engine.services.health import ANSWER_S
 
 router = APIRouter(route_class=JsonRoute, tags=["operations"])
 
 
-@router.get("/livez", operation_id="livez", summary="Liveness probe")
+@router.get("/livez", operation_id="livez", summary="Liveness probe", response_description="The process responds.")
 async def livez() -> dict[str, str]:
     """Return at once, without a check of other systems; restart a process that does not respond."""
     return {"status": "alive"}
@@ -28,7 +28,8 @@ async def livez() -> dict[str, str]:
     "/readyz",
     operation_id="readyz",
     summary="Readiness probe",
-    responses={503: {"model": ReadyView}},
+    response_description="Jobs are accepted.",
+    responses={503: {"model": ReadyView, "description": "No job can be accepted."}},
     openapi_extra={"security": [{}]},  # added to the schemes: a key is optional
 )
 async def readyz(
@@ -36,7 +37,7 @@ async def readyz(
     services: ServicesDep,
     sees_details: SeesDetailsDep,
     within_s: Annotated[
-        QueryNumber, Query(gt=0, le=30, description="Maximum number of seconds to wait for dependencies that are slow.")
+        ShortTime, Query(description="Maximum number of seconds to wait for dependencies that are slow.")
     ] = ANSWER_S,
 ) -> ReadyView:
     """Check every dependency. 503 while the database or the state store is unavailable: no job can be accepted then.
@@ -59,7 +60,13 @@ async def readyz(
     return view
 
 
-@router.get("/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(services: ServicesDep) -> Response:
     """Return the metrics in the text format of Prometheus. Cost: two queries, and a check of what was not just checked.
 
@@ -74,13 +81,23 @@ async def _render_metrics(services: Services) -> bytes:
     return services.metrics.render(await take_snapshot(services))
 
 
-@router.get("/drain", operation_id="get_drain", summary="Show whether the service is drained", responses=PROBLEMS)
+@router.get(
+    "/drain",
+    operation_id="get_drain",
+    summary="Show whether the service is drained",
+    response_description="Whether the service is drained.",
+)
 async def get_drain(caller: AdminDep, services: ServicesDep) -> DrainView:
     """Return whether jobs are admitted, and which jobs are under way. Requires the scope `admin`."""
     return show_drain(await services.drain.check())
 
 
-@router.put("/drain", operation_id="start_drain", summary="Drain the service", responses=PROBLEMS)
+@router.put(
+    "/drain",
+    operation_id="start_drain",
+    summary="Drain the service",
+    response_description="The service is drained.",
+)
 async def start_drain(caller: AdminDep, services: ServicesDep, order: DrainBody = None) -> DrainView:
     """Admit no waiting job from now on, in all copies of the service, also after a restart.
 
@@ -92,7 +109,12 @@ async def start_drain(caller: AdminDep, services: ServicesDep, order: DrainBody 
     return show_drain(await services.drain.check())
 
 
-@router.delete("/drain", operation_id="end_drain", summary="End draining", responses=PROBLEMS)
+@router.delete(
+    "/drain",
+    operation_id="end_drain",
+    summary="End draining",
+    response_description="The service is not drained.",
+)
 async def end_drain(caller: AdminDep, services: ServicesDep) -> DrainView:
     """Let waiting jobs start again. Idempotent. Requires the scope `admin`."""
     await services.drain.clear()

@@ -7,15 +7,23 @@ from fastapi import APIRouter
 from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import SearchBody, SearcherDep, ServicesDep
 from ingestion_engine.api.json_bodies import JsonRoute
-from ingestion_engine.api.views import PROBLEMS, show_search
+from ingestion_engine.api.openapi import problems
+from ingestion_engine.api.views import show_search
 from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.models.search import SearchView
 from ingestion_engine.services.search import SearchQuery
 
-router = APIRouter(route_class=JsonRoute, responses=PROBLEMS)
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/search", operation_id="search", summary="Search a collection", tags=["search"])
+@router.post(
+    "/search",
+    operation_id="search",
+    summary="Search a collection",
+    tags=["search"],
+    response_description="The nearest passages of each store.",
+    responses=problems(404, 409),
+)
 async def search(body: SearchBody, caller: SearcherDep, services: ServicesDep) -> SearchView:
     """Return the passages nearest to a query, from every store of the collection side by side."""
     caller.check_collection(body.collection)
