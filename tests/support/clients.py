@@ -14,6 +14,9 @@ from ingestion_engine.client import AsyncIngestClient, IngestClient
 
 KINDS = ("blocking", "asynchronous")
 
+Serve = Callable[..., tuple["AnyClient", "Script", "Clock"]]
+"""Makes a client, its service, which gives one answer after the other, and the clock of both."""
+
 
 @dataclass
 class Clock:

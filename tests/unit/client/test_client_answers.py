@@ -34,25 +34,14 @@ from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.models.view import View
 from support.client_views import LINKS, job_body
-from support.clients import KINDS, AnyClient, Script, answer, answer_of, problem
+from support.clients import AnyClient, Script, Serve, answer, answer_of, problem
 from support.control import make_contract
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def serve(kind: str, *answers: Any, **options: Any) -> tuple[AnyClient, Script]:
-    script = Script(*answers)
-    options = {"patience_s": 0, **options}
-    return AnyClient(kind, "http://service", transport=httpx.MockTransport(script), **options), script
-
-
-def test_a_newer_service_is_read(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_newer_service_is_read(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """Fields are kept, also by the command; names of states, engines and stores are what they are."""
     body = job_body(state="hibernating", engine="dask", cost={"eur": 3})
-    client, _ = serve(kind, answer(body=body))
+    client, _, _ = serve(answer(body=body))
     job = client.get_job("job-1")
     assert (job.state, job.engine, job.cost) == ("hibernating", "dask", {"eur": 3})
     assert isinstance(job.state, JobState)
@@ -62,7 +51,7 @@ def test_a_newer_service_is_read(kind: str, capsys: pytest.CaptureFixture[str]) 
     assert orjson.loads(capsys.readouterr().out) == body
     contract = {**make_contract().model_dump(mode="json"), "quantization": "int8", "stores": ["qdrant", "milvus"]}
     stores = {"milvus": {"points": 3, "error": None}}
-    client, _ = serve(kind, answer(body={"name": "notes", "contract": contract, "stores": stores, "objects": None}))
+    client, _, _ = serve(answer(body={"name": "notes", "contract": contract, "stores": stores, "objects": None}))
     collection = client.get_collection("notes")
     assert collection.contract.stores == ("qdrant", "milvus")
     assert collection.stores["milvus"].points == 3
@@ -160,11 +149,11 @@ def test_an_older_service_is_read(kind: str) -> None:
         (500, ApiError),
     ],
 )
-def test_errors_have_a_class_by_what_can_be_done(kind: str, status: int, expected: type[ApiError]) -> None:
+def test_errors_have_a_class_by_what_can_be_done(serve: Serve, status: int, expected: type[ApiError]) -> None:
     """All members of the problem, the id of the request and when to try again."""
     error = {"pointer": "/a", "detail": "Wrong.", "code": "x"}
     body = problem(status, "some_code", hint="Do this.", field="a", errors=[error, {"odd": 1}], limit=3)
-    client, script = serve(kind, answer(status, body, x_request_id="r1", retry_after="7"))
+    client, script, _ = serve(answer(status, body, x_request_id="r1", retry_after="7"), patience_s=0)
     with pytest.raises(ApiError) as caught:
         client.get_job("job-1")
     raised = caught.value
@@ -225,10 +214,10 @@ def test_a_url_with_a_password_is_not_shown(kind: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_requests_are_sent_as_they_are(kind: str) -> None:
+def test_requests_are_sent_as_they_are(serve: Serve) -> None:
     """Of a model what was set, of a mapping everything; nulls in queries and headers are left out."""
     accepted = {"job_id": "a", "engine": "ray", "state": "queued", "collection": "n", "alias": None, "links": LINKS}
-    client, script = serve(kind, answer(body=accepted))
+    client, script, _ = serve(answer(body=accepted))
     client.submit(JobRequest(source=Source(bucket="docs"), collection="notes"), engine=EngineName.SPARK)
     client.submit({"anything": 1}, idempotency_key="mine")
     client.delete_objects("a/b", prefix="", everything=True)
