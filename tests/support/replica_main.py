@@ -57,7 +57,10 @@ def main() -> int:
     if statement := os.environ.get("DRILL_STOP_AT"):
         stop_at(statement)
     from ingestion_engine.adapters.connect import open_state_store
-    from ingestion_engine.api import app, serve
+    try:
+        from ingestion_engine.server import app, serve
+    except ImportError:  # a former release, beside this one
+        from ingestion_engine.api import app, serve  # type: ignore[attr-defined,no-redef]  # it was there
     from ingestion_engine.api.context import Parts
     from ingestion_engine.domain.spec import EngineName, StoreName
     from ingestion_engine.runtime.settings import Settings, load_settings
