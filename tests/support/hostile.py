@@ -7,8 +7,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +17,13 @@ from support.servers import RunningServer, answers, free_port, start_command
 MAIN = Path(__file__).with_name("replica_main.py")
 
 ANSWER_S = 5.0
-"""Generous bound of one answer of ``/livez`` on a machine that runs other tests; what was measured is in decision 50."""
+"""Generous bound of one answer of ``/livez``, beside other tests; decision 50 has what was measured."""
 
 
 @contextlib.contextmanager
-def run_service(folder: Path, *, files: int | None = None, source: Path | None = None, **env: str) -> Iterator[RunningServer]:
+def run_service(
+    folder: Path, *, files: int | None = None, source: Path | None = None, **env: str
+) -> Iterator[RunningServer]:
     """Run ``ingest serve`` over doubles; yield it when it answers.
 
     Args:
@@ -43,7 +45,9 @@ def run_service(folder: Path, *, files: int | None = None, source: Path | None =
     limits = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
     command = [*limits, "env", f"PYTHONPATH={os.pathsep.join(roots)}", sys.executable, str(MAIN)]
     url = f"http://127.0.0.1:{port}"
-    server = start_command("service", command, url=url, log=folder / "service.log", env=variables, is_ready=answers(url + "/livez"))
+    server = start_command(
+        "service", command, url=url, log=folder / "service.log", env=variables, is_ready=answers(url + "/livez")
+    )
     server.ports["http"] = port
     try:
         yield server

@@ -57,6 +57,7 @@ def main() -> int:
     if statement := os.environ.get("DRILL_STOP_AT"):
         stop_at(statement)
     from ingestion_engine.adapters.connect import open_state_store
+
     try:
         from ingestion_engine.server import app, serve
     except ImportError:  # a former release, beside this one

@@ -6,7 +6,7 @@ What is a number already is read when the metrics are: nothing in them is stale.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,6 +43,12 @@ METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST",
 """Methods with series of their own. A client may invent any other."""
 OTHER: Final = "other"
 
+_CLOSED: Final = (
+    *("evicted", "refused", "header_timeout", "send_timeout", "goes_on", "memory"),
+    *("bad_request", "headers_too_large", "url_too_long", "too_many_connections", "http_version_not_supported"),
+)
+_LIMITS: Final = ("address", "caller", "failed_logins", "streams")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -76,12 +82,33 @@ class Snapshot:
     """Jobs and ledgers that are old enough to be removed and still there, by state."""
 
 
+class HttpLoad:
+    """What clients take of the service, and what was refused before any route saw it. For one event loop."""
+
+    def __init__(self) -> None:
+        self.count_connections: Callable[[], Mapping[str, int]] = dict
+        """Returns the number of connections by what they do; none without a server, as in tests."""
+        self.streams = 0
+        """Event streams that are open."""
+        self.closed = dict.fromkeys(_CLOSED, 0)
+        self.limited = dict.fromkeys(_LIMITS, 0)
+
+    def count_closed(self, reason: str) -> None:
+        """Count a connection that was closed because of what its client did."""
+        self.closed[reason] = self.closed.get(reason, 0) + 1
+
+    def count_limited(self, limit: str) -> None:
+        """Count a request that was refused by a limit."""
+        self.limited[limit] = self.limited.get(limit, 0) + 1
+
+
 class Metrics:
     """The service's metrics."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        self.load = HttpLoad()
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "ingest_http_requests_total",
@@ -127,21 +154,23 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         # A registry for each answer: two that are made at the same time have a snapshot each.
         state = CollectorRegistry()
-        state.register(_State(snapshot))
+        state.register(_State(snapshot, self.load))
         return generate_latest(self._registry) + generate_latest(state)
 
 
 class _State(Collector):
     """Yields what a snapshot has."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, load: HttpLoad) -> None:
         self._snapshot = snapshot
+        self._load = load
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         yield _gauge("info", "The running version.", {(__version__,): 1}, labels=["version"])
         yield from self._dependencies()
         yield from self._process()
+        yield from self._http()
         yield from self._table()
         yield from self._dispatcher()
         yield from _count_jobs(self._snapshot.counters)
@@ -185,6 +214,23 @@ class _State(Collector):
             _one(snapshot.audit_lost),
             labels=["where"],
         )
+
+    def _http(self) -> Iterator[Metric]:
+        load = self._load
+        yield _gauge(
+            "http_connections",
+            "Open connections of clients, by what they do.",
+            _one(load.count_connections()),
+            labels=["phase"],
+        )
+        yield _gauge("http_streams", "Open event streams.", {(): load.streams})
+        yield _counter(
+            "http_connections_closed",
+            "Connections that the service has closed because of what their client did, or to make room.",
+            _one(load.closed),
+            labels=["reason"],
+        )
+        yield _counter("http_requests_limited", "Requests refused by a limit.", _one(load.limited), labels=["limit"])
 
     def _table(self) -> Iterator[Metric]:
         snapshot, labels = self._snapshot, ["engine", "state"]

@@ -44,7 +44,13 @@ TITLES: Final = {
     503: "Temporarily unavailable",
 }
 
-_HTTP_CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_HTTP_CODES: Final = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+}
 
 
 def make_problem(

@@ -446,6 +446,33 @@ class SessionSettings(Group):
     """Maximum number of sessions of one caller; a further log-in ends the one that has been idle for longest."""
 
 
+class LimitsSettings(Group):
+    """What the HTTP service takes from its clients. See docs/operate/network.md."""
+
+    connections: int | None = Field(default=None, ge=16)
+    """Maximum number of connections. Unset means as many as the limit on open files allows (``ulimit -n``, less 144
+    for the service itself), at most 20,000. Above it, connections that have not sent a whole request make way."""
+    streams: int | None = Field(default=None, ge=1)
+    """Maximum number of event streams; further ones are refused with 503. Unset means four fifths of the
+    connections."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds that a client has to send the headers of a request."""
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that a client has to send a body, of at most 1 MiB."""
+    body_pause_s: float = Field(default=10.0, gt=0)
+    """Seconds that a client may pause within a body."""
+    send_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds that a client has to read what was sent to it, plus those for its size at 10 kB/s."""
+    requests_per_second: float = Field(default=100.0, gt=0)
+    """Maximum number of requests per second with one API key or session, on average over 20 s; more are refused with
+    429. Requests without a key count for their address only."""
+    address_requests_per_second: float = Field(default=200.0, gt=0)
+    """Maximum number of requests per second from one address (IPv6: one /64 network), on average over 20 s."""
+    failed_logins_per_minute: float = Field(default=30.0, gt=0)
+    """Maximum number of requests with an unknown key or password per minute from one address. Further credentials from
+    there are refused with 429 unread, but for those that have been accepted lately."""
+
+
 class GatewaySettings(Group):
     """The embedding gateway, ``ingest gateway``: where it is, and how it serves."""
 
@@ -610,6 +637,7 @@ class Settings(BaseSettings):
     ray: RaySettings = RaySettings()
     spark: SparkSettings = SparkSettings()
     api: ApiSettings = ApiSettings()
+    limits: LimitsSettings = LimitsSettings()
     oidc: OidcSettings = OidcSettings()
     session: SessionSettings = SessionSettings()
     gateway: GatewaySettings = GatewaySettings()

@@ -32,6 +32,7 @@ from ingestion_engine.server.host_checks import HostChecks
 from ingestion_engine.server.middleware import RequestContext
 from ingestion_engine.server.request_traces import RequestTraces
 from ingestion_engine.server.response_headers import ResponseHeaders
+from ingestion_engine.server.turns import Turns
 from ingestion_engine.services.console_sessions import SessionStore
 from ingestion_engine.services.key_store import KeyStore
 from ingestion_engine.services.sweeps import sweep_regularly
@@ -92,6 +93,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
         separate_input_output_schemas=False,
     )
     app.state.startup_error = None
+    app.state.http_load = metrics.load
     app.state.identities = identities = Identities()
     if settings.api.keys_file is not None:
         identities.add(KeyRing(settings.api.keys_file))
@@ -130,8 +132,9 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     public_url = settings.api.public_url or ""
     app.add_middleware(HostChecks, settings=settings.api)
     app.add_middleware(AuditTrail)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, limits=settings.limits)
     if settings.tracing.endpoint is not None:
         app.add_middleware(RequestTraces)  # around the former, so that log lines of the request have its trace
     app.add_middleware(ResponseHeaders, uses_tls=public_url.startswith("https://"))
+    app.add_middleware(Turns)
     app.add_middleware(ClientAddress, trusted=settings.api.trusted_proxies)

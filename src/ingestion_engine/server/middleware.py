@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -12,10 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import answer_problem, make_problem
+from ingestion_engine.runtime.settings import LimitsSettings
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 
 BODY_MAX_BYTES: Final = 1024 * 1024
 """The largest realistic request, with thousands of globs, is far smaller."""
+
+_TOO_LARGE: Final = f"The body of a request has at most {BODY_MAX_BYTES} bytes."
 
 _ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -30,9 +34,10 @@ class RequestContext:
     A valid ``X-Request-Id`` of the client is kept; the response carries the id in any case.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, limits: LimitsSettings) -> None:
         self._app = app
         self._metrics = metrics
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -43,7 +48,6 @@ class RequestContext:
         request_id = _choose_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
-        taken = 0
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -52,17 +56,13 @@ class RequestContext:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        async def receive_bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY_MAX_BYTES:
-                raise HTTPException(413, f"The body of a request has at most {BODY_MAX_BYTES} bytes.")
-            return message
-
         with log_fields(request_id=request_id):
             try:
-                await self._app(scope, receive_bounded, send_marked)
+                if _declares_too_much(scope):  # refused before it is sent: clients that ask first need not send it
+                    problem = make_problem(413, "request_too_large", _TOO_LARGE)
+                    await answer_problem(problem)(scope, receive, send_marked)
+                else:
+                    await self._app(scope, _Body(receive, self._limits).receive, send_marked)
             except Exception:  # top of the service: the client receives a problem, the reason is logged
                 _log.exception("request failed", extra={"path": scope["path"]})
                 if status:
@@ -85,6 +85,45 @@ class RequestContext:
             "duration_ms": round(seconds * 1000, 1),
         }
         _log.info("request", extra=fields)
+
+
+class _Body:
+    """The body of a request, within limits of size and time."""
+
+    def __init__(self, receive: Receive, limits: LimitsSettings) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._taken = 0
+        self._is_whole = False
+        self._ends_at: float | None = None
+
+    async def receive(self) -> Message:
+        """Return the next part, or wait for the client's end after the last one.
+
+        Raises:
+            HTTPException: the body is too large (413) or too slow (408).
+        """
+        if self._is_whole:
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        if self._ends_at is None:
+            self._ends_at = now + self._limits.body_timeout_s
+        try:
+            async with asyncio.timeout_at(min(now + self._limits.body_pause_s, self._ends_at)):
+                message = await self._receive()
+        except TimeoutError:
+            detail = "The body of the request did not arrive in time."
+            raise HTTPException(408, detail, headers={"Connection": "close"}) from None
+        self._taken += len(message.get("body", b""))
+        if self._taken > BODY_MAX_BYTES:
+            raise HTTPException(413, _TOO_LARGE)
+        self._is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+
+def _declares_too_much(scope: Scope) -> bool:
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return any(value.isdigit() and int(value[:20]) > BODY_MAX_BYTES for value in lengths)
 
 
 def _choose_id(scope: Scope) -> str:

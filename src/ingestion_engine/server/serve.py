@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import socket
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +17,13 @@ from ingestion_engine.runtime.settings import Settings, SettingsError
 from ingestion_engine.runtime.telemetry import configure_logging, get_logger
 from ingestion_engine.runtime.tracing import start_tracing, stop_tracing
 from ingestion_engine.server.app import create_app
+from ingestion_engine.server.connections import (
+    ACCEPT_AT_ONCE,
+    ConnectionGuard,
+    allow_many_files,
+    limit_connections,
+)
+from ingestion_engine.server.http_protocol import BoundedProtocol
 
 STOP_S: Final = 5
 """Time that open responses have to end when the service stops."""
@@ -22,6 +31,9 @@ STOP_S: Final = 5
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open: longer than clients and load balancers keep theirs (5 to 60 s), which would
 otherwise send a request over a connection that is being closed."""
+
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted."""
 
 _log = get_logger(__name__)
 
@@ -41,16 +53,25 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     host, port = settings.api.host, settings.api.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+    with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
         shown = f"[{host}]" if ":" in host else host
         _log.info("serving", extra={"url": f"http://{shown}:{listener.getsockname()[1]}"})
+        load = app.state.http_load
+        most = limit_connections(settings.limits, allow_many_files())
+        guard = ConnectionGuard(settings.limits, most=most, load=load)
+        load.count_connections = guard.count
+        logging.getLogger("uvicorn.error").addFilter(is_worth_logging)
         config = uvicorn.Config(
             _quiet_start(app),
+            # Each pinned: what else is installed must not decide how requests are read.
+            http=cast(Any, functools.partial(BoundedProtocol, guard, load)),
+            ws="none",
+            loop="asyncio",
+            backlog=ACCEPT_AT_ONCE,
             log_config=None,
             access_log=False,
             proxy_headers=False,  # otherwise everybody on loopback could name any address as its own
             server_header=False,
-            ws="none",
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S,
         )
@@ -62,6 +83,12 @@ def serve(settings: Settings) -> None:
             raise
         finally:
             stop_tracing()
+
+
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for uvicorn's warnings of requests that are no HTTP: anybody can send them, to fill the log."""
+    message = record.getMessage()
+    return not message.startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"))
 
 
 def check_exposure(settings: Settings) -> None:
@@ -90,6 +117,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        for listener in sockets or ():  # asyncio takes one number for the queue and for what it accepts at once
+            listener.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, and return when open requests have been answered, at most ``STOP_S`` later."""
