@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import sys
 
-from ingestion_engine.cli import aliases, audit, data, doctor, drain, jobs, service, upload
+from ingestion_engine.cli import aliases, audit, data, doctor, drain, jobs, keys, service, upload
 from ingestion_engine.cli.output import run_app
 from ingestion_engine.cli.root import app
 
 __all__ = ["app", "main"]
 
-for commands in (upload, jobs, data, aliases, service, drain, audit, doctor):
+for commands in (upload, jobs, data, aliases, service, drain, keys, audit, doctor):
     commands.register(app)
 
 

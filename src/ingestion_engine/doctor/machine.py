@@ -18,6 +18,7 @@ from ingestion_engine.doctor.context import Context, Role, in_thread
 from ingestion_engine.doctor.findings import Finding, fail, not_configured, ok, warn
 from ingestion_engine.runtime.host_names import is_loopback
 from ingestion_engine.runtime.settings import SettingsError, list_variables
+from ingestion_engine.runtime.timestamps import utc_now
 
 EXPIRES_SOON: Final = dt.timedelta(days=30)
 """Remaining validity of an authority below which it is reported (the usual interval of renewals)."""
@@ -149,6 +150,10 @@ async def check_temp(context: Context) -> list[Finding]:
     return [ok(f"{str(folder)!r} can be written, {free // _MIB:,} MiB free", **facts)]
 
 
+_KEY_ENDS_SOON: Final = dt.timedelta(days=14)
+"""Time before a key expires from which it is mentioned: long enough to change its clients."""
+
+
 async def check_api_keys(context: Context) -> list[Finding]:
     """Read the file of API keys; without one, everybody who reaches the service may do everything."""
     api = context.settings.api
@@ -157,13 +162,23 @@ async def check_api_keys(context: Context) -> list[Finding]:
         from ingestion_engine.access.keys.file import KeyRing
 
         try:
-            count = len(await in_thread(lambda: KeyRing(path)))
+            entries = (await in_thread(lambda: KeyRing(path))).entries
         except SettingsError as error:
-            return [fail(str(error), "Correct the file; docs/operations.md describes its form.", code="settings")]
-        if not count:
-            return [warn(f"{str(path)!r} has no key: every request is refused.", "Add a key to the file.", keys=0)]
-        return [ok(f"{count} keys in {str(path)!r}", keys=count)]
-    hint = "Set INGEST_API__KEYS_FILE to a file with API keys."
+            return [fail(str(error), "Correct the file; docs/operate/access.md describes its form.", code="settings")]
+        now = utc_now()
+        valid = [entry for entry in entries if not entry.ends_by(now)]
+        facts: dict[str, Any] = {"keys": len(valid), "ended": len(entries) - len(valid)}
+        if not valid and not api.database_keys:
+            text = f"{str(path)!r} has no key that counts: every request with a key is refused."
+            return [warn(text, "Add a key: `ingest keys create NAME`.", **facts)]
+        soon = [entry.name for entry in valid if entry.ends_by(now + _KEY_ENDS_SOON)]
+        if soon:
+            text = f"Keys in {str(path)!r} expire within {_KEY_ENDS_SOON.days} days: {', '.join(soon[:5])}."
+            return [warn(text, "Create new keys: `ingest keys create NAME`.", **facts)]
+        return [ok(f"{len(valid)} keys in {str(path)!r}", **facts)]
+    if api.database_keys:
+        return [ok("The keys are in the database; `ingest keys list` shows them.")]
+    hint = "Set INGEST_API__KEYS_FILE to a file with API keys: `ingest keys create NAME --file PATH` makes it."
     if is_loopback(api.host):
         return [not_configured(f"The service listens on {api.host} only; no key is required.", hint)]
     if not api.allow_anonymous:

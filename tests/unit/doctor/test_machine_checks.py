@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import stat
@@ -97,6 +98,15 @@ async def test_api_keys(tmp_path: Path) -> None:
     file.write_text(json.dumps([{"name": "all", "key_sha256": "0" * 64}]))
     (found,) = await diagnose(Settings(api={"keys_file": file}), "api-keys")
     assert (found.state, found.facts["keys"]) == (State.OK, 1)
+    file.write_text(json.dumps([{"name": "old", "key_sha256": "0" * 64, "expires_at": "2020-01-01T00:00:00Z"}]))
+    (found,) = await diagnose(Settings(api={"keys_file": file}), "api-keys")
+    assert (found.state, found.facts) == (State.WARNING, {"keys": 0, "ended": 1})
+    tomorrow = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
+    file.write_text(json.dumps([{"name": "soon", "key_sha256": "0" * 64, "expires_at": tomorrow}]))
+    (found,) = await diagnose(Settings(api={"keys_file": file}), "api-keys")
+    assert (found.state, "14 days: soon" in found.detail) == (State.WARNING, True)
+    (found,) = await diagnose(Settings(api={"database_keys": True, "host": "0.0.0.0"}), "api-keys")
+    assert found.state is State.OK
     file.write_text("[{}]")
     (found,) = await diagnose(Settings(api={"keys_file": file}), "api-keys")
     assert (found.state, found.code) == (State.FAILED, "settings")

@@ -69,6 +69,10 @@ class ApiKey(_Entry):
         """The scopes of the key."""
         return default_scopes(self.buckets, self.collections) if self.scopes is None else self.scopes
 
+    def ends_by(self, moment: Moment) -> bool:
+        """Return whether the key does not count any more at a moment: it is revoked or has expired by then. Pure."""
+        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= moment)
+
     @property
     def all_secrets(self) -> tuple[KeySecret, ...]:
         """The secrets of the key, also that of an entry of a former release."""

@@ -56,8 +56,10 @@ class KeyRing:
         self._now = now
         self._read_at, self._book = _read_book(path)
 
-    def __len__(self) -> int:
-        return len(self._book.entries)
+    @property
+    def entries(self) -> Sequence[ApiKey]:
+        """The entries of the file, as last read."""
+        return self._book.entries
 
     async def find(self, bearer: str) -> Principal | None:
         """Return the caller that has a key, or None. Raises SubmissionError "unauthenticated" as ``KeyBook.find``."""

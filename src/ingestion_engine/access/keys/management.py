@@ -77,13 +77,18 @@ async def create_key(
         raise SubmissionError("key_invalid", f"The key cannot be made: {describe_faults(error)}.") from None
 
     def add(entries: Sequence[ApiKey]) -> Sequence[ApiKey]:
-        if any(other.name == name for other in entries):
-            hint = "Choose another name; `ingest keys rotate` gives a key a new secret."
-            raise SubmissionError("key_name_taken", f"There is a key {name!r} already.", hint=hint, status=409)
+        refuse_taken(entries, name)
         return [*entries, entry]
 
     await storage.change(add)
     return NewKey(entry, key)
+
+
+def refuse_taken(entries: Sequence[ApiKey], name: str) -> None:
+    """Return when no key has a name. Pure. Raises SubmissionError "key_name_taken"."""
+    if any(other.name == name for other in entries):
+        hint = "Choose another name; `ingest keys rotate` gives a key a new secret."
+        raise SubmissionError("key_name_taken", f"There is a key {name!r} already.", hint=hint, status=409)
 
 
 async def rotate_key(

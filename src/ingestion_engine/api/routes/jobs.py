@@ -15,6 +15,7 @@ from ingestion_engine.api.dependencies import (
     ChangedJobDep,
     FailureParams,
     IdempotencyKey,
+    IdentitiesDep,
     JobBody,
     JobListParams,
     LogParams,
@@ -26,6 +27,7 @@ from ingestion_engine.api.dependencies import (
 )
 from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.openapi import ACCEPTED, problems, with_headers
+from ingestion_engine.api.streams import end_with_credential
 from ingestion_engine.api.views import answer_accepted, show_failure, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
@@ -202,15 +204,18 @@ async def retry_job(
         }
     },
 )
-async def follow_job(job: ReadJobDep, services: ServicesDep) -> StreamingResponse:
+async def follow_job(
+    job: ReadJobDep, caller: ReaderDep, identities: IdentitiesDep, services: ServicesDep
+) -> StreamingResponse:
     """Stream the job as it is now and after every change, until it has ended.
 
     Events are named ``state`` (the state differs from the previous event) or ``progress``; the data of both is what
     ``GET /jobs/{id}`` returns. A client that reconnects, with or without ``Last-Event-ID``, first receives the job as
-    it is.
+    it is. The stream ends when the API key, token or session of the caller expires or is revoked.
     """
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(services, job.id), media_type="text/event-stream", headers=headers)
+    events = end_with_credential(_stream(services, job.id), identities, caller)
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 async def _stream(services: Services, job_id: str) -> AsyncIterator[bytes]:
