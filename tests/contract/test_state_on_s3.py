@@ -79,7 +79,7 @@ def test_a_table_of_many_row_groups(store: StateStore) -> None:
     table.append_run((row(f"{n:05d}", 2, "removed") for n in range(0, 40_000, 100)), epoch=2, job_id="job-2")
     assert sum(1 for _ in table.scan()) == 39_600
     assert [r.key for r in table.scan("3990")] == [f"{n:05d}" for n in range(39_901, 39_910)]
-    assert table.stats() == {"present": 39_600, "failed": 0, "chunks": 39_600}
+    assert table.stats() == {"present": 39_600, "failed": 0, "with_warnings": 0, "chunks": 39_600}
 
 
 def test_partitions_and_failures_by_ranges(store: StateStore) -> None:

@@ -45,6 +45,7 @@ def make_row(key: str, state: str, epoch: int, number: int) -> TableRow:
         epoch,
         f"job-{epoch}",
         "",
+        "[]" if number % 2 else None,
     )
 
 
@@ -92,6 +93,7 @@ def check(table: ObjectTable, model: dict[str, TableRow], prefixes: list[str]) -
         assert table.stats(prefix) == {
             "present": sum(r.state == "present" for r in under),
             "failed": sum(r.state == "failed" for r in under),
+            "with_warnings": sum(r.warnings is not None for r in under),
             "chunks": sum(r.chunk_count for r in under),
         }
         got: list[TableRow] = []

@@ -11,6 +11,7 @@ from fastapi import Response
 
 from ingestion_engine.api.problems import problem_of_record
 from ingestion_engine.domain.failure_hints import FAILURE_HINTS
+from ingestion_engine.domain.ports import SearchFilter
 from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY
 from ingestion_engine.domain.states import JobState
@@ -44,7 +45,7 @@ from ingestion_engine.models.operations import (
     JobUnderWayView,
     ReadyView,
 )
-from ingestion_engine.models.search import Hit, SearchView
+from ingestion_engine.models.search import Hit, SearchRequest, SearchView
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
@@ -59,7 +60,7 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import find_wait
 from ingestion_engine.services.jobs import Submitted
 from ingestion_engine.services.leadership import LeadershipView
-from ingestion_engine.services.search import SearchAnswer
+from ingestion_engine.services.search import SearchAnswer, SearchQuery
 
 _log = get_logger(__name__)
 
@@ -221,6 +222,17 @@ def measure_percent(counts: Mapping[str, int]) -> float:
         if total > 0:
             return round(min(1.0, counts.get(done, 0) / total) * 100, 1)
     return 100.0
+
+
+def make_search_query(body: SearchRequest) -> SearchQuery:
+    """Return the search that a body describes. Pure."""
+    where = SearchFilter(
+        bucket=body.filter.bucket,
+        content_type=body.filter.content_type,
+        metadata=body.filter.metadata or None,
+        key_prefix=body.filter.key_prefix,
+    )
+    return SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
 
 
 def show_search(found: SearchAnswer) -> SearchView:

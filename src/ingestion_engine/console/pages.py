@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ingestion_engine import __version__
 from ingestion_engine.console import formats
 from ingestion_engine.console.assets import ASSETS
+from ingestion_engine.console.marks import mark_text
 
 NAVIGATION: Final = (
     ("/", "Jobs"),
@@ -43,7 +44,7 @@ def _make_environment() -> Environment:
         words=formats.show_words,
         plural=formats.show_plural,
     )
-    environment.globals.update(asset=ASSETS.url, navigation=NAVIGATION, version=__version__)
+    environment.globals.update(asset=ASSETS.url, navigation=NAVIGATION, version=__version__, mark_text=mark_text)
     return environment
 
 

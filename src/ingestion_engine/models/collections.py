@@ -44,8 +44,8 @@ class CollectionView(View):
     contract: CollectionContract
     stores: dict[StoreName, StoreCount]
     objects: dict[str, int] | None
-    """Number of objects by state (``present``, ``failed``) and of their ``chunks``; null when the table cannot be read,
-    and in lists."""
+    """Number of objects by state (``present``, ``failed``), of those of which something was left out
+    (``with_warnings``), and of their ``chunks``; null when the table cannot be read, and in lists."""
     deleting: bool = False
     """True while the collection is being deleted; jobs on it are refused."""
     last_job: LastJob | None = None

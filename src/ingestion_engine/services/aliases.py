@@ -19,6 +19,7 @@ from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.audit.change import begin_change
 from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored, not_allowed
+from ingestion_engine.services.job_ids import alias_of_version
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.state_access import require_state, skip_corrupt, state_needed
 from ingestion_engine.state.aliases import (
@@ -88,18 +89,54 @@ class AliasService:
         self._stores = stores
         self._jobs = jobs
 
+    async def list_names(self, access: CollectionAccess) -> list[str]:
+        """Return the names of all aliases that the caller may use by name, sorted. One listing."""
+        if self._state is None:
+            return []
+        with state_needed():
+            names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
+        return [name for name in names if access.may_use_collection(name)]
+
     async def describe_all(self, access: CollectionAccess) -> list[AliasDetail]:
         """Return all aliases that the caller may use, by name.
 
         Cost: one read per alias, one list per store; for a restricted caller one more read per version.
         """
+        found, _ = await self.list_page(access, after="", limit=None)
+        return found
+
+    async def list_page(
+        self, access: CollectionAccess, *, after: str, limit: int | None
+    ) -> tuple[list[AliasDetail], str | None]:
+        """Return a page of the aliases that the caller may use, by name, and the name to continue after.
+
+        A page can be short before the last one. Cost: as ``describe_all``, for the aliases of the page.
+
+        Args:
+            access: What the caller may use.
+            after: Only names after this one.
+            limit: Maximum number of aliases; None means no maximum.
+        """
         if self._state is None:
-            return []
+            return [], None
+        names = [name for name in await self.list_names(access) if name > after]
+        shown = names[:limit]
         with state_needed():
-            names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
-            allowed = [name for name in names if access.may_use_collection(name)]
-            found = [await self._find_readable(self._state, name, access) for name in allowed]
-            return await self._show([alias for alias in found if alias is not None], access)
+            found = [await self._find_readable(self._state, name, access) for name in shown]
+            details = await self._show([alias for alias in found if alias is not None], access)
+        return details, shown[-1] if len(shown) < len(names) else None
+
+    async def find_of(self, collection: str, access: CollectionAccess) -> Alias | None:
+        """Return the alias for which the service named a collection, while the collection is a version of it.
+
+        None for other collections, and for an alias that the caller may not use. Cost: one read at most.
+        """
+        name = alias_of_version(collection)
+        if self._state is None or name is None or not access.may_use_collection(name):
+            return None
+        with state_needed():
+            alias = await self._find_readable(self._state, name, access)
+        return alias if alias is not None and collection in alias.all_versions() else None
 
     async def _find_readable(self, state: StateStore, name: str, access: CollectionAccess) -> Alias | None:
         """Return an alias that the caller may use; None, and a log line, for one whose file cannot be read."""
@@ -179,18 +216,33 @@ class AliasService:
             await self._roll_forward(alias.name)
         return RolledBack(await self.describe(alias.name, access), replayed)
 
-    async def prune(self, name: str, keep: int, access: CollectionAccess) -> tuple[list[str], AliasDetail]:
+    async def prune(
+        self, name: str, keep: int, access: CollectionAccess, *, expected: Sequence[str] | None = None
+    ) -> tuple[list[str], AliasDetail]:
         """Drop all former versions but the ``keep`` newest ones, with their points and state; return their names.
 
         Idempotent. The sweep retries unavailable stores; until then the versions are shown as ``dropping``.
 
+        Args:
+            name: Name of the alias.
+            keep: Number of former versions to keep, newest first.
+            access: What the caller may use.
+            expected: The versions that somebody has agreed to drop; None means whichever they are.
+
         Raises:
             SubmissionError: "version_in_use" (409): an unfinished job or another alias uses one of them; "not_allowed"
-                (403): the caller may not use one of them.
+                (403): the caller may not use one of them; "versions_changed" (409): they are not those of ``expected``.
         """
         alias = self._require_settled(await self._find(name, access))
         old = alias.previous[keep:]
         await self._require_allowed(alias, old, access)
+        if expected is not None and tuple(expected) != old:
+            raise SubmissionError(
+                "versions_changed",
+                f"The versions of alias {name!r} have changed meanwhile; nothing was dropped.",
+                hint="Read again what happens, and confirm it.",
+                status=409,
+            )
         await self._require_unused(alias, old, access)
         if old:
             await begin_change(subject=name, dropped=", ".join(old))

@@ -44,7 +44,7 @@ class CollectionDetail:
     contract: CollectionContract
     stores: dict[StoreName, PointCount]
     objects: dict[str, int] | None
-    """Number of objects by state, and of ``chunks``; None when not requested or not readable."""
+    """Number of objects by state, ``with_warnings``, and of ``chunks``; None when not requested or not readable."""
     deleting: bool = False
     """True while it is being deleted."""
     verified: dict[str, Any] | None = None
@@ -79,37 +79,71 @@ class CollectionService:
         self._state = state
         self._stores = stores
 
+    async def list_names(self, access: CollectionAccess) -> list[str]:
+        """Return the names of all collections that the caller may use by name, sorted. One listing.
+
+        Raises:
+            SubmissionError: "state_unavailable" (503).
+        """
+        if self._state is None:
+            return []
+        with state_needed():
+            names = await asyncio.to_thread(list_contracts, self._state)
+        return [name for name in names if access.may_use_collection(name)]
+
     async def list_page(
-        self, access: CollectionAccess, *, limit: int, after: str
+        self, access: CollectionAccess, *, limit: int, after: str, part: str = "", verified: bool = False
     ) -> tuple[list[CollectionDetail], str | None]:
         """Return up to ``limit`` collections that the caller may use, by name, and the name to continue after.
 
         A collection whose contract cannot be read is left out, and logged; it hides no other. Tables are not read.
 
+        Args:
+            access: What the caller may use.
+            limit: Maximum number of collections.
+            after: Only names after this one.
+            part: Only names that contain this text, in upper or lower case.
+            verified: Whether to read the last comparison of each.
+
         Raises:
             SubmissionError: "state_unavailable" (503).
 
-        Cost: two listings; for each collection a read, and a count per store, ``IN_FLIGHT`` at once. For a caller that
-        is restricted to buckets, also a read for each collection that is left out.
+        Cost: two listings; for each collection a read (two with ``verified``), and a count per store, ``IN_FLIGHT`` at
+        once. For a caller that is restricted to buckets, also a read for each collection that is left out.
         """
         state = self._state
         if state is None:
             return [], None
         with state_needed():
-            names = await asyncio.to_thread(list_contracts, state)
             going = await asyncio.to_thread(lambda: frozenset(iter_deletions(state)))
-        rest = [name for name in names if name > after and access.may_use_collection(name)]
+        folded = part.casefold()
+        names = await self.list_names(access)
+        rest = [name for name in names if name > after and folded in name.casefold()]
         found: list[CollectionDetail] = []
         while rest and len(found) <= limit:  # one more tells whether there is a next page
             size = limit + 1 - len(found)
             batch, rest = rest[:size], rest[size:]
-            found += await self._describe_all(state, batch, going=going, access=access)
+            found += await self._describe_all(batch, access, going=going, verified=verified)
         return found[:limit], found[limit - 1].name if len(found) > limit else None
 
+    async def describe_all(self, names: Sequence[str], access: CollectionAccess) -> list[CollectionDetail]:
+        """Return those of some collections that exist and that the caller may use, in the same order.
+
+        Tables are not read. Raises and cost: as ``list_page``, for these collections.
+        """
+        state = self._state
+        if state is None:
+            return []
+        with state_needed():
+            going = await asyncio.to_thread(lambda: frozenset(iter_deletions(state)))
+        return await self._describe_all(names, access, going=going, verified=True)
+
     async def _describe_all(
-        self, state: StateStore, names: Sequence[str], *, going: frozenset[str], access: CollectionAccess
+        self, names: Sequence[str], access: CollectionAccess, *, going: frozenset[str], verified: bool
     ) -> list[CollectionDetail]:
         """Return contracts and counts of collections, without those that do not exist or that are not allowed."""
+        state = self._state
+        assert state is not None
         slots = asyncio.Semaphore(IN_FLIGHT)
 
         async def describe(name: str) -> CollectionDetail | None:
@@ -120,8 +154,11 @@ class CollectionService:
                 if contract is None or not access.may_use_contents(name, contract.bucket):
                     return None
                 counts = await self._count(contract)
+                last = await asyncio.to_thread(read_verified, state, name) if verified else None
                 deleting = contract.collection in going
-                return CollectionDetail(contract.collection, contract, counts, objects=None, deleting=deleting)
+                return CollectionDetail(
+                    contract.collection, contract, counts, objects=None, deleting=deleting, verified=last
+                )
 
         with state_needed():
             found = await asyncio.gather(*(describe(name) for name in names))
@@ -137,7 +174,7 @@ class CollectionService:
         Raises:
             SubmissionError: "collection_not_found" (404), "state_unavailable" (503).
 
-        Cost: one count per store; three reads of the state store and three columns of the object table.
+        Cost: one count per store; three reads of the state store and four columns of the object table.
         """
         contract = await require_contract(self._state, name, access)
         assert self._state is not None
@@ -192,6 +229,14 @@ class CollectionService:
                 )
         return ObjectPage([show_row(row) for row in rows], following, found)
 
+    async def count_objects(self, name: str, access: CollectionAccess, prefix: str = "") -> dict[str, int] | None:
+        """Return the numbers of ``ObjectTable.stats`` for a prefix; None when the table cannot be read in time.
+
+        Raises: as ``describe``. Cost: four columns of the object table.
+        """
+        contract = await require_contract(self._state, name, access)
+        return await self._count_objects(contract.collection, prefix)
+
     async def _count(self, contract: CollectionContract) -> dict[StoreName, PointCount]:
         counts = await asyncio.gather(*(self._count_store(name, contract.collection) for name in contract.stores))
         return dict(zip(contract.stores, counts, strict=True))
@@ -208,11 +253,11 @@ class CollectionService:
         except IngestionError as error:
             return PointCount(None, error.message)
 
-    async def _count_objects(self, name: str) -> dict[str, int] | None:
+    async def _count_objects(self, name: str, prefix: str = "") -> dict[str, int] | None:
         assert self._state is not None
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
-                return await asyncio.to_thread(ObjectTable(self._state, name).stats)
+                return await asyncio.to_thread(ObjectTable(self._state, name).stats, prefix)
         except (TimeoutError, ImportError, IngestionError) as error:
             _log.warning("object table not read", extra={"collection": name, "error": str(error)})
             return None

@@ -27,15 +27,29 @@ def request_removal(contract: CollectionContract, prefix: str) -> JobRequest:
     Raises:
         SubmissionError: "bucket_not_known" (409): the contract was written by an older version and names no bucket.
     """
+    hint = "Remove the objects from the bucket and run a sync job, or ingest into a new collection."
+    return _request_on(contract, Mode.DELETE, prefix, hint=hint)
+
+
+def request_comparison(contract: CollectionContract, mode: Mode, prefix: str = "") -> JobRequest:
+    """Return the request of a job that compares (``verify``) or repairs the objects under a prefix. Pure.
+
+    Raises:
+        SubmissionError: as ``request_removal``.
+    """
+    return _request_on(contract, mode, prefix, hint=f"Submit a job with mode '{mode.value}' that names the bucket.")
+
+
+def _request_on(contract: CollectionContract, mode: Mode, prefix: str, *, hint: str) -> JobRequest:
     if contract.bucket is None:
         raise SubmissionError(
             "bucket_not_known",
             f"Collection {contract.collection!r} was created by an older version that did not record its bucket.",
-            hint="Remove the objects from the bucket and run a sync job, or ingest into a new collection.",
+            hint=hint,
             status=409,
         )
     source = Source(bucket=contract.bucket, prefix=prefix)
-    return apply_contract(contract, JobRequest(source=source, collection=contract.collection, mode=Mode.DELETE))
+    return apply_contract(contract, JobRequest(source=source, collection=contract.collection, mode=mode))
 
 
 def check_submittable(request: JobRequest) -> None:

@@ -42,7 +42,7 @@ async def test_a_collection_is_shown_whole(world: World, tmp_path: Path) -> None
     async with world.serve(api={"keys_file": keys}, headers=bearer("admin")) as plane:
         one = (await plane.client.get("/collections/notes")).json()
         assert one["contract"]["bucket"] == "docs"
-        assert one["objects"] == {"present": 1, "failed": 1, "chunks": 4}
+        assert one["objects"] == {"present": 1, "failed": 1, "with_warnings": 0, "chunks": 4}
         assert {name: store["points"] for name, store in one["stores"].items()} == {"qdrant": 3, "weaviate": 3}
         assert (one["last_job"], one["verified"]) == (None, None)
         body = {"source": {"bucket": "docs"}, "collection": "notes", "embedding": {"query_prefix": "find: "}}

@@ -168,7 +168,7 @@ async def test_collections_show_contract_counts_and_objects(world: World) -> Non
         assert [(one["name"], one["stores"]["qdrant"]["points"]) for one in listed] == [("notes", 3)]
         one = (await plane.client.get("/collections/notes")).json()
         assert one["contract"]["model_digest"] == "sha256:hash"
-        assert one["objects"] == {"present": 2, "failed": 1, "chunks": 3}
+        assert one["objects"] == {"present": 2, "failed": 1, "with_warnings": 0, "chunks": 3}
         assert one["stores"]["weaviate"]["points"] is None
         assert "no collection" in one["stores"]["weaviate"]["error"]
         page = (await plane.client.get("/collections/notes/objects", params={"limit": 2})).json()

@@ -72,7 +72,7 @@ def append(table: ObjectTable, rows: Iterable[TableRow], epoch: int) -> int:
 def test_an_unknown_collection_is_an_empty_table(table: ObjectTable) -> None:
     """Reading needs no earlier write."""
     assert list(table.scan()) == []
-    assert table.stats() == {"present": 0, "failed": 0, "chunks": 0}
+    assert table.stats() == {"present": 0, "failed": 0, "with_warnings": 0, "chunks": 0}
     assert table.page("", None, None, 10) == ([], None)
     assert (table.compact(), table.clean()) == (0, 0)
 
@@ -93,7 +93,7 @@ def test_the_newest_run_wins_and_tombstones_hide(table: ObjectTable) -> None:
     assert list(table.scan()) == [row("a"), row("b", 2)]
     append(table, [row("b", 3, "failed"), row("c", 3)], 3)
     assert list(table.scan()) == [row("a"), row("b", 3, "failed"), row("c", 3)]
-    assert table.stats() == {"present": 2, "failed": 1, "chunks": 7}
+    assert table.stats() == {"present": 2, "failed": 1, "with_warnings": 0, "chunks": 7}
 
 
 def test_a_scan_does_not_see_what_comes_after_it(table: ObjectTable) -> None:

@@ -8,10 +8,8 @@ from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.dependencies import SearchBody, SearcherDep, ServicesDep
 from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.openapi import problems
-from ingestion_engine.api.views import show_search
-from ingestion_engine.domain.ports import SearchFilter
+from ingestion_engine.api.views import make_search_query, show_search
 from ingestion_engine.models.search import SearchView
-from ingestion_engine.services.search import SearchQuery
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -27,12 +25,5 @@ router = APIRouter(route_class=JsonRoute)
 async def search(body: SearchBody, caller: SearcherDep, services: ServicesDep) -> SearchView:
     """Return the passages nearest to a query, from every store of the collection side by side."""
     caller.check_collection(body.collection)
-    where = SearchFilter(
-        bucket=body.filter.bucket,
-        content_type=body.filter.content_type,
-        metadata=body.filter.metadata or None,
-        key_prefix=body.filter.key_prefix,
-    )
-    query = SearchQuery(collection=body.collection, query=body.query, limit=body.limit, stores=body.stores, where=where)
     async with jobs_explain_absence(body.collection, caller, services):
-        return show_search(await services.search.search(query, caller))
+        return show_search(await services.search.search(make_search_query(body), caller))

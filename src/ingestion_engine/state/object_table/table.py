@@ -116,16 +116,18 @@ class ObjectTable:
         return (table["object_id"].to_pylist() for table in self._read_visible(KeyRange(""), ("object_id",)))
 
     def stats(self, prefix: str = "") -> dict[str, int]:
-        """Return ``{"present": objects, "failed": objects, "chunks": chunks in the stores}`` for a prefix.
+        """Return the number of objects by state, of those of which something was left out, and of chunks, for a prefix.
 
-        Reads three columns.
+        ``{"present": objects, "failed": objects, "with_warnings": objects, "chunks": chunks in the stores}``. Reads
+        four columns.
         """
         import pyarrow.compute as pc
 
-        counts = {RowState.PRESENT.value: 0, RowState.FAILED.value: 0, "chunks": 0}
-        for table in self._read_visible(KeyRange(prefix), ("key", "state", "chunk_count")):
+        counts = {RowState.PRESENT.value: 0, RowState.FAILED.value: 0, "with_warnings": 0, "chunks": 0}
+        for table in self._read_visible(KeyRange(prefix), ("key", "state", "chunk_count", "warnings")):
             for entry in pc.value_counts(table["state"]).to_pylist():
                 counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+            counts["with_warnings"] += table.num_rows - table["warnings"].null_count
             counts["chunks"] += pc.sum(table["chunk_count"]).as_py() or 0
         return counts
 
