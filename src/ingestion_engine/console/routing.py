@@ -7,11 +7,14 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from ingestion_engine.api.problems import TITLES, describe_validation, make_problem, problem_of_error
+from ingestion_engine.console.csrf import keep_seed
 from ingestion_engine.console.pages import render
+from ingestion_engine.console.returning import find_page, log_in_url
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.telemetry import get_logger
 
@@ -33,10 +36,17 @@ class PageRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_page(request: Request) -> Response:
+            response = await answer(request)
+            keep_seed(request, response)
+            return response
+
+        async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
             except IngestionError as error:
                 problem = problem_of_error(error)
+                if error.code == "unauthenticated" and "authorization" not in request.headers:
+                    return ask_to_log_in(request)
                 if problem["status"] == 503:  # a probe need not find out by itself what a request has just met
                     request.app.state.services.health.distrust(error.code)
                 return show_problem(request, problem)
@@ -55,6 +65,14 @@ class PageRoute(APIRoute):
 def make_router() -> APIRouter:
     """Return a router of pages, none of which is in the OpenAPI document."""
     return APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+def ask_to_log_in(request: Request) -> Response:
+    """Return what leads the browser to the log-in, and from there back to the page that was wanted."""
+    url = log_in_url(find_page(request))
+    if "hx-request" in request.headers:  # htmx loads the whole page then; a redirect would replace a part of one
+        return Response(status_code=401, headers={"HX-Redirect": url, "WWW-Authenticate": "Bearer"})
+    return RedirectResponse(url, status_code=303)
 
 
 def show_problem(request: Request, problem: Mapping[str, Any]) -> Response:

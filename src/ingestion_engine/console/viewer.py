@@ -12,7 +12,9 @@ from fastapi.security import SecurityScopes
 
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.scopes import Scope
-from ingestion_engine.api.dependencies import Bearer, IdentitiesDep, JobId, ServicesDep, identify_caller
+from ingestion_engine.api.dependencies import Bearer, IdentitiesDep, JobId, ServicesDep
+from ingestion_engine.console.cookies import SESSION, read_cookie
+from ingestion_engine.console.csrf import check_token, prepare_token
 from ingestion_engine.services.job_records import JobRecord
 
 
@@ -20,10 +22,16 @@ async def find_viewer(request: Request, needed: SecurityScopes, bearer: Bearer, 
     """Return the reader of a page, who has all scopes that it needs; also for templates, as ``viewer``.
 
     Raises:
-        SubmissionError: "unauthenticated" (401), "scope_missing" (403).
+        SubmissionError: "unauthenticated" (401), "scope_missing" (403), "csrf_token_invalid" (403).
     """
-    viewer = await identify_caller(request, bearer, identities)
+    token = None if bearer is None else bearer.credentials.strip()
+    session = None if token else read_cookie(request, SESSION)
+    address = "" if request.client is None else request.client.host
+    viewer = await identities.identify(token, session, address=address)
     request.state.viewer = request.state.caller = viewer
+    if not token:  # a program that sends a credential by itself needs no token against forgery
+        prepare_token(request, session if viewer.session_id else None)
+        await check_token(request)
     for scope in needed.scopes:
         viewer.check_scope(Scope(scope))
     return viewer

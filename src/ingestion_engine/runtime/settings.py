@@ -678,9 +678,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @property
+    def takes_keys(self) -> bool:
+        """True when callers may have API keys."""
+        return self.api.keys_file is not None or self.api.database_keys
+
+    @property
     def is_open(self) -> bool:
         """True when the service serves everybody, because no way to authenticate is configured."""
-        return self.api.keys_file is None and not self.api.database_keys and self.oidc.issuer is None
+        return not self.takes_keys and self.oidc.issuer is None
 
     @property
     def embed_in_flight(self) -> int:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingestion_engine.api.dependencies import FOREIGN_HOST
 from ingestion_engine.api.problems import answer_problem, make_problem
+from ingestion_engine.console.cookies import SESSION_COOKIES
 from ingestion_engine.runtime.host_names import HostRules, host_of_url, split_host
 from ingestion_engine.runtime.settings import ApiSettings
 
@@ -21,9 +22,6 @@ PROBES: Final = frozenset({"/livez", "/readyz"})
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
-
-SESSION_COOKIES: Final = ("__Host-ingest", "ingest_session")
-"""Names of the cookie of a console session, with and without TLS."""
 
 _PORTS: Final = {"http": 80, "https": 443}
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
