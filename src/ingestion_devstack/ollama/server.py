@@ -31,10 +31,12 @@ from typing import Any
 import orjson
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ingestion_devstack.ollama.callers import OwnCallers
 from ingestion_devstack.ollama.catalog import Catalog, full_name
 from ingestion_devstack.ollama.faults import EmbedStats, FaultPlan
 from ingestion_devstack.ollama.hash_model import HashModel
@@ -90,7 +92,12 @@ class OllamaStandIn:
         ]
         if self._with_faults:
             routes += [Route("/_faults", self.arm_fault, methods=["POST"]), Route("/_stats", self.stats)]
-        return Starlette(routes=routes, exception_handlers=ERROR_HANDLERS, lifespan=self._run)
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(OwnCallers)],
+            exception_handlers=ERROR_HANDLERS,
+            lifespan=self._run,
+        )
 
     @contextlib.asynccontextmanager
     async def _run(self, _app: Starlette) -> AsyncIterator[None]:

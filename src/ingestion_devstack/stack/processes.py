@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ingestion_devstack.stack.private_files import UMASK, open_log
+
 LOOPBACK = "127.0.0.1"
 _TAIL_LINES = 25
 _TAIL_BYTES = 16_384
@@ -28,9 +30,8 @@ class ManagedProcess:
         self, command: Sequence[str], *, env: Mapping[str, str], log_path: Path, cwd: Path, grace_s: float = 10.0
     ) -> None:
         self._grace_s = grace_s
-        log_path.parent.mkdir(parents=True, exist_ok=True)
         guard = [sys.executable, "-m", "ingestion_devstack.stack.guard", "--grace", str(grace_s), "--", *command]
-        with log_path.open("ab") as log:
+        with open_log(log_path) as log:
             self._guard = subprocess.Popen(
                 guard,
                 stdin=subprocess.PIPE,
@@ -38,6 +39,7 @@ class ManagedProcess:
                 stderr=log,
                 env=dict(env),
                 cwd=cwd,
+                umask=UMASK,
                 start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone, which stops all in order
             )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from ingestion_devstack.stack.private_files import make_private
 from ingestion_devstack.stack.processes import LOOPBACK
 from ingestion_devstack.stack.programs import Program, find_models, has_model
 from ingestion_devstack.stack.seaweedfs import STATE_BUCKET, make_variables, open_client
@@ -60,7 +61,7 @@ def plan_minio(home: Home, program: Program, buckets: tuple[str, ...]) -> Plan:
         not_inherited=("MINIO_",),
         is_ready=is_ready,
         variables=make_variables(url, credentials),
-        prepare=lambda _variables: (directory / "certs").mkdir(parents=True, exist_ok=True),
+        prepare=lambda _variables: make_private(directory / "certs"),
     )
 
 
@@ -177,4 +178,4 @@ def plan_weaviate_server(home: Home, program: Program) -> Plan:
 
 
 def _make_directory(directory: Path) -> Callable[[object], None]:
-    return lambda _variables: directory.mkdir(parents=True, exist_ok=True)
+    return lambda _variables: make_private(directory)

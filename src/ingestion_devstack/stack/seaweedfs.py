@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from ingestion_devstack.stack.credentials import Credentials
+from ingestion_devstack.stack.private_files import make_private
 from ingestion_devstack.stack.processes import LOOPBACK
+from ingestion_devstack.stack.seaweedfs_security import write_security
 from ingestion_devstack.stack.service import PROBE_TIMEOUT_S, Home, Plan, StackError
 from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.domain.errors import IngestionError
@@ -31,7 +33,8 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
     ports = {name: home.ports.take(name, port, grpc_twin=True) for name, port in _WELL_KNOWN.items()}
     wanted = (*buckets, STATE_BUCKET)
     directory = home.data_dir / "s3"
-    directory.mkdir(parents=True, exist_ok=True)
+    make_private(directory)
+    security = write_security(home.data_dir / "s3-security")
     url = f"http://{LOOPBACK}:{ports['s3']}"
     credentials = home.credentials
     return Plan(
@@ -41,6 +44,7 @@ def plan_seaweedfs(home: Home, buckets: tuple[str, ...]) -> Plan:
         what=f"SeaweedFS, a real S3 server; buckets {', '.join(wanted)}",
         command=(
             str(_find_weed()),
+            f"-config_dir={security}",
             "mini",
             f"-dir={directory}",
             f"-ip={LOOPBACK}",

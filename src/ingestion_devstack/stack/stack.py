@@ -18,6 +18,7 @@ from ingestion_devstack.stack.api_service import plan_api
 from ingestion_devstack.stack.credentials import load_or_make_credentials
 from ingestion_devstack.stack.environment import apply_variables, settings_to_env, write_stack_env
 from ingestion_devstack.stack.gateway import plan_gateway
+from ingestion_devstack.stack.private_files import make_private
 from ingestion_devstack.stack.processes import Ports
 from ingestion_devstack.stack.programs import NO_PROGRAMS, Program, Programs
 from ingestion_devstack.stack.ray_head import plan_ray_head
@@ -313,8 +314,9 @@ def _lock_directory(data_dir: Path) -> IO[str]:
     Raises:
         StackError: another process holds it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_private(data_dir)
     path = data_dir / "up.lock"
+    path.touch(0o600)
     lock = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

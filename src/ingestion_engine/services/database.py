@@ -296,9 +296,9 @@ class Database:
         _check_files(address)
         parsed = sa.engine.make_url(address.url)
         if parsed.get_backend_name() == "sqlite":
-            if parsed.database and parsed.database != ":memory:":
+            if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
                 try:
-                    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                    _make_private(Path(parsed.database))
                 except OSError as error:
                     raise _make_unavailable(error, _describe_place(parsed)) from error
             engine = create_async_engine(address.url)
@@ -486,6 +486,21 @@ def _make_creator(dsn: str, options: Mapping[str, Any]) -> Callable[..., Awaitab
         return await asyncpg.connect(dsn, **options)
 
     return connect
+
+
+def _make_private(path: Path) -> None:
+    """Create the directory and the file of a database so that only their owner can read them.
+
+    The others' rights are taken from a file that exists, and from SQLite's files beside it, which get its mode. A file
+    of another user stays as it is, and so does a directory.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    for one in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            if one.stat().st_mode & 0o077:
+                one.chmod(0o600)
 
 
 def _leave_replica(context: Any) -> None:

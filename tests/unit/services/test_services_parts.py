@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,20 @@ async def test_a_question_on_its_way_is_asked_once_for_all() -> None:
     assert [str(error) for error in errors] == ["away", "away"]
     assert await ask_all() == [2, 2]
     assert await shared.get("key", ask, keep_s=60) == asks == 2
+
+
+async def test_the_file_of_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    """From its creation on, whatever the umask is; the rights of others are taken from one that exists."""
+    before = os.umask(0o022)
+    try:
+        path = tmp_path / "data" / "jobs.db"
+        for _ in range(2):
+            store = await JobStore.open(f"sqlite:///{path}")
+            files = sorted(path.parent.iterdir())
+            assert path in files
+            assert [file.name for file in files if file.stat().st_mode & 0o077] == []
+            await store.close()
+            path.chmod(0o644)
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
