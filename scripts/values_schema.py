@@ -23,7 +23,7 @@ CHART: Final = Path(__file__).resolve().parents[1] / "deploy" / "charts" / "inge
 
 SET_BY_THE_CHART: Final = frozenset(
     {
-        *("api.host", "api.port", "api.keys_file", "gateway.host", "gateway.port", "tls.ca_file"),
+        *("api.host", "api.port", "api.keys_file", "api.allow_anonymous", "api.database_keys", "gateway.host", "gateway.port", "tls.ca_file"),
         *("spark.namespace", "spark.image", "spark.service_account", "spark.secret_name", "spark.labels"),
         *("spark.pod_template", "dispatch.enabled", "database.migrate", "data_dir"),
         # It holds a password.

@@ -85,16 +85,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a way to nothing": ({"ingress": _HOST, "api": {"enabled": False}}, "lead to the API, which api.enabled"),
     "no host": ({"ingress": {"enabled": True}}, "ingress.enabled needs ingress.hosts"),
     "no parent": ({"httpRoute": {"enabled": True}}, "httpRoute.enabled needs httpRoute.parentRefs"),
-    "no keys behind an Ingress": ({"auth": {"existingSecret": ""}, "ingress": _HOST}, "reachable from outside without"),
-    "no keys behind a route": (
-        {"auth": {"existingSecret": ""}, "httpRoute": _PARENT},
-        "reachable from outside without",
-    ),
+    "no keys": ({"auth": {"existingSecret": ""}}, "reaches the API in the cluster could read, change and delete"),
+    "no keys behind an Ingress": ({"auth": {"existingSecret": ""}, "ingress": _HOST}, "from outside of the cluster"),
+    "no keys behind a route": ({"auth": {"existingSecret": ""}, "httpRoute": _PARENT}, "from outside of the cluster"),
     "no keys on nodes": (
         {"auth": {"existingSecret": ""}, "api": {"service": {"type": "NodePort"}}},
-        "reachable from outside without",
+        "from outside of the cluster",
     ),
     "keys and everybody": ({"auth": {"allowEverybody": True}}, "contradict each other"),
+    "keys of the database and everybody": (
+        {"auth": {"existingSecret": "", "databaseKeys": True, "allowEverybody": True}},
+        "contradict each other",
+    ),
+    "a provider and everybody": (
+        {"auth": {"existingSecret": "", "allowEverybody": True}, "config": {"oidc": {"issuer": "https://id.example"}}},
+        "contradict each other",
+    ),
     "two authorities": ({"tls": {"existingConfigMap": "a", "existingSecret": "b"}}, "both name the authorities"),
     "migrations at the start": (
         {"migrations": {"mode": "start", "existingSecret": "owner"}},
@@ -167,6 +173,39 @@ def test_settings_become_variables() -> None:
     assert found["INGEST_OLLAMA__URLS"] == "http://a:11434#8,dns+http://b:11434"
     assert "INGEST_EMBED__IN_FLIGHT" not in found
     assert found["INGEST_GATEWAY__URL"] == "dns+http://ingest-ingestion-engine-gateway.search.svc:11430"
+
+
+def test_the_service_knows_its_names() -> None:
+    """Those of its Service, of Ingress and HTTPRoute, and those that are named; browsers use the first one outside."""
+    service = "ingest-ingestion-engine-api"
+    inner = [f"{service}{end}" for end in ("", ".search", ".search.svc", ".search.svc.cluster.local")]
+    found = _variables({})
+    assert found["INGEST_API__ALLOWED_HOSTS"].split(",") == inner
+    assert "INGEST_API__PUBLIC_URL" not in found
+    for own in (["a.example", "b.example"], "a.example,b.example"):
+        found = _variables({"ingress": _HOST, "clusterDomain": "c.internal", "config": {"api": {"allowed_hosts": own}}})
+        names = [*inner[:3], f"{service}.search.svc.c.internal", "ingest.example.com", "a.example", "b.example"]
+        assert found["INGEST_API__ALLOWED_HOSTS"].split(",") == names
+        assert found["INGEST_API__PUBLIC_URL"] == "http://ingest.example.com"
+    tls = {"ingress": {**_HOST, "tls": [{"hosts": ["ingest.example.com"], "secretName": "x"}]}}
+    assert _variables(tls)["INGEST_API__PUBLIC_URL"] == "https://ingest.example.com"
+    own = {"config": {"api": {"public_url": "https://other.example.com"}}}
+    assert _variables(merge(tls, own))["INGEST_API__PUBLIC_URL"] == "https://other.example.com"
+    route = {"httpRoute": {**_PARENT, "hostnames": ["*.example.com"]}}
+    found = _variables(route)
+    assert found["INGEST_API__ALLOWED_HOSTS"].split(",") == [*inner, "*.example.com"]
+    assert "INGEST_API__PUBLIC_URL" not in found
+
+
+def test_ways_to_log_in_become_variables() -> None:
+    """Rules of a provider are JSON; what opens the service to everybody is said in words."""
+    rules = [{"value": "team", "scopes": ["read"], "collections": ["docs-*"]}]
+    oidc = {"issuer": "https://id.example.com", "client_id": "ingest", "rules": rules}
+    found = _variables({"auth": {"existingSecret": ""}, "config": {"oidc": oidc}})
+    assert json.loads(found["INGEST_OIDC__RULES"]) == rules
+    assert not {"INGEST_API__ALLOW_ANONYMOUS", "INGEST_API__DATABASE_KEYS"} & set(found)
+    assert _variables({"auth": {"existingSecret": "", "databaseKeys": True}})["INGEST_API__DATABASE_KEYS"] == "true"
+    assert _variables({"auth": {"existingSecret": "", "allowEverybody": True}})["INGEST_API__ALLOW_ANONYMOUS"] == "true"
 
 
 def test_engines_of_the_chart_become_variables() -> None:

@@ -106,10 +106,12 @@ annotations:
 
 {{/*
 A value of a setting as the text of its variable. Helm reads every number as a floating-point one, and would print
-268435456 as 2.68435456e+08; lists are joined by commas, as the settings read them.
+268435456 as 2.68435456e+08; lists are joined by commas, as the settings read them, and those of objects are JSON.
 */}}
 {{- define "ingestion-engine.text" -}}
-{{- if kindIs "slice" . -}}
+{{- if and (kindIs "slice" .) (kindIs "map" (first .)) -}}
+{{- toJson . -}}
+{{- else if kindIs "slice" . -}}
 {{- $parts := list -}}
 {{- range . }}{{ $parts = append $parts (include "ingestion-engine.text" .) }}{{ end -}}
 {{- join "," $parts -}}
@@ -170,8 +172,50 @@ dns+http://{{ include "ingestion-engine.fullname" . }}-gateway.{{ .Release.Names
 {{- if include "ingestion-engine.hasCa" . -}}
 {{- $_ := set $env "INGEST_TLS__CA_FILE" (include "ingestion-engine.caFile" .) -}}
 {{- end -}}
+{{- $_ := set $env "INGEST_API__ALLOWED_HOSTS" (include "ingestion-engine.allowedHosts" .) -}}
+{{- with include "ingestion-engine.publicUrl" . }}{{ $_ := set $env "INGEST_API__PUBLIC_URL" . }}{{ end -}}
+{{- if .Values.auth.databaseKeys }}{{ $_ := set $env "INGEST_API__DATABASE_KEYS" "true" }}{{ end -}}
+{{- if .Values.auth.allowEverybody }}{{ $_ := set $env "INGEST_API__ALLOW_ANONYMOUS" "true" }}{{ end -}}
 {{- $_ := set $env "INGEST_DATA_DIR" "/var/lib/ingest" -}}
 {{- toJson $env -}}
+{{- end -}}
+
+{{/* Whether callers are known: by keys of a file or of the database, or by a provider. */}}
+{{- define "ingestion-engine.hasAuth" -}}
+{{- if or .Values.auth.existingSecret .Values.auth.databaseKeys (dig "oidc" "issuer" "" (default dict .Values.config)) }}yes{{ end -}}
+{{- end -}}
+
+{{/*
+Names under which the API is reached: its Service's, those of Ingress and HTTPRoute, and yours. Probes and scrapes use
+the addresses of pods, which are always allowed.
+*/}}
+{{- define "ingestion-engine.allowedHosts" -}}
+{{- $service := printf "%s-api" (include "ingestion-engine.fullname" .) -}}
+{{- $space := printf "%s.%s" $service .Release.Namespace -}}
+{{- $names := list $service $space (printf "%s.svc" $space) (printf "%s.svc.%s" $space .Values.clusterDomain) -}}
+{{- if .Values.ingress.enabled }}{{ range .Values.ingress.hosts }}{{ $names = append $names .host }}{{ end }}{{ end -}}
+{{- if .Values.httpRoute.enabled }}{{ range .Values.httpRoute.hostnames }}{{ $names = append $names . }}{{ end }}{{ end -}}
+{{- $own := dig "api" "allowed_hosts" list (default dict .Values.config) -}}
+{{- if kindIs "slice" $own }}{{ $names = concat $names $own }}{{ else }}{{ $names = concat $names (splitList "," (toString $own)) }}{{ end -}}
+{{- join "," (uniq (compact $names)) -}}
+{{- end -}}
+
+{{/* URL for browsers: yours, or that of the first host of the Ingress or the HTTPRoute, unless it is a wildcard. */}}
+{{- define "ingestion-engine.publicUrl" -}}
+{{- $own := dig "api" "public_url" "" (default dict .Values.config) -}}
+{{- $host := "" -}}
+{{- $scheme := "https" -}}
+{{- if and .Values.ingress.enabled .Values.ingress.hosts -}}
+{{- $host = (first .Values.ingress.hosts).host -}}
+{{- if not .Values.ingress.tls }}{{ $scheme = "http" }}{{ end -}}
+{{- else if and .Values.httpRoute.enabled .Values.httpRoute.hostnames -}}
+{{- $host = first .Values.httpRoute.hostnames -}}
+{{- end -}}
+{{- if $own -}}
+{{- $own -}}
+{{- else if and $host (not (hasPrefix "*" $host)) -}}
+{{- printf "%s://%s" $scheme $host -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "ingestion-engine.hasCa" -}}

@@ -109,11 +109,11 @@
 {{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
 {{- $faults = append $faults "httpRoute.enabled needs httpRoute.parentRefs, the Gateway that it is attached to." -}}
 {{- end -}}
-{{- if and (include "ingestion-engine.isExposed" .) (not $values.auth.existingSecret) (not $values.auth.allowEverybody) -}}
-{{- $faults = append $faults "The API would be reachable from outside without a key, and everybody could delete every collection: name the Secret of the keys in auth.existingSecret, or set auth.allowEverybody to true." -}}
+{{- if and (not (include "ingestion-engine.hasAuth" .)) (not $values.auth.allowEverybody) -}}
+{{- $faults = append $faults (printf "Nobody would have to log in, and everybody who reaches the API%s could read, change and delete everything: name the Secret of the API keys in auth.existingSecret, set auth.databaseKeys to true, or name a provider in config.oidc.issuer; or set auth.allowEverybody to true." (empty (include "ingestion-engine.isExposed" .) | ternary " in the cluster" " from outside of the cluster")) -}}
 {{- end -}}
-{{- if and $values.auth.existingSecret $values.auth.allowEverybody -}}
-{{- $faults = append $faults "auth.existingSecret and auth.allowEverybody contradict each other: remove one." -}}
+{{- if and (include "ingestion-engine.hasAuth" .) $values.auth.allowEverybody -}}
+{{- $faults = append $faults "auth.allowEverybody and a way to log in (auth.existingSecret, auth.databaseKeys, config.oidc.issuer) contradict each other: remove one." -}}
 {{- end -}}
 {{- if and $values.tls.existingConfigMap $values.tls.existingSecret -}}
 {{- $faults = append $faults "tls.existingConfigMap and tls.existingSecret both name the authorities: remove one." -}}
