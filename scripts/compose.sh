@@ -73,7 +73,8 @@ up() {
     say "waiting until the service is ready"
     for _ in $(seq 60); do
         if compose exec -T service python -I /opt/ingest/healthcheck.py 8080 /readyz >/dev/null 2>&1; then
-            say "ready: http://$(compose port service 8080). The API key is in $secrets/ingest_api_key."
+            say "ready. Log in at http://$(compose port service 8080) with the API key that this prints:"
+            say "  cat $secrets/ingest_api_key"
             say "next: docs/deploy/compose.md"
             return
         fi

@@ -23,7 +23,16 @@ CHART: Final = Path(__file__).resolve().parents[1] / "deploy" / "charts" / "inge
 
 SET_BY_THE_CHART: Final = frozenset(
     {
-        *("api.host", "api.port", "api.keys_file", "api.allow_anonymous", "api.database_keys", "gateway.host", "gateway.port", "tls.ca_file"),
+        *(
+            "api.host",
+            "api.port",
+            "api.keys_file",
+            "api.allow_anonymous",
+            "api.database_keys",
+            "gateway.host",
+            "gateway.port",
+            "tls.ca_file",
+        ),
         *("spark.namespace", "spark.image", "spark.service_account", "spark.secret_name", "spark.labels"),
         *("spark.pod_template", "dispatch.enabled", "database.migrate", "data_dir"),
         # It holds a password.
@@ -136,7 +145,8 @@ def _describe_setting(model: type[BaseModel], name: str, info: FieldInfo) -> dic
     made: dict[str, Any] = {}
     for kind in kinds:
         if kind.get("type") == "array":
-            made = dict(URLS)
+            inner = kind.get("items", {}).get("type")
+            made = {"type": ["array", "string"], "items": OBJECT} if inner == "object" else dict(URLS)
         elif kind.get("type") != "null":
             made = {key: value for key, value in kind.items() if key in _KEPT}
     if "enum" in made:
