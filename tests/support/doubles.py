@@ -243,6 +243,7 @@ class MemoryStore:
     refuse: Callable[[Point], str | None] = lambda _point: None
 
     async def check(self) -> str:
+        self.before_read("check")
         return "memory"
 
     async def ensure_collection(self, contract: CollectionContract) -> None:

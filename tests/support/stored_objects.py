@@ -40,9 +40,11 @@ def write_collection(
     stores: tuple[StoreName, ...] = tuple(StoreName),
 ) -> None:
     """Make a collection whose objects have some chunks each; failed ones have none."""
-    create_contract(world.state, make_contract(name, bucket="docs", query_prefix="find: ", stores=stores))
+    contract = make_contract(name, bucket="docs", query_prefix="find: ", stores=stores)
+    create_contract(world.state, contract)
     for store in stores_of(world, stores):
         store.collections[name] = {}
+        store.contracts[name] = contract
     rows = []
     for key in sorted(keys, key=str.encode):
         rows.append(_make_row(key, 0 if key in failed else chunks, failed=key in failed, warned=key in warned))

@@ -18,6 +18,7 @@ from ingestion_engine.console.pages import render
 from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import DeleterDep, ReaderDep
 from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.failure_hints import FAILURE_HINTS
 from ingestion_engine.domain.records import RowState
 from ingestion_engine.domain.spec import CollectionContract, EngineName
 from ingestion_engine.services.contract_defaults import request_removal
@@ -101,6 +102,7 @@ async def show_object(
         section=SECTION,
         url=f"{SECTION}/{quote(name, safe='')}",
         page=show_chunks(page),
+        hint=None if page.row is None or page.row.error_code is None else FAILURE_HINTS.get(page.row.error_code),
         crumbs=list_folders(key),
         cursor=cursor,
     )

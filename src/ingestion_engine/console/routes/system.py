@@ -112,11 +112,11 @@ async def set_drain(
 
 
 def _describe_drain(drain: DrainView) -> Confirmation:
-    under_way, waiting = show_plural(drain.under_way, "job"), show_plural(drain.waiting, "job")
+    waiting = f"{show_plural(drain.waiting, 'job')} {'waits' if drain.waiting == 1 else 'wait'}"
     if drain.draining:
         return Confirmation(
             title="End draining",
-            effects=(f"The {waiting} that wait start again, as the capacity allows.", "New jobs are accepted."),
+            effects=(f"{waiting}; they start again, as the capacity allows.", "New jobs are accepted."),
             button="Let jobs start",
             back=SECTION,
             back_name="System",
@@ -126,8 +126,8 @@ def _describe_drain(drain: DrainView) -> Confirmation:
     return Confirmation(
         title="Drain the service",
         effects=(
-            f"No waiting job starts from now on, in all copies of the service, also after a restart: {waiting} wait.",
-            f"{under_way} under way go on to their end.",
+            f"No waiting job starts from now on, in all copies of the service, also after a restart: {waiting} now.",
+            f"Jobs under way go on to their end: {show_plural(drain.under_way, 'job')} now.",
             "Searches and reading are not affected.",
         ),
         button="Drain the service",
