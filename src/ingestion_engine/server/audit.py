@@ -21,7 +21,7 @@ from ingestion_engine.services.audit.log import AuditLog
 UNMATCHED: Final = "unmatched"
 """Operation of a request that no route matches, or that was refused before one was looked for."""
 
-READING: Final = frozenset({"search", "show_spark_manifest"})
+READING: Final = frozenset({"search", "console.search", "show_spark_manifest"})
 """Operations that change nothing although their method is POST. Every other one of such a method is a change."""
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -92,7 +92,7 @@ async def ask_rollback(
     return ask(request, _describe_rollback(alias, versions, to))
 
 
-@router.post(SECTION + "/{name}/rollback")
+@router.post(SECTION + "/{name}/rollback", name="roll_back_alias")
 async def roll_back(
     name: AliasName,
     request: Request,
@@ -154,7 +154,7 @@ async def ask_prune(
     return ask(request, _describe_prune(alias, versions, keep))
 
 
-@router.post(SECTION + "/{name}/prune")
+@router.post(SECTION + "/{name}/prune", name="prune_alias")
 async def prune(
     name: AliasName,
     request: Request,
@@ -206,7 +206,7 @@ async def ask_remove(name: AliasName, request: Request, viewer: DeleterDep, serv
     return ask(request, _describe_removal(alias, versions))
 
 
-@router.post(SECTION + "/{name}/remove")
+@router.post(SECTION + "/{name}/remove", name="remove_alias")
 async def remove(
     name: AliasName, request: Request, viewer: DeleterDep, services: ServicesDep, typed: TypedField = ""
 ) -> Response:

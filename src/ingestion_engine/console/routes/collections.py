@@ -120,7 +120,7 @@ async def ask_comparison(
     return ask(request, confirmation)
 
 
-@router.post(SECTION + "/{name}/compare/{mode}")
+@router.post(SECTION + "/{name}/compare/{mode}", name="submit_comparison")
 async def compare(
     name: CollectionName,
     mode: _Mode,
@@ -189,7 +189,7 @@ async def ask_delete(name: CollectionName, request: Request, viewer: DeleterDep,
     return ask(request, await _describe_deletion(name, viewer, services))
 
 
-@router.post(SECTION + "/{name}/delete")
+@router.post(SECTION + "/{name}/delete", name="delete_collection")
 async def delete(
     name: CollectionName, request: Request, viewer: DeleterDep, services: ServicesDep, typed: TypedField = ""
 ) -> Response:

@@ -126,7 +126,7 @@ async def ask_removal(
     return ask(request, confirmation)
 
 
-@router.post(_ROOT + "/remove")
+@router.post(_ROOT + "/remove", name="delete_objects")
 async def remove(
     name: CollectionName,
     request: Request,
