@@ -34,6 +34,7 @@ from ingestion_engine.models.jobs import (
     JobLinks,
     JobProgress,
     JobView,
+    PlanEstimateView,
     ThroughputSample,
     TimeShareView,
 )
@@ -60,6 +61,7 @@ from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import find_wait
 from ingestion_engine.services.jobs import Submitted
 from ingestion_engine.services.leadership import LeadershipView
+from ingestion_engine.services.plan_estimates import PlanEstimate
 from ingestion_engine.services.search import SearchAnswer, SearchQuery
 
 _log = get_logger(__name__)
@@ -145,6 +147,7 @@ def _show_whole_job(job: JobRecord) -> JobView:
         collection=job.collection,
         alias=job.alias,
         mode=str(request.get("mode", "")),
+        owner=job.owner,
         request=request,
         attempt=job.attempt,
         parallelism=job.parallelism,
@@ -194,6 +197,13 @@ def show_progress(job: JobRecord) -> JobProgress | None:
         eta_s=None if job.state.is_final or job.state is JobState.CANCELING else eta_s,
         updated_at=progress.get("updated_at"),
     )
+
+
+def show_estimate(view: JobView, estimate: PlanEstimate | None) -> JobView:
+    """Return the view of a plan with how long its work would take. Pure."""
+    if estimate is None:
+        return view
+    return view.model_copy(update={"estimate": PlanEstimateView(**dataclasses.asdict(estimate))})
 
 
 def show_throughput(job: JobRecord) -> list[ThroughputSample] | None:

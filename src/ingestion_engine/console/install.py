@@ -7,11 +7,21 @@ from typing import Final
 from fastapi import FastAPI, Request, Response
 
 from ingestion_engine.api.problems import make_problem
-from ingestion_engine.console.routes import aliases, collections, jobs, log_in, objects, search, static, system
+from ingestion_engine.console.routes import (
+    aliases,
+    collections,
+    jobs,
+    log_in,
+    new_job,
+    objects,
+    search,
+    static,
+    system,
+)
 from ingestion_engine.console.routing import make_router, show_problem
 from ingestion_engine.console.viewer import ViewerDep
 
-_SECTIONS: Final = (static, log_in, jobs, collections, objects, search, aliases, system)
+_SECTIONS: Final = (static, log_in, new_job, jobs, collections, objects, search, aliases, system)
 
 
 def install_console(app: FastAPI) -> None:

@@ -239,6 +239,8 @@ class JobRequest(Part):
     """``sync``: bring the stores up to date with the bucket; ``full``: embed everything again; ``plan``: only report
     what ``sync`` would do; ``verify``: compare the stores with the object table and with each other, change nothing;
     ``repair``: verify, then repair the differences."""
+    plan_full: Flag = False
+    """With mode ``plan``: report what ``full`` would do instead of ``sync``."""
     delete_missing: Flag = True
     """Remove the points of objects that were deleted from the bucket, within prefix and filters."""
     allow_mass_delete: Flag = False
@@ -278,6 +280,12 @@ class JobRequest(Part):
     def _alias_is_of_new_versions(self) -> JobRequest:
         if self.alias is not None and self.mode not in MODES_ALLOWING_ALIAS:
             raise ValueError(f"alias requires mode 'sync' or 'full', not {self.mode.value!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _full_plan_is_a_plan(self) -> JobRequest:
+        if self.plan_full and self.mode is not Mode.PLAN:
+            raise ValueError(f"plan_full requires mode 'plan', not {self.mode.value!r}")
         return self
 
     @model_validator(mode="after")

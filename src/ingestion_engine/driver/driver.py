@@ -410,7 +410,7 @@ class Driver:
             job_id=self.spec.job_id,
             bucket=request.source.bucket,
             fingerprint=fingerprint,
-            full=request.mode is Mode.FULL,
+            full=request.mode is Mode.FULL or request.plan_full,
             delete_missing=request.delete_missing and only is None,
             retry_failed=request.retry_failed,
             selects=selection.matches,

@@ -94,6 +94,21 @@ class ThroughputSample(View):
     """Objects that are done."""
 
 
+class PlanEstimateView(View):
+    """How long the work of a plan would take, and from what that is estimated."""
+
+    seconds: float
+    """From the submission to the end."""
+    chunks_per_s: float
+    """Median of the earlier jobs."""
+    start_s: float
+    """Median of their seconds from the submission to the start of their driver, which is part of ``seconds``."""
+    jobs: int
+    """Number of earlier jobs: the newest, at most five."""
+    same_collection: bool
+    """True when they are jobs on the same collection; else they are others on the same engine."""
+
+
 class JobView(View):
     """A job."""
 
@@ -104,6 +119,8 @@ class JobView(View):
     alias: str | None
     """Alias that moves to the collection when the job has succeeded."""
     mode: str
+    owner: str = ""
+    """Name of the API key or the person that submitted the job; empty without authentication."""
     request: dict[str, Any]
     """The request as submitted, with defaults filled in and aliases replaced by the name of the collection."""
     attempt: int
@@ -137,6 +154,9 @@ class JobView(View):
     throughput: list[ThroughputSample] | None = None
     """At most 121 samples over the whole job, oldest first; null in lists and events, and when the driver has reported
     none."""
+    estimate: PlanEstimateView | None = None
+    """Of a plan that has succeeded: how long its work would take; null in lists and events, and while no earlier job
+    shows a pace."""
     error: dict[str, Any] | None
     """Why the job failed or was canceled, in the form of a problem without ``status``."""
     note: str | None

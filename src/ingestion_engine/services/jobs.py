@@ -30,6 +30,7 @@ from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
 from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
 from ingestion_engine.services.log_position import LogPosition, read_after
+from ingestion_engine.services.plan_estimates import LOOK_AT, PlanEstimate, estimate_plan
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.state_access import state_needed, state_not_configured
 
@@ -213,6 +214,23 @@ class JobService:
     ) -> tuple[list[JobRecord], str | None]:
         """Return up to ``limit`` jobs, newest first, and the cursor of the next page."""
         return await self._store.list_page(where, limit=limit, cursor=cursor)
+
+    async def estimate(self, plan: JobRecord, *, seen_by: str | None = None) -> PlanEstimate | None:
+        """Return how long the work of a plan would take at the pace of earlier jobs; None for anything else.
+
+        Args:
+            plan: The job.
+            seen_by: Owner to whose jobs the caller is limited.
+
+        Cost: one query for a plan that has succeeded, else none.
+        """
+        mode = plan.request.get("mode") if isinstance(plan.request, Mapping) else None
+        if mode != Mode.PLAN or plan.state is not JobState.SUCCEEDED:
+            return None
+        ended = (JobState.SUCCEEDED, JobState.PARTIALLY_SUCCEEDED)
+        where = JobFilter(engine=plan.engine, states=ended, seen_by=seen_by)
+        earlier, _ = await self._store.list_page(where, limit=LOOK_AT, cursor=None)
+        return estimate_plan(plan, earlier)
 
     async def read_failures(
         self, job_id: str, *, limit: int, cursor: str | None, codes: Sequence[str] = ()

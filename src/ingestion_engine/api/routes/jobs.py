@@ -28,7 +28,7 @@ from ingestion_engine.api.dependencies import (
 from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.openapi import ACCEPTED, problems, with_headers
 from ingestion_engine.api.streams import end_with_credential
-from ingestion_engine.api.views import answer_accepted, show_failure, show_job
+from ingestion_engine.api.views import answer_accepted, show_estimate, show_failure, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
@@ -115,9 +115,10 @@ async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesD
 
 
 @router.get("/jobs/{job_id}", operation_id="get_job", summary="Get a job", response_description="The job.")
-async def get_job(job: ReadJobDep, services: ServicesDep) -> JobView:
+async def get_job(job: ReadJobDep, caller: ReaderDep, services: ServicesDep) -> JobView:
     """Return the state, progress, counts and error of a job."""
-    return show_job(job, (await services.jobs.waits.find(job)).get(job.id), with_throughput=True)
+    view = show_job(job, (await services.jobs.waits.find(job)).get(job.id), with_throughput=True)
+    return show_estimate(view, await services.jobs.estimate(job, seen_by=caller.sees_jobs_of))
 
 
 @router.get(
