@@ -110,7 +110,16 @@ def divide_bar(parts: Sequence[TimeShareView] | None) -> list[BarPart]:
     for part in parts or ():
         width = part.share * 100
         name, series = MACHINE_NAMES.get(part.machine, part.machine), _SERIES.get(part.machine, 6)
-        bar.append(BarPart(name, round(start, 2), round(width, 2), series, width, part.seconds))
+        bar.append(
+            BarPart(
+                name,
+                start=round(start, 2),
+                width=round(width, 2),
+                series=series,
+                percent=width,
+                seconds=part.seconds,
+            )
+        )
         start += width
     return bar
 
@@ -123,7 +132,14 @@ def _measure(samples: Sequence[ThroughputSample]) -> tuple[list[Interval], list[
         if end <= begin:
             continue  # the clock of another node, after a new attempt
         chunks, read = max(0, after.chunks - before.chunks), max(0, after.bytes - before.bytes)
-        intervals.append(Interval(after.at, chunks / (end - begin), read / (end - begin), after.objects))
+        intervals.append(
+            Interval(
+                after.at,
+                chunks_per_s=chunks / (end - begin),
+                bytes_per_s=read / (end - begin),
+                objects=after.objects,
+            )
+        )
         times.append((begin, end))
     return intervals, times
 

@@ -51,7 +51,13 @@ def estimate_plan(plan: JobRecord, earlier: Sequence[JobRecord]) -> PlanEstimate
         return None
     chunks_per_s, start_s = median(pace for pace, _ in used), median(start for _, start in used)
     seconds = round(start_s + chunks / chunks_per_s, 1)
-    return PlanEstimate(seconds, round(chunks_per_s, 2), round(start_s, 1), len(used), bool(own))
+    return PlanEstimate(
+        seconds,
+        chunks_per_s=round(chunks_per_s, 2),
+        start_s=round(start_s, 1),
+        jobs=len(used),
+        same_collection=bool(own),
+    )
 
 
 def _measure(job: JobRecord) -> tuple[float, float] | None:

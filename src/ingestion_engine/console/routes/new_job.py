@@ -68,11 +68,11 @@ async def send_form(request: Request, viewer: SubmitterDep, services: ServicesDe
         viewer.check_request(wanted)
         check_submittable(wanted)
         if sent.get("do") == "start":
-            done = await _submit(services, viewer, engine, wanted, key=key)
+            done = await _submit(services, viewer, wanted, engine=engine, key=key)
             return RedirectResponse(f"/console/jobs/{done}", status_code=303)
         planned = _plan(wanted, key)
         # A plan writes nothing, so the alias that the job would move is checked when it starts.
-        done = await _submit(services, viewer, engine, planned, key=f"plan-{key}")
+        done = await _submit(services, viewer, planned, engine=engine, key=f"plan-{key}")
     except SubmissionError as error:
         form.note(error)
         return _show_form(request, services, form, status=error.status)
@@ -97,11 +97,11 @@ async def start_plan(job: ChangedJobDep, viewer: SubmitterDep, services: Service
     mode = Mode.FULL if job.request.get("plan_full") else Mode.SYNC
     wanted = read_request(job, mode=mode, plan_full=False, alias=alias or None)
     viewer.check_request(wanted)
-    done = await _submit(services, viewer, job.engine, wanted, key=f"start-{job.id}")
+    done = await _submit(services, viewer, wanted, engine=job.engine, key=f"start-{job.id}")
     return RedirectResponse(f"/console/jobs/{done}", status_code=303)
 
 
-async def _submit(services: Services, viewer: Principal, engine: EngineName, wanted: JobRequest, *, key: str) -> str:
+async def _submit(services: Services, viewer: Principal, wanted: JobRequest, *, engine: EngineName, key: str) -> str:
     """Submit a request and return the id of its job; a form that is sent twice makes one job."""
     done = await services.jobs.submit(
         engine, wanted, owner=viewer.name, idempotency_key=f"console-{key}", access=viewer
