@@ -16,7 +16,15 @@ from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.domain.states import FINAL_STATES, Agreement
-from ingestion_engine.models.collections import ChunkView, CollectionView, LastJob, LastVerified, ObjectView
+from ingestion_engine.models.collections import (
+    ChunkPageView,
+    ChunkView,
+    CollectionView,
+    LastJob,
+    LastVerified,
+    ObjectView,
+    StoreErrorView,
+)
 from ingestion_engine.models.jobs import JobAccepted, JobView
 from ingestion_engine.models.search import Hit
 
@@ -243,13 +251,17 @@ def chunks(
 
     ingest chunks handbook guides/passwords.md
     """
+    errors: dict[StoreName, StoreErrorView] = {}
     with open_client(url) as client:
-        found = collect_pages(
-            lambda size, cursor: client.list_chunks(collection, key, limit=size, cursor=cursor),
-            limit=None if everything else limit,
-            page_size=200,
-            what="chunks",
-        )
+
+        def read_page(size: int, cursor: str | None) -> ChunkPageView:
+            page = client.list_chunks(collection, key, limit=size, cursor=cursor)
+            errors.update(page.errors)
+            return page
+
+        found = collect_pages(read_page, limit=None if everything else limit, page_size=200, what="chunks")
+    for name, error in errors.items():
+        err.print(Text(f"{name} could not be read: {error.detail}"))
     if json:
         for chunk in found:
             write_json(chunk)

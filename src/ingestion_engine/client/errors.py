@@ -3,7 +3,7 @@
 ::
 
     ApiError              the service refused the request
-    ├── InvalidRequest    400, 413, 415, 422: change the request; ``field`` and ``errors`` say where
+    ├── InvalidRequest    400, 413, 414, 415, 422: change the request; ``field`` and ``errors`` say where
     ├── Unauthenticated   401: send a valid API key
     ├── NotAllowed        403: the key may not do this
     ├── NotFound          404
@@ -64,7 +64,7 @@ class ApiError(Exception):
 
 
 class InvalidRequest(ApiError):
-    """The request is not valid (400, 413, 415, 422)."""
+    """The request is not valid (400, 413, 414, 415, 422)."""
 
 
 class Unauthenticated(ApiError):
@@ -105,7 +105,7 @@ class ApiUnreachable(Exception):
 
 
 _BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
-    **dict.fromkeys((400, 413, 415, 422), InvalidRequest),
+    **dict.fromkeys((400, 413, 414, 415, 422), InvalidRequest),
     401: Unauthenticated,
     403: NotAllowed,
     404: NotFound,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import orjson
 import pytest
 import uvicorn
@@ -22,9 +23,11 @@ from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.cli.requests import merge_request, split_source
 from ingestion_engine.cli.watch import describe_facts, show_end
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient, NotFound
-from ingestion_engine.domain.ids import PartitionId
+from ingestion_engine.domain.errors import TransientError
+from ingestion_engine.domain.ids import PartitionId, PointId, make_object_id
 from ingestion_engine.domain.records import (
     PartitionReport,
+    Point,
     ReadWarning,
     ReportStatus,
     RowState,
@@ -38,10 +41,14 @@ from ingestion_engine.models.search import Hit
 from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.server.app import create_app
 from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.state.aliases import Alias, write_alias
 from ingestion_engine.state.ledger import Ledger
 from ingestion_engine.state.object_table.table import ObjectTable
+from support.answering import serving
 from support.client_views import make_job, make_progress
+from support.clients import problem
 from support.control import BODY, World, make_collection, unreachable
+from support.doubles import hash_vector
 from support.waiting import wait_for
 
 PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
@@ -641,3 +648,127 @@ def test_following_the_log_of_a_job_that_has_ended_prints_it(
     Ledger(service.world.state, job_id).write_log(1, "said the driver\nand ended")
     assert run("logs", job_id, "--follow") == 0
     assert capsys.readouterr().out == "said the driver\nand ended\n"
+
+
+def test_jobs_are_filtered_by_owner_and_time(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """A moment that is none is refused by the service."""
+    assert run("submit", "s3://docs/", "-c", "notes") == 0
+    job_id = capsys.readouterr().out.split()[0]
+    for options, expected in (
+        (["--owner", "team"], [job_id]),
+        (["--owner", "others"], []),
+        (["--since", "2020-01-01T00:00:00Z"], [job_id]),
+        (["--until", "2020-01-01T00:00:00Z"], []),
+    ):
+        assert run("jobs", *options, "--json") == 0
+        assert [orjson.loads(line)["job_id"] for line in capsys.readouterr().out.splitlines()] == expected
+    assert run("jobs", "--since", "yesterday") == ExitCode.REFUSED
+    assert "2026-01-31T12:00:00Z" in capsys.readouterr().err
+
+
+def test_failures_are_listed_and_retried_by_code(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only those; a code that nothing failed with is refused by the service."""
+    service.outcome = {"state": "partially_succeeded"}
+    assert run("submit", "s3://docs/", "-c", "notes", "--watch") == ExitCode.PARTIALLY_SUCCEEDED
+    job_id = capsys.readouterr().out.split()[0]
+    items = [{"key": code, "code": code, "reason": None} for code in ("parse_failed", "no_text")]
+    Ledger(service.world.state, job_id).write_failures("a01-00000", items)
+    assert run("failures", job_id, "--code", "no_text") == 0
+    assert capsys.readouterr().out.splitlines() == ["CODE\tKEY\tREASON", "no_text\tno_text\t-"]
+    assert run("retry", job_id, "--code", "no_text", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out)["job_id"] != job_id
+
+
+def test_chunks_are_shown_as_the_stores_hold_them(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, with whether the stores agree."""
+    world = service.world
+    make_collection(world, bucket="docs")
+    for store, texts in ((world.qdrant, ("one", "two")), (world.weaviate, ("one", "2"))):
+        for number, text in enumerate(texts):
+            payload = {"object_id": make_object_id("docs", "a.md"), "key": "a.md", "text": text, "chunk_index": number}
+            point = Point(PointId(f"a-{number}"), {**payload, "epoch": 1}, hash_vector("a", 8).astype(np.float32))
+            store.collections["notes"][point.id] = point
+    assert run("chunks", "notes", "a.md") == 0
+    head = "CHUNK\tPAGE\tSTORES\tTEXT"
+    assert capsys.readouterr().out.splitlines() == [head, "0\t-\tequal\tone", "1\t-\tdifferent: text\ttwo"]
+    del world.weaviate.collections["notes"][PointId("a-1")]
+    assert run("chunks", "notes", "a.md", "-n", "1") == 0
+    assert "more than these 1 chunks" in capsys.readouterr().err
+    assert run("chunks", "notes", "a.md", "--json") == 0
+    assert [orjson.loads(line)["agreement"] for line in capsys.readouterr().out.splitlines()] == ["equal", "missing"]
+    assert run("chunks", "notes", "none.txt") == ExitCode.REFUSED
+    assert "ingest objects" in capsys.readouterr().err
+
+    def away(_kind: str) -> None:
+        raise TransientError("weaviate_unavailable", "Weaviate is unavailable.")
+
+    world.weaviate.before_read = away
+    assert run("chunks", "notes", "a.md") == 0
+    shown = capsys.readouterr()
+    assert "weaviate could not be read: Weaviate is unavailable." in shown.err
+    assert "\tunknown\t" in shown.out
+
+
+def test_an_alias_is_rolled_back_to_a_version(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--to`` names it; the same key moves it once."""
+    for name in ("notes_1", "notes_2", "notes_3"):
+        make_collection(service.world, name)
+    at = "2026-01-01T00:00:00Z"
+    versions = ("notes_2", "notes_1")
+    alias = Alias("live", "notes_3", previous=versions, settled=True, job_id="job-1", job_created_at=at, moved_at=at)
+    write_alias(service.world.state, alias)
+    for options, expected in (
+        (["--to", "notes_1"], "notes_1"),
+        (["--to", "notes_1"], "notes_1"),
+        (["--idempotency-key", "k"], "notes_3"),
+        (["--idempotency-key", "k"], "notes_3"),
+        ([], "notes_1"),
+    ):
+        assert run("aliases", "rollback", "live", *options, "--json") == 0
+        assert orjson.loads(capsys.readouterr().out)["collection"] == expected
+    assert run("aliases", "rollback", "live", "--to", "notes_9") == ExitCode.REFUSED
+
+
+def test_the_audit_log_is_listed(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newest first, with filters."""
+    assert run("submit", "s3://docs/", "-c", "notes") == 0
+    job_id = capsys.readouterr().out.split()[0]
+    wait_for(lambda: run("audit", "--operation", "submit_ray_job", "--outcome", "done", "--json") == 0)
+    [entry] = map(orjson.loads, capsys.readouterr().out.splitlines())
+    assert (entry["who"], entry["job_id"]) == ("team", job_id)
+    assert run("audit", "--job", job_id) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "TIME\tWHO\tFROM\tOPERATION\tABOUT\tOUTCOME\tCODE\tNUMBER"
+    assert "\tteam\t127.0.0.1\tsubmit_ray_job\t" in lines[1]
+    assert run("audit", "--who", "nobody", "--json") == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("key", ["secret-key\n", "secret-kéy"])
+def test_a_key_that_cannot_be_sent_is_named_by_its_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unused_url: str, key: str
+) -> None:
+    """Without the key."""
+    monkeypatch.setenv("INGEST_API_KEY", key)
+    assert run("jobs", "--url", unused_url) == ExitCode.UNEXPECTED
+    shown = capsys.readouterr()
+    assert "INGEST_API_KEY: The API key contains" in shown.err
+    assert "secret" not in shown.out + shown.err
+
+
+def test_an_argument_that_is_no_text_is_no_traceback(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes of the shell that are not UTF-8 reach Python as lone surrogates."""
+    for arguments in (["search", "notes", "\udcff"], ["show", "\udcff"], ["submit", "s3://docs/\udcff", "-c", "notes"]):
+        assert run(*arguments) == ExitCode.USAGE
+        assert "not valid UTF-8" in capsys.readouterr().err
+
+
+def test_commands_wait_for_a_service_that_is_busy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as it says, instead of failing in the middle of a list."""
+    answers = [(429, problem(429, "rate_limited"), {"Retry-After": "0"}), (200, {"items": [], "next_cursor": None})]
+    with serving({"*": lambda _body: answers.pop(0)}) as url:
+        monkeypatch.setenv("INGEST_API_URL", url)
+        assert run("jobs", "--json") == 0
+    assert answers == []
