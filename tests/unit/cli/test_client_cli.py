@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import io
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, NoReturn
 import numpy as np
 import orjson
 import pytest
-import uvicorn
 
 from ingestion_engine.cli import app as command
 from ingestion_engine.cli import data
@@ -39,7 +37,6 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.jobs import EmbeddingView
 from ingestion_engine.models.search import Hit
 from ingestion_engine.runtime.timestamps import utc_now
-from ingestion_engine.server.app import create_app
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.state.aliases import Alias, write_alias
 from ingestion_engine.state.ledger import Ledger
@@ -49,6 +46,7 @@ from support.client_views import make_job, make_progress
 from support.clients import problem
 from support.control import BODY, World, make_collection, unreachable
 from support.doubles import hash_vector
+from support.live_service import LiveService
 from support.waiting import wait_for
 
 PARTITION = PartitionId("a01-00001.0.10.0123456789abcdef")
@@ -82,22 +80,11 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     keys = tmp_path / "keys.json"
     entry = {"name": "team", "key_sha256": hashlib.sha256(KEY.encode()).hexdigest()}
     keys.write_bytes(orjson.dumps([entry]))
-    settings = world.settings(dispatch={"poll_s": 0.05}, api={"keys_file": keys})
-    config = uvicorn.Config(create_app(settings, world.parts()), port=0, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    running.url = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("INGEST_API_URL", running.url)
-    monkeypatch.setenv("INGEST_API_KEY", KEY)
-    yield running
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
+    with LiveService(world, api={"keys_file": keys}) as live:
+        running.url = live.url
+        monkeypatch.setenv("INGEST_API_URL", running.url)
+        monkeypatch.setenv("INGEST_API_KEY", KEY)
+        yield running
 
 
 def run(*arguments: str) -> int:
