@@ -22,6 +22,7 @@ from ingestion_engine.access.principal import Principal
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.settings import SessionSettings
 from ingestion_engine.runtime.timestamps import Moment, utc_now
+from ingestion_engine.services.audit.change import begin_change
 from ingestion_engine.services.console_sessions import SessionRecord, SessionStore
 
 SECRET_BYTES: Final = 32
@@ -114,6 +115,7 @@ class Sessions:
             seen_at=now,
             expires_at=now + self._lasts,
         )
+        await begin_change(who=principal.name, kind=principal.kind, key_id=principal.key_id)
         await self._store.insert(record, keep=self._most)
         return NewSession(secret, self._as_principal(principal, record))
 
@@ -148,9 +150,11 @@ class Sessions:
 
     async def end(self, cookie: str) -> None:
         """End a session, if the cookie has one. Raises DatabaseUnavailable."""
-        if _SECRET.fullmatch(cookie) is not None:
-            await self._store.delete(_hash(cookie))
-            self._known.pop(_hash(cookie), None)
+        record = None if _SECRET.fullmatch(cookie) is None else await self._store.find(_hash(cookie))
+        if record is not None:
+            await begin_change(who=record.owner, kind=record.kind)
+            await self._store.delete(record.id)
+            self._known.pop(record.id, None)
 
     async def sweep(self) -> None:
         """Remove the sessions that have ended by time. Raises DatabaseUnavailable."""

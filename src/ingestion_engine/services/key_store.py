@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from ingestion_engine.domain.audit import Outcome
 from ingestion_engine.runtime.timestamps import utc_now
+from ingestion_engine.services.audit.entries import AuditEntry, new_entry_id
+from ingestion_engine.services.audit.log import insert_entry
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import api_keys
 
@@ -51,7 +56,7 @@ class KeyStore:
         return [KeyRow(*row) for row in rows]
 
     async def save(self, rows: Sequence[KeyRow]) -> None:
-        """Store rows in one transaction: new ones, and those that are as they were read.
+        """Store rows in one transaction: new ones, and those that are as they were read; each with its audit entry.
 
         Raises:
             KeyConflict: one is not, or a name is taken; nothing was stored.
@@ -59,6 +64,7 @@ class KeyStore:
         try:
             async with self._database.writing() as connection:
                 for row in rows:
+                    await connection.execute(insert_entry(_describe_change(row)))
                     if row.revision is None:
                         added = {"id": row.id, "name": row.name, "entry": dict(row.entry), "added_at": utc_now()}
                         await connection.execute(sa.insert(api_keys).values(**added))
@@ -72,3 +78,31 @@ class KeyStore:
                         raise KeyConflict
         except IntegrityError as error:
             raise KeyConflict from error
+
+
+_SHOWN = ("scopes", "buckets", "collections", "expires_at")
+"""What the audit log has of an entry: no hashes."""
+
+
+def _describe_change(row: KeyRow) -> AuditEntry:
+    """Return the audit entry of a changed key: keys are changed by a command of somebody on a machine."""
+    changed = "revoke" if row.entry.get("revoked_at") else "rotate"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may give its user no name
+        user = ""
+    details = {name: row.entry[name] for name in _SHOWN if row.entry.get(name) is not None}
+    return AuditEntry(
+        id=new_entry_id(),
+        at=utc_now(),
+        outcome=Outcome.DONE,
+        operation="keys.create" if row.revision is None else f"keys.{changed}",
+        who=user,
+        kind="command",
+        address=socket.gethostname(),
+        subject=row.name,
+        details={
+            name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for name, value in details.items()
+        },
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,15 +13,20 @@ from typing import Any
 import httpx
 import pytest
 
+from ingestion_engine.access.keys.management import create_key, revoke_key, rotate_key
+from ingestion_engine.access.keys.table import KeyDatabase
+from ingestion_engine.access.scopes import Scope
 from ingestion_engine.domain.audit import Outcome
-from ingestion_engine.domain.errors import DatabaseUnavailable
+from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
 from ingestion_engine.server.app import create_app
 from ingestion_engine.server.audit import READING
 from ingestion_engine.services.audit.entries import AuditEntry
 from ingestion_engine.services.audit.log import AuditFilter, AuditLog
 from ingestion_engine.services.audit.refusals import SOURCES_MAX
+from ingestion_engine.services.key_store import KeyStore
 from ingestion_engine.state.aliases import Alias, write_alias
 from support.control import BODY, Plane, World, bearer, make_collection, write_keys
+from support.log_ins import csrf_token, log_in_with_key
 
 SECRET = "sk-marked-9f8e7d6c5b4a39281706"
 """Looks like no key of ours, so nothing but its place tells that it is one."""
@@ -200,7 +207,7 @@ async def test_refusals_name_the_caller_as_far_as_it_is_known(world: World, tmp_
 async def test_a_flood_of_refusals_leaves_few_entries(world: World, tmp_path: Path) -> None:
     """One for the first, one for the rest; every address has its own, up to a bound that no flood passes."""
     keys = write_keys(tmp_path, {"name": "boss"})
-    async with world.serve(api={"keys_file": keys}) as plane:
+    async with world.serve(api={"keys_file": keys}, limits={"address_requests_per_second": 1e6}) as plane:
         for _ in range(300):
             await plane.client.get("/jobs")
         assert [one.number for one in await entries(plane)] == [1]
@@ -315,6 +322,49 @@ async def test_without_a_file_the_entries_are_lines_of_the_log(world: World, cap
         await plane.client.put("/drain")
     found = [record for record in caplog.records if record.name == "ingestion_engine.audit"]
     assert [vars(record)["outcome"] for record in found] == ["begun", "done"]
+
+
+async def test_log_in_and_log_out_are_recorded(world: World, tmp_path: Path) -> None:
+    """Who, for both; a wrong key is a refusal, and neither key nor cookie is in an entry."""
+    keys = write_keys(tmp_path, {"name": "docs-team"}, {"name": "boss"})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        page = await plane.client.get("/console/login")
+        form = {"csrf_token": csrf_token(page), "key": SECRET}
+        assert (await plane.client.post("/console/login", data=form)).status_code == 401
+        await log_in_with_key(plane.client, "docs-team")
+        cookies = list(plane.client.cookies.values())
+        home = await plane.client.get("/")
+        answer = await plane.client.post("/console/logout", data={"csrf_token": csrf_token(home)})
+        assert answer.status_code == 303
+        found = await entries(plane)
+    listed = [(one.operation, one.outcome, one.who, one.kind) for one in found]
+    assert sorted(listed) == [
+        ("console.log_in", Outcome.DONE, "docs-team", "key"),
+        ("console.log_in", Outcome.REFUSED, "", "unknown"),
+        ("console.log_out", Outcome.DONE, "docs-team", "key"),
+    ]
+    assert cookies
+    for secret in (SECRET, *cookies):
+        assert secret not in repr(found)
+
+
+async def test_changes_of_keys_are_recorded_with_them(world: World) -> None:
+    """In their transaction: a change that is not made leaves no entry. Hashes and secrets are not in it."""
+    async with world.serve() as plane:
+        storage = KeyDatabase(KeyStore(plane.services.store.database))
+        made = await create_key(storage, "docs-team", scopes=frozenset({Scope.READ}), collections=("docs-*",))
+        rotated = await rotate_key(storage, "docs-team", overlap=dt.timedelta(hours=1))
+        await revoke_key(storage, "docs-team")
+        with pytest.raises(SubmissionError):
+            await create_key(storage, "docs-team", scopes=frozenset({Scope.READ}))
+        found = await entries(plane)
+    assert [(one.operation, one.subject, one.kind) for one in found] == [
+        (f"keys.{change}", "docs-team", "command") for change in ("create", "rotate", "revoke")
+    ]
+    assert found[0].details == {"scopes": "read", "collections": "docs-*"}
+    for new in (made, rotated):
+        assert new.key not in repr(found)
+        assert hashlib.sha256(new.key.encode()).hexdigest() not in repr(found)
 
 
 async def test_the_log_is_for_admins(world: World, tmp_path: Path) -> None:

@@ -164,13 +164,15 @@ class AuditLog:
         for entry in self._refusals.collect(whole=whole):
             self._keep(self._note(entry))
         while self._kept:
-            batch = [self._kept[index] for index in range(min(BATCH, len(self._kept)))]
+            batch = [self._kept.popleft() for _ in range(min(BATCH, len(self._kept)))]
             try:
                 await self._insert(batch)
             except DatabaseUnavailable:
+                self._kept.extendleft(reversed(batch))
                 return  # logged by the database
-            for _ in batch:
-                self._kept.popleft()
+            except BaseException:
+                self._kept.extendleft(reversed(batch))
+                raise
 
     async def close(self) -> None:
         """Store what waits, as far as the database responds, and close the file of lines."""
