@@ -220,6 +220,7 @@ async def run_services(
                 wake=wake,
                 waits=EmbeddingWaits(parts.gateway),
                 drain=drain,
+                max_waiting=settings.limits.queued_jobs_per_key,
             ),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),

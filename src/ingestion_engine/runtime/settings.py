@@ -468,6 +468,12 @@ class LimitsSettings(Group):
     429. Requests without a key count for their address only."""
     address_requests_per_second: float = Field(default=200.0, gt=0)
     """Maximum number of requests per second from one address (IPv6: one /64 network), on average over 20 s."""
+    queued_jobs_per_key: int | None = Field(default=None, ge=1)
+    """Maximum number of jobs of one API key (or person) that wait for their start; further ones are refused with 429
+    "quota_exceeded". Unset means no limit."""
+    running_jobs_per_key: int | None = Field(default=None, ge=1)
+    """Maximum number of jobs of one API key (or person) that are under way; further ones wait, while jobs of others
+    start. Unset means no limit."""
     failed_logins_per_minute: float = Field(default=30.0, gt=0)
     """Maximum number of requests with an unknown key or password per minute from one address. Further credentials from
     there are refused with 429 unread, but for those that have been accepted lately."""

@@ -25,6 +25,8 @@ class WaitReason(StrEnum):
     """The engine could not be reached or has refused the last driver for a reason that may pass."""
     ENGINE_FULL = "engine_full"
     """As many jobs are under way on the engine as ``INGEST_<ENGINE>__MAX_JOBS`` allows."""
+    QUOTA = "quota"
+    """As many jobs of the same owner are under way as ``INGEST_LIMITS__RUNNING_JOBS_PER_KEY`` allows."""
     EMBEDDING_CAPACITY = "embedding_capacity"
     """The job needs more embedding requests in flight than are free."""
     EARLIER_JOB = "earlier_job"
@@ -53,13 +55,14 @@ def admit_jobs(
     limit: int | None,
     wanted: Callable[[JobRecord, int], Grant],
     max_jobs: Mapping[EngineName, int] = MappingProxyType({}),
+    max_per_owner: int | None = None,
     unavailable: Mapping[EngineName, str] = MappingProxyType({}),
     draining: str | None = None,
 ) -> list[Admission]:
     """Return a decision for every job of ``active`` that waits for admission, oldest first. Pure.
 
-    - Jobs of an unavailable or full engine, and jobs whose collection or alias is in use, wait without blocking later
-      jobs of other engines and collections.
+    - Jobs of an unavailable or full engine, jobs of an owner with as many jobs as it may have, and jobs whose
+      collection or alias is in use, wait without blocking later jobs of other engines, owners and collections.
     - A job that needs more than the rest of the limit blocks all later jobs, so that small jobs cannot starve a large
       one.
     - The requests that all admitted jobs may have in flight never exceed the limit. One exception: a job whose spec was
@@ -71,6 +74,8 @@ def admit_jobs(
         wanted: Returns the grant that a job needs when the given number of requests is free. The job is admitted with
             all of it, or waits.
         max_jobs: Maximum number of jobs under way, by engine; an engine that is missing has no limit.
+        max_per_owner: Maximum number of jobs under way of one owner; None means no limit, as for jobs without an
+            owner.
         unavailable: Engines that cannot accept a job now, with the reason.
         draining: Why no job is admitted at all; None means that jobs are.
     """
@@ -80,6 +85,7 @@ def admit_jobs(
     holders = [job for job in active if find_phase(job) is not JobPhase.WAITING]
     free = None if limit is None else limit - sum(_held(job) for job in holders)
     under_way = Counter(job.engine for job in holders)
+    owned = Counter(job.owner for job in holders)
     # Weaviate ignores the case of a collection's first letter, so names are compared without case.
     busy = {name: job.id for job in holders for name in _names(job)}
     ahead: JobRecord | None = None
@@ -102,6 +108,12 @@ def admit_jobs(
             note = _describe_full(job.engine, under_way[job.engine], places)
             decisions.append(Admission(job, None, note, reason=WaitReason.ENGINE_FULL))
             busy.update(dict.fromkeys(names, job.id))
+        elif max_per_owner is not None and job.owner and owned[job.owner] >= max_per_owner:
+            setting = "INGEST_LIMITS__RUNNING_JOBS_PER_KEY"
+            note = f"Waiting for the end of other jobs of {job.owner!r}: {owned[job.owner]} are under way, and at most "
+            note += f"{max_per_owner} may be ({setting})."
+            decisions.append(Admission(job, None, note, reason=WaitReason.QUOTA))
+            busy.update(dict.fromkeys(names, job.id))
         elif ahead is not None:
             note = f"Waiting for job {ahead.id}, which was submitted earlier."
             decisions.append(Admission(job, None, note, reason=WaitReason.EARLIER_JOB))
@@ -115,6 +127,7 @@ def admit_jobs(
             decisions.append(Admission(job, grant, None))
             busy.update(dict.fromkeys(names, job.id))
             under_way[job.engine] += 1
+            owned[job.owner] += 1
             free = None if free is None else free - grant.requests
     return decisions
 

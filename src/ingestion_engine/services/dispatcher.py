@@ -182,6 +182,7 @@ class Dispatcher:
             limit=limit_requests(self._settings),
             wanted=self._want,
             max_jobs=limit_jobs(self._settings),
+            max_per_owner=self._settings.limits.running_jobs_per_key,
             unavailable=unavailable,
             draining=None if drain is None else drain.note,
         )

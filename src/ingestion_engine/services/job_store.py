@@ -366,6 +366,12 @@ class JobStore:
                         change = change.where(is_current(lead))
                     await connection.execute(change.values(revision=jobs.c.revision + 1, note=note, waits_for=reason))
 
+    async def count_waiting(self, owner: str) -> int:
+        """Return the number of jobs of an owner that wait for admission. One query."""
+        query = sa.select(sa.func.count()).where(jobs.c.owner == owner, is_in(JobPhase.WAITING))
+        async with self.database.reading() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs for each (engine, state)."""
         counted = sa.select(jobs.c.engine, jobs.c.state, sa.func.count()).where(_IS_KEPT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -70,6 +71,8 @@ class JobService:
         wake: Wakes the dispatcher; called after every change that it should act on.
         waits: What jobs wait for at the gateways.
         drain: Whether new jobs are accepted.
+        max_waiting: Maximum number of jobs of one owner that wait for admission; None means no limit. Several copies of
+            the service at once may exceed it by their number.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class JobService:
         wake: Callable[[], None],
         waits: EmbeddingWaits,
         drain: DrainSwitch,
+        max_waiting: int | None = None,
     ) -> None:
         self._store = store
         self._preflight = preflight
@@ -90,6 +94,8 @@ class JobService:
         self._wake = wake
         self.waits = waits
         self._drain = drain
+        self._max_waiting = max_waiting
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._ids = JobIds()
 
     async def submit(
@@ -112,7 +118,8 @@ class JobService:
 
         Raises:
             SubmissionError: the request is refused; "idempotency_conflict" (409): the key was used for another body;
-                "draining" (503): the service is drained and refuses new jobs.
+                "quota_exceeded" (429): too many jobs of the owner wait; "draining" (503): the service is drained and
+                refuses new jobs.
         """
         body_hash = hash_json([engine.value, request.model_dump(mode="json")])
         first = await self._find_first(owner, idempotency_key, body_hash)
@@ -404,9 +411,10 @@ class JobService:
         return first
 
     async def _insert(self, job: JobRecord) -> Submitted:
-        await begin_change(**_describe_job(job))
         try:
-            await self._store.insert(job)
+            async with self._within_quota(job.owner):
+                await begin_change(**_describe_job(job))
+                await self._store.insert(job)
         except IdempotencyTaken as taken:
             if taken.first.body_hash != job.body_hash:
                 raise _conflict(taken.first) from None
@@ -415,6 +423,25 @@ class JobService:
         _log.info("job queued", extra={"job_id": job.id, "engine": job.engine.value, "collection": job.collection})
         self._wake()
         return Submitted(job, created=True)
+
+    @contextlib.asynccontextmanager
+    async def _within_quota(self, owner: str) -> AsyncIterator[None]:
+        """Enter when an owner may have one more waiting job. Raises SubmissionError "quota_exceeded" (429)."""
+        most = self._max_waiting
+        if most is None or not owner:
+            yield
+            return
+        async with self._turns.setdefault(owner, asyncio.Lock()):  # else requests at once would find the same number
+            waiting = await self._store.count_waiting(owner)
+            if waiting >= most:
+                raise SubmissionError(
+                    "quota_exceeded",
+                    f"{waiting} jobs of {owner!r} wait for their start already, and at most {most} may.",
+                    hint="Wait until some have started, cancel some, or ask the operator for a higher "
+                    "INGEST_LIMITS__QUEUED_JOBS_PER_KEY.",
+                    status=429,
+                )
+            yield
 
     async def _read_failed_keys(self, job_id: str, codes: Sequence[str]) -> list[str]:
         with state_needed():
