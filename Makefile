@@ -38,8 +38,9 @@ format: setup   ## Format the code and apply the linter's fixes.
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
 
-docs: setup   ## Generate the table of settings in docs/operations.md and the schema of the chart's values.
+docs: setup   ## Generate the tables of settings and of scopes in docs/, and the schema of the chart's values.
 	@.venv/bin/python scripts/settings_table.py
+	@.venv/bin/python scripts/access_table.py
 	@.venv/bin/python scripts/values_schema.py
 
 lock: setup   ## Write requirements.lock and the locks of the images from pyproject.toml.
