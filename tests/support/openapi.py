@@ -112,14 +112,15 @@ class Judge:
         return part
 
 
-_judges: list[Judge] = []
+_judges: dict[bool, Judge] = {}
 
 
 def judge_of(app: FastAPI) -> Judge:
-    """Return the judge of the service; the first application's is that of all, because it takes time to make."""
-    if not _judges:
-        _judges.append(Judge(orjson.loads(orjson.dumps(app.openapi()))))
-    return _judges[0]
+    """Return the judge of an application; the first open one's is that of all, because it takes time to make."""
+    is_open = app.state.identities.is_open
+    if is_open not in _judges:
+        _judges[is_open] = Judge(orjson.loads(orjson.dumps(app.openapi())))
+    return _judges[is_open]
 
 
 def walk(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:

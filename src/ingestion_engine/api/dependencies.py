@@ -31,6 +31,7 @@ from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.aliases import RollbackOrder
 from ingestion_engine.models.operations import DrainOrder
 from ingestion_engine.models.search import SearchRequest
+from ingestion_engine.runtime.addresses import show_addresses
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
 
@@ -74,10 +75,17 @@ async def authenticate(
 async def identify_caller(
     request: Request, bearer: HTTPAuthorizationCredentials | None, identities: Identities
 ) -> Principal:
-    """Return the caller of a request, whatever it may do. Raises SubmissionError "unauthenticated" (401)."""
+    """Return the caller of a request, whatever it may do; who operates the service reads addresses from then on.
+
+    Raises:
+        SubmissionError: "unauthenticated" (401).
+    """
     token = None if bearer is None else bearer.credentials.strip()
     address = "" if request.client is None else request.client.host
-    return await identities.identify(token, None, address=address)
+    show_addresses(False)
+    caller = await identities.identify(token, None, address=address)
+    show_addresses(caller.may(Scope.ADMIN))
+    return caller
 
 
 async def get_services(request: Request) -> Services:
@@ -216,7 +224,7 @@ class CollectionQuery(Strict):
 
     limit: QueryWhole = Field(default=1000, ge=1, le=1000)
     """Maximum number of collections."""
-    cursor: Cursor | None = None
+    cursor: str | None = Field(default=None, pattern=f"^$|{COLLECTION_PATTERN}", max_length=COLLECTION_MAX)
     """``next_cursor`` of the previous page."""
 
 

@@ -92,9 +92,11 @@ ACCEPTED: Final = with_headers(
 
 def install_openapi(app: FastAPI) -> None:
     """Have an application return the completed document."""
+    made: dict[bool, dict[str, Any]] = {}
 
     def describe() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        is_open = app.state.identities.is_open
+        if is_open not in made:
             document = get_openapi(
                 title=app.title,
                 version=app.version,
@@ -102,14 +104,19 @@ def install_openapi(app: FastAPI) -> None:
                 routes=app.routes,
                 separate_input_output_schemas=app.separate_input_output_schemas,
             )
-            app.openapi_schema = complete(document)
-        return app.openapi_schema
+            made[is_open] = complete(document, is_open=is_open)
+        return made[is_open]
 
     app.openapi = describe  # type: ignore[method-assign] # the documented way to replace it
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with everything that holds for all routes; it is changed in place."""
+def complete(document: dict[str, Any], *, is_open: bool) -> dict[str, Any]:
+    """Return a document with everything that holds for all routes; it is changed in place.
+
+    Args:
+        document: The document of FastAPI.
+        is_open: Nobody has to authenticate, although everybody may.
+    """
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors, which the service never returns
         schemas.pop(name, None)
@@ -123,6 +130,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     for path, item in document["paths"].items():
         for operation in item.values():
             _complete_operation(operation, has_names="{" in path)
+            if is_open and "security" in operation and {} not in operation["security"]:
+                operation["security"].append({})
     return document
 
 
@@ -139,8 +148,8 @@ def _complete_operation(operation: dict[str, Any], *, has_names: bool) -> None:
         found |= {404}
     if "requestBody" in operation:
         found |= {415}
-    # Without own parameters, there is nothing to be wrong: what is unknown in a path is 404.
-    if "requestBody" in operation or any(parameter["in"] != "path" for parameter in parameters):
+    # Without parameters, there is nothing to be wrong.
+    if "requestBody" in operation or parameters:
         found |= {422}
     for status in sorted(found):
         declared = responses.pop(str(status), None)

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ingestion_engine.api.json_bodies import NOWHERE
 from ingestion_engine.domain.errors import FatalError, IngestionError, SubmissionError, TransientError
+from ingestion_engine.runtime.addresses import context_for_caller, for_caller
 from ingestion_engine.runtime.validation import describe_fault
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -80,33 +81,38 @@ def make_problem(
 
 
 def problem_of_record(record: Mapping[str, Any] | None, title: str) -> dict[str, Any] | None:
-    """Return a stored error (``IngestionError.record()``) as a problem with this title and no status. Pure."""
+    """Return a stored error (``IngestionError.record()``) as a problem with this title and no status.
+
+    Addresses of internal systems are hidden from callers who do not operate the service.
+    """
     if record is None:
         return None
-    context = {name: value for name, value in (record.get("context") or {}).items() if name != "status"}
-    problem = make_problem(0, str(record["code"]), str(record["message"]), hint=record.get("hint"), context=context)
+    context = context_for_caller(record.get("context") or {})
+    context.pop("status", None)
+    detail = for_caller(str(record["message"]))
+    problem = make_problem(0, str(record["code"]), detail, hint=record.get("hint"), context=context)
     del problem["status"]
     return {**problem, "title": title}
 
 
 def problem_of_error(error: IngestionError) -> dict[str, Any]:
-    """Return an error of the product as a problem. Pure."""
-    context = dict(error.context)
+    """Return an error of the product as a problem, with addresses of internal systems for operators only."""
+    context, detail = context_for_caller(error.context), for_caller(error.message)
     if isinstance(error, SubmissionError):
         context.pop("status", None)
         context.pop("field", None)
-        errors = context.pop("errors", None)
+        errors = [context_for_caller(one) for one in context.pop("errors", None) or ()]
         return make_problem(
             error.status,
             error.code,
-            error.message,
+            detail,
             hint=error.hint,
             field=error.field,
             errors=errors,
             context=context,
         )
     status = 503 if isinstance(error, TransientError | FatalError) else 500
-    return make_problem(status, error.code, error.message, hint=error.hint)
+    return make_problem(status, error.code, detail, hint=error.hint)
 
 
 def answer_problem(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 _BOOLEANS: Final = {"true": True, "false": False}
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,15})\Z")
-_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?\Z")
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,3})?\Z")
 
 CURSOR_MAX: Final = 4_096
 """Maximum characters of a cursor: a key of 1,024 bytes takes about 1,400."""
@@ -49,10 +49,10 @@ Attempt = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_read_whole)
 """Number of an attempt of a job."""
 
 ShortTime = Annotated[float, Field(gt=0, le=30), BeforeValidator(_read_number)]
-"""Seconds that somebody waits for a response, in decimal digits, with or without a fraction."""
+"""Seconds that somebody waits for a response, as JSON writes them."""
 
 # The patterns are declared, not enforced: who reads the text refuses it with a better sentence.
-Cursor = Annotated[str, Field(max_length=CURSOR_MAX, json_schema_extra={"pattern": r"^[A-Za-z0-9_\-]*$"})]
+Cursor = Annotated[str, Field(max_length=CURSOR_MAX, json_schema_extra={"pattern": r"^[A-Za-z0-9_\-]+$"})]
 """``next_cursor`` of a page: opaque, URL-safe."""
 
 Position = Annotated[str, Field(max_length=64, json_schema_extra={"pattern": r"^[0-9a-fT:.Z@\-]*$"})]

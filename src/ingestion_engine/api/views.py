@@ -47,6 +47,7 @@ from ingestion_engine.models.operations import (
     ReadyView,
 )
 from ingestion_engine.models.search import Hit, SearchRequest, SearchView
+from ingestion_engine.runtime.addresses import for_caller
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
 from ingestion_engine.services.aliases import AliasDetail
@@ -119,7 +120,7 @@ def show_job(job: JobRecord, wait: EmbeddingWait | None = None, *, with_throughp
     embedding = EmbeddingView.model_validate(dataclasses.asdict(wait))
     waits_for = view.waits_for or ("embedder" if view.note is None and describe_wait(wait) else None)
     return view.model_copy(
-        update={"embedding": embedding, "note": view.note or describe_wait(wait), "waits_for": waits_for}
+        update={"embedding": embedding, "note": view.note or _for_caller(describe_wait(wait)), "waits_for": waits_for}
     )
 
 
@@ -165,7 +166,7 @@ def _show_whole_job(job: JobRecord) -> JobView:
         timings=timings,
         limited_by=[TimeShareView(**dataclasses.asdict(one)) for one in limits] or None,
         error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
-        note=job.note,
+        note=_for_caller(job.note),
         waits_for=find_wait(job),
         links=link_job(job.id),
     )
@@ -222,7 +223,17 @@ def show_throughput(job: JobRecord) -> list[ThroughputSample] | None:
 
 def show_failure(item: Mapping[str, Any]) -> Failure:
     """Return the view of a failed object, with what to do about failures of its kind. Pure."""
-    return Failure.model_validate({**item, "hint": FAILURE_HINTS.get(str(item.get("code")))})
+    hint = FAILURE_HINTS.get(str(item.get("code")))
+    return Failure.model_validate({**_row_for_caller(item), "hint": hint})
+
+
+def _for_caller(text: str | None) -> str | None:
+    return None if text is None else for_caller(text)
+
+
+def _row_for_caller(row: Mapping[str, Any]) -> dict[str, Any]:
+    reason = row.get("reason")
+    return {**row, "reason": for_caller(reason)} if isinstance(reason, str) else dict(row)
 
 
 def measure_percent(counts: Mapping[str, int]) -> float:
@@ -253,7 +264,7 @@ def show_search(found: SearchAnswer) -> SearchView:
         alias=found.alias,
         model=found.model,
         results=results,
-        errors=found.errors,
+        errors={name: {**error, "detail": for_caller(error["detail"])} for name, error in found.errors.items()},
         took_ms=found.took_ms,
         differences=found.differences,
     )
@@ -261,7 +272,8 @@ def show_search(found: SearchAnswer) -> SearchView:
 
 def show_objects(page: ObjectPage) -> ObjectPageView:
     """Return the view of a page of objects. Pure."""
-    return ObjectPageView.model_validate(dataclasses.asdict(page))
+    shown = dataclasses.asdict(page)
+    return ObjectPageView.model_validate({**shown, "items": [_row_for_caller(row) for row in shown["items"]]})
 
 
 def show_chunks(page: ChunkPage) -> ChunkPageView:
@@ -269,9 +281,12 @@ def show_chunks(page: ChunkPage) -> ChunkPageView:
     return ChunkPageView(
         collection=page.collection,
         key=page.key,
-        object=None if page.row is None else ObjectView.model_validate(show_row(page.row)),
+        object=None if page.row is None else ObjectView.model_validate(_row_for_caller(show_row(page.row))),
         items=list(map(_show_chunk, page.items)),
-        errors={name: StoreErrorView(code=error.code, detail=error.message) for name, error in page.errors.items()},
+        errors={
+            name: StoreErrorView(code=error.code, detail=for_caller(error.message))
+            for name, error in page.errors.items()
+        },
         next_cursor=page.next_cursor,
     )
 
@@ -294,6 +309,8 @@ def _show_chunk(chunk: ChunkDetail) -> ChunkView:
 def show_collection(detail: CollectionDetail, last_job: JobRecord | None = None) -> CollectionView:
     """Return the view of a collection and of its newest job. Pure."""
     view = CollectionView.model_validate(dataclasses.asdict(detail))
+    for count in view.stores.values():
+        count.error = _for_caller(count.error)
     return view if last_job is None else view.model_copy(update={"last_job": show_last_job(last_job)})
 
 
@@ -314,7 +331,10 @@ def show_alias(detail: AliasDetail) -> AliasView:
         settled=alias.settled,
         job_id=alias.job_id,
         moved_at=alias.moved_at,
-        stores={name: AliasInStore(**dataclasses.asdict(view)) for name, view in detail.stores.items()},
+        stores={
+            name: AliasInStore(collection=view.collection, agrees=view.agrees, error=_for_caller(view.error))
+            for name, view in detail.stores.items()
+        },
     )
 
 
@@ -332,6 +352,8 @@ def show_health(
     if not all(health.ok for health in found.values() if health.required):
         status = "unavailable"
     views = {name: DependencyView.model_validate(dataclasses.asdict(health)) for name, health in found.items()}
+    for view in views.values():
+        view.error = _for_caller(view.error)
     if not with_details:
         views = {name: view.model_copy(update={"version": None, "error": None}) for name, view in views.items()}
     return ReadyView(

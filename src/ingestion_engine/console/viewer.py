@@ -15,6 +15,7 @@ from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.dependencies import Bearer, IdentitiesDep, JobId, ServicesDep
 from ingestion_engine.console.cookies import SESSION, read_cookie
 from ingestion_engine.console.csrf import check_token, prepare_token
+from ingestion_engine.runtime.addresses import show_addresses
 from ingestion_engine.services.job_records import JobRecord
 
 
@@ -27,7 +28,9 @@ async def find_viewer(request: Request, needed: SecurityScopes, bearer: Bearer, 
     token = None if bearer is None else bearer.credentials.strip()
     session = None if token else read_cookie(request, SESSION)
     address = "" if request.client is None else request.client.host
+    show_addresses(False)
     viewer = await identities.identify(token, session, address=address)
+    show_addresses(viewer.may(Scope.ADMIN))
     request.state.viewer = request.state.caller = viewer
     if not token:  # a program that sends a credential by itself needs no token against forgery
         prepare_token(request, session if viewer.session_id else None)

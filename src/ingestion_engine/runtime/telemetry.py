@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
+from ingestion_engine.runtime.addresses import show_addresses
 from ingestion_engine.runtime.timestamps import format_milliseconds
 
 ROOT: Final = "ingestion_engine"
@@ -93,8 +94,12 @@ def log_fields(**fields: Any) -> Iterator[None]:
 
 
 def context_without_fields() -> contextvars.Context:
-    """Return a copy of the current context without ``log_fields``, for a task that serves more than its creator."""
+    """Return a copy of the current context without what belongs to one request, for a task that serves more of them.
+
+    That are ``log_fields``, and the right to read addresses of internal systems.
+    """
     context = contextvars.copy_context()
+    context.run(show_addresses, False)
     context.run(_context_fields.set, _NO_FIELDS)
     return context
 

@@ -28,7 +28,7 @@ def bad_cursor(cursor: str | None) -> SubmissionError:
     """Return the error for a cursor that was not made by this list. Pure."""
     return SubmissionError(
         "validation_error",
-        f"{cursor!r} is not a cursor of this list.",
+        f"{'' if cursor is None else cursor[:64]!r} is not a cursor of this list.",
         hint="Pass next_cursor of the previous page, or leave it out to start from the first page.",
         field="cursor",
     )

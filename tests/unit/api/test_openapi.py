@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from ingestion_engine.server.app import create_app
-from support.control import BODY, World
+from support.control import BODY, World, bearer, write_keys
 from support.openapi import KEYWORDS, Judge, judge_of, walk, walk_schemas
 
 REQUESTS = {"JobRequest", "SearchRequest", "RollbackOrder", "DrainOrder"}
@@ -122,7 +122,7 @@ def test_every_operation_declares_what_it_returns(judge: Judge) -> None:
         assert all(operation[name] for name in ("operationId", "summary", "tags")), what
         assert min(statuses) in {200, 202, 204}, what
         assert {400, 403, 413, 414, 421, 429, 431, 500, 503} <= statuses.keys(), what
-        assert (401 in statuses) == ({} not in operation.get("security", [{}])), what
+        assert (401 in statuses) == ("security" in operation and what != "get /readyz"), what
         assert (415 in statuses) == ("requestBody" in operation), what
         for status, response in statuses.items():
             assert response["description"] not in {"Successful Response", "Validation Error", ""}, what
@@ -140,6 +140,22 @@ def test_every_operation_declares_what_it_returns(judge: Judge) -> None:
             assert {"Location", "Idempotency-Replayed"} <= statuses[202]["headers"].keys(), what
             names = [one["name"] for one in operation["parameters"]]
             assert "Idempotency-Key" in names, (what, "creates a job, but cannot be repeated")
+
+
+async def test_whether_a_key_is_needed_is_declared(tmp_path: Path) -> None:
+    """Where no key is configured, everybody may call every operation; else those of the probes only."""
+    keys = write_keys(tmp_path, {"name": "admin"})
+    for settings, needed in (
+        ({}, set()),
+        ({"api": {"keys_file": keys}}, {"search", "read", "submit", "delete", "admin"}),
+    ):
+        async with World(tmp_path).serve(headers=bearer("admin"), **settings) as plane:
+            document = (await plane.client.get("/openapi.json")).json()
+        found = operations(Judge(document))
+        required = [one["security"] for _, one in found if {} not in one.get("security", [{}])]
+        assert {scope for one in required for scope in one[0]["apiKey"]} == needed
+        optional = {what for what, one in found if {} in one.get("security", [{}])}
+        assert not needed or optional == {"get /livez", "get /readyz", "get /metrics"}
 
 
 def test_operations_keep_their_names(judge: Judge) -> None:

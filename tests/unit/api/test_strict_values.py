@@ -86,7 +86,8 @@ async def test_an_integer_may_be_written_with_a_fraction_of_zero(world: World) -
         ("DELETE", "/collections/notes/objects?prefix=&all=on", "query.all"),
         ("DELETE", "/aliases/docs/versions?keeep=0", "query.keeep"),
         ("GET", "/readyz?within_s=inf", "query.within_s"),
-        ("GET", "/readyz?within_s=1e1", "query.within_s"),
+        ("GET", "/readyz?within_s=1e400", "query.within_s"),
+        ("GET", "/readyz?within_s=1_0", "query.within_s"),
     ],
 )
 async def test_a_query_has_plain_booleans_and_numbers(world: World, method: str, path: str, field: str) -> None:
@@ -95,6 +96,14 @@ async def test_a_query_has_plain_booleans_and_numbers(world: World, method: str,
         job = await plane.submit(collection="other")
         answer = await plane.client.request(method, path.format(job=job))
         assert (answer.status_code, answer.json().get("field")) == (422, field), answer.text
+
+
+async def test_a_long_cursor_is_not_repeated_in_full(world: World) -> None:
+    """An answer is not as long as what somebody sends."""
+    for path in ("/jobs", "/collections/notes/objects", "/audit"):
+        status, problem = await send(world, "GET", f"{path}?cursor=" + "a" * 4001)
+        assert (status, problem["field"]) == (422, "cursor")
+        assert len(problem["detail"]) < 200
 
 
 @pytest.mark.parametrize(

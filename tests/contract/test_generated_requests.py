@@ -1,0 +1,85 @@
+"""Requests that are generated from the OpenAPI document, valid and invalid: none is answered other than as declared.
+
+Schemathesis checks the status, the media type, the headers and the body of each response with the document, that what
+the document forbids is refused, and that nothing takes longer than two seconds. The service runs in a process of its
+own over working doubles.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.control import bearer, write_keys
+from support.servers import RunningServer, answers, free_port, start_command
+
+TESTS = Path(__file__).resolve().parents[1]
+CONFIG = TESTS / "support" / "schemathesis.toml"
+SLOWEST_S = 2
+"""Longest response; the issue's limit."""
+KEY = "fuzz"
+
+
+@pytest.fixture(params=["without keys", "with keys"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningServer]:
+    """The service; with keys, it knows ``KEY``."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    keys = [str(write_keys(tmp_path, {"name": KEY}))] if request.param == "with keys" else []
+    command = [sys.executable, "-m", "support.fuzzed_main", str(tmp_path), str(port), *keys]
+    log = tmp_path / "service.log"
+    env = {"PYTHONPATH": str(TESTS)}
+    server = start_command("service", command, url=url, log=log, env=env, is_ready=answers(f"{url}/livez"))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def run(service: RunningServer, folder: Path, *options: str, examples: int, seed: int) -> int:
+    """Run schemathesis over the whole document and return the number of requests; fails with what it has found.
+
+    A stream has no end while its job has none, so its route has a test of its own.
+    """
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
+    command += [f"{service.url}/openapi.json", "--checks", "all", "--exclude-checks", "positive_data_acceptance"]
+    command += ["--exclude-operation-id", "follow_job", "--max-examples", str(examples), "--seed", str(seed)]
+    command += ["--max-response-time", str(SLOWEST_S), "--request-timeout", "10", "--generation-deterministic"]
+    command += ["--no-shrink", "--continue-on-failure", "--header", f"Authorization: Bearer {KEY}", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert "Traceback" not in service.log.read_text(), "an error was not expected"
+    found = re.search(r"([0-9,]+) generated", done.stdout)
+    assert found is not None, done.stdout[-3_000:]
+    return int(found[1].replace(",", ""))
+
+
+def test_no_generated_request_is_answered_other_than_declared(service: RunningServer, tmp_path: Path) -> None:
+    """A few of each kind, the same in every run."""
+    assert run(service, tmp_path, examples=2, seed=1) > 1_000
+
+
+@pytest.mark.nightly
+def test_none_of_ten_thousand_requests_is_answered_other_than_declared(service: RunningServer, tmp_path: Path) -> None:
+    """All phases, also sequences of requests on what earlier ones have made."""
+    assert run(service, tmp_path, examples=350, seed=20) >= 10_000
+
+
+def test_a_caller_without_a_key_gets_no_further(service: RunningServer, tmp_path: Path) -> None:
+    """The stream of a job that has ended; everything that needs a key says so, whatever else is wrong."""
+    with httpx.Client(base_url=service.url) as client:
+        ended = client.get("/jobs/job-failed/events", headers=bearer(KEY))
+        assert (ended.status_code, ended.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        document = client.get("/openapi.json").json()
+        assert ended.text.startswith("retry:")
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                needs_key = {} not in operation.get("security", [{}])
+                answer = client.request(method, path.replace("{name}", "notes").replace("{job_id}", "job-failed"))
+                assert (answer.status_code == 401) == needs_key, (method, path)

@@ -1,0 +1,117 @@
+"""Callers read which system fails, not where it is: addresses are for operators, in full in the log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, TransientError
+from ingestion_engine.state.ledger import Ledger
+from support.control import World, bearer, make_collection, overwrite, write_keys
+
+URL = "http://user:secret@qdrant.internal:6333"
+AWAY = f"Qdrant at {URL} refuses connections."
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    make_collection(made)
+    return made
+
+
+def away(*_: Any, **__: Any) -> Any:
+    raise TransientError("qdrant_unavailable", AWAY, url=URL)
+
+
+async def away_later(*_: Any, **__: Any) -> Any:
+    away()
+
+
+def state_away(*_: Any, **__: Any) -> Any:
+    raise FatalError("state_corrupt", "'s3://ingest-state/prod/alias/docs.json' is not JSON.", url="s3://ingest-state")
+
+
+READS: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/collections", {}),
+    ("GET", "/collections/notes", {}),
+    ("GET", "/collections/notes/chunks?key=0.txt", {}),
+    ("POST", "/search", {"json": {"collection": "notes", "query": "cats"}}),
+    ("POST", "/search", {"json": {"collection": "notes", "query": "cats", "stores": ["qdrant"]}}),
+    ("GET", "/readyz", {}),
+    ("GET", "/jobs", {}),
+    ("GET", "/jobs/{job}", {}),
+    ("GET", "/jobs/{job}/failures", {}),
+]
+
+
+async def read_everything(world: World, key: str) -> str:
+    """Return all that a caller reads while Qdrant is away and a job has failed because of it."""
+    keys = write_keys(world.folder, {"name": "admin"}, {"name": "team", "scopes": ["read", "search", "submit"]})
+    seen = []
+    async with world.serve(api={"keys_file": keys}, headers=bearer(key)) as plane:
+        job = await plane.submit(collection="other")
+        error = TransientError("qdrant_unavailable", AWAY, url=URL, store="qdrant").record()
+        await overwrite(plane.services.store, job, state="failed", error=error, note=AWAY)
+        Ledger(world.state, job).write_failures("a01-00000", [{"key": "a", "code": "store_refused", "reason": AWAY}])
+        for name in ("search", "count", "fetch_object_points", "check", "list_aliases", "scroll"):
+            if hasattr(plane.qdrant, name):
+                setattr(plane.qdrant, name, away_later)
+        for method, path, options in READS:
+            answer = await plane.client.request(method, path.format(job=job), **options)
+            seen.append(f"{path} {answer.status_code} {answer.text}")
+        world.state.get = state_away  # type: ignore[method-assign]
+        for path in ("/collections/notes", "/aliases/docs"):
+            answer = await plane.client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "state_unavailable")
+            seen.append(answer.text)
+        del world.state.get
+    return "\n".join(seen)
+
+
+async def test_callers_read_no_addresses(world: World) -> None:
+    """Neither in problems nor in what a response says of its parts; it still names the system."""
+    seen = await read_everything(world, "team")
+    for secret in ("secret", "qdrant.internal", "6333", "s3://", "ingest-state", "memory://"):
+        assert secret not in seen, seen
+    assert seen.count("Qdrant refuses connections.") >= 7, seen
+
+
+async def test_operators_read_addresses(world: World) -> None:
+    """Who has the scope `admin`; credentials are in no message of an adapter."""
+    seen = await read_everything(world, "admin")
+    assert seen.count("qdrant.internal") >= 7
+    assert "s3://ingest-state/prod/alias/docs.json" in seen
+
+
+async def test_the_place_of_the_database_is_for_operators(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has it."""
+    keys = write_keys(world.folder, {"name": "admin"}, {"name": "team", "scopes": ["read"]})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        message = "The database of jobs at db.internal:5432 is unavailable: it refuses connections."
+
+        async def refuse(*_: Any, **__: Any) -> Any:
+            logging.getLogger("test").warning(message)
+            raise DatabaseUnavailable("database_unavailable", message)
+
+        plane.services.store.list_page = refuse  # type: ignore[method-assign]
+        team = await plane.client.get("/jobs", headers=bearer("team"))
+        admin = await plane.client.get("/jobs", headers=bearer("admin"))
+    assert (team.status_code, team.json()["detail"]) == (503, message.replace(" at db.internal:5432", ""))
+    assert admin.json()["detail"] == message
+    assert "db.internal" in caplog.text
+
+
+async def test_a_task_for_many_does_not_inherit_what_an_operator_may_read(world: World) -> None:
+    """Checks of dependencies are shared: the operator's request starts one, and the next caller reads its result."""
+    keys = write_keys(world.folder, {"name": "admin"}, {"name": "team", "scopes": ["read"]})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        world.engine.away = TransientError("ray_unavailable", "Ray at http://ray.internal:8265 refuses connections.")
+        admin = await plane.client.get("/readyz", headers=bearer("admin"))
+        team = await plane.client.get("/readyz", headers=bearer("team"))
+    assert "ray.internal" in admin.text
+    assert "ray.internal" not in team.text
+    assert "Ray refuses connections." in team.text
