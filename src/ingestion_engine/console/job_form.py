@@ -36,6 +36,9 @@ _NUMBERS: Final = {
     "min_objects": "failure_budget.min_objects",
 }
 _LINES: Final = {"include": "source.include", "exclude": "source.exclude"}
+_EXACT: Final = frozenset({"prefix", "embed_prefix", "query_prefix"})
+"""Fields in which a space at the end has a meaning: ``search_document: ``."""
+
 _FLAGS: Final = ("allow_mass_delete", "retry_failed")
 
 _FIELDS: Final = {
@@ -48,6 +51,9 @@ _FIELDS: Final = {
     "engine": "engine",
 }
 """Field of the form by the path in the request."""
+
+_WORDS: Final = {"overlap_chars": "overlap in characters", "max_chars": "the characters of a chunk"}
+"""What the form calls fields that errors name."""
 
 _DEFAULTS: Final[Mapping[str, str]] = {"mode": Mode.SYNC.value}
 
@@ -75,7 +81,8 @@ class JobForm:
     @classmethod
     def read(cls, form: FormData) -> JobForm:
         """Return the texts of a form that was sent."""
-        texts = {name: value.replace("\r\n", "\n").strip() for name, value in form.items() if isinstance(value, str)}
+        texts = {name: value.replace("\r\n", "\n") for name, value in form.items() if isinstance(value, str)}
+        texts = {name: text if name in _EXACT else text.strip() for name, text in texts.items()}
         stores = tuple(str(value) for value in form.getlist("stores"))
         return cls({name: texts.get(name, "") for name in {*_FIELDS.values()} - {"stores"}}, stores)
 
@@ -132,6 +139,8 @@ class JobForm:
         self.hint = error.hint if name == GENERAL else self.hint
 
     def _note(self, path: str, reason: str) -> None:
+        for technical, plain in _WORDS.items():
+            reason = reason.replace(technical, plain)
         sentence = reason[:1].upper() + reason[1:].rstrip(".") + "."
         name = self._find_field(path)
         if name == "collection" and reason == "required unless alias is given":

@@ -50,6 +50,11 @@ _DISPATCH: Final = "jobs"
 _IS_KEPT: Final = jobs.c.removing_at.is_(None)
 """Condition that a job is not being removed (``retention``)."""
 
+_IS_KEPT_WITHOUT_INDEX: Final = sa.literal_column("+jobs.removing_at").is_(None)
+"""The same for SQLite, which would otherwise find all jobs by this condition and then sort them; the sign keeps it from
+using the index (https://sqlite.org/optoverview.html, "Disqualifying WHERE clause terms"). Of 100,000 jobs, the newest
+50 took 0.8 s that way, and take 2 ms by the index of their order."""
+
 _log = get_logger(__name__)
 
 
@@ -236,7 +241,8 @@ class JobStore:
         Raises:
             SubmissionError: "validation_error": the cursor was not made by this method.
         """
-        query = sa.select(jobs).where(_IS_KEPT).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        is_kept = _IS_KEPT_WITHOUT_INDEX if self.database.is_sqlite else _IS_KEPT
+        query = sa.select(jobs).where(is_kept).order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         if where.engine is not None:
             query = query.where(jobs.c.engine == where.engine.value)
         if where.states is not None:

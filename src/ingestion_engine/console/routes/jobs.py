@@ -42,6 +42,9 @@ PAGE_FAILURES: Final = 100
 LIST_KEEP_S: Final = 1.0
 """How long readers of the same list share one answer of the database, when their pages look for news."""
 
+MOST_READS: Final = 10
+"""Reads of 20,000 failures each for a page of one code, which may be far down the list."""
+
 EXAMPLES_AMONG: Final = 500
 """Failures that are read for one example of each code: one request to the state store."""
 
@@ -138,6 +141,10 @@ async def list_failures(
 ) -> Response:
     """Return the failed objects of a job, of one code or of all."""
     page = await services.jobs.read_failures(job.id, limit=PAGE_FAILURES, cursor=cursor, codes=code)
+    for _ in range(MOST_READS - 1):
+        if page.items or page.next_cursor is None:
+            break
+        page = await services.jobs.read_failures(job.id, limit=PAGE_FAILURES, cursor=page.next_cursor, codes=code)
     context: dict[str, Any] = {
         "job": show_job(job),
         "code": code[0] if code else "",
