@@ -51,7 +51,7 @@ def test_the_whole_stack_is_good(platform: Platform) -> None:
     assert (code, report["ok"], bad) == (0, True, [])
     found = states(report)
     assert [*found] == [check.name for check in CHECKS if Role.SERVICE in check.roles]
-    assert {name for name, some in found.items() if "ok" not in some} == {"tls", "api-keys", "ollama"}
+    assert {name for name, some in found.items() if "ok" not in some} == {"tls", "api-keys", "oidc", "ollama"}
     shown = json.dumps(report)
     for name, value in platform.env.items():
         assert value not in shown or not name.endswith(("_KEY", "_KEY_ID", "_TOKEN"))

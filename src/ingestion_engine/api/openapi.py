@@ -90,8 +90,13 @@ ACCEPTED: Final = with_headers(
 """What the routes that create a job return."""
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Have an application return the completed document."""
+def install_openapi(app: FastAPI, *, discovery_url: str | None = None) -> None:
+    """Have an application return the completed document.
+
+    Args:
+        app: The application.
+        discovery_url: Discovery document of the OpenID Connect provider whose tokens count; None without one.
+    """
     made: dict[bool, dict[str, Any]] = {}
 
     def describe() -> dict[str, Any]:
@@ -104,10 +109,26 @@ def install_openapi(app: FastAPI) -> None:
                 routes=app.routes,
                 separate_input_output_schemas=app.separate_input_output_schemas,
             )
+            if discovery_url is not None:
+                _declare_provider(document, discovery_url)
             made[is_open] = complete(document, is_open=is_open)
         return made[is_open]
 
     app.openapi = describe  # type: ignore[method-assign] # the documented way to replace it
+
+
+def _declare_provider(document: dict[str, Any], discovery_url: str) -> None:
+    """Declare that an access token of a provider counts wherever an API key does."""
+    document["components"]["securitySchemes"]["openIdConnect"] = {
+        "type": "openIdConnect",
+        "openIdConnectUrl": discovery_url,
+        "description": "An access token, as `Authorization: Bearer <token>`. Rules say what its holder may do.",
+    }
+    for item in document["paths"].values():
+        for operation in item.values():
+            needed = operation.get("security", [])
+            # OpenAPI calls scopes of this kind those that a client requests; ours follow from the rules.
+            needed += [{"openIdConnect": []} for one in needed if "apiKey" in one]
 
 
 def complete(document: dict[str, Any], *, is_open: bool) -> dict[str, Any]:

@@ -92,6 +92,14 @@ CHECKS: Final = (
         about="file of API keys",
     ),
     Check(
+        name="oidc",
+        module="identity_provider",
+        function="check_provider",
+        roles=_SERVICE,
+        about="OpenID Connect provider: discovery document, keys, rules for tokens",
+        hint="Check INGEST_OIDC__ISSUER, and that the provider can be reached from here.",
+    ),
+    Check(
         name="database",
         module="database",
         function="check_database",

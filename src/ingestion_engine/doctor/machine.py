@@ -178,6 +178,9 @@ async def check_api_keys(context: Context) -> list[Finding]:
         return [ok(f"{len(valid)} keys in {str(path)!r}", **facts)]
     if api.database_keys:
         return [ok("The keys are in the database; `ingest keys list` shows them.")]
+    if context.settings.oidc.issuer is not None:
+        hint = "Set INGEST_API__KEYS_FILE to accept API keys as well."
+        return [not_configured("Callers have tokens of an OpenID Connect provider.", hint)]
     hint = "Set INGEST_API__KEYS_FILE to a file with API keys: `ingest keys create NAME --file PATH` makes it."
     if is_loopback(api.host):
         return [not_configured(f"The service listens on {api.host} only; no key is required.", hint)]

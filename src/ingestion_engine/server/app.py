@@ -103,7 +103,7 @@ def create_app(settings: Settings, parts: Parts | None = None, *, dispatches: bo
     if oidc is not None:
         identities.add(oidc.tokens)
     install_problem_handlers(app)
-    install_openapi(app)
+    install_openapi(app, discovery_url=None if oidc is None else oidc.provider.discovery_url)
     for routes in (jobs, collections, search, aliases, operations, audit):
         app.include_router(routes.router)
     add_documentation(app)

@@ -366,3 +366,22 @@ async def test_a_document_that_is_not_the_providers_is_not_used(
     answer = await ask(world, issuer, issuer.sign())
     assert (answer.status_code, answer.json()["code"]) == (503, "oidc_unavailable")
     assert reason in answer.json()["detail"]
+
+
+# -- declarations and clients -----------------------------------------------------------------------------------------
+
+
+async def test_openapi_declares_the_provider(world: World, issuer: TokenIssuer) -> None:
+    """Wherever a key counts, a token does too; without a provider nothing is said of one."""
+    async with world.serve(oidc=settings(issuer)) as plane:
+        document = (await plane.client.get("/openapi.json")).json()
+    scheme = document["components"]["securitySchemes"]["openIdConnect"]
+    assert (scheme["type"], scheme["openIdConnectUrl"]) == (
+        "openIdConnect",
+        f"{issuer.url}/.well-known/openid-configuration",
+    )
+    assert document["paths"]["/jobs"]["get"]["security"] == [{"apiKey": ["read"]}, {"openIdConnect": []}]
+    assert {} in document["paths"]["/readyz"]["get"].get("security", [{}])
+    async with world.serve() as plane:
+        text = (await plane.client.get("/openapi.json")).text
+    assert "openIdConnect" not in text

@@ -125,6 +125,11 @@ class Provider:
         self._failure: IngestionError | None = None
         self._reading: asyncio.Task[None] | None = None
 
+    @property
+    def discovery_url(self) -> str:
+        """Address of the discovery document."""
+        return self.issuer.rstrip("/") + DISCOVERY
+
     async def describe(self) -> ProviderMetadata:
         """Return what the provider says of itself. Raises TransientError "oidc_unavailable" when it is not known."""
         if self._documents is None:
@@ -157,6 +162,15 @@ class Provider:
         if self._documents is None or self._failure is not None:
             raise self.unavailable()
         return self._documents.find_key(kid, algorithm)
+
+    async def examine(self) -> int:
+        """Read both documents now; return the number of keys by which tokens can be checked.
+
+        Raises:
+            IngestionError: one of them cannot be read or is not what it should be.
+        """
+        documents = await self._read_documents()
+        return sum(any(_fits(key, algorithm) for algorithm in ALGORITHMS) for key in documents.keys)
 
     async def exchange_code(self, code: str, *, verifier: str, redirect_uri: str) -> str:
         """Return the ID token, not checked yet, for the code of a log-in (RFC 6749 section 4.1.3, RFC 7636).
@@ -250,7 +264,7 @@ class Provider:
 
     async def _read_documents(self) -> _Documents:
         """Read both documents. Raises IngestionError when one cannot be read or is not what it should be."""
-        found = await self._read_json(self.issuer.rstrip("/") + DISCOVERY)
+        found = await self._read_json(self.discovery_url)
         try:
             metadata = ProviderMetadata.model_validate(found)
         except ValidationError as error:
@@ -289,7 +303,7 @@ class Provider:
         )
 
     def _invalid(self, reason: str) -> TransientError:
-        url = self.issuer.rstrip("/") + DISCOVERY
+        url = self.discovery_url
         message = f"The discovery document {url} cannot be used: {reason.rstrip('.')}."
         return TransientError("oidc_answer_invalid", message, url=url)
 
