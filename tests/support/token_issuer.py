@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 import orjson
@@ -45,6 +46,10 @@ class TokenIssuer:
     """Members of the discovery document that differ."""
     public: Callable[[], list[dict[str, Any]]] | None = None
     """Returns its JSON Web Keys; None means those of ``keys``."""
+    exchanges: list[dict[str, str]] = field(default_factory=list)
+    """Forms that its token endpoint has received."""
+    answer: Callable[[], tuple[int, Any]] = lambda: (400, {"error": "invalid_grant"})
+    """Returns status and body of its token endpoint."""
 
     def claims(self, **others: Any) -> dict[str, Any]:
         """Claims of a good access token, with some replaced; None leaves one out."""
@@ -117,6 +122,11 @@ def issuing(**values: Any) -> Iterator[TokenIssuer]:
         issuer.requests.append("keys")
         return (503, {}) if issuer.is_down else (200, {"keys": (issuer.public or issuer.public_keys)()})
 
-    with serving({"/.well-known/openid-configuration": discover, "/keys": show_keys}) as url:
+    def exchange(body: bytes) -> tuple[Any, ...]:
+        issuer.exchanges.append(dict(parse_qsl(body.decode())))
+        return issuer.answer()
+
+    places = {"/.well-known/openid-configuration": discover, "/keys": show_keys, "/token": exchange}
+    with serving(places) as url:
         issuer.url = url
         yield issuer

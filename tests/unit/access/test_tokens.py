@@ -19,7 +19,10 @@ from jwt.api_jws import PyJWS
 
 from ingestion_engine.access.oidc.provider import FRESH_S, RETRY_S
 from ingestion_engine.access.oidc.tokens import TOKEN_MAX_BYTES
+from ingestion_engine.cli import app
+from ingestion_engine.cli.output import run_app
 from support.control import World, bearer, write_keys
+from support.live_service import LiveService
 from support.token_issuer import AUDIENCE, TokenIssuer, ec_key, issuing, rsa_key, sign_by_hand
 
 RULES = [
@@ -385,3 +388,16 @@ async def test_openapi_declares_the_provider(world: World, issuer: TokenIssuer) 
     async with world.serve() as plane:
         text = (await plane.client.get("/openapi.json")).text
     assert "openIdConnect" not in text
+
+
+def test_the_command_line_sends_a_token_as_it_sends_a_key(
+    world: World, issuer: TokenIssuer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """INGEST_API_KEY may hold one; a token that has expired is named."""
+    with LiveService(world, oidc=settings(issuer)) as service:
+        monkeypatch.setenv("INGEST_API_URL", service.url)
+        monkeypatch.setenv("INGEST_API_KEY", issuer.sign())
+        assert run_app(app, ["jobs"]) == 0
+        monkeypatch.setenv("INGEST_API_KEY", issuer.sign(issuer.claims(exp=1)))
+        assert run_app(app, ["jobs"]) != 0
+        assert "The token has expired." in capsys.readouterr().err

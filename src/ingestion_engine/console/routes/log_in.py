@@ -71,6 +71,7 @@ async def log_in(
         if principal.kind != "key":
             raise SubmissionError("unauthenticated", "This is an access token, not an API key.", status=401)
     except SubmissionError as error:
+        request.state.log_in_failed = bool(key.strip())  # for limits, as the key is in no header
         message = error.message if key.strip() else "Paste an API key."
         return _show(request, page, status=error.status, key_error=message)
     response = _go(page)
