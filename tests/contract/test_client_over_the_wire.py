@@ -203,6 +203,18 @@ async def test_cancelling_a_wait_leaves_nothing(service: LiveService) -> None:
     await eventually(lambda: service.connections == 0)
 
 
+async def test_many_jobs_are_waited_for_at_once(service: LiveService) -> None:
+    """Each has its own stream; requests go on beside them."""
+    async with AsyncIngestClient(service.url) as client:
+        job_id = (await client.submit(REQUEST)).job_id
+        waiting = [asyncio.create_task(client.wait(job_id, timeout_s=60)) for _ in range(120)]
+        await eventually(lambda: _streams(client) == 120)
+        assert (await client.get_job(job_id)).state in {"queued", "submitted"}
+        await client.cancel(job_id)
+        service.world.engine.finish(job_id, state="canceled")
+        assert {job.state.value for job in await asyncio.gather(*waiting)} == {"canceled"}
+
+
 async def test_leaving_an_iteration_closes_its_stream(service: LiveService) -> None:
     """With ``aclosing`` at once, without it when the iteration is collected."""
     async with AsyncIngestClient(service.url) as client:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from ingestion_engine.client.core import REQUEST_TIMEOUT_S, make_headers, make_request
+from ingestion_engine.client.core import LIMITS, REQUEST_TIMEOUT_S, make_headers, make_request
 from ingestion_engine.client.errors import ApiUnreachable
 from ingestion_engine.client.methods import Asynchronous
 from ingestion_engine.client.retries import PATIENCE_S
@@ -55,6 +55,7 @@ class AsyncIngestClient(Routes, Asynchronous):
             self._http = httpx.AsyncClient(
                 base_url=url.rstrip("/"),
                 headers=make_headers(api_key),
+                limits=LIMITS,
                 transport=transport,
                 verify=True if ca_file is None else make_context(ca_file),
             )

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from ingestion_engine.client.core import REQUEST_TIMEOUT_S, make_headers, make_request
+from ingestion_engine.client.core import LIMITS, REQUEST_TIMEOUT_S, make_headers, make_request
 from ingestion_engine.client.errors import ApiUnreachable
 from ingestion_engine.client.methods import Blocking
 from ingestion_engine.client.retries import PATIENCE_S
@@ -56,6 +56,7 @@ class IngestClient(Routes, Blocking):
             self._http = httpx.Client(
                 base_url=url.rstrip("/"),
                 headers=make_headers(api_key),
+                limits=LIMITS,
                 transport=transport,
                 verify=True if ca_file is None else make_context(ca_file),
             )

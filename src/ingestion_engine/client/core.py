@@ -31,6 +31,9 @@ M = TypeVar("M", bound=BaseModel)
 REQUEST_TIMEOUT_S: Final = 30.0
 """A search waits up to 20 s for a slow store; all other requests take milliseconds."""
 
+LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+"""No maximum of connections: each job that is followed holds one, and must not keep others from being requested."""
+
 STREAM_SILENCE_S: Final = 20.0
 """Time without a byte after which an event stream is given up; the service sends a heartbeat every 15 s."""
 
