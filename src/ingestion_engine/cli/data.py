@@ -22,6 +22,7 @@ from ingestion_engine.models.collections import (
     CollectionView,
     LastJob,
     LastVerified,
+    ObjectPage,
     ObjectView,
     StoreErrorView,
 )
@@ -104,7 +105,8 @@ def _find_newest_job(client: IngestClient, collection: str) -> list[JobView]:
 def _show_hit(hit: Hit) -> None:
     payload = hit.model_extra or {}
     page = f" p. {payload['page']}" if payload.get("page") else ""
-    out.print(Text.assemble((f"  {hit.score:.3f}  ", "green"), (f"{hit.key}{page}", "bold")))
+    marks = f"  differs: {', '.join(hit.differences)}" if hit.differences else ""
+    out.print(Text.assemble((f"  {hit.score:.3f}  ", "green"), (f"{hit.key}{page}", "bold"), (marks, "yellow")))
     if payload.get("context"):
         out.print(Text(f"         {_shorten(str(payload['context']))}", style="dim"))
     out.print(Text(f"         {_shorten(hit.text)}"))
@@ -207,30 +209,44 @@ def objects(
     prefix: Prefix = "",
     state: Annotated[str | None, typer.Option(help="Only objects in this state: present or failed.")] = None,
     warnings: Annotated[bool, typer.Option("--warnings", help="Only objects of which something was left out.")] = False,
+    folders: Annotated[
+        bool, typer.Option("--folders", help="List keys with a slash after the prefix as folders, once each.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Maximum number of objects.")] = 100,
     everything: All = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """List the objects of a collection, ordered by key, with what was left out of them."""
+    named: list[str] = []
     with open_client(url) as client:
-        found = collect_pages(
-            lambda size, cursor: client.list_objects(
-                collection, prefix=prefix, state=state, warnings=warnings, limit=size, cursor=cursor
-            ),
-            limit=None if everything else limit,
-            page_size=1000,
-            what="objects",
-        )
+
+        def read_page(size: int, cursor: str | None) -> ObjectPage:
+            page = client.list_objects(
+                collection,
+                prefix=prefix,
+                state=state,
+                warnings=warnings,
+                delimiter="/" if folders else None,
+                limit=size,
+                cursor=cursor,
+            )
+            named.extend(page.folders)
+            return page
+
+        found = collect_pages(read_page, limit=None if everything else limit, page_size=1000, what="objects")
     if json:
+        for folder in named:
+            write_json({"folder": folder})
         for item in found:
             write_json(item)
         return
     columns = ("STATE", "KEY", "BYTES", "CHUNKS", "ERROR", "WARNINGS")
     names = ("state", "key", "size_bytes", "chunk_count", "error_code")
     rows = (item.model_dump(mode="json") for item in found)
+    above = (("folder", folder, None, None, None, None) for folder in named)
     cells = ((*(row[name] for name in names), _describe_warnings(item)) for row, item in zip(rows, found, strict=True))
-    write_table(columns, cells)
+    write_table(columns, (*above, *cells))
 
 
 def _describe_warnings(item: ObjectView) -> str | None:

@@ -24,7 +24,7 @@ class AsyncIngestClient(Routes, Asynchronous):
     """Client of the service for asyncio: the methods of ``IngestClient``, awaited. May be shared by tasks of one loop.
 
     Args:
-        url: Base URL of the service.
+        url: Base URL of the service. User and password in it are for a proxy, where no API key is given.
         api_key: API key or token, sent as a bearer token; None where the service requires none.
         ca_file: PEM file with the authorities to trust; None means the usual ones.
         timeout_s: Seconds without a byte after which a request fails.
@@ -53,7 +53,8 @@ class AsyncIngestClient(Routes, Asynchronous):
         self._sleep: Callable[[float], Awaitable[None]] = _sleep
         try:
             self._http = httpx.AsyncClient(
-                base_url=url.rstrip("/"),
+                base_url=self.url,
+                auth=self._basic_auth if api_key is None else None,
                 headers=make_headers(api_key),
                 limits=LIMITS,
                 transport=transport,

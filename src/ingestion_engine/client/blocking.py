@@ -25,7 +25,7 @@ class IngestClient(Routes, Blocking):
     """Client of the service. May be shared by threads; each iteration belongs to one of them.
 
     Args:
-        url: Base URL of the service.
+        url: Base URL of the service. User and password in it are for a proxy, where no API key is given.
         api_key: API key or token, sent as a bearer token; None where the service requires none.
         ca_file: PEM file with the authorities to trust; None means the usual ones.
         timeout_s: Seconds without a byte after which a request fails.
@@ -54,7 +54,8 @@ class IngestClient(Routes, Blocking):
         self._sleep: Callable[[float], None] = time.sleep
         try:
             self._http = httpx.Client(
-                base_url=url.rstrip("/"),
+                base_url=self.url,
+                auth=self._basic_auth if api_key is None else None,
                 headers=make_headers(api_key),
                 limits=LIMITS,
                 transport=transport,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 import orjson
@@ -89,7 +89,7 @@ class Core:
     """
 
     def __init__(self, url: str, *, patience_s: float, connect_patience_s: float | None) -> None:
-        self.url = _without_secrets(url)
+        self.url, self._basic_auth = _split_secrets(url)
         self._patience_s = patience_s
         self._connect_patience_s = connect_patience_s
         self._now: Callable[[], float] = time.monotonic
@@ -390,11 +390,12 @@ def _load_json(data: bytes) -> Any:
         return None
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL without user and password, for messages. Pure."""
+def _split_secrets(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return a URL without user and password, for requests, messages and logs, and those two. Pure."""
     try:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=host)).rstrip("/")
+        user, password = parts.username, parts.password
+        plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     except ValueError:
-        return url.rsplit("@", maxsplit=1)[-1].rstrip("/")
+        return url.rsplit("@", maxsplit=1)[-1].rstrip("/"), None
+    return plain, None if user is None else (unquote(user), unquote(password or ""))

@@ -696,6 +696,37 @@ def test_chunks_are_shown_as_the_stores_hold_them(service: Running, capsys: pyte
     assert "\tunknown\t" in shown.out
 
 
+def test_objects_are_listed_by_folder(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders first, then the objects beside them."""
+    make_collection(service.world)
+    at = "2026-01-01T00:00:00Z"
+    rows = [
+        TableRow(key, "e", 1, at, "o", RowState.PRESENT, None, None, False, "f", 1, "", "", 1, "j", at)
+        for key in ("a/1", "a/2", "b/1", "c")
+    ]
+    ObjectTable(service.world.state, "notes").append_run(rows, epoch=1, job_id="j")
+    assert run("objects", "notes", "--folders") == 0
+    assert [line.split("\t")[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["folder", "a/"],
+        ["folder", "b/"],
+        ["present", "c"],
+    ]
+    assert run("objects", "notes", "--folders", "--prefix", "a/", "--json") == 0
+    assert [orjson.loads(line)["key"] for line in capsys.readouterr().out.splitlines()] == ["a/1", "a/2"]
+    assert run("objects", "notes", "--folders", "--json") == 0
+    assert orjson.loads(capsys.readouterr().out.splitlines()[0]) == {"folder": "a/"}
+
+
+def test_a_search_marks_on_what_the_stores_differ(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing while they agree."""
+    make_collection(service.world)
+    assert run("search", "notes", "cats") == 0
+    assert "differs" not in capsys.readouterr().out
+    del service.world.weaviate.collections["notes"][PointId("0")]
+    assert run("search", "notes", "cats") == 0
+    assert "0.txt  differs: only_here" in capsys.readouterr().out
+
+
 def test_an_alias_is_rolled_back_to_a_version(service: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """``--to`` names it; the same key moves it once."""
     for name in ("notes_1", "notes_2", "notes_3"):

@@ -214,6 +214,15 @@ def test_a_url_with_a_password_is_not_shown(kind: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_user_and_password_of_a_url_authenticate(serve: Serve) -> None:
+    """Unless an API key does; they are in no URL, which libraries log."""
+    for options, sent in (({}, "Basic bWU6cyNjcmV0"), ({"api_key": "key"}, "Bearer key")):
+        client, script, _ = serve(answer(body=job_body()), url="http://me:s%23cret@host/engine", **options)
+        client.get_job("job-1")
+        assert script.requests[0].headers["authorization"] == sent
+        assert str(script.requests[0].url) == "http://host/engine/jobs/job-1"
+
+
 def test_requests_are_sent_as_they_are(serve: Serve) -> None:
     """Of a model what was set, of a mapping everything; nulls in queries and headers are left out."""
     accepted = {"job_id": "a", "engine": "ray", "state": "queued", "collection": "n", "alias": None, "links": LINKS}
