@@ -29,6 +29,7 @@ from ingestion_engine.server.audit import AuditTrail
 from ingestion_engine.server.client_address import ClientAddress
 from ingestion_engine.server.documentation import add_documentation
 from ingestion_engine.server.host_checks import HostChecks
+from ingestion_engine.server.methods import Methods
 from ingestion_engine.server.middleware import RequestContext
 from ingestion_engine.server.request_traces import RequestTraces
 from ingestion_engine.server.response_headers import ResponseHeaders
@@ -130,6 +131,7 @@ async def _run_sessions(app: FastAPI, settings: Settings) -> AsyncIterator[None]
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add what every request passes through: from the inside, the routes, to the outside."""
     public_url = settings.api.public_url or ""
+    app.add_middleware(Methods, routes=app.routes)
     app.add_middleware(HostChecks, settings=settings.api)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestContext, metrics=metrics, limits=settings.limits)
