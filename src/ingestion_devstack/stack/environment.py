@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Collection, Mapping
@@ -97,6 +98,8 @@ def _render(value: Any) -> str:
         return value.get_secret_value()
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple) and value and isinstance(value[0], dict):
+        return json.dumps(value)
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return "" if value is None else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ingestion_devstack.stack.processes import LOOPBACK
-from ingestion_devstack.stack.service import Home, Plan, answers
+from ingestion_devstack.stack.service import OF_THE_SERVICE, Home, Plan, answers
 
 
 def plan_gateway(home: Home) -> Plan:
@@ -21,4 +21,5 @@ def plan_gateway(home: Home) -> Plan:
         is_ready=lambda: answers(f"{url}/livez"),
         variables={"INGEST_GATEWAY__URL": url},
         sees_settings=True,
+        needs_no=(*OF_THE_SERVICE, "INGEST_S3__", "INGEST_QDRANT__", "INGEST_WEAVIATE__", "INGEST_RAY__"),
     )

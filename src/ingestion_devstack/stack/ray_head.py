@@ -15,7 +15,7 @@ import psutil
 
 from ingestion_devstack.kubernetes.config import write_private
 from ingestion_devstack.stack.processes import LOOPBACK
-from ingestion_devstack.stack.service import Home, Plan, answers
+from ingestion_devstack.stack.service import OF_THE_SERVICE, Home, Plan, answers
 
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 """Task arguments and results are short strings and small records; Ray's own minimum is 75 MiB."""
@@ -82,6 +82,7 @@ def plan_ray_head(home: Home) -> Plan:
             "RAY_USAGE_STATS_ENABLED": "0",
         },
         sees_settings=True,
+        needs_no=OF_THE_SERVICE,  # drivers and workers run the documents' parsers
         grace_s=15.0,
         prepare=lambda _: temp_dir.ensure(),
         cleanup=temp_dir.remove,

@@ -21,6 +21,10 @@ RESTART_AGAIN_S = 600.0
 """A server that ends again sooner after a restart is broken (a guess)."""
 
 
+OF_THE_SERVICE = ("INGEST_DATABASE_URL", "INGEST_API__", "INGEST_OIDC__", "INGEST_AUDIT__")
+"""Beginnings of variables that only the service itself needs: the database's password, who may call it."""
+
+
 class StackError(Exception):
     """The embedded stack cannot run; the message names the server and the reason, and shows the end of its log."""
 
@@ -57,6 +61,8 @@ class Plan:
     """Beginnings of variables of the user's shell that the server must not see: they would change what it is."""
     sees_settings: bool = False
     """True for servers that run the product's code: they receive every ``INGEST_*`` variable of the stack."""
+    needs_no: tuple[str, ...] = ()
+    """Beginnings of those ``INGEST_*`` variables that it does not need all the same, such as passwords of others."""
     prepare: Callable[[Mapping[str, str]], None] = lambda _variables: None
     """Called with every ``INGEST_*`` variable of the stack before the server starts."""
     grace_s: float = 10.0
@@ -71,7 +77,8 @@ class Service:
         self.plan = plan
         self._home = home
         self._stack_env = stack_env
-        own = {**(stack_env if plan.sees_settings else {}), **plan.env}
+        seen = stack_env if plan.sees_settings else {}
+        own = {**{name: value for name, value in seen.items() if not name.startswith(plan.needs_no)}, **plan.env}
         self._env = child_env(own, without=plan.not_inherited)
         self._process: ManagedProcess | None = None
         self._started = 0.0

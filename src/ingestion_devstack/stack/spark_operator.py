@@ -69,6 +69,14 @@ def plan_kube(home: Home, arguments: tuple[str, ...] = ()) -> Plan:
 
 
 def pick_credentials(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the content of the drivers' secret: the stack's credentials, and AWS's own variables if there are any."""
+    """Return the content of the drivers' secret: the stack's credentials, and AWS's own variables if there are any.
+
+    Also URLs of the user's own servers that have a password: a spec leaves it out.
+    """
     aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    return {**aws, **{name: env[name] for name in _CREDENTIALS if name in env}}
+    urls = {
+        name: value
+        for name, value in env.items()
+        if name.endswith(("URL", "URLS")) and "@" in value and name != "INGEST_DATABASE_URL"
+    }
+    return {**aws, **urls, **{name: env[name] for name in _CREDENTIALS if name in env}}

@@ -104,6 +104,23 @@ def hide_credentials(url: str) -> str:
     return _USER.sub("//", url)
 
 
+def restore_credentials(url: str, own: Iterable[str | None]) -> str:
+    """Return a URL with the user and password that one of this process's own URLs has for the same server. Pure.
+
+    A URL with credentials stays as it is, and so does one that is not among them; capacities do not matter.
+    """
+    if hide_credentials(url) != url:
+        return url
+    for known in own:
+        if known and (found := _USER.search(known)) and _strip(hide_credentials(known)) == _strip(url):
+            return url.replace("//", found[0], 1)
+    return url
+
+
+def _strip(url: str) -> str:
+    return url.partition("#")[0].rstrip("/")
+
+
 def _split(base: str, shown: str) -> SplitResult:
     try:
         parts = urlsplit(base)

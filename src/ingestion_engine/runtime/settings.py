@@ -41,7 +41,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from ingestion_engine.runtime.server_urls import count_servers, parse_servers
+from ingestion_engine.runtime.server_urls import count_servers, hide_credentials, parse_servers, restore_credentials
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tls import check_ca_file
 from ingestion_engine.runtime.validation import describe_faults
@@ -704,17 +704,22 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite+aiosqlite:///{(self.data_dir / 'jobs.db').absolute()}"
 
     def endpoints(self) -> dict[str, Any]:
-        """Return the non-secret settings that driver and workers must share; frozen into every job spec. Pure."""
+        """Return the non-secret settings that driver and workers must share; frozen into every job spec. Pure.
+
+        Passwords inside of URLs are left out: driver and workers have them in their own settings, as other secrets.
+        """
         # Workers of an earlier release of this minor version know no gateway, but any Ollama client can use one.
         is_plain = self.gateway.url and not any(url.startswith("dns+") for url in self.gateway.url)
+        gateways = [hide_credentials(url) for url in self.gateway.url]
+        servers = [hide_credentials(url) for url in self.ollama.urls]
         return {
-            "s3": {"endpoint_url": self.s3.endpoint_url, "region": self.s3.region},
-            "ollama": {"urls": list(self.gateway.url if is_plain else self.ollama.urls)},
-            **({"gateway": {"url": list(self.gateway.url)}} if self.gateway.url else {}),
-            "qdrant": {"url": self.qdrant.url, **_creation(self.qdrant)},
+            "s3": {"endpoint_url": _hide(self.s3.endpoint_url), "region": self.s3.region},
+            "ollama": {"urls": gateways if is_plain else servers},
+            **({"gateway": {"url": gateways}} if gateways else {}),
+            "qdrant": {"url": _hide(self.qdrant.url), **_creation(self.qdrant)},
             "weaviate": {
-                "url": self.weaviate.url,
-                "grpc_url": self.weaviate.grpc_url,
+                "url": _hide(self.weaviate.url),
+                "grpc_url": _hide(self.weaviate.grpc_url),
                 **_creation(self.weaviate),
             },
         }
@@ -730,9 +735,27 @@ class Settings(BaseSettings):
             if name not in type(self).model_fields:
                 continue
             group: Group = getattr(self, name)
-            known = {key: value for key, value in values.items() if key in type(group).model_fields}
+            known = {
+                key: self._with_own_credentials(value)
+                for key, value in values.items()
+                if key in type(group).model_fields
+            }
             groups[name] = type(group).model_validate({**dict(group), **known})
         return self.model_copy(update=groups)
+
+    def _with_own_credentials(self, value: Any) -> Any:
+        """Return a value of a spec, its URLs with the passwords that this process has for the same servers. Pure."""
+        own = (
+            *(self.s3.endpoint_url, self.qdrant.url, self.weaviate.url, self.weaviate.grpc_url),
+            *(*self.ollama.urls, *self.gateway.url),
+        )
+        if isinstance(value, list | tuple):
+            return [restore_credentials(one, own) if isinstance(one, str) else one for one in value]
+        return restore_credentials(value, own) if isinstance(value, str) and "://" in value else value
+
+
+def _hide(url: str | None) -> str | None:
+    return None if url is None else hide_credentials(url)
 
 
 def _creation(store: QdrantSettings | WeaviateSettings) -> dict[str, Any]:

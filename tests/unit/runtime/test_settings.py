@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestion_engine.runtime.settings import SettingsError, _list_names, load_settings
+from ingestion_engine.runtime.settings import Settings, SettingsError, _list_names, load_settings
 
 
 def test_files_of_the_secrets_directory_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,3 +156,30 @@ def test_a_group_that_is_no_json_is_an_error_without_its_value(value: str, monke
     assert str(refused.value).startswith("INGEST_S3: ")
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_a_spec_has_no_password_of_a_url_and_every_process_uses_its_own() -> None:
+    """Whatever server it is of; a spec of a former release keeps the one that it has."""
+    settings = Settings(
+        s3={"endpoint_url": "http://s3-user:pass-1@s3:9000"},
+        ollama={"urls": ["http://user:pass-2@one:11434#8", "http://two:11434"]},
+        gateway={"url": ["https://user:pass-3@gateway/"]},
+        qdrant={"url": "http://user:pass-4@qdrant:6333"},
+        weaviate={"url": "http://user:pass-5@weaviate", "grpc_url": "http://user:pass-6@weaviate:50051"},
+    )
+    endpoints = settings.endpoints()
+    assert "pass-" not in repr(endpoints)
+    assert endpoints["qdrant"]["url"] == "http://qdrant:6333"
+    assert Settings().with_endpoints(endpoints).ollama.urls == ("https://gateway/",)
+    restored = settings.with_endpoints(endpoints)
+    assert restored.gateway.url == ("https://user:pass-3@gateway/",)
+    assert restored.s3.endpoint_url == "http://s3-user:pass-1@s3:9000"
+    assert (restored.weaviate.url, restored.weaviate.grpc_url) == (settings.weaviate.url, settings.weaviate.grpc_url)
+    worker = Settings(ollama={"urls": ["http://user:pass-7@one:11434"]})
+    direct = settings.model_copy(update={"gateway": Settings().gateway})
+    assert worker.with_endpoints(direct.endpoints()).ollama.urls == (
+        "http://user:pass-7@one:11434#8",
+        "http://two:11434",
+    )
+    former = {"ollama": {"urls": ["http://user:old@one:11434"]}}
+    assert worker.with_endpoints(former).ollama.urls == ("http://user:old@one:11434",)
