@@ -1,11 +1,12 @@
 """Writes the screenshots of docs/console.md: every page of the console, over a world of doubles, in a real Chromium.
 
-Usage: .venv/bin/python scripts/screenshots.py [FOLDER] [NAME…]
+Usage: .venv/bin/python scripts/screenshots.py [FOLDER [NAME…]]
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -13,20 +14,45 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from playwright.async_api import Page  # noqa: E402  # after the path of the tests' support
+from PIL import Image  # noqa: E402  # after the path of the tests' support
+from playwright.async_api import Page  # noqa: E402
 
 from support.browser import NARROW, WIDE, listen, run_chromium, visiting  # noqa: E402
 from support.console_jobs import fill  # noqa: E402
-from support.control import World  # noqa: E402
+from support.control import World, write_keys  # noqa: E402
+from support.stored_objects import HANDBOOK, drop_chunk, write_chunk, write_collection, write_versions  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images" / "console"
 LOOKS = ("light", "dark", "narrow")
+MOST_PIXELS = 1_500
+"""Height of a screenshot; what is below it looks the same as what is above."""
+
+TRAINS = "handbook/travel/trains.html"
 
 
-async def show(page: Page, look: str) -> None:
-    """Set a page to one of the three looks."""
+async def save(page: Page, path: Path, look: str) -> None:
+    """Save a page in one of the three looks, with at most 256 colours."""
     await page.emulate_media(color_scheme="dark" if look == "dark" else "light", reduced_motion="reduce")
     await page.set_viewport_size(NARROW if look == "narrow" else WIDE)
+    image = Image.open(io.BytesIO(await page.screenshot(full_page=True)))
+    image = image.crop((0, 0, image.width, min(image.height, MOST_PIXELS))).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def write_data(world: World) -> None:
+    """Make collections, one of which differs between the stores, and versions of an alias."""
+    write_collection(world, "handbook", failed=[HANDBOOK[5]], warned=[HANDBOOK[2]])
+    write_collection(world, "contracts")
+    drop_chunk(world.weaviate, "handbook", TRAINS, 2)
+    write_chunk(world.weaviate, "handbook", TRAINS, 1, text="The service desk is open from nine.")
+    write_versions(world, "docs", 3)
+
+
+async def search(page: Page) -> None:
+    """Fill and send the form for a search."""
+    await page.get_by_label("Question or phrase").fill("When does the service desk answer?")
+    await page.get_by_role("button", name="Search").click()
+    await page.locator("table.pairs").wait_for()
 
 
 async def main(folder: Path, names: list[str]) -> None:
@@ -35,27 +61,48 @@ async def main(folder: Path, names: list[str]) -> None:
         world = World(Path(data))
         async with world.serve(embed={"in_flight": 64}) as plane, listen(plane.app) as url, run_chromium() as browser:
             made = await fill(world, plane)
+            write_data(world)
+            alias = "/console/aliases/docs"
             pages = {
                 "jobs": "/",
                 "job": f"/console/jobs/{made['running']}",
                 "job-failures": f"/console/jobs/{made['partial']}",
                 "failures": f"/console/jobs/{made['partial']}/failures?code=no_text",
-                "job-failed": f"/console/jobs/{made['refused']}",
-                "job-waiting": f"/console/jobs/{made['waiting']}",
                 "new-job": "/console/jobs/new",
                 "plan": f"/console/jobs/{made['plan']}/plan",
-                "nothing": "/console/nothing",
+                "collections": "/console/collections",
+                "collection": "/console/collections/handbook",
+                "objects": "/console/collections/handbook/objects",
+                "object": f"/console/collections/handbook/object?key={TRAINS}",
+                "search": "/console/search?collection=handbook",
+                "aliases": "/console/aliases",
+                "alias": alias,
+                "rollback": f"{alias}/rollback?to=docs_{2:026d}",
+                "system": "/console/system",
             }
             async with visiting(browser, url) as visitor:
-                visitor.expected.append("status of 404")
                 page = await visitor.open()
                 for name, path in pages.items():
                     if names and name not in names:
                         continue
                     await page.goto(url + path)
+                    if name == "search":
+                        await search(page)
                     for look in LOOKS:
-                        await show(page, look)
-                        await page.screenshot(path=folder / f"{name}-{look}.png", full_page=True)
+                        await save(page, folder / f"{name}-{look}.png", look)
+            if names and "log-in" not in names:
+                return
+        keys = write_keys(Path(data), {"name": "operator"})
+        async with (
+            World(Path(data)).serve(api={"keys_file": keys}) as plane,
+            listen(plane.app) as url,
+            run_chromium() as browser,
+            visiting(browser, url) as visitor,
+        ):
+            page = await visitor.open()
+            await page.goto(url)
+            for look in LOOKS:
+                await save(page, folder / f"log-in-{look}.png", look)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,17 @@ def test_plan_writes_nothing(world: World) -> None:
     assert [path for path in world.state.values if path.startswith("collections/")] == []
 
 
+def test_a_plan_of_full_plans_everything_again(world: World) -> None:
+    """A plan of sync says nothing about it: there, an unchanged object is left as it is."""
+    world.run()
+    before = world.table()
+    plan, full = world.run(mode="plan"), world.run(mode="plan", plan_full=True)
+    assert (plan["counts"]["planned"], plan["counts"]["unchanged"]) == (0, 3)
+    assert (full["counts"]["planned"], full["counts"]["unchanged"]) == (3, 0)
+    assert full["counts"]["bytes_planned"] > 0
+    assert world.table() == before
+
+
 def test_bad_objects_are_recorded_and_the_job_goes_on(world: World) -> None:
     """Each failure has key, code and reason; the other objects are stored."""
     world.bucket.put("empty.txt", b"")

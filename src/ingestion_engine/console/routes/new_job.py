@@ -9,6 +9,7 @@ from fastapi import Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from ingestion_engine.access.principal import Principal
+from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import ServicesDep
 from ingestion_engine.api.views import show_estimate, show_job
@@ -46,6 +47,7 @@ async def show_form(
     """Return the form: empty, or with the values of an earlier job."""
     form = JobForm()
     if like:
+        viewer.check_scope(Scope.READ)
         job = viewer.check_job(await services.jobs.get(like))
         form = JobForm.of_request(read_request(job, mode=job.request.get("mode")).model_dump(mode="json"), job.engine)
     for name, text in {"bucket": bucket, "collection": collection, "alias": alias}.items():
@@ -94,6 +96,9 @@ async def show_plan(
 @router.post("/console/jobs/{job_id}/start")
 async def start_plan(job: ChangedJobDep, viewer: SubmitterDep, services: ServicesDep, alias: Text = "") -> Response:
     """Start exactly the request of a plan; when it is started already, show that job."""
+    if job.request.get("mode") != Mode.PLAN:
+        message = f"Job {job.id!r} is no plan, so there is nothing to start."
+        raise SubmissionError("not_a_plan", message, hint="Make a new job like it.", status=409)
     mode = Mode.FULL if job.request.get("plan_full") else Mode.SYNC
     wanted = read_request(job, mode=mode, plan_full=False, alias=alias or None)
     viewer.check_request(wanted)
