@@ -44,6 +44,11 @@ class Principal:
         return is_restricting(self.buckets, self.collections)
 
     @property
+    def is_limited_to_buckets(self) -> bool:
+        """True when some buckets are not allowed."""
+        return "*" not in self.buckets
+
+    @property
     def sees_jobs_of(self) -> str | None:
         """Owner of the jobs that the caller may see; None means all jobs."""
         return self.name if self.is_restricted else None
@@ -81,7 +86,7 @@ class Principal:
         if not self.may_use_collection(collection, alias=alias):
             return False
         if bucket is None:
-            return "*" in self.buckets or "*" not in self.collections
+            return not self.is_limited_to_buckets or "*" not in self.collections
         return self.may_read_bucket(bucket)
 
     def check_scope(self, scope: Scope) -> None:

@@ -90,12 +90,19 @@ class AliasService:
         self._jobs = jobs
 
     async def list_names(self, access: CollectionAccess) -> list[str]:
-        """Return the names of all aliases that the caller may use by name, sorted. One listing."""
+        """Return the names of all aliases that the caller may use, sorted.
+
+        Cost: one listing; for a restricted caller a read per alias, and another one when it is limited to buckets.
+        """
         if self._state is None:
             return []
         with state_needed():
             names = await asyncio.to_thread(lambda state: sorted(iter_aliases(state)), self._state)
-        return [name for name in names if access.may_use_collection(name)]
+            allowed = [name for name in names if access.may_use_collection(name)]
+            if not access.is_restricted:
+                return allowed
+            found = [await self._find_readable(self._state, name, access) for name in allowed]
+        return [alias.name for alias in found if alias is not None]
 
     async def describe_all(self, access: CollectionAccess) -> list[AliasDetail]:
         """Return all aliases that the caller may use, by name.

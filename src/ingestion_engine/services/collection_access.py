@@ -17,6 +17,11 @@ class CollectionAccess(Protocol):
         """False for a caller that may use every collection."""
         ...
 
+    @property
+    def is_limited_to_buckets(self) -> bool:
+        """False for a caller that may use the objects of every bucket."""
+        ...
+
     def may_use_collection(self, collection: str, *, alias: str | None = None) -> bool:
         """Return True when a collection or an alias is allowed by its name.
 
@@ -39,6 +44,7 @@ class CollectionAccess(Protocol):
 
 class _Everything:
     is_restricted = False
+    is_limited_to_buckets = False
 
     def may_use_collection(self, collection: str, *, alias: str | None = None) -> bool:
         return True
@@ -52,15 +58,15 @@ EVERYTHING_ALLOWED: Final[CollectionAccess] = _Everything()
 
 
 def may_use_stored(state: StateStore, access: CollectionAccess, collection: str, *, alias: str | None = None) -> bool:
-    """Return whether a caller may use a collection, as its contract says. One read, for a restricted caller.
+    """Return whether a caller may use a collection, as its contract says. One read, for one limited to buckets.
 
     Raises:
         FatalError: "state_corrupt".
     """
-    if not access.is_restricted:
-        return True
     if not access.may_use_collection(collection, alias=alias):
         return False
+    if not access.is_limited_to_buckets:
+        return True
     contract = read_contract(state, collection)
     return access.may_use_contents(collection, None if contract is None else contract.bucket, alias=alias)
 

@@ -13,7 +13,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.records import RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
-from ingestion_engine.services.collection_access import CollectionAccess
+from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored
 from ingestion_engine.services.state_access import needs_pyarrow, require_contract, skip_corrupt, state_needed
 from ingestion_engine.state.collections import list_contracts, read_contract, read_verified
 from ingestion_engine.state.deletions import iter_deletions, read_deletion
@@ -80,16 +80,31 @@ class CollectionService:
         self._stores = stores
 
     async def list_names(self, access: CollectionAccess) -> list[str]:
-        """Return the names of all collections that the caller may use by name, sorted. One listing.
+        """Return the names of all collections that the caller may use, sorted.
+
+        Cost: one listing; for a caller that is limited to buckets a read per collection, ``IN_FLIGHT`` at once.
 
         Raises:
             SubmissionError: "state_unavailable" (503).
         """
         if self._state is None:
             return []
+        slots = asyncio.Semaphore(IN_FLIGHT)
         with state_needed():
             names = await asyncio.to_thread(list_contracts, self._state)
-        return [name for name in names if access.may_use_collection(name)]
+            allowed = [name for name in names if access.may_use_collection(name)]
+            if access.is_limited_to_buckets:
+                verdicts = await asyncio.gather(*(self._may_use(self._state, name, access, slots) for name in allowed))
+                allowed = [name for name, may_use in zip(allowed, verdicts, strict=True) if may_use]
+        return allowed
+
+    @staticmethod
+    async def _may_use(state: StateStore, name: str, access: CollectionAccess, slots: asyncio.Semaphore) -> bool:
+        """Return whether a caller may use a collection; not one whose contract cannot be read, which is logged."""
+        async with slots:
+            with skip_corrupt("collection", name):
+                return await asyncio.to_thread(may_use_stored, state, access, name)
+        return False
 
     async def list_page(
         self, access: CollectionAccess, *, limit: int, after: str, part: str = "", verified: bool = False

@@ -22,7 +22,7 @@ from ingestion_engine.runtime.telemetry import get_logger, make_readable
 from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.audit.change import begin_change, note_change
-from ingestion_engine.services.collection_access import EVERYTHING_ALLOWED, CollectionAccess
+from ingestion_engine.services.collection_access import CollectionAccess
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_ids import JobIds
@@ -103,9 +103,9 @@ class JobService:
         engine: EngineName,
         request: JobRequest,
         *,
+        access: CollectionAccess,
         owner: str = "",
         idempotency_key: str | None = None,
-        access: CollectionAccess = EVERYTHING_ALLOWED,
     ) -> Submitted:
         """Check a request and store it as a queued job; the dispatcher submits it to its engine later.
 
@@ -149,9 +149,9 @@ class JobService:
         self,
         job_id: str,
         *,
+        access: CollectionAccess,
         owner: str = "",
         idempotency_key: str | None = None,
-        access: CollectionAccess = EVERYTHING_ALLOWED,
         codes: Sequence[str] = (),
     ) -> Submitted:
         """Create a new job for exactly the objects that failed in a job that has ended.

@@ -106,10 +106,14 @@ CONSOLE: Final = {
     "GET /console/oidc/callback, GET /console/static/{version}/{path:path}",
     "any caller": "GET /console{path:path}",
     "search": "GET /console/search, POST /console/search",
-    "read": "GET /, GET /console/aliases, GET /console/aliases/{name}, GET /console/collections, "
+    "read": "GET /, GET /console/jobs/{job_id}, GET /console/jobs/{job_id}/events, "
+    "GET /console/jobs/{job_id}/failures, GET /console/jobs/{job_id}/log, GET /console/jobs/{job_id}/parts/failures, "
+    "GET /console/jobs/{job_id}/plan, GET /console/aliases, GET /console/aliases/{name}, GET /console/collections, "
     "GET /console/collections/{name}, GET /console/collections/{name}/object, "
     "GET /console/collections/{name}/objects, GET /console/system",
-    "submit": "GET /console/aliases/{name}/rollback, POST /console/aliases/{name}/rollback, "
+    "submit": "GET /console/jobs/new, POST /console/jobs/new, POST /console/jobs/{job_id}/cancel, "
+    "POST /console/jobs/{job_id}/retry, POST /console/jobs/{job_id}/start, "
+    "GET /console/aliases/{name}/rollback, POST /console/aliases/{name}/rollback, "
     "GET /console/collections/{name}/compare/{mode}, POST /console/collections/{name}/compare/{mode}",
     "delete": "GET /console/aliases/{name}/prune, POST /console/aliases/{name}/prune, "
     "GET /console/aliases/{name}/remove, POST /console/aliases/{name}/remove, "
@@ -306,7 +310,9 @@ async def test_a_page_of_the_console_is_open_to_its_scope_and_to_nothing_else(ga
         if scope in {"everybody", "any caller"}:
             continue
         filled = path.replace("{name}", "live" if "/aliases" in path else "team_notes").replace("{mode}", "verify")
-        filled = filled.replace("{job_id}", "{job}")
+        filled = filled.replace("{job_id}", "{job}") + (
+            "?key=0.txt&to=nothing&keep=1&prefix=a" if method == "GET" else ""
+        )
         route = Route(scope, filled)
         for name in _EVERY:
             status, _, body = await gate.call(method, route, KEYS[name])
@@ -314,6 +320,17 @@ async def test_a_page_of_the_console_is_open_to_its_scope_and_to_nothing_else(ga
                 assert status not in (401, 403), (method, path, body)
             else:
                 assert status == 403, (method, path, name)
+        names_something = "{" in path
+        for name in ("by name", "by bucket") if scope != "admin" else ():
+            status, _, body = await gate.call(method, route, KEYS[name])
+            refused = (403, 404) if method == "GET" else (403, 404, 422)  # a form without its fields is refused before
+            assert not names_something or status in refused, (method, path, name)
+            assert names_something or "team_notes" not in str(body), (method, path, name)
+        if "{name}" in path:
+            through = filled.replace("team_notes", "team_alias").replace("live", "team_alias")
+            status, _, body = await gate.call(method, route, KEYS["through alias"], path=through)
+            assert status in ((404,) if method == "GET" else (404, 422)), (method, path)
+            assert "team_notes" not in str(body)
         for name, key in UNKNOWN.items():
             status, _, body = await gate.call(method, route, key)
             assert status in (303, 401), (method, path, name)
