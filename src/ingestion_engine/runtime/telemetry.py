@@ -40,6 +40,10 @@ _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066
 """Characters that move the cursor, colour or reorder a terminal's text, end lines for some readers, or are no text in
 UTF-8: control characters, Unicode's separators of lines and marks of direction, and lone surrogates."""
 
+_KEY_BEGINS: Final = "ingest_"
+_KEY: Final = re.compile(rf"({_KEY_BEGINS}[a-z0-9]{{10}}_)[0-9A-Za-z]{{38}}")
+"""API keys (``access.keys.form``); all but the id is left out of the log."""
+
 
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module; names outside the package become children of ``ingestion_engine``. Pure."""
@@ -115,7 +119,9 @@ def event_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def escape_unseen(text: str) -> str:
-    """Return a text with its control characters and the like as the escapes of JSON. Pure."""
+    """Return a text with its control characters and the like as the escapes of JSON, and no whole API key. Pure."""
+    if _KEY_BEGINS in text:  # somebody has sent one as a name or a path
+        text = _KEY.sub(r"\1...", text)
     return text if text.isprintable() else _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -94,12 +94,14 @@ class CollectionService:
             names = await asyncio.to_thread(list_contracts, self._state)
             allowed = [name for name in names if access.may_use_collection(name)]
             if access.is_limited_to_buckets:
-                verdicts = await asyncio.gather(*(self._may_use(self._state, name, access, slots) for name in allowed))
+                verdicts = await asyncio.gather(
+                    *(self._may_use(self._state, name, access=access, slots=slots) for name in allowed)
+                )
                 allowed = [name for name, may_use in zip(allowed, verdicts, strict=True) if may_use]
         return allowed
 
     @staticmethod
-    async def _may_use(state: StateStore, name: str, access: CollectionAccess, slots: asyncio.Semaphore) -> bool:
+    async def _may_use(state: StateStore, name: str, *, access: CollectionAccess, slots: asyncio.Semaphore) -> bool:
         """Return whether a caller may use a collection; not one whose contract cannot be read, which is logged."""
         async with slots:
             with skip_corrupt("collection", name):

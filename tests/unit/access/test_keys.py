@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ingestion_engine.access.keys.management import KeyStorage, create_key, revo
 from ingestion_engine.access.keys.table import KNOWN_S, MISSED_S, OUTAGE_S, KeyDatabase, KeyTable
 from ingestion_engine.access.scopes import EVERY_SCOPE, Scope
 from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
+from ingestion_engine.runtime.telemetry import JsonFormatter, TextFormatter
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.key_store import KeyConflict, KeyStore
 from support.control import World, bearer, write_keys
@@ -81,6 +83,22 @@ def test_new_keys_differ_and_are_found_in_logs() -> None:
     assert first != second
     assert len(first) == len(PREFIX) + 10 + 1 + 32 + CHECKSUM_LENGTH
     assert redact_keys(f"{first} and {second}!") == f"{PREFIX}{key_id}_... and {PREFIX}{key_id}_...!"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_no_log_line_has_a_whole_key(formatter: logging.Formatter) -> None:
+    """Wherever somebody puts it: a path, a field, a message, a traceback."""
+    key = make_key(make_key_id())
+    try:
+        raise ValueError(key)
+    except ValueError:
+        failed = sys.exc_info()
+    fields = {"path": f"/jobs/{key}", "name": key}
+    record = logging.LogRecord("x", logging.INFO, "f", 1, f"got {key}", (), failed)
+    vars(record).update(fields)
+    line = formatter.format(record)
+    assert key not in line
+    assert line.count(str(read_key_id(key))) == 4
 
 
 def test_nothing_shows_a_secret() -> None:
