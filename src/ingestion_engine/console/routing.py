@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from ingestion_engine.api.problems import TITLES, describe_validation, make_problem, problem_of_error
+from ingestion_engine.api.problems import PROBLEM_CODE, TITLES, describe_validation, make_problem, problem_of_error
 from ingestion_engine.console.csrf import keep_seed
 from ingestion_engine.console.pages import render
 from ingestion_engine.console.returning import find_page, log_in_url
@@ -78,6 +78,7 @@ def ask_to_log_in(request: Request) -> Response:
 def show_problem(request: Request, problem: Mapping[str, Any]) -> Response:
     """Return a problem as a page, or as a short text for a part of a page."""
     status = problem["status"]
+    setattr(request.state, PROBLEM_CODE, problem["code"])  # for the audit log
     heading = _HEADINGS.get(status, TITLES.get(status, "Error"))
     template = "problem_part.html" if request.headers.get("hx-request") else "problem.html"
     return render(request, template, status=status, problem={"hint": None, **problem}, heading=heading)

@@ -354,7 +354,7 @@ async def test_the_service_starts_without_the_provider(world: World, issuer: Tok
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        ({"issuer": "https://evil.example"}, "it is that of the issuer 'https://evil.example'"),
+        ({"issuer": "https://evil.example"}, "its issuer is another than INGEST_OIDC__ISSUER"),
         ({"jwks_uri": None}, "jwks_uri"),
         ({"jwks_uri": "file:///etc/passwd"}, "does not start with https://"),
         ({"token_endpoint": "gopher://x"}, "does not start with https://"),

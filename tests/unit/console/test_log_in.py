@@ -201,6 +201,20 @@ async def test_parts_of_pages_have_the_whole_page_loaded(world: World, keys: dic
         )
 
 
+async def test_refusals_of_pages_are_recorded_with_their_code(world: World, tmp_path: Path) -> None:
+    """As those of the API: a wrong key, a missing scope, a form without its token."""
+    keys = write_keys(tmp_path, {"name": "searcher", "scopes": ["search"]}, {"name": "boss"})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        await log_in_with_key(plane.client, "wrong")
+        assert (await plane.client.get("/", headers=bearer("searcher"))).status_code == 403
+        assert (await plane.client.post("/console/login", data={"key": "x"})).status_code == 403
+
+        await plane.services.audit.flush()
+        listed = await plane.client.get("/audit?outcome=refused", headers=bearer("boss"))
+        codes = {entry["code"] for entry in listed.json()["items"]}
+        assert codes == {"unauthenticated", "scope_missing", "csrf_token_invalid"}
+
+
 # -- tokens of forms --------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +370,7 @@ async def test_a_provider_that_is_down_is_named(world: World) -> None:
     async with world.serve(oidc=settings) as plane:
         answer = await plane.client.get("/console/oidc/login")
         assert answer.status_code == 503
-        assert "The OpenID Connect provider at http://localhost:1 refuses connections" in answer.text
+        assert "<p>The OpenID Connect provider refuses connections.</p>" in answer.text
 
 
 async def test_a_link_on_another_site_does_not_look_like_a_log_out(world: World, keys: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class CodeFlow:
         """
         metadata = await self._provider.describe()
         if metadata.authorization_endpoint is None:
-            raise self._provider.unavailable("it has no authorization endpoint")
+            raise self._provider.unavailable("The OpenID Connect provider has no authorization endpoint.")
         secret = secrets.token_urlsafe(SECRET_BYTES)
         derived = _derive(secret)
         challenge = urlsafe_b64encode(hashlib.sha256(derived.verifier.encode()).digest()).rstrip(b"=").decode()

@@ -204,13 +204,13 @@ class Provider:
                 form["client_secret"] = secret
         url = metadata.token_endpoint
         if url is None:
-            raise self.unavailable("it has no token endpoint")
+            raise self.unavailable("The OpenID Connect provider has no token endpoint.")
         try:
             response = await self._request("POST", url, headers=headers, body=urlencode(form).encode())
         except IngestionError as error:
             raise self.unavailable(error.message) from error
         if response.status_code >= 500:
-            raise self.unavailable(f"its token endpoint answers with status {response.status_code}")
+            raise self.unavailable(f"The provider's token endpoint answers with status {response.status_code}.")
         answer = _read_answer(response)
         token = answer.get("id_token")
         if response.status_code == 200 and isinstance(token, str):
@@ -270,7 +270,7 @@ class Provider:
         except ValidationError as error:
             raise self._invalid(describe_faults(error)) from None
         if metadata.issuer != self.issuer:
-            raise self._invalid(f"it is that of the issuer {metadata.issuer[:256]!r}")
+            raise self._invalid(f"its issuer is another than INGEST_OIDC__ISSUER: {metadata.issuer[:256]!r}")
         for url in (metadata.jwks_uri, metadata.authorization_endpoint, metadata.token_endpoint):
             if url is not None and urlsplit(url).scheme not in ("https", urlsplit(self.issuer).scheme):
                 raise self._invalid(f"the address {url[:256]!r} does not start with https://")
@@ -307,12 +307,12 @@ class Provider:
         message = f"The discovery document {url} cannot be used: {reason.rstrip('.')}."
         return TransientError("oidc_answer_invalid", message, url=url)
 
-    def unavailable(self, reason: str | None = None) -> TransientError:
-        """Return the error for callers: a reason, or why the provider was not read."""
-        text = reason or (self._failure.message if self._failure is not None else "it was not read yet")
+    def unavailable(self, sentence: str | None = None) -> TransientError:
+        """Return the error for callers: a sentence, or why the provider was not read."""
+        known = "The OpenID Connect provider was not read yet." if self._failure is None else self._failure.message
         return TransientError(
             "oidc_unavailable",
-            f"The OpenID Connect provider cannot be used: {text.rstrip('.')}.",
+            sentence or known,
             hint="Check the provider and INGEST_OIDC__ISSUER, then try again; `ingest doctor` reads both documents.",
             retry_after_s=RETRY_S,
         )

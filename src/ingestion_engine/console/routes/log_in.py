@@ -13,7 +13,7 @@ from ingestion_engine.access.oidc.connect import Oidc
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.sessions import Sessions
 from ingestion_engine.api.dependencies import IdentitiesDep
-from ingestion_engine.api.problems import problem_of_error
+from ingestion_engine.api.problems import PROBLEM_CODE, problem_of_error
 from ingestion_engine.console import cookies
 from ingestion_engine.console.csrf import check_token, prepare_token
 from ingestion_engine.console.pages import render
@@ -73,7 +73,7 @@ async def log_in(
     except SubmissionError as error:
         request.state.log_in_failed = bool(key.strip())  # for limits, as the key is in no header
         message = error.message if key.strip() else "Paste an API key."
-        return _show(request, page, status=error.status, key_error=message)
+        return _show(request, page, error=error, key_error=message)
     response = _go(page)
     await _begin_session(request, response, principal)
     return response
@@ -118,7 +118,7 @@ async def complete_at_provider(request: Request) -> Response:
         claims = await oidc.flow.complete(secret or None, request.query_params, redirect_uri=_redirect_uri(request))
         principal = oidc.rules.make_principal(claims, expires_at=None)
     except IngestionError as error:
-        response = _show(request, page, status=problem_of_error(error)["status"], error=error)
+        response = _show(request, page, error=error)
         cookies.clear_cookie(request, response, cookies.LOG_IN)
         return response
     # Not a redirect: this navigation began at the provider, so the browser would not send the new cookie, which is
@@ -154,7 +154,6 @@ def _show(
     request: Request,
     page: str,
     *,
-    status: int = 200,
     error: IngestionError | None = None,
     key_error: str | None = None,
     notice: str | None = None,
@@ -164,12 +163,15 @@ def _show(
     Args:
         request: The request.
         page: Where the log-in leads to.
-        status: Status of the response.
-        error: Why the log-in at the provider has failed.
-        key_error: What is wrong with the API key.
+        error: Why a log-in has failed.
+        key_error: What is shown of it beside the field for the key; None where it is about the provider.
         notice: What else there is to say.
     """
     prepare_token(request)
+    status = 200
+    if error is not None:
+        status = problem_of_error(error)["status"]
+        setattr(request.state, PROBLEM_CODE, error.code)  # for the audit log
     oidc: Oidc | None = request.app.state.oidc
     flow = None if oidc is None else oidc.flow
     return render(
@@ -178,7 +180,7 @@ def _show(
         status=status,
         headers=_NO_STORE,
         page=page,
-        error=error,
+        error=error if key_error is None else None,
         key_error=key_error,
         notice=notice,
         provider=None if flow is None else flow.title,
