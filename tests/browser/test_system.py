@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from ingestion_engine.domain.errors import TransientError
-from support.browser import Visitor
-from support.control import Plane, World
+from ingestion_engine.domain.records import GatewayFlow, GatewayServer, GatewayStatus
+from support.browser import Visitor, listen, visiting
+from support.control import Plane, ScriptedGateway, World
 
 
 async def test_a_broken_dependency_is_named_with_its_reason(visitor: Visitor, world: World) -> None:
@@ -23,6 +24,32 @@ async def test_a_broken_dependency_is_named_with_its_reason(visitor: Visitor, wo
     await expect(page.get_by_text("Jobs are accepted, but may have to wait")).to_be_visible()
     await expect(page.get_by_role("row", name="qdrant")).to_contain_text("available")
     await visitor.check(page)
+
+
+async def test_gateways_show_their_servers_and_flows(browser: Browser, world: World) -> None:
+    """Which server does what, who embeds now with a link to the job, and a gateway that cannot be reached."""
+    servers = (
+        GatewayServer("http://ollama-1:11434", "up", in_flight=4, limit=8, done=1234, failed=2),
+        GatewayServer("http://ollama-2:11434", "cooling", "The server refuses connections.", in_flight=0, limit=1),
+    )
+    flows = (GatewayFlow("job-1", "job", 5, 7, 4, 0.75, 2.5), GatewayFlow("search", "search", 5, 0, 1, 0.25, 0.0))
+    gateway = ScriptedGateway(
+        status=[
+            GatewayStatus("http://gateway-1:11430", "degraded", None, servers, flows),
+            GatewayStatus("http://gateway-2:11430", "unreachable", "The gateway refuses connections."),
+        ]
+    )
+    async with (
+        world.serve(parts=world.parts(gateway=gateway)) as plane,
+        listen(plane.app) as url,
+        visiting(browser, url) as visitor,
+    ):
+        page = await visitor.visit("/console/system")
+        await expect(page.get_by_role("row", name="http://ollama-1:11434")).to_contain_text("1,234")
+        await expect(page.get_by_role("row", name="http://ollama-2:11434")).to_contain_text("refuses connections")
+        await expect(page.get_by_role("row", name="job-1")).to_contain_text("75 %")
+        await expect(page.get_by_role("link", name="job-1")).to_have_attribute("href", "/console/jobs/job-1")
+        await expect(page.get_by_text("The gateway refuses connections.")).to_be_visible()
 
 
 async def test_the_service_is_drained_and_goes_on(visitor: Visitor, plane: Plane) -> None:

@@ -128,6 +128,16 @@ async def test_what_flows_wait_for_is_shown_and_a_dropped_one_is_refused(monkeyp
             assert (flows["job-1"].in_flight, flows["job-1"].queued) == (1, 0)
             assert (flows["job-2"].queued, flows["job-2"].ahead, flows["job-2"].of) == (2, 1, 2)
             assert (flows["search"].queued, flows["search"].ahead) == (1, 0)
+            (status,) = await client.read_status()
+            assert (status.url, status.status) == (world.url, "ok")
+            assert [(one.url, one.state, one.in_flight, one.owned) for one in status.servers] == [
+                (world.urls[0], "up", 1, True)
+            ]
+            assert {one.flow: (one.band, one.weight, one.queued, one.in_flight) for one in status.flows} == {
+                "job-1": ("job", 5, 0, 1),
+                "job-2": ("job", 10, 2, 0),
+                "search": ("search", 5, 1, 0),
+            }
             await asyncio.sleep(1.0)  # twice the limit on silence
             await client.drop_flow("job-2")
             for task in waiting[:2]:

@@ -22,7 +22,7 @@ from ingestion_engine.domain.errors import IngestionError, TransientError
 from ingestion_engine.domain.ids import PointId
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import EngineStatus
-from ingestion_engine.domain.records import EmbeddingWait, Point
+from ingestion_engine.domain.records import EmbeddingWait, GatewayStatus, Point
 from ingestion_engine.domain.spec import Chunking, CollectionContract, EngineName, StoreName
 from ingestion_engine.domain.states import EngineState, JobState
 from ingestion_engine.runtime.settings import Settings
@@ -152,6 +152,7 @@ class ScriptedGateway:
 
     urls: tuple[str, ...] = ("http://gateway:11430",)
     flows: dict[str, EmbeddingWait] = field(default_factory=dict)
+    status: list[GatewayStatus] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     asked: int = 0
     """Number of times that the flows were read."""
@@ -166,6 +167,9 @@ class ScriptedGateway:
         self.asked += 1
         await self._answer()
         return dict(self.flows)
+
+    async def read_status(self) -> list[GatewayStatus]:
+        return self.status
 
     async def drop_flow(self, key: str) -> None:
         await self._answer()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId
 from ingestion_engine.domain.records import (
     EmbeddingWait,
+    GatewayStatus,
     ModelInfo,
     ObjectHead,
     ObjectRef,
@@ -170,6 +171,12 @@ class EmbeddingGateway(Protocol):
         """Return what every flow waits for, summed over all gateways that answer. One request each.
 
         Raises: TransientError, when none answers.
+        """
+
+    async def read_status(self) -> Sequence[GatewayStatus]:
+        """Return every gateway with its servers and flows; one that does not answer is ``unreachable``, no error.
+
+        Cost: three requests per gateway.
         """
 
     async def drop_flow(self, key: str) -> None:

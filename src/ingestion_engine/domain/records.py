@@ -424,6 +424,52 @@ class EmbeddingWait:
     """Age of the oldest waiting request in whole seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayServer:
+    """An Ollama server as a gateway sees it."""
+
+    url: str
+    state: str
+    """``up``, ``cooling``, ``half_open``, or ``unknown`` until it has answered for the first time."""
+    reason: str | None = None
+    """Why its last request failed."""
+    owned: bool = True
+    """True when this gateway, of several, sends it requests."""
+    in_flight: int | None = None
+    """Requests that it processes for this gateway; None where the gateway does not tell."""
+    limit: int | None = None
+    """Requests that it gets at once at present."""
+    done: int | None = None
+    failed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFlow:
+    """What one job, or the searches, or another client has at a gateway."""
+
+    flow: str
+    band: str
+    weight: int
+    queued: int
+    in_flight: int
+    share: float
+    """Part of the characters of all flows in the last ten seconds, 0 to 1."""
+    waited_s: float
+    """Age of its oldest waiting request."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """A gateway, its servers and its flows."""
+
+    url: str
+    status: str
+    """``ok``, ``degraded``, ``unavailable``, or ``unreachable`` when it does not answer."""
+    reason: str | None = None
+    servers: tuple[GatewayServer, ...] = ()
+    flows: tuple[GatewayFlow, ...] = ()
+
+
 class Outcome(StrEnum):
     """Outcome of one planned object."""
 

@@ -245,7 +245,7 @@ class TestPages:
         self, store: StateStore, table: ObjectTable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A rare state costs several short requests; a folder is listed once, although it goes on in the next."""
-        monkeypatch.setattr("ingestion_engine.state.object_table.table._PAGE_SCAN_ROWS", 10)
+        monkeypatch.setattr("ingestion_engine.state.object_table.table._FOLDER_SCAN_ROWS", 10)
         rows = [row(f"{n // 15}/{n:06d}", 1, "failed" if n in (14, 15, 29) else "present") for n in range(30)]
         append(ObjectTable(store, "docs", row_group_rows=12), rows, 1)
         pages = [table.list_folder("", RowState.FAILED, None, 5)]

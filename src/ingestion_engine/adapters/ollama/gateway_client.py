@@ -17,12 +17,15 @@ from ingestion_engine.adapters.ollama.responses import read_error
 from ingestion_engine.adapters.ollama.server_urls import ServerAddress, ServerNames
 from ingestion_engine.adapters.transport import HttpClient, Response, excerpt, read_object
 from ingestion_engine.domain.errors import IngestionError, TransientError
-from ingestion_engine.domain.records import EmbeddingWait
+from ingestion_engine.domain.records import EmbeddingWait, GatewayFlow, GatewayServer, GatewayStatus
 from ingestion_engine.runtime.server_urls import parse_servers
 from ingestion_engine.runtime.settings import Settings
 
 TIME_LIMIT_S: Final = 5.0
 """Time limit of a request in seconds; none of them waits in a queue, and callers mostly wait less."""
+
+STATUS_LIMIT_S: Final = 1.0
+"""Time limit of a request for the status of a gateway, in seconds: a person waits for the page."""
 
 FLOWS_LIMIT_S: Final = 0.25
 """Time limit of reading the flows of one gateway, in seconds: one that hangs must not hide the others."""
@@ -66,6 +69,27 @@ class GatewayClient:
             message = f"A gateway described its flows in another form ({type(error).__name__}: {error})."
             raise TransientError("gateway_answer_invalid", message) from error
 
+    async def read_status(self) -> list[GatewayStatus]:
+        """Return every gateway with its servers and flows, by URL. Three requests per gateway; raises nothing."""
+        found = await asyncio.gather(*(names.find() for names in self._names.values()))
+        unresolved = [url for url, addresses in zip(self._names, found, strict=True) if not addresses]
+        addresses = dict.fromkeys(address for some in found for address in some)
+        known = await asyncio.gather(*map(self._read_one, addresses))
+        unknown = [GatewayStatus(url, "unreachable", "Its host name does not resolve.") for url in unresolved]
+        return sorted([*known, *unknown], key=lambda status: status.url)
+
+    async def _read_one(self, address: ServerAddress) -> GatewayStatus:
+        try:
+            paths = ("/readyz", "/gateway/servers", "/gateway/flows")
+            sent = (self._send("GET", address, path, timeout_s=STATUS_LIMIT_S) for path in paths)
+            ready, servers, flows = [orjson.loads(answer.content) for answer in await asyncio.gather(*sent)]
+            return read_gateway(address.url, {**ready, "servers": servers["servers"], "flows": flows["flows"]})
+        except IngestionError as error:
+            return GatewayStatus(address.url, "unreachable", error.message)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"It described itself in another form ({type(error).__name__}: {error})."
+            return GatewayStatus(address.url, "unreachable", reason)
+
     async def drop_flow(self, key: str) -> None:
         """Drop a flow at every gateway. Raises TransientError when one does not answer; the others have done it."""
         answers = await self._ask_all("DELETE", f"/gateway/flows/{quote(key, safe='')}", timeout_s=TIME_LIMIT_S)
@@ -82,17 +106,35 @@ class GatewayClient:
                 raise answer
         return [answer for answer in answers if isinstance(answer, Response | IngestionError)]
 
+    async def _send(self, method: str, address: ServerAddress, path: str, *, timeout_s: float) -> Response:
+        return await self._client.request(
+            method, address.base, path, timeout_s=timeout_s, server_name=address.server_name
+        )
+
     async def _request(
         self, method: str, address: ServerAddress, path: str, *, timeout_s: float = TIME_LIMIT_S
     ) -> Response:
-        response = await self._client.request(
-            method, address.base, path, timeout_s=timeout_s, server_name=address.server_name
-        )
+        response = await self._send(method, address, path, timeout_s=timeout_s)
         if response.status_code != HTTPStatus.OK:
             text = read_error(response) or _read_reason(response) or excerpt(response)
             message = f"Gateway at {address.url} responded {response.status_code}: {text}"
             raise TransientError("gateway_unavailable", message, url=address.url)
         return response
+
+
+def read_gateway(url: str, answer: Mapping[str, Any]) -> GatewayStatus:
+    """Return the status of a gateway from its answers; what later versions add is left out. Pure.
+
+    Raises:
+        LookupError, TypeError: the answers have another form.
+    """
+    servers = [GatewayServer(**_keep_fields(GatewayServer, server)) for server in answer["servers"]]
+    flows = [GatewayFlow(**_keep_fields(GatewayFlow, flow)) for flow in answer["flows"]]
+    return GatewayStatus(url, str(answer["status"]), answer.get("reason"), tuple(servers), tuple(flows))
+
+
+def _keep_fields(kind: type[GatewayServer | GatewayFlow], data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: data[name] for name in kind.__dataclass_fields__ if name in data}
 
 
 def _read_reason(response: Response) -> str | None:

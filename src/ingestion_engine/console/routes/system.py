@@ -41,6 +41,8 @@ async def show_system(request: Request, viewer: ReaderDep, services: ServicesDep
         drain=await _read_drain(services),
         facts=_describe(services),
         limits=_list_limits(services),
+        gateways=[] if services.parts.gateway is None else await services.parts.gateway.read_status(),
+        shows_flows=not viewer.is_restricted,
     )
 
 

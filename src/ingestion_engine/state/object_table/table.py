@@ -61,6 +61,8 @@ from ingestion_engine.state.object_table.runs import (
 _RUNS = "objects/runs/"
 _PAGE_SCAN_ROWS = 200_000
 """Rows that are scanned for one page before it is returned incomplete: well under a second."""
+_FOLDER_SCAN_ROWS = 1_000_000
+"""The same for a page of a folder, which reads three columns: half a second."""
 _SLASH = "/"
 _AFTER_SLASH = "0"
 """The character after the slash: no key of a folder follows its name with this one for the slash."""
@@ -177,8 +179,9 @@ class ObjectTable:
         """Return one page of a folder: its folders, its objects, both in key order, and the cursor of the next page.
 
         A folder is what keys with the same text between ``prefix`` and the next slash have in common, with the slash;
-        it is listed once, when one of its objects fulfils the conditions. Arguments, errors and incomplete pages are
-        those of ``page``; ``limit`` is the number of folders and objects together.
+        it is listed once, when one of its objects fulfils the conditions. Arguments and errors are those of
+        ``page``; ``limit`` is the number of folders and objects together. A page may be incomplete too, because at
+        most 1,000,000 rows are scanned.
 
         Cost: three columns of the row groups in which the page's folders begin and its objects are, however many
         objects the folders have; then all columns of the row groups with its objects.
@@ -192,7 +195,7 @@ class ObjectTable:
         following: str | None = None
         scanned = 0
         for table in self._read_visible(keys, ("key", "state", "warnings"), runs):
-            if scanned >= _PAGE_SCAN_ROWS:
+            if scanned >= _FOLDER_SCAN_ROWS:
                 following = keys.start
                 break
             scanned += table.num_rows

@@ -344,6 +344,19 @@ async def test_another_form_of_flows_is_an_outage_of_the_gateway() -> None:
         await client.close()
 
 
+async def test_gateways_that_are_away_or_another_server_are_said_to_be_unreachable() -> None:
+    """With the reason; they hide no other, and their status is no error."""
+    async with upstreams([[]]) as made:
+        dead = closed_port()
+        client = GatewayClient([made[0].url, dead])
+        found = {status.url: status for status in await client.read_status()}
+        assert found.keys() == {made[0].url, dead}
+        assert {status.status for status in found.values()} == {"unreachable"}
+        assert "refuses connections" in str(found[dead].reason)
+        assert "another form" in str(found[made[0].url].reason)
+        await client.close()
+
+
 async def test_the_service_reads_and_drops_flows_at_every_gateway() -> None:
     """Those that are away do not hide the others when it reads; it is told when one could not drop a flow."""
     async with upstreams([[]], [[]]) as made:
