@@ -7,7 +7,7 @@ from playwright.async_api import Browser, expect
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.records import GatewayFlow, GatewayServer, GatewayStatus
 from support.browser import Visitor, listen, visiting
-from support.control import Plane, ScriptedGateway, World
+from support.control import Plane, ScriptedGateway, World, make_collection
 
 
 async def test_a_broken_dependency_is_named_with_its_reason(visitor: Visitor, world: World) -> None:
@@ -70,3 +70,20 @@ async def test_the_service_is_drained_and_goes_on(visitor: Visitor, plane: Plane
     await page.get_by_role("button", name="Let jobs start").click()
     await expect(page.get_by_role("link", name="Drain the service")).to_be_visible()
     assert (await plane.client.get("/drain")).json()["draining"] is False
+
+
+async def test_the_audit_log_is_read_and_filtered(visitor: Visitor, plane: Plane, world: World) -> None:
+    """Who did what on what, newest first; of one collection only, on request."""
+    make_collection(world, "old")
+    await plane.client.delete("/collections/old")
+    await plane.submit()
+    await plane.services.audit.flush()
+    page = await visitor.visit("/console/system")
+    await page.get_by_role("link", name="Audit log").click()
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    await expect(page.locator("tbody tr").first).to_contain_text("submit_ray_job")
+    await page.get_by_label("Collection, alias or key").fill("old")
+    await page.get_by_role("button", name="Show").click()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.get_by_role("row", name="delete_collection")).to_contain_text("done")
+    await visitor.check(page)

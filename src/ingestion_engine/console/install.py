@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from ingestion_engine.api.problems import make_problem
 from ingestion_engine.console.routes import (
     aliases,
+    audit,
     collections,
     jobs,
     log_in,
@@ -21,7 +22,7 @@ from ingestion_engine.console.routes import (
 from ingestion_engine.console.routing import make_router, show_problem
 from ingestion_engine.console.viewer import ViewerDep
 
-_SECTIONS: Final = (static, log_in, new_job, jobs, collections, objects, search, aliases, system)
+_SECTIONS: Final = (static, log_in, new_job, jobs, collections, objects, search, aliases, system, audit)
 
 
 def install_console(app: FastAPI) -> None:

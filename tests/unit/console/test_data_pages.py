@@ -55,6 +55,8 @@ async def test_pages_and_actions_require_their_scope(world: World, tmp_path: Pat
     async with world.serve(api={"keys_file": keys}, headers=bearer(scope)) as plane:
         for path in READ_PAGES:
             assert (await plane.client.get(path)).status_code == (200 if scope == "read" else 403), path
+        for path in ("/console/system/audit", "/console/system/audit?who=boss&outcome=refused&subject=notes"):
+            assert (await plane.client.get(path)).status_code == (200 if scope == "admin" else 403)
         assert (await plane.client.get("/console/search")).status_code == (200 if scope == "search" else 403)
         for needed, actions in ACTIONS.items():
             for path, fields in actions:
