@@ -17,9 +17,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from PIL import Image  # noqa: E402  # after the path of the tests' support
 from playwright.async_api import Page  # noqa: E402
 
+from ingestion_engine.domain.records import GatewayFlow, GatewayServer, GatewayStatus  # noqa: E402
 from support.browser import NARROW, WIDE, listen, run_chromium, visiting  # noqa: E402
 from support.console_jobs import fill  # noqa: E402
-from support.control import World, write_keys  # noqa: E402
+from support.control import ScriptedGateway, World, write_keys  # noqa: E402
 from support.stored_objects import HANDBOOK, drop_chunk, write_chunk, write_collection, write_versions  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images" / "console"
@@ -48,6 +49,16 @@ def write_data(world: World) -> None:
     write_versions(world, "docs", 3)
 
 
+def describe_gateway(job_id: str) -> GatewayStatus:
+    """Return a gateway one of whose servers does not answer."""
+    servers = (
+        GatewayServer("http://ollama-1:11434", "up", in_flight=6, limit=8, done=48_213, failed=3),
+        GatewayServer("http://ollama-2:11434", "cooling", "The server refuses connections.", in_flight=0, limit=1),
+    )
+    flows = (GatewayFlow(job_id, "job", 5, 12, 5, 0.82, 3.4), GatewayFlow("search", "search", 5, 0, 1, 0.18, 0.0))
+    return GatewayStatus("http://gateway-1:11430", "degraded", None, servers, flows)
+
+
 async def search(page: Page) -> None:
     """Fill and send the form for a search."""
     await page.get_by_label("Question or phrase").fill("When does the service desk answer?")
@@ -59,9 +70,17 @@ async def main(folder: Path, names: list[str]) -> None:
     """Make all screenshots, or those of some pages."""
     with tempfile.TemporaryDirectory() as data:
         world = World(Path(data))
-        async with world.serve(embed={"in_flight": 64}) as plane, listen(plane.app) as url, run_chromium() as browser:
+        gateway = ScriptedGateway()
+        parts = world.parts(now=world.clock, gateway=gateway)
+        async with (
+            world.serve(parts, embed={"in_flight": 64}) as plane,
+            listen(plane.app) as url,
+            run_chromium() as browser,
+        ):
             made = await fill(world, plane)
             write_data(world)
+            gateway.status = [describe_gateway(made["running"])]
+            await plane.services.audit.flush()
             alias = "/console/aliases/docs"
             pages = {
                 "jobs": "/",
@@ -79,6 +98,8 @@ async def main(folder: Path, names: list[str]) -> None:
                 "alias": alias,
                 "rollback": f"{alias}/rollback?to=docs_{2:026d}",
                 "system": "/console/system",
+                "audit": "/console/system/audit",
+                "delete": "/console/collections/handbook/delete",
             }
             async with visiting(browser, url) as visitor:
                 page = await visitor.open()
