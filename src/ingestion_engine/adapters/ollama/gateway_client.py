@@ -130,7 +130,13 @@ def read_gateway(url: str, answer: Mapping[str, Any]) -> GatewayStatus:
     """
     servers = [GatewayServer(**_keep_fields(GatewayServer, server)) for server in answer["servers"]]
     flows = [GatewayFlow(**_keep_fields(GatewayFlow, flow)) for flow in answer["flows"]]
-    return GatewayStatus(url, str(answer["status"]), answer.get("reason"), tuple(servers), tuple(flows))
+    return GatewayStatus(
+        url=url,
+        status=str(answer["status"]),
+        reason=answer.get("reason"),
+        servers=tuple(servers),
+        flows=tuple(flows),
+    )
 
 
 def _keep_fields(kind: type[GatewayServer | GatewayFlow], data: Mapping[str, Any]) -> dict[str, Any]:
