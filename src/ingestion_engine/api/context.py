@@ -16,6 +16,7 @@ from ingestion_engine.adapters.connect import (
     open_stores,
 )
 from ingestion_engine.api.metrics import Metrics
+from ingestion_engine.api.streams import OpenStreams
 from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, JobEngine, ObjectSource, StateStore, VectorStore
 from ingestion_engine.domain.records import Band, EmbeddingFlow
 from ingestion_engine.domain.spec import EngineName, JobRequest, StoreName
@@ -35,6 +36,7 @@ from ingestion_engine.services.dispatcher import Dispatcher
 from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.health import HealthService
 from ingestion_engine.services.job_drain import DrainSwitch
+from ingestion_engine.services.job_feed import JobFeed
 from ingestion_engine.services.job_store import JobStore
 from ingestion_engine.services.jobs import JobService
 from ingestion_engine.services.ledgers import Ledgers
@@ -128,6 +130,7 @@ class Services:
     deletions: DeletionService
     health: HealthService
     metrics: Metrics
+    streams: OpenStreams
     loop_lag: LoopLag
     scrapes: ResponseCache
     dispatcher: Dispatcher | None
@@ -186,6 +189,7 @@ async def run_services(
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
         drain = DrainSwitch(store, wake=wake)
+        feed = JobFeed(store, EmbeddingWaits(parts.gateway), closing)
         aliases = AliasService(parts.state, parts.stores, store)
         deletions = DeletionService(parts.state, parts.stores, store, lease=settings.lease)
         retention = None
@@ -218,9 +222,9 @@ async def run_services(
                 ledgers=ledgers,
                 engines=parts.engines,
                 wake=wake,
-                waits=EmbeddingWaits(parts.gateway),
                 drain=drain,
                 max_waiting=settings.limits.queued_jobs_per_key,
+                feed=feed,
             ),
             search=SearchService(parts.embedder, parts.stores, parts.state),
             collections=CollectionService(parts.state, parts.stores),
@@ -229,6 +233,7 @@ async def run_services(
             deletions=deletions,
             health=health,
             metrics=metrics,
+            streams=OpenStreams(metrics.load, settings.limits.streams),
             loop_lag=loop_lag,
             scrapes=ResponseCache(),
             dispatcher=dispatcher,

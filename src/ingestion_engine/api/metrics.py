@@ -90,6 +90,8 @@ class HttpLoad:
         """Returns the number of connections by what they do; none without a server, as in tests."""
         self.streams = 0
         """Event streams that are open."""
+        self.most_streams: int | None = None
+        """How many of them leave room for other connections; None without a server."""
         self.closed = dict.fromkeys(_CLOSED, 0)
         self.limited = dict.fromkeys(_LIMITS, 0)
 

@@ -59,7 +59,7 @@ def serve(settings: Settings) -> None:
         load = app.state.http_load
         most = limit_connections(settings.limits, allow_many_files())
         guard = ConnectionGuard(settings.limits, most=most, load=load)
-        load.count_connections = guard.count
+        load.count_connections, load.most_streams = guard.count, most * 4 // 5
         logging.getLogger("uvicorn.error").addFilter(is_worth_logging)
         config = uvicorn.Config(
             _quiet_start(app),

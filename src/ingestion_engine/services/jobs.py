@@ -7,12 +7,12 @@ import contextlib
 import datetime as dt
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from ingestion_engine.domain.errors import DatabaseUnavailable, IngestionError, SubmissionError, TransientError
+from ingestion_engine.domain.errors import IngestionError, SubmissionError, TransientError
 from ingestion_engine.domain.ids import hash_json
 from ingestion_engine.domain.ports import JobEngine
 from ingestion_engine.domain.records import EmbeddingWait
@@ -23,8 +23,8 @@ from ingestion_engine.runtime.tracing import annotate, current_traceparent
 from ingestion_engine.runtime.validation import describe_faults
 from ingestion_engine.services.audit.change import begin_change, note_change
 from ingestion_engine.services.collection_access import CollectionAccess
-from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_drain import DrainSwitch
+from ingestion_engine.services.job_feed import JobFeed
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
@@ -34,9 +34,6 @@ from ingestion_engine.services.log_position import LogPosition, read_after
 from ingestion_engine.services.plan_estimates import LOOK_AT, PlanEstimate, estimate_plan
 from ingestion_engine.services.preflight import Preflight
 from ingestion_engine.services.state_access import state_needed, state_not_configured
-
-EVENT_POLL_S: Final = 0.5
-"""Pause between two reads of a followed job's row; the row itself changes at most once per second."""
 
 STATE_TIME_LIMIT_S: Final = 3.0
 """Time that the cancellation of a waiting job waits for the state store; the caller waits for it."""
@@ -69,8 +66,8 @@ class JobService:
         ledgers: Ledgers of all jobs; None when no state store is configured.
         engines: Configured engines.
         wake: Wakes the dispatcher; called after every change that it should act on.
-        waits: What jobs wait for at the gateways.
         drain: Whether new jobs are accepted.
+        feed: Followers of jobs, and what jobs wait for at the gateways.
         max_waiting: Maximum number of jobs of one owner that wait for admission; None means no limit. Several copies of
             the service at once may exceed it by their number.
     """
@@ -83,16 +80,17 @@ class JobService:
         ledgers: Ledgers | None,
         engines: Mapping[EngineName, JobEngine],
         wake: Callable[[], None],
-        waits: EmbeddingWaits,
         drain: DrainSwitch,
+        feed: JobFeed,
         max_waiting: int | None = None,
     ) -> None:
+        self.feed = feed
         self._store = store
         self._preflight = preflight
         self._ledgers = ledgers
         self._engines = engines
         self._wake = wake
-        self.waits = waits
+        self.waits = feed.waits
         self._drain = drain
         self._max_waiting = max_waiting
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -365,42 +363,22 @@ class JobService:
         return JobEvent.CANCEL_WAITING
 
     async def follow(
-        self, job_id: str, closing: asyncio.Event | None = None
+        self, job_id: str, *, known: str | None = None
     ) -> AsyncIterator[tuple[JobRecord, EmbeddingWait | None] | None]:
         """Yield a job and what it waits for at the gateways, now and after every change of either, until the job has
-        ended, or ``closing`` is set; None after about 15 s without a change.
+        ended, or the service ends; None after about 15 s without a change.
 
-        Cost: one small query every half second per follower.
+        Args:
+            job_id: Id of the job.
+            known: Version of the job (``JobUpdate.version``) that is not yielded again.
         """
-        closing = closing or asyncio.Event()
-        last: JobRecord | None = None
-        last_wait: EmbeddingWait | None = None
-        quiet_s = 0.0
-        while True:
-            try:
-                job = await self.get(job_id)
-            except DatabaseUnavailable:
-                if last is None:
-                    raise
-                job = last  # unchanged, as far as is known; the stream goes on when the database is back
-            # When the dispatcher checks the job again is of no interest to clients.
-            job = replace(job, next_look_at=None, revision=0)
-            wait = (await self.waits.find(job)).get(job_id)
-            if job != last or wait != last_wait:
-                yield job, wait
-                last, last_wait, quiet_s = job, wait, 0.0
-            if job.state.is_final:
-                return
-            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVENT_POLL_S):
-                    await closing.wait()
-            if closing.is_set():
-                return
-            quiet_s += EVENT_POLL_S
-            if quiet_s >= 15:
-                yield None
-                quiet_s = 0.0
+        job = await self.get(job_id)
+        follower = self.feed.follow(job, (await self.waits.find(job)).get(job_id), known=known)
+        try:
+            async for update in follower:
+                yield None if update is None else (update.job, update.wait)
+        finally:
+            follower.close()
 
     async def _find_first(self, owner: str, key: str | None, body_hash: str) -> JobRecord | None:
         first = await self._store.find_by_key(owner, key)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ingestion_engine.access.principal import Principal
-from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api import streams
+from ingestion_engine.api.metrics import HttpLoad
 from support.control import BODY, World, bearer, write_keys
+from support.waiting import eventually
 
 
 async def test_events_end_when_the_key_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,61 +20,68 @@ async def test_events_end_when_the_key_is_revoked(tmp_path: Path, monkeypatch: p
     world = World(tmp_path)
     keys = write_keys(tmp_path, {"name": "admin"}, {"name": "team"})
     async with world.serve(api={"keys_file": keys}) as plane:
-        begun = asyncio.Semaphore(0)
-        follow = plane.services.jobs.follow
-
-        async def noted(*arguments: Any) -> AsyncIterator[Any]:
-            begun.release()
-            async for seen in follow(*arguments):
-                yield seen
-
-        monkeypatch.setattr(plane.services.jobs, "follow", noted)
         job_id = (await plane.client.post("/ray/jobs", json=BODY, headers=bearer("team"))).json()["job_id"]
         answers = {
             name: asyncio.create_task(plane.client.get(f"/jobs/{job_id}/events", headers=bearer(name)))
             for name in ("admin", "team")
         }
-        await begun.acquire()
-        await begun.acquire()
+        load = plane.services.metrics.load
+        await eventually(lambda: load.streams == 2)
         write_keys(tmp_path, {"name": "admin"})
         async with asyncio.timeout(10):
             ended = await answers["team"]
         assert ended.status_code == 200
         assert not answers["admin"].done()
+        assert load.streams == 1
         assert (await plane.client.get("/jobs", headers=bearer("team"))).status_code == 401
         plane.services.closing.set()
         async with asyncio.timeout(10):
             assert (await answers["admin"]).status_code == 200
+        assert load.streams == 0
 
 
-class Verdicts:
-    """Says of each look in turn whether the credential counts."""
+class Identities:
+    """Counts the looks at each caller; those of ``revoked`` do not count, those of ``broken`` cannot be looked up."""
 
-    def __init__(self, *verdicts: bool) -> None:
-        self._verdicts = list(verdicts)
+    def __init__(self) -> None:
+        self.looks: dict[str, int] = {}
+        self.revoked: set[str] = set()
+        self.broken: set[str] = set()
 
     async def is_still_valid(self, principal: Principal) -> bool:
-        return self._verdicts.pop(0)
+        self.looks[principal.name] = self.looks.get(principal.name, 0) + 1
+        if principal.name in self.broken:
+            raise OSError
+        return principal.name not in self.revoked
 
 
-async def test_a_stream_that_is_silent_is_closed() -> None:
-    """The wait for its next event is ended, and what it holds is released."""
-    released = False
+class Stream:
+    """In place of a follower."""
 
-    async def silent() -> AsyncIterator[bytes]:
-        nonlocal released
-        try:
-            yield b"first"
-            await asyncio.Event().wait()
-        finally:
-            released = True
+    is_closed = False
 
-    seen = streams.end_with_credential(
-        silent(),
-        Verdicts(True, True, False),  # type: ignore[arg-type]  # only this method is used
-        Principal(scopes=frozenset({Scope.READ})),
-        every_s=0.01,
-    )
-    async with asyncio.timeout(10):
-        assert [item async for item in seen] == [b"first"]
-    assert released
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_credential_is_looked_up_once_for_all_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are; one that cannot be looked up ends its own only."""
+    monkeypatch.setattr(streams, "CHECK_S", 0.001)
+    identities, opened = Identities(), streams.OpenStreams(HttpLoad())
+    one, two, three = (Principal(name=name) for name in ("one", "two", "three"))
+    followers = {caller: [Stream() for _ in range(100)] for caller in (one, two, three)}
+    for caller, members in followers.items():
+        for member in members:
+            opened.add(member, caller, identities)  # type: ignore[arg-type]  # what is used of both
+    await eventually(lambda: identities.looks.get("three", 0) >= 3)
+    assert identities.looks["one"] <= identities.looks["three"] + 1
+    identities.revoked.add("one")
+    identities.broken.add("two")
+    await eventually(lambda: all(member.is_closed for caller in (one, two) for member in followers[caller]))
+    assert not any(member.is_closed for member in followers[three])
+    for caller, members in followers.items():
+        for member in members:
+            opened.remove(member, caller)  # type: ignore[arg-type]  # as above
+    looks = identities.looks["three"]
+    await asyncio.sleep(0.01)
+    assert identities.looks["three"] <= looks + 1  # nobody is left to be looked up

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
 from ingestion_engine.api.examples import JOB_EXAMPLES
-from ingestion_engine.domain.errors import DatabaseUnavailable, TlsFailed, TransientError
+from ingestion_engine.domain.errors import TlsFailed, TransientError
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.domain.states import JobState
-from ingestion_engine.services import jobs, preflight
-from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services import job_feed, preflight
 from ingestion_engine.state.collections import create_contract
 from ingestion_engine.state.ledger import Ledger
 from support.control import BODY, World, make_contract, unreachable
@@ -356,7 +354,7 @@ async def test_retry_makes_a_job_for_exactly_the_failed_objects(world: World) ->
 
 async def test_events_end_with_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream has the current job, then every change, and ends with the job."""
-    monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
+    monkeypatch.setattr(job_feed, "POLL_S", 0.01)
     async with world.serve() as plane:
         job_id = await plane.submit()
         names: list[str] = []
@@ -380,29 +378,6 @@ async def test_events_end_with_the_job(world: World, monkeypatch: pytest.MonkeyP
             if line.startswith("data: "):
                 assert orjson.loads(line.removeprefix("data: "))["state"] == "succeeded"
         assert names == ["state"]
-
-
-async def test_a_followed_job_outlives_an_outage_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream stays open and goes on; only a stream that begins then is refused. Checks of the job are no events."""
-    monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.001)
-    async with world.serve() as plane:
-        job_id = await plane.submit()
-        job = await plane.services.store.get(job_id)
-        assert job is not None
-        checked = replace(job, revision=7, next_look_at=job.created_at)
-        ended = replace(job, state=JobState.CANCELED)
-        script: list[JobRecord | None] = [None, job, None, None, checked, ended]
-
-        async def get(_job_id: str) -> JobRecord:
-            if (found := script.pop(0)) is None:
-                raise DatabaseUnavailable("database_unavailable", "The database is unavailable.")
-            return found
-
-        monkeypatch.setattr(plane.services.store, "get", get)
-        with pytest.raises(DatabaseUnavailable):
-            await anext(aiter(plane.services.jobs.follow(job_id)))
-        states = [seen and seen[0].state.value async for seen in plane.services.jobs.follow(job_id)]
-        assert states == ["queued", "canceled"]
 
 
 async def test_a_log_is_followed_from_the_last_position(world: World) -> None:

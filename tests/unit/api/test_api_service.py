@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ from ingestion_engine.domain.records import ModelInfo, RowState, TableRow
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.settings import SettingsError
 from ingestion_engine.server.app import create_app
-from ingestion_engine.services import jobs, search
-from ingestion_engine.services.job_records import JobRecord
+from ingestion_engine.services import job_feed, search
 from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import BODY, World, bearer, make_collection, unreachable, write_keys
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -408,23 +406,17 @@ def test_a_broken_keys_file_stops_the_service(world: World, tmp_path: Path, text
 
 async def test_event_streams_send_events_over_http(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events ``state`` and ``progress`` contain the whole job; the stream ends with the job."""
-    monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
+    monkeypatch.setattr(job_feed, "POLL_S", 0.01)
     async with world.serve() as plane:
         job_id = await plane.submit()
-        follow = plane.services.jobs.follow
-
-        async def drive(job_id: str, closing: asyncio.Event) -> AsyncIterator[JobRecord | None]:
-            """Let the engine do its next step once an event has been sent."""
-            steps = iter([world.engine.start, world.engine.progress, world.engine.finish])
-            async for job in follow(job_id, closing):
-                yield job
-                for step in itertools.islice(steps, 1):
-                    await plane.look()
-                    step(job_id)
-                    await plane.look()
-
-        monkeypatch.setattr(plane.services.jobs, "follow", drive)
-        answer = await plane.client.get(f"/jobs/{job_id}/events")
+        reading = asyncio.create_task(plane.client.get(f"/jobs/{job_id}/events"))
+        await eventually(lambda: plane.services.metrics.load.streams == 1)
+        for step in (world.engine.start, world.engine.progress, world.engine.finish):
+            await plane.look()
+            step(job_id)
+            await plane.look()
+        async with asyncio.timeout(30):
+            answer = await reading
         events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
         data = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
         assert events[0] == "state"

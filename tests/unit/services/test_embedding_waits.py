@@ -9,7 +9,7 @@ import pytest
 
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.records import EmbeddingWait
-from ingestion_engine.services import embedding_waits, jobs
+from ingestion_engine.services import embedding_waits, job_feed
 from support.control import Plane, ScriptedGateway, World, unreachable
 
 URL = "http://gateway:11430"
@@ -117,7 +117,7 @@ async def test_a_canceled_job_leaves_the_queue_of_the_gateways(world: World, gat
 
 async def test_events_follow_the_wait(world: World, gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of what the job waits for is an event although its row has not changed."""
-    monkeypatch.setattr(jobs, "EVENT_POLL_S", 0.01)
+    monkeypatch.setattr(job_feed, "POLL_S", 0.01)
     async with world.serve(world.parts(gateway=gateway, now=world.clock), gateway={"url": URL}) as plane:
         job_id = await run_job(world, plane)
         seen = []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import (
     CancelParams,
     ChangedJobDep,
@@ -27,15 +25,21 @@ from ingestion_engine.api.dependencies import (
 )
 from ingestion_engine.api.json_bodies import JsonRoute
 from ingestion_engine.api.openapi import ACCEPTED, problems, with_headers
-from ingestion_engine.api.streams import end_with_credential
+from ingestion_engine.api.streams import EventStream
 from ingestion_engine.api.views import answer_accepted, show_estimate, show_failure, show_job
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.jobs import FailurePageView, JobAccepted, JobPage, JobView
 from ingestion_engine.services.contract_defaults import check_submittable
+from ingestion_engine.services.job_feed import JobUpdate
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.services.jobs import read_request
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", max_length=256, description="Id of the last event that the client has received."),
+]
 
 router = APIRouter(route_class=JsonRoute, tags=["jobs"])
 
@@ -202,35 +206,48 @@ async def retry_job(
         200: {
             "description": "Server-sent events `state` and `progress`, each with a `JobView` as JSON.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        }
+        },
+        204: {"description": "The job has ended, and the client has received its last event."},
     },
 )
 async def follow_job(
-    job: ReadJobDep, caller: ReaderDep, identities: IdentitiesDep, services: ServicesDep
-) -> StreamingResponse:
+    job: ReadJobDep,
+    caller: ReaderDep,
+    identities: IdentitiesDep,
+    services: ServicesDep,
+    last_event_id: LastEventId = None,
+) -> Response:
     """Stream the job as it is now and after every change, until it has ended.
 
     Events are named ``state`` (the state differs from the previous event) or ``progress``; the data of both is what
-    ``GET /jobs/{id}`` returns. A client that reconnects, with or without ``Last-Event-ID``, first receives the job as
-    it is. The stream ends when the API key, token or session of the caller expires or is revoked.
+    ``GET /jobs/{id}`` returns. A client that reconnects with ``Last-Event-ID`` first receives the job as it is only if
+    it has changed since, whichever copy of the service answers; 204 when it has ended and the client knows it. The
+    stream ends when the API key, token or session of the caller expires or is revoked.
     """
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    events = end_with_credential(_stream(services, job.id), identities, caller)
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    wait = (await services.jobs.waits.find(job)).get(job.id)
+    if job.state.is_final and JobUpdate.of(job, wait).version == last_event_id:
+        return Response(status_code=204)
+    follower = services.jobs.feed.follow(job, wait, known=last_event_id)
+    encode = _EventEncoder(job.state if last_event_id is not None and not follower.has_news else None)
+    return EventStream(follower, encode, streams=services.streams, caller=caller, identities=identities)
 
 
-async def _stream(services: Services, job_id: str) -> AsyncIterator[bytes]:
-    """Yield the wire format of the events; sse-starlette or FastAPI's own streams would replace only these lines."""
-    number = 0
-    state: JobState | None = None
-    yield b"retry: 2000\n\n"
-    async for seen in services.jobs.follow(job_id, services.closing):
-        if seen is None:
-            yield b": heartbeat\n\n"
-            continue
-        job, wait = seen
-        number += 1
-        name = "progress" if job.state == state else "state"
-        state = job.state
-        data = orjson.dumps(show_job(job, wait).model_dump(mode="json"))
-        yield b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), data)
+class _EventEncoder:
+    """Makes the events of one stream; what they have in common is made once for all streams."""
+
+    def __init__(self, state: JobState | None) -> None:
+        """Begin after an event with a state; None when there was none."""
+        self._state = state
+
+    def __call__(self, update: JobUpdate | None) -> bytes:
+        """Return the wire format of an update; a heartbeat has no event."""
+        if update is None:
+            return b""
+        name = "progress" if update.job.state == self._state else "state"
+        self._state = update.job.state
+        return update.render(name, lambda: _encode(update, name))
+
+
+def _encode(update: JobUpdate, name: str) -> bytes:
+    data = update.render("data", lambda: orjson.dumps(show_job(update.job, update.wait).model_dump(mode="json")))
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (update.version.encode(), name.encode(), data)

@@ -7,17 +7,16 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from fastapi import Form, Query, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse
 
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import Codes, IdentitiesDep, ServicesDep
 from ingestion_engine.api.query_values import Cursor, Position
-from ingestion_engine.api.streams import end_with_credential
+from ingestion_engine.api.streams import EventStream
 from ingestion_engine.api.views import show_failure, show_job
 from ingestion_engine.console.charts import MACHINE_NAMES, divide_bar, draw_throughput
 from ingestion_engine.console.job_filters import PERIODS, STATES, JobListForm
@@ -28,6 +27,7 @@ from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.failure_hints import FAILURE_HINTS
 from ingestion_engine.domain.records import EmbeddingWait
 from ingestion_engine.models.jobs import JobView
+from ingestion_engine.services.job_feed import JobUpdate
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.jobs import read_request
 
@@ -114,21 +114,18 @@ async def follow_one(
     request: Request, job: ReadJobDep, viewer: ReaderDep, services: ServicesDep, identities: IdentitiesDep
 ) -> Response:
     """Stream the parts of a job's page that have changed, until the job has ended or its reader has logged out."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    parts = JobParts(request)
+    last: JobUpdate | None = None
 
-    async def stream() -> AsyncIterator[bytes]:
-        parts = JobParts(request)
-        last: tuple[JobRecord, EmbeddingWait | None] | None = None
-        yield b"retry: 2000\n\n"
-        async for seen in services.jobs.follow(job.id, services.closing):
-            last = seen or last
-            yield b": heartbeat\n\n"
-            for name, text in parts.find_news(*last) if last is not None else ():
-                yield _encode_event(name, text)
-        yield _encode_event("end", "")
+    def encode(update: JobUpdate | None) -> bytes:
+        nonlocal last
+        last = update or last  # a heartbeat also shows how time goes by
+        news = () if last is None else parts.find_news(last.job, last.wait)
+        return b"".join(_encode_event(name, text) for name, text in news)
 
-    events = end_with_credential(stream(), identities, viewer)
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    follower = services.jobs.feed.follow(job, (await services.jobs.waits.find(job)).get(job.id))
+    ending = _encode_event("end", "")
+    return EventStream(follower, encode, streams=services.streams, caller=viewer, identities=identities, ending=ending)
 
 
 @router.get("/console/jobs/{job_id}/failures")
