@@ -52,8 +52,8 @@ ShortTime = Annotated[float, Field(gt=0, le=30), BeforeValidator(_read_number)]
 """Seconds that somebody waits for a response, as JSON writes them."""
 
 # The patterns are declared, not enforced: who reads the text refuses it with a better sentence.
-Cursor = Annotated[str, Field(max_length=CURSOR_MAX, json_schema_extra={"pattern": r"^[A-Za-z0-9_\-]+$"})]
-"""``next_cursor`` of a page: opaque, URL-safe."""
+Cursor = Annotated[str, Field(max_length=CURSOR_MAX, json_schema_extra={"pattern": r"^[A-Za-z0-9_\-]*$"})]
+"""``next_cursor`` of a page: opaque, URL-safe; empty means the first page."""
 
 Position = Annotated[str, Field(max_length=64, json_schema_extra={"pattern": r"^[0-9a-fT:.Z@\-]*$"})]
 """``Log-Position`` of a response; empty means the beginning."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,49 @@ async def test_a_query_has_plain_booleans_and_numbers(world: World, method: str,
         job = await plane.submit(collection="other")
         answer = await plane.client.request(method, path.format(job=job))
         assert (answer.status_code, answer.json().get("field")) == (422, field), answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs",
+        "/jobs/{job}/failures",
+        "/collections",
+        "/collections/notes/objects",
+        "/collections/notes/chunks",
+        "/audit",
+    ],
+)
+async def test_an_empty_cursor_means_the_first_page(world: World, path: str) -> None:
+    """Scripts begin with an empty variable; some lists took it, others refused it."""
+    async with world.serve() as plane:
+        job = await plane.submit(collection="other")
+        query = {"cursor": "", **({"key": "0.txt"} if "chunks" in path else {})}
+        answer = await plane.client.get(path.format(job=job), params=query)
+        assert answer.status_code == (404 if "chunks" in path else 200), answer.text  # no such object
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["&".join(f"u{n}=1" for n in range(5_000)), "&".join(["limit=1"] * 5_000), "%ff=%ff", "=&&=", "limit=%00"],
+)
+async def test_a_strange_query_has_a_small_answer(world: World, query: str) -> None:
+    """However many names it has, and whatever bytes."""
+    status, body = await send(world, "GET", f"/jobs?{query}")
+    assert status in {200, 422}
+    assert len(orjson.dumps(body)) < 50_000
+
+
+async def test_a_body_in_chunks_is_a_body(world: World) -> None:
+    """Without a length, in pieces that split a character."""
+    whole = '{"source": {"bucket": "docs"}, "collection": "a", "metadata": {"team": "ü"}}'.encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(whole), 7):
+            yield whole[start : start + 7]
+
+    status, accepted = await send(world, "POST", "/ray/jobs", content=pieces(), headers=JSON)
+    assert (status, accepted["collection"]) == (202, "a")
 
 
 async def test_a_long_cursor_is_not_repeated_in_full(world: World) -> None:

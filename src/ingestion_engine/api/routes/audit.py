@@ -62,5 +62,5 @@ async def list_audit(query: Annotated[AuditQuery, Query()], caller: AdminDep, se
         after=query.after,
         before=query.before,
     )
-    found, following = await services.audit.list_page(where, limit=query.limit, cursor=query.cursor)
+    found, following = await services.audit.list_page(where, limit=query.limit, cursor=query.cursor or None)
     return AuditPage(items=[show_audit_entry(entry) for entry in found], next_cursor=following)

@@ -111,7 +111,7 @@ async def list_objects(
         state=None if query.state is None else RowState(query.state),
         warned=query.warnings,
         limit=query.limit,
-        cursor=query.cursor,
+        cursor=query.cursor or None,
         folders=query.delimiter is not None,
     )
     return show_objects(page)
@@ -133,7 +133,7 @@ async def list_chunks(
     neither the object table nor a store has the object.
     """
     caller.check_collection(name)
-    page = await services.chunks.list_chunks(name, query.key, caller, limit=query.limit, cursor=query.cursor)
+    page = await services.chunks.list_chunks(name, query.key, caller, limit=query.limit, cursor=query.cursor or None)
     return show_chunks(page)
 
 

@@ -113,7 +113,7 @@ async def list_jobs(query: JobListParams, caller: ReaderDep, services: ServicesD
         created_before=query.created_before,
         seen_by=caller.sees_jobs_of,
     )
-    found, following = await services.jobs.list_page(where, limit=query.limit, cursor=query.cursor)
+    found, following = await services.jobs.list_page(where, limit=query.limit, cursor=query.cursor or None)
     waits = await services.jobs.waits.find(*found)
     return JobPage(items=[show_job(job, waits.get(job.id)) for job in found], next_cursor=following)
 
@@ -136,7 +136,7 @@ async def list_failures(job: ReadJobDep, query: FailureParams, services: Service
 
     With `code`, a page can be short or empty before the last one: continue while there is a `next_cursor`.
     """
-    page = await services.jobs.read_failures(job.id, limit=query.limit, cursor=query.cursor, codes=query.code)
+    page = await services.jobs.read_failures(job.id, limit=query.limit, cursor=query.cursor or None, codes=query.code)
     return FailurePageView(items=[show_failure(item) for item in page.items], next_cursor=page.next_cursor)
 
 
