@@ -414,6 +414,21 @@ async def test_a_row_of_another_version_is_no_key_and_hides_no_other(
     await jobs.close()
 
 
+async def test_the_audit_log_names_a_revoked_key_that_is_still_used(world: World, tmp_path: Path) -> None:
+    """Not one that only claims to be it."""
+    path = tmp_path / "keys.json"
+    old = await create_key(KeyFile(path), "old", scopes=EVERY_SCOPE)
+    admin = await create_key(KeyFile(path), "admin", scopes=EVERY_SCOPE)
+    await revoke_key(KeyFile(path), "old")
+    async with world.serve(api={"keys_file": path}) as plane:
+        for key in (old.key, make_key(str(old.entry.id))):
+            assert (await plane.client.get("/jobs", headers=bearer(key))).status_code == 401
+        await plane.services.audit.flush()
+        entries = (await plane.client.get("/audit", headers=bearer(admin.key))).json()["items"]
+    refused = [(one["who"], one["key_id"]) for one in entries if one["operation"] == "list_jobs"]
+    assert sorted(refused, key=str) == sorted([("old", old.entry.id), ("", None)], key=str)
+
+
 # -- the service ------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,9 @@ from ingestion_engine.access.identity import unauthenticated
 from ingestion_engine.access.keys.form import ID_PATTERN, Malformed, hash_key, read_key_id
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.scopes import EVERYTHING, Scope, check_grants, default_scopes
+from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.timestamps import Moment, format_seconds
+from ingestion_engine.services.audit.change import note_change
 
 SECRETS_MAX: Final = 2
 """Valid secrets of one key: the new one, and the former one for as long as clients still have it."""
@@ -123,7 +125,9 @@ class KeyBook:
                 raise ValueError(f"Two keys have the same {what}.")
 
     def find(self, key: str, now: Moment) -> Principal | None:
-        """Return the caller that has a key, or None. Pure.
+        """Return the caller that has a key, or None.
+
+        The audit log learns whose key it is also where it is refused: a revoked key that is still used may have leaked.
 
         Raises:
             SubmissionError: "unauthenticated" (401): the key is damaged, has expired or was revoked; the reason is told
@@ -137,10 +141,11 @@ class KeyBook:
             return None
         entry, secret = found
         if entry.revoked_at is not None:
-            raise unauthenticated(f"API key {entry.name!r} was revoked.", hint="Use another key.")
+            raise _refuse(entry, f"API key {entry.name!r} was revoked.", hint="Use another key.")
         principal = entry.as_principal(secret)
         if principal.expires_at is not None and principal.expires_at <= now:
-            raise unauthenticated(
+            raise _refuse(
+                entry,
                 f"API key {entry.name!r} expired at {format_seconds(principal.expires_at)}.",
                 hint="Use the key's new secret, or ask the operator for a key: `ingest keys rotate`.",
             )
@@ -161,3 +166,9 @@ class KeyBook:
                 if hmac.compare_digest(secret.sha256, digest):  # all are compared: the time tells nothing
                     found = entry, secret
         return found
+
+
+def _refuse(entry: ApiKey, message: str, *, hint: str) -> SubmissionError:
+    """Return the error of who has the right secret of a key that does not count any more."""
+    note_change(who=entry.name, kind="key", key_id=entry.id)
+    return unauthenticated(message, hint=hint)
