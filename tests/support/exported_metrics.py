@@ -20,9 +20,10 @@ async def find_exported() -> dict[str, frozenset[str]]:
     """Labels by name of a sample. Needs a running event loop, as the gateway does."""
     gateway = Gateway(Settings())
     try:
-        registries = [Metrics()._registry, gateway._metrics._registry]
+        service = Metrics()
+        registries = [service._registry, gateway._metrics._registry]
         collectors = [one for registry in registries for one in registry._collector_to_names]
-        return dict(_read([*collectors, _State(Snapshot(now=utc_now(), jobs=None))]))
+        return dict(_read([*collectors, _State(Snapshot(now=utc_now(), jobs=None), service.load)]))
     finally:
         await gateway.close()
 
