@@ -314,3 +314,27 @@ def test_requests_of_workers_are_added_over_reports_also_of_those_returned() -> 
     )
     counts.add_report(PartitionReport(PARTITION, ReportStatus.DONE, 1, results=(failed, failed)))
     assert counts.to_json()["failures.no_text"] == 2
+
+
+def test_samples_and_phases_go_on_over_attempts() -> None:
+    """The second attempt keeps the throughput of the first one, and adds to the seconds of its phases."""
+    state, clock = MemoryState(), HandClock()
+    counts = Counts()
+    monitor, ledger = make_monitor(state, clock, counts=counts)
+    for _ in range(3):
+        clock.now += 2
+        counts.chunks += 10
+        monitor.step()
+    first = ledger.read_progress()
+    assert first is not None
+    assert first["timings"]["phase_seconds"] == {"planning": 6.0}
+    assert [sample[1] for sample in first["throughput"]["samples"]][-1] == 30
+    following = Monitor(ledger.read_spec(), 2, ledger, counts=Counts(), log_text=lambda: None, clock=clock)
+    following.continue_from(first)
+    following.phase = "running"
+    clock.now += 5
+    following.step()
+    progress = following.progress()
+    assert progress["timings"]["phase_seconds"] == {"planning": 6.0, "running": 5.0}
+    assert progress["throughput"]["samples"][0] == first["throughput"]["samples"][0]
+    following.continue_from({"counts": {}, "timings": None})  # of a release without either
