@@ -70,6 +70,7 @@ def _describe(services: Services) -> list[tuple[str, str]]:
 def _list_limits(services: Services) -> list[tuple[str, Any, str]]:
     """Return title, value and setting of the limits in force. Pure."""
     settings = services.settings
+    limits = settings.limits
     through_gateway = services.parts.gateway is not None
     return [
         (
@@ -79,6 +80,14 @@ def _list_limits(services: Services) -> list[tuple[str, Any, str]]:
         ),
         ("Jobs on Ray at once", settings.ray.max_jobs, "INGEST_RAY__MAX_JOBS"),
         ("Jobs on Spark at once", settings.spark.max_jobs, "INGEST_SPARK__MAX_JOBS"),
+        ("Jobs of one key that wait", limits.queued_jobs_per_key, "INGEST_LIMITS__QUEUED_JOBS_PER_KEY"),
+        ("Jobs of one key under way", limits.running_jobs_per_key, "INGEST_LIMITS__RUNNING_JOBS_PER_KEY"),
+        ("Requests per second with one key", limits.requests_per_second, "INGEST_LIMITS__REQUESTS_PER_SECOND"),
+        (
+            "Requests per second from one address",
+            limits.address_requests_per_second,
+            "INGEST_LIMITS__ADDRESS_REQUESTS_PER_SECOND",
+        ),
         ("Days that jobs are kept after their end", settings.retention.days, "INGEST_RETENTION__DAYS"),
     ]
 
