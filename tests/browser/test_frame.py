@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import httpx
+import pytest
 from playwright.async_api import Browser, expect
 
 from support.browser import Visitor, visiting
@@ -63,3 +64,24 @@ async def test_static_files_are_kept_for_ever_under_their_hash(url: str) -> None
         other = await client.get(re.sub(r"static/[^/]+", "static/0123", paths[0]))
         assert other.headers["cache-control"] == "no-store"
         assert (await client.get("/console/static/0123/../console.py")).status_code == 404
+
+
+async def test_the_checks_of_pages_find_faults(browser: Browser, url: str) -> None:
+    """Pale text in light and dark, an image without a text, a request elsewhere, and an error of a script."""
+    faulty = """<html lang="en"><title>x</title><style>p { color: #ccc } @media (prefers-color-scheme: dark) {
+        body { background: #000 } p { color: #333 } }</style><main><h1>x</h1><p>pale</p><table></table>
+        <img src="http://127.0.0.1:9/x.png"><script>console.error("broken")</script></main></html>"""
+
+    async def visit() -> None:
+        async with visiting(browser, url) as visitor:
+            page = await visitor.open()
+            await page.set_content(faulty)
+            await visitor.check(page)
+
+    with pytest.raises(AssertionError) as found:
+        await visit()
+    text = str(found.value)
+    for fault in ("image-alt", "request to http://127.0.0.1:9/x.png", "broken"):
+        assert fault in text
+    for look in ("light", "dark"):
+        assert re.search(rf"^{look} .*color-contrast", text, flags=re.MULTILINE)
