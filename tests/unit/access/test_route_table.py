@@ -119,7 +119,7 @@ CONSOLE: Final = {
     "GET /console/aliases/{name}/remove, POST /console/aliases/{name}/remove, "
     "GET /console/collections/{name}/delete, POST /console/collections/{name}/delete, "
     "GET /console/collections/{name}/remove, POST /console/collections/{name}/remove",
-    "admin": "GET /console/system/drain, POST /console/system/drain",
+    "admin": "GET /console/system/audit, GET /console/system/drain, POST /console/system/drain",
 }
 """The pages, by the scope of what they show or do."""
 

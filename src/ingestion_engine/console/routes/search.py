@@ -157,16 +157,17 @@ async def _list_names(viewer: Principal, services: Services) -> list[str]:
     if not viewer.may(Scope.READ):
         return []
     try:
-        names = await services.scrapes.get("names", lambda: _read_names(services), keep_s=NAMES_KEEP_S)
+        # Shared by readers who may use the same: names do not tell whose bucket a collection or an alias has.
+        rights = ("names", viewer.buckets, viewer.collections)
+        names = await services.scrapes.get(rights, lambda: _read_names(viewer, services), keep_s=NAMES_KEEP_S)
     except IngestionError:
         return []
-    return [name for name in names if viewer.may_use_collection(name)][:NAMES_MAX]
+    return names[:NAMES_MAX]
 
 
-async def _read_names(services: Services) -> list[str]:
-    """Return the names of all aliases and collections."""
-    everybody = Principal()
-    return [*await services.aliases.list_names(everybody), *await services.collections.list_names(everybody)]
+async def _read_names(viewer: Principal, services: Services) -> list[str]:
+    """Return the names of the aliases and collections that the reader may use."""
+    return [*await services.aliases.list_names(viewer), *await services.collections.list_names(viewer)]
 
 
 def align(found: SearchView | None) -> list[dict[StoreName, tuple[int, Hit]]]:
