@@ -31,6 +31,7 @@ from ingestion_engine.server.documentation import add_documentation
 from ingestion_engine.server.host_checks import HostChecks
 from ingestion_engine.server.methods import Methods
 from ingestion_engine.server.middleware import RequestContext
+from ingestion_engine.server.rate_limits import RateLimits
 from ingestion_engine.server.request_traces import RequestTraces
 from ingestion_engine.server.response_headers import ResponseHeaders
 from ingestion_engine.server.turns import Turns
@@ -133,6 +134,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     public_url = settings.api.public_url or ""
     app.add_middleware(Methods, routes=app.routes)
     app.add_middleware(HostChecks, settings=settings.api)
+    app.add_middleware(RateLimits, settings=settings.limits, load=metrics.load)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestContext, metrics=metrics, limits=settings.limits)
     if settings.tracing.endpoint is not None:
