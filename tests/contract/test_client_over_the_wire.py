@@ -188,9 +188,17 @@ async def test_cancelling_a_wait_leaves_nothing(service: LiveService) -> None:
     async with AsyncIngestClient(service.url) as client:
         job_id = (await client.submit(REQUEST)).job_id
         before = asyncio.all_tasks()
+        opened: list[httpx.Response] = []
+
+        async def note(answer: httpx.Response) -> None:
+            if answer.headers["content-type"].startswith("text/event-stream"):
+                opened.append(answer)
+
+        client._http.event_hooks = {"response": [note]}
         for make in (lambda: client.wait(job_id), lambda: _drain(client, job_id)):
             waiting = [asyncio.create_task(make()) for _ in range(5)]
-            await eventually(lambda: _streams(client) == 5)
+            await eventually(lambda: len(opened) == 5)
+            opened.clear()
             for task in waiting:
                 task.cancel()
             ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -247,4 +255,4 @@ async def _drain(client: AsyncIngestClient, job_id: str) -> None:
 def _streams(client: AsyncIngestClient) -> int:
     """Number of connections on which a response is being read."""
     pool = client._http._transport._pool  # type: ignore[attr-defined]  # of httpx's own transport
-    return sum(not connection.is_idle() for connection in pool.connections)
+    return sum(not (connection.is_idle() or connection.is_closed()) for connection in pool.connections)
