@@ -28,6 +28,7 @@ HINTS: Final = {
     "state_unavailable": _READY,
     "object_not_found": "Run `ingest objects COLLECTION` to list the objects.",
     "stores_unavailable": _READY,
+    "too_many_streams": "End other `ingest watch` commands, or run `ingest show {job_id}` from time to time.",
     "unauthenticated": "Set INGEST_API_KEY to a valid API key.",
     "validation_error": "Run the command with --help to see its options.",
 }
