@@ -22,6 +22,9 @@ CHECK_S: Final = 2.0
 RETRY: Final = b"retry: 2000\n\n"
 """Clients open the stream again 2 s after it has ended without the job."""
 
+IS_HEAD: Final = "is_head"
+"""Entry of a request's state: True for HEAD, which gets the beginning of a stream only."""
+
 HEARTBEAT: Final = b": heartbeat\n\n"
 
 _log = get_logger(__name__)
@@ -126,6 +129,11 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the follower ends, or the client goes."""
         follower = self._follower
+        if scope.get("state", {}).get(IS_HEAD):
+            follower.close()
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body"})
+            return
         self._streams.add(follower, self._caller, self._identities)
         # One task beside this one; Starlette's own responses take three for each stream.
         leaving = asyncio.create_task(_close_when_gone(receive, follower))

@@ -1,85 +1,94 @@
-"""Methods of HTTP that a path has: HEAD wherever GET is, and a true ``Allow`` where a method is refused."""
+"""Methods that every path answers: HEAD where it answers GET, OPTIONS with all that it has; 405 names them too."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
-from fastapi.responses import StreamingResponse
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute, compile_path
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.api.problems import answer_problem, make_problem
+from ingestion_engine.api.streams import IS_HEAD
 
-_SHOWN: Final = 128
-"""Characters of a path and of a method that a message repeats."""
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""Methods that routes have; HEAD and OPTIONS are answered here."""
 
 
 class Methods:
-    """ASGI middleware: answers HEAD as GET without a body, and refuses other methods of a path with 405.
-
-    The router alone refuses HEAD, and names in ``Allow`` the methods of one of several routes with the same path. A
-    stream has no HEAD: it has no end.
+    """ASGI middleware.
 
     Args:
         app: The application.
-        routes: All routes; read at the first request, when all of them have been added.
+        routes: Its routes; those that are added later count too.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._routes = routes
-        self._methods: list[tuple[re.Pattern[str], frozenset[str]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        """Serve one request. Cost: for GET and other methods of routes, nothing; else five looks through the routes."""
+        method = scope.get("method")
+        if method not in ("HEAD", "OPTIONS"):
+            await self._serve(scope, receive, send)
             return
-        allowed = self.find(scope["path"])
-        if not allowed or scope["method"] in allowed - {"HEAD"}:
-            await self._app(scope, receive, send)
-        elif scope["method"] in allowed:
-            await self._answer_head(scope, receive, send)
+        found = self._find(scope)
+        if method == "HEAD" and "GET" in found:
+            scope.setdefault("state", {})[IS_HEAD] = True
+            scope["method"] = "GET"  # of the same scope, in which the route is noted for the log
+            try:
+                await self._app(scope, receive, _Bodiless(send).send)
+            finally:
+                scope["method"] = "HEAD"
+        elif method == "OPTIONS" and found:
+            headers = [(b"allow", join_methods(found).encode())]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body"})
         else:
-            await answer_problem(_refuse(scope, allowed), {"Allow": ", ".join(sorted(allowed))})(scope, receive, send)
+            await self._serve(scope, receive, send)
 
-    def find(self, path: str) -> frozenset[str]:
-        """Return the methods of a path; none for one that no route has. Cost: one comparison per pattern."""
-        if not self._methods:
-            self._methods = _read_methods(self._routes)
-        return frozenset().union(*(methods for pattern, methods in self._methods if pattern.match(path)))
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its response, but a refusal of the method with all methods that there are."""
+        is_refused = False
 
-    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_head(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
+        async def send_named(message: Message) -> None:
+            nonlocal is_refused
+            if message["type"] == "http.response.start" and message["status"] == 405:
+                is_refused = True
+                await self._refuse(scope, receive, send)
+            elif not is_refused:
+                await send(message)
 
-        scope["method"] = "GET"
-        try:
-            await self._app(scope, receive, send_head)
-        finally:
-            scope["method"] = "HEAD"  # for the log and the metrics
+        await self._app(scope, receive, send_named)
 
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 405 with all methods of a path; that of the first route with it has only its own."""
+        allowed = join_methods(self._find(scope))
+        detail = f"{scope['method'][:32]} {scope['path'][:200]}: Method Not Allowed"
+        problem = make_problem(405, "method_not_allowed", detail, hint=f"Use one of the allowed methods: {allowed}.")
+        await answer_problem(problem, {"Allow": allowed})(scope, receive, send)
 
-def _read_methods(routes: Sequence[BaseRoute]) -> list[tuple[re.Pattern[str], frozenset[str]]]:
-    found: dict[str, set[str]] = {}
-    for context in iter_route_contexts(routes):
-        methods = getattr(context.original_route, "methods", None)
-        if context.path is None or not methods:
-            continue
-        known = found.setdefault(context.path, set())
-        known.update(methods)
-        is_stream = getattr(context.original_route, "response_class", None) is StreamingResponse
-        if "GET" in methods and not is_stream:
-            known.add("HEAD")
-    return [(compile_path(path)[0], frozenset(methods)) for path, methods in found.items()]
+    def _find(self, scope: Scope) -> list[str]:
+        """Return the methods of ``METHODS`` that the routes have for a path."""
+        return [
+            method
+            for method in METHODS
+            if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in self._routes)
+        ]
 
 
-def _refuse(scope: Scope, allowed: frozenset[str]) -> dict[str, object]:
-    shown = f"{scope['method'][:_SHOWN]} {scope['path'][:_SHOWN]}"
-    hint = f"Use one of the allowed methods: {', '.join(sorted(allowed))}."
-    return make_problem(405, "method_not_allowed", f"{shown}: Method Not Allowed", hint=hint)
+class _Bodiless:
+    """Passes a response on without its body."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on."""
+        await self._send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+
+def join_methods(methods: Sequence[str]) -> str:
+    """Return the value of ``Allow`` for a path with these methods of routes. Pure."""
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
