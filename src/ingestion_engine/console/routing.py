@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from ingestion_engine.api.problems import PROBLEM_CODE, TITLES, describe_validat
 from ingestion_engine.console.csrf import keep_seed
 from ingestion_engine.console.pages import render
 from ingestion_engine.console.returning import find_page, log_in_url
-from ingestion_engine.domain.errors import IngestionError
+from ingestion_engine.domain.errors import IngestionError, SubmissionError
 from ingestion_engine.runtime.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -26,6 +27,24 @@ _HEADINGS: Final = {
     500: "The service has failed",
     503: "The service cannot do this now",
 }
+
+
+_UTF_8: Final = re.compile(r"charset *= *(\"utf-8\"|utf-8)(?= *(;|\Z))", re.IGNORECASE)
+
+
+def check_form_encoding(content_type: str) -> None:
+    """Return when the texts of a form are UTF-8, as those of the console's pages are. Pure.
+
+    Others are not read: whoever sends a form chooses its encoding among all of Python, and some of them take minutes
+    for a text of half a megabyte, such as Punycode.
+
+    Raises:
+        SubmissionError: "form_not_utf8" (415).
+    """
+    if "charset" in _UTF_8.sub("", content_type, count=1).lower():
+        raise SubmissionError(
+            "form_not_utf8", "The form is in another encoding than UTF-8.", hint="Send it as UTF-8.", status=415
+        )
 
 
 class PageRoute(APIRoute):
@@ -42,6 +61,7 @@ class PageRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             try:
+                check_form_encoding(request.headers.get("content-type", ""))
                 return await handle(request)
             except IngestionError as error:
                 problem = problem_of_error(error)

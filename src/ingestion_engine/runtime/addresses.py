@@ -36,6 +36,11 @@ def show_addresses(shown: bool) -> None:  # the only argument
     _shown.set(shown)
 
 
+def are_addresses_shown() -> bool:
+    """Return whether the caller of the present request reads addresses; what is shared by callers depends on it."""
+    return _shown.get()
+
+
 def for_caller(text: str) -> str:
     """Return a text as the caller of the present request may read it."""
     return text if _shown.get() else hide_addresses(text)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
@@ -45,7 +45,7 @@ class JobUpdate:
     """Of the row; it grows with every change, also with those that clients do not see."""
     version: str
     """Names this content: the same in every copy of the service, and another after every change."""
-    rendered: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    rendered: dict[Hashable, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, job: JobRecord, wait: EmbeddingWait | None) -> Self:
@@ -54,8 +54,8 @@ class JobUpdate:
         digest = hashlib.blake2b(repr((shown, wait)).encode(errors="surrogatepass"), digest_size=12)
         return cls(shown, wait, job.revision, digest.hexdigest())
 
-    def render(self, form: str, make: Callable[[], bytes]) -> bytes:
-        """Return the update in a form, which is made once for all followers."""
+    def render(self, form: Hashable, make: Callable[[], bytes]) -> bytes:
+        """Return the update in a form, which is made once for all followers that may read the same."""
         if form not in self.rendered:
             self.rendered[form] = make()
         return self.rendered[form]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, TransientError
 from ingestion_engine.state.ledger import Ledger
-from support.control import World, bearer, make_collection, overwrite, write_keys
+from support.control import BODY, World, bearer, make_collection, overwrite, write_keys
+from support.waiting import eventually
 
 URL = "http://user:secret@qdrant.internal:6333"
 AWAY = f"Qdrant at {URL} refuses connections."
@@ -115,3 +117,27 @@ async def test_a_task_for_many_does_not_inherit_what_an_operator_may_read(world:
     assert "ray.internal" in admin.text
     assert "ray.internal" not in team.text
     assert "Ray refuses connections." in team.text
+
+
+async def test_events_that_many_follow_show_addresses_to_operators_only(world: World) -> None:
+    """Each update is rendered once for all who may read the same, whoever asks first."""
+    keys = write_keys(world.folder, {"name": "admin"}, {"name": "team", "scopes": ["read", "submit"]})
+    async with world.serve(api={"keys_file": keys}) as plane:
+        job = (
+            await plane.client.post("/ray/jobs", json={**BODY, "collection": "other"}, headers=bearer("team"))
+        ).json()
+        await overwrite(plane.services.store, job["job_id"], note=AWAY)
+        load = plane.services.metrics.load
+        following = []
+        for number, name in enumerate(("admin", "team", "admin"), start=1):
+            request = plane.client.get(job["links"]["events"], headers=bearer(name))
+            following.append(asyncio.create_task(request))
+            await eventually(lambda number=number: load.streams == number)  # type: ignore[misc]  # bound to this one
+        await asyncio.sleep(0)
+        plane.services.closing.set()
+        async with asyncio.timeout(10):
+            first, team, last = await asyncio.gather(*following)
+    assert "qdrant.internal" in first.text
+    assert "qdrant.internal" in last.text
+    assert "Qdrant refuses connections." in team.text
+    assert "qdrant.internal" not in team.text

@@ -49,6 +49,34 @@ def plant(client: httpx.AsyncClient, **values: str) -> None:
         client.cookies.set(name, value, domain="localhost.local")  # what http.cookiejar calls it
 
 
+@pytest.mark.parametrize(
+    "charset",
+    ["punycode", "unicode_escape", '"idna"', "utf-8; charset=punycode", "utf-16", "utf-8x", "utf-8; charset*0=puny"],
+)
+@pytest.mark.parametrize("path", ["/console/login", "/console/jobs/new", "/console/logout"])
+async def test_a_form_is_read_as_utf8_and_nothing_else(
+    world: World, keys: dict[str, Any], path: str, charset: str
+) -> None:
+    """Half a megabyte of Punycode, from anybody, would keep the service busy for minutes; an escape makes surrogates."""
+    body = b'--b\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n\\ud800a-a\r\n--b--\r\n'
+    async with world.serve(api=keys) as plane:
+        plant(plane.client, ingest_session="a" * 43)
+        headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+        answer = await plane.client.post(path, content=body, headers=headers)
+        assert answer.status_code == 415
+        assert "form_not_utf8" in answer.text
+
+
+async def test_a_form_may_say_that_it_is_utf8(world: World, keys: dict[str, Any]) -> None:
+    """As some programs do."""
+    async with world.serve(api=keys) as plane:
+        page = await plane.client.get("/console/login")
+        headers = {"content-type": 'application/x-www-form-urlencoded; Charset="UTF-8"'}
+        body = f"csrf_token={csrf_token(page)}&key=team"
+        answer = await plane.client.post("/console/login", content=body.encode(), headers=headers)
+        assert answer.status_code == 303
+
+
 # -- by a key ---------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.jobs import FailurePageView, JobAccepted, JobPage, JobView
+from ingestion_engine.runtime.addresses import are_addresses_shown
 from ingestion_engine.services.contract_defaults import check_submittable
 from ingestion_engine.services.job_feed import JobUpdate
 from ingestion_engine.services.job_store import JobFilter
@@ -245,9 +246,10 @@ class _EventEncoder:
             return b""
         name = "progress" if update.job.state == self._state else "state"
         self._state = update.job.state
-        return update.render(name, lambda: _encode(update, name))
+        return update.render((name, are_addresses_shown()), lambda: _encode(update, name))
 
 
 def _encode(update: JobUpdate, name: str) -> bytes:
-    data = update.render("data", lambda: orjson.dumps(show_job(update.job, update.wait).model_dump(mode="json")))
+    shared = ("data", are_addresses_shown())
+    data = update.render(shared, lambda: orjson.dumps(show_job(update.job, update.wait).model_dump(mode="json")))
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (update.version.encode(), name.encode(), data)
