@@ -6,8 +6,10 @@ sent. A refusal is recorded in the background. All other requests cost two compa
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.access.principal import Principal
@@ -21,8 +23,9 @@ from ingestion_engine.services.audit.log import AuditLog
 UNMATCHED: Final = "unmatched"
 """Operation of a request that no route matches, or that was refused before one was looked for."""
 
-READING: Final = frozenset({"search", "console.search", "show_spark_manifest"})
-"""Operations that change nothing although their method is POST. Every other one of such a method is a change."""
+READING: Final = frozenset({"search", "console.search", "show_spark_manifest", "console.log_in", "console.log_out"})
+"""Operations that change nothing, although their method is POST, unless they say so: searches, and a log-in or log-out
+without a session, which anybody may send without end. Every other one of such a method is a change."""
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS: Final = _SAFE | {"POST", "PUT", "PATCH", "DELETE"}
@@ -140,16 +143,14 @@ class RequestRecord:
     def _find_credentials(self) -> tuple[str, ...]:
         """Return the credentials of the request, which must not be in its entry, wherever else it repeats them.
 
-        Where they prove nothing, they are not looked at: a caller could name in a cookie what is to be masked.
+        Only the one by which the service knows the caller, or else the one that it has refused: with any other header
+        or cookie, a caller could name what is to be masked.
         """
         caller: Principal | None = self._scope["state"].get("caller")
         if caller is not None and caller.kind == "anonymous":
             return ()
-        found = []
-        for name, value in self._scope["headers"]:
-            if name == b"authorization":
-                found.append(value.decode("latin-1").partition(" ")[2].strip())
-            elif name == b"cookie" and (caller is None or caller.session_id is not None):
-                pairs = (pair.partition("=")[2].strip() for pair in value.decode("latin-1").split(";"))
-                found.extend(pairs)
-        return tuple(found)
+        headers = Headers(scope=self._scope)
+        if caller is None or caller.session_id is None:
+            return (headers.get("authorization", "").partition(" ")[2].strip(),)
+        pairs = (pair.partition("=")[2].strip() for pair in headers.get("cookie", "").split(";"))
+        return tuple(value for value in pairs if hashlib.sha256(value.encode()).hexdigest() == caller.session_id)

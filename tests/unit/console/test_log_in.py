@@ -54,10 +54,8 @@ def plant(client: httpx.AsyncClient, **values: str) -> None:
     ["punycode", "unicode_escape", '"idna"', "utf-8; charset=punycode", "utf-16", "utf-8x", "utf-8; charset*0=puny"],
 )
 @pytest.mark.parametrize("path", ["/console/login", "/console/jobs/new", "/console/logout"])
-async def test_a_form_is_read_as_utf8_and_nothing_else(
-    world: World, keys: dict[str, Any], path: str, charset: str
-) -> None:
-    """Half a megabyte of Punycode, from anybody, would keep the service busy for minutes; an escape makes surrogates."""
+async def test_a_form_is_read_as_utf8_only(world: World, keys: dict[str, Any], path: str, charset: str) -> None:
+    """Half a megabyte of Punycode, from anybody, takes minutes, and an escape makes surrogates."""
     body = b'--b\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n\\ud800a-a\r\n--b--\r\n'
     async with world.serve(api=keys) as plane:
         plant(plane.client, ingest_session="a" * 43)

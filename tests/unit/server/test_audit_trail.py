@@ -130,7 +130,8 @@ def test_only_named_operations_of_unsafe_methods_are_no_changes(world: World) ->
     named = {one["operationId"]: verb for verbs in paths.values() for verb, one in verbs.items()}
     of_the_api = {operation for operation in READING if not operation.startswith("console.")}
     assert {named[operation] for operation in of_the_api} == {"post"}
-    assert READING - of_the_api == {"console.search"}, "forms of pages are not in OpenAPI"
+    of_pages = {"console.search", "console.log_in", "console.log_out"}
+    assert READING - of_the_api == of_pages, "forms of pages are not in OpenAPI"
 
 
 async def test_an_outcome_survives_a_database_that_fails_after_the_change(
@@ -287,6 +288,41 @@ async def test_what_a_caller_does_cannot_be_hidden_by_naming_it_as_a_secret(worl
             await plane.client.delete("/collections/handbook", headers={"Cookie": "ingest_session=handbook"})
             assert (await entries(plane))[-1].subject == "handbook"
         make_collection(world, "handbook")
+
+
+async def test_a_caller_cannot_mask_what_the_service_knows_of_it(world: World, tmp_path: Path) -> None:
+    """Neither its address nor the operation, by a key that is refused; nor its subject, by a cookie beside its own."""
+    keys = write_keys(tmp_path, {"name": "boss"})
+    make_collection(world, "handbook")
+    async with world.serve(api={"keys_file": keys}) as plane:
+        for value in ("127.0.0.1", "delete_collection", "unauthenticated"):
+            answer = await plane.client.delete("/collections/handbook", headers=bearer(value))
+            assert answer.status_code == 401
+        await log_in_with_key(plane.client, "boss")
+        page = await plane.client.get("/console/collections/handbook/delete")
+        own = "; ".join(f"{name}={value}" for name, value in plane.client.cookies.items())
+        plane.client.cookies.clear()
+        headers = {"Cookie": f"{own}; theme=handbook; __Host-ingest=console.delete_collection; x=127.0.0.1"}
+        form = {"csrf_token": csrf_token(page), "typed": "handbook"}
+        answer = await plane.client.post("/console/collections/handbook/delete", data=form, headers=headers)
+        assert answer.status_code == 303, answer.text
+        await plane.services.audit.flush(whole=True)
+        found = await entries(plane)
+    assert "***" not in repr(found)
+    assert {(one.address, one.operation) for one in found if one.outcome is Outcome.REFUSED} == {
+        ("127.0.0.1", "delete_collection")
+    }
+    assert [one.subject for one in found if one.operation == "console.delete_collection"] == ["handbook"]
+
+
+async def test_a_log_out_without_a_session_is_no_change(world: World, tmp_path: Path) -> None:
+    """Anybody can send it, and the log-in of a service that needs none: no entry, and no transaction."""
+    keys = write_keys(tmp_path, {"name": "boss"})
+    for overrides in ({}, {"api": {"keys_file": keys}}):
+        async with world.serve(**overrides) as plane:
+            for path in ("/console/logout", *(() if overrides else ("/console/login",))):
+                assert (await plane.client.post(path)).status_code == 303
+            assert await entries(plane) == []
 
 
 async def test_the_lines_have_every_entry_of_the_table(world: World, tmp_path: Path) -> None:

@@ -148,23 +148,27 @@ class Redactor:
 
         Args:
             entry: The entry.
-            own: Credentials of the request that the entry is about.
+            own: Credentials of the request that the entry is about. They are looked for in what the request has given,
+                not in what the service knows of it by itself: a caller would mask its own address with it.
         """
         known = _by_length([*self._known, *own])
 
         def text(value: Any, limit: int = TEXT_MAX) -> Any:
             return None if value is None else _clean_text(str(value), known, limit)
 
+        def fact(value: Any) -> Any:
+            return None if value is None else _clean_text(str(value), self._known, TEXT_MAX)
+
         return replace(
             entry,
-            who=_clean_text(entry.who, self._known, TEXT_MAX),  # a name that the service has given
-            key_id=text(entry.key_id),
-            address=text(entry.address),
+            who=fact(entry.who),
+            key_id=fact(entry.key_id),
+            address=fact(entry.address),
+            operation=fact(entry.operation),
+            code=fact(entry.code),
             request_id=text(entry.request_id),
-            operation=text(entry.operation),
             subject=text(entry.subject),
             job_id=text(entry.job_id),
-            code=text(entry.code),
             details={
                 text(name): value if isinstance(value, bool | int | None) else text(value, PATH_MAX)
                 for name, value in list(entry.details.items())[:16]
