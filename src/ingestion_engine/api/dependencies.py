@@ -38,6 +38,10 @@ from ingestion_engine.services.jobs import IDEMPOTENCY_KEY_MAX
 FOREIGN_HOST: Final = "foreign_host"
 """Entry of a request's state: True for a probe under a name that is not the service's, as pages of others come."""
 
+LOG_IN_FAILED: Final = "log_in_failed"
+"""Entry of a request's state: True when a credential was refused, although the answer is no 401 or it is in no header;
+for the limit on guesses."""
+
 # -- the caller, the services, a job ----------------------------------------------------------------------------------
 
 
@@ -133,8 +137,10 @@ async def may_see_details(request: Request, bearer: Bearer, identities: Identiti
         return False
     try:
         caller = await identify_caller(request, bearer, identities)
-    except IngestionError:
+    except IngestionError as error:
+        setattr(request.state, LOG_IN_FAILED, error.code == "unauthenticated" and bearer is not None)
         return False
+    request.state.caller = caller
     return caller.may(Scope.READ)
 
 

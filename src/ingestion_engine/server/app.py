@@ -132,7 +132,6 @@ async def _run_sessions(app: FastAPI, settings: Settings) -> AsyncIterator[None]
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add what every request passes through: from the inside, the routes, to the outside."""
     public_url = settings.api.public_url or ""
-    app.add_middleware(Methods, routes=app.routes)
     app.add_middleware(Methods, routes=app.router.routes)
     app.add_middleware(HostChecks, settings=settings.api)
     app.add_middleware(RateLimits, settings=settings.limits, load=metrics.load)

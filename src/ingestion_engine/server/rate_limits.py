@@ -7,11 +7,14 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ingestion_engine.api.dependencies import LOG_IN_FAILED
 from ingestion_engine.api.metrics import HttpLoad
 from ingestion_engine.api.problems import answer_problem, make_problem
 from ingestion_engine.console.cookies import SESSION_COOKIES
@@ -77,8 +80,8 @@ class Buckets:
 class RateLimits:
     """ASGI middleware: refuses with 429 what exceeds a rate, before anything else is done for it.
 
-    A credential counts by its hash, whether it is valid or not. One that was accepted is not affected by what others at
-    its address get wrong.
+    A credential counts by its hash, whether it is valid or not. One that the service has accepted is not affected by
+    what others at its address get wrong; a route that asks nobody who they are accepts none.
 
     Args:
         app: The application.
@@ -102,45 +105,58 @@ class RateLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        credentials = [] if scope["type"] != "http" else _find_credentials(scope)
+        if scope["type"] != "http" or (scope["path"] in PROBES and not credentials):
             await self._app(scope, receive, send)
             return
-        address, credential = name_address(scope), _find_credential(scope)
-        tries = credential is not None or (scope["path"] == LOGIN_PATH and scope["method"] == "POST")
-        limit, wait_s = self._find_limit(address, credential, tries=tries)
+        address = name_address(scope)
+        limit, wait_s = self._find_limit(scope, address, credentials)
         if wait_s > 0:
             self._load.count_limited(limit)
             await _refuse(limit, wait_s)(scope, receive, send)
             return
 
         async def send_noted(message: Message) -> None:
-            if tries and message["type"] == "http.response.start":
-                self._note(address, credential, failed=message["status"] == 401)
+            if message["type"] == "http.response.start" and (credentials or _is_log_in(scope)):
+                self._note(scope, address, credentials, message["status"])
             await send(message)
 
         await self._app(scope, receive, send_noted)
 
-    def _find_limit(self, address: str, credential: str | None, *, tries: bool) -> tuple[str, float]:
-        """Return the limit that a request exceeds, and the seconds after which it no longer does; 0 for none."""
-        if wait_s := self._addresses.take(address):
+    def _find_limit(self, scope: Scope, address: str, credentials: Sequence[str]) -> tuple[str, float]:
+        """Return the limit that a request exceeds, and the seconds after which it no longer does; 0 for none.
+
+        A probe may bring a credential to see details: it tries it like every other request, and is not limited else.
+        """
+        is_probe = scope["path"] in PROBES
+        if not is_probe and (wait_s := self._addresses.take(address)):
             return "address", wait_s
-        if tries and not self._is_accepted(credential) and (wait_s := self._failures.wait_s(address)):
+        # Who is logged in already does not guess keys any faster.
+        tries = _is_log_in(scope) or (credentials and not all(map(self._is_accepted, credentials)))
+        if tries and (wait_s := self._failures.wait_s(address)):
             return "failed_logins", wait_s
-        return "caller", 0.0 if credential is None else self._callers.take(credential)
+        return "caller", 0.0 if is_probe else max(map(self._callers.take, credentials), default=0.0)
 
-    def _is_accepted(self, credential: str | None) -> bool:
-        return credential is not None and self._accepted.get(credential, -math.inf) > self._clock() - ACCEPTED_S
+    def _is_accepted(self, credential: str) -> bool:
+        return self._accepted.get(credential, -math.inf) > self._clock() - ACCEPTED_S
 
-    def _note(self, address: str, credential: str | None, *, failed: bool) -> None:
-        if failed:
+    def _note(self, scope: Scope, address: str, credentials: Sequence[str], status: int) -> None:
+        state = scope.get("state") or {}
+        if status == 401 or state.get(LOG_IN_FAILED):
             self._failures.take(address)
-            if credential is not None:
+            for credential in () if _is_log_in(scope) else credentials:
                 self._accepted.pop(credential, None)
-        elif credential is not None:
-            self._accepted[credential] = self._clock()
-            self._accepted.move_to_end(credential)
-            if len(self._accepted) > BUCKETS:
+        elif not _is_log_in(scope) and getattr(state.get("caller"), "kind", "anonymous") != "anonymous":
+            for credential in credentials:
+                self._accepted[credential] = self._clock()
+                self._accepted.move_to_end(credential)
+            while len(self._accepted) > BUCKETS:
                 self._accepted.popitem(last=False)
+
+
+def _is_log_in(scope: Scope) -> bool:
+    """Return whether a request enters a key by hand. Pure."""
+    return bool(scope["path"] == LOGIN_PATH and scope["method"] == "POST")
 
 
 def name_address(scope: Scope) -> str:
@@ -157,18 +173,24 @@ def name_address(scope: Scope) -> str:
     return str(mapped) if mapped else str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
-def _find_credential(scope: Scope) -> str | None:
-    """Return the hash of a request's credential; None without one. Pure."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            return hashlib.sha256(value).hexdigest()
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                key, _, text = part.strip().partition("=")
-                if key in SESSION_COOKIES:
-                    return hashlib.sha256(text.encode("latin-1")).hexdigest()
-    return None
+def _find_credentials(scope: Scope) -> list[str]:
+    """Return hashes of what a request is identified by, one however it is written; of a session, by both names. Pure.
+
+    Read as the application reads them: the first header, the last cookie of a name. Anything else would be a new bucket
+    for the same key.
+    """
+    headers = Headers(scope=scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return [_hash(token.strip())]
+    cookies: dict[str, str] = {}
+    for header in headers.getlist("cookie"):
+        cookies.update(cookie_parser(header))
+    return [_hash(cookies[name]) for name in SESSION_COOKIES if cookies.get(name)]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _DETAILS: Final = {

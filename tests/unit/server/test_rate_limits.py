@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ingestion_engine.access.principal import Principal
+from ingestion_engine.api.dependencies import LOG_IN_FAILED
 from ingestion_engine.api.metrics import HttpLoad
 from ingestion_engine.runtime.settings import LimitsSettings
 from ingestion_engine.server import rate_limits
@@ -57,8 +59,16 @@ class Service:
 
     async def _serve(self, scope: Any, _receive: Any, send: Any) -> None:
         self.served += 1
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        status = 200 if given in (b"Bearer good", b"Bearer other") else 401
+        headers = dict(scope["headers"])
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        is_known = (scheme.lower() == b"bearer" and given.strip() in (b"good", b"other")) or (
+            b"=mine" in headers.get(b"cookie", b"") and scope["path"] != "/console/login"
+        )
+        if is_known:
+            scope.setdefault("state", {})["caller"] = Principal(name="somebody", kind="key")
+        status = 200 if is_known or scope["path"] in ("/metrics", "/readyz") else 401
+        if scope["path"] == "/readyz" and given and not is_known:
+            scope.setdefault("state", {})[LOG_IN_FAILED] = True
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -112,6 +122,54 @@ async def test_who_guesses_is_not_heard_any_more() -> None:
     assert (await service.ask()).status_code == 401  # without a credential nothing is guessed
     service.clock.now = 10
     assert (await service.ask("other")).status_code == 200
+
+
+async def test_routes_for_everybody_accept_no_credential() -> None:
+    """A guess that `/metrics` has not looked at is a guess; so is one on `/readyz`, which shows details for a key."""
+    service = Service(failed_logins_per_minute=6)
+    answers = []
+    for number in range(12):
+        await service.ask(f"guess-{number}", path="/metrics")
+        answers.append((await service.ask(f"guess-{number}")).status_code)
+    assert answers == [401] * 6 + [429] * 6
+    assert (await service.ask("guess-20", path="/readyz", address="192.0.2.3")).status_code == 200
+    for number in range(6):
+        await service.ask(f"guess-{number}", path="/readyz", address="192.0.2.3")
+    assert (await service.ask("good", path="/readyz", address="192.0.2.3")).status_code == 429
+    assert (await service.ask(path="/readyz", address="192.0.2.3")).status_code == 200  # as orchestrators ask
+
+
+async def test_a_session_is_no_help_for_guessing_keys() -> None:
+    """The form of the log-in is limited for who is logged in, too; the session goes on."""
+    service = Service(failed_logins_per_minute=6)
+    session = {"cookie": "ingest_session=mine"}
+    answers = []
+    for _ in range(12):
+        assert (await service.ask(headers=session)).status_code == 200
+        answers.append((await service.ask(path="/console/login", method="POST", headers=session)).status_code)
+    assert answers == [401] * 6 + [429] * 6
+    assert (await service.ask(headers=session)).status_code == 200
+
+
+async def test_a_credential_has_one_rate_however_it_is_written() -> None:
+    """Not one per spelling of the scheme, per header that is not used, or per form of a cookie."""
+    forms: list[dict[str, str]] = [
+        {"authorization": "bearer good"},
+        {"authorization": "BEARER   good "},
+        {"authorization": "Bearer good", "cookie": "ingest_session=x"},
+    ]
+    cookies: list[dict[str, str]] = [
+        {"cookie": "ingest_session=mine"},
+        {"cookie": "ingest_session=mine", "authorization": "Basic eDp5"},
+        {"cookie": 'ingest_session=other; ingest_session="mine"'},
+        {"cookie": "__Host-ingest=other; ingest_session=mine"},
+    ]
+    for kind in (forms, cookies):
+        service = Service(requests_per_second=0.5)
+        for _ in range(int(0.5 * BURST_S)):
+            assert (await service.ask(headers=kind[0])).status_code == 200
+        for headers in kind:
+            assert (await service.ask(headers=headers)).status_code == 429, headers
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ingestion_engine.access.identity import Identities
 from ingestion_engine.access.oidc.connect import Oidc
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.sessions import Sessions
-from ingestion_engine.api.dependencies import IdentitiesDep
+from ingestion_engine.api.dependencies import LOG_IN_FAILED, IdentitiesDep
 from ingestion_engine.api.problems import PROBLEM_CODE, problem_of_error
 from ingestion_engine.console import cookies
 from ingestion_engine.console.csrf import check_token, prepare_token
@@ -71,7 +71,7 @@ async def log_in(
         if principal.kind != "key":
             raise SubmissionError("unauthenticated", "This is an access token, not an API key.", status=401)
     except SubmissionError as error:
-        request.state.log_in_failed = bool(key.strip())  # for limits, as the key is in no header
+        setattr(request.state, LOG_IN_FAILED, bool(key.strip()))
         message = error.message if key.strip() else "Paste an API key."
         return _show(request, page, error=error, key_error=message)
     response = _go(page)
