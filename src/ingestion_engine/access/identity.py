@@ -31,7 +31,10 @@ class CredentialSource(Protocol):
         ...
 
     async def is_still_valid(self, principal: Principal) -> bool:
-        """Return True while the credential of a caller that this source has found counts. At most 5 s behind."""
+        """Return True while the credential of a caller that this source has found counts, with the same rights.
+
+        At most 5 s behind.
+        """
         ...
 
     async def recall(self, credential: str) -> Principal | None:

@@ -89,6 +89,10 @@ class Principal:
             return not self.is_limited_to_buckets or "*" not in self.collections
         return self.may_read_bucket(bucket)
 
+    def has_rights_of(self, other: Principal) -> bool:
+        """Return True when another one may do and see just the same, so that a stream of that one may go on. Pure."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("name", "scopes", "buckets", "collections"))
+
     def check_scope(self, scope: Scope) -> None:
         """Check that requests of a scope are allowed. Raises SubmissionError "scope_missing" (403)."""
         if not self.may(scope):

@@ -94,7 +94,7 @@ class Sessions:
         self._recall = recall
         self._now = now
         self._clock = clock
-        self._known: dict[str, tuple[float, bool]] = {}
+        self._known: dict[str, tuple[float, Principal | None]] = {}
 
     async def begin(self, principal: Principal, claims: Mapping[str, Any] | None = None) -> NewSession:
         """Begin a session of somebody who has just been identified. Raises DatabaseUnavailable.
@@ -136,17 +136,19 @@ class Sessions:
         return principal
 
     async def is_still_valid(self, principal: Principal) -> bool:
-        """Return True while the session of a caller counts; ``KNOWN_S`` behind. Does not keep it from being idle."""
+        """Return True while the session of a caller counts, with the same rights; ``KNOWN_S`` behind.
+
+        Does not keep it from being idle.
+        """
         session_id = principal.session_id or ""
-        found_at, was_valid = self._known.get(session_id, (0.0, False))
-        if session_id in self._known and self._clock() - found_at < KNOWN_S:
-            return was_valid
-        record = await self._store.find(session_id)
-        is_valid = record is not None and await self._read(record) is not None
-        if len(self._known) >= _KNOWN_MAX:
-            self._known.clear()
-        self._known[session_id] = (self._clock(), is_valid)
-        return is_valid
+        found_at, found = self._known.get(session_id, (0.0, None))
+        if session_id not in self._known or self._clock() - found_at >= KNOWN_S:
+            record = await self._store.find(session_id)
+            found = None if record is None else await self._read(record)
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[session_id] = (self._clock(), found)
+        return found is not None and found.has_rights_of(principal)
 
     async def end(self, cookie: str) -> None:
         """End a session, if the cookie has one. Raises DatabaseUnavailable."""

@@ -158,6 +158,16 @@ class KeyBook:
             return None
         return found[0].as_principal(found[1])
 
+    def confirms(self, principal: Principal, now: Moment) -> bool:
+        """Return whether a caller's key counts now, and allows just what it did when the caller was found. Pure.
+
+        A key may have got an end meanwhile: by a rotation, or by its entry.
+        """
+        present = self.recall(principal.credential)
+        if present is None or (present.expires_at is not None and present.expires_at <= now):
+            return False
+        return present.has_rights_of(principal)
+
     @staticmethod
     def _match(entries: Iterable[ApiKey], digest: str) -> tuple[ApiKey, KeySecret] | None:
         found = None

@@ -66,8 +66,8 @@ class KeyRing:
         return self._reread().find(bearer, self._now())
 
     async def is_still_valid(self, principal: Principal) -> bool:
-        """Return True while the file has the key of a caller."""
-        return await self.recall(principal.credential) is not None
+        """Return True while the file has the key of a caller, with the same rights."""
+        return self._reread().confirms(principal, self._now())
 
     async def recall(self, credential: str) -> Principal | None:
         """Return the caller of a secret, by its hash, as it is now."""

@@ -78,7 +78,7 @@ class KeyTable:
         """Return True while the database has the key of a caller; also while it is unavailable, as last read."""
         with contextlib.suppress(DatabaseUnavailable):
             await self._read(KNOWN_S)
-        return self._book.recall(principal.credential) is not None
+        return self._book.confirms(principal, self._now())
 
     async def recall(self, credential: str) -> Principal | None:
         """Return the caller of a secret, by its hash, as it is now. Raises DatabaseUnavailable."""
