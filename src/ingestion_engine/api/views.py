@@ -224,14 +224,15 @@ def show_throughput(job: JobRecord) -> list[ThroughputSample] | None:
 def show_failure(item: Mapping[str, Any]) -> Failure:
     """Return the view of a failed object, with what to do about failures of its kind. Pure."""
     hint = FAILURE_HINTS.get(str(item.get("code")))
-    return Failure.model_validate({**_row_for_caller(item), "hint": hint})
+    return Failure.model_validate({**row_for_caller(item), "hint": hint})
 
 
 def _for_caller(text: str | None) -> str | None:
     return None if text is None else for_caller(text)
 
 
-def _row_for_caller(row: Mapping[str, Any]) -> dict[str, Any]:
+def row_for_caller(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object's row or failure with its reason as the caller of the present request may read it."""
     reason = row.get("reason")
     return {**row, "reason": for_caller(reason)} if isinstance(reason, str) else dict(row)
 
@@ -273,7 +274,7 @@ def show_search(found: SearchAnswer) -> SearchView:
 def show_objects(page: ObjectPage) -> ObjectPageView:
     """Return the view of a page of objects. Pure."""
     shown = dataclasses.asdict(page)
-    return ObjectPageView.model_validate({**shown, "items": [_row_for_caller(row) for row in shown["items"]]})
+    return ObjectPageView.model_validate({**shown, "items": [row_for_caller(row) for row in shown["items"]]})
 
 
 def show_chunks(page: ChunkPage) -> ChunkPageView:
@@ -281,7 +282,7 @@ def show_chunks(page: ChunkPage) -> ChunkPageView:
     return ChunkPageView(
         collection=page.collection,
         key=page.key,
-        object=None if page.row is None else ObjectView.model_validate(_row_for_caller(show_row(page.row))),
+        object=None if page.row is None else ObjectView.model_validate(row_for_caller(show_row(page.row))),
         items=list(map(_show_chunk, page.items)),
         errors={
             name: StoreErrorView(code=error.code, detail=for_caller(error.message))

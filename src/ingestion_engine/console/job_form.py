@@ -11,6 +11,7 @@ from starlette.datastructures import FormData
 
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import JobRequest, Mode, StoreName
+from ingestion_engine.runtime.addresses import for_caller
 from ingestion_engine.runtime.validation import describe_fault
 
 MODES: Final = (Mode.SYNC, Mode.FULL)
@@ -133,9 +134,10 @@ class JobForm:
 
     def note(self, error: SubmissionError) -> None:
         """Note a refusal of the service at the field that it names, or above the form."""
-        text = f"{error.message} {error.hint or ''}".strip()
+        message = for_caller(error.message)
+        text = f"{message} {error.hint or ''}".strip()
         name = self._find_field(error.field or "")
-        self.errors.setdefault(name, error.message if name == GENERAL else text)
+        self.errors.setdefault(name, message if name == GENERAL else text)
         self.hint = error.hint if name == GENERAL else self.hint
 
     def _note(self, path: str, reason: str) -> None:

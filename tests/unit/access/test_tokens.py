@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.api_jws import PyJWS
 
 from ingestion_engine.access.oidc.provider import FRESH_S, RETRY_S
+from ingestion_engine.access.oidc.rules import RuleBook
 from ingestion_engine.access.oidc.tokens import TOKEN_MAX_BYTES
 from ingestion_engine.cli import app
 from ingestion_engine.cli.output import run_app
+from ingestion_engine.runtime.settings import OidcSettings
 from support.control import World, bearer, write_keys
 from support.live_service import LiveService
 from support.token_issuer import AUDIENCE, TokenIssuer, ec_key, issuing, rsa_key, sign_by_hand
@@ -225,7 +227,7 @@ async def test_a_wrong_token_is_refused_with_the_reason(
     world: World, issuer: TokenIssuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """401 with a sentence and the challenge of RFC 6750; nothing of the token reaches the log or the answer."""
-    async with world.serve(oidc=settings(issuer)) as plane:
+    async with world.serve(oidc=settings(issuer), limits={"failed_logins_per_minute": 10_000}) as plane:
         for name, (make, reason) in WRONG.items():
             token = make(issuer)
             caplog.clear()
@@ -304,7 +306,7 @@ async def test_old_keys_are_read_again_without_anybody_waiting(world: World, iss
 
 async def test_invented_key_ids_make_no_request_storm(world: World, issuer: TokenIssuer) -> None:
     """Two hundred tokens with invented ids cost the provider no more than one reading per pause."""
-    async with world.serve(oidc=settings(issuer)) as plane:
+    async with world.serve(oidc=settings(issuer), limits={"failed_logins_per_minute": 10_000}) as plane:
         clock = _with_clock(plane)
         assert (await plane.client.get("/jobs", headers=bearer(issuer.sign()))).status_code == 200
         before = len(issuer.requests)
@@ -401,3 +403,14 @@ def test_the_command_line_sends_a_token_as_it_sends_a_key(
         monkeypatch.setenv("INGEST_API_KEY", issuer.sign(issuer.claims(exp=1)))
         assert run_app(app, ["jobs"]) != 0
         assert "The token has expired." in capsys.readouterr().err
+
+
+def test_nobody_is_called_like_the_short_form_of_another() -> None:
+    """A name that is too long is cut and ends with its hash; whoever can choose a name cannot choose that form."""
+    rules = [{"value": "*", "scopes": ["read"]}]
+    book = RuleBook(OidcSettings.model_validate({"issuer": "https://id.example.com", "audience": "i", "rules": rules}))
+    long = book.make_principal({"sub": "a" * 300}, expires_at=None).name
+    copied = book.make_principal({"sub": long.removeprefix("oidc:")}, expires_at=None).name
+    assert len(long) <= 128
+    assert len(copied) <= 128
+    assert copied != long

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, TransientError
+from ingestion_engine.domain.errors import DatabaseUnavailable, FatalError, SubmissionError, TransientError
+from ingestion_engine.domain.records import GatewayServer, GatewayStatus
 from ingestion_engine.state.ledger import Ledger
-from support.control import BODY, World, bearer, make_collection, overwrite, write_keys
+from support.control import BODY, ScriptedGateway, World, bearer, make_collection, overwrite, write_keys
 from support.waiting import eventually
 
 URL = "http://user:secret@qdrant.internal:6333"
@@ -141,3 +142,59 @@ async def test_events_that_many_follow_show_addresses_to_operators_only(world: W
     assert "qdrant.internal" in last.text
     assert "Qdrant refuses connections." in team.text
     assert "qdrant.internal" not in team.text
+
+
+PAGES = (
+    "/",
+    "/?part=table",
+    "/console/jobs/{job}",
+    "/console/jobs/{job}/parts/failures",
+    "/console/jobs/{job}/failures",
+    "/console/collections",
+    "/console/collections/notes",
+    "/console/system",
+)
+
+
+async def read_pages(world: World, key: str) -> str:
+    """Return all that a reader of the console sees while Qdrant is away and a job has failed because of it."""
+    keys = write_keys(world.folder, {"name": "admin"}, {"name": "team", "scopes": ["read", "search", "submit"]})
+    servers = (GatewayServer("http://ollama.internal:11434", "cooling", f"The server {URL} refuses connections."),)
+    gateway = ScriptedGateway(status=[GatewayStatus("http://gateway.internal:11430", "degraded", AWAY, servers)])
+    parts = world.parts(gateway=gateway)
+    seen = []
+    async with world.serve(parts, api={"keys_file": keys}, headers=bearer(key)) as plane:
+        job = await plane.submit(collection="other")
+        error = TransientError("qdrant_unavailable", AWAY, url=URL, store="qdrant").record()
+        await overwrite(
+            plane.services.store, job, state="failed", error=error, note=AWAY, counts={"failures.store_refused": 1}
+        )
+        Ledger(world.state, job).write_failures("a01-00000", [{"key": "a", "code": "store_refused", "reason": AWAY}])
+        for name in ("search", "count", "fetch_object_points", "check", "list_aliases", "scroll"):
+            if hasattr(plane.qdrant, name):
+                setattr(plane.qdrant, name, away_later)
+        for path in PAGES:
+            answer = await plane.client.get(path.format(job=job))
+            assert answer.status_code == 200, (path, answer.text)
+            seen.append(f"{path} {answer.text}")
+        form = {"collection": "notes", "query": "cats"}
+        seen.append((await plane.client.post("/console/search", data=form)).text)
+
+        async def refuse(*_: Any) -> None:
+            raise SubmissionError("bucket_access_denied", f"The bucket {URL} is not accessible.", field="source.bucket")
+
+        plane.services.preflight.check = refuse  # type: ignore[method-assign]
+        form = {"bucket": "docs", "collection": "further", "stores": "qdrant", "do": "start"}
+        answer = await plane.client.post("/console/jobs/new", data=form)
+        assert "is not accessible" in answer.text
+        seen.append(answer.text)
+    return "\n".join(seen)
+
+
+@pytest.mark.parametrize("key", ["team", "admin"])
+async def test_pages_show_addresses_to_operators_only(world: World, key: str) -> None:
+    """In notes, errors, examples of failures, forms, and on the page of the system, which has numbers for others."""
+    seen = await read_pages(world, key)
+    for name in ("qdrant.internal", "ollama.internal", "gateway.internal", world.state.url):
+        assert (name in seen) is (key == "admin"), name
+    assert seen.count("refuses connections.") >= 7, seen

@@ -103,7 +103,7 @@ class RuleBook:
             hint = "Confirm the address at the provider, then log in again."
             raise SubmissionError("unauthenticated", message, hint=hint, status=401)
         name = PREFIX + value
-        if len(name) <= NAME_MAX:
+        if len(name) < NAME_MAX:  # else a name that is just that long could be the short form of another
             return name
         digest = hashlib.sha256(value.encode()).hexdigest()[:32]
         return f"{name[: NAME_MAX - len(digest) - 1]}~{digest}"

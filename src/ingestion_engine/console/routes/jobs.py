@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,7 @@ from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import Codes, IdentitiesDep, ServicesDep
 from ingestion_engine.api.query_values import Cursor, Position
 from ingestion_engine.api.streams import EventStream
-from ingestion_engine.api.views import show_failure, show_job
+from ingestion_engine.api.views import row_for_caller, show_failure, show_job
 from ingestion_engine.console.charts import MACHINE_NAMES, divide_bar, draw_throughput
 from ingestion_engine.console.job_filters import PERIODS, STATES, JobListForm
 from ingestion_engine.console.pages import render, render_text
@@ -96,7 +97,7 @@ async def show_one(request: Request, job: ReadJobDep, viewer: ReaderDep, service
     wait = (await services.jobs.waits.find(job)).get(job.id)
     parts = JobParts(request)
     view = show_job(job, wait, with_throughput=True)
-    examples = await _find_examples(services, view)
+    examples = _for_caller(await _find_examples(services, view))
     return render(request, "jobs/job.html", section="/", examples=examples, **parts.describe(view))
 
 
@@ -104,7 +105,8 @@ async def show_one(request: Request, job: ReadJobDep, viewer: ReaderDep, service
 async def show_failures_part(request: Request, job: ReadJobDep, services: ServicesDep) -> Response:
     """Return the table of failures by code, when a page has learned that there are more."""
     view = show_job(job)
-    examples = await services.scrapes.get(("examples", job.id), lambda: _find_examples(services, view), keep_s=2)
+    found = await services.scrapes.get(("examples", job.id), lambda: _find_examples(services, view), keep_s=2)
+    examples = _for_caller(found)
     parts = JobParts(request)
     return render(request, "jobs/part_failures.html", examples=examples, **parts.describe(view))
 
@@ -244,6 +246,11 @@ async def _find_examples(services: Services, view: JobView) -> dict[str, dict[st
             for item in page.items:
                 examples.setdefault(str(item.get("code")), item)
     return examples
+
+
+def _for_caller(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return examples, which callers share, as the caller of the present request may read them."""
+    return {code: row_for_caller(item) for code, item in examples.items()}
 
 
 def _encode_event(name: str, text: str) -> bytes:

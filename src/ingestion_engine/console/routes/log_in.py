@@ -20,6 +20,7 @@ from ingestion_engine.console.pages import render
 from ingestion_engine.console.returning import LOG_IN_PATH, choose_page, log_in_url
 from ingestion_engine.console.routing import make_router
 from ingestion_engine.domain.errors import IngestionError, SubmissionError
+from ingestion_engine.runtime.addresses import for_caller
 from ingestion_engine.runtime.telemetry import get_logger
 
 router = make_router()
@@ -72,7 +73,7 @@ async def log_in(
             raise SubmissionError("unauthenticated", "This is an access token, not an API key.", status=401)
     except SubmissionError as error:
         setattr(request.state, LOG_IN_FAILED, bool(key.strip()))
-        message = error.message if key.strip() else "Paste an API key."
+        message = for_caller(error.message) if key.strip() else "Paste an API key."
         return _show(request, page, error=error, key_error=message)
     response = _go(page)
     await _begin_session(request, response, principal)
@@ -180,7 +181,7 @@ def _show(
         status=status,
         headers=_NO_STORE,
         page=page,
-        error=error if key_error is None else None,
+        error={"message": for_caller(error.message), "hint": error.hint} if error and key_error is None else None,
         key_error=key_error,
         notice=notice,
         provider=None if flow is None else flow.title,

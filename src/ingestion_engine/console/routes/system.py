@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import ServicesDep
 from ingestion_engine.api.views import show_drain, show_health
@@ -16,7 +18,9 @@ from ingestion_engine.console.pages import render
 from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import AdminDep, ReaderDep
 from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
+from ingestion_engine.domain.records import GatewayStatus
 from ingestion_engine.models.operations import DrainView
+from ingestion_engine.runtime.addresses import for_caller
 
 router = make_router()
 
@@ -39,11 +43,27 @@ async def show_system(request: Request, viewer: ReaderDep, services: ServicesDep
         section=SECTION,
         health=health,
         drain=await _read_drain(services),
-        facts=_describe(services),
+        facts=_describe(services, shows_addresses=viewer.may(Scope.ADMIN)),
         limits=_list_limits(services),
-        gateways=[] if services.parts.gateway is None else await services.parts.gateway.read_status(),
+        gateways=await _read_gateways(services, shows_addresses=viewer.may(Scope.ADMIN)),
         shows_flows=not viewer.is_restricted,
     )
+
+
+async def _read_gateways(services: Services, *, shows_addresses: bool) -> list[GatewayStatus]:
+    """Return the gateways; with numbers in place of addresses for who does not operate the service."""
+    found = [] if services.parts.gateway is None else await services.parts.gateway.read_status()
+    if shows_addresses:
+        return list(found)
+    return [_number(gateway, number) for number, gateway in enumerate(found, start=1)]
+
+
+def _number(gateway: GatewayStatus, number: int) -> GatewayStatus:
+    servers = [
+        replace(server, url=f"Server {place}", reason=for_caller(server.reason or "") or None)
+        for place, server in enumerate(gateway.servers, start=1)
+    ]
+    return replace(gateway, url=str(number), reason=for_caller(gateway.reason or "") or None, servers=tuple(servers))
 
 
 async def _read_drain(services: Services) -> DrainView | None:
@@ -54,14 +74,15 @@ async def _read_drain(services: Services) -> DrainView | None:
         return None
 
 
-def _describe(services: Services) -> list[tuple[str, str]]:
+def _describe(services: Services, *, shows_addresses: bool) -> list[tuple[str, str]]:
     """Return name and value of what this copy of the service is. Pure."""
     settings = services.settings
     dispatcher = services.dispatcher
+    state = settings.state_url or "not configured"
     return [
         ("This copy", "unnamed" if dispatcher is None else dispatcher.leadership.holder),
         ("Database", "PostgreSQL" if settings.sqlalchemy_url.startswith("postgresql") else "SQLite"),
-        ("State store", settings.state_url or "not configured"),
+        ("State store", state if shows_addresses or settings.state_url is None else "configured"),
         ("Engines", ", ".join(name.value.capitalize() for name in services.parts.engines) or "none configured"),
         ("Default model", settings.ollama.model),
     ]
