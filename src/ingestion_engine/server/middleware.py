@@ -19,7 +19,14 @@ from ingestion_engine.runtime.telemetry import get_logger, log_fields
 BODY_MAX_BYTES: Final = 1024 * 1024
 """The largest realistic request, with thousands of globs, is far smaller."""
 
-_TOO_LARGE: Final = f"The body of a request has at most {BODY_MAX_BYTES} bytes."
+FORM_MAX_BYTES: Final = 256 * 1024
+"""Of a form of the console: it is read before its sender is known, and a full megabyte takes half a second. The largest
+one lists 1,000 versions of an alias."""
+
+LOG_IN_MAX_BYTES: Final = 16 * 1024
+"""Of the forms of a log-in and a log-out, which everybody can send: a key, or an access token that was pasted."""
+
+_LOG_INS: Final = frozenset({"/console/login", "/console/logout"})
 
 _ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -58,11 +65,14 @@ class RequestContext:
 
         with log_fields(request_id=request_id):
             try:
-                if _declares_too_much(scope):  # refused before it is sent: clients that ask first need not send it
-                    problem = make_problem(413, "request_too_large", _TOO_LARGE)
+                most = _find_limit(scope["path"])
+                if _declares_more_than(
+                    most, scope
+                ):  # refused before it is sent: clients that ask first need not send it
+                    problem = make_problem(413, "request_too_large", _describe_limit(most))
                     await answer_problem(problem)(scope, receive, send_marked)
                 else:
-                    await self._app(scope, _Body(receive, self._limits).receive, send_marked)
+                    await self._app(scope, _Body(receive, self._limits, most).receive, send_marked)
             except Exception:  # top of the service: the client receives a problem, the reason is logged
                 _log.exception("request failed", extra={"path": scope["path"]})
                 if status:
@@ -90,9 +100,10 @@ class RequestContext:
 class _Body:
     """The body of a request, within limits of size and time."""
 
-    def __init__(self, receive: Receive, limits: LimitsSettings) -> None:
+    def __init__(self, receive: Receive, limits: LimitsSettings, most: int) -> None:
         self._receive = receive
         self._limits = limits
+        self._most = most
         self._taken = 0
         self._is_whole = False
         self._ends_at: float | None = None
@@ -115,15 +126,26 @@ class _Body:
             detail = "The body of the request did not arrive in time."
             raise HTTPException(408, detail, headers={"Connection": "close"}) from None
         self._taken += len(message.get("body", b""))
-        if self._taken > BODY_MAX_BYTES:
-            raise HTTPException(413, _TOO_LARGE)
+        if self._taken > self._most:
+            raise HTTPException(413, _describe_limit(self._most))
         self._is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
 
-def _declares_too_much(scope: Scope) -> bool:
+def _find_limit(path: str) -> int:
+    """Return the maximum number of bytes of a request's body. Pure."""
+    if path in _LOG_INS:
+        return LOG_IN_MAX_BYTES
+    return FORM_MAX_BYTES if path.startswith("/console/") else BODY_MAX_BYTES
+
+
+def _describe_limit(most: int) -> str:
+    return f"The body of this request has at most {most} bytes."
+
+
+def _declares_more_than(most: int, scope: Scope) -> bool:
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-    return any(value.isdigit() and int(value[:20]) > BODY_MAX_BYTES for value in lengths)
+    return any(value.isdigit() and int(value[:20]) > most for value in lengths)
 
 
 def _choose_id(scope: Scope) -> str:

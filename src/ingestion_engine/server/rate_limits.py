@@ -118,7 +118,7 @@ class RateLimits:
 
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start" and (credentials or _is_log_in(scope)):
-                self._note(scope, address, credentials, message["status"])
+                self._note(scope, address, credentials, status=message["status"])
             await send(message)
 
         await self._app(scope, receive, send_noted)
@@ -140,7 +140,7 @@ class RateLimits:
     def _is_accepted(self, credential: str) -> bool:
         return self._accepted.get(credential, -math.inf) > self._clock() - ACCEPTED_S
 
-    def _note(self, scope: Scope, address: str, credentials: Sequence[str], status: int) -> None:
+    def _note(self, scope: Scope, address: str, credentials: Sequence[str], *, status: int) -> None:
         state = scope.get("state") or {}
         if status == 401 or state.get(LOG_IN_FAILED):
             self._failures.take(address)

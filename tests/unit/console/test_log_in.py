@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,26 @@ async def test_a_form_may_say_that_it_is_utf8(world: World, keys: dict[str, Any]
         body = f"csrf_token={csrf_token(page)}&key=team"
         answer = await plane.client.post("/console/login", content=body.encode(), headers=headers)
         assert answer.status_code == 303
+
+
+@pytest.mark.parametrize(("path", "most"), [("/console/login", 16), ("/console/logout", 16), ("/console/search", 256)])
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_form_is_small(world: World, keys: dict[str, Any], path: str, most: int, declared: bool) -> None:
+    """It is read before its sender is known, so a large one would cost everybody else time."""
+
+    async def stream(size: int) -> AsyncIterator[bytes]:
+        for _ in range(size):
+            yield b"&" * 1024
+
+    async with world.serve(api=keys) as plane:
+        plant(plane.client, ingest_session="a" * 43)
+        answers = []
+        for size in (most, most + 1):
+            content = b"&" * (size * 1024) if declared else stream(size)
+            headers = {"content-type": "application/x-www-form-urlencoded"}
+            answers.append((await plane.client.post(path, content=content, headers=headers)).status_code)
+        assert answers[1] == 413
+        assert answers[0] in (303, 403)
 
 
 # -- by a key ---------------------------------------------------------------------------------------------------------
