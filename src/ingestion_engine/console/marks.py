@@ -12,7 +12,8 @@ from ingestion_engine.models.collections import ChunkView
 
 WORDS_MAX: Final = 2_000
 """Words and spaces of a text up to which they are compared, some 6 kB; longer texts are marked as a whole. The
-comparison takes 20 ms at this length and grows with its square."""
+comparison takes 20 ms at most: a word that is more than a hundredth of a text only continues a match. Else two words in
+turn, which anybody may put into a bucket, would take half a second for each chunk of a page."""
 
 _PIECES: Final = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -28,12 +29,12 @@ def mark_words(own: str, other: str) -> list[tuple[str, bool]]:
     """Return a text in pieces, each with whether the other text lacks it there; joined they are the text."""
     left, right = _PIECES.findall(own), _PIECES.findall(other)
     if max(len(left), len(right)) > WORDS_MAX:
-        return [(own, True)]
+        return [(own, own != other)]
     return list(_mark(left, right))
 
 
 def _mark(own: list[str], other: list[str]) -> Iterator[tuple[str, bool]]:
-    matcher = difflib.SequenceMatcher(None, own, other, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, own, other, autojunk=True)
     for kind, first, end, _, _ in matcher.get_opcodes():
         if first < end:
             yield "".join(own[first:end]), kind != "equal"

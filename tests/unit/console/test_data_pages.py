@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -249,6 +250,16 @@ def test_words_that_differ_are_marked() -> None:
     assert mark_words("", other) == []
     long = "word " * WORDS_MAX
     assert mark_words(long, long + "x") == [(long, True)]
+
+
+def test_texts_of_few_words_are_compared_quickly() -> None:
+    """Two words in turn are not searched for in each other, half a million pairs; one word of prose is still found."""
+    chooser = random.Random(1)
+    own, other = (" ".join(chooser.choices("ab", k=900)) for _ in range(2))
+    assert mark_words(own, other) == [(own, True)]
+    prose = " ".join(f"the word {number} and" for number in range(200))
+    changed = prose.replace("word 120 ", "word none ")
+    assert [words for words, differs in mark_words(changed, prose) if differs] == ["none"]
 
 
 def test_folders_of_a_key() -> None:

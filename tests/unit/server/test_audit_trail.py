@@ -290,6 +290,17 @@ async def test_what_a_caller_does_cannot_be_hidden_by_naming_it_as_a_secret(worl
         make_collection(world, "handbook")
 
 
+async def test_a_flood_hides_no_refusal_of_somebody_who_is_known(world: World, tmp_path: Path) -> None:
+    """A stranger can be refused in more ways than have entries of their own; a key that is misused has its own."""
+    keys = write_keys(tmp_path, {"name": "boss"}, {"name": "reader", "scopes": ["read"]})
+    async with world.serve(api={"keys_file": keys, "trusted_proxies": ["127.0.0.1"]}) as plane:
+        for number in range(SOURCES_MAX + 10):
+            await plane.client.get("/jobs", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+        assert (await plane.client.put("/drain", headers=bearer("reader"))).status_code == 403
+        found = await entries(plane, who="reader")
+    assert [(one.operation, one.code, one.address) for one in found] == [("start_drain", "scope_missing", "127.0.0.1")]
+
+
 async def test_a_caller_cannot_mask_what_the_service_knows_of_it(world: World, tmp_path: Path) -> None:
     """Neither its address nor the operation, by a key that is refused; nor its subject, by a cookie beside its own."""
     keys = write_keys(tmp_path, {"name": "boss"})

@@ -13,8 +13,9 @@ WINDOW_S: Final = 60.0
 """Time over which equal refusals are counted."""
 
 SOURCES_MAX: Final = 100
-"""Different refusals within a window that have entries of their own; all others share one per status. So a flood from
-any number of addresses makes at most 200 entries a minute and a few for the rest."""
+"""Different refusals within a window that have entries of their own, of callers who are unknown and again of those who
+are known; all others share one per status. So a flood from any number of addresses makes at most 200 entries a minute
+and a few for the rest, and hides no refusal of somebody who is known, such as of a revoked key that is used."""
 
 SHARED: Final = "*"
 """Who and where of the entry that stands for all others."""
@@ -31,7 +32,7 @@ class _Counted:
 
 
 class Refusals:
-    """Counts refusals. Memory: at most ``SOURCES_MAX`` entries and one per status and code. Not thread-safe.
+    """Counts refusals. Memory: at most twice ``SOURCES_MAX`` entries and two per status and code. Not thread-safe.
 
     Args:
         clock: Monotonic seconds.
@@ -40,18 +41,22 @@ class Refusals:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._counted: dict[_Key, _Counted] = {}
+        self._sources = {True: 0, False: 0}
+        """Number of entries of callers who are known, and of others."""
         self._since = clock()
 
     def take(self, entry: AuditEntry) -> bool:
         """Count a refusal; return whether it is the first of its kind in this window, and to be recorded itself."""
         network = _network(entry.address)
         key: _Key = (entry.who, entry.kind, entry.key_id, network, entry.operation, entry.status, entry.code)
-        is_shared = key not in self._counted and len(self._counted) >= SOURCES_MAX
+        is_known = bool(entry.who)
+        is_shared = key not in self._counted and self._sources[is_known] >= SOURCES_MAX
         if is_shared:
-            key = (entry.status, entry.code)
+            key = (entry.status, entry.code, is_known)
             entry = replace(entry, who=SHARED, kind="unknown", key_id=None, address=None, operation=SHARED)
         found = self._counted.get(key)
         if found is None:
+            self._sources[is_known] += 1
             self._counted[key] = _Counted(entry, entry, number=1 if is_shared else 0, is_shared=is_shared)
             return not is_shared
         if not found.number:
@@ -65,6 +70,7 @@ class Refusals:
         if not whole and self._clock() - self._since < WINDOW_S:
             return []
         counted, self._counted = self._counted, {}
+        self._sources = {True: 0, False: 0}
         self._since = self._clock()
         return [
             replace(one.first, id=new_entry_id(), number=one.number, until=one.last.at, request_id=None, details={})
