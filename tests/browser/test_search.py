@@ -68,6 +68,8 @@ async def test_what_is_wrong_is_said_where_it_happens(visitor: Visitor, plane: P
         await page.get_by_label("Question or phrase").fill(QUERY)
         await page.get_by_role("button", name="Search").click()
         await expect(page.get_by_role("alert")).to_contain_text(said)
+        way = page.get_by_role("link", name="Look for its name among the collections")
+        await expect(way).to_have_count(1 if name == "never" else 0)
     write_collection(world, "books")
 
     async def away(*_arguments: object, **_named: object) -> list[object]:

@@ -84,6 +84,9 @@ class JobForm:
         """Return the texts of a form that was sent."""
         texts = {name: value.replace("\r\n", "\n") for name, value in form.items() if isinstance(value, str)}
         texts = {name: text if name in _EXACT else text.strip() for name, text in texts.items()}
+        if texts.get("bucket", "").startswith("s3://") and not texts.get("prefix"):
+            # a URL that was copied from elsewhere
+            texts["bucket"], _, texts["prefix"] = texts["bucket"].removeprefix("s3://").partition("/")
         stores = tuple(str(value) for value in form.getlist("stores"))
         return cls({name: texts.get(name, "") for name in {*_FIELDS.values()} - {"stores"}}, stores)
 

@@ -126,6 +126,10 @@ async def test_a_form_that_is_sent_twice_is_one_job(world: World) -> None:
         assert started[0].headers["location"] == started[1].headers["location"]
         request = (await plane.client.get("/jobs?limit=1")).json()["items"][0]["request"]
         assert (request["mode"], request["alias"], request["collection"]) == ("sync", "live", job["collection"])
+        job_id = started[0].headers["location"].rpartition("/")[2]
+        again = (await plane.client.get(f"/console/jobs/new?like={job_id}")).text
+        assert 'name="alias" type="text" value="live"' in again
+        assert 'name="collection" type="text" value=""' in again, "a job like it makes a version of its own"
 
 
 def test_the_filter_takes_what_it_does_not_know_as_any(world: World) -> None:
@@ -190,3 +194,12 @@ def test_a_plan_is_estimated_from_the_pace_of_earlier_jobs() -> None:
     own = estimate_plan(plan, [ended(1, "b", 1000, 10.0), ended(2, "a", 1000, 50.0)])
     assert own is not None
     assert (own.seconds, own.chunks_per_s, own.start_s, own.same_collection) == (55.0, 20.0, 5.0, True)
+
+
+def test_a_copied_url_is_bucket_and_prefix() -> None:
+    """Into the field of the bucket people paste what the tools of S3 print."""
+    form = read(bucket="s3://docs/handbook/travel/", prefix="")
+    request = form.to_request()
+    assert request is not None, form.errors
+    assert (request.source.bucket, request.source.prefix) == ("docs", "handbook/travel/")
+    assert read(bucket="s3://docs/a/", prefix="b/").to_request() is None, "which of both prefixes is meant is unknown"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
+from ingestion_engine.console.routes.jobs import JobParts
 from ingestion_engine.state import failures as failures_module
 from ingestion_engine.state.ledger import Ledger
 from support.console_jobs import make_failures
@@ -122,3 +124,21 @@ async def test_a_list_that_looks_the_same_is_not_sent_again(world: World) -> Non
         assert answer.status_code == 200
         assert "second" in answer.text
         assert "<html" not in answer.text
+
+
+async def test_the_end_of_a_job_is_news_for_every_part(world: World) -> None:
+    """Also where a chart and failures were sent just before: when it began and ended, and that it can be retried."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        await plane.look()
+        parts = JobParts(Request({"type": "http", "state": {}, "headers": []}))
+        world.engine.progress(job_id, counts={"planned": 9, "failed": 1, "failures.no_text": 1})
+        await plane.look()
+        job = await plane.services.jobs.get(job_id)
+        assert {"about", "failures"} <= dict(parts.find_news(job, None)).keys()
+        counts = {"planned": 9, "done": 8, "failed": 1, "failures.no_text": 1}
+        world.engine.finish(job_id, "partially_succeeded", counts=counts)
+        await plane.look()
+        news = dict(parts.find_news(await plane.services.jobs.get(job_id), None))
+        assert "<dt>Ended</dt>" in news["about"]
+        assert "failures" in news, "the buttons to retry appear with the end"

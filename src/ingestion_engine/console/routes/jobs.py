@@ -53,7 +53,7 @@ EXAMPLES_S: Final = 2.0
 """Time that the page of a job waits for examples of failures; without them, it shows the rest."""
 
 CHART_EVERY_S: Final = 5.0
-"""Pause between two new charts of a page; the numbers beside it are newer."""
+"""Pause between two new charts of a page, and between two tables of failures; other numbers are newer."""
 
 FormText = Annotated[str, Form(max_length=256)]
 
@@ -105,7 +105,8 @@ async def show_one(request: Request, job: ReadJobDep, viewer: ReaderDep, service
 async def show_failures_part(request: Request, job: ReadJobDep, services: ServicesDep) -> Response:
     """Return the table of failures by code, when a page has learned that there are more."""
     view = show_job(job)
-    found = await services.scrapes.get(("examples", job.id), lambda: _find_examples(services, view), keep_s=2)
+    state = tuple(sorted(view.failures_by_code.items()))
+    found = await services.scrapes.get(("examples", job.id, state), lambda: _find_examples(services, view), keep_s=2)
     examples = _for_caller(found)
     parts = JobParts(request)
     return render(request, "jobs/part_failures.html", examples=examples, **parts.describe(view))
@@ -217,7 +218,7 @@ class JobParts:
     def find_news(self, job: JobRecord, wait: EmbeddingWait | None) -> list[tuple[str, str]]:
         """Return name and text of each part that differs from what the reader has seen.
 
-        The table of failures is not in it, only that there are more: the page loads it.
+        The table of failures is not in it, only that there are more, or that they can be retried: the page loads it.
         """
         view = show_job(job, wait, with_throughput=True)
         values = self.describe(view)
@@ -225,10 +226,12 @@ class JobParts:
             "head": render_text(self.request, "jobs/part_head.html", **values),
             "status": render_text(self.request, "jobs/part_status.html", **values),
             "actions": render_text(self.request, "jobs/part_actions.html", **values),
-            "failures": hashlib.sha256(str(sorted(view.failures_by_code.items())).encode()).hexdigest()[:16],
+            "about": render_text(self.request, "jobs/part_about.html", **values),
         }
         if view.state.is_final or time.monotonic() - self._drawn_at >= CHART_EVERY_S:
             self._drawn_at = time.monotonic()
+            shown = f"{view.state.is_final} {sorted(view.failures_by_code.items())}"
+            parts["failures"] = hashlib.sha256(shown.encode()).hexdigest()[:16]
             parts["time"] = render_text(self.request, "jobs/part_time.html", **values)
         news = [(name, text) for name, text in parts.items() if self._seen.get(name) != text]
         self._seen.update(news)

@@ -20,7 +20,7 @@ from ingestion_engine.console.viewer import ChangedJobDep, ReaderDep, ReadJobDep
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
 from ingestion_engine.services.contract_defaults import check_submittable
-from ingestion_engine.services.job_ids import JobIds, name_version
+from ingestion_engine.services.job_ids import JobIds, is_version_of, name_version
 from ingestion_engine.services.jobs import read_request
 
 router = make_router()
@@ -53,6 +53,9 @@ async def show_form(
     for name, text in {"bucket": bucket, "collection": collection, "alias": alias}.items():
         if text:
             form.values[name] = text
+    if like and is_version_of(form.text("alias"), form.text("collection")):
+        # a job that is like one which made a version makes the next one, and leaves that one as it is
+        form.values["collection"] = ""
     return _show_form(request, services, form)
 
 

@@ -13,3 +13,14 @@ for (const name of ["htmx:sseOpen", "htmx:sseMessage"]) {
   document.body.addEventListener(name, () => show(false));
 }
 document.body.addEventListener("htmx:afterRequest", (event) => event.detail.successful && show(false));
+
+// What a reader has unfolded stays so when a part of the page is replaced.
+let unfolded = [];
+
+document.body.addEventListener("htmx:sseBeforeMessage", (event) => {
+  unfolded = [...event.target.querySelectorAll("details[id][open]")].map((details) => details.id);
+});
+document.body.addEventListener("htmx:sseMessage", () => {
+  for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+  unfolded = [];
+});
