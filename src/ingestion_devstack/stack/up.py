@@ -125,5 +125,9 @@ def render_table(stack: Stack) -> Table:
         elif name in configured_systems(settings):
             table.add_row(name.capitalize(), addresses[name], "your own, as configured by INGEST_*")
     if "api" in stack.services:
-        table.add_row("API", stack.services["api"].url, "the service of this product: its console in a browser at /, its routes at /docs")
+        table.add_row(
+            "API",
+            stack.services["api"].url,
+            "the service of this product: its console in a browser at /, its routes at /docs",
+        )
     return table

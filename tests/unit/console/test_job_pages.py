@@ -68,10 +68,17 @@ async def test_pages_and_forms_of_jobs_require_their_scope(world: World, tmp_pat
 
 async def test_jobs_of_others_do_not_exist(world: World, tmp_path: Path) -> None:
     """A key that is limited to some buckets sees its own jobs only, on every page."""
-    keys = write_keys(tmp_path, {"name": "all"}, {"name": "team", "buckets": ["team-*"]})
+    keys = write_keys(
+        tmp_path,
+        {"name": "all"},
+        {"name": "team", "buckets": ["team-*"]},
+        {"name": "guest", "buckets": ["team-*"], "scopes": ["read"]},
+    )
     async with world.serve(api={"keys_file": keys}) as plane:
         job_id = await fail_some(world, plane, {"no_text": 1}, **bearer("all"))
         assert job_id not in (await plane.client.get("/?owner=all", headers=bearer("team"))).text
+        empty = (await plane.client.get("/", headers=bearer("guest"))).text
+        assert "You see only the jobs that were submitted as guest" in empty
         for path in ("", "/failures", "/log", "/plan", "/events"):
             answer = await plane.client.get(f"/console/jobs/{job_id}{path}", headers=bearer("team"))
             assert answer.status_code == 404, path

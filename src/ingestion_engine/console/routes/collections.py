@@ -209,7 +209,7 @@ async def _describe_deletion(name: str, viewer: Principal, services: Services) -
     return Confirmation(
         title=f"Delete collection {detail.name}",
         effects=(
-            f"Deleted are {_count_points(detail)}.",
+            f"The collection is deleted with {_count_points(detail)}.",
             f"What is known about {_count_objects(detail)} is deleted: states, failures, warnings, the contract.",
             f"Bucket {detail.contract.bucket or ''} is not changed; a job that ingests it again embeds everything.",
             "Searches in this collection fail from now on.",
