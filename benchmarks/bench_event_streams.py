@@ -7,45 +7,84 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
+import select
+import socket
 import sys
 import tempfile
 import time
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.hostile import Client, many, probe, request, run_service
+from support.hostile import Client, many, request, run_service
+
+LEAVE_S = 3.0
+"""How long probes go on after all followers have left."""
+
+
+PAUSE_S = 0.02
+"""Between two probes."""
+
+
+def probe_until_told(port: int) -> None:
+    """Print the seconds of each probe until standard input ends: in a process of its own, which is not busy itself."""
+    waits = []
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
+            link.sendall(request())
+            assert b" 200 " in link.recv(100)
+        waits.append(time.monotonic() - began)
+    print(*waits)
+
+
+async def observe(what: str, port: int, act: Awaitable[Any]) -> None:
+    """Print how long something takes, and what probes wait meanwhile."""
+    command = [sys.executable, __file__, "--probe", str(port)]
+    prober = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    assert prober.stdin is not None
+    assert prober.stdout is not None
+    await prober.stdout.readline()
+    began = time.monotonic()
+    await act
+    took = time.monotonic() - began
+    prober.stdin.close()
+    waits = sorted(float(text) * 1e3 for text in (await prober.stdout.read()).split())
+    await prober.wait()
+    print(
+        f"{what} ({took:.1f} s): {len(waits)} probes, median {waits[len(waits) // 2]:.1f} ms, "
+        f"99 % {waits[int(len(waits) * 0.99)]:.1f} ms, longest {waits[-1]:.1f} ms; load {os.getloadavg()[0]:.1f}"
+    )
 
 
 async def measure(port: int, process: psutil.Process, path: str, *, followers: int, seconds: float) -> None:
-    """Print what the service takes while followers are idle, and what a probe waits."""
+    """Print what the service takes while followers are idle, and what a probe waits then and while they come and go."""
 
     async def follow(client: Client) -> None:
         client.send(request("GET", path))
         await client.reader.readuntil(b"event: state")
 
-    before = await probe(port, 20)
-    began = time.monotonic()
-    async with many(port, followers, follow):
-        opened_s = time.monotonic() - began
-        used, began = sum(process.cpu_times()[:2]), time.monotonic()
-        waits: list[float] = []
-        while time.monotonic() - began < seconds:
-            waits += await probe(port, 10)
-        share = (sum(process.cpu_times()[:2]) - used) / (time.monotonic() - began)
-        memory = process.memory_info().rss / 1e6
-    ordered = sorted(waits)
-    print(f"followers {followers}, opened in {opened_s:.1f} s")
-    print(f"processor {share:.1%} of a core, memory {memory:.0f} MB")
-    print(f"probe alone: median {sorted(before)[10] * 1e3:.1f} ms, longest {max(before) * 1e3:.1f} ms")
-    print(
-        f"probe meanwhile ({len(waits)}): median {ordered[len(ordered) // 2] * 1e3:.1f} ms, "
-        f"99 % {ordered[int(len(ordered) * 0.99)] * 1e3:.1f} ms, longest {ordered[-1] * 1e3:.1f} ms"
-    )
+    async def leave() -> None:
+        await following.__aexit__(None, None, None)
+        await asyncio.sleep(LEAVE_S)
+
+    following = many(port, followers, follow)
+    await observe("alone", port, asyncio.sleep(5))
+    await observe(f"{followers} followers come", port, following.__aenter__())
+    used, began = sum(process.cpu_times()[:2]), time.monotonic()
+    await observe("they are idle", port, asyncio.sleep(seconds))
+    share = (sum(process.cpu_times()[:2]) - used) / (time.monotonic() - began)
+    print(f"processor {share:.1%} of a core, memory {process.memory_info().rss / 1e6:.0f} MB")
+    await observe("they leave at once", port, leave())
 
 
 def main() -> None:
@@ -54,7 +93,11 @@ def main() -> None:
     parser.add_argument("--followers", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--source", type=Path)
+    parser.add_argument("--probe", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.probe is not None:
+        probe_until_told(given.probe)
+        return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     fast = {"INGEST_LIMITS__REQUESTS_PER_SECOND": "100000", "INGEST_LIMITS__ADDRESS_REQUESTS_PER_SECOND": "100000"}

@@ -80,8 +80,9 @@ class Buckets:
 class RateLimits:
     """ASGI middleware: refuses with 429 what exceeds a rate, before anything else is done for it.
 
-    A credential counts by its hash, whether it is valid or not. One that the service has accepted is not affected by
-    what others at its address get wrong; a route that asks nobody who they are accepts none.
+    A credential counts by its hash, whether it is valid or not. One that was accepted has its own rate only:
+    it is not affected by what others at its address want or get wrong, for example all clients behind one proxy. A
+    route that asks nobody who they are accepts none.
 
     Args:
         app: The application.
@@ -129,10 +130,11 @@ class RateLimits:
         A probe may bring a credential to see details: it tries it like every other request, and is not limited else.
         """
         is_probe = scope["path"] in PROBES
-        if not is_probe and (wait_s := self._addresses.take(address)):
-            return "address", wait_s
         # Who is logged in already does not guess keys any faster.
-        tries = _is_log_in(scope) or (credentials and not all(map(self._is_accepted, credentials)))
+        is_known = bool(credentials) and not _is_log_in(scope) and all(map(self._is_accepted, credentials))
+        if not is_probe and not is_known and (wait_s := self._addresses.take(address)):
+            return "address", wait_s
+        tries = _is_log_in(scope) or (credentials and not is_known)
         if tries and (wait_s := self._failures.wait_s(address)):
             return "failed_logins", wait_s
         return "caller", 0.0 if is_probe else max(map(self._callers.take, credentials), default=0.0)

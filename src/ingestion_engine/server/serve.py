@@ -51,6 +51,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, json=settings.log_format == "json")
     start_tracing(settings, "service")
     app = create_app(settings)
+    app.openapi()  # kept by the application; the first request for it would stop the event loop for 0.2 s
     host, port = settings.api.host, settings.api.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=BACKLOG) as listener:
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> None:
             # Each pinned: what else is installed must not decide how requests are read.
             http=cast(Any, functools.partial(BoundedProtocol, guard, load)),
             ws="none",
-            loop="asyncio",
+            loop="ingestion_engine.server.event_loop:new_event_loop",
             backlog=ACCEPT_AT_ONCE,
             log_config=None,
             access_log=False,

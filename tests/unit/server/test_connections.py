@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
 from ingestion_engine.api.metrics import HttpLoad
 from ingestion_engine.runtime.settings import LimitsSettings
+from ingestion_engine.server import connections
 from ingestion_engine.server.connections import (
     BUFFERED_BYTES,
     FOR_PROBES,
@@ -178,3 +181,30 @@ async def test_every_connection_is_counted_once(doorman: Doorman) -> None:
 def test_the_limit_follows_from_open_files(files: int, setting: int | None, expected: int) -> None:
     """Less what the service opens itself."""
     assert limit_connections(LimitsSettings(connections=setting), files) == expected
+
+
+async def in_rounds(fact: Callable[[], object]) -> None:
+    """Let the loop go on, round by round, until a fact holds."""
+    for _ in range(1000):
+        if fact():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("the fact did not come true")
+
+
+async def test_many_are_looked_at_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are served in between, and who ends meanwhile is not looked at."""
+    monkeypatch.setattr(connections, "PORTION", 10)
+    monkeypatch.setattr(connections, "TICK_S", 0)
+    clock = Clock()
+    guard = ConnectionGuard(LimitsSettings(), most=100, load=HttpLoad(), clock=clock)
+    links = [Link() for _ in range(35)]
+    for link in links:
+        guard.add(link)
+    clock.now = 100
+    await in_rounds(lambda: links[0].done)
+    assert [len(link.done) for link in links] == [1] * 10 + [0] * 25
+    guard.remove(links[20])
+    await in_rounds(lambda: links[-1].done)
+    assert not links[20].done
+    guard.close()

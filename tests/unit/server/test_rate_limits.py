@@ -104,6 +104,16 @@ async def test_a_key_has_a_rate_from_all_addresses() -> None:
     assert service.load.limited["caller"] == 1
 
 
+async def test_who_is_known_does_not_share_the_rate_of_an_address() -> None:
+    """Behind a proxy that is not trusted all clients have one address, and strangers there use its rate up."""
+    service = Service(address_requests_per_second=0.5)
+    assert (await service.ask("good")).status_code == 200
+    answers = [(await service.ask()).status_code for _ in range(int(0.5 * BURST_S))]
+    assert answers[-1] == 429
+    assert (await service.ask("good")).status_code == 200
+    assert (await service.ask("other")).status_code == 429  # it may be anybody
+
+
 async def test_who_guesses_is_not_heard_any_more() -> None:
     """Nothing is looked up for them; who is known, and other addresses, go on."""
     service = Service(failed_logins_per_minute=6)
