@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCOPES: Final = ("search", "read", "submit", "delete", "admin")
 """As ``access.scopes``, which is imported only by the commands that need it."""
 
+_DURATION: Final = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 keys = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
@@ -283,7 +284,7 @@ def _read_scopes(names: list[str]) -> frozenset[Any]:
 
 
 def _read_duration(text: str, option: str) -> dt.timedelta:
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", text)
+    found = _DURATION.fullmatch(text)
     if found is None:
         raise typer.BadParameter("Give a number and a unit: 30s, 15m, 24h, 90d, 2w.", param_hint=option)
     return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})

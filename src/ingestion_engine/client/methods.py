@@ -13,6 +13,9 @@ from ingestion_engine.client.steps import Items, Steps
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_STEPS = re.compile(r"^(?:Steps|Items)\[(.*)\]$")
+"""What a described method returns, as its signature writes it."""
+
 
 class Blocking:
     """A client whose methods return when they are done."""
@@ -136,7 +139,7 @@ def bind_methods(client: type, *, run: Callable[..., Any], iterate: Callable[...
 def _signed(function: Callable[..., Any], *, returns: str) -> Callable[..., Any]:
     """Return a function whose signature names what it returns instead of its steps."""
     signature = inspect.signature(function)
-    shown = re.sub(r"^(?:Steps|Items)\[(.*)\]$", returns, str(signature.return_annotation))
+    shown = _STEPS.sub(returns, str(signature.return_annotation))
     function.__dict__["__signature__"] = signature.replace(return_annotation=shown)
     function.__annotations__ = {**function.__annotations__, "return": shown}
     return function

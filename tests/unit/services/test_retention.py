@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,8 +237,8 @@ async def test_a_retry_of_a_job_whose_failures_are_being_removed_is_refused(
         jobs_service = plane.services.jobs
         read = jobs_service._read_failed_keys
 
-        async def read_while_removed(asked: str) -> list[str]:
-            keys = await read(asked)
+        async def read_while_removed(asked: str, codes: Sequence[str]) -> list[str]:
+            keys = await read(asked, codes)
             await mark(plane, asked)
             return keys[:1]
 

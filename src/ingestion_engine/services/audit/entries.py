@@ -34,7 +34,10 @@ SECRET_MIN: Final = 6
 
 _API_KEY: Final = re.compile(r"(ingest_[a-z0-9]{10}_)[A-Za-z0-9]{16,}")
 """An API key as `ingest keys` makes it; its id, which is no secret, stays."""
-_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+_JWT: Final = re.compile(
+    r"(?:(?<![A-Za-z0-9_-])|(?<=%[0-9A-Fa-f]{2}))eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"
+)
+"""A signed token, at the beginning of a word or after an escape of a URL."""
 _ACCOUNT: Final = re.compile(r"(://)[^/@\s]+@")
 
 _RANDOM_BITS: Final = 80
