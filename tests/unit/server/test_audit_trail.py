@@ -366,9 +366,14 @@ async def test_a_file_that_cannot_be_written_stops_nothing(
 
 async def test_without_a_file_the_entries_are_lines_of_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Also when the log has warnings only."""
-    caplog.set_level(logging.WARNING, logger="ingestion_engine")
-    async with world.serve() as plane:
-        await plane.client.put("/drain")
+    logger = logging.getLogger("ingestion_engine")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        async with world.serve() as plane:
+            await plane.client.put("/drain")
+    finally:
+        logger.setLevel(before)
     found = [record for record in caplog.records if record.name == "ingestion_engine.audit"]
     assert [vars(record)["outcome"] for record in found] == ["begun", "done"]
 
