@@ -420,6 +420,7 @@ def test_everything_from_the_command_line(home: Path) -> None:
     lines = (home / "stack.env").read_text().splitlines()
     url = next(line.partition("=")[2] for line in lines if line.startswith("INGEST_API_URL="))
     assert url in output
+    assert "Documents to try it with: s3://docs/demo/" in output
     ready = httpx.get(f"{url}/readyz?within_s=30", timeout=60).json()
     assert ready["status"] == "ready", ready
     assert {"qdrant", "weaviate", "ray", "spark", "ollama"} <= set(ready["dependencies"])

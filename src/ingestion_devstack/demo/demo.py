@@ -14,19 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ingestion_devstack.demo.compare import compare_collections
 from ingestion_devstack.demo.corpus import BROKEN, make_corpus
+from ingestion_devstack.demo.samples import BUCKET, PREFIX, upload_corpus
 from ingestion_devstack.demo.texts import QUESTIONS
 from ingestion_devstack.kubernetes.find_spark import SparkMissingError, find_java
 from ingestion_devstack.stack.service import StackError
 from ingestion_devstack.stack.stack import SYSTEMS, Stack
 from ingestion_devstack.stack.up import StopRequested, announced_stack, render_table, stop_on_signals
-from ingestion_engine.adapters.s3.client import Place, make_client, s3_errors
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.states import FINAL_STATES, JobState
 from ingestion_engine.models.jobs import JobView
 from ingestion_engine.runtime.settings import Settings
 
-BUCKET, PREFIX, COLLECTION = "docs", "demo/", "demo"
+COLLECTION = "demo"
 ENGINES = {"ray": ("ray",), "spark": ("spark",), "both": ("ray", "spark")}
 """Values of ``--engine``, and the engines that each of them uses."""
 _JOB_TIMEOUT_S = 600.0
@@ -139,10 +139,7 @@ class _Demo:
 
     def _upload(self, corpus: Mapping[str, bytes]) -> None:
         began = time.monotonic()
-        with contextlib.closing(make_client(self._stack.settings.s3)) as client:
-            for key, body in corpus.items():
-                with s3_errors(Place(BUCKET, PREFIX + key)):
-                    client.put_object(Bucket=BUCKET, Key=PREFIX + key, Body=body)
+        upload_corpus(corpus, self._stack.settings.s3)
         size, took_s = sum(len(body) for body in corpus.values()), time.monotonic() - began
         self._confirm(f"s3://{BUCKET}/{PREFIX} holds {size / 1024:.0f} KiB ({took_s:.1f} s)")
 

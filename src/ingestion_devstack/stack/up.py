@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from ingestion_devstack.stack.environment import load_own_settings
 from ingestion_devstack.stack.programs import find_programs
 from ingestion_devstack.stack.service import Service, StackError
 from ingestion_devstack.stack.stack import SYSTEMS, Listener, Stack, configured_systems
+from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.runtime.settings import Settings
 
 _WATCH_S = 0.5
@@ -27,11 +28,12 @@ class StopRequested(BaseException):
     """Ctrl-C was pressed, or SIGTERM arrived."""
 
 
-def run_up(settings: Settings | None = None) -> int:
+def run_up(settings: Settings | None = None, *, prepare: Callable[[Stack], str | None] | None = None) -> int:
     """Run the stack until Ctrl-C or SIGTERM; return the exit code: 0 after these, 1 after a failure.
 
     Args:
         settings: The configuration; None means the environment, without what an earlier stack's file has put there.
+        prepare: Called when every system answers; returns a sentence to print, or None.
 
     Raises:
         SettingsError: a variable is invalid.
@@ -40,8 +42,10 @@ def run_up(settings: Settings | None = None) -> int:
     console = Console()
     try:
         with stop_on_signals(), announced_stack(settings, console) as stack:
+            said = None if prepare is None else prepare(stack)
             console.print(render_table(stack))
             lines = [
+                *([] if said is None else [said]),
                 "To use it from another shell, load its addresses and credentials:",
                 f"  set -a; . {shlex.quote(str(stack.data_dir / 'stack.env'))}; set +a",
                 "Ctrl-C stops everything; data is kept.",
@@ -53,7 +57,7 @@ def run_up(settings: Settings | None = None) -> int:
     except StopRequested:
         console.print("Stopped.")
         return 0
-    except StackError as error:
+    except (StackError, IngestionError) as error:
         Console(stderr=True).print(f"ingest up: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
 

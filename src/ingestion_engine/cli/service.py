@@ -152,8 +152,9 @@ def _uses_asyncpg(url: str) -> bool:
 def up() -> int:
     """Start every system that INGEST_* does not configure, on loopback, and the service; Ctrl-C stops them all."""
     with requires_devstack("ingest up"):
+        from ingestion_devstack.demo.samples import offer_samples
         from ingestion_devstack.stack.up import run_up
-    return run_up()
+    return run_up(prepare=offer_samples)
 
 
 def demo(

@@ -467,7 +467,8 @@ class LimitsSettings(Group):
     """Maximum number of requests per second with one API key or session, on average over 20 s; more are refused with
     429. Requests without a key count for their address only."""
     address_requests_per_second: float = Field(default=200.0, gt=0)
-    """Maximum number of requests per second from one address (IPv6: one /64 network), on average over 20 s."""
+    """Maximum number of requests per second from one address (IPv6: one /64 network), on average over 20 s; those
+    with a credential that has been accepted count for their caller only."""
     queued_jobs_per_key: int | None = Field(default=None, ge=1)
     """Maximum number of jobs of one API key (or person) that wait for their start; further ones are refused with 429
     "quota_exceeded". Unset means no limit."""
