@@ -17,12 +17,12 @@ from ingestion_devstack.stack.stack import Stack
 from ingestion_engine.runtime.settings import Settings
 
 
-def find_ports(program: str) -> set[int]:
-    """Return the TCP ports on which descendants of this process with this name listen."""
+def find_ports(stack: Stack, program: str) -> set[int]:
+    """Return the TCP ports on which a stack's processes with this name listen; other tests have theirs."""
     return {
         connection.laddr.port
         for process in psutil.Process().children(recursive=True)
-        if process.name() == program
+        if process.name() == program and any(str(stack.data_dir) in word for word in process.cmdline())
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -61,7 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[mi
 def test_only_the_s3_port_answers_without_a_certificate(stack: Stack) -> None:
     """The filer served and changed every bucket, the state's too; so did gRPC, master and volume server."""
     s3 = int(stack.services["s3"].url.rpartition(":")[2])
-    ports = find_ports("weed")
+    ports = find_ports(stack, "weed")
     assert len(ports) >= 8
     assert {port for port in ports - {s3} if answers_strangers(port)} == set()
     assert httpx.get(stack.services["s3"].url, trust_env=False).status_code == 403
@@ -75,7 +75,7 @@ def test_nothing_of_the_state_can_be_read_or_changed_by_the_filer(stack: Stack, 
     assert settings.endpoint_url is not None
     client = open_client(settings.endpoint_url, _Credentials(stack))
     client.put_object(Bucket=STATE_BUCKET, Key="jobs/job-1/spec.json", Body=b"spec")
-    for port in find_ports("weed"):
+    for port in find_ports(stack, "weed"):
         for method in ("DELETE", "POST"):
             for scheme in ("http", "https"):
                 url = f"{scheme}://127.0.0.1:{port}/buckets/{STATE_BUCKET}/jobs/job-1/spec.json"

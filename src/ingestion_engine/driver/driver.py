@@ -179,6 +179,8 @@ class Driver:
         with self._async, self.monitor:
             try:
                 self._continue_progress()
+                self.outages.retry_until_available(self.monitor.look_for_abort)  # canceled before it began
+                self.monitor.check()
                 self._run_attempt()
             except LeaseLost as lost:
                 log.warning("another attempt took over", extra={**lost.log_fields(), **self._summarize_attempt()})

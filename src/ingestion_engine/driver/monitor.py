@@ -293,13 +293,17 @@ class Monitor:
             hint = "Submit the job again; it continues where it stopped."
             self.stop(FatalError("max_runtime_exceeded", message, hint=hint))
 
+    def look_for_abort(self) -> None:
+        """Stop the attempt if the job has been canceled. One request; errors of the state store are raised."""
+        if self._ledger.is_aborted():
+            self.stop(JobAborted("job_aborted", "The job was canceled."))
+
     def _check_job(self) -> None:
         try:
             with self._lock:
                 if self._lease is not None:
                     self._lease.check()
-            if self._ledger.is_aborted():
-                self.stop(JobAborted("job_aborted", "The job was canceled."))
+            self.look_for_abort()
         except FatalError as error:
             self.stop(error)
 

@@ -491,6 +491,15 @@ def test_a_refused_point_fails_its_object_alone(world: World) -> None:
     assert len(world.texts("doc-12.txt")) >= 12
 
 
+def test_a_job_that_was_canceled_before_its_driver_began_does_nothing(world: World) -> None:
+    """Also one that would have ended before the first look at the order."""
+    ledger = world.submit(source={"bucket": "docs", "prefix": "none/"})
+    ledger.request_abort("changed my mind")
+    summary = world.attempt(ledger)
+    assert summary is not None
+    assert (summary["state"], summary["error"]["code"]) == ("canceled", "job_aborted")
+
+
 def test_a_canceled_job_ends_and_the_next_completes_it(world: World) -> None:
     """Unfinished objects are dirty and ingested by the next job."""
     ledger = world.submit(parallelism=1)
