@@ -18,7 +18,7 @@ DEPTH_MAX: Final = 100
 """Maximum depth of objects and lists; that of the deepest request is five. Parsers fail at some hundreds or thousands,
 as their stack allows."""
 
-_STRINGS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
+_STRINGS: Final = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _BRACKETS: Final = re.compile(r"[\[\]{}]")
 
 NOWHERE: Final = -1
