@@ -23,18 +23,24 @@ import httpx
 READY_S = 60.0
 STOP_S = 10.0
 _SRC = Path(__file__).resolve().parents[2] / "src"
+_PORTS = range(20_000, 32_000)
+"""Above the ports of Ray's workers, below those that Linux gives to outgoing connections."""
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on and that this process has not given away before."""
+    """A loopback port that nothing listens on and that this process has not given away before.
+
+    Not one that the system gives to outgoing connections: thousands of them, in drills beside this test, would take it
+    before the server does.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 @dataclass
