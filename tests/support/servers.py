@@ -23,8 +23,10 @@ import httpx
 READY_S = 60.0
 STOP_S = 10.0
 _SRC = Path(__file__).resolve().parents[2] / "src"
-_PORTS = range(20_000, 32_000)
-"""Above the ports of Ray's workers, below those that Linux gives to outgoing connections."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = range(20_000 + _WORKER % 8, 32_000, 8)
+"""Above the ports of Ray's workers, below those that Linux gives to outgoing connections; each process of a run with
+`-n` has its own."""
 _given: set[int] = set()
 
 
