@@ -14,14 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from PIL import Image  # noqa: E402  # after the path of the tests' support
-from playwright.async_api import Page  # noqa: E402
+from PIL import Image
+from playwright.async_api import Page
 
-from ingestion_engine.domain.records import GatewayFlow, GatewayServer, GatewayStatus  # noqa: E402
-from support.browser import NARROW, WIDE, listen, run_chromium, visiting  # noqa: E402
-from support.console_jobs import fill  # noqa: E402
-from support.control import ScriptedGateway, World, write_keys  # noqa: E402
-from support.stored_objects import HANDBOOK, drop_chunk, write_chunk, write_collection, write_versions  # noqa: E402
+from ingestion_engine.domain.records import GatewayFlow, GatewayServer, GatewayStatus
+from support.browser import NARROW, WIDE, listen, run_chromium, visiting
+from support.console_jobs import fill
+from support.control import ScriptedGateway, World, write_keys
+from support.stored_objects import HANDBOOK, drop_chunk, write_chunk, write_collection, write_versions
 
 FOLDER = ROOT / "docs" / "images" / "console"
 LOOKS = ("light", "dark", "narrow")

@@ -182,7 +182,7 @@ class JobFeed:
                     follower.close()
                 return
             try:
-                # Nothing has changed, as far as is known, while the database is away; afterwards the streams go on.
+                # As far as is known, nothing changes while the database is unavailable; the streams go on afterwards.
                 with contextlib.suppress(DatabaseUnavailable):
                     await self._poll()
             except Exception:  # top of a loop of the service: what fails now must not end all streams
