@@ -50,7 +50,9 @@ class Project:
 
     def port(self, address: str) -> int:
         """The port here of ``service:port``."""
-        return self.ports.setdefault(address, free_port())
+        if address not in self.ports:
+            self.ports[address] = free_port()
+        return self.ports[address]
 
     def secret(self, name: str) -> str:
         return (self.folder / "deploy/compose/secrets" / name).read_text(encoding="utf-8")

@@ -36,13 +36,14 @@ def free_port() -> int:
     Not one that the system gives to outgoing connections: thousands of them, in drills beside this test, would take it
     before the server does.
     """
-    while True:
-        port = secrets.choice(_PORTS)
+    for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            if port not in _given:
-                _given.add(port)
-                return port
+            _given.add(port)
+            return port
+    raise RuntimeError(f"no free port: {len(_given)} of {len(_PORTS)} were given away in this process")
 
 
 @dataclass
