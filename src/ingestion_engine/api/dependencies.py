@@ -234,6 +234,15 @@ class CollectionQuery(Strict):
     """``next_cursor`` of the previous page."""
 
 
+class AliasQuery(Strict):
+    """Page of the list of aliases."""
+
+    limit: QueryWhole | None = Field(default=None, ge=1, le=1000)
+    """Maximum number of aliases; without it, all are listed."""
+    cursor: str | None = Field(default=None, pattern=f"^$|{COLLECTION_PATTERN}", max_length=COLLECTION_MAX)
+    """``next_cursor`` of the previous page."""
+
+
 class LogQuery(Strict):
     """Attempt of a job."""
 
@@ -296,6 +305,7 @@ class PruneQuery(Strict):
 
 JobListParams = Annotated[JobListQuery, Query()]
 CollectionParams = Annotated[CollectionQuery, Query()]
+AliasParams = Annotated[AliasQuery, Query()]
 PageParams = Annotated[PageQuery, Query()]
 FailureParams = Annotated[FailureQuery, Query()]
 RetryParams = Annotated[RetryQuery, Query()]

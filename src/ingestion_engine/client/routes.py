@@ -42,6 +42,7 @@ JOBS_PAGE = 500
 OBJECTS_PAGE = 1000
 CHUNKS_PAGE = 200
 COLLECTIONS_PAGE = 100
+ALIASES_PAGE = 100
 """Items per request of lists that are read to their end: the most that the service returns, or, for collections, whose
 points are counted, fewer."""
 
@@ -406,6 +407,12 @@ class Routes(Core):
         """Return all aliases, each with its state in every store."""
         found = yield from self._read(AliasList, Request("GET", "/aliases", repeatable=True))
         return found.items
+
+    @iteration("list_aliases")
+    def iter_aliases(self) -> Items[AliasView]:
+        """Yield all aliases, by name, each with its state in every store. One request per 100."""
+        request = Request("GET", "/aliases", params={"limit": ALIASES_PAGE}, repeatable=True)
+        return self._walk(partial(self._read, AliasList), request)
 
     @method("get_alias")
     def get_alias(self, name: str) -> Steps[AliasView]:

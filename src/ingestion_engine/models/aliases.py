@@ -50,9 +50,11 @@ class AliasView(View):
 
 
 class AliasList(View):
-    """All aliases."""
+    """Page of the aliases, ordered by name."""
 
     items: list[AliasView]
+    next_cursor: str | None = None
+    """Pass as ``cursor`` to get the next page; null at the end."""
 
 
 class PrunedAlias(AliasView):

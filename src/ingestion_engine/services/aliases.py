@@ -104,20 +104,13 @@ class AliasService:
             found = [await self._find_readable(self._state, name, access) for name in allowed]
         return [alias.name for alias in found if alias is not None]
 
-    async def describe_all(self, access: CollectionAccess) -> list[AliasDetail]:
-        """Return all aliases that the caller may use, by name.
-
-        Cost: one read per alias, one list per store; for a restricted caller one more read per version.
-        """
-        found, _ = await self.list_page(access, after="", limit=None)
-        return found
-
     async def list_page(
         self, access: CollectionAccess, *, after: str, limit: int | None
     ) -> tuple[list[AliasDetail], str | None]:
         """Return a page of the aliases that the caller may use, by name, and the name to continue after.
 
-        A page can be short before the last one. Cost: as ``describe_all``, for the aliases of the page.
+        A page can be short before the last one. Cost: one read per alias of the page, one list per store; for a
+        restricted caller that of ``list_names``, and one more read per version.
 
         Args:
             access: What the caller may use.
@@ -153,7 +146,7 @@ class AliasService:
         return None
 
     async def describe(self, name: str, access: CollectionAccess) -> AliasDetail:
-        """Return one alias, which the caller may use. Cost: as ``describe_all``, for one."""
+        """Return one alias, which the caller may use. Cost: as ``list_page``, for one."""
         alias = await self._find(name, access)
         with state_needed():
             return (await self._show([alias], access))[0]

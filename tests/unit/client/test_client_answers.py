@@ -135,6 +135,16 @@ def test_an_older_service_is_read(kind: str) -> None:
     assert [failure.reason for failure in client.iter_failures("a")] == [None]
 
 
+def test_pages_of_aliases_are_read_to_the_last(kind: str) -> None:
+    names = ("name", "collection", "previous", "dropping", "settled", "job_id", "moved_at", "stores")
+    values = ("notes", [], [], True, "job-1", "2026-01-01T00:00:00Z", {})
+    first, second = (dict(zip(names, (name, *values), strict=True)) for name in ("a", "b"))
+    script = Script(answer(body={"items": [first], "next_cursor": "a"}), answer(body={"items": [second]}))
+    client = AnyClient(kind, "http://service", transport=httpx.MockTransport(script))
+    assert [alias.name for alias in client.iter_aliases()] == ["a", "b"]
+    assert [request.url.query for request in script.requests] == [b"limit=100", b"limit=100&cursor=a"]
+
+
 @pytest.mark.parametrize(
     ("status", "expected"),
     [

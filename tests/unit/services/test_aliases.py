@@ -230,6 +230,19 @@ async def test_an_alias_shows_its_versions_and_whether_stores_agree(plane: Plane
     assert stands_for(plane) == ("docs_3", "docs_3", "docs_3")
 
 
+async def test_the_list_of_aliases_has_pages(plane: Plane, world: World) -> None:
+    """Whole without a limit, as before there were pages."""
+    for name in ("beta", "alpha"):
+        await asyncio.to_thread(world.run, alias=name, collection=f"{name}_1")
+    _, whole = await call(plane, "GET", "/aliases")
+    assert ([one["name"] for one in whole["items"]], whole["next_cursor"]) == (["alpha", "beta", "docs"], None)
+    _, first = await call(plane, "GET", "/aliases?limit=2")
+    assert (first["items"], first["next_cursor"]) == (whole["items"][:2], "beta")
+    _, last = await call(plane, "GET", "/aliases?limit=2&cursor=beta")
+    assert (last["items"], last["next_cursor"]) == (whole["items"][2:], None)
+    assert (await call(plane, "GET", "/aliases?limit=0"))[0] == 422
+
+
 async def test_a_search_by_alias_uses_one_version_throughout(plane: Plane) -> None:
     """The version's own model embeds the query, its own vectors are searched, and the answer names it."""
     status, found = await call(plane, "POST", "/search", json={"collection": "docs", "query": WHOLE})

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 
 from ingestion_engine.api.dependencies import (
     AliasName,
+    AliasParams,
     DeleterDep,
     IdempotencyKey,
     PruneParams,
@@ -22,11 +23,14 @@ from ingestion_engine.models.aliases import AliasList, AliasView, PrunedAlias
 router = APIRouter(route_class=JsonRoute, tags=["aliases"])
 
 
-@router.get("/aliases", operation_id="list_aliases", summary="List aliases", response_description="All aliases.")
-async def list_aliases(caller: ReaderDep, services: ServicesDep) -> AliasList:
-    """Return all aliases that the caller may use, each with its state in every store."""
-    found = await services.aliases.describe_all(caller)
-    return AliasList(items=[show_alias(one) for one in found])
+@router.get("/aliases", operation_id="list_aliases", summary="List aliases", response_description="A page of aliases.")
+async def list_aliases(query: AliasParams, caller: ReaderDep, services: ServicesDep) -> AliasList:
+    """Return the aliases that the caller may use, by name, each with its state in every store.
+
+    All of them, unless ``limit`` is given. A page can be short before the last one, which has no ``next_cursor``.
+    """
+    found, following = await services.aliases.list_page(caller, after=query.cursor or "", limit=query.limit)
+    return AliasList(items=[show_alias(one) for one in found], next_cursor=following)
 
 
 @router.get("/aliases/{name}", operation_id="get_alias", summary="Get an alias", response_description="The alias.")
