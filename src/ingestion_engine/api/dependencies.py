@@ -24,7 +24,7 @@ from ingestion_engine.api.input_checks import (
     check_job_id,
     check_moment,
 )
-from ingestion_engine.api.query_values import Attempt, Cursor, Position, QueryFlag, QueryWhole
+from ingestion_engine.api.query_values import Attempt, Cursor, PageSize, Position, QueryFlag, QueryWhole
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import COLLECTION_MAX, COLLECTION_PATTERN, EngineName, JobRequest, Strict
 from ingestion_engine.domain.states import JobState
@@ -237,7 +237,7 @@ class CollectionQuery(Strict):
 class AliasQuery(Strict):
     """Page of the list of aliases."""
 
-    limit: QueryWhole | None = Field(default=None, ge=1, le=1000)
+    limit: PageSize | None = None
     """Maximum number of aliases; without it, all are listed."""
     cursor: str | None = Field(default=None, pattern=f"^$|{COLLECTION_PATTERN}", max_length=COLLECTION_MAX)
     """``next_cursor`` of the previous page."""

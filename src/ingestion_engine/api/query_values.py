@@ -45,6 +45,9 @@ QueryFlag = Annotated[bool, BeforeValidator(_read_boolean)]
 QueryWhole = Annotated[int, BeforeValidator(_read_whole)]
 """An integer in decimal digits."""
 
+PageSize = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_read_whole)]
+"""Maximum number of items, where a list without one is whole."""
+
 Attempt = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_read_whole)]
 """Number of an attempt of a job."""
 
