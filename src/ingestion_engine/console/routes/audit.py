@@ -14,6 +14,7 @@ from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import AdminDep
 from ingestion_engine.domain.audit import Outcome
 from ingestion_engine.services.audit.log import AuditFilter
+from ingestion_engine.services.audit.titles import CONSOLE, TITLES, title_of
 
 router = make_router()
 
@@ -23,6 +24,9 @@ PAGE_ENTRIES: Final = 50
 """Entries of one page."""
 
 _Text = Annotated[str, Query(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+OPERATIONS: Final = dict(sorted(TITLES.items()))
+"""Operations that the filter offers, by name."""
+
 _OutcomeFilter = Literal["", "begun", "done", "refused", "failed"]
 
 
@@ -33,13 +37,20 @@ async def list_audit(
     services: ServicesDep,
     who: _Text = "",
     subject: _Text = "",
+    operation: _Text = "",
     outcome: _OutcomeFilter = "",
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> Response:
     """Return who has changed what, and who was refused, newest first."""
-    where = AuditFilter(who=who or None, subject=subject or None, outcome=Outcome(outcome) if outcome else None)
+    where = AuditFilter(
+        who=who or None,
+        subject=subject or None,
+        operation=operation or None,
+        outcome=Outcome(outcome) if outcome else None,
+    )
     found, following = await services.audit.list_page(where, limit=PAGE_ENTRIES, cursor=cursor)
-    kept = {name: value for name, value in {"who": who, "subject": subject, "outcome": outcome}.items() if value}
+    given = {"who": who, "subject": subject, "operation": operation, "outcome": outcome}
+    kept = {name: value for name, value in given.items() if value}
     return render(
         request,
         "system/audit.html",
@@ -47,7 +58,11 @@ async def list_audit(
         entries=[show_audit_entry(entry) for entry in found],
         who=who,
         subject=subject,
+        operation=operation,
         outcome=outcome,
+        title_of=title_of,
+        of_console=CONSOLE,
+        operations=OPERATIONS,
         outcomes=[one.value for one in Outcome],
         first_url=f"{PATH}?{urlencode(kept)}" if cursor else None,
         next_url=f"{PATH}?{urlencode({**kept, 'cursor': following})}" if following else None,

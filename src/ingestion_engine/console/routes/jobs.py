@@ -91,7 +91,7 @@ async def list_jobs(
     return render(request, "jobs/list.html", section="/", **context)
 
 
-@router.get("/console/jobs/{job_id}")
+@router.get("/console/jobs/{job_id}", name="show_job")
 async def show_one(request: Request, job: ReadJobDep, viewer: ReaderDep, services: ServicesDep) -> Response:
     """Return the page of a job, which stays up to date by its events."""
     wait = (await services.jobs.waits.find(job)).get(job.id)
@@ -257,5 +257,6 @@ def _for_caller(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def _encode_event(name: str, text: str) -> bytes:
-    lines = "".join(f"data: {line}\n" for line in text.splitlines() or [""])
+    # Not splitlines: other separators than these do not end a line of an event, and belong to the text.
+    lines = "".join(f"data: {line}\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     return f"event: {name}\n{lines}\n".encode()
