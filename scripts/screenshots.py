@@ -63,7 +63,7 @@ async def search(page: Page) -> None:
     """Fill and send the form for a search."""
     await page.get_by_label("Question or phrase").fill("When does the service desk answer?")
     await page.get_by_role("button", name="Search").click()
-    await page.locator("table.pairs").wait_for()
+    await page.locator(".passages").wait_for()
 
 
 async def main(folder: Path, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import unicodedata
 from typing import Final
 
 from markupsafe import Markup
@@ -11,6 +12,9 @@ from ingestion_engine.runtime.timestamps import parse_timestamp
 
 NOTHING: Final = "\u2013"
 """What stands where there is no value."""
+
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+"""Categories of Unicode: control and format characters, separators, and spaces that look like another one."""
 
 _BYTE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _DURATION_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -54,6 +58,21 @@ def show_duration(seconds: float | None) -> str:
     return " ".join(part for part in parts if part)
 
 
+def show_latency(milliseconds: float) -> str:
+    """Return the time that an answer took, in milliseconds up to ten seconds: 12 ms."""
+    if milliseconds < 1:
+        return "< 1 ms"
+    return f"{milliseconds:,.0f} ms" if milliseconds < 10_000 else show_duration(milliseconds / 1000)
+
+
+def show_age(seconds: float) -> str:
+    """Return how long ago something was, in whole seconds: 4 s ago."""
+    whole = int(seconds)
+    if whole < 1:
+        return "just now"
+    return f"{whole} s ago" if whole < 60 else f"{show_duration(whole)} ago"
+
+
 def show_percent(share: float | None) -> str:
     """Return a share of 0 to 100 as a percentage: 42 %; small shares keep a digit."""
     if share is None:
@@ -75,6 +94,22 @@ def show_moment(value: str | dt.datetime | None, form: str = "clock") -> Markup 
     shown = utc.strftime("%Y-%m-%d %H:%M:%S UTC")
     stamp = utc.isoformat(timespec="milliseconds")
     return Markup('<time datetime="{}" data-form="{}">{}</time>').format(stamp, form, shown)
+
+
+def show_key(value: str) -> Markup | str:
+    """Return a text as it is, for example the key of an object, with a sign at each character that nobody sees.
+
+    Such characters, of which some turn the direction of a text, make one key look like another.
+    """
+    if value.isprintable():
+        return value
+    return Markup().join(map(_show_character, value))
+
+
+def _show_character(character: str) -> Markup | str:
+    if character == " " or unicodedata.category(character) not in _UNSEEN:
+        return character
+    return Markup('<span class="sign" data-code="U+{}">{}</span>').format(f"{ord(character):04X}", character)
 
 
 def show_words(value: str) -> str:

@@ -149,7 +149,7 @@ class JobForm:
         sentence = reason[:1].upper() + reason[1:].rstrip(".") + "."
         name = self._find_field(path)
         if name == "collection" and reason == "required unless alias is given":
-            sentence = "Enter a collection, or an alias below."
+            sentence = "Enter a collection, or an alias."
         self.errors.setdefault(name, sentence)
 
     def _find_field(self, path: str) -> str:

@@ -39,9 +39,12 @@ def _make_environment() -> Environment:
         number=formats.show_number,
         bytes=formats.show_bytes,
         duration=formats.show_duration,
+        latency=formats.show_latency,
+        age=formats.show_age,
         percent=formats.show_percent,
         moment=formats.show_moment,
         words=formats.show_words,
+        key=formats.show_key,
         plural=formats.show_plural,
     )
     environment.globals.update(asset=ASSETS.url, navigation=NAVIGATION, version=__version__, mark_text=mark_text)

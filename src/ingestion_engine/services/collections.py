@@ -100,6 +100,31 @@ class CollectionService:
                 allowed = [name for name, may_use in zip(allowed, verdicts, strict=True) if may_use]
         return allowed
 
+    async def list_buckets(self, names: Sequence[str], access: CollectionAccess) -> list[str]:
+        """Return the buckets of some collections, of those that the caller may use, sorted.
+
+        Raises:
+            SubmissionError: "state_unavailable" (503).
+
+        Cost: a read per collection, ``IN_FLIGHT`` at once.
+        """
+        state = self._state
+        if state is None:
+            return []
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def read(name: str) -> str | None:
+            async with slots:
+                with skip_corrupt("collection", name):
+                    contract = await asyncio.to_thread(read_contract, state, name)
+                    if contract is not None and access.may_use_contents(name, contract.bucket):
+                        return contract.bucket
+            return None
+
+        with state_needed():
+            found = await asyncio.gather(*map(read, names))
+        return sorted({bucket for bucket in found if bucket})
+
     @staticmethod
     async def _may_use(state: StateStore, name: str, *, access: CollectionAccess, slots: asyncio.Semaphore) -> bool:
         """Return whether a caller may use a collection; not one whose contract cannot be read, which is logged."""

@@ -16,6 +16,7 @@ from ingestion_engine.api.views import show_estimate, show_job
 from ingestion_engine.console.job_form import JobForm
 from ingestion_engine.console.pages import render
 from ingestion_engine.console.routing import make_router
+from ingestion_engine.console.suggestions import suggest_names
 from ingestion_engine.console.viewer import ChangedJobDep, ReaderDep, ReadJobDep, SubmitterDep
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.domain.spec import EngineName, JobRequest, Mode
@@ -34,7 +35,7 @@ Text = Annotated[str, Form(max_length=256)]
 QueryText = Annotated[str, Query(max_length=256)]
 
 
-@router.get("/console/jobs/new")
+@router.get("/console/jobs/new", name="show_job_form")
 async def show_form(
     request: Request,
     viewer: SubmitterDep,
@@ -56,7 +57,7 @@ async def show_form(
     if like and is_version_of(form.text("alias"), form.text("collection")):
         # a job that is like one which made a version makes the next one, and leaves that one as it is
         form.values["collection"] = ""
-    return _show_form(request, services, form)
+    return await _show_form(request, services, form)
 
 
 @router.post("/console/jobs/new")
@@ -69,7 +70,7 @@ async def send_form(request: Request, viewer: SubmitterDep, services: ServicesDe
         engine = _choose_engine(services, form)
         wanted = form.to_request()
         if wanted is None:
-            return _show_form(request, services, form, status=422)
+            return await _show_form(request, services, form, status=422)
         viewer.check_request(wanted)
         check_submittable(wanted)
         if sent.get("do") == "start":
@@ -80,7 +81,7 @@ async def send_form(request: Request, viewer: SubmitterDep, services: ServicesDe
         done = await _submit(services, viewer, planned, engine=engine, key=f"plan-{key}")
     except SubmissionError as error:
         form.note(error)
-        return _show_form(request, services, form, status=error.status)
+        return await _show_form(request, services, form, status=error.status)
     query = f"?alias={wanted.alias}" if wanted.alias else ""
     return RedirectResponse(f"/console/jobs/{done}/plan{query}", status_code=303)
 
@@ -137,12 +138,13 @@ def _choose_engine(services: Services, form: JobForm) -> EngineName:
     return EngineName(chosen)
 
 
-def _show_form(request: Request, services: Services, form: JobForm, *, status: int = 200) -> Response:
+async def _show_form(request: Request, services: Services, form: JobForm, *, status: int = 200) -> Response:
     context: dict[str, Any] = {
         "form": form,
         "engines": [engine.value for engine in services.parts.engines],
         "stores": [store.value for store in services.parts.stores],
         "has_gateway": services.parts.gateway is not None,
         "key": _IDS.make(),
+        "names": await suggest_names(request.state.viewer, services),
     }
     return render(request, "jobs/new.html", status=status, section="/", **context)

@@ -13,29 +13,22 @@ from fastapi import Form, Query, Request, Response
 from pydantic import ValidationError
 
 from ingestion_engine.access.principal import Principal
-from ingestion_engine.access.scopes import Scope
 from ingestion_engine.api.absence import jobs_explain_absence
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import ServicesDep
 from ingestion_engine.api.problems import describe_validation, problem_of_error
 from ingestion_engine.api.views import make_search_query, show_search
 from ingestion_engine.console.pages import render
+from ingestion_engine.console.passages import align, describe_agreement
 from ingestion_engine.console.routing import make_router
+from ingestion_engine.console.suggestions import Suggestions, suggest_names
 from ingestion_engine.console.viewer import SearcherDep
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.domain.spec import StoreName
-from ingestion_engine.models.search import Filter, Hit, SearchRequest, SearchView
+from ingestion_engine.models.search import Filter, SearchRequest, SearchView
 
 router = make_router()
 
 SECTION: Final = "/console/search"
-
-NAMES_MAX: Final = 500
-"""Collections and aliases that the field offers; others can be typed."""
-
-NAMES_KEEP_S: Final = 10.0
-"""How long the names are offered without another listing, which takes a second with 10,000 collections on S3 (a guess).
-A name that is missing can be typed."""
 
 _Short = Annotated[str, Query(max_length=1024)]
 _Field = Annotated[str, Form(max_length=10_000)]
@@ -77,7 +70,7 @@ class SearchForm:
         )
 
 
-@router.get(SECTION)
+@router.get(SECTION, name="show_search")
 async def show_form(
     request: Request,
     viewer: SearcherDep,
@@ -137,6 +130,7 @@ async def _show(
     problem: dict[str, Any] | None = None,
 ) -> Response:
     is_part = request.headers.get("hx-target") == "results"
+    passages = align(found)
     return render(
         request,
         "search/results.html" if is_part else "search/page.html",
@@ -145,35 +139,9 @@ async def _show(
         section=SECTION,
         form=form,
         limits=LIMITS,
-        names=[] if is_part else await _list_names(viewer, services),
+        names=Suggestions() if is_part else await suggest_names(viewer, services),
         found=found,
-        rows=align(found),
+        passages=passages,
+        agreement=describe_agreement(found, passages),
         problem=None if problem is None else {"hint": None, **problem},
     )
-
-
-async def _list_names(viewer: Principal, services: Services) -> list[str]:
-    """Return the names that the field offers; none when the reader may not list them, or when they are unavailable."""
-    if not viewer.may(Scope.READ):
-        return []
-    try:
-        # Shared by readers who may use the same: names do not tell whose bucket a collection or an alias has.
-        rights = ("names", viewer.buckets, viewer.collections)
-        names = await services.scrapes.get(rights, lambda: _read_names(viewer, services), keep_s=NAMES_KEEP_S)
-    except IngestionError:
-        return []
-    return names[:NAMES_MAX]
-
-
-async def _read_names(viewer: Principal, services: Services) -> list[str]:
-    """Return the names of the aliases and collections that the reader may use."""
-    return [*await services.aliases.list_names(viewer), *await services.collections.list_names(viewer)]
-
-
-def align(found: SearchView | None) -> list[dict[StoreName, tuple[int, Hit]]]:
-    """Return a row for each passage, with its rank and hit in every store that returned it; best ranks first. Pure."""
-    rows: dict[str, dict[StoreName, tuple[int, Hit]]] = {}
-    for name, hits in {} if found is None else found.results.items():
-        for rank, hit in enumerate(hits, start=1):
-            rows.setdefault(hit.point_id, {})[name] = (rank, hit)
-    return sorted(rows.values(), key=lambda row: min(rank for rank, _ in row.values()))
