@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ingestion_engine.domain.ids import PointId, make_object_id
@@ -35,11 +35,14 @@ def write_collection(
     keys: Iterable[str] = HANDBOOK,
     *,
     chunks: int = 3,
-    failed: Iterable[str] = (),
-    warned: Iterable[str] = (),
+    failed: Iterable[str] | Mapping[str, str] = (),
+    warned: Iterable[str] | Mapping[str, str] = (),
     stores: tuple[StoreName, ...] = tuple(StoreName),
 ) -> None:
-    """Make a collection whose objects have some chunks each; failed ones have none."""
+    """Make a collection whose objects have some chunks each; failed ones have none.
+
+    A mapping gives the reason of each failed object, or the detail of each warning.
+    """
     contract = make_contract(name, bucket="docs", query_prefix="find: ", stores=stores)
     create_contract(world.state, contract)
     for store in stores_of(world, stores):
@@ -47,7 +50,12 @@ def write_collection(
         store.contracts[name] = contract
     rows = []
     for key in sorted(keys, key=str.encode):
-        rows.append(_make_row(key, 0 if key in failed else chunks, failed=key in failed, warned=key in warned))
+        row = _make_row(key, 0 if key in failed else chunks, failed=key in failed, warned=key in warned)
+        if isinstance(failed, Mapping) and key in failed:
+            row = dataclasses.replace(row, reason=failed[key])
+        if isinstance(warned, Mapping) and key in warned:
+            row = dataclasses.replace(row, warnings=dump_warnings([ReadWarning("lines_skipped", 12, warned[key])]))
+        rows.append(row)
         for number in range(rows[-1].chunk_count):
             for store in stores_of(world, stores):
                 write_chunk(store, name, key, number)

@@ -7,13 +7,14 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from markupsafe import Markup
 
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.api.context import Services
 from ingestion_engine.api.dependencies import CollectionName, ServicesDep
 from ingestion_engine.api.views import show_chunks, show_objects
 from ingestion_engine.console.confirmation import Confirmation, OnceField, TypedField, ask, check_typed
-from ingestion_engine.console.formats import show_plural
+from ingestion_engine.console.formats import show_key, show_plural
 from ingestion_engine.console.pages import render
 from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import DeleterDep, ReaderDep
@@ -156,22 +157,25 @@ async def _describe_removal(
     viewer.check_collection(name)
     contract = await services.collections.require(name, viewer)
     counts = await services.collections.count_objects(name, viewer, prefix)
-    under = f"whose keys begin with '{prefix}'" if prefix else "of the collection"
+    begin = Markup("whose keys begin with <code>{}</code>").format(show_key(prefix))
+    under = begin if prefix else "of the collection"
     if counts is None:
-        what = f"All objects {under} and their points"
+        what = Markup("All objects {} and their points").format(under)
     else:
         objects = counts[RowState.PRESENT.value] + counts[RowState.FAILED.value]
-        what = f"{show_plural(objects, 'object')} {under}, with {show_plural(counts['chunks'], 'chunk')},"
+        known = (show_plural(objects, "object"), under, show_plural(counts["chunks"], "chunk"))
+        what = Markup("{} {}, with {},").format(*known)
     engines = [(one.value, one.value.capitalize()) for one in services.parts.engines]
     stores = " and ".join(store.value.capitalize() for store in contract.stores)
     folder = f"{SECTION}/{quote(name, safe='')}/objects?{urlencode({'prefix': prefix})}"
     return contract, Confirmation(
         title=f"Remove objects from collection {contract.collection}",
         effects=(
-            f"A job is submitted. {what} are removed from {stores}.",
+            Markup("A job is submitted. {} are removed from {}.").format(what, stores),
             f"Bucket {contract.bucket or ''} is not changed: the next sync job ingests what is still in it again.",
         ),
         button="Remove the objects",
+        keep="Keep the objects",
         back=folder,
         back_name=f"Objects of {contract.collection}",
         section=SECTION,
