@@ -19,10 +19,12 @@ async def test_a_broken_dependency_is_named_with_its_reason(visitor: Visitor, wo
         raise TransientError("weaviate_unavailable", "Weaviate at http://weaviate refuses connections.")
 
     world.weaviate.before_read = away
-    row = page.get_by_role("row", name="weaviate")
+    row = page.get_by_role("row", name="Weaviate")
     await expect(row).to_contain_text("refuses connections", timeout=30_000)
     await expect(page.get_by_text("Jobs are accepted, but may have to wait")).to_be_visible()
-    await expect(page.get_by_role("row", name="qdrant")).to_contain_text("available")
+    await expect(page.get_by_role("row", name="Qdrant")).to_contain_text("available")
+    for name in ("Job database · required", "State store · required", "Ollama"):
+        await expect(page.get_by_role("rowheader", name=name, exact=True)).to_be_visible()
     await visitor.check(page)
 
 
@@ -45,6 +47,7 @@ async def test_gateways_show_their_servers_and_flows(browser: Browser, world: Wo
         visiting(browser, url) as visitor,
     ):
         page = await visitor.visit("/console/system")
+        await expect(page.get_by_role("rowheader", name="Gateway http://gateway:11430")).to_be_visible()
         await expect(page.get_by_role("row", name="http://ollama-1:11434")).to_contain_text("1,234")
         await expect(page.get_by_role("row", name="http://ollama-2:11434")).to_contain_text("refuses connections")
         await expect(page.get_by_role("row", name="job-1")).to_contain_text("75 %")
@@ -81,9 +84,14 @@ async def test_the_audit_log_is_read_and_filtered(visitor: Visitor, plane: Plane
     page = await visitor.visit("/console/system")
     await page.get_by_role("link", name="Audit log").click()
     await expect(page.locator("tbody tr")).to_have_count(2)
-    await expect(page.locator("tbody tr").first).to_contain_text("submit_ray_job")
+    await expect(page.locator("tbody tr").first).to_contain_text("Submit a job to Ray")
     await page.get_by_label("Collection, alias or key").fill("old")
     await page.get_by_role("button", name="Show").click()
     await expect(page.locator("tbody tr")).to_have_count(1)
-    await expect(page.get_by_role("row", name="delete_collection")).to_contain_text("done")
+    await expect(page.get_by_role("row", name="Delete a collection")).to_contain_text("done")
     await visitor.check(page)
+    await page.get_by_label("Collection, alias or key").fill("")
+    await page.get_by_label("Operation").fill("submit_ray_job")
+    await page.get_by_role("button", name="Show").click()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.get_by_role("row", name="Submit a job to Ray")).to_be_visible()

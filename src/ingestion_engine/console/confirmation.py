@@ -32,7 +32,10 @@ class Confirmation:
     """What is done, with the name: "Delete collection 'docs'"."""
     effects: Sequence[str]
     """What happens, one sentence each, with numbers and names."""
-    button: str
+    button: str | None
+    """What does it; None when there is nothing to do."""
+    keep: str
+    """What leads back without doing it, in words that fit it: "Keep the collection"."""
     back: str
     """URL of the page that the reader comes from."""
     back_name: str

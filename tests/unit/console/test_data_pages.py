@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from ingestion_engine.access.principal import Principal
+from ingestion_engine.console.formats import show_age, show_key, show_latency
 from ingestion_engine.console.marks import WORDS_MAX, mark_words
+from ingestion_engine.console.passages import MARKED_MAX, align, describe_agreement
 from ingestion_engine.console.routes.objects import list_folders
+from ingestion_engine.console.routes.system import SYSTEM_NAMES, _name_gateways
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.domain.spec import EngineName, StoreName
+from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.services.audit.log import AuditFilter
-from support.control import World, bearer, make_collection, write_keys
+from support.control import ScriptedGateway, World, bearer, make_collection, write_keys
 from support.stored_objects import HANDBOOK, write_collection, write_versions
 
 READ_PAGES = (
@@ -94,6 +99,48 @@ async def test_buttons_are_shown_to_those_who_may_press_them(world: World, tmp_p
                     action for action in actions if re.search(rf'href="[^"]*/{action}(?:[?"#]|&)', main) is not None
                 }
                 assert found == expected, (path, name)
+
+
+KEPT = {
+    "/console/collections/notes/compare/verify": "Do not verify",
+    "/console/collections/notes/compare/repair": "Do not repair",
+    "/console/collections/notes/delete": "Keep the collection",
+    "/console/collections/notes/remove?prefix=handbook/": "Keep the objects",
+    "/console/aliases/books/rollback?to={former}": "Leave the alias where it is",
+    "/console/aliases/books/prune?keep=0": "Keep all versions",
+    "/console/aliases/books/prune?keep=9": "Back to the alias",
+    "/console/aliases/books/remove": "Keep the alias",
+    "/console/system/drain": "Do not drain",
+}
+
+
+async def test_each_confirmation_has_its_own_words_for_going_back(world: World) -> None:
+    """What changes nothing has nothing to keep; where there is nothing to do, there is no form."""
+    write_collection(world, "notes")
+    _, former = write_versions(world, "books", 2)
+    async with world.serve() as plane:
+        for path, words in KEPT.items():
+            text = (await plane.client.get(path.format(former=former))).text
+            assert f">{words}</a>" in text, path
+            assert ('<form method="post">' in text) == (words != "Back to the alias"), path
+        assert (await plane.client.put("/drain")).status_code == 200
+        assert ">Stay drained</a>" in (await plane.client.get("/console/system/drain")).text
+
+
+async def test_every_system_has_a_name(world: World) -> None:
+    """Also the gateways, whose addresses are for operators; the API keeps the names that it has."""
+    parts = world.parts(gateway=ScriptedGateway(urls=("http://user:secret@gateway-1:11430", "http://gateway-2:11430")))
+    async with world.serve(parts) as plane:
+        names = set((await plane.client.get("/readyz")).json()["dependencies"])
+        text = (await plane.client.get("/console/system")).text
+        of_operators = _name_gateways(plane.services, shows_addresses=True)
+        of_others = _name_gateways(plane.services, shows_addresses=False)
+    assert names - {*SYSTEM_NAMES} == {*of_operators} == {*of_others}
+    assert [*of_operators.values()] == ["Gateway http://gateway-1:11430", "Gateway http://gateway-2:11430"]
+    assert [*of_others.values()] == ["Gateway 1", "Gateway 2"]
+    assert {*SYSTEM_NAMES} >= {"database", "state", "s3", "ollama", *StoreName, *EngineName}
+    for name in ("Job database", "Gateway http://gateway-1:11430", "&lt; 1 ms", "just now"):
+        assert name in text
 
 
 async def test_a_restricted_key_sees_nothing_foreign(world: World, tmp_path: Path) -> None:
@@ -238,6 +285,71 @@ async def test_collections_and_aliases_are_paged_by_name(world: World) -> None:
             aliases, after = await plane.services.aliases.list_page(Principal(), after=after, limit=3)
             found += [one.alias.name for one in aliases]
         assert found == [f"A{name}" for name in names]
+
+
+def _hit(point_id: str, **fields: object) -> Hit:
+    return Hit.model_validate({"point_id": point_id, "score": 0.5, "key": "a", "text": "same", **fields})
+
+
+def _view(qdrant: list[Hit], weaviate: list[Hit], differences: int | None = 0) -> SearchView:
+    results = {StoreName.QDRANT: qdrant, StoreName.WEAVIATE: weaviate}
+    return SearchView(
+        collection="notes", alias=None, model="m", results=results, errors={}, took_ms=1, differences=differences
+    )
+
+
+@pytest.mark.parametrize(
+    ("qdrant", "weaviate", "said"),
+    [
+        ("abc", "abc", "Both stores found the same 3 passages in the same order."),
+        ("a", "a", "Both stores found the same passage."),
+        ("abc", "acb", "Both stores found the same 3 passages; some with nearly the same score are in another order."),
+        ("abc", "abd", "The stores agree, except on which passages come last in the list."),
+        ("", "", None),
+    ],
+)
+def test_one_sentence_says_how_far_the_stores_agree(qdrant: str, weaviate: str, said: str | None) -> None:
+    """And nothing more than what is true; passages that are not everywhere are not shown once for both."""
+    found = _view([*map(_hit, qdrant)], [*map(_hit, weaviate)])
+    passages = align(found)
+    assert describe_agreement(found, passages) == said
+    assert [one.is_same for one in passages] == [one.is_everywhere for one in passages]
+    assert sum(one.is_same for one in passages) == len({*qdrant} & {*weaviate})
+    assert describe_agreement(_view(list(map(_hit, "a")), [], None), passages) is None
+
+
+def test_the_words_of_a_few_different_passages_are_compared() -> None:
+    """More of them would keep the service from others."""
+    names = [f"p{number}" for number in range(MARKED_MAX + 5)]
+    ours = [_hit(name, text="one two", differences=["text"]) for name in names]
+    theirs = [_hit(name, text="one three", differences=["text"]) for name in names]
+    passages = align(_view(ours, theirs, len(names)))
+    marked = [one for one in passages if ("two", True) in one.pieces[StoreName.QDRANT]]
+    assert len(marked) == MARKED_MAX
+    assert [(one.is_same, one.differs) for one in passages] == [(False, True)] * len(names)
+    assert "".join(words for words, _ in passages[0].pieces[StoreName.WEAVIATE]) == "one three"
+
+
+def test_keys_have_a_sign_where_nobody_sees_a_character() -> None:
+    """The character itself stays, so that a copy is exact; letters of any language have none."""
+    assert show_key("ümläut & שלום 日本 🙂/a b") == "ümläut & שלום 日本 🙂/a b"
+    shown = show_key("<b>\u202eexe\x00\u00a0")
+    assert shown == (
+        '&lt;b&gt;<span class="sign" data-code="U+202E">\u202e</span>exe'
+        '<span class="sign" data-code="U+0000">\x00</span><span class="sign" data-code="U+00A0">\xa0</span>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"), [(0, "< 1 ms"), (0.9, "< 1 ms"), (12.4, "12 ms"), (1234, "1,234 ms"), (20_000, "20 s")]
+)
+def test_latencies_have_one_unit(milliseconds: float, shown: str) -> None:
+    assert show_latency(milliseconds) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "just now"), (4.7, "4 s ago"), (59, "59 s ago"), (60, "1 min ago")])
+def test_ages_are_in_whole_seconds(seconds: float, shown: str) -> None:
+    assert show_age(seconds) == shown
 
 
 def test_words_that_differ_are_marked() -> None:

@@ -18,6 +18,7 @@ from ingestion_engine.console.pages import render
 from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import DeleterDep, ReaderDep, SubmitterDep
 from ingestion_engine.domain.errors import SubmissionError
+from ingestion_engine.domain.spec import COLLECTION_PATTERN
 from ingestion_engine.models.aliases import AliasView
 from ingestion_engine.models.collections import CollectionView
 
@@ -28,7 +29,8 @@ SECTION: Final = "/console/aliases"
 PAGE_ALIASES: Final = 100
 """Aliases of one page."""
 
-_Name = Annotated[str, Query(max_length=128)]
+_Name = Annotated[str, Query(max_length=128, pattern=f"^$|{COLLECTION_PATTERN}")]
+"""A name, so that no link makes a page say something else."""
 _Keep = Annotated[int, Query(ge=0, le=1000)]
 
 
@@ -55,7 +57,7 @@ async def list_aliases(
     )
 
 
-@router.get(SECTION + "/{name}")
+@router.get(SECTION + "/{name}", name="show_alias")
 async def show_one(
     name: AliasName, request: Request, viewer: ReaderDep, services: ServicesDep, moved: _Name = ""
 ) -> Response:
@@ -120,6 +122,7 @@ def _describe_rollback(alias: AliasView, versions: dict[str, CollectionView], to
             "No point is written or deleted. The next job with this alias moves it to a new version.",
         ),
         button="Move the alias",
+        keep="Leave the alias where it is",
         back=url_of(alias.name),
         back_name=f"Alias {alias.name}",
         section=SECTION,
@@ -186,7 +189,8 @@ def _describe_prune(alias: AliasView, versions: dict[str, CollectionView], keep:
             f"Kept: {', '.join(kept)}.",
             "The alias cannot move back to a version that was dropped.",
         ),
-        button=f"Drop {show_plural(len(old), 'version')}",
+        button=f"Drop {show_plural(len(old), 'version')}" if old else None,
+        keep="Keep all versions" if old else "Back to the alias",
         back=url_of(alias.name),
         back_name=f"Alias {alias.name}",
         section=SECTION,
@@ -230,6 +234,7 @@ def _describe_removal(alias: AliasView, versions: dict[str, CollectionView]) -> 
             f"Its collections are kept, and can be searched by their own names: {', '.join(names)}.",
         ),
         button="Remove the alias",
+        keep="Keep the alias",
         back=url_of(alias.name),
         back_name=f"Alias {alias.name}",
         section=SECTION,

@@ -20,7 +20,7 @@ from ingestion_engine.console.routing import make_router
 from ingestion_engine.console.viewer import DeleterDep, ReaderDep, SubmitterDep
 from ingestion_engine.domain.errors import CollectionNotFound, SubmissionError
 from ingestion_engine.domain.records import RowState
-from ingestion_engine.domain.spec import CollectionContract, EngineName, Mode
+from ingestion_engine.domain.spec import COLLECTION_PATTERN, CollectionContract, EngineName, Mode
 from ingestion_engine.services.collections import CollectionDetail
 from ingestion_engine.services.contract_defaults import request_comparison
 from ingestion_engine.services.job_store import JobFilter
@@ -33,6 +33,8 @@ PAGE_COLLECTIONS: Final = 50
 """Collections of one page; each costs a count in every store."""
 
 _NameFilter = Annotated[str, Query(max_length=128)]
+_Name = Annotated[str, Query(max_length=128, pattern=f"^$|{COLLECTION_PATTERN}")]
+"""A name, so that no link makes a page say something else."""
 _Cursor = Annotated[str | None, Query(max_length=512)]
 _Engine = Annotated[EngineName | None, Form()]
 _Mode = Literal["verify", "repair"]
@@ -50,7 +52,7 @@ async def list_collections(
     services: ServicesDep,
     q: _NameFilter = "",
     cursor: _Cursor = None,
-    deleted: _NameFilter = "",
+    deleted: _Name = "",
 ) -> Response:
     """Return the list of collections, by name; ``q`` is a part of their names."""
     found, following = await services.collections.list_page(
@@ -76,7 +78,7 @@ async def _exists(name: str, viewer: Principal, services: Services) -> bool:
     return True
 
 
-@router.get(SECTION + "/{name}")
+@router.get(SECTION + "/{name}", name="show_collection")
 async def show_one(name: CollectionName, request: Request, viewer: ReaderDep, services: ServicesDep) -> Response:
     """Return the page of a collection; the name of an alias leads to the collection behind it."""
     viewer.check_collection(name)
@@ -156,6 +158,7 @@ async def _describe_comparison(
             "Other jobs on this collection wait until it has ended; searches go on.",
         ),
         button=f"{mode.value.capitalize()} now",
+        keep=f"Do not {mode.value}",
         back=url_of(detail.name),
         back_name=f"Collection {detail.name}",
         section=SECTION,
@@ -215,6 +218,7 @@ async def _describe_deletion(name: str, viewer: Principal, services: Services) -
             "Searches in this collection fail from now on.",
         ),
         button="Delete the collection",
+        keep="Keep the collection",
         back=url_of(detail.name),
         back_name=f"Collection {detail.name}",
         section=SECTION,

@@ -21,10 +21,25 @@ from ingestion_engine.domain.errors import DatabaseUnavailable, SubmissionError
 from ingestion_engine.domain.records import GatewayStatus
 from ingestion_engine.models.operations import DrainView
 from ingestion_engine.runtime.addresses import for_caller
+from ingestion_engine.runtime.server_urls import hide_credentials
+from ingestion_engine.services.health import name_gateway
 
 router = make_router()
 
 SECTION: Final = "/console/system"
+
+SYSTEM_NAMES: Final = {
+    "database": "Job database",
+    "state": "State store",
+    "s3": "S3 bucket of the state store",
+    "ollama": "Ollama",
+    "qdrant": "Qdrant",
+    "weaviate": "Weaviate",
+    "ray": "Ray",
+    "spark": "Spark",
+    "local": "Local engine",
+}
+"""What the page calls the dependencies; gateways are named by their address."""
 
 WITHIN_S: Final = 1.0
 """Time that the page waits for dependencies that are slow; their checks go on and the next view shows the result."""
@@ -37,17 +52,28 @@ async def show_system(request: Request, viewer: ReaderDep, services: ServicesDep
     dispatcher = services.dispatcher
     leadership = None if dispatcher is None else dispatcher.leadership.view()
     health = show_health(found, leadership, await services.drain.peek(), with_details=True)
+    is_operator = viewer.may(Scope.ADMIN)
     return render(
         request,
         "system/part.html" if request.headers.get("hx-target") == "system" else "system/page.html",
         section=SECTION,
         health=health,
+        titles={**SYSTEM_NAMES, **_name_gateways(services, shows_addresses=is_operator)},
         drain=await _read_drain(services),
-        facts=_describe(services, shows_addresses=viewer.may(Scope.ADMIN)),
+        facts=_describe(services, shows_addresses=is_operator),
         limits=_list_limits(services),
-        gateways=await _read_gateways(services, shows_addresses=viewer.may(Scope.ADMIN)),
+        gateways=await _read_gateways(services, shows_addresses=is_operator),
         shows_flows=not viewer.is_restricted,
     )
+
+
+def _name_gateways(services: Services, *, shows_addresses: bool) -> dict[str, str]:
+    """Return what the page calls each gateway; numbers in place of addresses for who does not operate the service."""
+    urls = () if services.parts.gateway is None else services.parts.gateway.urls
+    return {
+        name_gateway(url): f"Gateway {hide_credentials(url) if shows_addresses else number}"
+        for number, url in enumerate(urls, start=1)
+    }
 
 
 async def _read_gateways(services: Services, *, shows_addresses: bool) -> list[GatewayStatus]:
@@ -109,7 +135,7 @@ def _list_limits(services: Services) -> list[tuple[str, Any, str]]:
             limits.address_requests_per_second,
             "INGEST_LIMITS__ADDRESS_REQUESTS_PER_SECOND",
         ),
-        ("Days that jobs are kept after their end", settings.retention.days, "INGEST_RETENTION__DAYS"),
+        ("Days that jobs are kept after their end", settings.retention.days or "for ever", "INGEST_RETENTION__DAYS"),
     ]
 
 
@@ -150,6 +176,7 @@ def _describe_drain(drain: DrainView) -> Confirmation:
             title="End draining",
             effects=(f"{waiting}; they start again, as the capacity allows.", "New jobs are accepted."),
             button="Let jobs start",
+            keep="Stay drained",
             back=SECTION,
             back_name="System",
             section=SECTION,
@@ -163,6 +190,7 @@ def _describe_drain(drain: DrainView) -> Confirmation:
             "Searches and reading are not affected.",
         ),
         button="Drain the service",
+        keep="Do not drain",
         back=SECTION,
         back_name="System",
         section=SECTION,
