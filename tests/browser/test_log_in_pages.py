@@ -85,6 +85,28 @@ async def test_a_person_comes_back_from_the_provider_logged_in(visitor: Visitor,
     await expect(page.get_by_text("Logged in as oidc:ada")).to_be_visible()
 
 
+@pytest.mark.parametrize("java_script_enabled", [True, False])
+async def test_a_person_logs_out_here_and_then_at_the_provider(
+    browser: Browser, url: str, issuer: str, java_script_enabled: bool
+) -> None:
+    """By a link: the policy of the pages forbids a form that leads to another site."""
+    async with visiting(browser, url, java_script_enabled=java_script_enabled) as visitor:
+        await leave_provider_alone(visitor, issuer)
+        page = await visitor.open()
+        await page.goto(url)
+        await log_in_at_provider(page)
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_text("You have logged out.")).to_be_visible()
+        if java_script_enabled:
+            await visitor.check(page)
+        await page.get_by_role("link", name="Log out of Example ID").click()
+        await expect(page).to_have_url(re.compile(f"^{re.escape(issuer)}/oauth2/end_session"))
+        await page.locator("form button[type=submit], form input[type=submit]").first.click()
+        await expect(page.get_by_text("You have logged out, also of Example ID.")).to_be_visible()
+        await page.goto(url)
+        await expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
 async def test_a_person_comes_back_without_javascript(browser: Browser, url: str, issuer: str) -> None:
     async with visiting(browser, url, java_script_enabled=False) as visitor:
         await leave_provider_alone(visitor, issuer)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from ingestion_engine.access.oidc.log_outs import ProviderLogIn
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.access.sessions import KNOWN_S, TOUCH_S, Sessions
+from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.settings import SessionSettings
 from ingestion_engine.runtime.timestamps import Moment
-from ingestion_engine.services.console_sessions import SessionRecord, SessionStore
-from ingestion_engine.services.job_records import console_sessions
+from ingestion_engine.services import console_sessions as console_sessions_store
+from ingestion_engine.services.console_sessions import ProviderLogOut, SessionRecord, SessionStore
+from ingestion_engine.services.job_records import console_sessions, provider_log_outs
 from ingestion_engine.services.job_store import JobStore
 
 ADA = Principal(name="ada", kind="key", credential="c" * 64)
@@ -153,3 +158,120 @@ async def test_sessions_that_have_ended_are_removed(world: World, jobs: JobStore
     async with jobs.database.reading() as connection:
         assert (await connection.execute(sa.select(sa.func.count()).select_from(console_sessions))).scalar() == 1
     assert await sessions.find(begun.secret) is not None
+
+
+# -- log-outs at the provider -----------------------------------------------------------------------------------------
+
+BOB = Principal(name="oidc:bob", kind="oidc")
+
+
+def log_in(world: World, session: str | None = "first", subject: str = "bob") -> ProviderLogIn:
+    return ProviderLogIn(subject, session, world.now)
+
+
+def log_out(world: World, number: int = 1, *, subject: str | None = None, session: str | None = None) -> ProviderLogOut:
+    return ProviderLogOut(
+        id=f"log-out {number}",
+        subject=subject,
+        session=session,
+        at=world.now,
+        expires_at=world.now + dt.timedelta(minutes=12),
+    )
+
+
+async def test_a_log_out_at_the_provider_ends_the_sessions_it_names_on_every_copy(world: World) -> None:
+    """Sessions of another one, of keys, and of releases that have recorded neither subject nor session stay."""
+    world.rights[BOB.name] = BOB
+    here, there = world.copy(), world.copy()
+    begun = {
+        "first": await here.begin(BOB, log_in=log_in(world)),
+        "second": await here.begin(BOB, log_in=log_in(world, "second")),
+        "key": await here.begin(ADA),
+        "former": await here.begin(BOB),
+    }
+    world.wait(seconds=1)
+
+    async def find() -> set[str]:
+        return {name for name, one in begun.items() if await there.find(one.secret) is not None}
+
+    assert await there.is_still_valid(begun["first"].principal)
+    await here.end_by_provider(log_out(world, 1, session="first"))
+    assert await find() == {"second", "key", "former"}
+    world.wait(seconds=KNOWN_S)
+    assert not await there.is_still_valid(begun["first"].principal)
+    await there.end_by_provider(log_out(world, 2, subject="somebody"))
+    assert await find() == {"second", "key", "former"}
+    await there.end_by_provider(log_out(world, 3, subject="bob"))
+    assert await find() == {"key", "former"}
+
+
+async def test_a_log_out_is_received_once(world: World, jobs: JobStore) -> None:
+    """By ten copies at once, too; it is forgotten when its token cannot be used any more."""
+    copies = [world.copy() for _ in range(10)]
+    one = log_out(world, session="first")
+    results = await asyncio.gather(*(copy.end_by_provider(one) for copy in copies), return_exceptions=True)
+    refused = [result for result in results if result is not None]
+    assert len(refused) == 9
+    assert {getattr(error, "code", error) for error in refused} == {"logout_token_invalid"}
+
+    async def count() -> int:
+        await copies[0].sweep()
+        async with jobs.database.reading() as connection:
+            return len((await connection.execute(sa.select(provider_log_outs))).all())
+
+    assert await count() == 1
+    world.wait(minutes=12)
+    assert await count() == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_log_out_waits_for_the_log_in_that_has_not_seen_it(
+    world: World, jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported after the log-in was compared with all log-outs, and before its row is there for others."""
+    world.rights[BOB.name] = BOB
+    here, there = world.copy(), world.copy()
+    reports: list[asyncio.Task[None]] = []
+    compare = console_sessions_store._is_logged_out
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM "
+    waiting += "pg_database WHERE datname = current_database())"
+
+    async def is_being_written() -> bool:
+        async with jobs.database.reading() as connection:
+            return reports[0].done() or (await connection.execute(sa.text(waiting))).first() is not None
+
+    async def compare_and_report(*given: Any) -> bool:
+        found = await compare(*given)
+        reports.append(asyncio.create_task(there.end_by_provider(log_out(world, session="first"))))
+        async with asyncio.timeout(10):
+            while not await is_being_written():
+                pass  # each look gives the loop a turn
+        return found
+
+    monkeypatch.setattr(console_sessions_store, "_is_logged_out", compare_and_report)
+    begun = await here.begin(BOB, log_in=log_in(world))
+    await reports[0]
+    assert await there.find(begun.secret) is None
+
+
+async def test_no_log_in_outlives_the_log_out_that_meets_it(world: World) -> None:
+    """Twenty log-ins that are being completed while the provider reports their end, on two copies."""
+    world.rights[BOB.name] = BOB
+    world.settings = SessionSettings(hours=12, idle_minutes=60, per_caller=100)
+    here, there = world.copy(), world.copy()
+    for number in range(20):
+        session = f"session {number}"
+        begun, ended = await asyncio.gather(
+            here.begin(BOB, log_in=log_in(world, session)),
+            there.end_by_provider(log_out(world, number, session=session)),
+            return_exceptions=True,
+        )
+        assert ended is None
+        if isinstance(begun, SubmissionError):
+            assert begun.code == "log_in_failed"
+        else:
+            assert not isinstance(begun, BaseException)
+            assert await here.find(begun.secret) is None
+    world.wait(seconds=1)
+    later = await here.begin(BOB, log_in=log_in(world, "session 1"))
+    assert await there.find(later.secret) is not None

@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 from oidc_provider_mock import User, run_server_in_thread
+
+from support.token_issuer import TokenIssuer
 
 RULES = [
     {"value": "operators", "scopes": ["search", "read", "submit", "delete", "admin"]},
@@ -55,6 +58,22 @@ async def log_in_at_provider(client: httpx.AsyncClient, name: str, *, next_page:
     assert begun.status_code == 303, begun.text
     callback = await authorize(begun.headers["location"], name)
     return await client.get(callback, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+
+
+async def log_in_by_id_token(client: httpx.AsyncClient, issuer: TokenIssuer, **claims: Any) -> httpx.Response:
+    """Log in at a provider whose ID token has these claims, for example ``sid``; the answer of the callback."""
+    callback = await begin_by_id_token(client, issuer, **claims)
+    return await client.get(callback)
+
+
+async def begin_by_id_token(client: httpx.AsyncClient, issuer: TokenIssuer, **claims: Any) -> str:
+    """Begin such a log-in; the address to which the provider sends the browser back."""
+    begun = await client.get("/console/oidc/login")
+    assert begun.status_code == 303, begun.text
+    query = dict(parse_qsl(urlsplit(begun.headers["location"]).query))
+    token = issuer.sign(issuer.claims(**{"aud": query["client_id"], "nonce": query["nonce"], **claims}))
+    issuer.answer = lambda: (200, {"id_token": token, "access_token": "a"})
+    return f"/console/oidc/callback?{urlencode({'code': 'c0de', 'state': query['state']})}"
 
 
 async def authorize(url: str, name: str) -> str:

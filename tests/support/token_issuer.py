@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -88,6 +89,38 @@ class TokenIssuer:
         return [
             {**_public(key), "kid": kid, "alg": algorithm, "use": "sig"} for kid, (key, algorithm) in self.keys.items()
         ]
+
+
+@dataclass
+class LogOutTokens:
+    """The log-out tokens of a provider; wherever one of its access tokens is made, one of these can be."""
+
+    issuer: TokenIssuer
+    audience: str
+
+    @property
+    def url(self) -> str:
+        return self.issuer.url
+
+    def claims(self, **others: Any) -> dict[str, Any]:
+        """Claims of a good log-out token for a session of ada, with some replaced; None leaves one out."""
+        now = int(time.time())
+        good = {
+            "iss": self.url,
+            "aud": self.audience,
+            "iat": now,
+            "exp": now + 120,
+            "jti": secrets.token_hex(8),
+            "sub": "ada",
+            "sid": "first",
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+        }
+        return {name: value for name, value in {**good, **others}.items() if value is not None}
+
+    def sign(self, claims: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """A token, by default a good one; as ``TokenIssuer.sign``."""
+        headers = {"typ": "logout+jwt", **(options.pop("headers", None) or {})}
+        return self.issuer.sign(self.claims() if claims is None else claims, headers=headers, **options)
 
 
 def _public(key: PrivateKeyTypes) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ingestion_engine.access.identity import Identities
+from ingestion_engine.access.oidc.log_outs import ProviderLogIn, refuse_log_out
 from ingestion_engine.access.oidc.rules import RuleBook
 from ingestion_engine.access.principal import Principal
 from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.settings import SessionSettings
 from ingestion_engine.runtime.timestamps import Moment, utc_now
-from ingestion_engine.services.audit.change import begin_change
-from ingestion_engine.services.console_sessions import SessionRecord, SessionStore
+from ingestion_engine.services.audit.change import begin_change, note_change
+from ingestion_engine.services.console_sessions import ProviderLogOut, SessionRecord, SessionStore
 
 SECRET_BYTES: Final = 32
 TOUCH_S: Final = 60.0
@@ -37,6 +38,7 @@ SWEEP_S: Final = 60.0
 
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _KNOWN_MAX: Final = 10_000
+_USED: Final = "The log-out token was used already."
 
 Recall = Callable[[SessionRecord], Awaitable[Principal | None]]
 """Returns the present rights of a session's principal; None when its credential does not count any more."""
@@ -96,12 +98,23 @@ class Sessions:
         self._clock = clock
         self._known: dict[str, tuple[float, Principal | None]] = {}
 
-    async def begin(self, principal: Principal, claims: Mapping[str, Any] | None = None) -> NewSession:
-        """Begin a session of somebody who has just been identified. Raises DatabaseUnavailable.
+    async def begin(
+        self,
+        principal: Principal,
+        claims: Mapping[str, Any] | None = None,
+        *,
+        log_in: ProviderLogIn | None = None,
+    ) -> NewSession:
+        """Begin a session of somebody who has just been identified.
 
         Args:
             principal: The caller, by an API key or a log-in at the provider.
             claims: Claims of the ID token that the rules use; None for an API key.
+            log_in: The log-in at the provider; None for an API key.
+
+        Raises:
+            SubmissionError: "log_in_failed" (401): the provider has reported the end of this log-in meanwhile.
+            DatabaseUnavailable: the database does not respond.
         """
         secret = secrets.token_urlsafe(SECRET_BYTES)
         now = self._now()
@@ -114,9 +127,14 @@ class Sessions:
             created_at=now,
             seen_at=now,
             expires_at=now + self._lasts,
+            provider_subject=None if log_in is None else log_in.subject,
+            provider_session=None if log_in is None else log_in.session,
         )
         await begin_change(who=principal.name, kind=principal.kind, key_id=principal.key_id)
-        await self._store.insert(record, keep=self._most)
+        issued_at = None if log_in is None else log_in.issued_at
+        if not await self._store.insert(record, keep=self._most, issued_at=issued_at):
+            message = "The provider has ended the log-in before it was completed."
+            raise SubmissionError("log_in_failed", message, hint="Log in again.", status=401)
         return NewSession(secret, self._as_principal(principal, record))
 
     async def find(self, cookie: str) -> Principal | None:
@@ -150,13 +168,31 @@ class Sessions:
             self._known[session_id] = (self._clock(), found)
         return found is not None and found.has_rights_of(principal)
 
-    async def end(self, cookie: str) -> None:
-        """End a session, if the cookie has one. Raises DatabaseUnavailable."""
+    async def end(self, cookie: str) -> SessionRecord | None:
+        """End the session of a cookie; return what it was, None if the cookie has none. Raises DatabaseUnavailable."""
         record = None if _SECRET.fullmatch(cookie) is None else await self._store.find(_hash(cookie))
         if record is not None:
             await begin_change(who=record.owner, kind=record.kind)
             await self._store.delete(record.id)
             self._known.pop(record.id, None)
+        return record
+
+    async def end_by_provider(self, log_out: ProviderLogOut) -> None:
+        """End the sessions that a log-out at the provider names, of all copies of the service; maybe none.
+
+        Raises:
+            SubmissionError: "logout_token_invalid" (400): it was received already.
+            DatabaseUnavailable: the database does not respond; the log-out can be received again.
+        """
+        if await self._store.knows_log_out(log_out.id):
+            raise refuse_log_out(_USED)
+        await begin_change(who=", ".join(await self._store.list_owners(log_out)), kind="oidc")
+        ended = await self._store.log_out(log_out)
+        if ended is None:
+            raise refuse_log_out(_USED)
+        for session_id in ended:
+            self._known.pop(session_id, None)
+        note_change(sessions=len(ended))
 
     async def sweep(self) -> None:
         """Remove the sessions that have ended by time. Raises DatabaseUnavailable."""

@@ -13,11 +13,13 @@ from fastapi import Request, Response
 SESSION: Final = "session"
 CSRF: Final = "csrf"
 LOG_IN: Final = "log_in"
+LOG_OUT: Final = "log_out"
 
 _NAMES: Final = {
     SESSION: ("__Host-ingest", "ingest_session"),
     CSRF: ("__Host-ingest-csrf", "ingest_csrf"),
     LOG_IN: ("__Host-ingest-login", "ingest_login"),
+    LOG_OUT: ("__Host-ingest-logout", "ingest_logout"),
 }
 """Names of each cookie with and without TLS."""
 
@@ -54,7 +56,7 @@ def set_cookie(
     Args:
         request: The request.
         response: Its response.
-        which: ``SESSION``, ``CSRF`` or ``LOG_IN``.
+        which: ``SESSION``, ``CSRF``, ``LOG_IN`` or ``LOG_OUT``.
         value: Value.
         same_site: With ``strict``, requests that begin on another site do not have it; with ``lax``, only links do.
         max_age_s: Seconds until the browser forgets it; None means when it is closed.

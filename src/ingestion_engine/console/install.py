@@ -10,6 +10,7 @@ from ingestion_engine.api.problems import make_problem
 from ingestion_engine.console.routes import (
     aliases,
     audit,
+    back_channel,
     collections,
     jobs,
     log_in,
@@ -22,7 +23,7 @@ from ingestion_engine.console.routes import (
 from ingestion_engine.console.routing import make_router, show_problem
 from ingestion_engine.console.viewer import ViewerDep
 
-_SECTIONS: Final = (static, log_in, new_job, jobs, collections, objects, search, aliases, system, audit)
+_SECTIONS: Final = (static, log_in, back_channel, new_job, jobs, collections, objects, search, aliases, system, audit)
 
 
 def install_console(app: FastAPI) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urlencode, urlsplit
 from fastapi import Request
 
 LOG_IN_PATH: Final = "/console/login"
+BACK_CHANNEL_PATH: Final = "/console/oidc/backchannel-logout"
+"""Where the provider itself reports log-outs; no page."""
 HOME: Final = "/"
 
 _PAGE: Final = re.compile(r"/(?:console(?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)*/?)?(?:\?[A-Za-z0-9._~%!$&'()*+,;=:@/?-]*)?")

@@ -421,6 +421,10 @@ class OidcSettings(Group):
     submitted under it, as ``oidc:<name>``."""
     title: str = Field(default="single sign-on", min_length=1, max_length=64)
     """What the log-in page calls the provider: "Log in with ..."."""
+    offer_logout: bool = True
+    """True offers people who log out of the console to log out at the provider as well, where its discovery document
+    has an ``end_session_endpoint``. False for providers that require an ID token there, such as Okta: the service keeps
+    none."""
 
     @model_validator(mode="after")
     def _check(self) -> OidcSettings:
@@ -476,8 +480,9 @@ class LimitsSettings(Group):
     """Maximum number of jobs of one API key (or person) that are under way; further ones wait, while jobs of others
     start. Unset means no limit."""
     failed_logins_per_minute: float = Field(default=30.0, gt=0)
-    """Maximum number of requests with an unknown key or password per minute from one address. Further credentials from
-    there are refused with 429 unread, but for those that have been accepted lately."""
+    """Maximum number of requests with an unknown key or password per minute from one address, and of wrong log-out
+    tokens of a provider. Further ones from there are refused with 429 unread, but for credentials that have been
+    accepted lately."""
 
 
 class GatewaySettings(Group):

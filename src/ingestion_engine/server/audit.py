@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.access.principal import Principal
+from ingestion_engine.api.dependencies import LOG_IN_FAILED
 from ingestion_engine.api.problems import PROBLEM_CODE
 from ingestion_engine.domain.audit import Outcome
 from ingestion_engine.runtime.timestamps import utc_now
@@ -86,9 +87,11 @@ class RequestRecord:
             return
         self._ended = True
         is_change = self._begun is not None or (status < 400 and self._is_change())
-        if not is_change and status not in REFUSALS:
+        # A token of the provider that does not count is refused with 400, as its standard has it.
+        is_refusal = status in REFUSALS or (status == 400 and bool(self._scope["state"].get(LOG_IN_FAILED)))
+        if not is_change and not is_refusal:
             return
-        outcome = Outcome.DONE if status < 400 else Outcome.REFUSED if status in REFUSALS else Outcome.FAILED
+        outcome = Outcome.DONE if status < 400 else Outcome.REFUSED if is_refusal else Outcome.FAILED
         entry = self._describe(outcome, status=status, code=code)
         if is_change:
             await log.end(entry, self._find_credentials())

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingestion_engine.api.metrics import Metrics
 from ingestion_engine.api.problems import answer_problem, make_problem
+from ingestion_engine.console.returning import BACK_CHANNEL_PATH
 from ingestion_engine.runtime.settings import LimitsSettings
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 
@@ -24,9 +25,9 @@ FORM_MAX_BYTES: Final = 256 * 1024
 one lists 1,000 versions of an alias."""
 
 LOG_IN_MAX_BYTES: Final = 16 * 1024
-"""Of the forms of a log-in and a log-out, which everybody can send: a key, or an access token that was pasted."""
+"""Of the forms of a log-in and a log-out, which everybody can send: a key, or a token."""
 
-_LOG_INS: Final = frozenset({"/console/login", "/console/logout"})
+_LOG_INS: Final = frozenset({"/console/login", "/console/logout", BACK_CHANNEL_PATH})
 
 _ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})

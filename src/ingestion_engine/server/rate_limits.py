@@ -7,7 +7,7 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -18,6 +18,7 @@ from ingestion_engine.api.dependencies import LOG_IN_FAILED
 from ingestion_engine.api.metrics import HttpLoad
 from ingestion_engine.api.problems import answer_problem, make_problem
 from ingestion_engine.console.cookies import SESSION_COOKIES
+from ingestion_engine.console.returning import BACK_CHANNEL_PATH, LOG_IN_PATH
 from ingestion_engine.runtime.settings import LimitsSettings
 from ingestion_engine.server.host_checks import PROBES
 
@@ -34,8 +35,10 @@ would mostly be full again."""
 ACCEPTED_S: Final = 3600.0
 """How long a credential that was accepted may be tried although its address has failed too often."""
 
-LOGIN_PATH: Final = "/console/login"
-"""Where keys are entered by hand."""
+FORMS: Final[Mapping[str, str]] = {LOG_IN_PATH: "", BACK_CHANNEL_PATH: "log-out "}
+"""Where credentials are in a form: keys that are entered by hand, and log-out tokens of the provider. Their failures
+are counted by address in buckets with these prefixes: who guesses keys does not keep out the provider's log-outs, which
+may come through the same proxy."""
 
 
 class Buckets:
@@ -135,7 +138,7 @@ class RateLimits:
         if not is_probe and not is_known and (wait_s := self._addresses.take(address)):
             return "address", wait_s
         tries = _is_log_in(scope) or (credentials and not is_known)
-        if tries and (wait_s := self._failures.wait_s(address)):
+        if tries and (wait_s := self._failures.wait_s(_name_failures(scope, address))):
             return "failed_logins", wait_s
         return "caller", 0.0 if is_probe else max(map(self._callers.take, credentials), default=0.0)
 
@@ -145,7 +148,7 @@ class RateLimits:
     def _note(self, scope: Scope, address: str, credentials: Sequence[str], *, status: int) -> None:
         state = scope.get("state") or {}
         if status == 401 or state.get(LOG_IN_FAILED):
-            self._failures.take(address)
+            self._failures.take(_name_failures(scope, address))
             for credential in () if _is_log_in(scope) else credentials:
                 self._accepted.pop(credential, None)
         elif not _is_log_in(scope) and getattr(state.get("caller"), "kind", "anonymous") != "anonymous":
@@ -157,8 +160,13 @@ class RateLimits:
 
 
 def _is_log_in(scope: Scope) -> bool:
-    """Return whether a request enters a key by hand. Pure."""
-    return bool(scope["path"] == LOGIN_PATH and scope["method"] == "POST")
+    """Return whether the credential of a request is in its form. Pure."""
+    return scope["method"] == "POST" and scope["path"] in FORMS
+
+
+def _name_failures(scope: Scope, address: str) -> str:
+    """Return the bucket of the failures that a request counts for. Pure."""
+    return FORMS.get(scope["path"], "") + address
 
 
 def name_address(scope: Scope) -> str:

@@ -116,9 +116,25 @@ console_sessions = sa.Table(
     sa.Column("created_at", UtcMoment, nullable=False),
     sa.Column("seen_at", UtcMoment, nullable=False),
     sa.Column("expires_at", UtcMoment, nullable=False),
+    sa.Column("provider_subject", sa.String(64)),
+    sa.Column("provider_session", sa.String(64)),
     sa.Index("ix_console_sessions_owner", "owner", "kind", "seen_at"),
+    sa.Index("ix_console_sessions_subject", "provider_subject"),
+    sa.Index("ix_console_sessions_session", "provider_session"),
 )
 """People who have logged in to the console; ``id`` is the SHA-256 of what their cookie has."""
+
+provider_log_outs = sa.Table(
+    "provider_log_outs",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("subject", sa.String(64)),
+    sa.Column("session", sa.String(64)),
+    sa.Column("at", UtcMoment, nullable=False),
+    sa.Column("expires_at", UtcMoment, nullable=False),
+)
+"""Log-outs that the OpenID Connect provider has reported, until their tokens could not be used again."""
+
 audit_log = sa.Table(
     "audit_log",
     metadata,

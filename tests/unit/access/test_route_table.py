@@ -103,7 +103,8 @@ TABLE: Final[dict[tuple[str, str], Route]] = {
 
 CONSOLE: Final = {
     "everybody": "GET /console/login, POST /console/login, POST /console/logout, GET /console/oidc/login, "
-    "GET /console/oidc/callback, GET /console/static/{version}/{path:path}",
+    "GET /console/oidc/callback, GET /console/oidc/logout, GET /console/oidc/logged-out, "
+    "POST /console/oidc/backchannel-logout, GET /console/static/{version}/{path:path}",
     "any caller": "GET /console{path:path}",
     "search": "GET /console/search, POST /console/search",
     "read": "GET /, GET /console/jobs/{job_id}, GET /console/jobs/{job_id}/events, "

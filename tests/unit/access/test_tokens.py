@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import logging
-import time
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.api_jws import PyJWS
 
 from ingestion_engine.access.oidc.provider import FRESH_S, RETRY_S
 from ingestion_engine.access.oidc.rules import RuleBook
-from ingestion_engine.access.oidc.tokens import TOKEN_MAX_BYTES
+from ingestion_engine.access.oidc.tokens import LOG_OUT_EVENT, TOKEN_MAX_BYTES
 from ingestion_engine.cli import app
 from ingestion_engine.cli.output import run_app
 from ingestion_engine.runtime.settings import OidcSettings
 from support.control import World, bearer, write_keys
 from support.live_service import LiveService
-from support.token_issuer import AUDIENCE, TokenIssuer, ec_key, issuing, rsa_key, sign_by_hand
+from support.token_issuer import AUDIENCE, TokenIssuer, ec_key, issuing, rsa_key
+from support.wrong_tokens import MINUTE, WRONG_TOKENS, now, sign_claims
 
 RULES = [
     {"value": "staff", "scopes": ["search", "read"], "collections": ["docs-*"]},
@@ -149,57 +143,8 @@ async def test_keys_count_beside_tokens(world: World, issuer: TokenIssuer, tmp_p
 
 # -- wrong tokens -----------------------------------------------------------------------------------------------------
 
-MINUTE = 60
-
-
-def _now() -> int:
-    return int(time.time())
-
-
-def _public_pem() -> bytes:
-    return rsa_key("first").public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _hmac_with_public_key(issuer: TokenIssuer) -> str:
-    """HS256 with the published key as the secret, which libraries refuse to sign."""
-    token = sign_by_hand({"alg": "HS256", "kid": "first", "typ": "JWT"}, issuer.claims())
-    signed = token.rpartition(".")[0]
-    digest = hmac.new(_public_pem(), signed.encode(), hashlib.sha256).digest()
-    return f"{signed}.{urlsafe_b64encode(digest).rstrip(b'=').decode()}"
-
-
 WRONG: dict[str, tuple[Callable[[TokenIssuer], str], str]] = {
-    "issuer": (lambda one: one.sign(one.claims(iss="https://evil.example")), "another issuer"),
-    "issuer with a slash": (lambda one: one.sign(one.claims(iss=one.url + "/")), "another issuer"),
-    "no issuer": (lambda one: one.sign(one.claims(iss=None)), "lacks the claim 'iss'"),
-    "audience": (lambda one: one.sign(one.claims(aud="another")), "another audience"),
-    "audiences": (lambda one: one.sign(one.claims(aud=["a", "b"])), "another audience"),
-    "no audience": (lambda one: one.sign(one.claims(aud=None)), "lacks the claim 'aud'"),
-    "part of the audience": (lambda one: one.sign(one.claims(aud=AUDIENCE + "2")), "another audience"),
-    "key": (lambda one: one.sign(key=rsa_key("stranger")), "signature"),
-    "kid": (lambda one: one.sign(kid="invented", key=rsa_key("stranger"), algorithm="RS256"), "no key"),
-    "kid that is a path": (lambda one: one.sign(kid="../../dev/null"), "no key"),
-    "kid that is no text": (lambda one: sign_by_hand({"alg": "RS256", "kid": 7}, one.claims()), "not a JSON Web"),
-    "key in the token": (
-        lambda one: one.sign(key=rsa_key("stranger"), headers={"jwk": {"kty": "RSA", "n": "AQAB", "e": "AQAB"}}),
-        "signature",
-    ),
-    "address in the token": (lambda one: one.sign(key=rsa_key("stranger"), headers={"jku": one.url}), "signature"),
-    "HS256 with the public key": (_hmac_with_public_key, "algorithm that is not accepted"),
-    "none": (lambda one: sign_by_hand({"alg": "none"}, one.claims(), b""), "algorithm that is not accepted"),
-    "None": (lambda one: sign_by_hand({"alg": "nOnE"}, one.claims(), b""), "algorithm that is not accepted"),
-    "no algorithm": (lambda one: sign_by_hand({"kid": "first"}, one.claims()), "algorithm that is not accepted"),
-    "algorithm that is no text": (lambda one: sign_by_hand({"alg": ["RS256"]}, one.claims()), "not accepted"),
-    "another algorithm of the same key": (lambda one: one.sign(algorithm="RS512"), "no key"),
-    "elliptic with the key of RSA": (
-        lambda one: one.sign(key=ec_key("stranger"), algorithm="ES256"),
-        "no key",
-    ),
-    "expired": (lambda one: one.sign(one.claims(exp=_now() - 2 * MINUTE)), "expired"),
-    "no expiry": (lambda one: one.sign(one.claims(exp=None)), "lacks the claim 'exp'"),
-    "expiry that is no number": (lambda one: one.sign(one.claims(exp="soon")), "cannot be read"),
-    "not before": (lambda one: one.sign(one.claims(nbf=_now() + 2 * MINUTE)), "not valid yet"),
-    "issued in the future": (lambda one: one.sign(one.claims(iat=_now() + 2 * MINUTE)), "not valid yet"),
+    **WRONG_TOKENS,
     "no subject": (lambda one: one.sign(one.claims(sub=None)), "lacks the claim 'sub'"),
     "subject that is no text": (lambda one: sign_claims(one, sub=7), "cannot be read"),
     "subject with control characters": (lambda one: one.sign(one.claims(sub="a\nb")), "no text in the claim"),
@@ -208,19 +153,9 @@ WRONG: dict[str, tuple[Callable[[TokenIssuer], str], str]] = {
     "ID token": (lambda one: one.sign(one.claims(nonce="n")), "ID token"),
     "ID token of Keycloak": (lambda one: one.sign(one.claims(typ="ID")), "ID token"),
     "refresh token of Keycloak": (lambda one: one.sign(one.claims(typ="Refresh")), "'refresh'"),
-    "critical extension": (lambda one: one.sign(headers={"crit": ["new"], "new": 1}), "not a JSON Web Token"),
     "large": (lambda one: one.sign(one.claims(groups=["g" * TOKEN_MAX_BYTES])), "more than 16384 bytes"),
-    "deep": (lambda one: sign_by_hand(b'{"a":' + b"[" * 9000, one.claims()), "not a JSON Web Token"),
-    "head that is no JSON": (lambda one: sign_by_hand(b'{"alg"', one.claims()), "not a JSON Web Token"),
-    "not base64": (lambda _: "ey!!.e30.e30", "not a JSON Web Token"),
-    "empty parts": (lambda _: "ey..", "not a JSON Web Token"),
+    "log-out token without a type": (lambda one: one.sign(one.claims(events={LOG_OUT_EVENT: {}})), "about an event"),
 }
-
-
-def sign_claims(issuer: TokenIssuer, **claims: Any) -> str:
-    """Sign claims that PyJWT refuses to put into a token."""
-    payload = json.dumps(issuer.claims(**claims)).encode()
-    return PyJWS().encode(payload, rsa_key("first"), algorithm="RS256", headers={"kid": "first"})
 
 
 async def test_a_wrong_token_is_refused_with_the_reason(
@@ -251,8 +186,8 @@ async def test_a_request_without_a_token_is_challenged_without_an_error(world: W
 @pytest.mark.parametrize("seconds", [-MINUTE // 2, MINUTE // 2])
 async def test_clocks_may_differ_by_less_than_a_minute(world: World, issuer: TokenIssuer, seconds: int) -> None:
     """A token that expired half a minute ago, or begins in half a minute, counts."""
-    claims = issuer.claims(nbf=_now() + seconds, iat=_now() + seconds, exp=_now() + min(seconds, 0))
-    assert (await ask(world, issuer, issuer.sign(claims | {"exp": _now() + seconds + 1}))).status_code == 200
+    claims = issuer.claims(nbf=now() + seconds, iat=now() + seconds, exp=now() + min(seconds, 0))
+    assert (await ask(world, issuer, issuer.sign(claims | {"exp": now() + seconds + 1}))).status_code == 200
 
 
 @pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")

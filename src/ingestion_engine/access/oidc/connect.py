@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingestion_engine.access.oidc.code_flow import CodeFlow
+from ingestion_engine.access.oidc.log_outs import LogOuts
 from ingestion_engine.access.oidc.provider import TIMEOUT_S, Provider
 from ingestion_engine.access.oidc.rules import RuleBook
 from ingestion_engine.access.oidc.source import TokenSource
@@ -21,6 +22,8 @@ class Oidc:
     tokens: TokenSource
     flow: CodeFlow | None
     """Log-in of people; None without ``INGEST_OIDC__CLIENT_ID``."""
+    log_outs: LogOuts | None
+    """Their log-outs; None without ``INGEST_OIDC__CLIENT_ID``."""
 
     async def close(self) -> None:
         """Release connections."""
@@ -44,4 +47,5 @@ def open_oidc(settings: Settings) -> Oidc | None:
         rules=rules,
         tokens=TokenSource(oidc, provider, rules),
         flow=None if oidc.client_id is None else CodeFlow(oidc, provider),
+        log_outs=None if oidc.client_id is None else LogOuts(oidc, provider),
     )

@@ -63,6 +63,7 @@ class ProviderMetadata(BaseModel):
     jwks_uri: str
     authorization_endpoint: str | None = None
     token_endpoint: str | None = None
+    end_session_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
     authorization_response_iss_parameter_supported: bool = False
 
@@ -139,6 +140,15 @@ class Provider:
         if self._documents is None:
             raise self.unavailable()
         return self._documents.metadata
+
+    async def find_end_session(self) -> str | None:
+        """Return the address at which people log out; None where the provider has none, or one that is not https.
+
+        Raises:
+            TransientError: "oidc_unavailable".
+        """
+        url = (await self.describe()).end_session_endpoint
+        return url if url is not None and self._is_allowed(url) else None
 
     async def find_key(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         """Return the key that checks a token; None when the provider has no such key.
@@ -272,13 +282,17 @@ class Provider:
         if metadata.issuer != self.issuer:
             raise self._invalid(f"its issuer is another than INGEST_OIDC__ISSUER: {metadata.issuer[:256]!r}")
         for url in (metadata.jwks_uri, metadata.authorization_endpoint, metadata.token_endpoint):
-            if url is not None and urlsplit(url).scheme not in ("https", urlsplit(self.issuer).scheme):
+            if url is not None and not self._is_allowed(url):
                 raise self._invalid(f"the address {url[:256]!r} does not start with https://")
         keys = (await self._read_json(metadata.jwks_uri)).get("keys")
         if not isinstance(keys, list):
             raise self._invalid("its keys are no JSON Web Key Set")
         public = [key for key in keys if isinstance(key, dict) and "d" not in key]
         return _Documents(metadata, tuple(public[:KEYS_MAX]), self._clock())
+
+    def _is_allowed(self, url: str) -> bool:
+        """Return whether an address begins with https, or as the issuer does. Pure."""
+        return urlsplit(url).scheme in ("https", urlsplit(self.issuer).scheme)
 
     async def _read_json(self, url: str) -> dict[str, Any]:
         response = await self._request("GET", url, headers={"accept": "application/json"})

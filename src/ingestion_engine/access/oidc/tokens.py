@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hmac
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,9 +20,18 @@ TOKEN_MAX_BYTES: Final = 16 * 1024
 LEEWAY_S: Final = 60
 """Seconds by which the clocks of the provider and of this machine may differ."""
 
-_TYPES: Final = frozenset({"", "jwt", "at+jwt"})
-"""Accepted ``typ`` of a token's head, without "application/": others are proofs, log-out tokens, security events
-(RFC 8725 section 3.11)."""
+LOG_OUT_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
+"""Member of the claim ``events`` that makes a token a log-out token (Back-Channel Logout 1.0, section 2.4)."""
+
+LOG_OUT_AGE_S: Final = 600
+"""Age up to which a log-out token counts. Providers send them within seconds, and let them expire after two minutes;
+it bounds how long each has to be remembered, whatever its expiry."""
+
+_PLAIN_TYPES: Final = frozenset({"", "jwt"})
+_ACCESS_TYPES: Final = _PLAIN_TYPES | {"at+jwt"}
+_LOG_OUT_TYPES: Final = _PLAIN_TYPES | {"logout+jwt"}
+"""Accepted ``typ`` of the heads of tokens, without "application/": others are proofs, security events, tokens of
+another kind (RFC 8725 section 3.11)."""
 
 _ID_TOKEN_MARKS: Final = ("nonce", "at_hash", "c_hash")
 """Claims that only ID tokens have (OpenID Connect Core 1.0, sections 2 and 3.3.2.11)."""
@@ -61,12 +71,15 @@ class TokenChecks:
             SubmissionError: "unauthenticated" (401), with the reason.
             TransientError: "oidc_unavailable" (503): the keys of the provider are not known.
         """
-        claims = await self._read(token, audience=self._audience, required=("exp", "iss", "aud", "sub"))
+        required = ("exp", "iss", "aud", "sub")
+        claims = await self._read(token, audience=self._audience, required=required, types=_ACCESS_TYPES)
         kind = str(claims.get("typ", "")).lower()  # Keycloak names the kind in a claim
         if kind == "id" or any(mark in claims for mark in _ID_TOKEN_MARKS):
             raise _refused("This is an ID token, which tells a program who has logged in; the API takes access tokens.")
         if kind in ("refresh", "offline", "logout"):
             raise _refused(f"This is a token of the kind {kind!r}; the API takes access tokens.")
+        if "events" in claims:  # RFC 8417 section 2.2; log-out tokens need not say more of their kind
+            raise _refused("This is a token about an event, such as a log-out; the API takes access tokens.")
         return claims
 
     async def read_id_token(self, token: str, *, client_id: str, nonce: str) -> Claims:
@@ -76,16 +89,40 @@ class TokenChecks:
             SubmissionError: "unauthenticated" (401), with the reason.
             TransientError: "oidc_unavailable" (503).
         """
-        claims = await self._read(token, audience=client_id, required=("exp", "iat", "iss", "aud", "sub"), is_id=True)
-        audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
-        authorized = claims.get("azp")
-        if authorized != client_id and (authorized is not None or len(audiences) > 1):
-            raise _refused("The ID token was issued for another client.")
+        required = ("exp", "iat", "iss", "aud", "sub")
+        claims = await self._read(token, audience=client_id, required=required, types=_PLAIN_TYPES)
+        _check_client(claims, client_id)
         if not hmac.compare_digest(str(claims.get("nonce", "")).encode("utf-8", "replace"), nonce.encode()):
             raise _refused("The ID token belongs to another log-in.")
         return claims
 
-    async def _read(self, token: str, *, audience: str, required: tuple[str, ...], is_id: bool = False) -> Claims:
+    async def read_logout_token(self, token: str, *, client_id: str) -> Claims:
+        """Return the claims of a log-out token (OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6).
+
+        It has a subject, a session or both, as texts that are not empty. Whether it was used before is not checked.
+
+        Raises:
+            SubmissionError: "unauthenticated" (401), with the reason.
+            TransientError: "oidc_unavailable" (503).
+        """
+        required = ("exp", "iat", "iss", "aud", "jti", "events")
+        claims = await self._read(token, audience=client_id, required=required, types=_LOG_OUT_TYPES)
+        _check_client(claims, client_id)
+        events = claims["events"]
+        if not isinstance(events, dict) or not isinstance(events.get(LOG_OUT_EVENT), dict):
+            raise _refused("The token is not about a log-out.")
+        if "nonce" in claims:
+            raise _refused("The token has a nonce, as ID tokens do: a log-out token must not have one.")
+        if time.time() - int(claims["iat"]) > LOG_OUT_AGE_S + LEEWAY_S:
+            raise _refused(f"The log-out token was issued more than {LOG_OUT_AGE_S} s ago.")
+        named = [claims[name] for name in ("sub", "sid") if name in claims]
+        if not named:
+            raise _refused("The log-out token names neither a subject nor a session.")
+        if not all(isinstance(value, str) and value for value in (claims["jti"], *named)):
+            raise _refused("The claims 'jti', 'sub' and 'sid' of a log-out token have to be texts.")
+        return claims
+
+    async def _read(self, token: str, *, audience: str, required: tuple[str, ...], types: frozenset[str]) -> Claims:
         if len(token) > TOKEN_MAX_BYTES:
             raise _refused(f"The token has more than {TOKEN_MAX_BYTES} bytes.")
         try:
@@ -98,7 +135,7 @@ class TokenChecks:
                 f"The token is signed by an algorithm that is not accepted; use one of {', '.join(ALGORITHMS)}."
             )
         kind = str(head.get("typ", "")).lower().removeprefix("application/")
-        if kind not in _TYPES or (is_id and kind == "at+jwt"):
+        if kind not in types:
             raise _refused("The token is of another kind than expected.")
         key = await self._provider.find_key(head.get("kid"), algorithm)
         if key is None:
@@ -117,6 +154,14 @@ class TokenChecks:
             raise _refused(_describe(error, audience=audience, issuer=self._provider.issuer)) from None
         except (ValueError, TypeError, OverflowError, RecursionError):  # signed, but not what a token should be
             raise _refused("The claims of the token cannot be read.") from None
+
+
+def _check_client(claims: Claims, client_id: str) -> None:
+    """Return when an ID token or log-out token is for this client alone, or says that it is the one that was meant."""
+    audiences = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+    authorized = claims.get("azp")
+    if authorized != client_id and (authorized is not None or len(audiences) > 1):
+        raise _refused("The token was issued for another client.")
 
 
 def _describe(error: jwt.PyJWTError, *, audience: str, issuer: str) -> str:
