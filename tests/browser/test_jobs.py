@@ -13,7 +13,7 @@ from ingestion_engine.runtime.timestamps import utc_now
 from ingestion_engine.services.job_store import JobFilter
 from ingestion_engine.state.ledger import Ledger
 from support.browser import NARROW, Visitor, visiting
-from support.console_jobs import make_failures, make_samples
+from support.console_jobs import make_failures, make_points, make_samples
 from support.control import Plane, World, overwrite
 
 CODES = {"corrupt_document": 3, "no_text": 2}
@@ -87,14 +87,37 @@ async def test_from_the_plan_to_the_end(
     await visitor.check(page)
     await page.get_by_text("As a table").click()
     await expect(page.get_by_text("Ended", exact=True)).to_have_count(0)
-    world.engine.finish(job_id, timings=timings, throughput=samples)
+    counts = {"listed": 10, "planned": 10, "done": 10, **make_points(written=120, deleted=7)}
+    world.engine.finish(job_id, timings=timings, throughput=samples, counts=counts)
     await plane.look()
     await expect(page.locator(".badge")).to_have_text("succeeded")
     await expect(page.get_by_text("Ended", exact=True)).to_be_visible()
-    await expect(page.get_by_role("row", name="Qdrant")).to_contain_text("10")
+    await expect(page.get_by_role("row", name="Qdrant")).to_have_text(re.compile(r"Qdrant\s*120\s*7\s*10\s*1\s*200 ms"))
+    await expect(page.get_by_role("row", name="Weaviate")).to_have_text(re.compile(r"Weaviate\s*120\s*7\s*0\s*0"))
     await expect(page.get_by_text("Chunks/s")).to_be_visible()  # what was unfolded stays so
     await expect(page.get_by_text("Cancel…")).to_be_hidden()
     await visitor.check(page)
+
+
+async def test_stores_with_other_points_are_marked(visitor: Visitor, world: World, plane: Plane) -> None:
+    """The column and a sentence say so; of workers that counted nothing, the numbers are unknown and not marked."""
+    job_id, old = await plane.submit(collection="notes"), await plane.submit(collection="old")
+    await plane.look()
+    points = {**make_points(written=1200, deleted=7), "points_written.weaviate": 1199}
+    world.engine.progress(job_id, counts=points)
+    world.engine.finish(old, timings={"requests": {"qdrant": {"done": 9, "failed": 0, "seconds": 2}}})
+    await plane.look()
+    page = await visitor.visit(f"/console/jobs/{job_id}")
+    await expect(page.locator("td.differs")).to_have_text(["1,200", "1,199"])
+    await expect(page.get_by_text("The stores differ in the points written.")).to_contain_text("may be behind")
+    await visitor.check(page)
+    world.engine.finish(job_id, counts=points)
+    await plane.look()
+    await expect(page.get_by_role("link", name="Verify the collection")).to_be_visible()
+    await visitor.check(page)
+    page = await visitor.visit(f"/console/jobs/{old}")
+    await expect(page.get_by_role("row", name="Qdrant")).to_have_text(re.compile(r"Qdrant\s*unknown\s*unknown\s*9\s*0"))
+    await expect(page.locator(".differs")).to_have_count(0)
 
 
 async def test_the_form_says_what_to_correct_where(visitor: Visitor, plane: Plane) -> None:

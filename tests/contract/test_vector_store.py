@@ -257,8 +257,8 @@ class TestObjects:
         points = [make_point("a.txt", n) for n in range(5)]
         await store.upsert(contract.collection, points)
         gone = [points[1].id, points[3].id, PointId(str(uuid.uuid4()))]
-        await store.delete_points(contract.collection, gone)
-        await store.delete_points(contract.collection, gone)
+        assert await store.delete_points(contract.collection, gone) == 2
+        assert await store.delete_points(contract.collection, gone) == 0
         left = {p.id for p in await read_all(store, contract.collection)}
         assert left == {points[n].id for n in (0, 2, 4)}
 
@@ -293,8 +293,8 @@ class TestDelete:
             make_point("Report.txt ", 0, epoch=1),
         ]
         await store.upsert(contract.collection, stale + kept)
-        for _ in range(2):
-            await store.delete_object_points(
+        for removed in (len(stale), 0):
+            assert removed == await store.delete_object_points(
                 contract.collection, [make_object_id("docs", "Report.txt")], before_epoch=4
             )
             left = {point.id for point in await read_all(store, contract.collection)}
@@ -306,7 +306,7 @@ class TestDelete:
         points = {(key, epoch): make_point(key, epoch, epoch=epoch) for key in ("a", "b", "c") for epoch in (1, 5)}
         await store.upsert(contract.collection, list(points.values()))
         named = [make_object_id("docs", key) for key in ("a", "c", "not there")]
-        await store.delete_object_points(contract.collection, named, before_epoch=5)
+        assert await store.delete_object_points(contract.collection, named, before_epoch=5) == 2
         left = {point.id for point in await read_all(store, contract.collection)}
         assert left == {point.id for (key, epoch), point in points.items() if key == "b" or epoch == 5}
 
@@ -320,7 +320,8 @@ class TestDelete:
         ]
         await store.upsert(contract.collection, points)
         assert await store.count(contract.collection) == 10_050
-        await store.delete_object_points(contract.collection, [slim.payload["object_id"]], before_epoch=2)
+        wanted = [ObjectId(slim.payload["object_id"])]
+        assert await store.delete_object_points(contract.collection, wanted, before_epoch=2) == 10_050
         assert await store.count(contract.collection) == 0
 
 

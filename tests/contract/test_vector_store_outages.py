@@ -186,6 +186,8 @@ class TestOutages:
                     lambda: store.upsert("hidden", [make_point("a", 0)]),
                     lambda: store.delete_object_points("hidden", [make_object_id("docs", "a")], before_epoch=2),
                     lambda: store.delete_points("hidden", [make_point("a", 0).id]),
+                    lambda: store.read_points("hidden", [make_point("a", 0).id], with_vectors=False),
+                    lambda: store.count("hidden"),
                 ]
             calls += [lambda: store.drop_collection("hidden"), lambda: store.drop_alias("now")]
             for call in calls:

@@ -14,6 +14,7 @@ from ingestion_engine.adapters.connect import open_stores
 from ingestion_engine.adapters.local_files import LocalStateStore
 from ingestion_engine.adapters.qdrant import store as qdrant
 from ingestion_engine.adapters.qdrant.store import QdrantStore
+from ingestion_engine.adapters.transport import Response
 from ingestion_engine.adapters.weaviate import store as weaviate
 from ingestion_engine.adapters.weaviate.store import WeaviateStore
 from ingestion_engine.domain.errors import LeaseLost, TransientError
@@ -25,7 +26,7 @@ from support.answering import serving
 from support.vector_stores import make_contract, make_point, make_settings
 
 COLLECTION = "permits"
-Write = Callable[[VectorStore], Awaitable[None]]
+Write = Callable[[VectorStore], Awaitable[object]]
 
 
 class Fence:
@@ -94,7 +95,11 @@ async def test_qdrant_receives_what_is_left() -> None:
     asked: list[dict[str, Any]] = []
     store = QdrantStore("http://127.0.0.1:1", permit=allow_short)
 
-    async def record(*_: Any, **options: Any) -> Any:
+    async def record(_method: str, _url: str, path: str, **options: Any) -> Any:
+        is_read = "timeout" not in options["params"]
+        if is_read and any(word in options["body"] for word in (b'"filter"', b'"ids"')):  # what is about to be deleted
+            held = b'{"count":3}' if path.endswith("/count") else b"[]"
+            return Response(200, b'{"result":' + held + b',"status":"ok","time":0.1}', {})
         asked.append(options)
         raise TransientError("qdrant_unavailable", "nothing is sent")
 

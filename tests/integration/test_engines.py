@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF
+from ingestion_engine.domain.records import FAILURES_OF, POINTS_OF, WARNINGS_OF
 from ingestion_engine.runtime.settings import GatewaySettings
 from support.corpus.corpus import generate_corpus
 from support.own_main import start_main
@@ -95,6 +95,8 @@ def _run(platform: Platform, engine: str, markers: Path | None) -> Run:
     # The service shows the numbers by code apart from the other counts.
     for shown, prefix in (("warnings", WARNINGS_OF), ("failures_by_code", FAILURES_OF)):
         counts |= {f"{prefix}{code}": count for code, count in ended.get(shown, {}).items()}
+    for store, numbers in (ended.get("store_points") or {}).items():
+        counts |= {f"{POINTS_OF[kind]}{store}": number for kind, number in numbers.items() if number is not None}
     return Run(job_id, collection, counts, platform.embed_requests() - before, faults)
 
 
@@ -120,6 +122,7 @@ def test_points_are_the_same(platform: Platform, runs: Runs, engine: str, failin
     found, oracle = runs(engine, failing), runs(WITHOUT_GATEWAY, False)
     points = platform.both(found.collection)
     assert len(points) == found.counts["chunks"] > 0
+    assert {found.counts[f"points_written.{store}"] for store in ("qdrant", "weaviate")} == {len(points)}
     assert without_job_fields(points) == without_job_fields(platform.both(oracle.collection))
 
 

@@ -26,6 +26,12 @@ def make_failures(counts: dict[str, int]) -> list[dict[str, Any]]:
     ]
 
 
+def make_points(written: int, deleted: int = 0) -> dict[str, int]:
+    """Return the counts of points of a job whose stores are equal."""
+    stores = ("qdrant", "weaviate")
+    return {f"points_written.{s}": written for s in stores} | {f"points_deleted.{s}": deleted for s in stores}
+
+
 def make_samples(begin: dt.datetime, seconds: int, rate: float) -> dict[str, Any]:
     """Return samples of a throughput that begins slowly, has a dip, and wavers."""
     every = max(1, seconds // 100)
@@ -67,6 +73,7 @@ async def fill(world: World, plane: Plane) -> dict[str, str]:
         "weaviate": {"done": 812, "failed": 4, "seconds": 301.0},
     }
     counts = {"listed": 8112, "planned": 8112, "done": 8112, "chunks": 114_020, "bytes_read": 812_000_000}
+    counts |= make_points(written=114_020)
     await submit(
         "succeeded", 86_400 * 2, 1_460, collection="handbook", source={"bucket": "docs", "prefix": "handbook/"}
     )
@@ -109,7 +116,7 @@ async def fill(world: World, plane: Plane) -> dict[str, str]:
         percent=61.8,
         eta_s=372.0,
         counts={"listed": 8112, "planned": 8112, "done": 5013, "failed": 7, "chunks": 42_310, "bytes_read": 501_000_000,
-                "failures.corrupt_document": 5, "failures.no_text": 2},
+                "failures.corrupt_document": 5, "failures.no_text": 2, **make_points(written=42_310, deleted=1_204)},
         rates={"chunks_per_s": 68.4, "bytes_per_s": 812_000.0},
         throughput=make_samples(row.started_at, 615, 72.0),
         timings={**work, "requests": requests, "phase_seconds": {"planning": 8.0}, "wait_seconds": {"qdrant": 21.0}},

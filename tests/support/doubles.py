@@ -273,13 +273,18 @@ class MemoryStore:
         if refused:
             raise PointsRefused("points_refused", "some points were refused", refused=refused)
 
-    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> int:
         held = self._points(collection)
         self.writes += 1
         self.before_write("delete")
-        for point in list(held.values()):
-            if point.payload["object_id"] in object_ids and point.payload["epoch"] < before_epoch:
-                del held[point.id]
+        stale = [
+            point.id
+            for point in held.values()
+            if point.payload["object_id"] in object_ids and point.payload["epoch"] < before_epoch
+        ]
+        for point_id in stale:
+            del held[point_id]
+        return len(stale)
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         self.before_read("read_points")
@@ -303,12 +308,11 @@ class MemoryStore:
         assert limit is not None or len(found) < 10_000
         return [StoredPoint(p.id, p.payload, p.vector) for p in found[:limit]]
 
-    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> int:
         held = self._points(collection)
         self.writes += 1
         self.before_write("delete")
-        for point_id in ids:
-            held.pop(point_id, None)
+        return sum(held.pop(point_id, None) is not None for point_id in ids)
 
     async def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None

@@ -322,6 +322,12 @@ def _count_work(counted: JobCounters) -> Iterator[Metric]:
         counted.chunks,
         labels=["engine", "kind"],
     )
+    yield _counter(
+        "points",
+        "Points that each store has written and deleted for jobs.",
+        counted.points,
+        labels=["store", "action"],
+    )
     yield _counter("bytes_read", "Bytes of objects that workers have read.", _one(counted.bytes_read), labels=engine)
     yield _counter("embed_calls", "Embedding requests of workers.", _one(counted.embed_calls), labels=engine)
     yield _counter(

@@ -12,7 +12,7 @@ from fastapi import Response
 from ingestion_engine.api.problems import problem_of_record
 from ingestion_engine.domain.failure_hints import FAILURE_HINTS
 from ingestion_engine.domain.ports import SearchFilter
-from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF, EmbeddingWait
+from ingestion_engine.domain.records import FAILURES_OF, POINTS_OF, WARNINGS_OF, EmbeddingWait
 from ingestion_engine.domain.spec import DEFAULT_PRIORITY
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.aliases import AliasInStore, AliasView
@@ -35,6 +35,7 @@ from ingestion_engine.models.jobs import (
     JobProgress,
     JobView,
     PlanEstimateView,
+    StorePoints,
     ThroughputSample,
     TimeShareView,
 )
@@ -137,6 +138,9 @@ def _show_whole_job(job: JobRecord) -> JobView:
     ended, counts = job.finished_at or utc_now(), job.counts or {}
     warnings = {name: number for name, number in counts.items() if name.startswith(WARNINGS_OF)}
     failures = {name: number for name, number in counts.items() if name.startswith(FAILURES_OF)}
+    own = {
+        n: number for n, number in counts.items() if not n.startswith((WARNINGS_OF, FAILURES_OF, *POINTS_OF.values()))
+    }
     queued_s = round(max(0.0, ((job.started_at or ended) - job.created_at).total_seconds()), 3)
     duration_s = None if job.started_at is None else round(max(0.0, (ended - job.started_at).total_seconds()), 3)
     timings = dict(job.timings or (job.progress or {}).get("timings") or {})
@@ -160,9 +164,10 @@ def _show_whole_job(job: JobRecord) -> JobView:
         queued_s=queued_s,
         duration_s=duration_s,
         progress=show_progress(job),
-        counts={name: number for name, number in counts.items() if name not in warnings and name not in failures},
+        counts=own,
         warnings={name.removeprefix(WARNINGS_OF): number for name, number in warnings.items()},
         failures_by_code={name.removeprefix(FAILURES_OF): number for name, number in failures.items()},
+        store_points=show_points(counts),
         timings=timings,
         limited_by=[TimeShareView(**dataclasses.asdict(one)) for one in limits] or None,
         error=problem_of_record(job.error, _ERROR_TITLES.get(job.state, "Job failed")),
@@ -170,6 +175,16 @@ def _show_whole_job(job: JobRecord) -> JobView:
         waits_for=find_wait(job),
         links=link_job(job.id),
     )
+
+
+def show_points(counts: Mapping[str, int]) -> dict[str, StorePoints] | None:
+    """Return the points by store in the counts of a job, as far as they are known; None without any. Pure."""
+    shown: dict[str, dict[str, int]] = {}
+    for kind, prefix in POINTS_OF.items():
+        for name, number in counts.items():
+            if name.startswith(prefix):
+                shown.setdefault(name.removeprefix(prefix), {})[kind] = number
+    return {store: StorePoints(**numbers) for store, numbers in sorted(shown.items())} or None
 
 
 def show_progress(job: JobRecord) -> JobProgress | None:

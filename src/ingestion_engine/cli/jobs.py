@@ -12,7 +12,7 @@ from ingestion_engine.cli.output import exit_code_of_job, open_client, out, writ
 from ingestion_engine.cli.pages import All, collect_pages
 from ingestion_engine.cli.requests import takes_request
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
-from ingestion_engine.cli.watch import describe_facts, show_end, watch_job
+from ingestion_engine.cli.watch import describe_facts, describe_points, show_end, watch_job
 from ingestion_engine.client import IngestClient
 from ingestion_engine.domain.states import FINAL_STATES
 from ingestion_engine.models.jobs import JobAccepted
@@ -168,6 +168,7 @@ def show(job: JobId, json: Json = False, url: Url = DEFAULT_URL) -> int:
             "started": found.started_at,
             "finished": found.finished_at,
             "progress": ", ".join(describe_facts(found)),
+            "points": None if found.state in FINAL_STATES else describe_points(found),  # as the note
             "limited by": ", ".join(f"{one.machine} {one.share:.0%}" for one in (found.limited_by or ())[:LIMITS]),
         }
     )

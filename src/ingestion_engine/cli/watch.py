@@ -117,6 +117,20 @@ def describe_facts(job: JobView) -> list[str]:
     return facts
 
 
+def describe_points(job: JobView) -> str | None:
+    """Return the points by store as text, and whether the stores differ; None while they are unknown. Pure."""
+    texts = {
+        store: ", ".join(f"{number} {name}" for name, number in points if number is not None)
+        for store, points in (job.store_points or {}).items()
+    }
+    if not any(texts.values()):
+        return None
+    if len(texts) > 1 and len(set(texts.values())) == 1:
+        return f"{next(iter(texts.values()))} in each of {', '.join(texts)}"
+    shown = "; ".join(f"{store}: {text}" for store, text in texts.items())
+    return f"{shown} (the stores differ)" if job.find_differences() else shown
+
+
 def describe_duration(job: JobView) -> str:
     """Return how long the client of a job has waited, and for how much of it the job has run. Pure."""
     queued_s, duration_s = job.queued_s, job.duration_s
@@ -139,6 +153,9 @@ def show_end(job: JobView) -> None:
     shown = [f"{name.replace('_', ' ')} {counts[name]}" for name in names if counts.get(name)]
     if shown:
         out.print(Text("  " + " · ".join(shown)))
+    points = describe_points(job)
+    if points is not None:
+        out.print(Text(f"  points: {points}"))
     if job.warnings:
         left_out = " · ".join(f"{code} {number}" for code, number in job.warnings.items())
         out.print(Text.assemble(("  warnings: ", "bold"), left_out))

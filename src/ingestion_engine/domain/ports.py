@@ -248,8 +248,11 @@ class VectorStore(Protocol):
         Raises PointsRefused (``context["refused"]``: {point id: reason}) after all other points have been written.
         """
 
-    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove every point of some objects with a lower epoch. Idempotent. Loops where the server limits a call."""
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> int:
+        """Remove every point of some objects with a lower epoch, and return how many there were.
+
+        Idempotent. Loops where the server limits a call.
+        """
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return the points that exist among these ids, in any order."""
@@ -275,8 +278,8 @@ class VectorStore(Protocol):
             limit: At most this many of the points, whichever the store has at hand; None means all of them.
         """
 
-    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; missing points are no error. Idempotent."""
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> int:
+        """Remove points by id, and return how many existed; missing points are no error. Idempotent."""
 
     def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ingestion_engine.domain.ids import ObjectId, PartitionId, PointId, hash_json
 from ingestion_engine.domain.legible import make_legible
@@ -285,6 +285,9 @@ WARNINGS_OF = "warnings."
 
 FAILURES_OF = "failures."
 """Begins the name of a job's count of one kind of failure of objects; the error's code follows."""
+
+POINTS_OF: Final = {"written": "points_written.", "deleted": "points_deleted.", "found": "points_found."}
+"""Begins the name of a job's count of points, by what was done with them; the store's name follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,7 +587,11 @@ class PartitionReport:
     """True when the worker process died with the partition; False when its node or the way to it was lost."""
     requests: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Requests that the worker made, by system (``embedder``, ``qdrant``, ``weaviate``, ``s3``): ``done``, ``failed``
-    and their ``seconds``. The last field, because Ray pickles records by the order of their fields."""
+    and their ``seconds``."""
+    points: Mapping[str, Mapping[str, int]] | None = None
+    """Points that each store has acknowledged: ``written``, of the objects in ``results`` only, because the others are
+    written again; and ``deleted``, of all objects, because nobody deletes them again. None means unknown: the report of
+    an earlier release, or of a process that died. New fields come last, because Ray pickles records by their order."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields for ``orjson``."""

@@ -15,6 +15,7 @@ from typing import Any
 from ingestion_engine.domain.ids import PartitionId, SegmentKind
 from ingestion_engine.domain.records import (
     FAILURES_OF,
+    POINTS_OF,
     REMOVALS,
     UNFINISHED,
     WARNINGS_OF,
@@ -51,6 +52,10 @@ class Counts:
     """Searches for stray points that could not be completed."""
     points_seen: dict[str, int] = field(default_factory=dict)
     """Points found by comparisons, by store."""
+    points: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Points by store: ``written`` and ``deleted``; see ``PartitionReport.points``."""
+    points_known: bool = True
+    """False when a partition was done by a worker of an earlier release, which does not count points."""
     chunks: int = 0
     chunks_embedded: int = 0
     chunks_reused: int = 0
@@ -148,6 +153,8 @@ class Counts:
         for name in ("deleted", *work, "bytes_read"):
             setattr(self, name, getattr(former, name))
         self.stage_seconds, self.requests, self.failures = former.stage_seconds, former.requests, former.failures
+        self.points_known = former.points_known
+        self.add_points(former.points)
         self.tally.already_deleted = former.deleted
 
     def add_former(self, report: PartitionReport) -> None:
@@ -167,9 +174,18 @@ class Counts:
         for step, seconds in report.seconds.items():
             self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
         self._add_requests(report)
+        points = _read_points(report)
+        self.points_known &= points is not None
+        self.add_points(points or {})
         for result in report.results:
             if result.error_code is not None and result.outcome is Outcome.FAILED:
                 self.failures[result.error_code] = self.failures.get(result.error_code, 0) + 1
+
+    def add_points(self, points: Mapping[str, Mapping[str, int]]) -> None:
+        """Add points by store and by what was done with them."""
+        for store, numbers in points.items():
+            held = self.points.get(store, {})
+            self.points[store] = {name: held.get(name, 0) + numbers.get(name, 0) for name in ("written", "deleted")}
 
     def _add_requests(self, report: PartitionReport) -> None:
         # A worker of an earlier release, whose report Ray has pickled, has none.
@@ -182,12 +198,14 @@ class Counts:
         return {"stage_seconds": dict(self.stage_seconds), "requests": dict(self.requests)}
 
     def add_returned(self, report: PartitionReport) -> None:
-        """Add what a partition without results had sent to the embedder when an error stopped it."""
+        """Add what a partition without results had sent to the embedder, and deleted, when an error stopped it."""
         self.embed_calls += report.embed_calls
         self.embed_refusals += report.embed_refusals
         self.texts_in_vain += report.texts_in_vain
         self.texts_lost += report.chunks_embedded
         self._add_requests(report)
+        deleted = {store: {"deleted": numbers["deleted"]} for store, numbers in (_read_points(report) or {}).items()}
+        self.add_points(deleted)
 
     def add_report(self, report: PartitionReport) -> None:
         """Add a report of this attempt."""
@@ -286,4 +304,18 @@ class Counts:
             "partitions_repeated": self.partitions_repeated,
             **{f"{WARNINGS_OF}{code}": number for code, number in sorted(warnings.items())},
             **{f"{FAILURES_OF}{code}": number for code, number in sorted(dict(self.failures).items())},
+            **self._show_points(),
         }
+
+    def _show_points(self) -> dict[str, int]:
+        """Return the points by store; nothing of what is not known."""
+        found = {f"{POINTS_OF['found']}{store}": number for store, number in sorted(dict(self.points_seen).items())}
+        if not self.points_known:
+            return found
+        points = sorted(dict(self.points).items())
+        return {f"{POINTS_OF[name]}{store}": held[name] for store, held in points for name in sorted(held)} | found
+
+
+def _read_points(report: PartitionReport) -> Mapping[str, Mapping[str, int]] | None:
+    # A worker of an earlier release, whose report Ray has pickled, has no such field.
+    return getattr(report, "points", None)

@@ -64,6 +64,7 @@ from ingestion_engine.driver.preflight import (
 from ingestion_engine.driver.probes import Probes
 from ingestion_engine.driver.rounds import RoundHooks, Rounds
 from ingestion_engine.engines.feed import is_abandoned
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.stored_copies import holds_version
 from ingestion_engine.pipeline.upsert import delete_stale_points
 from ingestion_engine.runtime.telemetry import get_logger
@@ -140,7 +141,7 @@ class Driver:
         self.spec, self.state = self.attempt.spec, self.ports.state
         self.ledger = Ledger(self.state, self.spec.job_id)
         self.table = ObjectTable(self.state, self.spec.request.collection)
-        self.counts = Counts()
+        self.counts = Counts(points=PointTally(self.spec.request.stores).to_json())
         self.monitor = Monitor(
             self.spec,
             self.attempt.number,
@@ -584,15 +585,18 @@ class Driver:
         if planned.action in COMPARISONS | REMOVALS or lease is None:
             return False
         epoch = None if planned.action in UNFINISHED else lease.epoch
+        tally = PointTally(stores)
 
         async def discard() -> bool:
             if await holds_version(stores, collection, failed, but_epoch=epoch):
                 return False
             lease.check()
-            await delete_stale_points(stores, collection, [failed.object_id], before_epoch=lease.epoch + 1)
+            await delete_stale_points(stores, collection, [failed.object_id], before_epoch=lease.epoch + 1, tally=tally)
             return True
 
-        return self.outages.retry_until_available(lambda: self._async.run(discard()))
+        was_discarded = self.outages.retry_until_available(lambda: self._async.run(discard()))
+        self.counts.add_points(tally.to_json())
+        return was_discarded
 
     def _make_plan(
         self,

@@ -264,7 +264,13 @@ class Rounds:
         )
         embedded_again = report.chunks_embedded - embedded
         lost = replace(
-            report, chunks_embedded=embedded_again, embed_calls=0, embed_refusals=0, texts_in_vain=0, requests={}
+            report,
+            chunks_embedded=embedded_again,
+            embed_calls=0,
+            embed_refusals=0,
+            texts_in_vain=0,
+            requests={},
+            points={},
         )
         self._counts.add_returned(lost)
         self._outages.retry_until_available(lambda: self._ledger.create_report(done))
@@ -307,7 +313,7 @@ class Rounds:
         if isinstance(item, PlannedObject) and self._hooks.discard(item, failed):
             failed = replace(failed, chunk_count=0, points_digest="", vectors_digest="")
         epoch = self._monitor.lease.epoch if self._monitor.lease is not None else 0
-        verdict = PartitionReport(report.partition_id, ReportStatus.DONE, epoch, results=(failed,))
+        verdict = PartitionReport(report.partition_id, ReportStatus.DONE, epoch, results=(failed,), points={})
         self._outages.retry_until_available(lambda: self._ledger.create_report(verdict))
         self._suspects.discard(report.partition_id)
         self._add(verdict)

@@ -94,6 +94,18 @@ class ThroughputSample(View):
     """Objects that are done."""
 
 
+class StorePoints(View):
+    """Points of one store that a job has changed or compared."""
+
+    written: int | None = None
+    """Points that the store has acknowledged, of objects that the job is done with; points that replace equal ones
+    count too, repetitions after an outage do not. Null when unknown: workers of an earlier release did not count."""
+    deleted: int | None = None
+    """Points that the store has removed: of deleted objects, of former versions, and strays."""
+    found: int | None = None
+    """Points of the compared objects that the store holds after the comparison; null unless the job compares."""
+
+
 class PlanEstimateView(View):
     """How long the work of a plan would take, and from what that is estimated."""
 
@@ -146,6 +158,10 @@ class JobView(View):
     """What was left out of objects that are done (lines, parts, pictures), by code; see docs/formats.md."""
     failures_by_code: dict[str, int] = Field(default_factory=dict)
     """Failures of objects by the code of their error; see docs/api.md."""
+    store_points: dict[str, StorePoints] | None = None
+    """Points written, deleted and found by store; null before the driver has reported any, and of an earlier release.
+    The stores hold the same points, so their numbers are equal unless a store has refused or lost some; see
+    docs/api.md."""
     timings: dict[str, Any]
     """Seconds of workers by stage, requests of workers by system, and seconds that the job waited by what for."""
     limited_by: list[TimeShareView] | None = None
@@ -165,6 +181,15 @@ class JobView(View):
     waits_for: str | None = None
     """What the job waits for, as a code that ``note`` explains; null while it works. See docs/operate/monitoring.md."""
     links: JobLinks
+
+    def find_differences(self) -> list[str]:
+        """Return what the stores differ in: those of ``written``, ``deleted`` and ``found`` that are known. Pure."""
+        points = list((self.store_points or {}).values())
+        return [
+            name
+            for name in StorePoints.model_fields
+            if len({number for one in points if (number := getattr(one, name)) is not None}) > 1
+        ]
 
 
 class JobPage(View):

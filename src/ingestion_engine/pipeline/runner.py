@@ -39,6 +39,7 @@ from ingestion_engine.pipeline.chunk_buffer import EmbeddedChunks, Slots, Spille
 from ingestion_engine.pipeline.chunking.chunk import split_refused
 from ingestion_engine.pipeline.embed import EmbedStage
 from ingestion_engine.pipeline.load import AHEAD_BYTES, LoadedObject, LoadStage
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.points import PointStamp
 from ingestion_engine.pipeline.reuse import find_vectors
 from ingestion_engine.pipeline.worker_context import Stopwatch, WorkerContext
@@ -114,7 +115,7 @@ class _ObjectWork:
 class PartitionRun:
     """One run of one partition. Use once."""
 
-    def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str) -> None:
+    def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str, tally: PointTally) -> None:
         spec, contract = context.spec, context.contract
         self._context = context
         self._partition = partition
@@ -146,7 +147,7 @@ class PartitionRun:
             prefix=contract.prefix,
             metadata=spec.request.metadata,
         )
-        self._write = WriteStage(context, self._stamp, watch=self._watch, results=self._results)
+        self._write = WriteStage(context, self._stamp, watch=self._watch, results=self._results, tally=tally)
         self._chunks = self._reused = 0
         self._begun: dict[int, _ObjectWork] = {}
         """Objects that are being embedded, by position."""

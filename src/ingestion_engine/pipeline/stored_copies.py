@@ -15,6 +15,8 @@ from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import ObjectResult, StoredPoint
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.pipeline.point_ids import PointIds
+from ingestion_engine.pipeline.point_tally import PointTally
+from ingestion_engine.pipeline.upsert import delete_points
 
 WINDOW_CHUNKS = 1_000
 """Chunks of one object read at once: with 1,536 dimensions and chunks of 2 kB about 8 MB per store, and far below the
@@ -60,13 +62,18 @@ async def read_copies(
 
 
 async def remove_other_points(
-    stores: Mapping[StoreName, VectorStore], collection: str, object_id: ObjectId, *, keep: PointIds
+    stores: Mapping[StoreName, VectorStore],
+    collection: str,
+    object_id: ObjectId,
+    *,
+    keep: PointIds,
+    tally: PointTally,
 ) -> None:
-    """Remove every point that names an object and is not in ``keep``, whatever its epoch. Idempotent."""
+    """Remove and count every point that names an object and is not in ``keep``, whatever its epoch. Idempotent."""
     async for copies in read_copies(stores, collection, [object_id], chunks=len(keep)):
         others = [point_id for point_id in copies if point_id not in keep]
         if others:
-            await asyncio.gather(*(store.delete_points(collection, others) for store in stores.values()))
+            await delete_points(stores, collection, others, tally=tally)
 
 
 async def holds_version(

@@ -11,6 +11,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import Point
 from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.pipeline.point_tally import PointTally
 
 SCHEMA_AGE_S = 5.0
 """Time between checks of the schema; one costs a request per store, a tenth of the cost of a batch of points."""
@@ -18,38 +19,62 @@ SCHEMA_AGE_S = 5.0
 
 async def upsert_points(
     stores: Mapping[StoreName, VectorStore], collection: str, points: Sequence[Point]
-) -> dict[PointId, str]:
-    """Write points to all stores concurrently; return the points that a store refused permanently, with its error.
+) -> dict[StoreName, dict[PointId, str]]:
+    """Write points to all stores concurrently; return by store the points that it refused for good, with its error.
 
     Idempotent. All other points are applied in every store when this returns.
 
     Raises:
         TransientError, FatalError: from any store; some stores may have applied the points, a rerun makes them equal.
     """
-    refused: dict[PointId, str] = {}
+    refused: dict[StoreName, dict[PointId, str]] = {}
 
     async def write(store: VectorStore) -> None:
         try:
             await store.upsert(collection, points)
         except PointsRefused as error:
-            for point_id, reason in error.context["refused"].items():
-                refused.setdefault(point_id, f"{store.name}: {reason}")
+            refused[store.name] = {point: f"{store.name}: {why}" for point, why in error.context["refused"].items()}
 
     await _in_all(stores, write)
     return refused
 
 
 async def delete_stale_points(
-    stores: Mapping[StoreName, VectorStore], collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int
+    stores: Mapping[StoreName, VectorStore],
+    collection: str,
+    object_ids: Sequence[ObjectId],
+    *,
+    before_epoch: int,
+    tally: PointTally,
 ) -> None:
     """Remove some objects' points of lower epochs from all stores concurrently. Idempotent.
+
+    Args:
+        stores: The stores.
+        collection: Name of the collection.
+        object_ids: The objects.
+        before_epoch: Points of this epoch and of later ones stay.
+        tally: Receives the number of points that each store has removed, also of one that did while another failed.
 
     Raises:
         TransientError, FatalError: from any store.
     """
 
     async def delete(store: VectorStore) -> None:
-        await store.delete_object_points(collection, object_ids, before_epoch=before_epoch)
+        tally.add_deleted(
+            store.name, await store.delete_object_points(collection, object_ids, before_epoch=before_epoch)
+        )
+
+    await _in_all(stores, delete)
+
+
+async def delete_points(
+    stores: Mapping[StoreName, VectorStore], collection: str, ids: Sequence[PointId], *, tally: PointTally
+) -> None:
+    """Remove points by id from all stores concurrently. Idempotent. Counts and raises as ``delete_stale_points``."""
+
+    async def delete(store: VectorStore) -> None:
+        tally.add_deleted(store.name, await store.delete_points(collection, ids))
 
     await _in_all(stores, delete)
 

@@ -20,13 +20,14 @@ from ingestion_engine.domain.errors import CollectionMissing, FatalError, Ingest
 from ingestion_engine.domain.ids import PartitionId
 from ingestion_engine.domain.job_uri import JobUri
 from ingestion_engine.domain.ports import Embedder, StateStore
-from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, PartitionReport, ReportStatus
+from ingestion_engine.domain.records import COMPARISONS, UNEXPECTED_ERROR, Partition, PartitionReport, ReportStatus
 from ingestion_engine.domain.spec import MODES_WITHOUT_EMBEDDER, CollectionContract, EngineName, JobSpec, flow_of
 from ingestion_engine.pipeline.chunking.tokens import TokenLimit
 from ingestion_engine.pipeline.live_progress import report_progress
 from ingestion_engine.pipeline.parity.check_partition import ParityRun
 from ingestion_engine.pipeline.parsing.process.pool import close_parsers, warm_parsers
 from ingestion_engine.pipeline.partition_trace import describe_report, record_steps, trace_partition
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.runner import PartitionRun
 from ingestion_engine.pipeline.upsert import SchemaWatch
 from ingestion_engine.pipeline.worker_context import WorkerContext
@@ -137,23 +138,30 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
         TransientError, FatalError: nothing has been finished.
     """
     partition = await asyncio.to_thread(ledger.read_partition, partition_id)
-    now = timestamp_now()
+    tally = PointTally(context.contract.stores)
     with count_requests() as requests:
-        if partition.searches or partition.objects[0].action in COMPARISONS:
-            report = await ParityRun(context, partition, ingested_at=now).run()
-        else:
-            run = PartitionRun(context, partition, ingested_at=now)
-            try:
-                async with report_progress(ledger, partition_id, run.measure):
-                    report = await run.run()
-            except Exception as error:  # as in ``report_of``, with what the run had finished
-                report = run.add_finished(report_error(partition_id, error))
-                return replace(report, requests=requests.to_json())
-            finally:
-                record_steps(run.watch)
-    report = replace(report, requests=requests.to_json())
-    await asyncio.to_thread(ledger.create_report, report)
+        try:
+            report = await _run_any(ledger, context, partition, tally)
+        except Exception as error:  # as in ``report_of``, with what stores have deleted
+            report = report_error(partition_id, error)
+    report = replace(report, requests=requests.to_json(), points=tally.to_json())
+    if report.status is ReportStatus.DONE:
+        await asyncio.to_thread(ledger.create_report, report)
     return report
+
+
+async def _run_any(ledger: Ledger, context: WorkerContext, partition: Partition, tally: PointTally) -> PartitionReport:
+    now = timestamp_now()
+    if partition.searches or partition.objects[0].action in COMPARISONS:
+        return await ParityRun(context, partition, ingested_at=now, tally=tally).run()
+    run = PartitionRun(context, partition, ingested_at=now, tally=tally)
+    try:
+        async with report_progress(ledger, partition.id, run.measure):
+            return await run.run()
+    except Exception as error:  # as in ``report_of``, with what the run had finished
+        return run.add_finished(report_error(partition.id, error))
+    finally:
+        record_steps(run.watch)
 
 
 def check_worker(spec: JobSpec, settings: Settings) -> None:

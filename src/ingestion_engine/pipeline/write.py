@@ -8,6 +8,7 @@ has a result.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +16,10 @@ from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
 from ingestion_engine.domain.legible import make_legible
 from ingestion_engine.domain.records import UNFINISHED, Action, EmbeddedChunk, ObjectResult, Outcome, Point
-from ingestion_engine.domain.spec import Mode
+from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.point_ids import PointIds
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.points import PointStamp, build_points
 from ingestion_engine.pipeline.stored_copies import holds_version, remove_other_points
 from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
@@ -60,6 +62,8 @@ class _Writing:
     vectors: int = 0
     refused: str | None = None
     """Error of a store that refused one of its points."""
+    refusals: Counter[StoreName] = field(default_factory=Counter)
+    """Points that a store has refused."""
     batches_left: int = 0
     """Batches with points of the object that are not written yet."""
     is_whole: bool = False
@@ -99,11 +103,14 @@ class _Batch:
         self.points.append(point)
         self.size_bytes += len(point.payload["text"]) + len(point.payload.get("context", "")) + point.vector.nbytes
 
-    def note_refused(self, refused: Mapping[PointId, str]) -> None:
+    def note_refused(self, refused: Mapping[StoreName, Mapping[PointId, str]]) -> None:
         owners = {writing.finished.object_id: writing for writing in self.objects}
-        for point in self.points:
-            if point.id in refused:
-                owners[point.payload["object_id"]].refused = refused[point.id]
+        for store, reasons in refused.items():
+            for point in self.points:
+                if point.id in reasons:
+                    owner = owners[point.payload["object_id"]]
+                    owner.refused = reasons[point.id]
+                    owner.refusals[store] += 1
 
 
 @dataclass(slots=True)
@@ -114,6 +121,7 @@ class WriteStage:
     stamp: PointStamp
     watch: Stopwatch
     results: MutableMapping[int, ObjectResult]
+    tally: PointTally
     _batch: _Batch | None = field(default=None, init=False)
     _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FLUSHES_AT_ONCE), init=False)
 
@@ -193,22 +201,24 @@ class WriteStage:
 
     async def _set_result(self, writing: _Writing) -> None:
         position, loaded, object_id = writing.finished.position, writing.finished.loaded, writing.finished.object_id
+        stores, collection = self.context.stores, self.context.contract.collection
         if writing.refused is not None:
             error = ObjectError("store_refused", f"A store refused a point of this object: {writing.refused}")
             self.results[position] = await self.fail(loaded, object_id, error, has_written=True)
-            return
-        if writing.keep is not None:
-            await asyncio.to_thread(self.context.lease.check)
-            collection = self.context.contract.collection
-            await remove_other_points(self.context.stores, collection, object_id, keep=writing.keep)
-        self.results[position] = make_result(
-            loaded,
-            object_id,
-            Outcome.DONE,
-            chunk_count=writing.points,
-            points_digest=format_digest(writing.digest),
-            vectors_digest=format_digest(writing.vectors),
-        )
+        else:
+            if writing.keep is not None:
+                await asyncio.to_thread(self.context.lease.check)
+                await remove_other_points(stores, collection, object_id, keep=writing.keep, tally=self.tally)
+            self.results[position] = make_result(
+                loaded,
+                object_id,
+                Outcome.DONE,
+                chunk_count=writing.points,
+                points_digest=format_digest(writing.digest),
+                vectors_digest=format_digest(writing.vectors),
+            )
+        for store in stores:
+            self.tally.add_written(store, writing.points - writing.refusals[store])
 
     async def fail(
         self, loaded: LoadedObject, object_id: ObjectId, error: ObjectError, *, has_written: bool = False
@@ -234,14 +244,16 @@ class WriteStage:
         return self.context.spec.request.mode is Mode.REPAIR or _may_be_mixed(loaded)
 
     async def remove_points(self, object_ids: Sequence[ObjectId], *, own: bool = False) -> None:
-        """Remove some objects' points of earlier epochs, and of this epoch too if ``own``.
+        """Remove and count some objects' points of earlier epochs, and of this epoch too if ``own``.
 
         Raises:
             TransientError, FatalError: as ``write_objects``.
         """
         await asyncio.to_thread(self.context.lease.check)
         collection, before_epoch = self.context.spec.request.collection, self.context.epoch + own
-        deletion = delete_stale_points(self.context.stores, collection, object_ids, before_epoch=before_epoch)
+        deletion = delete_stale_points(
+            self.context.stores, collection, object_ids, before_epoch=before_epoch, tally=self.tally
+        )
         await self.watch.time("delete", deletion)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ingestion_engine.domain.records import FAILURES_OF, WARNINGS_OF
+from ingestion_engine.domain.records import FAILURES_OF, POINTS_OF, WARNINGS_OF
 from ingestion_engine.domain.spec import Mode
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent
@@ -30,6 +30,9 @@ driver of another version, or a damaged file, may report any text."""
 
 _OUTCOMES: Final = ("done", "failed", "gone", "deleted")
 _CHUNKS: Final = {"embedded": "chunks_embedded", "reused": "chunks_reused"}
+_POINTS: Final = ("written", "deleted")
+_BY_NAME: Final = {"failure": FAILURES_OF, "warning": WARNINGS_OF, **{name: POINTS_OF[name] for name in _POINTS}}
+"""Counts whose names end with a code or the name of a store, by their kind in ``_read_totals``."""
 
 
 @dataclass(slots=True)
@@ -62,6 +65,8 @@ class JobCounters:
         """By engine and outcome."""
         self.chunks: Counter[tuple[str, str]] = Counter()
         """By engine and kind."""
+        self.points: Counter[tuple[str, str]] = Counter()
+        """By store and what was done with them."""
         self.bytes_read: Counter[str] = Counter()
         self.embed_calls: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -123,6 +128,8 @@ class JobCounters:
             self.objects[engine, rest] += int(more)
         elif kind == "chunk":
             self.chunks[engine, rest] += int(more)
+        elif kind in _POINTS:
+            self.points[self._bound(rest), kind] += int(more)
         elif kind == "bytes":
             self.bytes_read[engine] += int(more)
         elif kind == "embed":
@@ -167,7 +174,7 @@ def _read_totals(job: JobRecord) -> dict[str, float]:
     totals |= {f"chunk:{kind}": _number(counts.get(name)) for kind, name in _CHUNKS.items()}
     totals |= {"bytes": _number(counts.get("bytes_read")), "embed": _number(counts.get("embed_calls"))}
     for name, number in counts.items():
-        for kind, prefix in (("failure", FAILURES_OF), ("warning", WARNINGS_OF)):
+        for kind, prefix in _BY_NAME.items():
             if name.startswith(prefix):
                 totals[f"{kind}:{name.removeprefix(prefix)}"] = _number(number)
     timings = job.timings or (job.progress or {}).get("timings")

@@ -279,17 +279,23 @@ class SeenStore:
             self.process.write(f"store/{self.inner.name}", partial(held.__setitem__, point.id, point))
         await asyncio.sleep(0)
 
-    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> int:
         held = self.inner._points(collection)
+        removed = 0
         for point in [p for p in held.values() if p.payload.get("object_id") in object_ids]:
             if point.payload["epoch"] < before_epoch:
                 self.process.write(f"store/{self.inner.name}", partial(held.pop, point.id, None))
+                removed += 1
         await asyncio.sleep(0)
+        return removed
 
-    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> int:
+        removed = 0
         for point_id in ids:
             held = self.inner._points(collection)
+            removed += point_id in held
             self.process.write(f"store/{self.inner.name}", partial(held.pop, point_id, None))
+        return removed
 
     async def scroll(self, collection: str, **options: Any) -> AsyncIterator[StoredPoint]:
         async for point in self.inner.scroll(collection, **options):

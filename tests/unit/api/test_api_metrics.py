@@ -21,7 +21,8 @@ WORK = {
     "wait_seconds": {"qdrant": 3.0},
     "requests": {"embedder": {"done": 4, "failed": 1, "seconds": 0.5}},
 }
-COUNTS = {"listed": 10, "planned": 10, "done": 4, "chunks_embedded": 8, "bytes_read": 400, "embed_calls": 2}
+COUNTS = {"listed": 10, "planned": 10, "done": 4, "chunks_embedded": 8, "bytes_read": 400, "embed_calls": 2,
+          "points_written.qdrant": 8, "points_deleted.qdrant": 3, "points_written.weaviate": 7}  # fmt: skip
 
 
 def series(text: str, name: str) -> dict[str, float]:
@@ -92,6 +93,25 @@ async def test_a_job_shows_what_it_waits_for_as_a_code(world: World) -> None:
         assert "failures.no_text" not in view["counts"]
 
 
+async def test_points_are_shown_by_store_and_unknown_where_nobody_counted_them(world: World) -> None:
+    """Apart from the other counts; a driver of an earlier release reports none, which is not zero."""
+    async with world.serve() as plane:
+        job_id = await plane.submit()
+        assert (await plane.job(job_id))["store_points"] is None
+        await plane.look()
+        world.engine.progress(job_id, counts={"listed": 1})
+        await plane.look()
+        assert (await plane.job(job_id))["store_points"] is None
+        world.engine.finish(job_id, counts={**COUNTS, "points_found.qdrant": 8, "points_found.weaviate": 8})
+        await plane.look()
+        view = await plane.job(job_id)
+        assert view["store_points"] == {
+            "qdrant": {"written": 8, "deleted": 3, "found": 8},
+            "weaviate": {"written": 7, "deleted": None, "found": 8},
+        }
+        assert not [name for name in view["counts"] if name.startswith("points_")]
+
+
 async def test_jobs_of_an_engine_that_is_unavailable_wait_for_it(world: World) -> None:
     """Also the one that is admitted already, whose driver could not be submitted."""
     async with world.serve() as plane:
@@ -127,6 +147,7 @@ async def test_what_a_job_did_is_counted_once_by_whoever_changes_its_row(world: 
         ("ingest_object_failures_total", 1),
         ("ingest_object_warnings_total", 2),
         ("ingest_chunks_total", 8),
+        ("ingest_points_total", 18),
         ("ingest_bytes_read_total", 400),
         ("ingest_embed_calls_total", 2),
         ("ingest_job_wait_seconds_total", 3),

@@ -19,7 +19,7 @@ from ingestion_engine.cli import app as command
 from ingestion_engine.cli import data
 from ingestion_engine.cli.output import ExitCode, run_app
 from ingestion_engine.cli.requests import merge_request, split_source
-from ingestion_engine.cli.watch import describe_facts, show_end
+from ingestion_engine.cli.watch import describe_facts, describe_points, show_end
 from ingestion_engine.client import ApiError, ApiUnreachable, IngestClient, NotFound
 from ingestion_engine.domain.errors import TransientError
 from ingestion_engine.domain.ids import PartitionId, PointId, make_object_id
@@ -592,6 +592,29 @@ def test_the_end_of_a_job_tells_waiting_from_running(capsys: pytest.CaptureFixtu
     )
     show_end(make_job(**{**job, "duration_s": None, "state": "canceled"}))
     assert capsys.readouterr().out == "job-1 canceled after 37.0 s without a start\n"
+
+
+def test_the_points_of_the_stores_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal ones are said once, a difference is named, and what is unknown is not shown."""
+    equal = {"written": 12, "deleted": 3}
+    job = {
+        "state": "succeeded",
+        "queued_s": 1.0,
+        "duration_s": 1.0,
+        "store_points": dict.fromkeys(("qdrant", "weaviate"), equal),
+    }
+    assert describe_points(make_job(**job)) == "12 written, 3 deleted in each of qdrant, weaviate"
+    show_end(make_job(**job))
+    assert "\n  points: 12 written, 3 deleted in each of qdrant, weaviate\n" in capsys.readouterr().out
+    differing = {"qdrant": equal, "weaviate": {"written": 11, "deleted": 3, "found": None}}
+    job["store_points"] = differing
+    shown = "qdrant: 12 written, 3 deleted; weaviate: 11 written, 3 deleted (the stores differ)"
+    assert describe_points(make_job(**job)) == shown
+    job["store_points"] = {"qdrant": equal}
+    assert describe_points(make_job(**job)) == "qdrant: 12 written, 3 deleted"
+    for unknown in (None, {}, {"qdrant": {}, "weaviate": {}}):
+        job["store_points"] = unknown
+        assert describe_points(make_job(**job)) is None
 
 
 def test_unchanged_objects_are_not_no_objects() -> None:

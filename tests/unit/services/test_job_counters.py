@@ -52,7 +52,13 @@ def test_growth_is_counted_once_over_attempts_and_copies() -> None:
     end = dataclasses.replace(
         last,
         state=JobState.FAILED,
-        counts={"done": 12, "failed": 1, "failures.no_text": 1, "warnings.lines_skipped": 3},
+        counts={
+            "done": 12,
+            "failed": 1,
+            "failures.no_text": 1,
+            "warnings.lines_skipped": 3,
+            "points_written.qdrant": 7,
+        },
         timings={"requests": {"qdrant": {"done": 7, "failed": 1, "seconds": 0.5}}, "stage_seconds": {"embed": 5.0}},
         error={"code": "failure_budget_exceeded"},
         finished_at=BEGAN + dt.timedelta(seconds=42),
@@ -61,6 +67,7 @@ def test_growth_is_counted_once_over_attempts_and_copies() -> None:
     assert second.objects == {("ray", "done"): 3, ("ray", "failed"): 1}
     assert second.stages_s == {("ray", "embed"): 0.5}
     assert (second.failures, second.warnings) == ({"no_text": 1}, {"lines_skipped": 3})
+    assert second.points == {("qdrant", "written"): 7}
     assert second.requests == {("qdrant", "done"): 7, ("qdrant", "failed"): 1}
     assert second.ended == {("ray", "sync", "failed"): 1}
     assert second.errors == {"failure_budget_exceeded": 1}

@@ -185,32 +185,41 @@ class QdrantStore:
         body = b'{"points":[' + b",".join(encoded for _, encoded in batch) + b"]}"
         await self._call("PUT", f"/collections/{collection}/points", body, collection=collection, write=True)
 
-    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove all points of some objects with a lower epoch. Idempotent.
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> int:
+        """Remove all points of some objects with a lower epoch, and return how many there were. Idempotent.
+
+        Qdrant does not say how many points a deletion has removed, so they are counted before.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
 
-        Cost: one request; more where strict mode limits conditions, or writes to less than the points to remove.
+        Cost: two requests; more where strict mode limits conditions, or writes to less than the points to remove.
         """
+        removed: list[int] = []
 
         async def delete(limits: Limits) -> None:
+            async def delete_some(some: Sequence[ObjectId]) -> None:
+                removed.append(await self._delete_stale(collection, some, before_epoch))
+
             for some in cut(object_ids, least(len(object_ids), limits.condition_size)):
-                await halve_if_too_large(some, lambda ids: self._delete_stale(collection, ids, before_epoch))
+                await halve_if_too_large(some, delete_some)
 
         if object_ids:
             await self._within_limits(collection, delete)
+        return sum(removed)
 
-    async def _delete_stale(self, collection: str, object_ids: Sequence[ObjectId], before_epoch: int) -> None:
+    async def _delete_stale(self, collection: str, object_ids: Sequence[ObjectId], before_epoch: int) -> int:
         must = [_is_any("object_id", object_ids), {"key": "epoch", "range": {"lt": before_epoch}}]
         where = {"filter": {"must": must}}
+        held = await self._count(collection, where)
         try:
             await self._delete(collection, where)
         except RequestTooLarge:  # the points to remove cost more than a minute's writes
             if len(object_ids) > 1:
                 raise
             stale = self._scroll(collection, {**where, "with_payload": False, "with_vector": False})
-            await self.delete_points(collection, [point.id async for point in stale])
+            return await self.delete_points(collection, [point.id async for point in stale])
+        return held
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return the points that exist, in any order. One request per 500 ids, or as many as strict mode allows.
@@ -221,8 +230,7 @@ class QdrantStore:
 
         async def read(some: Sequence[PointId]) -> list[StoredPoint]:
             body = {"ids": some, "with_payload": True, "with_vector": with_vectors}
-            found = await self._call("POST", f"/collections/{collection}/points", body, collection=collection)
-            return list(map(_read_point, found))
+            return list(map(_read_point, await self._retrieve(collection, body)))
 
         size = least(READ_POINTS, self._limits.get(collection, Limits()).reads_per_minute)
         return [point for some in cut(ids, size) for part in await halve_if_too_large(some, read) for point in part]
@@ -262,21 +270,34 @@ class QdrantStore:
 
         return await self._within_limits(collection, read) if object_ids else []
 
-    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids, or as many as are allowed.
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> int:
+        """Remove points by id, and return how many existed; absent ids are ignored. Idempotent.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
+
+        Cost: two requests per 500 ids, or as many as are allowed.
         """
+        removed: list[int] = []
 
         async def delete(some: Sequence[PointId]) -> None:
-            await self._delete(collection, {"points": [_plain_id(point_id) for point_id in some]})
+            plain = [_plain_id(point_id) for point_id in some]
+            held = await self._retrieve(collection, {"ids": plain, "with_payload": False, "with_vector": False})
+            await self._delete(collection, {"points": plain})
+            removed.append(len(held))
 
         async def delete_all(limits: Limits) -> None:
-            for some in cut(ids, least(READ_POINTS, limits.writes_per_minute)):
+            for some in cut(ids, least(READ_POINTS, limits.writes_per_minute, limits.reads_per_minute)):
                 await halve_if_too_large(some, delete)
 
         await self._within_limits(collection, delete_all)
+        return sum(removed)
+
+    async def _retrieve(self, collection: str, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found = await self._call("POST", f"/collections/{collection}/points", wanted, collection=collection)
+        if not isinstance(found, list):
+            raise self._invalid("has no list of points")
+        return found
 
     async def _delete(self, collection: str, selector: Mapping[str, Any]) -> None:
         path = f"/collections/{collection}/points/delete"
@@ -314,15 +335,20 @@ class QdrantStore:
 
         Cost: one request; one per 10,000 points where strict mode allows no exact counts.
         """
+        return await self._count(collection, {})
 
+    async def _count(self, collection: str, where: Mapping[str, Any]) -> int:
         async def count(limits: Limits) -> int:
             if not limits.exact:
-                page = {"limit": COUNT_PAGE, "with_payload": False, "with_vector": False}
+                page = {**where, "limit": COUNT_PAGE, "with_payload": False, "with_vector": False}
                 ids = self._scroll(collection, page)
                 return len([None async for _ in ids])
             path = f"/collections/{collection}/points/count"
-            result = await self._call("POST", path, {"exact": True}, collection=collection)
-            return int(result["count"])
+            result = await self._call("POST", path, {**where, "exact": True}, collection=collection)
+            found = result.get("count") if isinstance(result, dict) else None
+            if not isinstance(found, int):
+                raise self._invalid("has no count")
+            return found
 
         return await self._within_limits(collection, count)
 
@@ -419,13 +445,16 @@ class QdrantStore:
         try:
             result = read_result(response, self._url, collection)
             if "wait" in params and not isinstance(result, dict):
-                message = f"The response of Qdrant at {self._url} does not say whether an update was applied."
-                raise TransientError("qdrant_answer_invalid", message, url=self._url)
+                raise self._invalid("does not say whether an update was applied")
             return result
         except PointsRefused as error:
             if path.endswith("/points") and method == "PUT":
                 raise
             raise FatalError("qdrant_refused", error.message, collection=collection, store="qdrant") from error
+
+    def _invalid(self, problem: str) -> TransientError:
+        message = f"The response of Qdrant at {self._url} {problem}."
+        return TransientError("qdrant_answer_invalid", message, url=self._url)
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY

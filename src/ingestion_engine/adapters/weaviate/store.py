@@ -295,8 +295,8 @@ class WeaviateStore:
     async def _repeat(self, request: Callable[[], Awaitable[T]]) -> T:
         return await (request() if self._patience is None else self._patience.repeat(request))
 
-    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> None:
-        """Remove all points of some objects with a lower epoch. Idempotent.
+    async def delete_object_points(self, collection: str, object_ids: Sequence[ObjectId], *, before_epoch: int) -> int:
+        """Remove all points of some objects with a lower epoch, and return how many there were. Idempotent.
 
         Raises:
             FatalError, TransientError: as ``upsert``.
@@ -304,16 +304,20 @@ class WeaviateStore:
 
         Cost: one request when there is nothing to remove, else one per 10,000 points and one more.
         """
-        await self._delete(collection, filter_stale(object_ids, before_epoch), what=f"{len(object_ids)} objects")
+        filters = filter_stale(object_ids, before_epoch)
+        return await self._delete(collection, filters, what=f"{len(object_ids)} objects")
 
-    async def _delete(self, collection: str, filters: Any, *, what: str) -> None:
+    async def _delete(self, collection: str, filters: Any, *, what: str) -> int:
+        """Remove the points that filters match; return how many, without those of a reply that was lost."""
         request = batch_delete_pb2.BatchDeleteRequest(collection=make_class_name(collection), filters=filters)
+        removed = 0
         while True:
             reply = await self._send("BatchDelete", request, collection, write=True)
             if reply.matches == 0:
-                return
+                return removed
             if reply.successful == 0:
                 raise self._unavailable(f"deleted none of {reply.matches} points of {what}", collection)
+            removed += reply.successful
 
     async def read_points(self, collection: str, ids: Sequence[PointId], *, with_vectors: bool) -> list[StoredPoint]:
         """Return the points that exist, in any order. One request per 100 ids.
@@ -359,14 +363,19 @@ class WeaviateStore:
             found += map(read_result, results)
         return found
 
-    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> None:
-        """Remove points by id; absent ids are ignored. Idempotent. One request per 500 ids.
+    async def delete_points(self, collection: str, ids: Sequence[PointId]) -> int:
+        """Remove points by id, and return how many existed; absent ids are ignored. Idempotent.
+
+        Cost: one request per 500 ids that are absent, else two.
 
         Raises:
             FatalError, TransientError: as ``delete_object_points``.
         """
+        removed = 0
         for start in range(0, len(ids), PAGE_POINTS):
-            await self._delete(collection, filter_ids(ids[start : start + PAGE_POINTS]), what=f"{len(ids)} points")
+            filters = filter_ids(ids[start : start + PAGE_POINTS])
+            removed += await self._delete(collection, filters, what=f"{len(ids)} points")
+        return removed
 
     async def scroll(
         self, collection: str, *, with_vectors: bool, page: int = 500, start: PointId | None = None

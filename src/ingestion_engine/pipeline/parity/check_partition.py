@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from ingestion_engine.domain.errors import CollectionMissing, ObjectError
@@ -24,11 +25,13 @@ from ingestion_engine.domain.records import (
     Point,
     ReportStatus,
 )
+from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.pipeline.parity.compare import Choice, Comparison, Differences, Expected, Verdict
 from ingestion_engine.pipeline.parity.find_strays import DELETE_POINTS, StrayFinder
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.reuse import EXACT_FIRST
 from ingestion_engine.pipeline.stored_copies import WINDOW_CHUNKS, Copies, read_copies
-from ingestion_engine.pipeline.upsert import delete_stale_points, upsert_points
+from ingestion_engine.pipeline.upsert import delete_points, delete_stale_points, upsert_points
 from ingestion_engine.pipeline.worker_context import WorkerContext
 
 GROUP_OBJECTS = 50
@@ -38,8 +41,9 @@ GROUP_OBJECTS = 50
 class ParityRun:
     """One run of one partition of VERIFY or REPAIR, or of stray searches. Use once."""
 
-    def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str) -> None:
+    def __init__(self, context: WorkerContext, partition: Partition, *, ingested_at: str, tally: PointTally) -> None:
         self._context = context
+        self._tally = tally
         self._partition = partition
         self._ingested_at = ingested_at
         self._collection = context.contract.collection
@@ -57,7 +61,7 @@ class ParityRun:
         for group in _group(self._partition.objects):
             results += await self._check_group(group)
         for search in self._partition.searches:
-            results += await StrayFinder(self._context).find(search)
+            results += await StrayFinder(self._context, self._tally).find(search)
         return PartitionReport(
             self._partition.id, ReportStatus.DONE, self._context.epoch, results=tuple(results), points_seen=self._seen
         )
@@ -111,17 +115,28 @@ class ParityRun:
         """Write the object's points as chosen, then remove older points and points that should not exist."""
         await self._context.schema.check()
         surplus = [point_id for point_id, chosen in choice.payloads.items() if chosen is None]
+        written: Counter[StoreName] = Counter()
         async for copies in self._read({object_id: planned}):
             points = list(self._points(copies, choice))
             await asyncio.to_thread(self._context.lease.check)
             refused = await upsert_points(self._stores, self._collection, points)
+            for name in self._stores:
+                written[name] += len(points) - len(refused.get(name, ()))
             if refused:
-                raise ObjectError("store_refused", f"A store refused a point: {next(iter(refused.values()))}")
+                self._add_written(written)
+                reasons = next(iter(refused.values()))
+                raise ObjectError("store_refused", f"A store refused a point: {next(iter(reasons.values()))}")
         await asyncio.to_thread(self._context.lease.check)
         for start in range(0, len(surplus), DELETE_POINTS):
             some = surplus[start : start + DELETE_POINTS]
-            await asyncio.gather(*(store.delete_points(self._collection, some) for store in self._stores.values()))
-        await delete_stale_points(self._stores, self._collection, [object_id], before_epoch=self._context.epoch)
+            await delete_points(self._stores, self._collection, some, tally=self._tally)
+        epoch = self._context.epoch
+        await delete_stale_points(self._stores, self._collection, [object_id], before_epoch=epoch, tally=self._tally)
+        self._add_written(written)
+
+    def _add_written(self, written: Mapping[StoreName, int]) -> None:
+        for name, points in written.items():
+            self._tally.add_written(name, points)
 
     def _points(self, copies: Mapping[PointId, Copies], choice: Choice) -> Iterator[Point]:
         for point_id, held in copies.items():

@@ -16,6 +16,7 @@ from ingestion_engine.domain.ports import VectorStore
 from ingestion_engine.domain.records import ObjectResult, Outcome, StoredPoint, StraySearch
 from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.point_ids import ID_DTYPE
+from ingestion_engine.pipeline.point_tally import PointTally
 from ingestion_engine.pipeline.worker_context import WorkerContext
 
 SHOWN_IDS = 5
@@ -27,8 +28,9 @@ DELETE_POINTS = 500
 class StrayFinder:
     """Searches ranges of point ids in every store; in mode ``repair`` it removes the strays that it finds."""
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: WorkerContext, tally: PointTally) -> None:
         self._context = context
+        self._tally = tally
         self._collection = context.contract.collection
 
     async def find(self, search: StraySearch) -> list[ObjectResult]:
@@ -92,7 +94,7 @@ class StrayFinder:
     async def _remove(self, store: VectorStore, ids: Sequence[PointId]) -> None:
         if ids and self._context.spec.request.mode is Mode.REPAIR:
             await asyncio.to_thread(self._context.lease.check)
-            await store.delete_points(self._collection, ids)
+            self._tally.add_deleted(store.name, await store.delete_points(self._collection, ids))
 
     async def _scroll(self, store: VectorStore, search: StraySearch) -> AsyncIterator[StoredPoint]:
         """Yield a store's points in the range; the lowest range also has ids that are not UUIDs."""
