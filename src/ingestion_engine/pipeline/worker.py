@@ -141,7 +141,7 @@ async def run_partition(ledger: Ledger, context: WorkerContext, partition_id: Pa
     tally = PointTally(context.contract.stores)
     with count_requests() as requests:
         try:
-            report = await _run_any(ledger, context, partition, tally)
+            report = await _run_any(ledger, context, partition, tally=tally)
         except Exception as error:  # as in ``report_of``, with what stores have deleted
             report = report_error(partition_id, error)
     report = replace(report, requests=requests.to_json(), points=tally.to_json())
