@@ -8,7 +8,6 @@ has a result.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -60,10 +59,8 @@ class _Writing:
     points: int = 0
     digest: int = 0
     vectors: int = 0
-    refused: str | None = None
-    """Error of a store that refused one of its points."""
-    refusals: Counter[StoreName] = field(default_factory=Counter)
-    """Points that a store has refused."""
+    refused: dict[StoreName, list[str]] = field(default_factory=dict)
+    """Errors of each store that refused points of it, one per point."""
     batches_left: int = 0
     """Batches with points of the object that are not written yet."""
     is_whole: bool = False
@@ -109,8 +106,7 @@ class _Batch:
             for point in self.points:
                 if point.id in reasons:
                     owner = owners[point.payload["object_id"]]
-                    owner.refused = reasons[point.id]
-                    owner.refusals[store] += 1
+                    owner.refused.setdefault(store, []).append(reasons[point.id])
 
 
 @dataclass(slots=True)
@@ -193,7 +189,7 @@ class WriteStage:
 
     async def _settle(self, written: Sequence[_Writing]) -> None:
         """Remove points that the objects no longer have, once all stores have the new ones, and set the results."""
-        known = [w for w in written if w.refused is None and w.finished.loaded.planned.action is not Action.NEW]
+        known = [w for w in written if not w.refused and w.finished.loaded.planned.action is not Action.NEW]
         if known:
             await self.remove_points([writing.finished.object_id for writing in known])
         for writing in written:
@@ -202,8 +198,9 @@ class WriteStage:
     async def _set_result(self, writing: _Writing) -> None:
         position, loaded, object_id = writing.finished.position, writing.finished.loaded, writing.finished.object_id
         stores, collection = self.context.stores, self.context.contract.collection
-        if writing.refused is not None:
-            error = ObjectError("store_refused", f"A store refused a point of this object: {writing.refused}")
+        if writing.refused:
+            reason = next(iter(writing.refused.values()))[0]
+            error = ObjectError("store_refused", f"A store refused a point of this object: {reason}")
             self.results[position] = await self.fail(loaded, object_id, error, has_written=True)
         else:
             if writing.keep is not None:
@@ -218,7 +215,7 @@ class WriteStage:
                 vectors_digest=format_digest(writing.vectors),
             )
         for store in stores:
-            self.tally.add_written(store, writing.points - writing.refusals[store])
+            self.tally.add_written(store, writing.points - len(writing.refused.get(store, ())))
 
     async def fail(
         self, loaded: LoadedObject, object_id: ObjectId, error: ObjectError, *, has_written: bool = False
