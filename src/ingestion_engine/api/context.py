@@ -174,11 +174,11 @@ async def run_services(
 
     try:
         ledgers = None if parts.state is None else Ledgers(parts.state)
-        dispatcher = (
-            None
-            if ledgers is None
-            else Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines, now=parts.now or store.now)
-        )
+        waits = EmbeddingWaits(parts.gateway)
+        now = parts.now or store.now
+        dispatcher = None
+        if ledgers is not None:
+            dispatcher = Dispatcher(settings, store, ledgers=ledgers, engines=parts.engines, waits=waits, now=now)
         preflight = Preflight(
             settings,
             source=parts.source,
@@ -189,19 +189,17 @@ async def run_services(
         )
         wake = dispatcher.wake if dispatcher is not None else lambda: None
         drain = DrainSwitch(store, wake=wake)
-        feed = JobFeed(store, EmbeddingWaits(parts.gateway), closing)
+        feed = JobFeed(store, waits, closing)
         aliases = AliasService(parts.state, parts.stores, store)
         deletions = DeletionService(parts.state, parts.stores, store, lease=settings.lease)
         retention = None
         if dispatcher is not None and parts.state is not None:
-            days, now = settings.retention.days, parts.now or store.now
-            retention = Retention(
-                store, parts.state, dispatcher.leadership, days=days, now=now, on_removed=metrics.count_removed
-            )
+            days, on_removed = settings.retention.days, metrics.count_removed
+            retention = Retention(store, parts.state, dispatcher.leadership, days=days, now=now, on_removed=on_removed)
         if dispatcher is not None and retention is not None and dispatches:
             leadership = dispatcher.leadership
             tasks.append(asyncio.create_task(dispatcher.run()))
-            expiry = AuditRetention(audit, leadership, days=settings.audit.days, now=parts.now or store.now)
+            expiry = AuditRetention(audit, leadership, days=settings.audit.days, now=now)
             sweeps = {
                 "aliases": aliases.sweep,
                 "deletions": deletions.sweep,

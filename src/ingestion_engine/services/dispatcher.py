@@ -27,6 +27,7 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.admission import WaitReason, admit_jobs
+from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_drain import DrainSwitch
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import NEEDS_DRIVER, TRANSITIONS, JobEvent, JobPhase, find_phase
@@ -74,6 +75,7 @@ class Dispatcher:
         store: The jobs table.
         ledgers: Ledgers of all jobs.
         engines: Configured engines.
+        waits: What jobs have at the gateways; without it, nothing.
         now: Returns the current time.
     """
 
@@ -84,6 +86,7 @@ class Dispatcher:
         *,
         ledgers: Ledgers,
         engines: Mapping[EngineName, JobEngine],
+        waits: EmbeddingWaits | None = None,
         now: Callable[[], Moment] = utc_now,
     ) -> None:
         self._settings = settings
@@ -96,7 +99,7 @@ class Dispatcher:
         self._engines = engines
         self._now = now
         self._wake = asyncio.Event()
-        self._reconciler = Reconciler(settings, self._jobs, ledgers=ledgers, engines=engines, now=now)
+        self._reconciler = Reconciler(settings, self._jobs, ledgers=ledgers, engines=engines, waits=waits, now=now)
         self._active = ActiveJobs(store)
         self._unfit: dict[str, Moment] = {}
         self._wanted: dict[str, int] = {}

@@ -22,7 +22,7 @@ READ_LIMIT_S: Final = 0.3
 """Time limit in seconds of one question: a request for a job waits for it, and shows the job without it."""
 
 DROP_LIMIT_S: Final = 1.0
-"""Time limit in seconds to drop the flow of a canceled job; its workers end by the abort marker all the same."""
+"""Time limit in seconds to drop the flow of a job; its workers end by the abort marker all the same."""
 
 _log = get_logger(__name__)
 
@@ -47,7 +47,7 @@ class EmbeddingWaits:
         return {} if flows is None else {job_id: flows.get(job_id, EmbeddingWait()) for job_id in running}
 
     async def drop(self, job_id: str) -> None:
-        """Drop what a canceled job has waiting at the gateways, as far as they answer."""
+        """Drop what a job that ends has waiting at the gateways, as far as they answer."""
         if self._gateway is None:
             return
         try:
@@ -55,7 +55,7 @@ class EmbeddingWaits:
                 await self._gateway.drop_flow(job_id)
         except (IngestionError, TimeoutError) as error:
             reason = str(error) or f"no response within {DROP_LIMIT_S:g} s"
-            _log.warning("flow of a canceled job not dropped", extra={"job_id": job_id, "error": reason})
+            _log.warning("flow of a job not dropped", extra={"job_id": job_id, "error": reason})
 
     async def _read(self) -> Mapping[str, EmbeddingWait] | None:
         assert self._gateway is not None

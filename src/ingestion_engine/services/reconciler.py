@@ -19,6 +19,7 @@ from ingestion_engine.runtime.settings import Settings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import Moment, utc_now
 from ingestion_engine.services.admission import WaitReason
+from ingestion_engine.services.embedding_waits import EmbeddingWaits
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_final_event, find_phase
 from ingestion_engine.services.leadership import DispatchedJobs
@@ -68,6 +69,7 @@ class Reconciler:
         jobs: The jobs table, as the dispatcher changes it.
         ledgers: Ledgers of all jobs.
         engines: Configured engines.
+        waits: The gateways, where the workers of an ended job may have requests.
         now: Returns the current time.
     """
 
@@ -78,12 +80,14 @@ class Reconciler:
         *,
         ledgers: Ledgers,
         engines: Mapping[EngineName, JobEngine],
+        waits: EmbeddingWaits | None = None,
         now: Callable[[], Moment] = utc_now,
     ) -> None:
         self._settings = settings.dispatch
         self._jobs = jobs
         self._ledgers = ledgers
         self._engines = engines
+        self._waits = waits or EmbeddingWaits(None)
         self._now = now
         self._failures: dict[str, int] = {}
 
@@ -320,6 +324,7 @@ class Reconciler:
                     await engine.stop(job.id, job.attempt)
             except (IngestionError, TimeoutError) as error:
                 _log.warning("driver not stopped", extra={"job_id": job.id, "error": str(error)})
+        await self._waits.drop(job.id)  # what its workers have there would only keep others waiting
         if not summary.get("forced"):  # the driver was faster: what it has written stands
             end = read_outcome(job, summary, self._now())
         await self._finish(job, end)

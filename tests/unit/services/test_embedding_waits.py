@@ -115,6 +115,25 @@ async def test_a_canceled_job_leaves_the_queue_of_the_gateways(world: World, gat
         assert gateway.dropped == ids
 
 
+async def test_a_job_that_the_service_ends_leaves_the_queue_of_the_gateways(
+    world: World, gateway: ScriptedGateway
+) -> None:
+    """Its workers may be alive where nobody reaches them; a job whose driver reports the end has none."""
+    parts = world.parts(gateway=gateway, now=world.clock)
+    async with world.serve(parts, gateway={"url": URL}, dispatch={"end_timeout_s": 900}) as plane:
+        lost = await plane.submit(collection="lost", max_runtime_s=3600)
+        await plane.look()
+        world.engine.progress(lost)
+        await plane.look(1)
+        ended = await run_job(world, plane, "ended")
+        world.engine.finish(ended)
+        await plane.look(1)
+        assert gateway.dropped == []
+        world.clock.skip(4501)
+        await plane.look(1)
+        assert ((await plane.job(lost))["error"]["code"], gateway.dropped) == ("driver_lost", [lost])
+
+
 async def test_events_follow_the_wait(world: World, gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of what the job waits for is an event although its row has not changed."""
     monkeypatch.setattr(job_feed, "POLL_S", 0.01)
