@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from ingestion_engine.access.oidc.log_outs import ProviderLogIn
 from ingestion_engine.access.principal import Principal
@@ -18,7 +20,9 @@ from ingestion_engine.domain.errors import SubmissionError
 from ingestion_engine.runtime.settings import SessionSettings
 from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services import console_sessions as console_sessions_store
+from ingestion_engine.services import job_schema
 from ingestion_engine.services.console_sessions import ProviderLogOut, SessionRecord, SessionStore
+from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import console_sessions, provider_log_outs
 from ingestion_engine.services.job_store import JobStore
 
@@ -203,6 +207,39 @@ async def test_a_log_out_at_the_provider_ends_the_sessions_it_names_on_every_cop
     assert await find() == {"second", "key", "former"}
     await there.end_by_provider(log_out(world, 3, subject="bob"))
     assert await find() == {"key", "former"}
+
+
+async def test_sessions_of_the_release_before_the_log_outs_go_on(database_url: str) -> None:
+    """Through the migration, and beside copies of that release, which name the columns that they know."""
+    known = [column for column in console_sessions.c if not column.name.startswith("provider_")]
+    former = sa.Table("console_sessions", sa.MetaData(), *(sa.Column(one.name, one.type) for one in known))
+
+    def make_former_schema(connection: sa.Connection) -> None:
+        config = job_schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0012")
+
+    async def begin_in_former_release(database: Database, world: World, secret: str) -> None:
+        row = {"id": hashlib.sha256(secret.encode()).hexdigest(), "kind": "oidc", "owner": BOB.name}
+        times = {"created_at": world.now, "seen_at": world.now, "expires_at": world.now + dt.timedelta(hours=12)}
+        async with database.writing() as connection:
+            await connection.execute(sa.insert(former).values(claims={"sub": "bob"}, **row, **times))
+            assert (await connection.execute(sa.select(former).where(former.c.id == row["id"]))).one().owner == BOB.name
+
+    database = Database.open(database_url)
+    async with database.writing() as connection:
+        await connection.run_sync(make_former_schema)
+    world = World(SessionStore(database), rights={BOB.name: BOB})
+    await begin_in_former_release(database, world, "b" * 43)
+    store = await JobStore.open(database_url)
+    await begin_in_former_release(database, world, "a" * 43)
+    sessions = world.copy()
+    await sessions.end_by_provider(log_out(world, 1, subject="bob", session="first"))
+    await sessions.end_by_provider(log_out(world, 2, subject="bob"))
+    for secret in ("a" * 43, "b" * 43):
+        assert await sessions.find(secret) is not None
+    await store.close()
+    await database.close()
 
 
 async def test_a_log_out_is_received_once(world: World, jobs: JobStore) -> None:

@@ -53,6 +53,7 @@ TITLES: Final = {
     "console.set_drain": "Drain the service, or end draining",
     "console.log_in": "Log in with an API key",
     "console.log_out": "Log out",
+    "console.log_out_by_provider": "Log-out reported by the provider",
     # -- pages of the console ------------------------------------------------------------------------------------------
     "console.show_job": "Open a job",
     "console.show_failures_part": "Open the failures of a job",
@@ -75,6 +76,8 @@ TITLES: Final = {
     "console.show_log_in": "Open the log-in",
     "console.begin_at_provider": "Begin a log-in at the provider",
     "console.complete_at_provider": "Log in at the provider",
+    "console.begin_log_out_at_provider": "Begin a log-out at the provider",
+    "console.show_logged_out": "Come back from the log-out at the provider",
     "console.show_asset": "Load a file of the console",
     "console.show_nothing": "Open a page that does not exist",
     # -- commands, and what the service does by itself -----------------------------------------------------------------
