@@ -377,8 +377,11 @@ class Database:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
+    async def writing(self, *, idle_ms: int = IDLE_MS) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for writing; durable at the end of the context. ``changing`` suits single statements.
+
+        Args:
+            idle_ms: Time after which PostgreSQL ends the transaction when this process does nothing any more.
 
         Raises:
             DatabaseUnavailable: nothing was written, except when only the answer to the commit was lost.
@@ -388,9 +391,13 @@ class Database:
             with self._watched(connecting=True):
                 connection = await exits.enter_async_context(self.engine.connect())
             with self._watched():
+                if not self.is_sqlite:  # whatever the server's default is: a statement sees what others have committed
+                    connection = await connection.execution_options(isolation_level="READ COMMITTED")
                 async with connection.begin():
                     if not self.is_sqlite:  # by statement, because poolers refuse it as a parameter of the connection
-                        await connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"))
+                        await connection.execute(
+                            sa.text(f"SET LOCAL idle_in_transaction_session_timeout = {idle_ms:d}")
+                        )
                     yield connection
 
     def count_connections(self) -> dict[str, int]:

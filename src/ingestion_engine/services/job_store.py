@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,10 @@ from ingestion_engine.state.cursors import bad_cursor, decode_cursor, encode_cur
 
 READ_ROWS: Final = 500
 """Maximum number of ids per query; SQLite accepts 32,766 parameters, asyncpg 32,767."""
+
+TURN_IDLE_MS: Final = 5_000
+"""Time after which PostgreSQL ends the insertion of a copy of the service that stands still while other insertions for
+the same owner wait for it: less than ``STATEMENT_TIMEOUT_S``, after which those would give up."""
 
 _DISPATCH: Final = "jobs"
 """Name of the only row of the table of dispatchers."""
@@ -99,6 +104,14 @@ class IdempotencyTaken(Exception):
     def __init__(self, first: JobRecord) -> None:
         super().__init__(first.id)
         self.first = first
+
+
+class TooManyWaiting(Exception):
+    """As many jobs of the owner wait for admission as it may have; ``waiting`` is their number."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(waiting)
+        self.waiting = waiting
 
 
 class JobStore:
@@ -168,6 +181,32 @@ class JobStore:
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store_new(), context=context_without_fields())
         await stored
+
+    async def insert_within(self, record: JobRecord, most: int) -> None:
+        """Store a new job when fewer than ``most`` of its owner wait for admission, over all copies of the service.
+
+        Insertions for one owner take turns: on PostgreSQL by an advisory lock until the end of the transaction, on
+        SQLite because it has one writer. A waiting one has a connection, so a copy should make one at a time for each
+        owner.
+
+        Raises:
+            TooManyWaiting: nothing was stored.
+            IdempotencyTaken: as ``insert``.
+        """
+        try:
+            async with self.database.writing(idle_ms=TURN_IDLE_MS) as connection:
+                if not self.database.is_sqlite:
+                    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_turn_of(record.owner))))
+                # First the job, then the number: the insertion makes this transaction SQLite's writer.
+                await connection.execute(sa.insert(jobs).values(record.values()))
+                waiting = (await connection.execute(_select_waiting(record.owner))).scalar_one()
+                if waiting > most:
+                    raise TooManyWaiting(waiting - 1)
+        except IntegrityError:
+            first = await self.find_by_key(record.owner, record.idempotency_key)
+            if first is None:
+                raise
+            raise IdempotencyTaken(first) from None
 
     async def _store_new(self) -> None:
         """Store all waiting jobs in one transaction; the next batch collects while the commit waits for the disk."""
@@ -374,9 +413,8 @@ class JobStore:
 
     async def count_waiting(self, owner: str) -> int:
         """Return the number of jobs of an owner that wait for admission. One query."""
-        query = sa.select(sa.func.count()).where(jobs.c.owner == owner, is_in(JobPhase.WAITING))
         async with self.database.reading() as connection:
-            return int((await connection.execute(query)).scalar_one())
+            return (await connection.execute(_select_waiting(owner))).scalar_one()
 
     async def count_by_state(self) -> dict[tuple[str, str], int]:
         """Return the number of jobs for each (engine, state)."""
@@ -510,6 +548,20 @@ def is_current(lead: DispatchLease) -> sa.ColumnElement[bool]:
 def _select_active(*what: Any) -> sa.Select[Any]:
     final = [state.value for state in FINAL_STATES]
     return sa.select(*what).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
+
+
+def _select_waiting(owner: str) -> sa.Select[tuple[int]]:
+    """Return the query for the number of jobs of an owner that wait for admission. Pure."""
+    return sa.select(sa.func.count()).where(jobs.c.owner == owner, is_in(JobPhase.WAITING))
+
+
+def _turn_of(owner: str) -> int:
+    """Return the number of the advisory lock of an owner, the same in every copy and release. Pure.
+
+    When two owners have the same one, their insertions take turns, and nothing else happens.
+    """
+    digest = hashlib.sha256(b"waiting jobs of " + owner.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def is_in(phase: JobPhase) -> sa.ColumnElement[bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from ingestion_engine.services.job_feed import JobFeed
 from ingestion_engine.services.job_ids import JobIds
 from ingestion_engine.services.job_records import JobRecord
 from ingestion_engine.services.job_states import JobEvent, JobPhase, find_phase
-from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore
+from ingestion_engine.services.job_store import IdempotencyTaken, JobFilter, JobStore, TooManyWaiting
 from ingestion_engine.services.ledgers import FailurePage, Ledgers
 from ingestion_engine.services.log_position import LogPosition, read_after
 from ingestion_engine.services.plan_estimates import LOOK_AT, PlanEstimate, estimate_plan
@@ -68,8 +67,8 @@ class JobService:
         wake: Wakes the dispatcher; called after every change that it should act on.
         drain: Whether new jobs are accepted.
         feed: Followers of jobs, and what jobs wait for at the gateways.
-        max_waiting: Maximum number of jobs of one owner that wait for admission; None means no limit. Several copies of
-            the service at once may exceed it by their number.
+        max_waiting: Maximum number of jobs of one owner that wait for admission, exact over all copies of the service;
+            None means no limit.
     """
 
     def __init__(
@@ -390,9 +389,7 @@ class JobService:
 
     async def _insert(self, job: JobRecord) -> Submitted:
         try:
-            async with self._within_quota(job.owner):
-                await begin_change(**_describe_job(job))
-                await self._store.insert(job)
+            await self._store_within_quota(job)
         except IdempotencyTaken as taken:
             if taken.first.body_hash != job.body_hash:
                 raise _conflict(taken.first) from None
@@ -402,24 +399,36 @@ class JobService:
         self._wake()
         return Submitted(job, created=True)
 
-    @contextlib.asynccontextmanager
-    async def _within_quota(self, owner: str) -> AsyncIterator[None]:
-        """Enter when an owner may have one more waiting job. Raises SubmissionError "quota_exceeded" (429)."""
+    async def _store_within_quota(self, job: JobRecord) -> None:
+        """Store a new job. Raises IdempotencyTaken, and SubmissionError "quota_exceeded" (429)."""
         most = self._max_waiting
-        if most is None or not owner:
-            yield
+        if most is None or not job.owner:
+            await begin_change(**_describe_job(job))
+            await self._store.insert(job)
             return
-        async with self._turns.setdefault(owner, asyncio.Lock()):  # else requests at once would find the same number
-            waiting = await self._store.count_waiting(owner)
-            if waiting >= most:
-                raise SubmissionError(
-                    "quota_exceeded",
-                    f"{waiting} jobs of {owner!r} wait for their start already, and at most {most} may.",
-                    hint="Wait until some have started, cancel some, or ask the operator for a higher "
-                    "INGEST_LIMITS__QUEUED_JOBS_PER_KEY.",
-                    status=429,
-                )
-            yield
+        # One at a time for each owner and copy: those that wait for their turn in the database have a connection.
+        async with self._turns.setdefault(job.owner, asyncio.Lock()):
+            waiting = await self._store.count_waiting(job.owner)
+            if waiting >= most:  # most refusals need neither a record of what was tried nor a transaction
+                raise await self._refuse(job, waiting, most)
+            await begin_change(**_describe_job(job))
+            try:
+                await self._store.insert_within(job, most)
+            except TooManyWaiting as found:  # another copy was faster
+                raise await self._refuse(job, found.waiting, most) from None
+
+    async def _refuse(self, job: JobRecord, waiting: int, most: int) -> IdempotencyTaken | SubmissionError:
+        """Return why a job exceeds the quota: the same request, sent twice, may itself have been the last to fit."""
+        first = await self._store.find_by_key(job.owner, job.idempotency_key)
+        if first is not None:
+            return IdempotencyTaken(first)
+        return SubmissionError(
+            "quota_exceeded",
+            f"{waiting} jobs of {job.owner!r} wait for their start already, and at most {most} may.",
+            hint="Wait until some have started, cancel some, or ask the operator for a higher "
+            "INGEST_LIMITS__QUEUED_JOBS_PER_KEY.",
+            status=429,
+        )
 
     async def _read_failed_keys(self, job_id: str, codes: Sequence[str]) -> list[str]:
         with state_needed():
