@@ -146,7 +146,8 @@ def show_end(job: JobView) -> None:
     state, counts = job.state.value, job.counts
     out.print(Text.assemble(f"{job.job_id} ", (state, STATE_STYLES.get(state, "")), describe_duration(job)))
     names = (
-        *("listed", "new", "changed", "unchanged", "failed_before", "outside_filters", "done", "failed", "deleted"),
+        *("listed", "new", "changed", "unchanged", "failed_before", "outside_filters", "done"),
+        *("failed", "failed_again", "deleted"),
         "objects_with_warnings",
         *("verified", "different", "repaired", "foreign_points", "searches_failed", "chunks", "chunks_embedded"),
     )

@@ -45,7 +45,7 @@ class Action(StrEnum):
     CHANGED = "changed"
     """Another version than in the object table, or ingested with another fingerprint."""
     RETRY = "retry"
-    """Failed before, and is retried."""
+    """Failed in an earlier job, has the same content, and is tried again."""
     DIRTY = "dirty"
     """An unfinished job, or an abandoned plan of this attempt, may have written some of its points."""
     SUSPECT = "suspect"
@@ -64,6 +64,8 @@ class Action(StrEnum):
 
 UNFINISHED = frozenset({Action.DIRTY, Action.SUSPECT})
 """Actions on objects of which the stores may hold points of several versions."""
+FAILED_BEFORE = frozenset({Action.RETRY, Action.SUSPECT})
+"""Actions on objects that an earlier job failed: when they fail again, nothing has become worse."""
 REMOVALS = frozenset({Action.DELETE, Action.PURGE})
 """Actions that only remove points: they neither read nor embed, and run after everything else."""
 COMPARISONS = frozenset({Action.VERIFY, Action.REPAIR})
@@ -512,7 +514,7 @@ class ObjectResult:
     reason: str | None = None
     retryable: bool = False
     again: bool = False
-    """True when an earlier job failed it too, for a reason that may pass; the failure budget does not count it."""
+    """True when an earlier job failed it too (``FAILED_BEFORE``); the failure budget does not count it."""
     differences: Mapping[str, Mapping[str, int]] | None = None
     """Differences that a comparison found, ``{store: {kind: points}}``; None when there are none."""
     origin: Origin | None = None

@@ -40,7 +40,7 @@ class Counts:
     """What was left out of them, by code of the warning."""
     failed: int = 0
     failed_again: int = 0
-    """Those of them that an earlier job failed too, for a reason that may pass (``ObjectResult.again``)."""
+    """Failures of all attempts whose objects an earlier job failed too (``ObjectResult.again``)."""
     gone: int = 0
     kept: int = 0
     deleted: int = 0
@@ -142,7 +142,7 @@ class Counts:
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
         self.tally = Tally(already_deleted=self.deleted)
-        self.done = self.warned = self.failed = self.failed_again = self.gone = 0
+        self.done = self.warned = self.failed = self.gone = 0
         self.warnings = {}
         self.same = self.different = self.repaired = self.foreign_points = self.searches_failed = 0
         self.points_seen = {}
@@ -150,7 +150,7 @@ class Counts:
     def continue_from(self, former: Counts) -> None:
         """Begin with the totals of earlier attempts; call it before anything is counted."""
         work = ("chunks", "chunks_embedded", "chunks_reused", "embed_calls", "embed_refusals", "texts_in_vain")
-        for name in ("deleted", *work, "bytes_read"):
+        for name in ("deleted", "failed_again", *work, "bytes_read"):
             setattr(self, name, getattr(former, name))
         self.stage_seconds, self.requests, self.failures = former.stage_seconds, former.requests, former.failures
         self.points_known = former.points_known
@@ -180,6 +180,7 @@ class Counts:
         for result in report.results:
             if result.error_code is not None and result.outcome is Outcome.FAILED:
                 self.failures[result.error_code] = self.failures.get(result.error_code, 0) + 1
+            self.failed_again += result.again and result.outcome is Outcome.FAILED
 
     def add_points(self, points: Mapping[str, Mapping[str, int]]) -> None:
         """Add points by store and by what was done with them."""
@@ -237,7 +238,6 @@ class Counts:
         for warning in result.warnings:
             self.warnings[warning.code] = self.warnings.get(warning.code, 0) + warning.count
         self.failed += outcome is Outcome.FAILED
-        self.failed_again += outcome is Outcome.FAILED and result.again
         self.gone += outcome is Outcome.DELETED
         self.same += outcome is Outcome.SAME
         self.different += outcome is Outcome.DIFFERENT
@@ -272,6 +272,7 @@ class Counts:
             "planned": self.planned,
             "done": self.finished,
             "failed": self.total_failed,
+            "failed_again": self.failed_again,
             "objects_with_warnings": self.warned + tally.already_warned,
             "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
             "unchanged": tally.unchanged,

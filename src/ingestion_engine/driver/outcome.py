@@ -11,14 +11,17 @@ from ingestion_engine.driver.counts import Counts
 def over_budget(counts: Counts, budget: FailureBudget) -> FatalError | None:
     """Return the error that ends a job with too many failed objects; None when it is within its budget.
 
-    Objects that an earlier job could not read either are no news: a sync that finds only them is not a failure.
+    Objects that an earlier job could not read either, with the same content, are no news: a job that finds only them,
+    for example the first one of a release that reads all objects again, is not a failure.
     """
-    failed, planned = counts.total_failed - counts.failed_again, counts.planned
+    again, planned = counts.failed_again, counts.planned
+    failed = counts.total_failed - again
     if budget.allows(failed, planned):
         return None
+    known = f"; {again} more, which it does not count, failed in an earlier job too" if again else ""
     return FatalError(
         "failure_budget_exceeded",
-        f"{failed} of {planned} objects failed, which is more than the failure budget allows.",
+        f"{failed} of {planned} objects failed, which is more than the failure budget allows{known}.",
         hint="Check the job's failures, or raise failure_budget in the request if that many are expected.",
         failed=failed,
         planned=planned,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ingestion_engine.domain.errors import FatalError, TransientError, read_fatal_record
 from ingestion_engine.domain.ids import PartitionId, make_object_id
 from ingestion_engine.domain.records import (
+    FAILED_BEFORE,
     UNEXPECTED_ERROR,
     Action,
     ObjectRef,
@@ -365,6 +366,6 @@ def _failure(item: PlanItem, report: PartitionReport) -> ObjectResult:
         error_code=KILLS_WORKER if report.process_died else UNEXPECTED_ERROR,
         reason=f"Processing this object alone {what} {DEATHS_ALLOWED} times. Last error: {last_error}",
         retryable=True,
-        again=item.action is Action.SUSPECT,
+        again=item.action in FAILED_BEFORE,
         origin=item.origin,
     )

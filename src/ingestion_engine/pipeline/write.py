@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from ingestion_engine.domain.errors import ObjectError
 from ingestion_engine.domain.ids import ObjectId, PointId, add_digests, digest_point, digest_vector, format_digest
 from ingestion_engine.domain.legible import make_legible
-from ingestion_engine.domain.records import UNFINISHED, Action, EmbeddedChunk, ObjectResult, Outcome, Point
+from ingestion_engine.domain.records import (
+    FAILED_BEFORE,
+    UNFINISHED,
+    Action,
+    EmbeddedChunk,
+    ObjectResult,
+    Outcome,
+    Point,
+)
 from ingestion_engine.domain.spec import Mode, StoreName
 from ingestion_engine.pipeline.load import LoadedObject
 from ingestion_engine.pipeline.point_ids import PointIds
@@ -312,7 +320,7 @@ def make_failure(loaded: LoadedObject, object_id: ObjectId, error: ObjectError) 
         error_code=error.code,
         reason=_explain(error),
         retryable=error.retryable,
-        again=error.retryable and planned.action is Action.RETRY,
+        again=planned.action in FAILED_BEFORE and ref.etag == planned.ref.etag,
         origin=planned.origin,
     )
 

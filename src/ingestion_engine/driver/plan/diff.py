@@ -162,6 +162,8 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
         return Action.SUSPECT
     if not same and row.epoch == rules.epoch:
         return Action.DIRTY  # an earlier plan of this attempt wrote it, so epochs do not tell the versions apart
+    if not same and row.state is RowState.FAILED and not mine and row.etag == ref.etag:
+        return Action.RETRY  # another release may read it; a job in mode full reuses no vector of it either
     if not same:
         return Action.FULL if rules.full else Action.CHANGED
     if row.state is RowState.PRESENT:
@@ -173,7 +175,7 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
             tally.unchanged += 1
         return None
     if (row.retryable or rules.full or rules.retry_failed) and not mine:
-        return Action.FULL if rules.full else Action.RETRY
+        return Action.RETRY
     if mine:
         tally.already_failed += 1
     else:
