@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +39,8 @@ class Collector:
     url: str
     status: int = 200
     """Status of the answers."""
+    misbehave: Callable[[BaseHTTPRequestHandler], None] | None = None
+    """Answers in place of the collector, once it has read the request."""
     spans: list[SeenSpan] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     """Requests as received, decompressed."""
@@ -96,6 +98,9 @@ def collecting() -> Iterator[Collector]:
             collector.headers.append({name.lower(): value for name, value in self.headers.items()})
             if self.path == "/v1/traces" and collector.status == 200:
                 collector.take(body)
+            if collector.misbehave is not None:
+                collector.misbehave(self)
+                return
             self.send_response(collector.status if self.path == "/v1/traces" else 404)
             self.send_header("content-length", "0")
             self.end_headers()

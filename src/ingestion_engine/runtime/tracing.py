@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
+import os
 import re
 import threading
 import time
@@ -32,6 +34,7 @@ from ingestion_engine.runtime.settings import Settings, SettingsError
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 
 if TYPE_CHECKING:
+    import requests
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as SdkSpan
@@ -49,6 +52,16 @@ FLUSH_S: Final = 2.0
 
 COMPLAIN_EVERY_S: Final = 60.0
 """Seconds between two log lines about spans that were not exported."""
+
+EXPORT_S: Final = 10.0
+"""Longest time in seconds that a request of spans waits for the head of its response, unless
+``OTEL_EXPORTER_OTLP_TIMEOUT`` says otherwise: the exporter's own default, which it applies to each read only."""
+
+_PROVIDERS: Final = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
+"""Variables that name a plug-in which makes the session of the exporter."""
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 """The header of W3C Trace Context, version 00."""
@@ -195,11 +208,65 @@ def _make_provider(settings: Settings, endpoint: str, role: Role) -> TracerProvi
     ca_file = settings.tls.ca_file
     delay_ms = EXPORT_EVERY_S * 1000 if role in {"driver", "worker"} else None
     exporter = OTLPSpanExporter(
-        endpoint=f"{endpoint.rstrip('/')}/v1/traces", certificate_file=None if ca_file is None else str(ca_file)
+        endpoint=f"{endpoint.rstrip('/')}/v1/traces",
+        certificate_file=None if ca_file is None else str(ca_file),
+        session=None if any(os.environ.get(name) for name in _PROVIDERS) else _make_session(),
     )
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms))
     _limit_complaints()
     return provider
+
+
+def _make_session() -> requests.Session:
+    """Return a session that reads no body of a response, and waits for its head in a thread that it can leave.
+
+    The exporter uses status and headers only, but its session would read a body without end or limit.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    class HeadAdapter(HTTPAdapter):
+        left: threading.Thread | None = None
+        """The only thread that still waits for a collector which sends its head without end."""
+
+        def send(self, request: Any, stream: bool = False, timeout: Any = None, **given: Any) -> Any:
+            del stream  # a streamed body is not read before it is asked for
+            if self.left is not None and self.left.is_alive():
+                raise requests.Timeout("The collector still sends the head of an earlier response.", request=request)
+            limit_s = timeout if isinstance(timeout, int | float) else EXPORT_S
+            found: list[Any] = []
+
+            def ask() -> None:
+                try:
+                    found.append(
+                        _drop_body(super(HeadAdapter, self).send(request, stream=True, timeout=timeout, **given))
+                    )
+                except Exception as error:  # the caller raises it
+                    found.append(error)
+
+            self.left = threading.Thread(target=ask, name="ingest-tracing-export", daemon=True)
+            self.left.start()
+            self.left.join(limit_s)
+            if not found:
+                raise requests.Timeout(f"The collector has not responded within {limit_s:.1f} s.", request=request)
+            if isinstance(found[0], Exception):
+                raise found[0]
+            return found[0]
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HeadAdapter())
+    return session
+
+
+def _drop_body(response: requests.Response) -> requests.Response:
+    """Return a response with an empty body; its connection is used again only when it had none."""
+    if response.headers.get("Content-Length") == "0":
+        response.raw.release_conn()
+    else:
+        response.raw.close()
+    response.raw = io.BytesIO()
+    return response
 
 
 class _Complaints(logging.Handler):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import logging
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -144,6 +148,69 @@ def test_a_collector_that_fails_disturbs_nothing(collector: Collector, caplog: p
     lines = [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
     assert lines == ["traces are not exported"]
     assert collector.spans == []
+
+
+@pytest.mark.parametrize("coding", ["chunked", "unlimited", "gzip"])
+def test_an_answer_without_end_is_not_read(collector: Collector, coding: str) -> None:
+    """Whatever the collector sends behind the head of its answer, the next spans follow on another connection."""
+    sent: list[int] = []
+    broken = threading.Event()
+
+    def answer_forever(handler: BaseHTTPRequestHandler) -> None:
+        headers = {"chunked": b"Transfer-Encoding: chunked", "gzip": b"Content-Encoding: gzip"}.get(coding, b"X: y")
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
+        block = gzip.compress(b"0" * 65_536) if coding == "gzip" else b"1000\r\n" + b"0" * 4096 + b"\r\n"
+        try:
+            while sum(sent) < 1 << 30:
+                handler.wfile.write(block)
+                sent.append(len(block))
+        except OSError:
+            broken.set()
+        handler.close_connection = True
+
+    collector.misbehave = answer_forever
+    tracing.start_tracing(settings_for(collector), "worker")
+    with tracing.open_span("step"):
+        pass
+    assert broken.wait(30), f"{sum(sent)} bytes were read"
+    assert sum(sent) < 32 * 1024**2, "more than what sockets buffer"
+    with tracing.open_span("next"):
+        pass
+    collector.wait_for("next")
+
+
+def test_a_head_without_end_is_left(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each byte comes before the time limit of a read. One thread waits on, and the log says that spans are lost."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    over = threading.Event()
+
+    def begin_forever(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(OSError):
+            while not over.wait(0.05):
+                handler.wfile.write(b"y")
+        handler.close_connection = True
+
+    collector.misbehave = begin_forever
+    tracing.start_tracing(settings_for(collector), "worker")
+    try:
+        with caplog.at_level(logging.WARNING, "ingestion_engine"):
+            for _ in range(3):
+                with tracing.open_span("step"):
+                    pass
+            wait_for(lambda: "traces are not exported" in caplog.text, 30)
+        waiting = [thread for thread in threading.enumerate() if thread.name == "ingest-tracing-export"]
+        assert len(waiting) == 1
+        collector.misbehave = None
+        over.set()
+        waiting[0].join(30)
+        with tracing.open_span("next"):
+            pass
+        collector.wait_for("next")
+    finally:
+        over.set()
 
 
 def test_the_end_of_a_process_waits_only_so_long() -> None:
