@@ -90,7 +90,11 @@ def create(
             expires_at=expires_at,
         )
 
-    return _run(make, lambda home, made: _show_new(made, home, json=json), file=file, database=database)
+    def show(home: _Home, made: NewKey) -> None:
+        _record("create", made.entry)
+        _show_new(made, home, json=json)
+
+    return _run(make, show, file=file, database=database)
 
 
 def list_all(file: File = None, database: Database = False, json: Json = False) -> int:
@@ -131,7 +135,11 @@ def rotate(
 
         return await rotate_key(home.storage, which, overlap=kept_for)
 
-    return _run(make, lambda home, made: _show_new(made, home, json=json), file=file, database=database)
+    def show(home: _Home, made: NewKey) -> None:
+        _record("rotate", made.entry)
+        _show_new(made, home, json=json)
+
+    return _run(make, show, file=file, database=database)
 
 
 def revoke(which: Which, file: File = None, database: Database = False, json: Json = False) -> int:
@@ -146,6 +154,7 @@ def revoke(which: Which, file: File = None, database: Database = False, json: Js
         return await revoke_key(home.storage, which)
 
     def show(home: _Home, entry: ApiKey) -> None:
+        _record("revoke", entry)
         if json:
             write_json(_describe(entry))
         else:
@@ -222,6 +231,23 @@ async def _open_home(settings: Settings, *, path: Path | None) -> AsyncIterator[
             yield _Home(table, [] if configured is None else [KeyFile(configured)])
     finally:
         await store.close()
+
+
+def _record(command: str, entry: ApiKey) -> None:
+    """Append a change to the JSON lines of the audit log, where they are a file; the table has the database's own."""
+    path = load_settings().audit.file
+    if path is None:
+        return
+    from ingestion_engine.access.keys.file import dump_entry
+    from ingestion_engine.services.audit.entries import Redactor
+    from ingestion_engine.services.audit.lines import AuditLines
+    from ingestion_engine.services.key_store import describe_change
+
+    lines = AuditLines(path)
+    lines.write(Redactor().clean(describe_change(command, entry.name, dump_entry(entry))).line())
+    lines.close()
+    if lines.lost:
+        err.print(f"warning: INGEST_AUDIT__FILE {str(path)!r} cannot be written; the change is not recorded there.")
 
 
 def _show_new(made: NewKey, home: _Home, *, json: bool) -> None:

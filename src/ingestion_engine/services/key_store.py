@@ -85,24 +85,34 @@ _SHOWN = ("scopes", "buckets", "collections", "expires_at")
 
 
 def _describe_change(row: KeyRow) -> AuditEntry:
-    """Return the audit entry of a changed key: keys are changed by a command of somebody on a machine."""
     changed = "revoke" if row.entry.get("revoked_at") else "rotate"
+    return describe_change("create" if row.revision is None else changed, row.name, row.entry)
+
+
+def describe_change(command: str, name: str, fields: Mapping[str, Any]) -> AuditEntry:
+    """Return the audit entry of a changed key: keys are changed by a command of somebody on a machine.
+
+    Args:
+        command: The command: ``create``, ``rotate`` or ``revoke``.
+        name: Name of the key.
+        fields: Fields of the key's entry.
+    """
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may give its user no name
         user = ""
-    details = {name: row.entry[name] for name in _SHOWN if row.entry.get(name) is not None}
+    details = {field: fields[field] for field in _SHOWN if fields.get(field) is not None}
     return AuditEntry(
         id=new_entry_id(),
         at=utc_now(),
         outcome=Outcome.DONE,
-        operation="keys.create" if row.revision is None else f"keys.{changed}",
+        operation=f"keys.{command}",
         who=user,
         kind="command",
         address=socket.gethostname(),
-        subject=row.name,
+        subject=name,
         details={
-            name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            for name, value in details.items()
+            field: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for field, value in details.items()
         },
     )

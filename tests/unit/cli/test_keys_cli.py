@@ -69,6 +69,28 @@ def test_a_key_is_shown_once_and_nowhere_else(ingest: Any, place: str, folder: P
     assert secret not in shown
 
 
+def test_changes_of_keys_are_lines_of_the_audit_log(
+    ingest: Any, place: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the keys are; without secrets and hashes. Lists are no changes, and a full disk takes no key away."""
+    monkeypatch.setenv("INGEST_AUDIT__FILE", str(folder / "log" / "audit.jsonl"))
+    keys = [ingest("create", "team", "--bucket", "docs-*").out, ingest("rotate", "team").out]
+    ingest("list")
+    assert ingest("revoke", "team").code == 0
+    text = (folder / "log" / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["operation"] for line in lines] == ["keys.create", "keys.rotate", "keys.revoke"]
+    assert {(line["subject"], line["kind"], line["outcome"]) for line in lines} == {("team", "command", "done")}
+    assert lines[0]["details"] == {"scopes": "read, search", "buckets": "docs-*"}
+    for key in keys:
+        assert key.strip().rpartition("_")[2] not in text
+        assert hash_key(key.strip()) not in text
+    monkeypatch.setenv("INGEST_AUDIT__FILE", str(folder / "log" / "audit.jsonl" / "below"))
+    made = ingest("create", "other")
+    assert (made.code, "is not recorded there" in made.errors) == (0, True)
+    assert made.out
+
+
 def test_a_key_is_rotated_and_revoked(ingest: Any, place: str) -> None:
     """By name or by id; the list says so."""
     first = ingest("create", "team", "--expires", "90d", "--json").json[0]
