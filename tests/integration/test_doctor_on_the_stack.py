@@ -43,6 +43,10 @@ def states(report: Mapping[str, Any]) -> dict[str, set[str]]:
     return found
 
 
+def names_of_collections(platform: Platform) -> set[str]:
+    return {one["name"] for one in platform.http.get("/collections").json()["items"]}
+
+
 def test_the_whole_stack_is_good(platform: Platform) -> None:
     """Every check of the service is ok, or about something that the stack does not have; no secret is shown."""
     platform.upload("docs", [("doctor/a.txt", b"Something to read.")])
@@ -51,10 +55,25 @@ def test_the_whole_stack_is_good(platform: Platform) -> None:
     assert (code, report["ok"], bad) == (0, True, [])
     found = states(report)
     assert [*found] == [check.name for check in CHECKS if Role.SERVICE in check.roles]
-    assert {name for name, some in found.items() if "ok" not in some} == {"tls", "api-keys", "oidc", "ollama"}
+    assert {name for name, some in found.items() if "ok" not in some} == {"tls", "api-keys", "oidc", "ollama", "job"}
     shown = json.dumps(report)
     for name, value in platform.env.items():
         assert value not in shown or not name.endswith(("_KEY", "_KEY_ID", "_TOKEN"))
+
+
+def test_a_real_job_runs_on_every_engine(platform: Platform) -> None:
+    """Through the service, with a search in both stores; afterwards bucket, stores and collections are as before."""
+    before = names_of_collections(platform)
+    url = str(platform.http.base_url)
+    code, report = examine(platform, "--only", "s3", "--submit", "--bucket", "docs", "--url", url)
+    assert code == 0, report
+    jobs = {one["target"]: one for one in report["checks"] if one["name"] == "job"}
+    assert {target: one["state"] for target, one in jobs.items()} == {"ray": "ok", "spark": "ok"}
+    for one in jobs.values():
+        assert platform.http.get(f"/jobs/{one['facts']['job_id']}").json()["counts"]["done"] == 1
+    assert names_of_collections(platform) == before
+    listed = platform.s3().list_objects_v2(Bucket="docs", Prefix="ingest_doctor_")
+    assert listed["KeyCount"] == 0
 
 
 @pytest.mark.parametrize("role", [Role.WORKER, Role.GATEWAY])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final
@@ -13,11 +16,12 @@ from rich.text import Text
 
 from ingestion_engine import __version__
 from ingestion_engine.cli.output import ExitCode, out, write_json
-from ingestion_engine.cli.root import Json
-from ingestion_engine.doctor.context import TIME_LIMIT_S, Context, Role
+from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
+from ingestion_engine.doctor.context import JOB_LIMIT_S, TIME_LIMIT_S, Context, JobTrial, Role
 from ingestion_engine.doctor.examination import CHECKS, examine
 from ingestion_engine.doctor.findings import FORMAT, Finding, State, count_states, is_good
 from ingestion_engine.doctor.machine import refuse_settings
+from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.runtime.settings import SettingsError, load_settings, runs_in_kubernetes
 from ingestion_engine.runtime.telemetry import configure_logging
 from ingestion_engine.runtime.timestamps import timestamp_now
@@ -49,6 +53,18 @@ def doctor(
         str | None,
         typer.Option(metavar="NAME[/PREFIX]", help="Also check that this source bucket can be listed and read."),
     ] = None,
+    submit: Annotated[
+        bool,
+        typer.Option("--submit", help="Also run a small job on a running service; needs --bucket for its object."),
+    ] = False,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="With --submit: engine to try, ray or spark; repeatable. Default: all that the service has."),
+    ] = None,
+    job_timeout: Annotated[
+        float, typer.Option(min=1, help="With --submit: time limit of the job, in seconds.")
+    ] = JOB_LIMIT_S,
+    url: Url = DEFAULT_URL,
     read_only: Annotated[bool, typer.Option("--read-only", help="Write nothing anywhere.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the command.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Time limit of each check, in seconds.")] = TIME_LIMIT_S,
@@ -56,12 +72,25 @@ def doctor(
 ) -> int:
     """Check every system that this process depends on, from where it runs, and say what to do.
 
-    Uses the settings of this process; the service need not run. Exit code 0 when nothing failed, otherwise 1.
+    Uses the settings of this process; the service need not run, except for --submit. Exit code 0 when nothing failed,
+    otherwise 1.
     """
     names = [check.name for check in CHECKS]
     unknown = sorted({*(only or ())} - {*names})
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is no check; use {', '.join(names)}.", param_hint="--only")
+    trial = None
+    if submit:
+        faults = {
+            "Add --bucket NAME for its object.": not bucket,
+            "It writes, so it cannot be combined with --read-only.": read_only,
+            f"It tries the service, so it cannot be combined with --role {role}.": role is not Role.SERVICE,
+        }
+        for fault, is_met in faults.items():
+            if is_met:
+                raise typer.BadParameter(fault, param_hint="--submit")
+        trial = _read_trial(engine or [], url, job_timeout)
+        only = [*only, "job"] if only else None
     report = _Report(role, as_json=json)
     try:
         settings = load_settings()
@@ -75,16 +104,34 @@ def doctor(
             role=role,
             read_only=read_only,
             bucket=bucket,
+            trial=trial,
             time_limit_s=timeout,
             in_kubernetes=runs_in_kubernetes(),
         )
-        asyncio.run(_examine(context, only or (), report))
+        try:
+            asyncio.run(_examine(context, only or (), report))
+        except asyncio.CancelledError:  # SIGTERM
+            return 128 + signal.SIGTERM
     good = is_good(report.findings, strict=strict)
     report.end(good=good)
     return int(ExitCode.SUCCEEDED if good else ExitCode.UNEXPECTED)
 
 
+def _read_trial(engines: Sequence[str], url: str, time_limit_s: float) -> JobTrial:
+    """Return the job to submit. Raises BadParameter."""
+    for name in engines:
+        if name not in ("ray", "spark"):
+            raise typer.BadParameter(f"{name!r} is no engine; use ray or spark.", param_hint="--engine")
+    named = tuple(EngineName(name) for name in dict.fromkeys(engines))
+    return JobTrial(url=url, api_key=os.environ.get("INGEST_API_KEY") or None, engines=named, time_limit_s=time_limit_s)
+
+
 async def _examine(context: Context, only: Sequence[str], report: _Report) -> None:
+    """Show the results; SIGTERM ends it as Ctrl-C does, after what was made has been removed."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows, and threads of tests
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async for finding in examine(context, only=only):
         report.add(finding)
 

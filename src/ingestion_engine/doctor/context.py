@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from ingestion_engine.doctor.findings import Finding, State
+from ingestion_engine.domain.spec import EngineName
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.settings import Settings
 
@@ -18,6 +19,10 @@ T = TypeVar("T")
 TIME_LIMIT_S: Final = 30.0
 """Time limit of each check. A server that accepts connections and then sends nothing needs most of it: clients give up
 a request after 10 to 30 s."""
+
+
+JOB_LIMIT_S: Final = 300.0
+"""Time limit of a job that is submitted: a Spark driver and its executor may need two minutes to start."""
 
 
 class Role(StrEnum):
@@ -32,6 +37,19 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobTrial:
+    """A job to submit to a running service."""
+
+    url: str
+    """URL of the service."""
+    api_key: str | None = field(default=None, repr=False)
+    engines: tuple[EngineName, ...] = ()
+    """Engines that must run it; empty means every one that the service has."""
+    time_limit_s: float = JOB_LIMIT_S
+    """Seconds from the submission to the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The settings, and the limits of the examination."""
 
@@ -40,7 +58,9 @@ class Context:
     read_only: bool = False
     """True to write nothing anywhere."""
     bucket: str | None = None
-    """A source bucket to check, with an optional prefix: ``docs/manuals/``."""
+    """A source bucket to check, with an optional prefix: ``docs/manuals/``; it also has the object of ``trial``."""
+    trial: JobTrial | None = None
+    """A job to submit; None means that none is."""
     time_limit_s: float = TIME_LIMIT_S
     in_kubernetes: bool = False
     """True when this process runs in a pod."""

@@ -46,6 +46,8 @@ class Check:
     """True for a check that decides itself what the failure of another means."""
     hint: str = "Run it again with INGEST_LOG_LEVEL=DEBUG."
     """What to do about a failure that says nothing itself."""
+    limits_itself: bool = False
+    """True for a check with a time limit of its own, and with something to remove at its end."""
     extra: str = ""
     """Extra of the distribution that it requires beyond those of the role."""
 
@@ -207,6 +209,16 @@ CHECKS: Final = (
         extra="kubernetes",
     ),
     Check(
+        name="job",
+        module="trial_job",
+        function="check_job",
+        roles=_SERVICE,
+        about="a small job on every engine of a running service (--submit), and a search for its object",
+        after=("s3",),
+        despite=True,
+        limits_itself=True,
+    ),
+    Check(
         name="parsers",
         module="workers",
         function="check_parsers",
@@ -238,7 +250,8 @@ async def examine(
         checks: The checks.
     """
     chosen = [check for check in checks if (check.name in only if only else context.role in check.roles)]
-    secrets = find_secrets(context.settings)
+    key = None if context.trial is None else context.trial.api_key
+    secrets = (*find_secrets(context.settings), *([key] if key else []))
     # Imports keep the event loop busy for seconds; made first, they do not count as latency of servers.
     for check in chosen:
         with contextlib.suppress(ImportError):  # becomes the result of the check
@@ -264,7 +277,7 @@ async def _run(check: Check, context: Context, waited: dict[str, asyncio.Task[li
     if broken and not check.despite:
         return [skip(f"because {broken[0]!r} is not ok")]
     try:
-        async with asyncio.timeout(context.time_limit_s):
+        async with asyncio.timeout(None if check.limits_itself else context.time_limit_s):
             return await check.load()(context)
     except TimeoutError:
         return [fail(f"No result within {context.time_limit_s:g} s.", check.hint, code="check_timeout")]

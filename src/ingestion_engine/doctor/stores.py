@@ -26,8 +26,11 @@ from ingestion_engine.state.collections import list_contracts, read_contract
 TRIAL_PREFIX: Final = "ingest_doctor_"
 """Beginning of the names of throw-away collections; the second of their creation and random digits follow."""
 
+TRIAL_JOB_PREFIX: Final = f"{TRIAL_PREFIX}job_"
+"""The same for the collection and the prefix of a job that was submitted (``doctor.trial_job``)."""
+
 LEFT_BEHIND_S: Final = 600.0
-"""Age from which a throw-away collection belongs to an examination that was interrupted."""
+"""Age from which a throw-away collection belongs to an examination that was interrupted. A job has 300 s by default."""
 
 MOST_COLLECTIONS: Final = 200
 """Collections whose schemas are compared; one request each."""
@@ -36,7 +39,7 @@ COLLECTIONS_AT_ONCE: Final = 8
 
 _DIMENSION: Final = 4
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
-_TRIAL_NAME: Final = re.compile(rf"{TRIAL_PREFIX}(\d+)_[0-9a-f]+", re.IGNORECASE)
+_TRIAL_NAME: Final = re.compile(rf"{TRIAL_PREFIX}(?:job_)?(\d+)_[0-9a-f]+", re.IGNORECASE)
 _TITLES: Final = {StoreName.QDRANT: "Qdrant", StoreName.WEAVIATE: "Weaviate"}
 
 
@@ -105,7 +108,8 @@ async def _try_store(context: Context, store: VectorStore, name: StoreName) -> l
     left = [one for one in await store.list_collections() if _is_left_behind(one)]
     if left:
         text = f"An interrupted examination has left {', '.join(left)}."
-        findings.append(warn(text, "Delete these collections with the store's own client.", target="left behind"))
+        hint = "Delete these collections: `ingest collections delete NAME`, or the store's own client."
+        findings.append(warn(text, hint, target="left behind"))
     return findings
 
 

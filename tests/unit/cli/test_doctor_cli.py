@@ -9,6 +9,7 @@ import pytest
 
 from ingestion_engine.cli import app
 from ingestion_engine.cli.output import run_app
+from support.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,37 @@ def test_warnings_fail_only_when_they_are_to(
     assert [line.split()[0] for line in shown] == ["warning", "->", "ok:"]
     assert run_app(app, ["doctor", "--only", "api-keys", "--strict"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "not ok: 1 warning"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Add --bucket NAME"),
+        (["--bucket", "docs", "--read-only"], "cannot be combined with --read-only"),
+        (["--bucket", "docs", "--role", "worker"], "cannot be combined with --role worker"),
+        (["--bucket", "docs", "--engine", "local"], "'local' is no engine"),
+    ],
+)
+def test_a_job_is_submitted_only_with_all_it_needs(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    """A wrong command line, before anything is checked."""
+    assert run_app(app, ["doctor", "--submit", *arguments]) == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_job_without_a_service_names_what_to_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checks of systems need no service; this one does."""
+    monkeypatch.setenv("INGEST_API_KEY", "made-up-secret")
+    url = f"http://127.0.0.1:{free_port()}"
+    assert run_app(app, ["doctor", "--only", "tls", "--submit", "--bucket", "docs", "--url", url, "--json"]) == 1
+    shown = capsys.readouterr().out
+    found = json.loads(shown)["checks"][-1]
+    assert (found["name"], found["state"], found["code"]) == ("job", "failed", "api_unreachable")
+    assert found["hint"].startswith("Start")
+    assert "made-up-secret" not in shown
 
 
 def test_a_check_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,16 @@ class S3Trial:
             refs = read_page(self._client, bucket, prefix, max_keys=1).refs
         return refs[0] if refs else None
 
+    def put_text(self, bucket: str, key: str, text: str) -> None:
+        """Write an object of plain text. One request."""
+        with s3_errors(Place(bucket)):
+            self._client.put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="text/plain")
+
+    def remove(self, bucket: str, key: str) -> None:
+        """Remove an object, if there is one. One request."""
+        with s3_errors(Place(bucket)):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
     def read_begin(self, ref: ObjectRef) -> None:
         """Return when the first byte of an object can be read. One request."""
         with s3_errors(Place(ref.bucket, ref.key)):
