@@ -49,7 +49,7 @@ class Action(StrEnum):
     DIRTY = "dirty"
     """An unfinished job, or an abandoned plan of this attempt, may have written some of its points."""
     SUSPECT = "suspect"
-    """As DIRTY, and it ended its worker before: it has a partition of its own."""
+    """As DIRTY, and an earlier job failed it, perhaps because it ended its worker: it has a partition of its own."""
     FULL = "full"
     """Embedded again in any case (mode ``full``)."""
     DELETE = "delete"

@@ -11,6 +11,7 @@ from ingestion_engine.domain.ids import make_object_id
 from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
     COMPARISONS,
+    FAILED_BEFORE,
     ObjectResult,
     Origin,
     Outcome,
@@ -143,7 +144,7 @@ def _interrupted_rows(ledger: Ledger, attempt: OpenAttempt, now: str) -> Iterato
                 state=RowState.FAILED,
                 error_code=INTERRUPTED,
                 reason="The job ended before this object was finished; the next job completes it.",
-                retryable=True,
+                retryable=planned.action not in FAILED_BEFORE,  # else the next plan would not know that it had failed
                 fingerprint=origin.fingerprint,
                 chunk_count=planned.prior_chunks,
                 points_digest=planned.prior_digest,

@@ -93,6 +93,28 @@ def test_a_permanent_failure_is_tried_again_only_on_request_or_change() -> None:
     assert plan([ref("a", "e2")], [failed])[0] == {"a": Action.CHANGED}
 
 
+def test_an_interrupted_object_that_had_failed_before_is_known_to_have() -> None:
+    """While its content is the same; its points may be of either version, so it is dirty as well."""
+    failed = {"state": RowState.FAILED, "error_code": "interrupted"}
+    table = [row("a", **failed, retryable=False), row("b", **failed, retryable=True)]
+    for rules in (RULES, replace(RULES, job_id="job-0"), replace(RULES, fingerprint="f2", full=True)):
+        assert plan([ref("a"), ref("b")], table, rules)[0] == {"a": Action.SUSPECT, "b": Action.DIRTY}
+        assert plan([ref("a", "e2"), ref("b")], table, rules)[0] == {"a": Action.DIRTY, "b": Action.DIRTY}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_failed_object_is_retried_when_it_would_be_read_otherwise(full: bool) -> None:
+    """Also one that was uploaded again as it was; not one with another content, and not one of this job."""
+    failed = row("a", state=RowState.FAILED, error_code="corrupt_document", fingerprint="f0")
+    rules = replace(RULES, full=full)
+    other = Action.FULL if full else Action.CHANGED
+    assert plan([ref("a")], [failed], rules)[0] == {"a": Action.RETRY}
+    again = replace(failed, fingerprint="f1", last_modified="2025-01-01T00:00:00Z")
+    assert plan([ref("a")], [again], rules)[0] == {"a": Action.RETRY}
+    assert plan([ref("a", "e2")], [failed], rules)[0] == {"a": other}
+    assert plan([ref("a")], [replace(failed, job_id="job-me")], rules)[0] == {"a": other}
+
+
 def test_a_resumed_job_does_not_repeat_its_own_rows() -> None:
     """Rows written by an earlier attempt of the same job count as done or failed, also in mode full."""
     table = [row("a", job_id="job-me"), row("b", job_id="job-me", state=RowState.FAILED, error_code="x")]

@@ -13,6 +13,7 @@ from ingestion_engine.domain.spec import FrozenLimits
 from ingestion_engine.pipeline import load
 from ingestion_engine.pipeline.parsing import parse
 from ingestion_engine.state.ledger import Ledger
+from support.doubles import InProcessEngine
 from support.world import World, balanced
 
 NOTHING = {"max_fraction": 0, "min_objects": 0}
@@ -103,5 +104,31 @@ def test_a_second_attempt_counts_what_the_first_one_found_again(world: World, mo
     assert shown(world.attempt(ledger, 2)) == ("partially_succeeded", None, 3, 3)
 
 
-def _die(*_: object) -> None:
+@pytest.mark.parametrize("is_later_job", [False, True], ids=["next attempt", "next job"])
+def test_what_a_dead_attempt_had_planned_is_still_known_to_have_failed(world: World, is_later_job: bool) -> None:
+    """Its rows say that it was interrupted, and that they had failed before it; a new version is a new object."""
+    world.parser_version = "parser-2"
+    ledger = world.submit(failure_budget=NOTHING)
+    with pytest.raises(RuntimeError, match="died"):
+        world.attempt(ledger, engine=dying(world))
+    summary = world.run(failure_budget=NOTHING) if is_later_job else world.attempt(ledger, 2)
+    assert shown(summary) == ("partially_succeeded", None, 3, 3)
+    world.parser_version = "parser-3"
+    ledger = world.submit(failure_budget=NOTHING)
+    with pytest.raises(RuntimeError, match="died"):
+        world.attempt(ledger, engine=dying(world))
+    world.bucket.put("bad-2.txt", "Bad in another way.")
+    summary = world.attempt(ledger, 2)
+    assert summary is not None
+    assert summary["error"]["code"] == "failure_budget_exceeded"
+
+
+def dying(world: World) -> InProcessEngine:
+    """An engine whose driver dies before it has run anything."""
+    engine = world.engine
+    engine.run = _die  # type: ignore[method-assign]  # in place of the iteration over partitions
+    return engine
+
+
+def _die(*_: object, **__: object) -> None:
     raise RuntimeError("The driver died.")

@@ -19,7 +19,8 @@ from ingestion_engine.domain.records import (
 )
 
 INTERRUPTED = "interrupted"
-"""Error code of table rows whose partition never reported: some points of the object may have been written."""
+"""Error code of table rows whose partition never reported: some points of the object may have been written. They are
+``retryable`` unless an earlier job had failed the object."""
 KILLS_WORKER = "kills_worker"
 """Error code of objects that ended their worker process when they were processed alone."""
 UNFINISHED_CODES = frozenset({INTERRUPTED, KILLS_WORKER, UNEXPECTED_ERROR})
@@ -150,7 +151,8 @@ def _plan(ref: ObjectRef, action: Action, row: TableRow) -> PlannedObject:
 def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -> Action | None:
     """Return why a known object is worked on; None when it is not, after counting why."""
     if row.error_code == INTERRUPTED and row.state is RowState.FAILED:
-        return Action.DIRTY
+        had_failed = not row.retryable and row.etag == ref.etag
+        return Action.SUSPECT if had_failed else Action.DIRTY
     same = (
         row.fingerprint == rules.fingerprint
         and row.etag == ref.etag
