@@ -266,8 +266,8 @@ def _describe_wait(job: JobView, limit_s: float) -> Finding:
     else:
         detail = f"The job has not ended within {limit_s:g} s{note or '.'}"
         hint = f"Check `ingest logs {job.job_id}`, or raise --job-timeout."
-    facts = {"job_id": job.job_id, "state": job.state.value, "waits_for": job.waits_for}
-    return fail(detail, hint, code="check_timeout", **facts)
+    state, waits_for = job.state.value, job.waits_for
+    return fail(detail, hint, code="check_timeout", job_id=job.job_id, job_state=state, waits_for=waits_for)
 
 
 async def _finish(work: Awaitable[T]) -> T:

@@ -229,18 +229,25 @@ def _make_session() -> requests.Session:
         left: threading.Thread | None = None
         """The only thread that still waits for a collector which sends its head without end."""
 
-        def send(self, request: Any, stream: bool = False, timeout: Any = None, **given: Any) -> Any:
-            del stream  # a streamed body is not read before it is asked for
+        def send(
+            self,
+            request: requests.PreparedRequest,
+            stream: bool = False,
+            timeout: float | tuple[float | None, float | None] | None = None,
+            verify: bool | str = True,
+            cert: str | tuple[str, str] | None = None,
+            proxies: dict[str, str] | None = None,
+        ) -> requests.Response:
+            del stream  # a body that is streamed is not read before somebody asks for it
             if self.left is not None and self.left.is_alive():
                 raise requests.Timeout("The collector still sends the head of an earlier response.", request=request)
             limit_s = timeout if isinstance(timeout, int | float) else EXPORT_S
-            found: list[Any] = []
+            found: list[requests.Response | Exception] = []
+            given: dict[str, Any] = {"timeout": timeout, "verify": verify, "cert": cert, "proxies": proxies}
 
             def ask() -> None:
                 try:
-                    found.append(
-                        _drop_body(super(HeadAdapter, self).send(request, stream=True, timeout=timeout, **given))
-                    )
+                    found.append(_drop_body(super(HeadAdapter, self).send(request, stream=True, **given)))
                 except Exception as error:  # the caller raises it
                     found.append(error)
 

@@ -550,7 +550,7 @@ def _select_active(*what: Any) -> sa.Select[Any]:
     return sa.select(*what).where(jobs.c.state.not_in(final)).order_by(jobs.c.created_at, jobs.c.id)
 
 
-def _select_waiting(owner: str) -> sa.Select[tuple[int]]:
+def _select_waiting(owner: str) -> sa.Select[int]:
     """Return the query for the number of jobs of an owner that wait for admission. Pure."""
     return sa.select(sa.func.count()).where(jobs.c.owner == owner, is_in(JobPhase.WAITING))
 
