@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import typer
 from rich.text import Text
 
 from ingestion_engine import __version__
-from ingestion_engine.cli.output import ExitCode, out, write_json
+from ingestion_engine.cli.output import ExitCode, out, read_api_key, write_json
 from ingestion_engine.cli.root import DEFAULT_URL, Json, Url
 from ingestion_engine.doctor.context import JOB_LIMIT_S, TIME_LIMIT_S, Context, JobTrial, Role
 from ingestion_engine.doctor.examination import CHECKS, examine
@@ -123,7 +122,7 @@ def _read_trial(engines: Sequence[str], url: str, time_limit_s: float) -> JobTri
         if name not in ("ray", "spark"):
             raise typer.BadParameter(f"{name!r} is no engine; use ray or spark.", param_hint="--engine")
     named = tuple(EngineName(name) for name in dict.fromkeys(engines))
-    return JobTrial(url=url, api_key=os.environ.get("INGEST_API_KEY") or None, engines=named, time_limit_s=time_limit_s)
+    return JobTrial(url=url, api_key=read_api_key(), engines=named, time_limit_s=time_limit_s)
 
 
 async def _examine(context: Context, only: Sequence[str], report: _Report) -> None:

@@ -99,11 +99,15 @@ def open_client(url: str) -> IngestClient:
             check_ca_file(ca_file)
         except ValueError as error:
             raise SettingsError(f"INGEST_TLS__CA_FILE: {error}") from None
-    api_key = os.environ.get("INGEST_API_KEY") or None
     try:
-        return IngestClient(url, api_key, ca_file=ca_file, patience_s=PATIENCE_S, connect_patience_s=0)
+        return IngestClient(url, read_api_key(), ca_file=ca_file, patience_s=PATIENCE_S, connect_patience_s=0)
     except ValueError as error:
         raise SettingsError(f"INGEST_API_KEY: {error}") from None
+
+
+def read_api_key() -> str | None:
+    """Return the API key of this process's environment; None without one."""
+    return os.environ.get("INGEST_API_KEY") or None
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:

@@ -786,6 +786,11 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name in _PLAIN_VARIABLES if (value := os.environ.get(name)) is not None}
 
 
+def has_variable(names: Collection[str]) -> bool:
+    """Return whether the environment sets one of some variables, which belong to other packages."""
+    return any(os.environ.get(name) for name in names)
+
+
 def load_settings(*, ignored: Collection[str] = (), **overrides: Any) -> Settings:
     """Read the settings from the environment and ``INGEST_SECRETS_DIR``.
 

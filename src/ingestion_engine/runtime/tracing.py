@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import re
 import threading
 import time
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ingestion_engine import __version__
 from ingestion_engine.domain.errors import IngestionError
-from ingestion_engine.runtime.settings import Settings, SettingsError
+from ingestion_engine.runtime.settings import Settings, SettingsError, has_variable
 from ingestion_engine.runtime.telemetry import get_logger, log_fields
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ def _make_provider(settings: Settings, endpoint: str, role: Role) -> TracerProvi
     exporter = OTLPSpanExporter(
         endpoint=f"{endpoint.rstrip('/')}/v1/traces",
         certificate_file=None if ca_file is None else str(ca_file),
-        session=None if any(os.environ.get(name) for name in _PROVIDERS) else _make_session(),
+        session=None if has_variable(_PROVIDERS) else _make_session(),
     )
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms))
     _limit_complaints()
