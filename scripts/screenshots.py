@@ -106,6 +106,7 @@ async def main(folder: Path, names: list[str]) -> None:
                 for name, path in pages.items():
                     if names and name not in names:
                         continue
+                    await plane.look(times=0)  # keeps the lease of the dispatcher
                     await page.goto(url + path)
                     if name == "search":
                         await search(page)

@@ -55,6 +55,20 @@ async def test_gateways_show_their_servers_and_flows(browser: Browser, world: Wo
         await expect(page.get_by_text("The gateway refuses connections.")).to_be_visible()
 
 
+async def test_a_copy_whose_lease_has_ended_is_no_other_copy(visitor: Visitor, plane: Plane, world: World) -> None:
+    """Its name stays in the database until another one, or it again, dispatches."""
+    await plane.look()
+    page = await visitor.visit("/console/system")
+    section = page.locator("section", has=page.get_by_role("heading", name="Dispatcher"))
+    await expect(section).to_contain_text("this copy")
+    dispatcher = plane.services.dispatcher
+    assert dispatcher is not None
+    dispatcher.leadership._lose("the lease has ended")
+    await visitor.visit("/console/system", page=page)
+    await expect(section).not_to_contain_text("another copy")
+    await expect(section).to_contain_text("no copy at the moment")
+
+
 async def test_the_service_is_drained_and_goes_on(visitor: Visitor, plane: Plane) -> None:
     """The page says what waits; the order shows until it is taken back."""
     await plane.submit()

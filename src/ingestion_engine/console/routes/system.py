@@ -58,6 +58,7 @@ async def show_system(request: Request, viewer: ReaderDep, services: ServicesDep
         "system/part.html" if request.headers.get("hx-target") == "system" else "system/page.html",
         section=SECTION,
         health=health,
+        own_name=None if dispatcher is None else dispatcher.leadership.holder,
         titles={**SYSTEM_NAMES, **_name_gateways(services, shows_addresses=is_operator)},
         drain=await _read_drain(services),
         facts=_describe(services, shows_addresses=is_operator),
