@@ -108,7 +108,7 @@ async def test_stores_with_other_points_are_marked(visitor: Visitor, world: Worl
     world.engine.finish(old, timings={"requests": {"qdrant": {"done": 9, "failed": 0, "seconds": 2}}})
     await plane.look()
     page = await visitor.visit(f"/console/jobs/{job_id}")
-    await expect(page.locator("td.differs")).to_have_text(["1,200", "1,199"])
+    await expect(page.locator("td .differs")).to_have_text(["1,200", "1,199"])
     await expect(page.get_by_text("The stores differ in the points written.")).to_contain_text("may be behind")
     await visitor.check(page)
     world.engine.finish(job_id, counts=points)
