@@ -11,6 +11,7 @@ from ingestion_engine.domain.errors import FatalError
 from ingestion_engine.domain.ports import Embedder, EmbeddingGateway, ObjectSource, StateStore, VectorStore, WritePermit
 from ingestion_engine.domain.records import EmbeddingFlow
 from ingestion_engine.domain.spec import StoreName
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import Settings
 
 
@@ -32,8 +33,9 @@ def open_state_store(settings: Settings, url: str | None = None) -> StateStore:
         from ingestion_engine.adapters.local_files import LocalStateStore
 
         return LocalStateStore(place)
-    message = f"The state URL {place!r} is neither s3://bucket/prefix nor file:///dir."
-    raise FatalError("state_url_invalid", message, hint="Check INGEST_STATE_URL.", url=place)
+    shown = hide_credentials(place)
+    message = f"The state URL {shown!r} is neither s3://bucket/prefix nor file:///dir."
+    raise FatalError("state_url_invalid", message, hint="Check INGEST_STATE_URL.", url=shown)
 
 
 def open_source(settings: Settings, prefix: str = "") -> ObjectSource:

@@ -254,7 +254,7 @@ def transport_errors(service: str, url: str) -> Iterator[None]:
         failure = find_tls_failure(error, f"{_show(service)} at {url}", url=url)
         if failure is not None:
             raise failure from error
-        message = f"{_show(service)} at {url} {_describe(error)}"
+        message = f"{_show(service)} at {url} {hide_credentials(_describe(error))}"
         is_network = isinstance(error, aiohttp.ClientError | OSError)  # a plain ValueError is an invalid header or URL
         if is_network and not isinstance(error, MISCONFIGURED):
             raise TransientError(f"{service}_unavailable", message, url=url) from error

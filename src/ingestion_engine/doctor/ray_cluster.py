@@ -44,11 +44,11 @@ async def check_ray(context: Context) -> list[Finding]:
     finally:
         await client.close()
         await stranger.close()
-    facts: dict[str, Any] = {"version": version, "open": is_open, "url": address}
+    facts: dict[str, Any] = {"version": version, "open": is_open, "url": client.url}
     if _parse(version) < LEAST_VERSION:
         hint = f"Upgrade the cluster to Ray {'.'.join(map(str, LEAST_VERSION))} or later."
         return [fail(f"Ray {version} is too old: it has no token authentication.", hint, **facts)]
-    reached = f"Ray {version} at {address}"
+    reached = f"Ray {version} at {client.url}"
     if is_open:
         text = f"{reached} accepts requests without a token."
         if _is_loopback(address):

@@ -34,6 +34,7 @@ from ingestion_engine.pipeline.worker_context import WorkerContext
 from ingestion_engine.runtime.background import start_background
 from ingestion_engine.runtime.gc_tuning import freeze_startup_objects
 from ingestion_engine.runtime.loop_watch import end_when_frozen
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import CREATION_FIELDS, Settings
 from ingestion_engine.runtime.spec_uri import load_settings_for
 from ingestion_engine.runtime.telemetry import (
@@ -188,8 +189,9 @@ def check_worker(spec: JobSpec, settings: Settings) -> None:
                 continue  # a later release of this minor version may have more settings
             here = getattr(group, name)
             here = list(here) if isinstance(here, tuple) else here
-            if name in group.model_fields_set and here != value:
-                differences.append(f"INGEST_{group_name}__{name}".upper() + f": job {value}, here {here}")
+            theirs, ours = _leave_out_account(value), _leave_out_account(here)
+            if name in group.model_fields_set and ours != theirs:
+                differences.append(f"INGEST_{group_name}__{name}".upper() + f": job {theirs}, here {ours}")
     if differences:
         raise FatalError(
             "worker_mismatch",
@@ -197,6 +199,11 @@ def check_worker(spec: JobSpec, settings: Settings) -> None:
             hint="Install the same package and Python on the cluster, and unset the named settings or make them equal.",
             differences=differences,
         )
+
+
+def _leave_out_account(value: Any) -> Any:
+    """Return a setting without the user and password that a URL may have: a spec has none. Pure."""
+    return hide_credentials(value) if isinstance(value, str) else value
 
 
 class _LoopThread:

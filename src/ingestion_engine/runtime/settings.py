@@ -108,6 +108,13 @@ class S3Settings(Group):
     region: str = "us-east-1"
     """Region of the buckets; S3-compatible servers mostly ignore it."""
 
+    @property
+    def server_url(self) -> str | None:
+        """``endpoint_url`` as clients use it and others may read it: without an account, which S3 has no use for,
+        because requests are signed.
+        """
+        return None if self.endpoint_url is None else hide_credentials(self.endpoint_url)
+
 
 def _split_urls(value: Any) -> Any:
     if isinstance(value, str):
@@ -719,7 +726,7 @@ class Settings(BaseSettings):
         gateways = [hide_credentials(url) for url in self.gateway.url]
         servers = [hide_credentials(url) for url in self.ollama.urls]
         return {
-            "s3": {"endpoint_url": _hide(self.s3.endpoint_url), "region": self.s3.region},
+            "s3": {"endpoint_url": self.s3.server_url, "region": self.s3.region},
             "ollama": {"urls": gateways if is_plain else servers},
             **({"gateway": {"url": gateways}} if gateways else {}),
             "qdrant": {"url": _hide(self.qdrant.url), **_creation(self.qdrant)},

@@ -24,7 +24,7 @@ from ingestion_engine.runtime.validation import describe_faults
 def with_location(spec_uri: str, settings: Settings) -> str:
     """Return a job's URI that names the S3 endpoint, the region and the file of authorities; no secret. Pure."""
     s3, ca_file = settings.s3, settings.tls.ca_file
-    uri = replace(JobUri.parse(spec_uri), endpoint_url=s3.endpoint_url, region=s3.region)
+    uri = replace(JobUri.parse(spec_uri), endpoint_url=s3.server_url, region=s3.region)
     return str(uri if ca_file is None else replace(uri, ca_file=str(ca_file.absolute())))
 
 

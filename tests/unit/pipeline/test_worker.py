@@ -94,6 +94,21 @@ def test_a_setting_that_contradicts_the_job_is_refused_by_name(settings: Setting
         check_worker(spec_for(settings), elsewhere)
 
 
+def test_a_password_in_a_url_is_no_contradiction_and_is_not_named(settings: Settings) -> None:
+    """The spec has none; a worker has its own, and what differs is named without it."""
+    at_home = Settings(
+        qdrant={"url": "http://me:hunter2@qdrant:6333"}, s3={"endpoint_url": "http://me:hunter2@s3:9000"}
+    )
+    own = settings.model_copy(update={"qdrant": at_home.qdrant, "s3": at_home.s3})
+    check_worker(spec_for(own), own)
+    other = own.model_copy(update={"qdrant": Settings(qdrant={"url": "http://me:hunter2@other:6333"}).qdrant})
+    with pytest.raises(
+        FatalError, match="INGEST_QDRANT__URL: job http://qdrant:6333, here http://other:6333"
+    ) as refused:
+        check_worker(spec_for(own), other)
+    assert "hunter2" not in repr(refused.value.record())
+
+
 def test_other_settings_of_new_collections_are_no_contradiction(settings: Settings) -> None:
     """They are used once, by the driver, and those of the job count."""
     chosen = settings.model_copy(update={"qdrant": settings.qdrant.model_copy(update={"shards": 2})})

@@ -25,6 +25,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import QdrantSettings, Settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class QdrantStore:
         ``permit`` is asked before every request that writes; ``patience`` repeats requests, None repeats none.
         ``ca_file`` is a PEM file of authorities; None means the usual ones.
         """
-        self._url = url.rstrip("/")
+        self._base = url.rstrip("/")
+        self._url = hide_credentials(self._base)  # for messages
         self._batch_points = batch_points
         self._creation = creation or QdrantSettings()
         self._limits: dict[str, Limits] = {}
@@ -96,7 +98,7 @@ class QdrantStore:
     async def check(self) -> str:
         """Return the server's version; checks the API key too. Two requests."""
         await self.list_collections()
-        response = await self._client.request("GET", self._url, "/", timeout_s=WRITE_TIMEOUT_S)
+        response = await self._client.request("GET", self._base, "/", timeout_s=WRITE_TIMEOUT_S)
         return str(read_object(response, "qdrant", self._url).get("version", "unknown"))
 
     async def ensure_collection(self, contract: CollectionContract) -> None:
@@ -441,7 +443,7 @@ class QdrantStore:
             params = {"timeout": least(max(1, int(limit_s - GRACE_S)), most_s)}
             if "/points" in path or path.endswith("/index"):
                 params["wait"] = "true"  # by default the server responds before it applies the change
-        response = await self._client.request(method, self._url, path, params=params, body=content, timeout_s=limit_s)
+        response = await self._client.request(method, self._base, path, params=params, body=content, timeout_s=limit_s)
         try:
             result = read_result(response, self._url, collection)
             if "wait" in params and not isinstance(result, dict):

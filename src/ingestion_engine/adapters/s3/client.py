@@ -136,7 +136,7 @@ def make_client(
         read_timeout=read_timeout_s,
         max_pool_connections=POOL_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": attempts},
-        s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+        s3={"addressing_style": "path" if settings.server_url else "auto"},
         # Newer checksums only where an operation requires them: several S3-compatible servers refuse the trailers.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -148,7 +148,7 @@ def make_client(
     with _making_client:  # threads cannot share sessions
         client = _session().create_client(
             "s3",
-            endpoint_url=settings.endpoint_url,
+            endpoint_url=settings.server_url,
             region_name=settings.region,
             config=config,
             verify=None if ca_file is None else str(ca_file),

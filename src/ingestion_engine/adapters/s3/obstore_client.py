@@ -51,7 +51,7 @@ class FallbackLog:
     """Logs why botocore repeats requests of obstore, once per cause, so that the slow path is never silent."""
 
     def __init__(self, settings: S3Settings) -> None:
-        self._endpoint = settings.endpoint_url
+        self._endpoint = settings.server_url
         self._causes: set[str] = set()
 
     def note(self, error: Exception, bucket: str) -> None:
@@ -96,7 +96,7 @@ def make_obstore(
         ca_file: PEM file with authorities to trust, besides those of the system; None means ``AWS_CA_BUNDLE``, which
             botocore reads too.
     """
-    endpoint = settings.endpoint_url
+    endpoint = settings.server_url
     config: dict[str, Any] = {"region": settings.region, "virtual_hosted_style_request": False}
     if endpoint:
         config["endpoint"] = endpoint

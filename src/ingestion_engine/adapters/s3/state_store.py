@@ -31,6 +31,7 @@ from ingestion_engine.domain.errors import (
 )
 from ingestion_engine.domain.ports import Stored
 from ingestion_engine.runtime.retry import RetryPolicy
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import S3Settings, Settings
 
 _log = logging.getLogger(__name__)
@@ -69,10 +70,11 @@ class S3StateStore:
             FatalError: "state_url_invalid".
         """
         parts = urlsplit(url)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise FatalError(
-                "state_url_invalid", f"The state URL {url!r} does not have the form s3://bucket/prefix.", url=url
-            )
+        if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
+            shown = hide_credentials(url)
+            message = f"The state URL {shown!r} does not have the form s3://bucket/prefix."
+            hint = "Leave the account out of INGEST_STATE_URL; set INGEST_S3__ACCESS_KEY_ID." if shown != url else ""
+            raise FatalError("state_url_invalid", message, hint=hint, url=shown)
         self.url = url.rstrip("/")
         self._bucket = parts.netloc
         self._base = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""

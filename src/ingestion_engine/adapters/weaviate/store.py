@@ -66,6 +66,7 @@ from ingestion_engine.domain.ids import ObjectId, PointId
 from ingestion_engine.domain.ports import SearchFilter, WritePermit
 from ingestion_engine.domain.records import Point, SearchHit, StoredPoint
 from ingestion_engine.domain.spec import CollectionContract, StoreName
+from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.settings import Settings, WeaviateSettings
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.tls import read_authorities
@@ -120,7 +121,8 @@ class WeaviateStore:
         every request that writes; ``patience`` repeats requests about points, None repeats none. ``ca_file`` is a PEM
         file of authorities; None means the usual ones.
         """
-        self._url = url.rstrip("/")
+        self._base = url.rstrip("/")
+        self._url = hide_credentials(self._base)  # for messages
         rest = urlsplit(self._url)
         parts = urlsplit(grpc_url or f"{rest.scheme}://{rest.hostname}:{DEFAULT_GRPC_PORT}")
         self._target = f"{parts.hostname}:{parts.port or DEFAULT_GRPC_PORT}"
@@ -592,7 +594,7 @@ class WeaviateStore:
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
         content = None if body is None else orjson.dumps(body)
         limit_s = await self._time_limit(write=method != "GET")
-        return await self._rest.request(method, self._url, path, body=content, timeout_s=limit_s)
+        return await self._rest.request(method, self._base, path, body=content, timeout_s=limit_s)
 
     async def _time_limit(self, *, write: bool) -> float:
         """Return the time limit of a request that begins now, in seconds."""

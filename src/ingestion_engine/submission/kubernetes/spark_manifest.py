@@ -247,8 +247,8 @@ def _make_environment(settings: Settings, spark: SparkSettings) -> dict[str, lis
     env = [{"name": "INGEST_S3__REGION", "value": settings.s3.region}]
     if settings.tls.ca_file is not None:
         env.append({"name": CA_VARIABLE, "value": str(settings.tls.ca_file.absolute())})
-    if settings.s3.endpoint_url is not None:
-        env.insert(0, {"name": "INGEST_S3__ENDPOINT_URL", "value": settings.s3.endpoint_url})
+    if settings.s3.server_url is not None:
+        env.insert(0, {"name": "INGEST_S3__ENDPOINT_URL", "value": settings.s3.server_url})
     if spark.secret_name is None:
         return {"env": env}
     return {"env": env, "envFrom": [{"secretRef": {"name": spark.secret_name}}]}
