@@ -17,7 +17,7 @@ from ingestion_engine.domain.ports import StateStore, VectorStore
 from ingestion_engine.domain.spec import StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.runtime.timestamps import format_milliseconds, utc_now
-from ingestion_engine.services.audit.change import begin_change
+from ingestion_engine.services.audit.change import begin_change, note_change
 from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored, not_allowed
 from ingestion_engine.services.job_ids import alias_of_version
 from ingestion_engine.services.job_store import JobStore
@@ -177,10 +177,15 @@ class AliasService:
                 newest former version; "idempotency_conflict" (409): the key was used with another ``to``.
         """
         order = None if idempotency_key is None else Rollback(hash_json([owner, idempotency_key])[:32], to)
+        seen: Alias | None = None
         for _ in range(CONFLICTS_MAX):
             alias = await self._find(name, access)
             if order is not None and _is_repeated(alias, order):
+                note_change(replayed=True)
                 return await self._complete(alias, access, replayed=True)
+            seen = seen or alias
+            if to is None and alias.collection != seen.collection:
+                raise _moving(name)  # its newest former version is no longer the one that was asked for
             moved = alias if to == alias.collection else await self._move_back(alias, to, access)
             if order is not None:
                 moved = moved.remember(order)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from ingestion_engine.domain.errors import CollectionMissing, FatalError, StateConflict
+from ingestion_engine.domain.errors import CollectionMissing, FatalError, IngestionError, StateConflict
 from ingestion_engine.domain.ports import StateStore, Stored, VectorStore
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.state.collections import alias_path, read_contract
@@ -217,7 +217,8 @@ async def settle_alias(store: StateStore, stores: Mapping[StoreName, VectorStore
     """Move the alias in all vector stores, then mark it as settled; return it, or None when it does not exist any more.
 
     Stores without the collection do not have the alias afterwards. A call that is overtaken by another move starts
-    again with that move, so that the last call leaves the newest one. Idempotent.
+    again with that move, so that the last call leaves the newest one: whoever has changed a store reads the file again
+    afterwards. Idempotent.
 
     Not ``update_value``: the stores are changed between reading and writing.
 
@@ -231,24 +232,39 @@ async def settle_alias(store: StateStore, stores: Mapping[StoreName, VectorStore
         FatalError: "alias_name_taken".
         TransientError: a store is unavailable; the others may have followed.
 
-    Cost: two or three requests to the state store, one to each vector store.
+    Cost: three or four requests to the state store, one to each vector store.
     """
     while True:
         alias = await asyncio.to_thread(read_alias, store, name)
         if alias is None:
             return None
-        if alias.removed:
-            for vector_store in stores.values():
-                await vector_store.drop_alias(name)
+        try:
+            if alias.removed:
+                for vector_store in stores.values():
+                    await vector_store.drop_alias(name)
+            else:
+                await _point_stores(stores, alias, await asyncio.to_thread(read_contract, store, alias.collection))
+        except IngestionError:
+            if await _is_newest(store, alias):
+                raise
+            continue
+        if alias.settled or alias.removed:
+            if not await _is_newest(store, alias):
+                continue
+            if not alias.removed:
+                return alias
             await asyncio.to_thread(store.delete, alias_path(name))
             return None
-        await _point_stores(stores, alias, await asyncio.to_thread(read_contract, store, alias.collection))
-        if alias.settled:
-            return alias
         try:
             return await asyncio.to_thread(write_alias, store, replace(alias, settled=True))
         except StateConflict:
             continue
+
+
+async def _is_newest(store: StateStore, alias: Alias) -> bool:
+    """Return whether nobody has written an alias since it was read. One request."""
+    stored = await asyncio.to_thread(store.get, alias_path(alias.name))
+    return stored is not None and stored.version == alias.version
 
 
 async def _point_stores(
