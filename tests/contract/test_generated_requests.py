@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,8 @@ SLOWEST_S = 2
 SLOWEST_BUSY_S = 10
 """The same while other tests take the processors: what never ends is found all the same."""
 KEY = "fuzz"
+NOT_CHECKED = "positive_data_acceptance,use_after_free"
+"""Whether two fields fit each other is in no schema; and what a request deletes, ``fuzzed_main`` makes again."""
 
 
 @pytest.fixture(params=["without keys", "with keys"])
@@ -50,7 +53,7 @@ def run(service: RunningServer, folder: Path, *, examples: int, seed: int, slowe
     A stream has no end while its job has none, so its route has a test of its own.
     """
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
-    command += [f"{service.url}/openapi.json", "--checks", "all", "--exclude-checks", "positive_data_acceptance"]
+    command += [f"{service.url}/openapi.json", "--checks", "all", "--exclude-checks", NOT_CHECKED]
     command += ["--exclude-operation-id", "follow_job", "--max-examples", str(examples), "--seed", str(seed)]
     command += ["--max-response-time", str(slowest_s), "--request-timeout", "20", "--generation-deterministic"]
     command += ["--no-shrink", "--continue-on-failure", "--header", f"Authorization: Bearer {KEY}"]
@@ -62,15 +65,34 @@ def run(service: RunningServer, folder: Path, *, examples: int, seed: int, slowe
     return int(found[1].replace(",", ""))
 
 
+def count_statuses(service: RunningServer) -> Counter[int]:
+    """Return the number of requests that the service has answered, by status."""
+    text = httpx.get(f"{service.url}/metrics", headers=bearer(KEY), timeout=30).text
+    found: Counter[int] = Counter()
+    for labels, value in re.findall(r"^ingest_http_requests_total\{(.*)\} (\S+)$", text, re.MULTILINE):
+        status = re.search(r'status="([0-9]+)"', labels)
+        assert status is not None, labels
+        found[int(status[1])] += int(float(value))
+    return found
+
+
 def test_no_generated_request_is_answered_other_than_declared(service: RunningServer, tmp_path: Path) -> None:
     """A few of each kind, the same in every run."""
     assert run(service, tmp_path, examples=2, seed=1, slowest_s=SLOWEST_BUSY_S) > 1_000
 
 
 @pytest.mark.nightly
-def test_none_of_ten_thousand_requests_is_answered_other_than_declared(service: RunningServer, tmp_path: Path) -> None:
-    """All phases, also sequences of requests on what earlier ones have made."""
-    assert run(service, tmp_path, examples=350, seed=20) >= 10_000
+@pytest.mark.timeout(3600)
+def test_none_of_ten_thousand_requests_is_answered_other_than_declared(
+    service: RunningServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """All phases, also sequences of requests on what earlier ones have made; few meet a limit instead of a route."""
+    number = run(service, tmp_path, examples=350, seed=20)
+    assert number >= 10_000
+    seen = count_statuses(service)
+    record_property("cases", f"{number}: {dict(sorted(seen.items()))}")
+    assert [status for status in seen if status >= 500] == []
+    assert seen[429] < 0.05 * sum(seen.values())
 
 
 def test_a_caller_without_a_key_gets_no_further(service: RunningServer, tmp_path: Path) -> None:
