@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -496,6 +496,16 @@ class Outcome(StrEnum):
     """As DIFFERENT, but the stores' points do not tell which are right: the object has to be ingested again."""
 
 
+def _restore(record: Any, values: Sequence[Any]) -> None:
+    """Set the fields of a pickled record, in their order; those that its release did not have get their defaults."""
+    known = fields(record)
+    for one, value in zip(known, values, strict=False):  # a later release may have more
+        object.__setattr__(record, one.name, value)
+    for one in known[len(values) :]:
+        value = one.default if one.default_factory is MISSING else one.default_factory()
+        object.__setattr__(record, one.name, value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectResult:
     """Result of one object; the source of its row in the object table."""
@@ -521,6 +531,8 @@ class ObjectResult:
     """Origin of the planned object."""
     warnings: tuple[ReadWarning, ...] = ()
     """What was left out of an object that is done, one per code."""
+
+    __setstate__ = _restore
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields for ``orjson``; without warnings there is no field that earlier releases do not know."""
@@ -595,10 +607,12 @@ class PartitionReport:
     written again; and ``deleted``, of all objects, because nobody deletes them again. None means unknown: the report of
     an earlier release, or of a process that died. New fields come last, because Ray pickles records by their order."""
 
+    __setstate__ = _restore
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields for ``orjson``."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "results": [result.to_json() for result in self.results]}
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**shown, "results": [result.to_json() for result in self.results]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PartitionReport:

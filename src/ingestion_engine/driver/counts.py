@@ -174,9 +174,8 @@ class Counts:
         for step, seconds in report.seconds.items():
             self.stage_seconds[step] = round(self.stage_seconds.get(step, 0.0) + seconds, 4)
         self._add_requests(report)
-        points = _read_points(report)
-        self.points_known &= points is not None
-        self.add_points(points or {})
+        self.points_known &= report.points is not None
+        self.add_points(report.points or {})
         for result in report.results:
             if result.error_code is not None and result.outcome is Outcome.FAILED:
                 self.failures[result.error_code] = self.failures.get(result.error_code, 0) + 1
@@ -189,8 +188,7 @@ class Counts:
             self.points[store] = {name: held.get(name, 0) + numbers.get(name, 0) for name in ("written", "deleted")}
 
     def _add_requests(self, report: PartitionReport) -> None:
-        # A worker of an earlier release, whose report Ray has pickled, has none.
-        for system, made in getattr(report, "requests", {}).items():
+        for system, made in report.requests.items():
             held = self.requests.get(system, {})
             self.requests[system] = {name: round(held.get(name, 0) + number, 4) for name, number in made.items()}
 
@@ -205,7 +203,7 @@ class Counts:
         self.texts_in_vain += report.texts_in_vain
         self.texts_lost += report.chunks_embedded
         self._add_requests(report)
-        deleted = {store: {"deleted": numbers["deleted"]} for store, numbers in (_read_points(report) or {}).items()}
+        deleted = {store: {"deleted": numbers["deleted"]} for store, numbers in (report.points or {}).items()}
         self.add_points(deleted)
 
     def add_report(self, report: PartitionReport) -> None:
@@ -315,8 +313,3 @@ class Counts:
             return found
         points = sorted(dict(self.points).items())
         return {f"{POINTS_OF[name]}{store}": held[name] for store, held in points for name in sorted(held)} | found
-
-
-def _read_points(report: PartitionReport) -> Mapping[str, Mapping[str, int]] | None:
-    # A worker of an earlier release, whose report Ray has pickled, has no such field.
-    return getattr(report, "points", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -60,6 +62,22 @@ def test_fields_of_later_releases_are_ignored() -> None:
     data = through_json(PartitionReport(PARTITION, ReportStatus.DONE, 3, results=(result(ReadWarning("x", 2, "y")),)))
     data["results"][0] |= {"later": 1, "warnings": [{**data["results"][0]["warnings"][0], "later": 1}]}
     assert PartitionReport.from_json(data | {"later": 1}).results == (result(ReadWarning("x", 2, "y")),)
+
+
+def test_the_pickled_report_of_an_earlier_release_is_whole() -> None:
+    """Ray pickles a record as the list of its fields: those that are missing at its end have their defaults."""
+    report = PartitionReport(PARTITION, ReportStatus.RETRY, 3, results=(result(),), chunks=4, requests={}, points={})
+    names = list(PartitionReport.__dataclass_fields__)
+    for field, default in (("points", None), ("requests", {})):
+        old = PartitionReport.__new__(PartitionReport)
+        old.__setstate__([getattr(report, name) for name in names[: names.index(field)]])  # type: ignore[attr-defined]  # dataclass
+        assert (getattr(old, field), old.chunks) == (default, 4)
+        assert replace(old, status=ReportStatus.DONE).points is None
+        assert through_json(old)["points"] is None
+    former = ObjectResult.__new__(ObjectResult)
+    former.__setstate__([getattr(result(), name) for name in ObjectResult.__dataclass_fields__][:-1])  # type: ignore[attr-defined]  # dataclass
+    assert former == result()
+    assert pickle.loads(pickle.dumps(report)) == report
 
 
 def test_warnings_are_joined_by_code() -> None:
