@@ -5,4 +5,4 @@ Equality of both stores is checked by ``verify`` and restored by ``repair``; see
 in which a late writer makes them necessary.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
