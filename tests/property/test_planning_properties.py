@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from ingestion_engine.domain.estimates import weigh
 from ingestion_engine.domain.ids import PartitionId, make_object_id
-from ingestion_engine.domain.records import Action, ObjectRef, Partition, PlannedObject, RowState, TableRow
+from ingestion_engine.domain.records import (
+    REMOVALS,
+    Action,
+    ObjectRef,
+    Partition,
+    PlannedObject,
+    RowState,
+    TableRow,
+)
 from ingestion_engine.domain.spec import Chunking, FrozenLimits, Source
 from ingestion_engine.driver.plan.diff import DiffRules, Tally, diff_objects
 from ingestion_engine.driver.plan.listing import ListingOutOfOrderError, check_order, sort_listing
@@ -121,7 +129,7 @@ def test_partitions_are_a_disjoint_cover_within_limits(
     assert all(is_alone(o, packer) for o in seen[: sum(is_alone(o, packer) for o in planned)])
     for part in parts:
         assert part
-        work = [o.ref.size_bytes for o in part if o.action is not Action.DELETE]
+        work = [o.ref.size_bytes for o in part if o.action not in REMOVALS]
         assert len(part) == 1 or (sum(work) <= limits.partition_bytes and len(part) <= limits.partition_objects)
 
 

@@ -40,7 +40,7 @@ class Counts:
     """What was left out of them, by code of the warning."""
     failed: int = 0
     failed_again: int = 0
-    """Failures of all attempts whose objects an earlier job failed too (``ObjectResult.again``)."""
+    """Failures of all attempts whose objects an earlier job failed too (``ObjectResult.again``); see ``known_failed``."""
     gone: int = 0
     kept: int = 0
     deleted: int = 0
@@ -141,6 +141,7 @@ class Counts:
 
     def start_over(self) -> None:
         """Reset the counts of planning and comparison; objects ingested so far are counted from the object table."""
+        self.failed_again = self.known_failed
         self.tally = Tally(already_deleted=self.deleted)
         self.done = self.warned = self.failed = self.gone = 0
         self.warnings = {}
@@ -247,6 +248,15 @@ class Counts:
         return self.failed + self.tally.already_failed
 
     @property
+    def known_failed(self) -> int:
+        """Number of the failed objects that an earlier job failed too, with the same content.
+
+        Those that an earlier attempt counted and that have changed since are left out. Their rows do not tell which
+        ones it counted, so all of them are: what the failure budget does not count is never too many.
+        """
+        return max(0, min(self.failed_again - self.tally.failed_changed, self.total_failed))
+
+    @property
     def planned(self) -> int:
         """Number of objects that the job works on, over all its attempts, without deletions."""
         tally = self.tally
@@ -270,7 +280,7 @@ class Counts:
             "planned": self.planned,
             "done": self.finished,
             "failed": self.total_failed,
-            "failed_again": self.failed_again,
+            "failed_again": self.known_failed,
             "objects_with_warnings": self.warned + tally.already_warned,
             "skipped": tally.unchanged + tally.directory_markers + tally.failed_before + self.gone,
             "unchanged": tally.unchanged,

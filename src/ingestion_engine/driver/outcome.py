@@ -14,7 +14,7 @@ def over_budget(counts: Counts, budget: FailureBudget) -> FatalError | None:
     Objects that an earlier job could not read either, with the same content, are no news: a job that finds only them,
     for example the first one of a release that reads all objects again, is not a failure.
     """
-    again, planned = counts.failed_again, counts.planned
+    again, planned = counts.known_failed, counts.planned
     failed = counts.total_failed - again
     if budget.allows(failed, planned):
         return None

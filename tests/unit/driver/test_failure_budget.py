@@ -123,6 +123,44 @@ def test_what_a_dead_attempt_had_planned_is_still_known_to_have_failed(world: Wo
     assert summary["error"]["code"] == "failure_budget_exceeded"
 
 
+def test_a_new_version_of_what_ended_in_an_unexpected_error_is_a_new_object(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ingested like something unfinished, but nobody knows yet whether it can be read."""
+
+    async def parse_object(raw: RawObject, *, limits: FrozenLimits) -> Document:
+        if raw.ref.key == "good-1.txt":
+            raise RuntimeError("A defect of the parser.")
+        if raw.ref.key in BAD:
+            raise ObjectError("corrupt_document", "It is damaged.")
+        return parse.parse_bytes(raw, limits)
+
+    monkeypatch.setattr(load, "parse_object", parse_object)
+    world.bucket.put("good-1.txt", "A text that shows a defect.")
+    assert shown(world.run()) == ("partially_succeeded", None, 1, 0)
+    assert shown(world.run(failure_budget=NOTHING)) == ("partially_succeeded", None, 1, 1), "the same content"
+    world.bucket.put("good-1.txt", "Another text that shows it.")
+    assert shown(world.run(failure_budget=NOTHING)) == ("failed", "failure_budget_exceeded", 1, 0)
+
+
+@pytest.mark.parametrize("change", ["becomes good", "fails anew"])
+def test_a_failure_that_a_later_attempt_tries_again_hides_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """An object that had failed before changes between two attempts: what the first one counted of it is past."""
+    world.parser_version = "parser-2"
+    ledger = world.submit(failure_budget=NOTHING)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write_summary", _die)
+        with pytest.raises(RuntimeError, match="died"):
+            world.attempt(ledger)
+    world.bucket.put("bad-1.txt", "Another version.")
+    if change == "becomes good":
+        world.bucket.put("bad-4.txt", "Bad.")
+        reads(monkeypatch, lambda key: key in ("bad-1.txt",) or not key.startswith("bad"))
+    assert shown(world.attempt(ledger, 2)) == ("failed", "failure_budget_exceeded", 3, 2)
+
+
 def dying(world: World) -> InProcessEngine:
     """An engine whose driver dies before it has run anything."""
     engine = world.engine

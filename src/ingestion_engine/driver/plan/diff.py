@@ -44,6 +44,8 @@ class Tally:
     """What was left out of them, by code of the warning."""
     already_failed: int = 0
     """Permanently failed in an earlier attempt of this job."""
+    failed_changed: int = 0
+    """Failed in an earlier attempt or plan of this job, and is tried again because it has changed since."""
     table_rows: int = 0
     outside_filters: int = 0
     """Rows under the job's prefix that its globs exclude: they and their points stay as they are."""
@@ -128,7 +130,11 @@ def _decide(ref: ObjectRef | None, row: TableRow | None, rules: DiffRules, *, ta
     if row is None:
         return PlannedObject(ref, Action.FULL if rules.full else Action.NEW)
     action = _compare(ref, row, rules, tally=tally)
-    return None if action is None else _plan(ref, action, row)
+    if action is None:
+        return None
+    is_failure = row.state is RowState.FAILED and row.error_code != INTERRUPTED
+    tally.failed_changed += is_failure and row.job_id == rules.job_id
+    return _plan(ref, action, row)
 
 
 def _count_done(row: TableRow, tally: Tally) -> None:
@@ -161,7 +167,7 @@ def _compare(ref: ObjectRef, row: TableRow, rules: DiffRules, *, tally: Tally) -
     )
     mine = row.job_id == rules.job_id
     if row.error_code in UNFINISHED_CODES and row.state is RowState.FAILED and not (mine and same):
-        return Action.SUSPECT
+        return Action.SUSPECT if row.etag == ref.etag else Action.DIRTY  # of another content, nothing is known
     if not same and row.epoch == rules.epoch:
         return Action.DIRTY  # an earlier plan of this attempt wrote it, so epochs do not tell the versions apart
     if not same and row.state is RowState.FAILED and not mine and row.etag == ref.etag:
