@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.domain.states import JobState
 from ingestion_engine.models.jobs import JobView
+from ingestion_engine.models.search import SearchView
 
 T = TypeVar("T")
 
@@ -100,25 +101,36 @@ class _Trial:
             hint = f"Allow s3:PutObject and s3:DeleteObject on {where}, or name another bucket."
             return [fail_by(error, hint)]
         finally:
-            left = await self._remove_object(s3)
+            left = await _finish(self._remove_object(s3))
         if all(finding.state is State.NOT_CONFIGURED for finding in findings):
             hint = "Set INGEST_RAY__ADDRESS or INGEST_SPARK__NAMESPACE on the service."
             findings = [fail("The service has no engine.", hint, code="engine_not_configured")]
         return findings + left
 
     async def _try_access(self) -> Finding | None:
-        """Return why nothing is tried; None when the service is there, and lets the caller remove what it will make."""
+        """Return why nothing is tried; None when the service is there, and lets the caller remove what it will make.
+
+        A submission is the only request that nothing tells about before.
+        """
+        name = _make_name()  # of no collection
         try:
-            await self._client.delete_collection(_make_name())
-        except NotFound as error:
-            if error.code == "collection_not_found":
-                return None
-            return _refuse(error)
+            for request in (self._client.delete_collection, self._search, self._list_jobs):
+                try:
+                    await request(name)
+                except NotFound as error:
+                    if error.code != "collection_not_found":
+                        return _refuse(error)
         except ApiError as error:
             return _refuse(error)
         except ApiUnreachable as error:
             return fail(str(error), error.hint or _URL_HINT, code="api_unreachable")
         return None
+
+    async def _list_jobs(self, collection: str) -> Sequence[JobView]:
+        return (await self._client.list_jobs(collection=collection)).items
+
+    async def _search(self, collection: str) -> SearchView:
+        return await self._client.search(collection, TEXT, limit=1, stores=[store.value for store in self._stores])
 
     async def _try_engine(self, engine: EngineName) -> list[Finding]:
         collection = _make_name()
@@ -132,7 +144,7 @@ class _Trial:
             finding = fail(str(error), error.hint or _URL_HINT, code="api_unreachable")
         finally:
             if finding is None or finding.code != "engine_not_configured":
-                left = await self._remove_collection(collection)
+                left = await _finish(self._remove_collection(collection))
         if finding.code == "engine_not_configured" and not self._trial.engines:
             finding = replace(not_configured(finding.detail, finding.hint), code=finding.code)
         return [replace(one, target=engine.value) for one in (finding, *left)]
@@ -170,7 +182,7 @@ class _Trial:
 
     async def _find_missing(self, collection: str) -> Finding | None:
         """Return the result for a store in which the object is not found; None when all have it."""
-        found = await self._client.search(collection, TEXT, limit=1, stores=[store.value for store in self._stores])
+        found = await self._search(collection)
         for store in self._stores:
             title = store.value.title()
             if store in found.errors:
@@ -199,7 +211,7 @@ class _Trial:
         """End the job, and remove the collection; return what is left. Never raises for a service that fails."""
         removal = f"Run: ingest collections delete {collection}"
         try:
-            for job in (await self._client.list_jobs(collection=collection)).items:
+            for job in await self._list_jobs(collection):
                 await self._end_job(job)
             give_up_at = time.monotonic() + REMOVAL_S
             while not (done := await self._client.delete_collection(collection)).deleted:

@@ -40,7 +40,7 @@ class Counts:
     """What was left out of them, by code of the warning."""
     failed: int = 0
     failed_again: int = 0
-    """Failures of all attempts whose objects an earlier job failed too (``ObjectResult.again``); see ``known_failed``."""
+    """Failures of all attempts whose objects an earlier job failed too (``ObjectResult.again``): ``known_failed``."""
     gone: int = 0
     kept: int = 0
     deleted: int = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ingestion_engine.client import IngestClient
+from ingestion_engine.client import AsyncIngestClient, IngestClient
 from ingestion_engine.doctor import trial_job
 from ingestion_engine.doctor.context import Context, JobTrial
 from ingestion_engine.doctor.findings import Finding, State
@@ -178,14 +178,43 @@ async def test_an_interruption_removes_everything_first(world: World, service: L
     assert_nothing_is_left(world, service)
 
 
+@pytest.mark.parametrize("step", ["list_jobs", "delete_collection", "remove"])
+async def test_an_interruption_of_the_removal_waits_for_it(
+    world: World, service: LiveService, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A second one would not."""
+    home = trial_job.S3Trial if step == "remove" else AsyncIngestClient
+    original, loop = getattr(home, step), asyncio.get_running_loop()
+    calls = 0
+
+    def interrupt(*args: Any, **given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 or step == "remove":  # the first one looks whether the caller may do this
+            loop.call_soon_threadsafe(examination.cancel)
+        return original(*args, **given)
+
+    monkeypatch.setattr(home, step, interrupt)
+    examination = asyncio.create_task(
+        trial_job.check_job(Context(settings=settings(), **context(service, engines=RAY)))
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await examination
+    assert_nothing_is_left(world, service)
+
+
 async def test_nothing_is_made_without_the_right_to_remove_it(world: World, tmp_path: Path) -> None:
     """A key of another scope, none at all, a service that is not there, a bucket that is not there."""
-    keys = write_keys(tmp_path, {"name": "team", "scopes": ["submit", "read", "search"]})
+    needed = ("submit", "read", "search", "delete")
+    entries = [{"name": f"no-{one}", "scopes": [scope for scope in needed if scope != one]} for one in needed[1:]]
+    keys = write_keys(tmp_path, {"name": "all", "scopes": ["read"]}, *entries)
     with LiveService(world, api={"keys_file": keys}) as service:
-        for key, code in (("team", "scope_missing"), (None, "unauthenticated")):
+        for key, code in (*((entry["name"], "scope_missing") for entry in entries), (None, "unauthenticated")):
             (found,) = await examine(service, api_key=key)
             assert (found.state, found.code) == (State.FAILED, code)
             assert found.hint.startswith("Set INGEST_API_KEY to a key with the scopes")
+        with IngestClient(service.url, api_key="all") as client:
+            assert client.list_jobs().items == []
     (found,) = await examine(service)
     assert (found.state, found.code) == (State.FAILED, "api_unreachable")
     assert [*world.bucket.objects] == ["other.txt"]
