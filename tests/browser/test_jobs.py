@@ -187,6 +187,21 @@ async def test_a_cancellation_says_what_happens_first(visitor: Visitor, world: W
     assert (await plane.job(job_id))["state"] == "canceled"
 
 
+async def test_a_question_stays_open_when_its_job_changes(visitor: Visitor, world: World, plane: Plane) -> None:
+    """Its words follow the job, and the focus stays on its button."""
+    job_id = await plane.submit()
+    page = await visitor.visit(f"/console/jobs/{job_id}")
+    await page.get_by_text("Cancel…").click()
+    await expect(page.get_by_text("It has not started")).to_be_visible()
+    button = page.get_by_role("button", name="Cancel the job")
+    await button.focus()
+    await plane.look()
+    world.engine.progress(job_id)
+    await plane.look()
+    await expect(page.get_by_text("Points that are written stay")).to_be_visible()
+    await expect(button).to_be_focused()
+
+
 async def test_the_list_is_filtered_paged_and_stays_up_to_date(visitor: Visitor, world: World, plane: Plane) -> None:
     """Filters are in the URL; a job that changes is shown so without a reload."""
     for number in range(51):

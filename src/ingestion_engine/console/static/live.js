@@ -14,13 +14,19 @@ for (const name of ["htmx:sseOpen", "htmx:sseMessage"]) {
 }
 document.body.addEventListener("htmx:afterRequest", (event) => event.detail.successful && show(false));
 
-// What a reader has unfolded stays so when a part of the page is replaced.
+// What a reader has unfolded stays so when a part of the page is replaced, and the focus stays where it is in there.
 let unfolded = [];
+let focused = null;
 
 document.body.addEventListener("htmx:sseBeforeMessage", (event) => {
   unfolded = [...event.target.querySelectorAll("details[id][open]")].map((details) => details.id);
+  const active = document.activeElement;
+  const home = event.target.contains(active) ? active.closest("details[id]") : null;
+  focused = home ? `#${home.id} ${active.localName}` : null;
 });
 document.body.addEventListener("htmx:sseMessage", () => {
   for (const id of unfolded) document.getElementById(id)?.setAttribute("open", "");
+  if (focused) document.querySelector(focused)?.focus();
   unfolded = [];
+  focused = null;
 });
