@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -326,9 +326,11 @@ class QdrantStore:
 
         while True:
             result = await self._within_limits(collection, read)
-            for point in result["points"]:
-                yield _read_point(point)
-            body["offset"] = result.get("next_page_offset")
+            with self._reading("a page of points"):
+                points = [_read_point(point) for point in result["points"]]
+                body["offset"] = result.get("next_page_offset")
+            for point in points:
+                yield point
             if body["offset"] is None:
                 return
 
@@ -357,7 +359,8 @@ class QdrantStore:
     async def list_collections(self) -> list[str]:
         """Return the names of all collections."""
         result = await self._call("GET", "/collections")
-        return sorted(entry["name"] for entry in result["collections"])
+        with self._reading("a list of collections"):
+            return sorted(entry["name"] for entry in result["collections"])
 
     async def drop_collection(self, collection: str) -> None:
         """Remove a collection with its points; an absent collection is not an error."""
@@ -390,7 +393,8 @@ class QdrantStore:
     async def list_aliases(self) -> dict[str, str]:
         """Return the collection of every alias. One request."""
         result = await self._call("GET", "/aliases")
-        return {entry["alias_name"]: entry["collection_name"] for entry in result["aliases"]}
+        with self._reading("a list of aliases"):
+            return {entry["alias_name"]: entry["collection_name"] for entry in result["aliases"]}
 
     async def drop_alias(self, alias: str) -> None:
         """Remove an alias; an absent alias is not an error. One request."""
@@ -418,7 +422,8 @@ class QdrantStore:
             result = await self._within_limits(
                 collection, lambda _: self._call("POST", path, request, collection=collection)
             )
-            return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
+            with self._reading("a list of hits"):
+                return [SearchHit(PointId(h["id"]), float(h["score"]), h["payload"] or {}) for h in result["points"]]
 
         return await search_exactly(fetch, where, limit=limit, store=self.name.value)
 
@@ -453,6 +458,14 @@ class QdrantStore:
             if path.endswith("/points") and method == "PUT":
                 raise
             raise FatalError("qdrant_refused", error.message, collection=collection, store="qdrant") from error
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Translate what the ``with`` block raises over a result of another form than Qdrant documents."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self._invalid(f"is not {what}") from error
 
     def _invalid(self, problem: str) -> TransientError:
         message = f"The response of Qdrant at {self._url} {problem}."
