@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,25 @@ async def test_an_entry_whose_commit_had_no_answer_is_stored_once(job_stores: tu
     await log.flush()
     assert log.waiting == 0
     assert len((await log.list_page(AuditFilter(), limit=100, cursor=None))[0]) == 2
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
+    """The service writes lines between requests, and `ingest keys` before it shows a key."""
+    pipe = tmp_path / "lines"
+    os.mkfifo(pipe)
+    lines = AuditLines(pipe)
+    writer = threading.Thread(target=lambda: lines.write({"number": 1}), daemon=True)
+    writer.start()
+    writer.join(10)
+    assert not writer.is_alive()
+    assert lines.lost == 1
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        lines.write({"number": 2})
+        assert os.read(reader, 100) == b'{"number": 2}\n'
+        for _ in range(100):  # it holds 64 KiB
+            lines.write({"text": "x" * 4_000})
+        assert 80 < lines.lost < 100
+    finally:
+        os.close(reader)
+        lines.close()

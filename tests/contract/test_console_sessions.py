@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ingestion_engine.access.oidc.log_outs import ProviderLogIn
 from ingestion_engine.access.principal import Principal
@@ -22,7 +23,7 @@ from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services import console_sessions as console_sessions_store
 from ingestion_engine.services import job_schema
 from ingestion_engine.services.console_sessions import ProviderLogOut, SessionRecord, SessionStore
-from ingestion_engine.services.database import Database
+from ingestion_engine.services.database import STATEMENT_TIMEOUT_S, Database
 from ingestion_engine.services.job_records import console_sessions, provider_log_outs
 from ingestion_engine.services.job_store import JobStore
 
@@ -312,3 +313,24 @@ async def test_no_log_in_outlives_the_log_out_that_meets_it(world: World) -> Non
     world.wait(seconds=1)
     later = await here.begin(BOB, log_in=log_in(world, "session 1"))
     assert await there.find(later.secret) is not None
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_copy_that_stands_still_holds_up_no_log_in_for_too_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All log-ins take turns: PostgreSQL ends the transaction of one that does nothing before the others give up."""
+    world.rights[BOB.name] = BOB
+    limits: list[int] = []
+    wait = SessionStore._wait_for_turn
+
+    async def wait_and_look(self: SessionStore, connection: AsyncConnection) -> None:
+        await wait(self, connection)
+        found = "SELECT setting::int FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
+        limits.append((await connection.execute(sa.text(found))).scalar_one())
+
+    monkeypatch.setattr(SessionStore, "_wait_for_turn", wait_and_look)
+    await world.copy().begin(BOB, log_in=log_in(world))
+    await world.copy().end_by_provider(log_out(world))
+    assert len(limits) == 2
+    assert all(0 < limit <= STATEMENT_TIMEOUT_S * 1000 / 2 for limit in limits)

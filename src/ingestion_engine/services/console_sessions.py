@@ -14,6 +14,7 @@ from ingestion_engine.runtime.timestamps import Moment
 from ingestion_engine.services.database import Database
 from ingestion_engine.services.job_records import console_sessions as sessions
 from ingestion_engine.services.job_records import provider_log_outs as log_outs
+from ingestion_engine.services.job_store import TURN_IDLE_MS
 
 _TURN_LOCK: Final = 7_241_609_333
 """Number of the PostgreSQL advisory lock that serialises log-ins and log-outs at the provider; an arbitrary
@@ -83,7 +84,7 @@ class SessionStore:
         """
         own = (sessions.c.owner == record.owner, sessions.c.kind == record.kind)
         newest = sa.select(sessions.c.id).where(*own, sessions.c.id != record.id).order_by(sessions.c.seen_at.desc())
-        async with self._database.writing() as connection:
+        async with self._database.writing(idle_ms=TURN_IDLE_MS) as connection:
             if issued_at is not None:
                 await self._wait_for_turn(connection)
             await connection.execute(sa.insert(sessions).values(**asdict(record)))
@@ -137,7 +138,7 @@ class SessionStore:
         Returns None, and removes nothing, when it was received already.
         """
         try:
-            async with self._database.writing() as connection:
+            async with self._database.writing(idle_ms=TURN_IDLE_MS) as connection:
                 await self._wait_for_turn(connection)
                 await connection.execute(sa.insert(log_outs).values(**asdict(log_out)))
                 ended = (await connection.execute(sa.select(sessions.c.id).where(_ended_by(log_out)))).scalars().all()

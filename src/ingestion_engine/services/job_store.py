@@ -46,8 +46,9 @@ READ_ROWS: Final = 500
 """Maximum number of ids per query; SQLite accepts 32,766 parameters, asyncpg 32,767."""
 
 TURN_IDLE_MS: Final = 5_000
-"""Time after which PostgreSQL ends the insertion of a copy of the service that stands still while other insertions for
-the same owner wait for it: less than ``STATEMENT_TIMEOUT_S``, after which those would give up."""
+"""Time after which PostgreSQL ends the transaction of a copy of the service that stands still while others wait for
+their turn, with a job of the same owner or with a log-in: less than ``STATEMENT_TIMEOUT_S``, after which they give
+up."""
 
 _DISPATCH: Final = "jobs"
 """Name of the only row of the table of dispatchers."""

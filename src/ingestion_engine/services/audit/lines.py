@@ -21,8 +21,9 @@ LOGGER: Final = "audit"
 class AuditLines:
     """Writes a line per entry. Thread-safe; never raises.
 
-    The file is opened again when another one has its name (``logrotate``), and has mode 0600. Without one, entries are
-    lines of the log, whatever its level.
+    The file is opened again when another one has its name (``logrotate``), and has mode 0600. A named pipe that nobody
+    reads, or that is full, loses lines instead of holding up its writer. Without a file, entries are lines of the log,
+    whatever its level.
 
     Args:
         path: The file; None means the log.
@@ -70,7 +71,7 @@ class AuditLines:
             self.close()
         if self._file is None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
         while text:  # one write in practice; a full disk may take a part
             text = text[os.write(self._file, text) :]
 
