@@ -293,8 +293,9 @@ async def test_the_service_starts_without_the_provider(world: World, issuer: Tok
     [
         ({"issuer": "https://evil.example"}, "its issuer is another than INGEST_OIDC__ISSUER"),
         ({"jwks_uri": None}, "jwks_uri"),
-        ({"jwks_uri": "file:///etc/passwd"}, "does not start with https://"),
-        ({"token_endpoint": "gopher://x"}, "does not start with https://"),
+        ({"jwks_uri": "file:///etc/passwd"}, "is no address that starts with https://"),
+        ({"token_endpoint": "gopher://x"}, "is no address that starts with https://"),
+        ({"jwks_uri": "https://[::1/keys"}, "is no address that starts with https://"),
         ({"padding": "x" * 1024 * 1024}, "more than 1048576 bytes"),
     ],
 )

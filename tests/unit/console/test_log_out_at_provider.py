@@ -111,6 +111,7 @@ async def test_a_key_has_no_provider_to_log_out_of(world: World, issuer: str, tm
     [
         (None, {}),
         ("javascript:alert(1)", {}),
+        ("https://[::1/logout", {}),
         ("https://id.example.com/logout", {"offer_logout": False}),
     ],
 )

@@ -283,7 +283,7 @@ class Provider:
             raise self._invalid(f"its issuer is another than INGEST_OIDC__ISSUER: {metadata.issuer[:256]!r}")
         for url in (metadata.jwks_uri, metadata.authorization_endpoint, metadata.token_endpoint):
             if url is not None and not self._is_allowed(url):
-                raise self._invalid(f"the address {url[:256]!r} does not start with https://")
+                raise self._invalid(f"{url[:256]!r} is no address that starts with https://")
         keys = (await self._read_json(metadata.jwks_uri)).get("keys")
         if not isinstance(keys, list):
             raise self._invalid("its keys are no JSON Web Key Set")
@@ -291,8 +291,11 @@ class Provider:
         return _Documents(metadata, tuple(public[:KEYS_MAX]), self._clock())
 
     def _is_allowed(self, url: str) -> bool:
-        """Return whether an address begins with https, or as the issuer does. Pure."""
-        return urlsplit(url).scheme in ("https", urlsplit(self.issuer).scheme)
+        """Return whether a text is an address that begins with https, or as the issuer does. Pure."""
+        try:
+            return urlsplit(url).scheme in ("https", urlsplit(self.issuer).scheme)
+        except ValueError:
+            return False
 
     async def _read_json(self, url: str) -> dict[str, Any]:
         response = await self._request("GET", url, headers={"accept": "application/json"})
