@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 from collections.abc import AsyncIterator
@@ -34,7 +35,7 @@ ADA = Principal(name="ada", kind="key", credential="c" * 64)
 class World:
     """A clock, the present rights of principals, and copies of the service on one database."""
 
-    store: SessionStore
+    database: Database
     now: Moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     rights: dict[str, Principal | None] = field(default_factory=lambda: {"ada": ADA})
     settings: SessionSettings = field(default_factory=lambda: SessionSettings(hours=12, idle_minutes=60, per_caller=3))
@@ -46,7 +47,7 @@ class World:
         def seconds() -> float:
             return self.now.timestamp()
 
-        return Sessions(self.store, self.settings, recall, now=lambda: self.now, clock=seconds)
+        return Sessions(SessionStore(self.database), self.settings, recall, now=lambda: self.now, clock=seconds)
 
     def wait(self, **duration: float) -> None:
         self.now += dt.timedelta(**duration)
@@ -61,7 +62,7 @@ async def jobs(database_url: str) -> AsyncIterator[JobStore]:
 
 @pytest.fixture
 def world(jobs: JobStore) -> World:
-    return World(SessionStore(jobs.database))
+    return World(jobs.database)
 
 
 async def test_every_copy_knows_a_session_and_none_its_secret(world: World, jobs: JobStore) -> None:
@@ -230,7 +231,7 @@ async def test_sessions_of_the_release_before_the_log_outs_go_on(database_url: s
     database = Database.open(database_url)
     async with database.writing() as connection:
         await connection.run_sync(make_former_schema)
-    world = World(SessionStore(database), rights={BOB.name: BOB})
+    world = World(database, rights={BOB.name: BOB})
     await begin_in_former_release(database, world, "b" * 43)
     store = await JobStore.open(database_url)
     await begin_in_former_release(database, world, "a" * 43)
@@ -322,15 +323,45 @@ async def test_a_copy_that_stands_still_holds_up_no_log_in_for_too_long(
     """All log-ins take turns: PostgreSQL ends the transaction of one that does nothing before the others give up."""
     world.rights[BOB.name] = BOB
     limits: list[int] = []
-    wait = SessionStore._wait_for_turn
+    writing = SessionStore._writing_in_turn
 
-    async def wait_and_look(self: SessionStore, connection: AsyncConnection) -> None:
-        await wait(self, connection)
-        found = "SELECT setting::int FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
-        limits.append((await connection.execute(sa.text(found))).scalar_one())
+    @contextlib.asynccontextmanager
+    async def write_and_look(self: SessionStore) -> AsyncIterator[AsyncConnection]:
+        async with writing(self) as connection:
+            found = "SELECT setting::int FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
+            limits.append((await connection.execute(sa.text(found))).scalar_one())
+            yield connection
 
-    monkeypatch.setattr(SessionStore, "_wait_for_turn", wait_and_look)
+    monkeypatch.setattr(SessionStore, "_writing_in_turn", write_and_look)
     await world.copy().begin(BOB, log_in=log_in(world))
     await world.copy().end_by_provider(log_out(world))
     assert len(limits) == 2
     assert all(0 < limit <= STATEMENT_TIMEOUT_S * 1000 / 2 for limit in limits)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_log_ins_that_wait_for_another_copy_take_one_connection(world: World, database_url: str) -> None:
+    """Else a crowd that logs in, while a copy stands still, would leave none for anything else."""
+    world.rights[BOB.name] = BOB
+    world.settings = SessionSettings(hours=12, idle_minutes=60, per_caller=100)
+    here, other = world.copy(), await JobStore.open(database_url)
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM "
+    )
+    waiting += "pg_database WHERE datname = current_database())"
+    try:
+        async with other.database.writing() as connection:
+            await connection.execute(
+                sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": console_sessions_store._TURN_LOCK}
+            )
+            log_ins = [asyncio.create_task(here.begin(BOB, log_in=log_in(world, f"s{n}"))) for n in range(4)]
+            found = 0
+            async with asyncio.timeout(10):
+                while not found:
+                    found = (await connection.execute(sa.text(waiting))).scalar_one()
+            for _ in range(50):  # each look gives the others their turn
+                found = max(found, (await connection.execute(sa.text(waiting))).scalar_one())
+            assert found == 1
+        assert len({begun.secret for begun in await asyncio.gather(*log_ins)}) == 4
+    finally:
+        await other.close()

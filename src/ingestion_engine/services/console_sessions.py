@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -70,6 +72,7 @@ class SessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._turn = asyncio.Lock()
 
     async def insert(self, record: SessionRecord, *, keep: int, issued_at: Moment | None = None) -> bool:
         """Add a session, and remove all of the same principal but the ``keep`` that were seen last.
@@ -84,9 +87,7 @@ class SessionStore:
         """
         own = (sessions.c.owner == record.owner, sessions.c.kind == record.kind)
         newest = sa.select(sessions.c.id).where(*own, sessions.c.id != record.id).order_by(sessions.c.seen_at.desc())
-        async with self._database.writing(idle_ms=TURN_IDLE_MS) as connection:
-            if issued_at is not None:
-                await self._wait_for_turn(connection)
+        async with self._database.writing() if issued_at is None else self._writing_in_turn() as connection:
             await connection.execute(sa.insert(sessions).values(**asdict(record)))
             if issued_at is not None and await _is_logged_out(connection, record, issued_at):
                 await connection.execute(sa.delete(sessions).where(sessions.c.id == record.id))
@@ -138,8 +139,7 @@ class SessionStore:
         Returns None, and removes nothing, when it was received already.
         """
         try:
-            async with self._database.writing(idle_ms=TURN_IDLE_MS) as connection:
-                await self._wait_for_turn(connection)
+            async with self._writing_in_turn() as connection:
                 await connection.execute(sa.insert(log_outs).values(**asdict(log_out)))
                 ended = (await connection.execute(sa.select(sessions.c.id).where(_ended_by(log_out)))).scalars().all()
                 await connection.execute(sa.delete(sessions).where(_ended_by(log_out)))
@@ -147,13 +147,17 @@ class SessionStore:
             return None
         return ended
 
-    async def _wait_for_turn(self, connection: AsyncConnection) -> None:
-        """Wait until no other log-in or log-out at the provider is being written: one of two that meet sees the other.
+    @contextlib.asynccontextmanager
+    async def _writing_in_turn(self) -> AsyncIterator[AsyncConnection]:
+        """Write while no other log-in or log-out at the provider is being written: one of two that meet sees the other.
 
         Otherwise, a log-in that is being completed during the log-out would outlive it. SQLite has one writer anyway.
+        Those of this copy take turns here, so that only one of them has a connection while it waits for other copies.
         """
-        if not self._database.is_sqlite:
-            await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _TURN_LOCK})
+        async with self._turn, self._database.writing(idle_ms=TURN_IDLE_MS) as connection:
+            if not self._database.is_sqlite:
+                await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": _TURN_LOCK})
+            yield connection
 
 
 def _ended_by(log_out: ProviderLogOut) -> sa.ColumnElement[bool]:
