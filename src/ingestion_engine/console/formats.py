@@ -16,6 +16,15 @@ NOTHING: Final = "\u2013"
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 """Categories of Unicode: control and format characters, separators, and spaces that look like another one."""
 
+_BLANK: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
+    + "".join(
+        map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)))
+    )
+)
+"""Characters of other categories that nobody sees: those with the Unicode property Default_Ignorable_Code_Point, such
+as fillers and variation selectors, and the empty Braille pattern."""
+
 _BYTE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _DURATION_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -101,13 +110,14 @@ def show_key(value: str) -> Markup | str:
 
     Such characters, of which some turn the direction of a text, make one key look like another.
     """
-    if value.isprintable():
+    if value.isprintable() and _BLANK.isdisjoint(value):
         return value
     return Markup().join(map(_show_character, value))
 
 
 def _show_character(character: str) -> Markup | str:
-    if character == " " or unicodedata.category(character) not in _UNSEEN:
+    is_seen = unicodedata.category(character) not in _UNSEEN and character not in _BLANK
+    if character == " " or is_seen:
         return character
     return Markup('<span class="sign" data-code="U+{}">{}</span>').format(f"{ord(character):04X}", character)
 

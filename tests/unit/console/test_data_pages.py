@@ -333,6 +333,8 @@ def test_the_words_of_a_few_different_passages_are_compared() -> None:
 def test_keys_have_a_sign_where_nobody_sees_a_character() -> None:
     """The character itself stays, so that a copy is exact; letters of any language have none."""
     assert show_key("ümläut & שלום 日本 🙂/a b") == "ümläut & שלום 日本 🙂/a b"
+    for blank in "\u115f\u3164\uffa0\u2800\u034f\ufe0f\U000e0100":  # letters, signs and marks without a shape
+        assert show_key(f"a{blank}b") == f'a<span class="sign" data-code="U+{ord(blank):04X}">{blank}</span>b'
     shown = show_key("<b>\u202eexe\x00\u00a0")
     assert shown == (
         '&lt;b&gt;<span class="sign" data-code="U+202E">\u202e</span>exe'

@@ -118,6 +118,24 @@ async def test_text_of_objects_is_text(world: World) -> None:
             assert "<b>" not in page
 
 
+async def test_every_page_of_a_job_shows_what_nobody_sees(world: World) -> None:
+    """The prefix of a job, also while it is planned, and the keys of its failures."""
+    async with world.serve() as plane:
+        body = {"source": {"bucket": "docs", "prefix": "pay\u200bpal/"}, "collection": "notes"}
+        answer = await plane.client.post("/ray/jobs", json=body)
+        job_id = answer.json()["job_id"]
+        await plane.look()
+        page = await plane.client.get(f"/console/jobs/{job_id}/plan")
+        assert 'data-code="U+200B"' in page.text
+        (failure,) = make_failures({"no_text": 1})
+        Ledger(world.state, job_id).write_failures("a01-00001", [{**failure, "key": "pay\u3164pal/a.txt"}])
+        world.engine.finish(job_id, "failed", counts={"failed": 1, "failures.no_text": 1})
+        await plane.look()
+        for path, code in (("", "200B"), ("", "3164"), ("/failures", "3164")):
+            page = await plane.client.get(f"/console/jobs/{job_id}{path}")
+            assert f'data-code="U+{code}"' in page.text, (path, code)
+
+
 async def test_a_list_that_looks_the_same_is_not_sent_again(world: World) -> None:
     """Readers of the same list share one query, and receive 204 while there is no news."""
     async with world.serve() as plane:
