@@ -194,8 +194,8 @@ async def test_cancelling_a_wait_leaves_nothing(service: LiveService) -> None:
             if answer.headers["content-type"].startswith("text/event-stream"):
                 opened.append(answer)
 
-        client._http.event_hooks = {"response": [note]}
         for make in (lambda: client.wait(job_id), lambda: _drain(client, job_id)):
+            _http(client).event_hooks = {"response": [note]}  # after a cancellation it is another one
             waiting = [asyncio.create_task(make()) for _ in range(5)]
             await eventually(lambda: len(opened) == 5)
             opened.clear()
@@ -254,5 +254,9 @@ async def _drain(client: AsyncIngestClient, job_id: str) -> None:
 
 def _streams(client: AsyncIngestClient) -> int:
     """Number of connections on which a response is being read."""
-    pool = client._http._transport._pool  # type: ignore[attr-defined]  # of httpx's own transport
+    pool = _http(client)._transport._pool  # type: ignore[attr-defined]  # of httpx's own transport
     return sum(not (connection.is_idle() or connection.is_closed()) for connection in pool.connections)
+
+
+def _http(client: AsyncIngestClient) -> httpx.AsyncClient:
+    return client._connections._now.http

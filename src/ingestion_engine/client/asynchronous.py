@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,6 +17,7 @@ from ingestion_engine.client.methods import Asynchronous
 from ingestion_engine.client.retries import PATIENCE_S
 from ingestion_engine.client.routes import Routes
 from ingestion_engine.client.steps import Close, Emit, Items, Open, Read, Send, Sleep, Step, Steps
+from ingestion_engine.runtime.http_connections import LentConnections
 from ingestion_engine.runtime.tls import make_context
 
 T = TypeVar("T")
@@ -52,14 +55,16 @@ class AsyncIngestClient(Routes, Asynchronous):
         self._timeout_s = timeout_s
         self._sleep: Callable[[float], Awaitable[None]] = _sleep
         try:
-            self._http = httpx.AsyncClient(
+            open_http = partial(
+                httpx.AsyncClient,
                 base_url=self.url,
                 auth=self._basic_auth if api_key is None else None,
                 headers=make_headers(api_key),
                 limits=LIMITS,
                 transport=transport,
-                verify=True if ca_file is None else make_context(ca_file),
+                verify=make_context(ca_file),
             )
+            self._connections = LentConnections(open_http, renew=transport is None)
         except httpx.InvalidURL as error:
             raise ApiUnreachable(f"{self.url!r} is not a URL: {error}.") from error
 
@@ -73,46 +78,53 @@ class AsyncIngestClient(Routes, Asynchronous):
 
     async def aclose(self) -> None:
         """Release connections."""
-        await self._http.aclose()
+        await self._connections.close()
 
     async def _run(self, steps: Steps[T]) -> T:
-        channel = _Channel(self._http, self._timeout_s, self._sleep)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = await channel.perform(step)
-                except Exception as error:  # the result of the step
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-        finally:
-            steps.close()
-            await channel.close()
+        async with self._open_channel() as channel:
+            try:
+                step = next(steps)
+                while True:
+                    try:
+                        result = await channel.perform(step)
+                    except Exception as error:  # the result of the step
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(result)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            finally:
+                steps.close()
 
     async def _iterate(self, items: Items[T]) -> AsyncGenerator[T, None]:
-        channel = _Channel(self._http, self._timeout_s, self._sleep)
-        try:
-            step = next(items)
-            while True:
-                if isinstance(step, Emit):
-                    yield step.item
-                    step = next(items)
-                    continue
-                try:
-                    result = await channel.perform(step)
-                except Exception as error:  # the result of the step
-                    step = items.throw(error)
-                else:
-                    step = items.send(result)
-        except StopIteration:
-            return
-        finally:
-            items.close()
-            await channel.close()
+        async with self._open_channel() as channel:
+            try:
+                step = next(items)
+                while True:
+                    if isinstance(step, Emit):
+                        yield step.item
+                        step = next(items)
+                        continue
+                    try:
+                        result = await channel.perform(step)
+                    except Exception as error:  # the result of the step
+                        step = items.throw(error)
+                    else:
+                        step = items.send(result)
+            except StopIteration:
+                return
+            finally:
+                items.close()
+
+    @asynccontextmanager
+    async def _open_channel(self) -> AsyncIterator[_Channel]:
+        async with self._connections.lend() as http:
+            channel = _Channel(http, self._timeout_s, self._sleep)
+            try:
+                yield channel
+            finally:
+                await channel.close()
 
 
 class _Channel:

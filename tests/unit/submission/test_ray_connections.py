@@ -10,59 +10,16 @@ import httpx
 import pytest
 
 from ingestion_engine.submission.ray.jobs import RayJobsClient
+from support.slow_server import SlowServer, run_slow_server
 from support.waiting import eventually
-
-BODY = b'{"ray_version": "2.60.0"}'
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)
-
-
-class Head:
-    """A dashboard that answers once it may."""
-
-    def __init__(self) -> None:
-        self.may_answer = False
-        self.open: set[asyncio.Transport] = set()
-        self.waiting: list[asyncio.Transport] = []
-        self.asked = 0
-
-    def answer(self) -> None:
-        """Answer what waits, and from now on every request at once."""
-        self.may_answer = True
-        for transport in self.waiting:
-            transport.write(HEAD + BODY)
-        self.waiting.clear()
-
-
-class HeadProtocol(asyncio.Protocol):
-    """One connection to the dashboard; requests come in one piece."""
-
-    def __init__(self, head: Head) -> None:
-        self.head = head
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.head.open.add(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.head.asked += 1
-        self.head.waiting.append(self.transport)
-        if self.head.may_answer:
-            self.head.answer()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.head.open.discard(self.transport)
 
 
 @asynccontextmanager
-async def a_head() -> AsyncIterator[tuple[Head, RayJobsClient]]:
-    head = Head()
-    server = await asyncio.get_running_loop().create_server(lambda: HeadProtocol(head), "127.0.0.1", 0)
-    client = RayJobsClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    yield head, client
-    await client.close()
-    server.close()
-    await server.wait_closed()
+async def a_head() -> AsyncIterator[tuple[SlowServer, RayJobsClient]]:
+    async with run_slow_server() as (head, url):
+        client = RayJobsClient(url)
+        yield head, client
+        await client.close()
 
 
 def ticks_of_a_request() -> range:
@@ -112,8 +69,8 @@ async def test_connections_are_used_again() -> None:
 async def test_a_refused_connection_is_no_reason_for_others() -> None:
     """Errors of httpx pass as before."""
     client = RayJobsClient("http://head", transport=httpx.MockTransport(lambda _: httpx.Response(500)))
-    before = client._connections
+    before = client._connections._now
     with pytest.raises(Exception, match="Ray failed"):
         await client.get_version()
-    assert client._connections is before
+    assert client._connections._now is before
     await client.close()

@@ -30,6 +30,7 @@ from typing import Any, Final
 import httpx
 
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.runtime.http_connections import LentConnections
 from ingestion_engine.runtime.server_urls import hide_credentials
 from ingestion_engine.runtime.tls import find_tls_failure, make_context
 
@@ -103,7 +104,7 @@ class RayJobsClient:
     ) -> None:
         self.url = hide_credentials(address.rstrip("/"))
         """Address for messages, without an account."""
-        self._open = functools.partial(
+        open_http = functools.partial(
             httpx.AsyncClient,
             base_url=address.rstrip("/"),
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
@@ -111,13 +112,11 @@ class RayJobsClient:
             transport=transport,
             verify=make_context(ca_file),
         )
-        self._connections = _Connections(self._open())
-        self._closing: set[asyncio.Task[None]] = set()
+        self._connections = LentConnections(open_http, renew=transport is None)
 
     async def close(self) -> None:
         """Release connections."""
-        await self._connections.http.aclose()
-        await asyncio.gather(*self._closing)
+        await self._connections.close()
 
     async def get_version(self) -> str:
         """Return Ray's version."""
@@ -242,7 +241,7 @@ class RayJobsClient:
     ) -> httpx.Response:
         with _httpx_errors(self.url):
             async with (
-                self._lend_connections() as http,
+                self._connections.lend() as http,
                 http.stream(method, path, timeout=timeout_s, **body) as stream,
             ):
                 content = await _read_end(stream.aiter_bytes())
@@ -256,37 +255,6 @@ class RayJobsClient:
                 hint="Set INGEST_RAY__AUTH_TOKEN to the cluster's token (`ray get-auth-token`); restart the service.",
             )
         return answer
-
-    @contextlib.asynccontextmanager
-    async def _lend_connections(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Yield the open connections; after a canceled request others are opened, and these closed when nobody is left.
-
-        httpcore 1.0.9 keeps a connection, and its place among a hundred, when its request is canceled between the end
-        of ``connect`` and the first byte (``http11.py``, ``_state_lock``): a service whose requests to a slow head are
-        canceled again and again would reach it no more.
-        """
-        lent = self._connections
-        lent.users += 1
-        try:
-            yield lent.http
-        except asyncio.CancelledError:
-            if lent is self._connections:
-                self._connections = _Connections(self._open())
-            raise
-        finally:
-            lent.users -= 1
-            if lent is not self._connections and not lent.users:
-                closing = asyncio.create_task(lent.http.aclose())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-
-
-@dataclass
-class _Connections:
-    """Open connections, and the number of requests that use them."""
-
-    http: httpx.AsyncClient
-    users: int = 0
 
 
 async def _read_end(pieces: AsyncIterator[bytes]) -> bytes:
