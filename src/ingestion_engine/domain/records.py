@@ -565,6 +565,9 @@ class ReportStatus(StrEnum):
     """The job must stop."""
 
 
+INTERRUPTED = "interrupted"
+"""Error code of table rows whose partition never reported: some points of the object may have been written. The next
+job works on it in any case; the row is ``retryable`` unless an earlier job had failed the object."""
 UNEXPECTED_ERROR = "unexpected_error"
 """Error code of a RETRY report whose cause is a defect of the product or of a library."""
 

@@ -12,6 +12,7 @@ from ingestion_engine.domain.ports import StateStore
 from ingestion_engine.domain.records import (
     COMPARISONS,
     FAILED_BEFORE,
+    INTERRUPTED,
     ObjectResult,
     Origin,
     Outcome,
@@ -21,7 +22,6 @@ from ingestion_engine.domain.records import (
     TableRow,
     dump_warnings,
 )
-from ingestion_engine.driver.plan.diff import INTERRUPTED
 from ingestion_engine.state.collections import close_plan, list_open_plans, open_plan
 from ingestion_engine.state.lease import HeldLease
 from ingestion_engine.state.ledger import Ledger

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ingestion_engine.domain.errors import IngestionError
 from ingestion_engine.domain.ports import StateStore, VectorStore
-from ingestion_engine.domain.records import RowState, TableRow, load_warnings
+from ingestion_engine.domain.records import INTERRUPTED, RowState, TableRow, load_warnings
 from ingestion_engine.domain.spec import CollectionContract, StoreName
 from ingestion_engine.runtime.telemetry import get_logger
 from ingestion_engine.services.collection_access import CollectionAccess, may_use_stored
@@ -64,7 +64,10 @@ class ObjectPage:
 
 def show_row(row: TableRow) -> dict[str, Any]:
     """Return a row as JSON types. Pure."""
-    return {**dataclasses.asdict(row), "warnings": list(map(dataclasses.asdict, load_warnings(row.warnings)))}
+    warnings = list(map(dataclasses.asdict, load_warnings(row.warnings)))
+    # Of an interrupted object, the table remembers there whether it had failed before.
+    is_retryable = row.retryable or row.error_code == INTERRUPTED
+    return {**dataclasses.asdict(row), "retryable": is_retryable, "warnings": warnings}
 
 
 class CollectionService:

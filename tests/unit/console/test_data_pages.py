@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from ingestion_engine.console.passages import MARKED_MAX, align, describe_agreem
 from ingestion_engine.console.routes.objects import list_folders
 from ingestion_engine.console.routes.system import SYSTEM_NAMES, _name_gateways
 from ingestion_engine.domain.errors import SubmissionError, TransientError
+from ingestion_engine.domain.records import INTERRUPTED, RowState
 from ingestion_engine.domain.spec import EngineName, StoreName
 from ingestion_engine.models.search import Hit, SearchView
 from ingestion_engine.services.audit.log import AuditFilter
+from ingestion_engine.state.object_table.table import ObjectTable
 from support.control import ScriptedGateway, World, bearer, make_collection, write_keys
 from support.stored_objects import HANDBOOK, write_collection, write_versions
 
@@ -261,6 +264,22 @@ async def test_a_collection_names_the_alias_that_it_is_a_version_of(world: World
             assert found.name == "books"
         assert await find("books_of_others", Principal()) is None
         assert await find(newest, Principal(collections=(newest,))) is None
+
+
+@pytest.mark.parametrize("had_failed", [False, True])
+async def test_an_interrupted_object_is_said_to_be_tried_again(world: World, had_failed: bool) -> None:
+    """The next job completes it, whether an earlier one had failed it, as its row remembers, or not."""
+    write_collection(world, "notes")
+    table = ObjectTable(world.state, "notes")
+    row = next(iter(table.scan()))
+    changes = {"state": RowState.FAILED, "error_code": INTERRUPTED, "reason": "The job ended."}
+    changed = replace(row, retryable=not had_failed, **changes)  # type: ignore[arg-type]  # fields of a row
+    table.append_run([changed], epoch=5, job_id=row.job_id)
+    async with world.serve() as plane:
+        page = await plane.client.get("/collections/notes/objects", params={"prefix": row.key})
+        assert [one["retryable"] for one in page.json()["items"]] == [True]
+        page = await plane.client.get("/console/collections/notes/object", params={"key": row.key})
+        assert "the next sync job tries the object again" in page.text
 
 
 async def test_collections_and_aliases_are_paged_by_name(world: World) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ingestion_engine.domain.records import (
+    INTERRUPTED,
     UNEXPECTED_ERROR,
     Action,
     ObjectRef,
@@ -18,9 +19,6 @@ from ingestion_engine.domain.records import (
     load_warnings,
 )
 
-INTERRUPTED = "interrupted"
-"""Error code of table rows whose partition never reported: some points of the object may have been written. They are
-``retryable`` unless an earlier job had failed the object."""
 KILLS_WORKER = "kills_worker"
 """Error code of objects that ended their worker process when they were processed alone."""
 UNFINISHED_CODES = frozenset({INTERRUPTED, KILLS_WORKER, UNEXPECTED_ERROR})
