@@ -65,6 +65,8 @@ class Row:
     points: Mapping[PointId, Held] = field(default_factory=dict)
     chunk_count: int = 0
     digests: tuple[str, str] = ("", "")
+    had_failed: bool = False
+    """Of an interrupted one: whether an earlier job had failed it."""
 
     @property
     def is_dirty(self) -> bool:
@@ -195,14 +197,18 @@ class Model:
         mine = row is not None and row.job_id == work.job_id
         if row is None:
             action = "new"
-        elif row.is_dirty or ((row.ref != ref or row.metadata != request.metadata) and ref.key in work.touched):
+        elif row.is_dirty:
+            return "suspect" if row.had_failed and row.ref.etag == ref.etag else "dirty"
+        elif (row.ref != ref or row.metadata != request.metadata) and ref.key in work.touched:
             return "dirty"
         elif row.ref != ref or row.metadata != request.metadata:
+            if row.state == "failed" and not mine and row.ref.etag == ref.etag:
+                return "retry"
             action = "changed"
         elif row.state == "present":
             action = "full" if request.full and not mine else ""
         else:
-            action = "retry" if (request.full or request.retry_failed) and not mine else ""
+            return "retry" if (request.full or request.retry_failed) and not mine else None
         return ("full" if request.full else action) if action else None
 
     # -- what attempts did --------------------------------------------------------------------------------------------
@@ -256,7 +262,8 @@ class Model:
         old = self.rows.get(ref.key)
         work.touched.add(ref.key)
         facts = (old.points, old.chunk_count, old.digests) if old else ({}, 0, ("", ""))
-        self.rows[ref.key] = Row(ref, "failed", "interrupted", work.request.metadata, work.job_id, *facts)
+        had_failed = planned[5] in {"retry", "suspect"}
+        self.rows[ref.key] = Row(ref, "failed", "interrupted", work.request.metadata, work.job_id, *facts, had_failed)
         self.loose.setdefault(ref.key, Loose())
 
     def _apply(self, work: OpenWork, result: Mapping[str, Any]) -> None:

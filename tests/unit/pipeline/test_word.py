@@ -391,7 +391,8 @@ def test_any_depth_is_read_in_linear_time(start: str, end: str) -> None:
         return time.process_time() - began
 
     measure(10)
-    assert measure(20_000) < 12 * measure(5_000) + 0.2
+    shallow, deep = (min(measure(depth) for _ in range(3)) for depth in (5_000, 20_000))  # the machine may be busy
+    assert deep < 12 * shallow + 0.2
 
 
 def test_a_wide_table_does_not_take_the_memory_that_its_spans_declare() -> None:
