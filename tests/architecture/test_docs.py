@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ingestion_engine.domain.records import ObjectRef, RawObject
+from ingestion_engine.domain.spec import FrozenLimits
+from ingestion_engine.pipeline.parsing.parse import parse_bytes
+
 _ROOT = Path(__file__).resolve().parents[2]
 _DOCS = _ROOT / "docs"
 _LONGEST_LINE = 120
@@ -38,6 +42,24 @@ def test_lines_of_prose_are_at_most_120_characters_long(page: Path) -> None:
     """Tables and blocks of code may be wider."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > _LONGEST_LINE and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "upload"),
+    [
+        ("README.md", r"^ingest upload (\S+) s3://"),
+        ("docs/deploy/compose.md", r'-v "\$PWD/\.\./(\S+):/data:ro" cli upload'),
+    ],
+)
+def test_what_is_uploaded_first_is_documents(page: str, upload: str) -> None:
+    """All of it is read, so that the first job of a new user succeeds."""
+    (folder,) = re.findall(upload, (_ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    files = [path for path in (_ROOT / folder).rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        body = path.read_bytes()
+        raw = RawObject(ObjectRef("docs", _name(path), "", len(body), ""), body, None, {})
+        assert parse_bytes(raw, FrozenLimits()).text
 
 
 def test_the_index_lists_every_page() -> None:
