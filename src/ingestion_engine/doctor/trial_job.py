@@ -39,7 +39,7 @@ PATIENCE_S: Final = 5.0
 """Seconds for which a request that the service refuses for now is repeated."""
 
 END_S: Final = 20.0
-"""Seconds that a canceled job has to end; then it is ended by force, and has as long once more."""
+"""Seconds to wait for the end of a canceled job, and again after it is ended by force."""
 
 REMOVAL_S: Final = 10.0
 """Seconds that the removal of a collection may take here; after them the service goes on alone."""
